@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+# One flat Makefile. Sources are found by folder: put a .c file where it belongs and it is built.
+# make [all] | check | lab-check | bench | fuzz | lint | asan | tsan | install | deb | demo   (V=1: verbose)
+BUILD  ?= build
+PREFIX ?= /usr
+CC     ?= gcc
+SAN    ?=
+VERSION := 0.1.0
+
+PKGS   := fuse3 grpc libprotobuf-c jansson openssl
+CPPFLAGS += -D_GNU_SOURCE -DFUSE_USE_VERSION=314 -DSPRITE_VERSION='"$(VERSION)"' -I. -I$(BUILD)/gen $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+CFLAGS += -std=gnu11 -O2 -g -Wall -Wextra -Werror -pthread $(SAN)
+LDFLAGS += -pthread $(SAN)
+L_CONF := -ljansson
+L_RPC  := $(L_CONF) -lprotobuf-c -lgrpc -lgpr -lssl -lcrypto
+ifneq ($(V),1)
+Q := @
+endif
+DEPS := gcc make pkg-config libfuse3-dev fuse3 libgrpc-dev protobuf-c-compiler libprotobuf-c-dev protobuf-compiler \
+	libjansson-dev libcunit1-dev libssl-dev openssl iproute2 xz-utils python3-minimal attr acl procps util-linux gcc-multilib
+
+.PHONY: all deps check unit-check lab-check bench fuzz lint asan tsan install deb demo clean
+all: programs
+
+# ---- objects ---------------------------------------------------------------
+objs = $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(2),$(sort $(wildcard $(1)))))
+PROTOS   := $(sort $(wildcard rpc/*.proto))
+GEN_C    := $(PROTOS:rpc/%.proto=$(BUILD)/gen/rpc/%.pb-c.c)
+GEN_H    := $(GEN_C:.c=.h)
+O_CONF   := $(call objs,conf/*.c)
+O_RPC    := $(call objs,rpc/*.c) $(GEN_C:$(BUILD)/gen/%.c=$(BUILD)/obj/gen/%.o)
+O_FS     := $(call objs,fs/*.c)
+O_CLIENT := $(call objs,fs/client/*.c,fs/client/main.c)
+O_SERVER := $(call objs,fs/server/*.c,fs/server/main.c)
+O_ENGINE := $(call objs,migd/engine/*.c,migd/engine/keeper_main.c migd/engine/blob.c)
+O_MIGD   := $(call objs,migd/*.c,migd/main.c)
+O_CLI    := $(call objs,migd/cli/*.c,migd/cli/mig.c)
+O_LAB    := $(call objs,tests/lab/*.c)
+
+$(BUILD)/gen/rpc/%.pb-c.c $(BUILD)/gen/rpc/%.pb-c.h &: rpc/%.proto
+	@mkdir -p $(BUILD)/gen
+	$(Q)protoc-c --c_out=$(BUILD)/gen --proto_path=. $<
+
+$(BUILD)/obj/gen/%.o: $(BUILD)/gen/%.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+$(BUILD)/obj/%.o: %.c | $(GEN_H)
+	@mkdir -p $(@D)
+	@$(if $(Q),echo "  CC $<")
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+# ---- programs --------------------------------------------------------------
+link = @mkdir -p $(@D); $(if $(Q),echo "  LD $@";) $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^)
+PROGRAMS := $(addprefix $(BUILD)/bin/,$(if $(wildcard fs/server/main.c),spritefsd) $(if $(wildcard fs/client/main.c),spritefs) \
+	$(if $(wildcard migd/main.c),migd) $(if $(wildcard migd/cli/mig.c),mig) $(if $(wildcard migd/engine/keeper_main.c),sprite-keeper) \
+	$(if $(wildcard tests/lab/main.c),sprite-lab) $(if $(wildcard rpc/sprite-pki),sprite-pki) $(if $(wildcard fs/client/mount.sprite),mount.sprite))
+programs: $(PROGRAMS)
+
+$(BUILD)/bin/spritefsd: $(BUILD)/obj/fs/server/main.o $(O_SERVER) $(O_FS) $(O_RPC) $(O_CONF)
+	$(link) $(L_RPC)
+$(BUILD)/bin/spritefs: $(BUILD)/obj/fs/client/main.o $(O_CLIENT) $(O_FS) $(O_RPC) $(O_CONF)
+	$(link) $(L_RPC) -lfuse3
+$(BUILD)/bin/migd: $(BUILD)/obj/migd/main.o $(O_MIGD) $(O_ENGINE) $(O_RPC) $(O_CONF)
+	$(link) $(L_RPC)
+$(BUILD)/bin/mig: $(BUILD)/obj/migd/cli/mig.o $(O_CLI) $(BUILD)/obj/rpc/local.o $(O_CONF)
+	$(link) $(L_CONF)
+$(BUILD)/bin/sprite-lab: $(O_LAB) $(O_CONF)
+	$(link) $(L_CONF)
+$(BUILD)/bin/sprite-pki: rpc/sprite-pki
+	@mkdir -p $(@D); install -m 755 $< $@
+$(BUILD)/bin/mount.sprite: fs/client/mount.sprite
+	@mkdir -p $(@D); install -m 755 $< $@
+# The keeper is pid 1 of a guest family, in the home's root view: static, tiny, with nothing of ours beneath it.
+$(BUILD)/bin/sprite-keeper: migd/engine/keeper_main.c $(wildcard migd/engine/*.h)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) -std=gnu11 -O2 -g -Wall -Wextra -Werror -static -o $@ $<
+
+# ---- tests -----------------------------------------------------------------
+UNITS := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
+$(BUILD)/tests/unit/%: $(BUILD)/obj/tests/unit/%.o $(O_CLIENT) $(O_SERVER) $(O_FS) $(O_MIGD) $(O_ENGINE) $(O_RPC) $(O_CONF)
+	$(link) $(L_RPC) -lfuse3 -lcunit
+MOVES := $(patsubst tests/move/%.c,$(BUILD)/tests/move/%,$(sort $(wildcard tests/move/*.c)))
+$(BUILD)/tests/move/%: tests/move/%.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) -D_GNU_SOURCE -std=gnu11 -O2 -g -Wall -Wextra -Werror -pthread -o $@ $<
+BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(sort $(wildcard tests/bench/*.c)))
+$(BUILD)/tests/bench/%: $(BUILD)/obj/tests/bench/%.o $(O_ENGINE) $(O_RPC) $(O_CONF)
+	$(link) $(L_RPC)
+FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+$(BUILD)/tests/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(O_CLIENT) $(O_SERVER) $(O_FS) $(O_MIGD) $(O_ENGINE) $(O_RPC) $(O_CONF)
+	$(link) $(L_RPC) -lfuse3
+tests: $(UNITS) $(MOVES) $(BENCHES) $(FUZZERS)
+
+deps:
+	@dpkg -s $(DEPS) >/dev/null 2>&1 || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(DEPS); }
+
+clean:
+	rm -rf $(BUILD)
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

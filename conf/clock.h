@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The only place that daemons read time and boot identity from, so that tests and the lab can put them elsewhere.
+ * The lab gives a node an offset through $SPRITE_CLOCK_OFFSET_MS (signed, added to all three clocks).
+ */
+#ifndef CONF_CLOCK_H
+#define CONF_CLOCK_H
+#include <stdint.h>
+
+uint64_t clock_boot_ns(void); /* CLOCK_BOOTTIME: leases and time-outs; goes on during suspend */
+uint64_t clock_mono_ns(void); /* CLOCK_MONOTONIC: durations that are reported */
+int64_t clock_real_ns(void);  /* CLOCK_REALTIME: for people only */
+
+/* Tests: replace the source of all three (NULL: the kernel again). */
+void clock_fake(uint64_t (*source)(void));
+
+/* Random, one per start of this process: tells a restarted daemon from one that lived on. Never 0. */
+uint64_t clock_epoch(void);
+/* /proc/sys/kernel/random/boot_id, 36 characters + NUL. */
+const char *clock_boot_id(void);
+
+#endif

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sprite.conf: JSON (jansson). conf_load() validates the whole file and reports every error of it at once: one line each,
+ * "FILE: KEY: expected WHAT, found WHAT" on stderr. Callers exit with EX_CONFIG (78) when it fails. Unknown keys are errors.
+ * sprite.conf.example shows every key with its default; sprite.conf(5) explains them.
+ */
+#ifndef CONF_CONF_H
+#define CONF_CONF_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define CONF_PATH_DEFAULT "/etc/sprite/sprite.conf"
+#define CONF_EXIT	  78 /* EX_CONFIG of sysexits.h */
+#define CONF_FS_PORT	  7700
+#define CONF_MIG_PORT	  7701
+
+struct conf_addr {
+	char host[256]; /* name or numeric address; IPv6 without brackets */
+	uint16_t port;
+};
+
+/* One directory that spritefsd serves as a domain. */
+struct conf_export {
+	char *prefix;	  /* where it appears below the mount point, "/" or "/src"; absolute, normalised */
+	char *path;	  /* the directory on this server */
+	bool home;	  /* the host's own root, natively used: prefix is "/hosts/<name>", spans mounts, restricted (fs.md) */
+	bool readonly;
+	bool root_squash; /* default true for served domains */
+	char **hosts;	  /* names (certificates) allowed; NULL-terminated; {"*"} = every certificate of our CA */
+	uint32_t uid_min, uid_max; /* callers outside act as nobody */
+};
+
+struct conf {
+	char *file;	  /* where it was read from */
+	char *name;	  /* this host, as in its certificate's SAN */
+	struct conf_addr root_server; /* "host[:port]" */
+	char *tls_ca, *tls_cert, *tls_key;
+	char *mount;	  /* "/sprite" */
+	char *run_dir;	  /* "/run/sprite": sockets, pid files */
+	char *state_dir;  /* "/var/lib/sprite": journals, server key */
+
+	/* spritefsd */
+	struct conf_addr *fs_listen; /* addresses, never all; [fs_nlisten] */
+	size_t fs_nlisten;
+	struct conf_export *exports;
+	size_t nexports;
+	char **fs_servers; /* root server only: hosts that may add domains of their own besides /hosts/<name>; NULL-terminated */
+
+	/* spritefs */
+	uint64_t cache_bytes; /* bound of the client's data cache, bytes */
+
+	/* migd */
+	struct conf_addr *mig_listen;
+	size_t mig_nlisten;
+	bool lend;	      /* may this host take guests (mig lend changes it at run time) */
+	bool root_guests;     /* may processes of root come here and leave from here */
+	uint32_t idle_after;  /* seconds without input */
+	uint64_t guest_memory_max; /* bytes, 0 = no limit */
+	char *guest_network;  /* "none" or "host" */
+	char **cpu_hide;      /* CPU features (names as in /proc/cpuinfo) that guests of the cluster must not need; NULL-terminated */
+};
+
+/* Returns 0 and *out (conf_free() it), or -errno after having printed every error found. `path` NULL: $SPRITE_CONF or the default. */
+int conf_load(const char *path, struct conf **out);
+void conf_free(struct conf *c);
+
+#endif

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The engine: freezes a family, turns it into an image, fills vessels from one. It knows nothing of hosts, homes or networks: an image goes out of, and
+ * comes in by, a file descriptor (a socketpair that the caller pumps).
+ *
+ * All calls for one `struct eng_family` must come from one thread, the family's tracer (ptrace(2) relations belong to threads).
+ *
+ * Life of a move (design: engine of overview.md):
+ *   source:       eng_explain -> eng_freeze -> eng_dump -> (commit) -> eng_hollow (at home) or eng_discard (guest host)
+ *                 any failure before the commit: eng_thaw, and all runs on untouched
+ *   destination:  eng_nest (keeper + namespaces; a guest host) or the hollows (home) -> eng_fill -> (commit) -> eng_resume
+ *                 before the commit: eng_abandon
+ *
+ * Parking: from the end of eng_dump/eng_fill on, every thread sits in the blob, its registers saved in blob memory, so that the death of the
+ * tracer leaves it parked and never lets it run.
+ */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/resource.h>
+#include <sys/types.h>
+#include "conf/error.h"
+
+/* Why a process cannot move: one line each, "fd 5: io_uring ring: close it first" (what, then the remedy). */
+struct eng_reasons {
+	char **line;
+	size_t n;
+};
+void eng_reasons_clear(struct eng_reasons *r);
+
+struct eng_sizes { /* estimate for mig explain; bytes */
+	uint64_t resident, to_send;
+	unsigned procs, threads, fds;
+};
+
+/* Looks at pid and all its descendants without stopping anything. Returns 0 (movable), 1 (reasons filled) or -errno (ESRCH, ...). */
+int eng_explain(pid_t pid, struct eng_reasons *why, struct eng_sizes *sizes, struct error *e);
+
+struct eng_family;
+
+/* Which file descriptors the caller (migd) carries by itself: pipes and ttys whose other end stays. */
+enum eng_relay_kind { ENG_RELAY_PIPE_IN, ENG_RELAY_PIPE_OUT, ENG_RELAY_TTY };
+struct eng_relay { /* one open file description that must be relayed */
+	uint64_t id;		  /* unique in the family, stays with the description over all moves */
+	enum eng_relay_kind kind; /* PIPE_IN: the family reads */
+	int fd;			  /* source at home: a duplicate of the original end. destination: filled in by the relay_open hook */
+	pid_t pid;		  /* a holder and its number there, at the home: the hollow keeps it open */
+	int num;
+};
+
+struct eng_hooks {
+	void *ctx;
+	/* Path as the family sees it -> open it at the destination. The engine does that inside the vessel's own root view; no hook needed for files. */
+	/* Destination: give the engine an fd (a fresh pipe end, pty slave) that stands for relay `r->id`; it is dup'd into the vessels and closed. At home: the original. */
+	int (*relay_open)(void *ctx, struct eng_relay *r);
+	/* Source: tells of each relayed description found while dumping, r->fd being a duplicate which the callee now owns. */
+	int (*relay_found)(void *ctx, const struct eng_relay *r);
+};
+
+/* Source: stops all threads of pid and its descendants and keeps them in ptrace stop. -errno: all runs on. */
+int eng_freeze(pid_t pid, const struct eng_hooks *h, struct eng_family **out, struct eng_reasons *why, struct error *e);
+/* Source: writes the image to fd (blocking writes; the caller reads the other end in another thread). Ends with every thread parked. */
+int eng_dump(struct eng_family *f, int fd, struct error *e);
+/* Source, before the commit: back to where it was, running. Frees f. */
+int eng_thaw(struct eng_family *f);
+/* Source = home, after the commit: give the memory and descriptors back to the system but keep pid, threads, argument page, relayed descriptors. f stays: it supervises. */
+int eng_hollow(struct eng_family *f, struct error *e);
+/* Source = guest host, after the commit: kill what is left, reap it, remove the nest. Frees f. */
+int eng_discard(struct eng_family *f);
+
+/* ---- destination --------------------------------------------------------------------------------- */
+struct eng_nest_opts {
+	const char *keeper;	/* path of sprite-keeper */
+	const char *root;	/* directory that becomes / of the guests (the home's root view, a mount of spritefs) */
+	const char *sprite;	/* directory that becomes /sprite in it (bind mount); NULL: none */
+	const char *hostname;	/* the home's */
+	const char *cgroup;	/* cgroup v2 directory to put the family in; NULL: none. v1 directories may follow, separated by ':' */
+	bool host_network;	/* false: a network namespace of its own with lo up */
+};
+/* Guest host: reads the image's head from fd (pids, clocks, creds) and makes keeper, namespaces and vessels. */
+int eng_nest(int fd, const struct eng_nest_opts *o, const struct eng_hooks *h, struct eng_family **out, struct error *e);
+/* Reads the rest of the image into the vessels (from eng_nest) or hollows (eng_hollow, at home; reads the head too). Ends parked. */
+int eng_fill(struct eng_family *f, int fd, const struct eng_hooks *h, struct error *e);
+/* After the commit: lets it run. At home, unless `f` is kept by the caller for nothing more, frees f (returns with *f gone). */
+int eng_resume(struct eng_family *f, struct error *e);
+/* Destination, before the commit: guest host: kills the vessels, removes the nest, frees f. Home: empties the hollows again, keeps f. */
+int eng_abandon(struct eng_family *f);
+
+/* ---- supervision ---------------------------------------------------------------------------------- */
+enum eng_event_kind {
+	ENG_NOTHING,
+	ENG_SIGNAL,	/* at home: a hollow got a signal: forward it (info, pid, tid or 0 = process-wide) */
+	ENG_STOPPED,	/* at home: hollow group-stopped by info.si_signo. On a guest host: the guest stopped */
+	ENG_CONTINUED,
+	ENG_EXITED,	/* guest host: process `pid` ended with wait status `status` (its zombie has been reaped). At home: the hollow was killed (SIGKILL) */
+	ENG_BORN,	/* guest host: new process `pid`, parent `ppid` */
+};
+struct eng_event {
+	enum eng_event_kind kind;
+	pid_t pid, tid, ppid; /* as the family sees them */
+	siginfo_t info;
+	int status;
+	struct rusage usage;
+};
+/* fd to poll; readable when eng_next_event() has something. */
+int eng_event_fd(struct eng_family *f);
+/* Never blocks: 1 = *ev filled, 0 = nothing, -errno. */
+int eng_next_event(struct eng_family *f, struct eng_event *ev);
+
+/* Guest host: delivers a signal as the home saw it (si_code, sender and value kept). SIGKILL, SIGSTOP and SIGCONT included. */
+int eng_signal(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info);
+/* Home: ends the hollow `pid` so that its parent sees exactly wait status `status`. */
+int eng_exit_hollow(struct eng_family *f, pid_t pid, int status);
+/* Home: mirror a stop or continue of the guest to the hollow (as the shell sees it). */
+int eng_stop_hollow(struct eng_family *f, pid_t pid, int sig);
+
+/* migd restarted: find the hollows (or the nest, through its keeper's socket in run_dir) again. state: what eng_save() gave. */
+int eng_save(const struct eng_family *f, char **text);
+int eng_reattach(const char *state, const struct eng_hooks *h, struct eng_family **out, struct error *e);
+
+/* Pids of the family, as it sees them, root process first. Borrowed; valid until the next call. */
+const pid_t *eng_pids(const struct eng_family *f, size_t *n);
+uint64_t eng_frozen_ns(const struct eng_family *f); /* clock_mono_ns() when the freeze began */
+
+/* CPU features of this host as a list of names, for the head of an image; and what of `needed` this host lacks (NULL: nothing). */
+const char *eng_cpu_missing(const char *needed, const char *const *hide);
+const char *eng_cpu_features(const char *const *hide);
+
+#endif

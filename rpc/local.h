@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The local control protocol: JSON, one object per line, over a unix stream socket in the run directory (migd.sock, spritefs.sock, spritefsd.sock).
+ * A request is {"verb": "...", ...}; the answer is any number of {"progress": ...} or {"row": ...} lines and one final {"ok": true, ...} or
+ * {"ok": false, "errno": N, "error": "text"}. Identity of the caller is SO_PEERCRED, never what it says (unix(7)).
+ * This file uses jansson only, so that the command line needs no gRPC.
+ */
+#ifndef RPC_LOCAL_H
+#define RPC_LOCAL_H
+#include <jansson.h>
+#include <stdbool.h>
+#include <sys/types.h>
+#include "conf/error.h"
+
+/* ---- client ---- */
+/* Sends `request` (reference stolen), calls `row(arg, object)` for every line before the last (may be NULL), stores the final object in *answer
+ * (caller json_decref()s). Returns 0, or -errno with e filled: -ENOENT/-ECONNREFUSED when the daemon is not there, -(errno of the answer) when ok is false. */
+int local_call(const char *socket_path, json_t *request, void (*row)(void *arg, json_t *line), void *arg, json_t **answer, struct error *e);
+
+/* ---- server ---- */
+struct local_server;
+struct local_conn; /* one request being answered */
+
+struct local_cred {
+	pid_t pid;
+	uid_t uid;
+	gid_t gid;
+};
+/* Runs in a thread of its own per request. `request` is borrowed. Must end with local_ok() or local_fail(). */
+typedef void (*local_handler)(void *ctx, struct local_conn *c, const struct local_cred *who, json_t *request);
+
+int local_server_start(const char *socket_path, mode_t mode, local_handler fn, void *ctx, struct local_server **out, struct error *e);
+void local_server_stop(struct local_server *s); /* waits for requests under way */
+int local_row(struct local_conn *c, json_t *line);	/* steals; -EPIPE when the caller has gone */
+void local_ok(struct local_conn *c, json_t *fields);	/* steals; may be NULL */
+void local_fail(struct local_conn *c, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+bool local_gone(const struct local_conn *c); /* the caller has hung up (Ctrl-C) */
+
+#endif
