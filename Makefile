@@ -13,11 +13,12 @@ CFLAGS += -std=gnu11 -O2 -g -Wall -Wextra -Werror -pthread $(SAN)
 LDFLAGS += -pthread $(SAN)
 L_CONF := -ljansson
 L_RPC  := $(L_CONF) -lprotobuf-c -lgrpc -lgpr -lssl -lcrypto
+L_MIGD := $(L_RPC) -lsystemd -lm
 ifneq ($(V),1)
 Q := @
 endif
 DEPS := gcc make pkg-config libfuse3-dev fuse3 libgrpc-dev protobuf-c-compiler libprotobuf-c-dev protobuf-compiler \
-	libjansson-dev libcunit1-dev libssl-dev openssl iproute2 xz-utils python3-minimal attr acl procps util-linux gcc-multilib
+	libjansson-dev libcunit1-dev libssl-dev openssl libsystemd-dev iproute2 xz-utils python3-minimal attr acl procps util-linux gcc-multilib
 
 .PHONY: all deps check unit-check lab-check bench fuzz lint asan tsan install deb demo clean
 all: programs
@@ -61,7 +62,7 @@ $(BUILD)/bin/spritefsd: $(BUILD)/obj/fs/server/main.o $(O_SERVER) $(O_FS) $(O_RP
 $(BUILD)/bin/spritefs: $(BUILD)/obj/fs/client/main.o $(O_CLIENT) $(O_FS) $(O_RPC) $(O_CONF)
 	$(link) $(L_RPC) -lfuse3
 $(BUILD)/bin/migd: $(BUILD)/obj/migd/main.o $(O_MIGD) $(O_ENGINE) $(O_RPC) $(O_CONF)
-	$(link) $(L_RPC)
+	$(link) $(L_MIGD)
 $(BUILD)/bin/mig: $(BUILD)/obj/migd/cli/mig.o $(O_CLI) $(BUILD)/obj/rpc/local.o $(O_CONF)
 	$(link) $(L_CONF)
 $(BUILD)/bin/sprite-lab: $(O_LAB) $(O_CONF)
@@ -78,7 +79,7 @@ $(BUILD)/bin/sprite-keeper: migd/engine/keeper_main.c $(wildcard migd/engine/*.h
 # ---- tests -----------------------------------------------------------------
 UNITS := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
 $(BUILD)/tests/unit/%: $(BUILD)/obj/tests/unit/%.o $(O_CLIENT) $(O_SERVER) $(O_FS) $(O_MIGD) $(O_ENGINE) $(O_RPC) $(O_CONF)
-	$(link) $(L_RPC) -lfuse3 -lcunit
+	$(link) $(L_MIGD) -lfuse3 -lcunit
 MOVES := $(patsubst tests/move/%.c,$(BUILD)/tests/move/%,$(sort $(wildcard tests/move/*.c)))
 $(BUILD)/tests/move/%: tests/move/%.c
 	@mkdir -p $(@D)
@@ -88,7 +89,7 @@ $(BUILD)/tests/bench/%: $(BUILD)/obj/tests/bench/%.o $(O_ENGINE) $(O_RPC) $(O_CO
 	$(link) $(L_RPC)
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 $(BUILD)/tests/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(O_CLIENT) $(O_SERVER) $(O_FS) $(O_MIGD) $(O_ENGINE) $(O_RPC) $(O_CONF)
-	$(link) $(L_RPC) -lfuse3
+	$(link) $(L_MIGD) -lfuse3
 tests: $(UNITS) $(MOVES) $(BENCHES) $(FUZZERS)
 
 deps:

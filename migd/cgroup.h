@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One cgroup per guest family: lowest CPU and IO weight, limits, and the freezer, which stops a family at once when the owner returns.
+ * cgroup v2 first (below our own, delegated group: systemd Delegate=yes); controllers that the host has only in v1 hierarchies are used there.
+ * Functions may be called from any thread. Groups live on when migd dies and are found again by name.
+ */
+#ifndef MIGD_CGROUP_H
+#define MIGD_CGROUP_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include "conf/error.h"
+
+struct cgroup_limits {
+	uint64_t memory_max; /* bytes, 0 = none */
+	uint32_t pids_max;   /* 0 = none */
+};
+
+struct cgroups; /* the hierarchies of this host */
+
+/* Finds the hierarchies and, in v2, makes room for groups below ours (moves this process into a leaf of its own). */
+int cgroups_open(struct cgroups **out, struct error *e);
+void cgroups_close(struct cgroups *c);
+/* One line for logs and mig hosts -v: "v2 freezer memory pids; v1 cpu". */
+const char *cgroups_describe(const struct cgroups *c);
+
+/* name: letters, digits, '-', '.'. An existing group of that name is taken over. *paths (caller frees): the directories to put processes in, ':'-separated. */
+int cgroup_make(struct cgroups *c, const char *name, const struct cgroup_limits *l, char **paths, struct error *e);
+/* Returns when every task in it is frozen (or running again), at the latest after timeout_ms: -ETIMEDOUT. */
+int cgroup_freeze(struct cgroups *c, const char *name, bool frozen, int timeout_ms);
+/* Pids as this pid namespace sees them. Returns how many there are (may exceed max), or -errno. */
+int cgroup_pids(struct cgroups *c, const char *name, pid_t *pids, size_t max);
+/* Kills what is left in it, waits up to timeout_ms for it to be gone, removes it. 0 also when there is no such group. */
+int cgroup_remove(struct cgroups *c, const char *name, int timeout_ms);
+
+#endif

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Guest cgroups on the real hierarchies of this machine: freeze stops a busy process at once, remove kills and leaves nothing. Needs root. */
+#include <CUnit/Basic.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "migd/cgroup.h"
+
+static struct cgroups *groups;
+static char name[64];
+
+static pid_t busy_child(char *paths)
+{
+	pid_t pid = fork();
+
+	if (pid == 0)
+		for (;;)
+			;
+	for (char *save = NULL, *p = strtok_r(paths, ":", &save); p; p = strtok_r(NULL, ":", &save)) {
+		char file[600];
+		FILE *f;
+
+		snprintf(file, sizeof file, "%s/cgroup.procs", p);
+		f = fopen(file, "w");
+		CU_ASSERT_PTR_NOT_NULL_FATAL(f);
+		fprintf(f, "%d", pid);
+		CU_ASSERT_EQUAL(fclose(f), 0);
+	}
+	return pid;
+}
+
+static unsigned long ticks(pid_t pid)
+{
+	char path[64], buf[1024], *p;
+	unsigned long ut = 0, st = 0;
+	FILE *f;
+
+	snprintf(path, sizeof path, "/proc/%d/stat", pid);
+	f = fopen(path, "r");
+	if (!f)
+		return 0;
+	buf[fread(buf, 1, sizeof buf - 1, f)] = 0;
+	fclose(f);
+	p = strrchr(buf, ')');
+	if (p)
+		sscanf(p + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &ut, &st);
+	return ut + st;
+}
+
+static void nap(long ms)
+{
+	nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
+}
+
+static void test_freeze_and_remove(void)
+{
+	struct cgroup_limits l = {.pids_max = 100};
+	struct error e = {0};
+	char *paths = NULL;
+	pid_t pids[4];
+
+	CU_ASSERT_EQUAL_FATAL(cgroup_make(groups, name, &l, &paths, &e), 0);
+	pid_t pid = busy_child(paths);
+
+	free(paths);
+	CU_ASSERT_EQUAL(cgroup_pids(groups, name, pids, 4), 1);
+	CU_ASSERT_EQUAL(pids[0], pid);
+	CU_ASSERT_EQUAL(cgroup_freeze(groups, name, true, 1000), 0);
+	unsigned long before = ticks(pid);
+
+	nap(100);
+	CU_ASSERT_EQUAL(ticks(pid), before); /* frozen: uses nothing */
+	CU_ASSERT_EQUAL(cgroup_freeze(groups, name, false, 1000), 0);
+	for (int i = 0; i < 100 && ticks(pid) == before; i++)
+		nap(20);
+	CU_ASSERT_TRUE(ticks(pid) > before);
+	CU_ASSERT_EQUAL(cgroup_freeze(groups, name, true, 1000), 0);
+	CU_ASSERT_EQUAL(cgroup_remove(groups, name, 2000), 0); /* frozen or not */
+	int status = 0;
+
+	CU_ASSERT_EQUAL(waitpid(pid, &status, 0), pid);
+	CU_ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	CU_ASSERT_EQUAL(cgroup_pids(groups, name, pids, 4), -ENOENT);
+	CU_ASSERT_EQUAL(cgroup_remove(groups, name, 0), 0);
+}
+
+static void test_bad_names(void)
+{
+	struct cgroup_limits l = {0};
+	struct error e = {0};
+	char *paths = NULL;
+
+	CU_ASSERT_EQUAL(cgroup_make(groups, "../x", &l, &paths, &e), -EINVAL);
+	CU_ASSERT_PTR_NOT_NULL(strstr(e.text, "expected letters"));
+	CU_ASSERT_EQUAL(cgroup_make(groups, "", &l, &paths, NULL), -EINVAL);
+}
+
+int main(void)
+{
+	struct error e = {0};
+
+	if (geteuid() != 0) {
+		puts("skipped: needs root");
+		return 77;
+	}
+	if (cgroups_open(&groups, &e)) {
+		printf("skipped: %s\n", e.text);
+		return 77;
+	}
+	printf("controllers: %s\n", cgroups_describe(groups));
+	snprintf(name, sizeof name, "unit-%d", getpid());
+	CU_initialize_registry();
+	CU_pSuite s = CU_add_suite("cgroup", NULL, NULL);
+
+	CU_add_test(s, "freeze stops it, remove leaves nothing", test_freeze_and_remove);
+	CU_add_test(s, "bad names", test_bad_names);
+	CU_basic_run_tests();
+	int failed = CU_get_number_of_failures();
+
+	CU_cleanup_registry();
+	cgroups_close(groups);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
