@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The only place that daemons read time and boot identity from, so that tests and the lab can put them elsewhere.
- * The lab gives a node an offset through $SPRITE_CLOCK_OFFSET_MS (signed, added to all three clocks).
+ * The lab gives a node an offset through $SPRITE_CLOCK_OFFSET_MS (signed, added to all three clocks) and a boot
+ * identity through $SPRITE_BOOT_ID (36 characters). Both are read once per process.
  */
 #ifndef CONF_CLOCK_H
 #define CONF_CLOCK_H
@@ -16,7 +17,7 @@ void clock_fake(uint64_t (*source)(void));
 
 /* Random, one per start of this process: tells a restarted daemon from one that lived on. Never 0. */
 uint64_t clock_epoch(void);
-/* /proc/sys/kernel/random/boot_id, 36 characters + NUL. */
+/* /proc/sys/kernel/random/boot_id or $SPRITE_BOOT_ID, 36 characters + NUL. */
 const char *clock_boot_id(void);
 
 #endif
