@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #define CONF_PATH_DEFAULT "/etc/sprite/sprite.conf"
 #define CONF_EXIT	  78 /* EX_CONFIG of sysexits.h */
@@ -26,8 +27,9 @@ struct conf_export {
 	char *path;	  /* the directory on this server */
 	bool home;	  /* the host's own root, natively used: prefix is "/hosts/<name>", spans mounts, restricted (fs.md) */
 	bool readonly;
-	bool root_squash; /* default true for served domains */
-	char **hosts;	  /* names (certificates) allowed; NULL-terminated; {"*"} = every certificate of our CA */
+	bool root_squash; /* default true for served domains, false for home */
+	char **hosts;	  /* names (certificates) allowed; NULL-terminated; {"*"} = every certificate of our CA (default). Home: who may
+			   * attach without a grant; default nobody */
 	uint32_t uid_min, uid_max; /* callers outside act as nobody */
 };
 
@@ -41,7 +43,7 @@ struct conf {
 	char *state_dir;  /* "/var/lib/sprite": journals, server key */
 
 	/* spritefsd */
-	struct conf_addr *fs_listen; /* addresses, never all; [fs_nlisten] */
+	struct conf_addr *fs_listen; /* addresses, never all; [fs_nlisten], at least one: {name, port} when the file gives none */
 	size_t fs_nlisten;
 	struct conf_export *exports;
 	size_t nexports;
@@ -56,6 +58,8 @@ struct conf {
 	bool lend;	      /* may this host take guests (mig lend changes it at run time) */
 	bool root_guests;     /* may processes of root come here and leave from here */
 	uint32_t idle_after;  /* seconds without input */
+	bool remote_logins;   /* does input on a tty of a remote login count as the owner's; default true */
+	bool on_battery;      /* may a host on battery or with its lid closed be offered; default false */
 	uint64_t guest_memory_max; /* bytes, 0 = no limit */
 	char *guest_network;  /* "none" or "host" */
 	char **cpu_hide;      /* CPU features (names as in /proc/cpuinfo) that guests of the cluster must not need; NULL-terminated */
@@ -64,5 +68,18 @@ struct conf {
 /* Returns 0 and *out (conf_free() it), or -errno after having printed every error found. `path` NULL: $SPRITE_CONF or the default. */
 int conf_load(const char *path, struct conf **out);
 void conf_free(struct conf *c);
+
+enum conf_flags {
+	CONF_NO_FILES = 1, /* do not look at certificates and exported directories: for `mig`, whose user may not read the key */
+};
+/* The same with flags and the errors written to `report` (NULL: nowhere). -EINVAL: errors in it; -ENOENT, -EACCES, ...: could not be read. */
+int conf_load_with(const char *path, int flags, FILE *report, struct conf **out);
+/* From memory; `file` is only a name for messages. */
+int conf_parse(const char *text, size_t len, const char *file, int flags, FILE *report, struct conf **out);
+
+/* "host", "host:port", "[ipv6]:port" or a bare IPv6 address. 0 or -EINVAL; *out unchanged on failure. */
+int conf_addr_parse(const char *s, uint16_t default_port, struct conf_addr *out);
+/* May this be the name of a host: letters, digits, '-', '.', '_'; 1..253; no '.' or '-' in front. */
+bool conf_name_ok(const char *s);
 
 #endif
