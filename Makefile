@@ -85,7 +85,7 @@ $(BUILD)/tests/move/%: tests/move/%.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) -D_GNU_SOURCE -std=gnu11 -O2 -g -Wall -Wextra -Werror -pthread -o $@ $<
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(sort $(wildcard tests/bench/*.c)))
-$(BUILD)/tests/bench/%: $(BUILD)/obj/tests/bench/%.o $(O_ENGINE) $(O_RPC) $(O_CONF)
+$(BUILD)/tests/bench/%: $(BUILD)/obj/tests/bench/%.o $(O_MIGD) $(O_ENGINE) $(O_RPC) $(O_CONF)
 	$(link) $(L_RPC)
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 $(BUILD)/tests/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(O_CLIENT) $(O_SERVER) $(O_FS) $(O_MIGD) $(O_ENGINE) $(O_RPC) $(O_CONF)
