@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The journal of this host's migd: what it decided as a home and what it holds as a guest host, so that a restarted migd goes on where the dead one was.
+ * One line per record: crc32 of the rest in 8 hex digits, a space, a JSON object {"t": type, "f": family, "g": generation, ...}, a newline.
+ * A record counts only when its line is whole and its sum is right; the file ends at the first one that is not (a torn write), and is cut there.
+ * journal_write() returns after fdatasync(): a COMMIT that was reported written is found after any crash.
+ *
+ * On opening, what is still live is told to the caller record by record, and the file is rewritten with those records only.
+ * Locking: one lock inside; any thread.
+ */
+#ifndef MIGD_JOURNAL_H
+#define MIGD_JOURNAL_H
+#include <jansson.h>
+#include <stdint.h>
+#include "conf/error.h"
+
+/*
+ * Types. A later record of the same family replaces the earlier one of the same role, but for COMMIT, whose record is the decision itself.
+ *   home:  "away"  gen, host, uid, pid, ..., state (eng_save): the family is away, decided
+ *          "move"  gen (of the attempt), dest: a move is under way, undecided
+ *          "commit" gen, host: decided; "abort" gen: given up (only written where a commit may have been); "end": it is over or runs at home again
+ *   guest: "guest" gen, home, state: it is here; "drop": it is not
+ */
+struct journal;
+typedef void (*journal_fn)(void *arg, json_t *record);
+
+int journal_open(const char *path, journal_fn live, void *arg, struct journal **out, struct error *e);
+void journal_close(struct journal *j);
+/* Takes the record (steals), writes and syncs it. -errno: it is not known whether it will be found after a crash. */
+int journal_write(struct journal *j, json_t *record);
+/* {"t": type, "f": family, "g": gen} to add to. */
+json_t *journal_record(const char *type, const char *family, uint64_t gen);
+
+/* For tests: parses one line without its newline. NULL: not a record. */
+json_t *journal_parse(const char *line, size_t len);
+char *journal_format(const json_t *record); /* with the newline; free() */
+
+#endif

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The journal of migd: what was written is found again, a torn or damaged record is not, and what is over does not stay. */
+#include <CUnit/Basic.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "migd/journal.h"
+
+static char dir[] = "/tmp/test_journal.XXXXXX", path[64];
+
+static void collect(void *arg, json_t *r)
+{
+	json_array_append(arg, r);
+}
+
+static json_t *reopen(struct journal **j)
+{
+	json_t *live = json_array();
+	struct error e = { 0 };
+
+	CU_ASSERT_EQUAL_FATAL(journal_open(path, collect, live, j, &e), 0);
+	return live;
+}
+
+static void put(struct journal *j, const char *type, const char *family, int gen)
+{
+	CU_ASSERT_EQUAL(journal_write(j, journal_record(type, family, gen)), 0);
+}
+
+static const char *field(json_t *live, size_t i, const char *key)
+{
+	const char *s = json_string_value(json_object_get(json_array_get(live, i), key));
+
+	return s ? s : "";
+}
+
+static void test_found_again(void)
+{
+	struct journal *j;
+
+	unlink(path);
+	json_decref(reopen(&j));
+	put(j, "away", "ws1.1", 3);
+	put(j, "move", "ws1.1", 4);
+	put(j, "commit", "ws1.1", 4);
+	put(j, "guest", "ws2.9", 1);
+	journal_close(j);
+
+	json_t *live = reopen(&j);
+	CU_ASSERT_EQUAL_FATAL(json_array_size(live), 4);
+	CU_ASSERT_STRING_EQUAL(field(live, 0, "t"), "away");
+	CU_ASSERT_STRING_EQUAL(field(live, 2, "t"), "commit");
+	CU_ASSERT_EQUAL(json_integer_value(json_object_get(json_array_get(live, 2), "g")), 4);
+	CU_ASSERT_STRING_EQUAL(field(live, 3, "f"), "ws2.9");
+	json_decref(live);
+	journal_close(j);
+}
+
+static void test_over_is_forgotten(void)
+{
+	struct journal *j;
+
+	unlink(path);
+	json_decref(reopen(&j));
+	put(j, "move", "a", 1);
+	put(j, "commit", "a", 1);
+	put(j, "away", "a", 1);
+	put(j, "move", "b", 1);
+	put(j, "end", "b", 1);
+	put(j, "guest", "c", 1);
+	put(j, "drop", "c", 1);
+	journal_close(j);
+	json_t *live = reopen(&j);
+	CU_ASSERT_EQUAL_FATAL(json_array_size(live), 1);
+	CU_ASSERT_STRING_EQUAL(field(live, 0, "t"), "away");
+	json_decref(live);
+	journal_close(j);
+}
+
+static void test_abort_takes_back_a_commit(void)
+{
+	struct journal *j;
+
+	unlink(path);
+	json_decref(reopen(&j));
+	put(j, "away", "a", 1);
+	put(j, "move", "a", 2);
+	put(j, "commit", "a", 2);
+	put(j, "abort", "a", 2);
+	journal_close(j);
+	json_t *live = reopen(&j);
+	CU_ASSERT_EQUAL_FATAL(json_array_size(live), 1);
+	CU_ASSERT_STRING_EQUAL(field(live, 0, "t"), "away");
+	json_decref(live);
+	journal_close(j);
+}
+
+/* Home and guest records of one family do not touch each other (a family may be guest of its own home's neighbour in a test bed of one host). */
+static void test_roles_apart(void)
+{
+	struct journal *j;
+
+	unlink(path);
+	json_decref(reopen(&j));
+	put(j, "away", "a", 1);
+	put(j, "guest", "a", 1);
+	put(j, "drop", "a", 1);
+	journal_close(j);
+	json_t *live = reopen(&j);
+	CU_ASSERT_EQUAL(json_array_size(live), 1);
+	json_decref(live);
+	journal_close(j);
+}
+
+/* Cut the file at every length: the records before the cut are found, never a wrong one, and what is written after is found as well. */
+static void test_torn_anywhere(void)
+{
+	struct stat st;
+	struct journal *j;
+
+	unlink(path);
+	json_decref(reopen(&j));
+	put(j, "guest", "one", 1);
+	put(j, "guest", "two", 2);
+	put(j, "guest", "three", 3);
+	journal_close(j);
+	CU_ASSERT_EQUAL_FATAL(stat(path, &st), 0);
+	char *whole = malloc(st.st_size);
+	int fd = open(path, O_RDONLY);
+	CU_ASSERT_EQUAL_FATAL(read(fd, whole, st.st_size), st.st_size);
+	close(fd);
+	for (off_t cut = 0; cut <= st.st_size; cut++) {
+		size_t lines = 0;
+
+		for (off_t i = 0; i < cut; i++)
+			lines += whole[i] == '\n';
+		fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+		CU_ASSERT_EQUAL_FATAL(write(fd, whole, cut), cut);
+		close(fd);
+		json_t *live = reopen(&j);
+		CU_ASSERT_EQUAL(json_array_size(live), lines);
+		put(j, "guest", "late", 9);
+		journal_close(j);
+		json_decref(live);
+		live = reopen(&j);
+		CU_ASSERT_EQUAL(json_array_size(live), lines + 1);
+		CU_ASSERT_STRING_EQUAL(field(live, lines, "f"), "late");
+		journal_close(j);
+		json_decref(live);
+	}
+	free(whole);
+}
+
+/* Any single flipped bit makes the record invalid. */
+static void test_damage_is_seen(void)
+{
+	json_t *r = journal_record("commit", "ws1.abc.1", 17);
+	char *line = journal_format(r);
+	size_t n = strlen(line) - 1;
+	json_t *back = journal_parse(line, n);
+
+	CU_ASSERT_PTR_NOT_NULL(back);
+	json_decref(back);
+	for (size_t bit = 0; bit < n * 8; bit++) {
+		line[bit / 8] ^= 1 << bit % 8;
+		back = journal_parse(line, n);
+		CU_ASSERT_PTR_NULL(back);
+		json_decref(back);
+		line[bit / 8] ^= 1 << bit % 8;
+	}
+	free(line);
+	json_decref(r);
+	CU_ASSERT_PTR_NULL(journal_parse("", 0));
+	CU_ASSERT_PTR_NULL(journal_parse("00000000 ", 9));
+}
+
+static void test_failed_write_is_told(void)
+{
+	struct journal *j;
+	struct error e = { 0 };
+
+	CU_ASSERT_TRUE(journal_open("/nonexistent/dir/journal", collect, NULL, &j, &e) < 0);
+	CU_ASSERT_TRUE(e.text[0] != 0);
+}
+
+int main(void)
+{
+	CU_pSuite s;
+
+	if (!mkdtemp(dir) || CU_initialize_registry() != CUE_SUCCESS)
+		return 2;
+	snprintf(path, sizeof(path), "%s/journal", dir);
+	s = CU_add_suite("journal", NULL, NULL);
+	CU_add_test(s, "records are found again in order", test_found_again);
+	CU_add_test(s, "what is over is forgotten", test_over_is_forgotten);
+	CU_add_test(s, "an abort takes a commit back", test_abort_takes_back_a_commit);
+	CU_add_test(s, "home and guest records are apart", test_roles_apart);
+	CU_add_test(s, "torn at any byte", test_torn_anywhere);
+	CU_add_test(s, "a flipped bit is seen", test_damage_is_seen);
+	CU_add_test(s, "a failed open is told", test_failed_write_is_told);
+	CU_basic_run_tests();
+	unlink(path);
+	rmdir(dir);
+	return CU_get_number_of_failures() ? 1 : 0;
+}
