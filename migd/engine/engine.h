@@ -59,7 +59,11 @@ struct eng_hooks {
 	int (*relay_found)(void *ctx, const struct eng_relay *r);
 };
 
-/* Source: stops all threads of pid and its descendants and keeps them in ptrace stop. -errno: all runs on. */
+/*
+ * Source: stops all threads of pid and its descendants and keeps them in ptrace stop. -errno: all runs on.
+ * At home: *out must be NULL; a root that the calling thread already traces and that is in a ptrace stop (PTRACE_EVENT_EXEC of `mig run`) is taken over.
+ * On a guest host: *out is the running family (from eng_nest) on entry and pid its root as the family sees it; the same object comes back.
+ */
 int eng_freeze(pid_t pid, const struct eng_hooks *h, struct eng_family **out, struct eng_reasons *why, struct error *e);
 /* Source: writes the image to fd (blocking writes; the caller reads the other end in another thread). Ends with every thread parked. */
 int eng_dump(struct eng_family *f, int fd, struct error *e);

@@ -102,6 +102,12 @@ int eng_fd_install(struct eng_proc *p, int fd, int num, int flags);
  */
 int eng_open(struct eng_proc *p, const char *path, int flags, mode_t mode);
 
+/*
+ * The program's own action for SIGTRAP (32 bytes: handler, flags, restorer, mask), which the blob's stands in for. set: destination; takes effect when it resumes.
+ */
+void eng_sigtrap_action(const struct eng_proc *p, void *ksigaction32);
+void eng_sigtrap_set(struct eng_proc *p, const void *ksigaction32);
+
 /* ---- reading /proc -------------------------------------------------------------------------------- */
 /* Whole small file below dirfd (p->dir), NUL-terminated, malloc'd; NULL and errno. */
 char *eng_proc_read(int dirfd, const char *name, size_t *len);
