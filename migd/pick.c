@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Host selection, see select.h. Pure. */
-#include "migd/select.h"
+/* Host selection, see pick.h. Pure. */
+#include "migd/pick.h"
 #include <string.h>
 
-const char *select_refusal(const struct select_host *h, const struct select_need *need, bool named)
+const char *pick_refusal(const struct pick_host *h, const struct pick_need *need, bool named)
 {
 	if (h->is_source)
 		return "it is there already";
@@ -24,19 +24,19 @@ const char *select_refusal(const struct select_host *h, const struct select_need
 	return NULL;
 }
 
-static unsigned cpus_of(const struct select_host *h)
+static unsigned cpus_of(const struct pick_host *h)
 {
 	return h->cpus ? h->cpus : 1;
 }
 
-static double pressure(const struct select_host *h)
+static double pressure(const struct pick_host *h)
 {
 	double busy = h->load > h->guests ? h->load : h->guests; /* a new guest is not in the load average yet */
 
 	return busy / cpus_of(h);
 }
 
-static bool better(const struct select_host *a, const struct select_host *b)
+static bool better(const struct pick_host *a, const struct pick_host *b)
 {
 	bool free_a = pressure(a) < 1, free_b = pressure(b) < 1;
 
@@ -51,12 +51,12 @@ static bool better(const struct select_host *a, const struct select_host *b)
 	return strcmp(a->name, b->name) < 0;
 }
 
-int select_host(const struct select_host *h, size_t n, const struct select_need *need, const char **why)
+int pick_host(const struct pick_host *h, size_t n, const struct pick_need *need, const char **why)
 {
 	int best = -1;
 
 	for (size_t i = 0; i < n; i++) {
-		const char *no = select_refusal(&h[i], need, false);
+		const char *no = pick_refusal(&h[i], need, false);
 
 		if (why)
 			why[i] = no;

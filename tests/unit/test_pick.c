@@ -3,47 +3,47 @@
 #include <CUnit/Basic.h>
 #include <stdlib.h>
 #include <string.h>
-#include "migd/select.h"
+#include "migd/pick.h"
 
-static struct select_host good(const char *name, uint64_t idle_ms)
+static struct pick_host good(const char *name, uint64_t idle_ms)
 {
-	return (struct select_host){ .name = name, .reachable = true, .lends = true, .idle = true, .cpu_ok = true, .cpus = 2, .idle_ms = idle_ms, .memory_free = 1u << 30 };
+	return (struct pick_host){ .name = name, .reachable = true, .lends = true, .idle = true, .cpu_ok = true, .cpus = 2, .idle_ms = idle_ms, .memory_free = 1u << 30 };
 }
 
 static void test_longest_idle(void)
 {
-	struct select_host h[] = { good("a", 1000), good("b", 9000), good("c", 5000) };
+	struct pick_host h[] = { good("a", 1000), good("b", 9000), good("c", 5000) };
 	const char *why[3];
 
-	CU_ASSERT_EQUAL(select_host(h, 3, &(struct select_need){ 0 }, why), 1);
+	CU_ASSERT_EQUAL(pick_host(h, 3, &(struct pick_need){ 0 }, why), 1);
 	CU_ASSERT_PTR_NULL(why[0]);
 }
 
 static void test_free_cpu_first(void)
 {
-	struct select_host h[] = { good("a", 9000), good("b", 10) };
+	struct pick_host h[] = { good("a", 9000), good("b", 10) };
 
 	h[0].guests = 2;
-	CU_ASSERT_EQUAL(select_host(h, 2, &(struct select_need){ 0 }, NULL), 1);
+	CU_ASSERT_EQUAL(pick_host(h, 2, &(struct pick_need){ 0 }, NULL), 1);
 	h[0].guests = 0;
 	h[0].load = 2.5;
-	CU_ASSERT_EQUAL(select_host(h, 2, &(struct select_need){ 0 }, NULL), 1);
+	CU_ASSERT_EQUAL(pick_host(h, 2, &(struct pick_need){ 0 }, NULL), 1);
 	h[0].load = 0;
-	CU_ASSERT_EQUAL(select_host(h, 2, &(struct select_need){ 0 }, NULL), 0);
+	CU_ASSERT_EQUAL(pick_host(h, 2, &(struct pick_need){ 0 }, NULL), 0);
 }
 
 static void test_refusals(void)
 {
-	struct select_need none = { 0 }, root = { .root = true }, big = { .memory = 2u << 30 };
-	struct select_host h;
+	struct pick_need none = { 0 }, root = { .root = true }, big = { .memory = 2u << 30 };
+	struct pick_host h;
 
 #define REFUSED(field, value, need)                                            \
 	do {                                                                   \
 		h = good("x", 1);                                              \
-		CU_ASSERT_PTR_NULL(select_refusal(&h, &none, false));          \
+		CU_ASSERT_PTR_NULL(pick_refusal(&h, &none, false));          \
 		h.field = value;                                               \
-		CU_ASSERT_PTR_NOT_NULL(select_refusal(&h, need, false));       \
-		CU_ASSERT_EQUAL(select_host(&h, 1, need, NULL), -1);           \
+		CU_ASSERT_PTR_NOT_NULL(pick_refusal(&h, need, false));       \
+		CU_ASSERT_EQUAL(pick_host(&h, 1, need, NULL), -1);           \
 	} while (0)
 	REFUSED(reachable, false, &none);
 	REFUSED(lends, false, &none);
@@ -55,8 +55,8 @@ static void test_refusals(void)
 	REFUSED(memory_free, 5, &big);
 	h = good("x", 1);
 	h.idle = false;
-	CU_ASSERT_PTR_NULL(select_refusal(&h, &none, true)); /* named by the user */
-	CU_ASSERT_EQUAL(select_host(NULL, 0, &none, NULL), -1);
+	CU_ASSERT_PTR_NULL(pick_refusal(&h, &none, true)); /* named by the user */
+	CU_ASSERT_EQUAL(pick_host(NULL, 0, &none, NULL), -1);
 }
 
 static void test_order_does_not_matter(void)
@@ -64,7 +64,7 @@ static void test_order_does_not_matter(void)
 	unsigned seed = 5;
 
 	for (int round = 0; round < 2000; round++) {
-		struct select_host h[6];
+		struct pick_host h[6];
 		const char *names[] = { "a", "b", "c", "d", "e", "f" };
 		const char *first;
 		int i;
@@ -76,16 +76,16 @@ static void test_order_does_not_matter(void)
 			h[i].load = rand_r(&seed) % 4;
 			h[i].idle = rand_r(&seed) % 4;
 		}
-		i = select_host(h, 6, &(struct select_need){ 0 }, NULL);
+		i = pick_host(h, 6, &(struct pick_need){ 0 }, NULL);
 		first = i < 0 ? "" : h[i].name;
 		for (int k = 0; k < 6; k++) {
 			int a = rand_r(&seed) % 6, b = rand_r(&seed) % 6;
-			struct select_host t = h[a];
+			struct pick_host t = h[a];
 
 			h[a] = h[b];
 			h[b] = t;
 		}
-		i = select_host(h, 6, &(struct select_need){ 0 }, NULL);
+		i = pick_host(h, 6, &(struct pick_need){ 0 }, NULL);
 		CU_ASSERT_STRING_EQUAL(i < 0 ? "" : h[i].name, first);
 	}
 }
@@ -96,7 +96,7 @@ int main(void)
 
 	if (CU_initialize_registry() != CUE_SUCCESS)
 		return 2;
-	s = CU_add_suite("select", NULL, NULL);
+	s = CU_add_suite("pick", NULL, NULL);
 	CU_add_test(s, "longest idle first", test_longest_idle);
 	CU_add_test(s, "a free CPU first", test_free_cpu_first);
 	CU_add_test(s, "every refusal", test_refusals);

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Which host gets a family. Pure: what the hosts said of themselves in, the choice and a reason for each one passed over out. */
-#ifndef MIGD_SELECT_H
-#define MIGD_SELECT_H
+#ifndef MIGD_PICK_H
+#define MIGD_PICK_H
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
-struct select_host {
+struct pick_host {
 	const char *name;
 	bool reachable, lends, idle;
 	bool is_home;	/* of the family: never a place to go to on its own account */
@@ -18,7 +18,7 @@ struct select_host {
 	unsigned cpus, guests;
 	uint64_t idle_ms, memory_free;
 };
-struct select_need {
+struct pick_need {
 	bool root;	 /* a process of root */
 	uint64_t memory; /* bytes it needs there, 0 = unknown */
 };
@@ -27,8 +27,8 @@ struct select_need {
  * Index of the best host, or -1. why[i] (may be NULL) gets a static word for each host: NULL for a candidate, else what rules it out.
  * "Longest idle first" (Douglis and Ousterhout 1991), but a host with a free CPU goes before one that is full already.
  */
-int select_host(const struct select_host *h, size_t n, const struct select_need *need, const char **why);
+int pick_host(const struct pick_host *h, size_t n, const struct pick_need *need, const char **why);
 /* What rules this one out, or NULL. `named`: the user asked for this host, so that its being busy rules nothing out. */
-const char *select_refusal(const struct select_host *h, const struct select_need *need, bool named);
+const char *pick_refusal(const struct pick_host *h, const struct pick_need *need, bool named);
 
 #endif
