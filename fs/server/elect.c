@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Elections (elect.h). An office is a row: who, since which term, until when.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "fs/server/elect.h"
+
+#define OFFICES 16
+
+struct office {
+	char name[64];
+	char holder[256], value[256];
+	uint64_t term, until_ns;
+};
+
+struct elect {
+	uint64_t started_ns;
+	struct office office[OFFICES];
+	int n;
+};
+
+struct elect *elect_new(uint64_t now_ns)
+{
+	struct elect *e = calloc(1, sizeof *e);
+
+	if (e)
+		e->started_ns = now_ns;
+	return e;
+}
+
+void elect_free(struct elect *e)
+{
+	free(e);
+}
+
+static struct office *office_get(struct elect *e, const char *name)
+{
+	for (int i = 0; i < e->n; i++)
+		if (!strcmp(e->office[i].name, name))
+			return &e->office[i];
+	if (e->n == OFFICES)
+		return NULL;
+	snprintf(e->office[e->n].name, sizeof e->office[e->n].name, "%s", name);
+	return &e->office[e->n++];
+}
+
+static bool may_take(const struct elect *e, const struct office *o, const struct elect_ask *a, uint64_t now)
+{
+	if (a->resign)
+		return false;
+	if (o->holder[0] && now < o->until_ns)
+		return !strcmp(o->holder, a->candidate);
+	/* Nobody holds it that we know of. Just restarted, an earlier holder may still be acting: only who says so goes on. */
+	if (!o->holder[0] && now - e->started_ns < ELECT_TTL_NS)
+		return a->holding;
+	return true;
+}
+
+int elect_ask(struct elect *e, const struct elect_ask *a, uint64_t now_ns, struct elect_answer *out)
+{
+	struct office *o;
+
+	if (!a->office[0] || strlen(a->office) >= sizeof o->name || !a->candidate[0] || strlen(a->candidate) >= sizeof o->holder ||
+		strlen(a->value) >= sizeof o->value)
+		return -EINVAL;
+	o = office_get(e, a->office);
+	if (!o)
+		return -ENOSPC;
+	bool mine = o->holder[0] && !strcmp(o->holder, a->candidate) && now_ns < o->until_ns;
+
+	if (mine && a->resign) {
+		o->until_ns = now_ns;
+	} else if (may_take(e, o, a, now_ns)) {
+		if (!mine && !(a->holding && !o->holder[0] && a->term >= o->term)) /* a new reign, unless it goes on after our restart */
+			o->term = (a->term > o->term ? a->term : o->term) + 1;
+		else if (a->term > o->term)
+			o->term = a->term;
+		snprintf(o->holder, sizeof o->holder, "%s", a->candidate);
+		snprintf(o->value, sizeof o->value, "%s", a->value);
+		o->until_ns = now_ns + ELECT_TTL_NS;
+	} else if (!o->holder[0] && a->term > o->term) {
+		o->term = a->term; /* heard of: the next one starts above it */
+	}
+	*out = (struct elect_answer){.term = o->term};
+	if (o->holder[0] && now_ns < o->until_ns) {
+		memcpy(out->holder, o->holder, sizeof out->holder);
+		memcpy(out->value, o->value, sizeof out->value);
+		out->you = !strcmp(o->holder, a->candidate);
+	}
+	return 0;
+}
