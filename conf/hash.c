@@ -81,7 +81,7 @@ static struct hash_entry **find(const struct hash *h, uint64_t hash, const void 
 {
 	struct hash_entry **at = &h->bucket[hash & (h->nbucket - 1)];
 
-	while (*at && !((*at)->hash == hash && (*at)->len == len && !memcmp((*at)->key, key, len)))
+	while (*at && !((*at)->hash == hash && (*at)->len == len && (!len || !memcmp((*at)->key, key, len))))
 		at = &(*at)->next;
 	return at;
 }
@@ -136,7 +136,8 @@ int hash_set(struct hash *h, const void *key, size_t len, void *value, void **ol
 	if (!e)
 		return -ENOMEM;
 	*e = (struct hash_entry){.hash = hash, .value = value, .len = len};
-	memcpy(e->key, key, len);
+	if (len)
+		memcpy(e->key, key, len);
 	*at = e;
 	h->count++;
 	return 0;
