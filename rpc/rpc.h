@@ -26,7 +26,7 @@
 
 #define RPC_CONTROL_MAX (64u << 10)		 /* bytes of protobuf message, control methods */
 #define RPC_BULK_MAX	((1u << 20) + (64u << 10)) /* a whole frame of a bulk method */
-#define RPC_IOV_MAX	64
+#define RPC_IOV_MAX	256 /* pieces of bulk bytes, sent or received */
 
 enum rpc_kind {
 	RPC_UNARY,
@@ -49,7 +49,7 @@ void rpc_shutdown(void);
 struct rpc_msg {
 	int err;		 /* errno of the reply, 0 = success; requests and stream messages: 0 */
 	ProtobufCMessage *msg;	 /* of the method's in/out type; NULL when err != 0 and the peer sent none */
-	struct iovec iov[RPC_IOV_MAX]; /* the bulk bytes */
+	struct iovec *iov;	 /* the bulk bytes, niov <= RPC_IOV_MAX pieces */
 	int niov;
 	size_t bulk_len;
 	void *priv;
@@ -101,6 +101,7 @@ int rpc_stream_finish(struct rpc_stream *s, int err);
 /* From any other thread: makes a blocked send or recv return -ECANCELED. */
 void rpc_stream_cancel(struct rpc_stream *s);
 const char *rpc_stream_peer(const struct rpc_stream *s); /* certificate name; server side only */
+uint64_t rpc_stream_epoch(const struct rpc_stream *s);	 /* the peer's boot epoch; server side only */
 
 /* ---- server ----------------------------------------------------------------------------------------- */
 struct rpc_server;
@@ -120,7 +121,10 @@ struct rpc_server_opts {
 	const struct rpc_service *services;
 	size_t nservices;
 	void *ctx;
-	/* The last stream or call of a peer's connection epoch went away (any thread). May be NULL. */
+	/*
+	 * The last stream of one epoch of a peer went away (any thread; must not block long). May be NULL. Unary calls do not count: a client that
+	 * wants to be missed keeps a stream open.
+	 */
 	void (*peer_lost)(void *ctx, const char *peer);
 };
 int rpc_server_start(const struct rpc_server_opts *o, struct rpc_server **out, struct error *e);
@@ -133,10 +137,15 @@ uint64_t rpc_request_epoch(const struct rpc_request *rq);     /* the peer's boot
 uint64_t rpc_request_seq(const struct rpc_request *rq);
 const struct rpc_msg *rpc_request_msg(const struct rpc_request *rq);
 bool rpc_request_cancelled(const struct rpc_request *rq);
-/* Calls fn once when the caller cancels or goes away before the reply; at once if it already has. */
+/*
+ * Calls fn once when the caller cancels or goes away before the reply; at once if it already has. When rpc_reply() returns, fn does not
+ * run and will not run any more (unless rpc_reply() was called from within it): so do not call rpc_reply() under a lock that fn takes.
+ */
 void rpc_request_on_cancel(struct rpc_request *rq, void (*fn)(void *arg), void *arg);
 /*
- * Ends the request. err = errno (0 = success). `bulk` is not copied: release(arg) runs when it is no longer needed (may be NULL: static
+ * Ends the request; its message and strings are valid until here. A mutating request that was cancelled and not executed must be answered with
+ * ECANCELED: that answer is not remembered, so that a caller who only lost the connection may send it again.
+ * err = errno (0 = success). `bulk` is not copied: release(arg) runs when it is no longer needed (may be NULL: static
  * or copied by the callee when release is NULL and nbulk > 0).
  */
 void rpc_reply(struct rpc_request *rq, int err, const ProtobufCMessage *out, const struct iovec *bulk, int nbulk, void (*release)(void *arg),

@@ -1,0 +1,611 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The client's side: channels and unary calls.
+ *
+ * A call goes through attempts. One batch per attempt does all: send the request, receive reply and status. A mutating call whose attempt ends with
+ * the connection is parked for a moment and sent again with the same number (the server's reply cache knows it), until its deadline:
+ *
+ *     start -> ATTEMPT --reply--------------------------> done
+ *                 |  ^                                     ^
+ *        lost and mutates  timer, or the channel is up     | deadline, cancel, close, certificate refused
+ *                 v  |                                     |
+ *                PARKED -----------------------------------+
+ *
+ * An attempt is over when its batch is, and the transport has let go of the caller's bulk bytes (frame_hold).
+ *
+ * Locking: `lock` of the channel protects its lists, the state of its calls and `gcall` of each. It is never held while a completion runs.
+ */
+#include "rpc/internal.h"
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "conf/cleanup.h"
+#include "conf/clock.h"
+#include "conf/log.h"
+
+#define PARK_FIRST_MS 100
+#define PARK_MAX_MS   1000
+#define METHODS_MAX   128 /* slots of the table of registered methods; a power of two */
+
+struct call {
+	LIST_ENTRY(call) link;	 /* ch->lock */
+	struct rt_tag tag;
+	struct frame_hold hold;
+	struct rt_timer park;
+	struct rt_seq seq;
+	struct rpc_channel *ch;
+	const struct rpc_method *m;
+	uint64_t ticket;
+	grpc_slice control;
+	const struct iovec *bulk;
+	int nbulk;
+	gpr_timespec deadline;
+	unsigned park_ms;
+	rpc_done done;
+	void *arg;
+	bool cancelled, parked;	 /* ch->lock */
+	/* of the attempt */
+	grpc_call *gcall;	 /* ch->lock */
+	grpc_byte_buffer *send, *recv;
+	grpc_metadata_array md_init, md_trail;
+	grpc_status_code status;
+	grpc_slice details;
+};
+LIST_HEAD(call_list, call);
+
+struct rpc_channel {
+	pthread_mutex_t lock;
+	pthread_cond_t idle;
+	grpc_channel *gc;
+	char *server;
+	char *target;
+	struct call_list calls;
+	struct stream_list streams;
+	unsigned nstreams;
+	bool closing, wanted, up;
+	_Atomic int last_logged; /* errno of the last failure that was logged, 0 after a success */
+	void (*changed)(void *arg, bool up);
+	void *changed_arg;
+	struct rt_tag watch;
+	bool watching;
+	grpc_connectivity_state state;
+	struct {
+		const struct rpc_method *m;
+		void *handle;
+	} methods[METHODS_MAX];
+};
+
+gpr_timespec deadline_of(int ms)
+{
+	if (ms < 0)
+		return gpr_inf_future(GPR_CLOCK_MONOTONIC);
+	return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(ms, GPR_TIMESPAN));
+}
+
+int status_to_errno(grpc_status_code code, const char *details)
+{
+	switch (code) {
+	case GRPC_STATUS_OK:
+		return 0;
+	case GRPC_STATUS_UNAVAILABLE:
+		return tls_refused(details) ? -EACCES : -EHOSTDOWN;
+	case GRPC_STATUS_DEADLINE_EXCEEDED:
+		return -ETIMEDOUT;
+	case GRPC_STATUS_CANCELLED:
+		return -ECANCELED;
+	case GRPC_STATUS_UNAUTHENTICATED:
+	case GRPC_STATUS_PERMISSION_DENIED:
+		return -EACCES;
+	case GRPC_STATUS_RESOURCE_EXHAUSTED:
+		return -EMSGSIZE;
+	case GRPC_STATUS_UNIMPLEMENTED:
+		return -EOPNOTSUPP;
+	default:
+		return -EPROTO;
+	}
+}
+
+/* ---- channel ---- */
+static void kick_parked(struct rpc_channel *ch)
+{
+	struct call *c;
+
+	LIST_FOREACH(c, &ch->calls, link)
+		if (c->parked)
+			rt_timer_hurry(&c->park);
+}
+
+static void watch_more(struct rpc_channel *ch)
+{
+	grpc_channel_watch_connectivity_state(ch->gc, ch->state, gpr_inf_future(GPR_CLOCK_MONOTONIC), rt_cq(), &ch->watch);
+}
+
+static void watch_fired(struct rt_tag *t, bool ok)
+{
+	struct rpc_channel *ch = container_of(t, struct rpc_channel, watch);
+	void (*changed)(void *, bool) = NULL;
+	void *arg = NULL;
+	bool up;
+
+	(void)ok;
+	pthread_mutex_lock(&ch->lock);
+	if (ch->closing) {
+		ch->watching = false;
+		pthread_cond_broadcast(&ch->idle);
+		pthread_mutex_unlock(&ch->lock);
+		return;
+	}
+	/* A channel that was used once reconnects by itself: a lost server is noticed to be back without anybody calling it. */
+	ch->state = grpc_channel_check_connectivity_state(ch->gc, ch->wanted);
+	up = ch->state == GRPC_CHANNEL_READY;
+	if (up != ch->up) {
+		ch->up = up;
+		changed = ch->changed;
+		arg = ch->changed_arg;
+		if (up)
+			kick_parked(ch);
+	}
+	watch_more(ch);
+	pthread_mutex_unlock(&ch->lock);
+	if (changed)
+		changed(arg, up);
+}
+
+static char *target_of(const struct conf_addr *a)
+{
+	unsigned char bin[16];
+	char *s = NULL;
+	int r;
+
+	if (inet_pton(AF_INET, a->host, bin) == 1)
+		r = asprintf(&s, "ipv4:%s:%u", a->host, a->port);
+	else if (inet_pton(AF_INET6, a->host, bin) == 1)
+		r = asprintf(&s, "ipv6:[%s]:%u", a->host, a->port);
+	else
+		r = asprintf(&s, "dns:///%s:%u", a->host, a->port);
+	return r < 0 ? NULL : s;
+}
+
+static grpc_arg arg_int(const char *key, int v)
+{
+	return (grpc_arg){ .type = GRPC_ARG_INTEGER, .key = (char *)key, .value.integer = v };
+}
+
+static grpc_arg arg_str(const char *key, const char *v)
+{
+	return (grpc_arg){ .type = GRPC_ARG_STRING, .key = (char *)key, .value.string = (char *)v };
+}
+
+static grpc_channel *open_grpc(struct rpc_tls *t, const char *target, const char *server)
+{
+	grpc_arg a[] = {
+		arg_str(GRPC_SSL_TARGET_NAME_OVERRIDE_ARG, server),
+		arg_str(GRPC_ARG_DEFAULT_AUTHORITY, server),
+		arg_int(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
+		arg_int(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100),
+		arg_int(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500),
+		/* In fact the time-out of a connection attempt: a SYN that is lost is sent again after a second. */
+		arg_int(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1500),
+		arg_int(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, 500),
+		arg_int(GRPC_ARG_KEEPALIVE_TIME_MS, 5000),
+		arg_int(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5000),
+		arg_int(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
+		arg_int(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
+		arg_int(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, RPC_BULK_MAX),
+		arg_int(GRPC_ARG_HTTP2_BDP_PROBE, 0),
+		arg_int(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 2 << 20),
+		arg_int(GRPC_ARG_ENABLE_RETRIES, 0), /* the reply cache needs our own */
+		arg_int(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1),
+		arg_int(GRPC_ARG_ENABLE_PER_MESSAGE_COMPRESSION, 0),
+		arg_int(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0),
+		arg_int(GRPC_ARG_ENABLE_CHANNELZ, 0),
+		arg_int("grpc.enable_http_proxy", 0),
+	};
+	grpc_channel_args args = { ARRAY_SIZE(a), a };
+	grpc_channel_credentials *cred = tls_channel_creds(t);
+	grpc_channel *gc = grpc_channel_create(target, cred, &args);
+
+	grpc_channel_credentials_release(cred);
+	return gc;
+}
+
+struct rpc_channel *rpc_channel_open(struct rpc_tls *t, const struct conf_addr *addr, const char *server, const char *tag)
+{
+	struct rpc_channel *ch = calloc(1, sizeof(*ch));
+
+	(void)tag; /* no two channels of ours share a connection */
+	if (!ch)
+		return NULL;
+	pthread_mutex_init(&ch->lock, NULL);
+	pthread_cond_init(&ch->idle, NULL);
+	ch->server = strdup(server);
+	ch->target = target_of(addr);
+	if (!ch->server || !ch->target) {
+		free(ch->server);
+		free(ch->target);
+		free(ch);
+		return NULL;
+	}
+	ch->gc = open_grpc(t, ch->target, server);
+	ch->watch.fn = watch_fired;
+	ch->watching = true;
+	ch->state = GRPC_CHANNEL_IDLE;
+	watch_more(ch);
+	return ch;
+}
+
+void rpc_channel_watch(struct rpc_channel *ch, void (*changed)(void *arg, bool up), void *arg)
+{
+	pthread_mutex_lock(&ch->lock);
+	ch->changed = changed;
+	ch->changed_arg = arg;
+	ch->wanted = true;
+	grpc_channel_check_connectivity_state(ch->gc, 1);
+	pthread_mutex_unlock(&ch->lock);
+}
+
+static void cancel_locked(struct call *c)
+{
+	c->cancelled = true;
+	if (c->gcall)
+		grpc_call_cancel(c->gcall, NULL);
+	if (c->parked)
+		rt_timer_hurry(&c->park);
+}
+
+void rpc_channel_close(struct rpc_channel *ch)
+{
+	struct stream_link *l;
+	struct call *c;
+
+	if (!ch)
+		return;
+	pthread_mutex_lock(&ch->lock);
+	ch->closing = true;
+	LIST_FOREACH(c, &ch->calls, link)
+		cancel_locked(c);
+	LIST_FOREACH(l, &ch->streams, link)
+		rpc_stream_cancel(stream_of_link(l));
+	while (!LIST_EMPTY(&ch->calls) || ch->nstreams)
+		pthread_cond_wait(&ch->idle, &ch->lock);
+	pthread_mutex_unlock(&ch->lock);
+	grpc_channel_destroy(ch->gc); /* ends the watch */
+	pthread_mutex_lock(&ch->lock);
+	while (ch->watching)
+		pthread_cond_wait(&ch->idle, &ch->lock);
+	pthread_mutex_unlock(&ch->lock);
+	pthread_cond_destroy(&ch->idle);
+	pthread_mutex_destroy(&ch->lock);
+	free(ch->server);
+	free(ch->target);
+	free(ch);
+}
+
+/* The registered handle of a method; lock held. */
+static void *method_handle(struct rpc_channel *ch, const struct rpc_method *m)
+{
+	size_t i = ((uintptr_t)m >> 4) % METHODS_MAX, n;
+
+	for (n = 0; n < METHODS_MAX; n++, i = (i + 1) % METHODS_MAX) {
+		if (ch->methods[i].m == m)
+			return ch->methods[i].handle;
+		if (!ch->methods[i].m) {
+			ch->methods[i].m = m;
+			ch->methods[i].handle = grpc_channel_register_call(ch->gc, m->name, NULL, NULL);
+			return ch->methods[i].handle;
+		}
+	}
+	abort(); /* more methods than any protocol of ours has */
+}
+
+static grpc_call *new_call_locked(struct rpc_channel *ch, const struct rpc_method *m, gpr_timespec deadline)
+{
+	ch->wanted = true;
+	return grpc_channel_create_registered_call(ch->gc, NULL, GRPC_PROPAGATE_DEFAULTS, rt_cq(), method_handle(ch, m), deadline, NULL);
+}
+
+grpc_call *channel_new_call(struct rpc_channel *ch, const struct rpc_method *m, gpr_timespec deadline)
+{
+	grpc_call *gc = NULL;
+
+	pthread_mutex_lock(&ch->lock);
+	if (!ch->closing)
+		gc = new_call_locked(ch, m, deadline);
+	pthread_mutex_unlock(&ch->lock);
+	return gc;
+}
+
+int channel_add_stream(struct rpc_channel *ch, struct rpc_stream *s)
+{
+	int r = -ECANCELED;
+
+	pthread_mutex_lock(&ch->lock);
+	if (!ch->closing) {
+		LIST_INSERT_HEAD(&ch->streams, stream_link_of(s), link);
+		ch->nstreams++;
+		r = 0;
+	}
+	pthread_mutex_unlock(&ch->lock);
+	return r;
+}
+
+void channel_del_stream(struct rpc_channel *ch, struct rpc_stream *s)
+{
+	pthread_mutex_lock(&ch->lock);
+	LIST_REMOVE(stream_link_of(s), link);
+	ch->nstreams--;
+	pthread_cond_broadcast(&ch->idle);
+	pthread_mutex_unlock(&ch->lock);
+}
+
+/* ---- calls ---- */
+static void call_finish(struct call *c, int status, struct rpc_msg *out)
+{
+	struct rpc_channel *ch = c->ch;
+
+	rt_seq_end(&c->seq);
+	c->done(c->arg, status, out);
+	pthread_mutex_lock(&ch->lock);
+	LIST_REMOVE(c, link);
+	if (LIST_EMPTY(&ch->calls))
+		pthread_cond_broadcast(&ch->idle);
+	pthread_mutex_unlock(&ch->lock);
+	grpc_slice_unref(c->control);
+	free(c);
+}
+
+static void log_failure(struct rpc_channel *ch, int err, const char *details)
+{
+	bool first;
+
+	pthread_mutex_lock(&ch->lock);
+	first = ch->last_logged != err;
+	ch->last_logged = err;
+	pthread_mutex_unlock(&ch->lock);
+	if (!first)
+		return;
+	if (err == -EACCES)
+		log_error("%s (%s): certificate refused: %s", ch->server, ch->target, details);
+	else if (err == -EPROTO)
+		log_warn("%s (%s): %s", ch->server, ch->target, details);
+	else
+		log_debug("%s (%s): %s", ch->server, ch->target, details);
+}
+
+static bool may_retry(const struct call *c, int err)
+{
+	return c->m->mutates && err == -EHOSTDOWN && !c->cancelled && !c->ch->closing &&
+	       gpr_time_cmp(gpr_now(GPR_CLOCK_MONOTONIC), c->deadline) < 0;
+}
+
+/* Parks the call when it is to be sent again. A cancel that comes before is seen by may_retry(), one that comes after hurries the timer. */
+static bool park(struct call *c, int err)
+{
+	struct rpc_channel *ch = c->ch;
+	bool again;
+	unsigned ms;
+	int64_t left;
+
+	pthread_mutex_lock(&ch->lock);
+	again = may_retry(c, err);
+	if (again) {
+		c->park_ms = c->park_ms ? c->park_ms * 2 : PARK_FIRST_MS;
+		if (c->park_ms > PARK_MAX_MS)
+			c->park_ms = PARK_MAX_MS;
+		ms = c->park_ms;
+		if (gpr_time_cmp(c->deadline, gpr_inf_future(GPR_CLOCK_MONOTONIC))) {
+			left = gpr_time_to_millis(gpr_time_sub(c->deadline, gpr_now(GPR_CLOCK_MONOTONIC)));
+			ms = left < ms ? (left < 0 ? 0 : left) : ms;
+		}
+		c->parked = true;
+		rt_timer_arm(&c->park, ch->up ? 1 : ms);
+	}
+	pthread_mutex_unlock(&ch->lock);
+	return again;
+}
+
+static void attempt_over(struct call *c)
+{
+	struct rpc_msg out = { 0 };
+	struct frame_head h;
+	char *details = NULL;
+	int r;
+
+	if (c->status == GRPC_STATUS_OK && c->recv) {
+		r = frame_decode(c->recv, frame_limit(c->m), c->m->out, &h, &out);
+		c->recv = NULL;
+		if (r)
+			log_failure(c->ch, r, "reply that cannot be decoded");
+	} else if (c->status == GRPC_STATUS_OK) {
+		r = -EPROTO;
+		log_failure(c->ch, r, "no reply in the answer");
+	} else {
+		details = grpc_slice_to_c_string(c->details);
+		r = status_to_errno(c->status, details);
+		if (r == -ECANCELED && !c->cancelled)
+			r = -EHOSTDOWN; /* the server gave up on it: it is going down */
+		log_failure(c->ch, r, details);
+		gpr_free(details);
+	}
+	grpc_slice_unref(c->details);
+	grpc_metadata_array_destroy(&c->md_init);
+	grpc_metadata_array_destroy(&c->md_trail);
+	if (c->recv)
+		grpc_byte_buffer_destroy(c->recv);
+	c->recv = NULL;
+	if (!r)
+		c->ch->last_logged = 0;
+	if (r && park(c, r))
+		return;
+	call_finish(c, r, &out);
+}
+
+/* The rare case that the transport lets go of the bulk bytes after the call is over: goes on in the clock thread, out of gRPC's insides. */
+static void late_fired(struct rt_timer *t)
+{
+	attempt_over(container_of(t, struct call, park));
+}
+
+static void park_fired(struct rt_timer *t);
+
+static void hold_over(struct frame_hold *h)
+{
+	struct call *c = container_of(h, struct call, hold);
+
+	c->park.fn = late_fired;
+	rt_timer_arm(&c->park, 0);
+}
+
+static void batch_over(struct rt_tag *t, bool ok)
+{
+	struct call *c = container_of(t, struct call, tag);
+	grpc_call *gcall;
+
+	(void)ok; /* receiving a status always succeeds */
+	pthread_mutex_lock(&c->ch->lock);
+	gcall = c->gcall;
+	c->gcall = NULL;
+	pthread_mutex_unlock(&c->ch->lock);
+	grpc_call_unref(gcall);
+	grpc_byte_buffer_destroy(c->send);
+	c->send = NULL;
+	if (atomic_fetch_sub(&c->hold.count, 1) == 1)
+		attempt_over(c);
+}
+
+static void fill_ops(struct call *c, grpc_op *op)
+{
+	memset(op, 0, 6 * sizeof(*op));
+	op[0].op = GRPC_OP_SEND_INITIAL_METADATA;
+	op[1].op = GRPC_OP_SEND_MESSAGE;
+	op[1].data.send_message.send_message = c->send;
+	op[2].op = GRPC_OP_SEND_CLOSE_FROM_CLIENT;
+	op[3].op = GRPC_OP_RECV_INITIAL_METADATA;
+	op[3].data.recv_initial_metadata.recv_initial_metadata = &c->md_init;
+	op[4].op = GRPC_OP_RECV_MESSAGE;
+	op[4].data.recv_message.recv_message = &c->recv;
+	op[5].op = GRPC_OP_RECV_STATUS_ON_CLIENT;
+	op[5].data.recv_status_on_client.trailing_metadata = &c->md_trail;
+	op[5].data.recv_status_on_client.status = &c->status;
+	op[5].data.recv_status_on_client.status_details = &c->details;
+}
+
+/* Ends with -errno, or an attempt is under way and `c` is no longer ours. */
+static int attempt(struct call *c)
+{
+	struct rpc_channel *ch = c->ch;
+	grpc_call *gcall;
+	grpc_op op[6];
+	int r;
+
+	c->hold.count = 1;
+	c->hold.last = hold_over;
+	c->park.fn = park_fired;
+	r = frame_buffer(c->control, c->bulk, c->nbulk, &c->hold, frame_limit(c->m), &c->send);
+	if (r)
+		return r;
+	grpc_metadata_array_init(&c->md_init);
+	grpc_metadata_array_init(&c->md_trail);
+	fill_ops(c, op);
+	pthread_mutex_lock(&ch->lock);
+	if (ch->closing || c->cancelled) {
+		pthread_mutex_unlock(&ch->lock);
+		grpc_byte_buffer_destroy(c->send); /* nothing but this holds the slices */
+		return -ECANCELED;
+	}
+	gcall = c->gcall = new_call_locked(ch, c->m, c->deadline);
+	grpc_call_ref(gcall); /* a quick end drops the other reference before start_batch returns */
+	pthread_mutex_unlock(&ch->lock);
+	if (grpc_call_start_batch(gcall, op, 6, &c->tag, NULL) != GRPC_CALL_OK)
+		abort(); /* only wrong use of the API does that */
+	grpc_call_unref(gcall);
+	return 0;
+}
+
+static void park_fired(struct rt_timer *t)
+{
+	struct call *c = container_of(t, struct call, park);
+	struct rpc_msg none = { 0 };
+	int r;
+
+	pthread_mutex_lock(&c->ch->lock);
+	c->parked = false;
+	pthread_mutex_unlock(&c->ch->lock);
+	if (gpr_time_cmp(gpr_now(GPR_CLOCK_MONOTONIC), c->deadline) >= 0)
+		r = -ETIMEDOUT;
+	else
+		r = attempt(c);
+	if (r)
+		call_finish(c, r, &none);
+}
+
+uint64_t rpc_call_async(struct rpc_channel *ch, const struct rpc_method *m, const ProtobufCMessage *in, const struct iovec *bulk, int nbulk,
+	int deadline_ms, rpc_done done, void *arg)
+{
+	static _Atomic uint64_t tickets;
+	struct frame_head h = { .version = RPC_VERSION, .epoch = clock_epoch() };
+	struct rpc_msg none = { 0 };
+	struct call *c = calloc(1, sizeof(*c));
+	uint64_t ticket = atomic_fetch_add(&tickets, 1) + 1;
+	int r;
+
+	if (!c) {
+		done(arg, -ENOMEM, &none);
+		return ticket;
+	}
+	*c = (struct call){ .tag.fn = batch_over, .ch = ch, .m = m, .ticket = ticket, .bulk = bulk, .nbulk = nbulk, .done = done, .arg = arg };
+	c->deadline = deadline_of(deadline_ms);
+	c->control = grpc_empty_slice();
+	rt_seq_begin(&c->seq, m->mutates, &h.acked);
+	h.seq = c->seq.seq;
+	r = frame_control(&h, in, &c->control);
+	pthread_mutex_lock(&ch->lock);
+	LIST_INSERT_HEAD(&ch->calls, c, link);
+	pthread_mutex_unlock(&ch->lock);
+	if (!r)
+		r = attempt(c);
+	if (r)
+		call_finish(c, r, &none);
+	return ticket;
+}
+
+void rpc_cancel(struct rpc_channel *ch, uint64_t ticket)
+{
+	struct call *c;
+
+	pthread_mutex_lock(&ch->lock);
+	LIST_FOREACH(c, &ch->calls, link) {
+		if (c->ticket == ticket) {
+			cancel_locked(c);
+			break;
+		}
+	}
+	pthread_mutex_unlock(&ch->lock);
+}
+
+struct sync_call {
+	struct rt_event ev;
+	int status;
+	struct rpc_msg *out;
+};
+
+static void sync_done(void *arg, int status, struct rpc_msg *out)
+{
+	struct sync_call *s = arg;
+
+	s->status = status;
+	*s->out = *out;
+	rt_event_set(&s->ev);
+}
+
+int rpc_call(struct rpc_channel *ch, const struct rpc_method *m, const ProtobufCMessage *in, const struct iovec *bulk, int nbulk,
+	int deadline_ms, struct rpc_msg *out)
+{
+	struct sync_call s = { .out = out };
+
+	rpc_call_async(ch, m, in, bulk, nbulk, deadline_ms, sync_done, &s);
+	rt_event_wait(&s.ev);
+	return s.status;
+}

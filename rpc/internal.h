@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of rpc/ share; nobody else includes it.
+ *
+ * Threads: RT_THREADS threads wait in the process's one client completion queue and run tags; each server has a second
+ * queue for new requests, drained by its workers, who run the handler in place (no hand-over between the thread that read the socket and the
+ * handler). Everything that follows on a call (sent, closed, cancelled, received) is a tag of the first queue, so that it is never
+ * stuck behind a handler that blocks. One clock thread runs timers and completions that cannot run where they become ready.
+ */
+#ifndef RPC_INTERNAL_H
+#define RPC_INTERNAL_H
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/queue.h>
+#include <grpc/grpc.h>
+#include <grpc/grpc_security.h>
+#include <grpc/byte_buffer.h>
+#include <grpc/support/alloc.h>
+#include "rpc/rpc.h"
+
+#define RPC_VERSION	1
+#define RPC_VERSION_MIN 1 /* peers that speak less are refused */
+#define RPC_MD_ERRNO	"sprite-errno" /* trailing metadata of a stream */
+#define RPC_MD_EPOCH	"sprite-epoch" /* initial metadata of a stream */
+
+/* ---- runtime.c ---- */
+struct rt_tag {
+	void (*fn)(struct rt_tag *t, bool ok);
+};
+grpc_completion_queue *rt_cq(void);
+void rt_dispatch(grpc_event ev);
+int rt_thread(pthread_t *t, void *(*fn)(void *), void *arg, const char *name);
+
+/* A one-shot: set once, waited for by one thread. */
+struct rt_event {
+	_Atomic uint32_t set;
+};
+void rt_event_set(struct rt_event *e);
+void rt_event_wait(struct rt_event *e);
+
+struct rt_timer {
+	TAILQ_ENTRY(rt_timer) link; /* runtime's lock */
+	uint64_t when_ns;
+	bool armed;
+	void (*fn)(struct rt_timer *t);
+};
+/* Runs t->fn on the clock thread after `ms`. Never while it is armed already. */
+void rt_timer_arm(struct rt_timer *t, unsigned ms);
+/* Makes an armed timer run now; false: it was not armed (has run or is running). */
+bool rt_timer_hurry(struct rt_timer *t);
+uint64_t rt_now_ns(void); /* CLOCK_MONOTONIC of the kernel: what gRPC's deadlines use */
+
+/* Numbers calls. Mutating ones stay in a list until their result is known, which gives the watermark for the servers' reply caches. */
+struct rt_seq {
+	TAILQ_ENTRY(rt_seq) link;
+	uint64_t seq;
+	bool listed;
+};
+void rt_seq_begin(struct rt_seq *q, bool mutates, uint64_t *acked);
+void rt_seq_end(struct rt_seq *q);
+
+/* ---- frame.c ---- */
+struct frame_head {
+	uint32_t version, err;
+	uint64_t epoch, seq, acked;
+};
+static inline size_t frame_limit(const struct rpc_method *m)
+{
+	return m->bulk ? RPC_BULK_MAX : RPC_CONTROL_MAX;
+}
+/* Header and message as one slice. `msg` NULL: no message. -EMSGSIZE. */
+int frame_control(const struct frame_head *h, const ProtobufCMessage *msg, grpc_slice *out);
+/* Counts user-data slices that are not yet released; starts at 1 for the owner. `last` runs when it falls to 0, inside gRPC: it must not call gRPC. */
+struct frame_hold {
+	_Atomic int count;
+	void (*last)(struct frame_hold *h);
+};
+static inline void frame_hold_drop(struct frame_hold *h)
+{
+	if (atomic_fetch_sub(&h->count, 1) == 1)
+		h->last(h);
+}
+/* The byte buffer of control and bulk bytes. hold NULL: bulk is copied. -EMSGSIZE when over `limit`, -EINVAL for a bad iovec. */
+int frame_buffer(grpc_slice control, const struct iovec *bulk, int nbulk, struct frame_hold *hold, size_t limit, grpc_byte_buffer **out);
+/*
+ * Takes the frame apart. On success *out owns the buffer; on failure the buffer is destroyed. desc NULL: any message is skipped.
+ * -EMSGSIZE or -EPROTO.
+ */
+int frame_decode(grpc_byte_buffer *bb, size_t limit, const ProtobufCMessageDescriptor *desc, struct frame_head *h, struct rpc_msg *out);
+
+/* ---- identity.c ---- */
+grpc_channel_credentials *tls_channel_creds(struct rpc_tls *t);
+grpc_server_credentials *tls_server_creds(struct rpc_tls *t);
+/* The first DNS name in the peer's certificate. -EACCES when there is none. */
+int tls_peer_name(grpc_call *call, char *buf, size_t size);
+/* Does this text of a failed call say that a certificate was refused? */
+bool tls_refused(const char *details);
+
+/* ---- channel.c ---- */
+int status_to_errno(grpc_status_code code, const char *details);
+struct rpc_stream;
+grpc_call *channel_new_call(struct rpc_channel *ch, const struct rpc_method *m, gpr_timespec deadline);
+int channel_add_stream(struct rpc_channel *ch, struct rpc_stream *s);
+void channel_del_stream(struct rpc_channel *ch, struct rpc_stream *s);
+gpr_timespec deadline_of(int ms);
+
+/* ---- stream.c ---- */
+struct stream_link {
+	LIST_ENTRY(stream_link) link; /* lock of the channel or server */
+};
+LIST_HEAD(stream_list, stream_link);
+struct stream_link *stream_link_of(struct rpc_stream *s);
+struct rpc_stream *stream_of_link(struct stream_link *l);
+struct rpc_server;
+/* Takes over the call. */
+struct rpc_stream *stream_accept(struct rpc_server *srv, grpc_call *call, const struct rpc_method *m, const char *peer, uint64_t epoch);
+
+/* ---- server.c ---- */
+void server_stream_gone(struct rpc_server *srv, struct rpc_stream *s);
+
+#endif

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The process-wide part of rpc: start and end of gRPC, its threads, timers, call numbers, and gRPC's own log.
+ *
+ * Locking: `clock_lock` protects the timer list, `seq_lock` the numbers; neither is held while foreign code runs.
+ */
+#include "rpc/internal.h"
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <malloc.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+#include <grpc/support/log.h>
+#include "conf/clock.h"
+#include "conf/log.h"
+
+#define RT_THREADS 2
+
+static struct {
+	grpc_completion_queue *cq;
+	pthread_t threads[RT_THREADS], clock;
+	pthread_mutex_t clock_lock;
+	pthread_cond_t clock_cond;
+	TAILQ_HEAD(rt_timers, rt_timer) timers; /* by when_ns */
+	bool stop;
+	pthread_mutex_t seq_lock;
+	uint64_t next_seq;
+	TAILQ_HEAD(, rt_seq) unfinished; /* by seq */
+} rt = {
+	.clock_lock = PTHREAD_MUTEX_INITIALIZER,
+	.seq_lock = PTHREAD_MUTEX_INITIALIZER,
+};
+
+grpc_completion_queue *rt_cq(void)
+{
+	return rt.cq;
+}
+
+uint64_t rt_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000ull + ts.tv_nsec;
+}
+
+void rt_event_set(struct rt_event *e)
+{
+	/* The waiter may return and free `e` as soon as it sees the store; FUTEX_WAKE on a stale address is harmless. */
+	atomic_store(&e->set, 1);
+	syscall(SYS_futex, &e->set, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+void rt_event_wait(struct rt_event *e)
+{
+	while (!atomic_load(&e->set))
+		syscall(SYS_futex, &e->set, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
+}
+
+/* Signals belong to the daemon's main thread: every thread of ours (and those that gRPC starts from them) blocks all. */
+int rt_thread(pthread_t *t, void *(*fn)(void *), void *arg, const char *name)
+{
+	sigset_t all, old;
+	int r;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = pthread_create(t, NULL, fn, arg);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (!r)
+		pthread_setname_np(*t, name);
+	return -r;
+}
+
+void rt_dispatch(grpc_event ev)
+{
+	struct rt_tag *t = ev.tag;
+
+	t->fn(t, ev.success);
+}
+
+static void *poll_main(void *arg)
+{
+	(void)arg;
+	for (;;) {
+		grpc_event ev = grpc_completion_queue_next(rt.cq, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+
+		if (ev.type == GRPC_QUEUE_SHUTDOWN)
+			return NULL;
+		if (ev.type == GRPC_OP_COMPLETE)
+			rt_dispatch(ev);
+	}
+}
+
+/* ---- timers ---- */
+static void timer_insert(struct rt_timer *t)
+{
+	struct rt_timer *at;
+
+	/* Most are armed with the same delay, so that the end is nearly always the place. */
+	TAILQ_FOREACH_REVERSE (at, &rt.timers, rt_timers, link)
+		if (at->when_ns <= t->when_ns)
+			break;
+	if (at)
+		TAILQ_INSERT_AFTER(&rt.timers, at, t, link);
+	else
+		TAILQ_INSERT_HEAD(&rt.timers, t, link);
+	if (TAILQ_FIRST(&rt.timers) == t)
+		pthread_cond_signal(&rt.clock_cond);
+}
+
+void rt_timer_arm(struct rt_timer *t, unsigned ms)
+{
+	pthread_mutex_lock(&rt.clock_lock);
+	t->when_ns = rt_now_ns() + ms * 1000000ull;
+	t->armed = true;
+	timer_insert(t);
+	pthread_mutex_unlock(&rt.clock_lock);
+}
+
+bool rt_timer_hurry(struct rt_timer *t)
+{
+	bool armed;
+
+	pthread_mutex_lock(&rt.clock_lock);
+	armed = t->armed;
+	if (armed) {
+		TAILQ_REMOVE(&rt.timers, t, link);
+		t->when_ns = 0;
+		timer_insert(t);
+		pthread_cond_signal(&rt.clock_cond);
+	}
+	pthread_mutex_unlock(&rt.clock_lock);
+	return armed;
+}
+
+static void *clock_main(void *arg)
+{
+	struct rt_timer *t;
+
+	(void)arg;
+	pthread_mutex_lock(&rt.clock_lock);
+	while (!rt.stop) {
+		t = TAILQ_FIRST(&rt.timers);
+		if (!t) {
+			pthread_cond_wait(&rt.clock_cond, &rt.clock_lock);
+		} else if (t->when_ns > rt_now_ns()) {
+			struct timespec ts = { t->when_ns / 1000000000, t->when_ns % 1000000000 };
+
+			pthread_cond_timedwait(&rt.clock_cond, &rt.clock_lock, &ts);
+		} else {
+			TAILQ_REMOVE(&rt.timers, t, link);
+			t->armed = false;
+			pthread_mutex_unlock(&rt.clock_lock);
+			t->fn(t);
+			pthread_mutex_lock(&rt.clock_lock);
+		}
+	}
+	pthread_mutex_unlock(&rt.clock_lock);
+	return NULL;
+}
+
+/* ---- call numbers ---- */
+void rt_seq_begin(struct rt_seq *q, bool mutates, uint64_t *acked)
+{
+	pthread_mutex_lock(&rt.seq_lock);
+	q->seq = ++rt.next_seq;
+	q->listed = mutates;
+	if (mutates)
+		TAILQ_INSERT_TAIL(&rt.unfinished, q, link);
+	*acked = TAILQ_EMPTY(&rt.unfinished) ? q->seq : TAILQ_FIRST(&rt.unfinished)->seq;
+	pthread_mutex_unlock(&rt.seq_lock);
+}
+
+void rt_seq_end(struct rt_seq *q)
+{
+	if (!q->listed)
+		return;
+	pthread_mutex_lock(&rt.seq_lock);
+	TAILQ_REMOVE(&rt.unfinished, q, link);
+	q->listed = false;
+	pthread_mutex_unlock(&rt.seq_lock);
+}
+
+/* ---- start and end ---- */
+static void grpc_to_log(gpr_log_func_args *a)
+{
+	/* gRPC calls a peer that goes away an error; what matters to people is logged by our own code with the peer's name. */
+	log_debug("grpc: %s", a->message);
+}
+
+/*
+ * TLS 1.3 only: gRPC's C API cannot set the lowest version, but its cipher list governs TLS 1.2 alone (SSL_CTX_set_cipher_list(3)),
+ * and a pre-shared-key cipher can never be agreed on by us. 1.3 has its own list.
+ */
+#define CIPHERS_WITHOUT_TLS12 "PSK-AES256-GCM-SHA384"
+
+void rpc_init(void)
+{
+	sigset_t all, old;
+	pthread_condattr_t ca;
+	int i;
+
+	/* A frame of 1 MiB is allocated and freed for every bulk call: without these each one goes to the kernel and back. */
+	mallopt(M_TRIM_THRESHOLD, 1 << 30);
+	mallopt(M_MMAP_THRESHOLD, 32 << 20);
+	mallopt(M_TOP_PAD, 16 << 20);
+	setenv("GRPC_POLL_STRATEGY", "epoll1", 0);
+	setenv("GRPC_DNS_RESOLVER", "native", 1); /* getaddrinfo: /etc/hosts counts */
+	setenv("GRPC_SSL_CIPHER_SUITES", CIPHERS_WITHOUT_TLS12, 1);
+	gpr_set_log_function(grpc_to_log);
+	gpr_set_log_verbosity(log_enabled(LOG_DBG) ? GPR_LOG_SEVERITY_DEBUG : GPR_LOG_SEVERITY_ERROR);
+
+	TAILQ_INIT(&rt.timers);
+	TAILQ_INIT(&rt.unfinished);
+	rt.stop = false;
+	pthread_condattr_init(&ca);
+	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
+	pthread_cond_init(&rt.clock_cond, &ca);
+	pthread_condattr_destroy(&ca);
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	grpc_init();
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	rt.cq = grpc_completion_queue_create_for_next(NULL);
+	for (i = 0; i < RT_THREADS; i++)
+		if (rt_thread(&rt.threads[i], poll_main, NULL, "rpc") < 0)
+			abort();
+	if (rt_thread(&rt.clock, clock_main, NULL, "rpc-clock") < 0)
+		abort();
+}
+
+void rpc_shutdown(void)
+{
+	int i;
+
+	pthread_mutex_lock(&rt.clock_lock);
+	rt.stop = true;
+	pthread_cond_signal(&rt.clock_cond);
+	pthread_mutex_unlock(&rt.clock_lock);
+	pthread_join(rt.clock, NULL);
+	grpc_completion_queue_shutdown(rt.cq);
+	for (i = 0; i < RT_THREADS; i++)
+		pthread_join(rt.threads[i], NULL);
+	grpc_completion_queue_destroy(rt.cq);
+	rt.cq = NULL;
+	pthread_cond_destroy(&rt.clock_cond);
+	grpc_shutdown_blocking();
+}
