@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* sprite-lab down: lets the daemons end in order, then ends the hub and clears all traces. Says which daemons had failed. */
+#include "lab.h"
+#include <errno.h>
+#include <getopt.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+
+static void complain(const char *node, json_t *answer)
+{
+	json_t *row;
+	size_t i;
+
+	json_array_foreach(json_object_get(answer, "daemons"), i, row) {
+		int status = json_integer_value(json_object_get(row, "status"));
+		if (json_is_true(json_object_get(row, "failed")))
+			fprintf(stderr, "sprite-lab: %s: %s had ended by %s %d\n", node, json_string_value(json_object_get(row, "name")),
+				WIFSIGNALED(status) ? "signal" : "status", WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+	}
+}
+
+/* Workstations first, so that they can still reach their server; a node that does not answer within the time is ended with the hub. */
+static void stop(struct lab *lab, bool servers)
+{
+	struct pollfd p[LAB_NODES_MAX];
+
+	for (size_t i = 0; i < lab->nnodes; i++) {
+		struct error e = {0};
+
+		p[i] = (struct pollfd){.fd = -1, .events = POLLIN};
+		if (lab->node[i].server != servers)
+			continue;
+		p[i].fd = client_connect(lab, lab->node[i].name, &e);
+		if (p[i].fd >= 0)
+			client_send(p[i].fd, json_pack("{s:s}", "verb", "stop"), NULL, 0);
+	}
+	for (size_t i = 0; i < lab->nnodes; i++) {
+		json_t *answer;
+
+		if (p[i].fd < 0)
+			continue;
+		answer = poll(&p[i], 1, 20000) == 1 ? client_receive(p[i].fd, NULL) : NULL;
+		if (!answer)
+			fprintf(stderr, "sprite-lab: %s: did not stop in order\n", lab->node[i].name);
+		complain(lab->node[i].name, answer);
+		json_decref(answer);
+		close(p[i].fd);
+	}
+}
+
+int cmd_down(const char *name, int argc, char **argv)
+{
+	static struct lab lab;
+	struct error e = {0};
+	int rc;
+
+	(void)argv;
+	if (argc != 1)
+		return usage_error("down");
+	rc = lab_open(&lab, name, &e);
+	if (rc < 0 && rc != -ENOENT)
+		return fail(&e);
+	rc = lab_lock(&lab, false, &e);
+	if (rc == -ENOENT) { /* control groups may be all that is left */
+		rc = lab_clear(&lab, &e);
+		if (rc < 0)
+			return fail(&e);
+		fprintf(stderr, "sprite-lab: lab %s is not up\n", name);
+		return 0;
+	}
+	if (rc < 0)
+		return fail(&e);
+	if (lab_alive(&lab)) {
+		stop(&lab, false);
+		stop(&lab, true);
+	}
+	return lab_clear(&lab, &e) < 0 ? fail(&e) : 0;
+}

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sprite-lab up: makes the lab, starts the root file server, then everything else at once. If it fails or dies, nothing of the lab stays: it holds the hub's
+ * leash (hub.c) until the lab is complete.
+ */
+#include "lab.h"
+#include <errno.h>
+#include <getopt.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+static int parse(int argc, char **argv, struct lab_options *o)
+{
+	static const struct option options[] = {{"workstations", 1, NULL, 'n'}, {"servers", 1, NULL, 's'}, {"store", 1, NULL, 'S'}, {"bind", 1, NULL, 'b'},
+		{"cpu-hide", 1, NULL, 'c'}, {NULL, 0, NULL, 0}};
+	char *end = NULL;
+	int c;
+
+	*o = (struct lab_options){.workstations = 3, .servers = 1};
+	while ((c = getopt_long(argc, argv, "n:s:", options, NULL)) != -1) {
+		switch (c) {
+		case 'n':
+			o->workstations = strtol(optarg, &end, 10);
+			break;
+		case 's':
+			o->servers = strtol(optarg, &end, 10);
+			break;
+		case 'S':
+			o->store_size = optarg;
+			break;
+		case 'b':
+			if (!strchr(optarg, ':') || o->nbind == ARRAY_SIZE(o->bind))
+				return -EINVAL;
+			o->bind[o->nbind++] = optarg;
+			break;
+		case 'c':
+			if (!strchr(optarg, '=') || o->ncpu_hide == ARRAY_SIZE(o->cpu_hide))
+				return -EINVAL;
+			o->cpu_hide[o->ncpu_hide++] = optarg;
+			break;
+		default:
+			return -EINVAL;
+		}
+		if (end && *end)
+			return -EINVAL;
+	}
+	if (optind != argc || o->workstations < 0 || o->servers < 1 || o->workstations + o->servers > LAB_NODES_MAX)
+		return -EINVAL;
+	return 0;
+}
+
+static void name_nodes(struct lab *lab, const struct lab_options *o)
+{
+	lab->nnodes = 0;
+	for (int i = 0; i < o->servers + o->workstations; i++) {
+		struct lab_node *n = &lab->node[lab->nnodes++];
+		bool server = i < o->servers;
+
+		*n = (struct lab_node){.index = i, .server = server};
+		snprintf(n->name, sizeof(n->name), "%s%d", server ? "fs" : "ws", server ? i + 1 : i - o->servers + 1);
+		snprintf(n->address, sizeof(n->address), "10.77.%d.%d", lab->subnet, server ? 1 + i : 101 + i - o->servers);
+	}
+}
+
+/* Prints the end of a daemon's log: whoever sees `up` fail has nothing else, the node goes. */
+static void show_log(const struct lab_node *n, const char *daemon)
+{
+	_cleanup_free_ char *path = xasprintf("/proc/%d/root/var/log/sprite/%s.log", n->pid, daemon);
+	_cleanup_free_ char *text = xcalloc(1, 65536);
+	int len = read_file(path, text, 65536), lines = 0, at = len;
+
+	while (at > 0 && lines < 15)
+		if (text[--at] == '\n')
+			lines++;
+	if (len > 0)
+		fprintf(stderr, "--- end of %s's log on %s:\n%s\n---\n", daemon, n->name, text + (at ? at + 1 : 0));
+}
+
+/* Reads the answer to `boot`. */
+static int boot_result(const struct lab_node *n, int sock, struct error *e)
+{
+	json_t *answer = client_receive(sock, NULL), *row;
+	size_t i;
+
+	if (!answer)
+		return error_set(e, EPIPE, "%s died", n->name);
+	json_array_foreach(json_object_get(answer, "daemons"), i, row) {
+		const char *name = json_string_value(json_object_get(row, "name")), *state = json_string_value(json_object_get(row, "state"));
+
+		/* DEVELOPMENT ONLY: both become errors when all daemons are there */
+		if (strcmp(state, "missing") == 0)
+			fprintf(stderr, "sprite-lab: WARNING: %s: %s is not built, the lab goes without\n", n->name, name);
+		if (json_is_true(json_object_get(row, "silent")))
+			fprintf(stderr, "sprite-lab: WARNING: %s: %s answers but never said READY=1\n", n->name, name);
+		if (strcmp(state, "ended") == 0) {
+			int status = json_integer_value(json_object_get(row, "status"));
+			show_log(n, name);
+			error_set(e, EIO, "%s: %s ended at its start (%s %d)", n->name, name, WIFSIGNALED(status) ? "signal" : "status",
+				WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+		}
+	}
+	json_decref(answer);
+	return e->code ? -e->code : 0;
+}
+
+/* Starts the daemons of nodes [from, to), waits for all. */
+static int boot(struct lab *lab, size_t from, size_t to, struct error *e)
+{
+	int sock[LAB_NODES_MAX], rc = 0;
+	size_t i, asked = from;
+
+	for (i = from; rc == 0 && i < to; i++) {
+		struct ucred peer;
+		socklen_t len = sizeof(peer);
+
+		rc = sock[i] = client_connect(lab, lab->node[i].name, e);
+		if (rc < 0)
+			break;
+		asked = i + 1;
+		if (getsockopt(sock[i], SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0)
+			lab->node[i].pid = peer.pid; /* the init's, as seen here */
+		rc = client_send(sock[i], json_pack("{s:s}", "verb", "boot"), NULL, 0);
+		if (rc < 0)
+			error_set(e, -rc, "%s: %s", lab->node[i].name, strerror(-rc));
+	}
+	for (i = from; i < asked; i++) {
+		if (rc == 0)
+			rc = boot_result(&lab->node[i], sock[i], e);
+		close(sock[i]);
+	}
+	return rc;
+}
+
+int cmd_up(const char *name, int argc, char **argv)
+{
+	static struct lab lab;
+	struct lab_options o;
+	struct error e = {0};
+	int leash = -1, rc;
+
+	if (parse(argc, argv, &o) < 0)
+		return usage_error("up");
+	rc = lab_open(&lab, name, &e);
+	if (rc < 0 && rc != -ENOENT)
+		return fail(&e);
+	if (lab_lock(&lab, true, &e) < 0)
+		return fail(&e);
+	if (lab_alive(&lab)) {
+		fprintf(stderr, "sprite-lab: lab %s is up already: sprite-lab --name %s down\n", name, name);
+		return 1;
+	}
+	/* what a killed one left; the directory goes with it, so take it again */
+	rc = lab_clear(&lab, &e);
+	close(lab.lock);
+	rc = rc ? rc : lab_lock(&lab, true, &e);
+	if (rc < 0)
+		return fail(&e);
+	cgroup_probe();
+	lab.subnet = lab_free_subnet();
+	name_nodes(&lab, &o);
+	rc = pki_create(&lab, &e);
+	rc = rc ? rc : hub_start(&lab, &o, &leash, &e);
+	rc = rc ? rc : boot(&lab, 0, 1, &e); /* the root server first: all others ask it */
+	rc = rc ? rc : boot(&lab, 1, lab.nnodes, &e);
+	rc = rc ? rc : lab_save(&lab, &e);
+	if (rc == 0 && write(leash, "u", 1) == 1) {
+		printf("lab %s is up:", name);
+		for (size_t i = 0; i < lab.nnodes; i++)
+			printf(" %s", lab.node[i].name);
+		printf("\n");
+		return 0;
+	}
+	fail(&e);
+	memset(&e, 0, sizeof(e));
+	if (lab_clear(&lab, &e) < 0)
+		fail(&e);
+	return 1;
+}

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What is known of a lab from outside: LAB_RUN/NAME/state.json, written by `up`, and the removal of everything that a lab leaves there.
+ * Locking: commands that change a lab hold flock(2) on its directory; the directory is removed while locked, so whoever waited looks again.
+ */
+#include "lab.h"
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+
+uint64_t proc_start_time(pid_t pid)
+{
+	char path[64], buf[1024], *p;
+	uint64_t start = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	if (read_file(path, buf, sizeof(buf)) <= 0)
+		return 0;
+	p = strrchr(buf, ')'); /* the name may hold anything */
+	for (int field = 2; p && field < 22; field++)
+		p = strchr(p + 1, ' ');
+	if (p)
+		start = strtoull(p + 1, NULL, 10);
+	return start;
+}
+
+static int name_check(const char *name, struct error *e)
+{
+	size_t len = strlen(name);
+
+	for (size_t i = 0; i < len; i++)
+		if (!isalnum((unsigned char)name[i]) && !(i > 0 && strchr("-_.", name[i])))
+			len = 0;
+	if (len < 1 || len > 24)
+		return error_set(e, EINVAL, "lab name \"%s\": expected 1 to 24 letters, digits, - _ .", name);
+	return 0;
+}
+
+static int state_parse(struct lab *lab, json_t *state)
+{
+	json_t *nodes = NULL, *row;
+	size_t i;
+
+	if (json_unpack(state, "{s:i, s:i, s:I, s:o}", "subnet", &lab->subnet, "hub", &lab->hub, "hub_start", (json_int_t *)&lab->hub_start,
+		    "nodes", &nodes) < 0)
+		return -EINVAL;
+	json_array_foreach(nodes, i, row) {
+		struct lab_node *n = &lab->node[lab->nnodes];
+		const char *name, *address;
+		int server;
+
+		if (lab->nnodes == LAB_NODES_MAX || json_unpack(row, "{s:s, s:b, s:s, s:i}", "name", &name, "server", &server, "address", &address,
+							"pid", &n->pid) < 0)
+			return -EINVAL;
+		snprintf(n->name, sizeof(n->name), "%s", name);
+		snprintf(n->address, sizeof(n->address), "%s", address);
+		n->server = server;
+		n->index = lab->nnodes++;
+	}
+	return 0;
+}
+
+int lab_open(struct lab *lab, const char *name, struct error *e)
+{
+	_cleanup_free_ char *path = NULL;
+	char *slash;
+	json_t *state;
+	int rc;
+
+	memset(lab, 0, sizeof(*lab));
+	lab->lock = -1;
+	rc = name_check(name, e);
+	if (rc < 0)
+		return rc;
+	snprintf(lab->name, sizeof(lab->name), "%s", name);
+	snprintf(lab->dir, sizeof(lab->dir), LAB_RUN "/%s", name);
+	snprintf(lab->disk, sizeof(lab->disk), LAB_DISK "/%s", name);
+	if (readlink("/proc/self/exe", lab->bindir, sizeof(lab->bindir) - 1) < 0)
+		return error_set(e, errno, "/proc/self/exe: %s", strerror(errno));
+	slash = strrchr(lab->bindir, '/');
+	*slash = 0;
+
+	path = xasprintf("%s/state.json", lab->dir);
+	state = json_load_file(path, 0, NULL);
+	if (!state)
+		return -ENOENT;
+	rc = state_parse(lab, state);
+	json_decref(state);
+	if (rc < 0) { /* half written: treat as none */
+		lab->nnodes = 0;
+		lab->hub = 0;
+		return -ENOENT;
+	}
+	return 0;
+}
+
+bool lab_alive(const struct lab *lab)
+{
+	return lab->hub > 0 && proc_start_time(lab->hub) == lab->hub_start;
+}
+
+int lab_lock(struct lab *lab, bool create, struct error *e)
+{
+	struct stat held, now;
+
+	for (;;) {
+		int rc = create ? make_dirs(lab->dir, 0755) : 0;
+		if (rc < 0)
+			return error_set(e, -rc, "%s: %s", lab->dir, strerror(-rc));
+		lab->lock = open(lab->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (lab->lock < 0 && errno == ENOENT && create)
+			continue; /* a `down` has just removed it */
+		if (lab->lock < 0)
+			return errno == ENOENT ? -ENOENT : error_set(e, errno, "%s: %s", lab->dir, strerror(errno));
+		if (flock(lab->lock, LOCK_EX | LOCK_NB) < 0) {
+			close(lab->lock);
+			lab->lock = -1;
+			return error_set(e, EBUSY, "lab %s: another sprite-lab is starting or ending it", lab->name);
+		}
+		if (fstat(lab->lock, &held) == 0 && stat(lab->dir, &now) == 0 && held.st_ino == now.st_ino && held.st_dev == now.st_dev)
+			return 0;
+		close(lab->lock);
+		lab->lock = -1;
+	}
+}
+
+int lab_save(const struct lab *lab, struct error *e)
+{
+	_cleanup_free_ char *path = xasprintf("%s/state.json", lab->dir), *tmp = xasprintf("%s/state.tmp", lab->dir);
+	json_t *nodes = json_array(), *state;
+	int rc;
+
+	for (size_t i = 0; i < lab->nnodes; i++) {
+		const struct lab_node *n = &lab->node[i];
+		json_array_append_new(nodes, json_pack("{s:s, s:b, s:s, s:i}", "name", n->name, "server", n->server, "address", n->address, "pid", n->pid));
+	}
+	state = json_pack("{s:i, s:i, s:I, s:o}", "subnet", lab->subnet, "hub", lab->hub, "hub_start", (json_int_t)lab->hub_start, "nodes", nodes);
+	rc = json_dump_file(state, tmp, JSON_INDENT(1));
+	json_decref(state);
+	if (rc < 0 || rename(tmp, path) < 0)
+		return error_set(e, EIO, "%s: cannot write the lab's state", path);
+	return 0;
+}
+
+int lab_free_subnet(void)
+{
+	bool used[256] = {false};
+	DIR *d = opendir(LAB_RUN);
+	struct dirent *entry;
+
+	while (d && (entry = readdir(d))) {
+		struct lab other;
+		if (entry->d_name[0] != '.' && lab_open(&other, entry->d_name, NULL) == 0)
+			used[other.subnet & 255] = true;
+	}
+	if (d)
+		closedir(d);
+	for (int i = 1; i < 255; i++)
+		if (!used[i])
+			return i;
+	return 255;
+}
+
+struct lab_node *lab_find(struct lab *lab, const char *node)
+{
+	for (size_t i = 0; i < lab->nnodes; i++)
+		if (strcmp(lab->node[i].name, node) == 0)
+			return &lab->node[i];
+	return NULL;
+}
+
+int lab_use(struct lab *lab, const char *name, struct error *e)
+{
+	int rc = lab_open(lab, name, e);
+
+	if (rc < 0 && rc != -ENOENT)
+		return rc;
+	if (rc == -ENOENT || !lab_alive(lab))
+		return error_set(e, ENOENT, "lab %s is not up: sprite-lab --name %s up", name, name);
+	return 0;
+}
+
+int lab_use_node(struct lab *lab, const char *name, const char *node, struct lab_node **out, struct error *e)
+{
+	int rc = lab_use(lab, name, e);
+
+	if (rc < 0)
+		return rc;
+	*out = lab_find(lab, node);
+	if (!*out)
+		return error_set(e, ENOENT, "lab %s has no node %s: it has %s to %s", name, node, lab->node[0].name, lab->node[lab->nnodes - 1].name);
+	return 0;
+}
+
+/* Ends the hub and all beneath it, then removes what a lab leaves behind; works on any mixture of remains. */
+int lab_clear(struct lab *lab, struct error *e)
+{
+	int rc;
+
+	if (lab_alive(lab)) {
+		kill(lab->hub, SIGKILL);
+		for (int i = 0; i < 5000 && lab_alive(lab); i++) {
+			waitpid(lab->hub, NULL, WNOHANG); /* in `up` it is a child */
+			nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+		}
+	}
+	rc = cgroup_lab_remove(lab->name);
+	if (rc < 0)
+		return error_set(e, -rc, "lab %s: its control groups do not go away: %s", lab->name, strerror(-rc));
+	rc = remove_tree(lab->disk);
+	if (rc == 0)
+		rc = remove_tree(lab->dir);
+	if (rc < 0)
+		return error_set(e, -rc, "%s or %s: %s", lab->disk, lab->dir, strerror(-rc));
+	rmdir(LAB_DISK); /* only when no other lab is there */
+	rmdir(LAB_RUN);
+	return 0;
+}
