@@ -40,6 +40,7 @@ static const struct conf_key tls_keys[] = {
 	KEY("ca", tls_ca, conf_read_cert, .required = true),
 	KEY("cert", tls_cert, conf_read_cert, .required = true),
 	KEY("key", tls_key, conf_read_key, .required = true),
+	KEY("crl", tls_crl, conf_read_crl),
 	{0},
 };
 static const struct conf_key fsd_keys[] = {
@@ -245,6 +246,7 @@ void conf_free(struct conf *c)
 	free(c->tls_ca);
 	free(c->tls_cert);
 	free(c->tls_key);
+	free(c->tls_crl);
 	free(c->mount);
 	free(c->run_dir);
 	free(c->state_dir);

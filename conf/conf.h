@@ -38,6 +38,7 @@ struct conf {
 	char *name;	  /* this host, as in its certificate's SAN */
 	struct conf_addr root_server; /* "host[:port]" */
 	char *tls_ca, *tls_cert, *tls_key;
+	char *tls_crl;	  /* list of revoked certificates (PEM), NULL: none */
 	char *mount;	  /* "/sprite" */
 	char *run_dir;	  /* "/run/sprite": sockets, pid files */
 	char *state_dir;  /* "/var/lib/sprite": journals, server key */

@@ -268,6 +268,14 @@ void conf_read_key(struct conf_reader *r, const char *where, json_t *v, const st
 		check_pem(r, where, p, "PRIVATE KEY-----", "a readable private key in PEM form", true);
 }
 
+void conf_read_crl(struct conf_reader *r, const char *where, json_t *v, const struct conf_key *k, void *base)
+{
+	const char *p = read_path(r, where, v, k, base, "a list of revoked certificates in PEM form");
+
+	if (p && !(r->flags & CONF_NO_FILES))
+		check_pem(r, where, p, "-----BEGIN X509 CRL-----", "a readable list of revoked certificates in PEM form", false);
+}
+
 /* ---- addresses ---- */
 
 static int port_parse(const char *s, uint16_t *out)

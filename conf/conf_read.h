@@ -39,6 +39,7 @@ void conf_read_path(struct conf_reader *r, const char *where, json_t *v, const s
 void conf_read_dir(struct conf_reader *r, const char *where, json_t *v, const struct conf_key *k, void *base);	/* the same, a directory that exists */
 void conf_read_cert(struct conf_reader *r, const char *where, json_t *v, const struct conf_key *k, void *base);	/* the same, a PEM certificate */
 void conf_read_key(struct conf_reader *r, const char *where, json_t *v, const struct conf_key *k, void *base);	/* the same, a PEM key not open to others */
+void conf_read_crl(struct conf_reader *r, const char *where, json_t *v, const struct conf_key *k, void *base);	/* the same, a PEM list of revoked certificates */
 void conf_read_word(struct conf_reader *r, const char *where, json_t *v, const struct conf_key *k, void *base);	/* char *: one of k->words */
 void conf_read_addr(struct conf_reader *r, const char *where, json_t *v, const struct conf_key *k, void *base);	/* struct conf_addr; k->max = default port */
 void conf_read_addrs(struct conf_reader *r, const char *where, json_t *v, const struct conf_key *k, void *base);	/* struct conf_addr *, size_t at offset2 */
