@@ -40,8 +40,8 @@ static json_t *exports(const struct lab_node *n)
 
 static json_t *configuration(const struct lab *lab, const struct lab_node *n, const struct lab_options *o)
 {
-	json_t *conf = json_pack("{s:s, s:s, s:{s:s, s:s, s:s}}", "name", n->name, "root_server", "fs1", "tls", "ca", "/etc/sprite/ca.pem", "cert",
-		"/etc/sprite/host.pem", "key", "/etc/sprite/host.key");
+	json_t *conf = json_pack("{s:s, s:s, s:{s:s, s:s, s:s}}", "name", n->name, "root_server", "fs1", "tls", "ca", "/etc/sprite/tls/ca.crt", "cert",
+		"/etc/sprite/tls/host.crt", "key", "/etc/sprite/tls/host.key");
 	json_t *hide = json_array();
 	size_t len = strlen(n->name);
 
@@ -74,26 +74,22 @@ static json_t *configuration(const struct lab *lab, const struct lab_node *n, co
 
 static int write_sprite(const struct lab *lab, const struct lab_node *n, const struct lab_options *o, const char *root)
 {
-	char from[256], to[512];
+	static const struct {
+		const char *name;
+		mode_t mode;
+	} files[] = {{"ca.crt", 0644}, {"host.crt", 0644}, {"host.key", 0600}};
+	_cleanup_free_ char *conf_path = xasprintf("%s/etc/sprite/sprite.conf", root), *tls = xasprintf("%s/etc/sprite/tls", root);
 	json_t *conf;
-	int rc = 0;
+	int rc = make_dirs(tls, 0755);
 
-	snprintf(to, sizeof(to), "%s/etc/sprite", root);
-	rc = make_dirs(to, 0755);
-	snprintf(from, sizeof(from), "%s/pki/ca/ca.pem", lab->dir);
-	snprintf(to, sizeof(to), "%s/etc/sprite/ca.pem", root);
-	rc = rc ? rc : copy_file(from, to, 0644);
-	snprintf(from, sizeof(from), "%s/pki/%s.pem", lab->dir, n->name);
-	snprintf(to, sizeof(to), "%s/etc/sprite/host.pem", root);
-	rc = rc ? rc : copy_file(from, to, 0644);
-	snprintf(from, sizeof(from), "%s/pki/%s.key", lab->dir, n->name);
-	snprintf(to, sizeof(to), "%s/etc/sprite/host.key", root);
-	rc = rc ? rc : copy_file(from, to, 0600);
+	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(files); i++) {
+		_cleanup_free_ char *from = xasprintf("%s/pki/hosts/%s/%s", lab->dir, n->name, files[i].name), *to = xasprintf("%s/%s", tls, files[i].name);
+		rc = copy_file(from, to, files[i].mode);
+	}
 	if (rc < 0)
 		return rc;
 	conf = configuration(lab, n, o);
-	snprintf(to, sizeof(to), "%s/etc/sprite/sprite.conf", root);
-	if (json_dump_file(conf, to, JSON_INDENT(2)) < 0)
+	if (json_dump_file(conf, conf_path, JSON_INDENT(2)) < 0)
 		rc = -EIO;
 	json_decref(conf);
 	return rc;
