@@ -1,0 +1,529 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A request on its way to a server and back.
+ *
+ *	NEW -> SENT -> DONE			the usual
+ *	NEW|SENT -> PARKED -> SENT		the domain is being attached, or the stream opened again
+ *	SENT -> RETRY -> SENT			the server is away: tried again until it is back
+ *	PARKED|RETRY -> DONE			interrupted
+ *
+ * A call that waits for a server that is away can be interrupted: FUSE sends INTERRUPT for every signal, but a program does not expect EINTR
+ * from stat(2) of a server that is well. So an interrupt ends a call at once when the signal kills the caller (or the server is away), else
+ * only when the call has gone on for a second more. Waiting locks are ended by the server (LockReq.cancel), which knows whether it was granted.
+ *
+ * Locking: fs.wait_lock guards state, links, ticket and references. A call has one reference for its completion and one while call_send() is in
+ * rpc_call_async(), whose completion may run before the ticket is known. The interrupt function runs under libfuse's lock of the request and so
+ * only links the call into fs.interrupted; the ticker does the rest. Before a reply the function is taken out, which waits for one under way.
+ */
+#include "fs/client/client.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "conf/clock.h"
+#include "conf/log.h"
+
+#define TICK_NS	     (100 * 1000000ull)
+#define PATIENCE_NS  (1000 * 1000000ull)
+#define QUICK_MS     2000
+#define ASK_MS	     5000
+
+struct call_chunk {
+	struct call_chunk *next;
+	char data[];
+};
+
+static void call_send(struct call *c);
+
+struct call *call_new(struct fs *fs, fuse_req_t req, enum fs_op op, struct inode *ino, call_done done)
+{
+	struct call *c = malloc(sizeof(*c));
+
+	if (!c) {
+		if (ino)
+			inode_put(fs, ino);
+		if (req)
+			fuse_reply_err(req, ENOMEM);
+		return NULL;
+	}
+	memset(c, 0, offsetof(struct call, arena));
+	atomic_fetch_add(&fs->calls, 1);
+	c->fs = fs;
+	c->req = req;
+	c->fd = session_fd();
+	c->op = op;
+	c->ino = ino;
+	c->dom = ino ? ino->dom : NULL;
+	c->done = done;
+	c->refs = 1;
+	c->start_ns = clock_mono_ns();
+	list_init(&c->link);
+	list_init(&c->intr_link);
+	protobuf_c_message_init(fs_methods[op].in, &c->m);
+	c->msg = (ProtobufCMessage *)&c->m;
+	sprite__fs__cred__init(&c->cred);
+	sprite__fs__attr__init(&c->attr);
+	return c;
+}
+
+void *call_alloc(struct call *c, size_t n)
+{
+	struct call_chunk *k;
+
+	n = (n + 15) & ~(size_t)15;
+	if (n <= sizeof(c->arena) - c->used) {
+		c->used += n;
+		return c->arena + c->used - n;
+	}
+	k = malloc(sizeof(*k) + n);
+	if (!k)
+		abort(); /* a name or a group list: if that is not to be had nothing is */
+	k->next = c->chunks;
+	c->chunks = k;
+	return k->data;
+}
+
+char *call_strdup(struct call *c, const char *s)
+{
+	size_t n = strlen(s) + 1;
+
+	return memcpy(call_alloc(c, n), s, n);
+}
+
+static void *alloc_in_call(void *arg, size_t n)
+{
+	return call_alloc(arg, n);
+}
+
+void call_cred(struct call *c, bool groups)
+{
+	const struct fuse_ctx *ctx = fuse_req_ctx(c->req);
+
+	c->cred.uid = ctx->uid;
+	c->cred.gid = ctx->gid;
+	c->cred.umask = ctx->umask;
+	c->cred.pid = ctx->pid;
+	if (groups && ctx->uid != 0 && ctx->pid > 0)
+		cred_groups(ctx->pid, &c->cred.groups, &c->cred.n_groups, alloc_in_call, c);
+}
+
+void call_stream(struct call *c, struct stream *st, uint64_t *open)
+{
+	stream_hold(st);
+	if (c->st) {
+		c->st2 = st;
+		c->open2 = open;
+	} else {
+		c->st = st;
+		c->open = open;
+	}
+	*open = st->open;
+}
+
+static void call_free(struct call *c)
+{
+	struct fs *fs = c->fs;
+	struct call_chunk *k;
+
+	while ((k = c->chunks)) {
+		c->chunks = k->next;
+		free(k);
+	}
+	if (c->buf)
+		session_buffer_give(c->buf);
+	if (c->st)
+		stream_put(c->fs, c->st);
+	if (c->st2)
+		stream_put(c->fs, c->st2);
+	if (c->ino)
+		inode_put(c->fs, c->ino);
+	if (c->ino2)
+		inode_put(c->fs, c->ino2);
+	free(c);
+	atomic_fetch_sub(&fs->calls, 1);
+}
+
+static void call_unref(struct call *c)
+{
+	struct fs *fs = c->fs;
+	bool last;
+
+	pthread_mutex_lock(&fs->wait_lock);
+	last = --c->refs == 0;
+	pthread_mutex_unlock(&fs->wait_lock);
+	if (last)
+		call_free(c);
+}
+
+/* Answers and ends. `out` may be NULL. */
+static void call_finish(struct call *c, int err, struct rpc_msg *out)
+{
+	struct fs *fs = c->fs;
+	int fd;
+
+	if (c->req)
+		fuse_req_interrupt_func(c->req, NULL, NULL);
+	pthread_mutex_lock(&fs->wait_lock);
+	c->state = CALL_DONE;
+	list_del(&c->link);
+	list_del(&c->intr_link);
+	pthread_mutex_unlock(&fs->wait_lock);
+	atomic_fetch_add_explicit(&fs->count[c->op], 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&fs->nanos[c->op], clock_mono_ns() - c->start_ns, memory_order_relaxed);
+	fd = session_reply_on(c->fd);
+	if (c->done)
+		c->done(c, err, out);
+	else if (c->req)
+		fuse_reply_err(c->req, err);
+	session_reply_on(fd);
+	if (out)
+		rpc_msg_clear(out);
+	call_unref(c);
+}
+
+/* With fs.wait_lock held. */
+static void call_retry_later(struct call *c)
+{
+	static const unsigned ms[] = {50, 100, 200, 500};
+	unsigned i = c->tries < 3 ? c->tries : 3;
+
+	c->tries++;
+	c->state = CALL_RETRY;
+	c->retry_at = clock_boot_ns() + ms[i] * 1000000ull;
+	list_move_tail(&c->fs->retry, &c->link);
+	atomic_fetch_add_explicit(&c->fs->retries, 1, memory_order_relaxed);
+}
+
+static bool status_means_away(int status)
+{
+	return status == -EHOSTDOWN || status == -ETIMEDOUT || status == -ECANCELED || status == -EPIPE || status == -ECONNRESET ||
+	       status == -ECONNREFUSED || status == -EAGAIN;
+}
+
+/*
+ * Only what may be repeated has a deadline: after it the call is sent again, to where the table then says. A call that changes something is
+ * retried by rpc under its own sequence number.
+ */
+static int deadline(const struct call *c)
+{
+	if (c->quick)
+		return QUICK_MS;
+	return c->attach || c->op == FS_PREFIXES ? ASK_MS : -1;
+}
+
+static void call_completed(void *arg, int status, struct rpc_msg *out)
+{
+	struct call *c = arg;
+	struct fs *fs = c->fs;
+	bool cancelled;
+
+	pthread_mutex_lock(&fs->wait_lock);
+	c->state = CALL_NEW;
+	c->ticket = 0;
+	cancelled = c->cancelled;
+	if (status && status_means_away(status) && !cancelled && !c->quick && !fs->stopping) {
+		call_retry_later(c);
+		pthread_mutex_unlock(&fs->wait_lock);
+		return;
+	}
+	pthread_mutex_unlock(&fs->wait_lock);
+	if (status) {
+		if (!cancelled && !status_means_away(status))
+			log_warn("%s: %s: %s", call_op_name(c->op), c->dom ? c->dom->prefix : "?", strerror(-status));
+		call_finish(c, cancelled ? EINTR : status_means_away(status) ? EHOSTDOWN : status == -EPROTO ? EIO : -status, NULL);
+	} else if (out->err == FS_EREOPEN && c->st && c->op != FS_CLOSE) {
+		rpc_msg_clear(out);
+		stream_reopen(c);
+	} else {
+		call_finish(c, out->err, out);
+	}
+}
+
+static void call_send(struct call *c)
+{
+	struct fs *fs = c->fs;
+	const struct rpc_method *m = &fs_methods[c->op];
+	struct server *s;
+	struct rpc_channel *ch;
+	uint64_t ticket;
+	bool cancel = false;
+
+	pthread_mutex_lock(&fs->wait_lock);
+	if (c->cancelled || fs->stopping) {
+		pthread_mutex_unlock(&fs->wait_lock);
+		call_finish(c, c->cancelled ? EINTR : ENOTCONN, NULL);
+		return;
+	}
+	s = c->server ? c->server : c->dom->server;
+	list_del(&c->link);
+	if (!s || (!c->server && !c->attach && !c->dom->attached)) {
+		if (c->quick) {
+			pthread_mutex_unlock(&fs->wait_lock);
+			if (!c->attach)
+				prefix_attach(fs, c->dom);
+			call_finish(c, EHOSTDOWN, NULL);
+			return;
+		}
+		c->state = CALL_PARKED;
+		list_add_tail(&c->dom->waiters, &c->link);
+		pthread_mutex_unlock(&fs->wait_lock);
+		prefix_attach(fs, c->dom);
+		return;
+	}
+	c->on_bulk = m->bulk && c->op != FS_PREFIXES;
+	ch = c->on_bulk ? s->bulk : s->meta;
+	c->state = CALL_SENT;
+	c->refs++;
+	pthread_mutex_unlock(&fs->wait_lock);
+	if (c->handle)
+		*c->handle = (ProtobufCBinaryData){.len = c->ino->handle_len, .data = c->ino->handle};
+	if (c->handle2)
+		*c->handle2 = (ProtobufCBinaryData){.len = c->ino2->handle_len, .data = c->ino2->handle};
+	if (c->st)
+		*c->open = c->st->open;
+	if (c->st2)
+		*c->open2 = c->st2->open;
+	ticket = rpc_call_async(ch, m, c->msg, c->bulk.iov_len ? &c->bulk : NULL, c->bulk.iov_len ? 1 : 0, deadline(c),
+		call_completed, c);
+	pthread_mutex_lock(&fs->wait_lock);
+	if (c->state == CALL_SENT) {
+		c->ticket = ticket;
+		cancel = c->cancelled && !c->waits;
+	}
+	pthread_mutex_unlock(&fs->wait_lock);
+	if (cancel)
+		rpc_cancel(ch, ticket);
+	call_unref(c);
+}
+
+/* Under libfuse's lock of the request: only notes it. */
+static void call_on_interrupt(fuse_req_t req, void *arg)
+{
+	struct call *c = arg;
+	struct fs *fs = c->fs;
+
+	(void)req;
+	pthread_mutex_lock(&fs->wait_lock);
+	if (!c->intr && c->state != CALL_DONE) {
+		c->intr = true;
+		c->intr_at = clock_boot_ns();
+		list_move_tail(&fs->interrupted, &c->intr_link);
+		pthread_cond_signal(&fs->wait_cond);
+	}
+	pthread_mutex_unlock(&fs->wait_lock);
+}
+
+void call_submit(struct call *c)
+{
+	if (c->req)
+		fuse_req_interrupt_func(c->req, call_on_interrupt, c);
+	call_send(c);
+}
+
+void call_release_waiters(struct fs *fs, struct list *waiters, int err)
+{
+	struct list mine, *l;
+
+	list_init(&mine);
+	pthread_mutex_lock(&fs->wait_lock);
+	list_splice_tail(&mine, waiters);
+	while ((l = list_pop(&mine))) {
+		struct call *c = list_entry(l, struct call, link);
+
+		c->state = CALL_NEW;
+		pthread_mutex_unlock(&fs->wait_lock);
+		if (err)
+			call_finish(c, err, NULL);
+		else
+			call_send(c);
+		pthread_mutex_lock(&fs->wait_lock);
+	}
+	pthread_mutex_unlock(&fs->wait_lock);
+}
+
+/* Is the thread about to die? complete_signal() turns a fatal signal into a pending SIGKILL of every thread. */
+static bool caller_is_dying(pid_t tid)
+{
+	char path[64], buf[4096], *p;
+	unsigned long long pending;
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", tid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return true;
+	n = read(fd, buf, sizeof(buf) - 1);
+	close(fd);
+	if (n <= 0)
+		return true;
+	buf[n] = 0;
+	p = strstr(buf, "\nSigPnd:");
+	if (!p || sscanf(p + 8, "%llx", &pending) != 1)
+		return false;
+	return pending & (1ull << (9 - 1));
+}
+
+static void cancel_lock_sent(struct call *c, int err, struct rpc_msg *out)
+{
+	(void)c;
+	(void)err;
+	(void)out;
+}
+
+/* Asks the server to end a waiting lock: it answers the waiting call itself. */
+static void call_cancel_lock(struct fs *fs, struct inode *ino, uint64_t ticket, uint64_t owner)
+{
+	struct call *k = call_new(fs, NULL, FS_LOCK, ino, cancel_lock_sent);
+
+	if (!k)
+		return;
+	k->handle = &k->m.lock.handle;
+	k->m.lock.cancel = true;
+	k->m.lock.ticket = ticket;
+	k->m.lock.owner = owner;
+	k->quick = true;
+	call_submit(k);
+}
+
+/* One interrupted call, with fs.wait_lock held; drops and takes it. Returns true when the list must be walked anew. */
+static bool call_judge(struct fs *fs, struct call *c, uint64_t now)
+{
+	struct server *s = c->server ? c->server : c->dom->server;
+	struct rpc_channel *ch;
+	uint64_t ticket;
+	pid_t tid = c->req ? fuse_req_ctx(c->req)->pid : 0;
+	bool away = !s || !atomic_load(&s->up) || c->state != CALL_SENT, give_up;
+
+	if (c->waits && !away && now - c->intr_at < 2 * PATIENCE_NS) {
+		struct inode *ino = c->ino;
+		uint64_t t = c->m.lock.ticket, owner = c->m.lock.owner;
+
+		if (c->cancelled)
+			return false;
+		c->cancelled = true;
+		pthread_mutex_unlock(&fs->wait_lock);
+		call_cancel_lock(fs, inode_hold(fs, ino), t, owner);
+		pthread_mutex_lock(&fs->wait_lock);
+		return true;
+	}
+	give_up = away || now - c->intr_at > PATIENCE_NS || caller_is_dying(tid);
+	if (!give_up)
+		return false;
+	list_del(&c->intr_link);
+	c->cancelled = true;
+	if (c->state == CALL_RETRY || c->state == CALL_PARKED) {
+		list_del(&c->link);
+		c->state = CALL_NEW;
+		pthread_mutex_unlock(&fs->wait_lock);
+		call_finish(c, EINTR, NULL);
+	} else if (c->state == CALL_SENT && c->ticket) {
+		ch = c->on_bulk ? s->bulk : s->meta;
+		ticket = c->ticket;
+		pthread_mutex_unlock(&fs->wait_lock);
+		rpc_cancel(ch, ticket);
+	} else {
+		pthread_mutex_unlock(&fs->wait_lock);
+	}
+	pthread_mutex_lock(&fs->wait_lock);
+	return true;
+}
+
+static void *call_ticker(void *arg)
+{
+	struct fs *fs = arg;
+	uint64_t now, last_tick = 0;
+	struct timespec ts;
+	struct call *c;
+	bool again;
+
+	pthread_setname_np(pthread_self(), "ticker");
+	pthread_mutex_lock(&fs->wait_lock);
+	while (!fs->stopping) {
+		now = clock_boot_ns();
+		do {
+			again = false;
+			list_each(c, &fs->interrupted, intr_link)
+				if ((again = call_judge(fs, c, now)))
+					break;
+		} while (again && !fs->stopping);
+		while (!list_empty(&fs->retry)) {
+			struct call *due = NULL;
+
+			list_each(c, &fs->retry, link)
+				if (c->retry_at <= now) {
+					due = c;
+					break;
+				}
+			if (!due)
+				break;
+			list_del(&due->link);
+			due->state = CALL_NEW;
+			pthread_mutex_unlock(&fs->wait_lock);
+			call_send(due);
+			pthread_mutex_lock(&fs->wait_lock);
+		}
+		if (now - last_tick >= TICK_NS) {
+			last_tick = now;
+			pthread_mutex_unlock(&fs->wait_lock);
+			prefix_tick(fs, now);
+			pthread_mutex_lock(&fs->wait_lock);
+		}
+		if (fs->stopping)
+			break;
+		clock_gettime(CLOCK_MONOTONIC, &ts);
+		ts.tv_nsec += list_empty(&fs->retry) && list_empty(&fs->interrupted) ? 100000000 : 20000000;
+		if (ts.tv_nsec >= 1000000000) {
+			ts.tv_nsec -= 1000000000;
+			ts.tv_sec++;
+		}
+		pthread_cond_timedwait(&fs->wait_cond, &fs->wait_lock, &ts);
+	}
+	pthread_mutex_unlock(&fs->wait_lock);
+	return NULL;
+}
+
+void call_init(struct fs *fs)
+{
+	pthread_condattr_t a;
+
+	pthread_mutex_init(&fs->wait_lock, NULL);
+	pthread_condattr_init(&a);
+	pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
+	pthread_cond_init(&fs->wait_cond, &a);
+	pthread_condattr_destroy(&a);
+	list_init(&fs->retry);
+	list_init(&fs->interrupted);
+}
+
+int call_ticker_start(struct fs *fs)
+{
+	return -pthread_create(&fs->ticker, NULL, call_ticker, fs);
+}
+
+void call_stop_all(struct fs *fs)
+{
+	struct list *l;
+
+	pthread_mutex_lock(&fs->wait_lock);
+	fs->stopping = true;
+	pthread_cond_broadcast(&fs->wait_cond);
+	pthread_mutex_unlock(&fs->wait_lock);
+	pthread_join(fs->ticker, NULL);
+	pthread_mutex_lock(&fs->wait_lock);
+	while ((l = list_pop(&fs->retry))) {
+		struct call *c = list_entry(l, struct call, link);
+
+		c->state = CALL_NEW;
+		pthread_mutex_unlock(&fs->wait_lock);
+		call_finish(c, ENOTCONN, NULL);
+		pthread_mutex_lock(&fs->wait_lock);
+	}
+	pthread_mutex_unlock(&fs->wait_lock);
+}
+
+const char *call_op_name(enum fs_op op)
+{
+	return strrchr(fs_methods[op].name, '/') + 1;
+}

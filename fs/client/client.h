@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * spritefs, the client of the file service: one FUSE mount that shows the tree of the prefix table (or, for a guest's root, one domain).
+ *
+ * A request of the kernel never blocks a thread: its handler builds a `struct call` that holds the fuse_req_t, hands it to call_submit() and
+ * returns; the completion, on an rpc thread, answers the kernel. (fs.md: ten blocked lockers would hang a mount that waits in handlers, and
+ * a recall that must invalidate a name deadlocks behind a handler that waits.)
+ *
+ * Lock order: fs.table_lock > fs.inode_lock > fs.wait_lock > inode.lock > stream.lock. No lock is held while the kernel is answered or an rpc
+ * function is called. Who waits for what is told in call.c, the life of inodes in inode.c, of domains in prefix.c.
+ */
+#ifndef FS_CLIENT_CLIENT_H
+#define FS_CLIENT_CLIENT_H
+#include <fuse_lowlevel.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "conf/conf.h"
+#include "conf/error.h"
+#include "conf/hash.h"
+#include "conf/list.h"
+#include "fs/methods.h"
+#include "rpc/local.h"
+#include "rpc/rpc.h"
+
+#define FS_HANDLE_MAX 128
+
+struct fs;
+struct call;
+
+/* A spritefsd. Lives as long as the mount. */
+struct server {
+	struct fs *fs;
+	struct list link; /* fs.servers */
+	char *name;	  /* in its certificate */
+	struct conf_addr addr;
+	struct rpc_channel *meta, *bulk; /* names and attributes; data */
+	atomic_bool up;			 /* the transport of `meta` */
+	pthread_t events;		 /* thread of the Events stream */
+	bool has_events;
+	pthread_mutex_t lock;		/* the fields below */
+	struct rpc_stream *stream;	/* of `events`, to cancel it at the end */
+	uint64_t epoch, lease_epoch;	/* as the server said last */
+	uint32_t lease_ms;		/* 0: not attached yet */
+	uint64_t renew_at;		/* boot clock, ns */
+};
+
+/* What a prefix leads to. Never freed before the mount ends; fields under fs.wait_lock unless told otherwise. */
+struct domain {
+	char *prefix;
+	struct server *server; /* NULL: the table does not know (yet) */
+	uint64_t id;
+	bool home;	       /* natively used by its host: see fs.md */
+	uint32_t mig_port;
+	bool attached, attaching;
+	struct list waiters; /* calls that need the root handle or a server */
+	struct inode *root;
+};
+
+/* A node of the prefix table: "/hosts/ws1" is root -> "hosts" -> "ws1". Nodes stay; `present` says whether the table has it now. */
+struct pnode {
+	struct pnode *parent, *child, *next; /* children in order of arrival: their index is a readdir cookie */
+	char *name;
+	struct domain *dom; /* NULL: only on the way to others */
+	bool present;
+	struct inode *inode; /* of the domain's root, or the virtual directory */
+};
+
+/*
+ * What the kernel knows under a node id. Ids are never used twice, so the generation is constant.
+ * Freed when the kernel has forgotten it (nlookup) and no call uses it (refs); inodes of pnodes stay.
+ */
+struct inode {
+	uint64_t id;
+	struct domain *dom;   /* NULL: virtual directory */
+	struct pnode *pnode;  /* not NULL: names of the prefix table are below it */
+	uint64_t nlookup;     /* fs.inode_lock */
+	uint32_t refs;	      /* fs.inode_lock */
+	pthread_mutex_t lock; /* the fields below */
+	uint8_t handle[FS_HANDLE_MAX];
+	uint32_t handle_len;  /* 0: not attached; set once, before the inode is seen, or under fs.wait_lock for a domain's root */
+	uint32_t type;	      /* S_IFMT bits, 0: not known */
+	struct list streams;  /* what is open here, struct stream.link */
+	struct stat last;     /* of a domain's root: shown while its server is away */
+	bool has_last;
+	/* what the kernel's page cache was filled under: kept over an open when the server says the same */
+	uint64_t seen_change;
+	int64_t seen_mtime, seen_ctime;
+	uint64_t seen_size;
+	bool has_seen;
+};
+
+/* An open file description of the kernel (fi->fh). */
+struct stream {
+	struct list link; /* inode.streams, under inode.lock */
+	struct inode *ino;
+	uint32_t refs;	  /* inode.lock */
+	int flags;	  /* O_* of the open */
+	bool dir;
+	atomic_uint_fast64_t open; /* the server's id */
+	uint32_t uid, gid; /* who opened it: as whom it is opened again after a restart of the server */
+	/* reopening after FS_EREOPEN: fs.wait_lock */
+	bool reopening;
+	struct list waiters;
+	/* owners of fcntl and OFD locks taken through it, until flush or release: inode.lock */
+	uint64_t *owner;
+	uint32_t nowner;
+	/* directory: the page read ahead, `lock` */
+	pthread_mutex_t lock;
+	uint8_t *page;
+	size_t page_len;
+	uint64_t page_cookie; /* where it begins */
+	bool page_end;	      /* nothing behind it */
+};
+
+struct fs {
+	const struct conf *conf;
+	const char *mount, *prefix;
+	bool whole; /* the tree of the prefix table; false: one domain */
+	struct rpc_tls *tls;
+	struct fuse_session *se;
+	int dev; /* /dev/fuse */
+	bool mounted;
+	uint64_t started_ns;
+	atomic_bool stopping;
+
+	pthread_mutex_t table_lock; /* pnodes, servers, version */
+	struct pnode *root;
+	struct list servers;
+	struct server *root_server;
+	uint64_t version;
+	bool table_known;
+	bool table_asking;
+	atomic_bool table_stale;
+
+	pthread_mutex_t inode_lock;
+	struct hash by_id, by_handle;
+	uint64_t next_id;
+
+	pthread_mutex_t wait_lock; /* states of calls, see call.c */
+	pthread_cond_t wait_cond;
+	struct list retry;	   /* calls that wait for their time */
+	struct list interrupted;   /* calls somebody wants to be rid of */
+	pthread_t ticker;
+
+	atomic_uint_fast64_t count[FS_NOPS], nanos[FS_NOPS], retries, lock_ticket, attach_failures;
+	atomic_uint calls; /* that exist */
+	uint64_t asked_at; /* ticker only: for the table, last */
+	struct local_server *ctl;
+};
+
+/* ---- call.c: a request on its way */
+enum call_state {
+	CALL_NEW,
+	CALL_SENT,   /* with rpc */
+	CALL_RETRY,  /* in fs.retry */
+	CALL_PARKED, /* in the waiters of a domain or a stream */
+	CALL_DONE,
+};
+
+typedef void (*call_done)(struct call *c, int err, struct rpc_msg *out);
+
+struct call {
+	struct fs *fs;
+	fuse_req_t req; /* NULL: nobody in the kernel waits */
+	int fd;		/* the clone of /dev/fuse that it came from and whose reply it takes */
+	enum fs_op op;
+	struct domain *dom;
+	struct server *server; /* instead of dom's, when not NULL */
+	struct inode *ino, *ino2;
+	struct stream *st, *st2;
+	ProtobufCMessage *msg;
+	uint64_t *open, *open2; /* where in *msg the ids of st and st2 stand: filled in whenever it is sent */
+	ProtobufCBinaryData *handle, *handle2; /* the same for the handles of ino and ino2 */
+	struct iovec bulk;
+	void *buf; /* of the bulk bytes, from session_buffer_take() */
+	call_done done;
+	bool quick;    /* does not wait for a server that is away: done(EHOSTDOWN) */
+	bool attach;   /* goes to a domain that is not attached */
+	bool waits;    /* a lock that may wait long: interrupts are for the server */
+	uint64_t start_ns;
+
+	/* fs.wait_lock */
+	enum call_state state;
+	int refs;
+	uint64_t ticket;
+	bool on_bulk;
+	bool intr, cancelled;
+	uint64_t intr_at, retry_at;
+	unsigned tries;
+	struct list link, intr_link;
+
+	Sprite__Fs__Cred cred;
+	union {
+		Sprite__Fs__PrefixesReq prefixes;
+		Sprite__Fs__AttachReq attach;
+		Sprite__Fs__RenewReq renew;
+		Sprite__Fs__LookupReq lookup;
+		Sprite__Fs__GetattrReq getattr;
+		Sprite__Fs__SetattrReq setattr;
+		Sprite__Fs__ReadlinkReq readlink;
+		Sprite__Fs__MakeReq make;
+		Sprite__Fs__LinkReq link;
+		Sprite__Fs__RemoveReq remove;
+		Sprite__Fs__RenameReq rename;
+		Sprite__Fs__OpenReq open;
+		Sprite__Fs__CreateReq create;
+		Sprite__Fs__CloseReq close;
+		Sprite__Fs__ReadReq read;
+		Sprite__Fs__WriteReq write;
+		Sprite__Fs__FsyncReq fsync;
+		Sprite__Fs__FallocateReq fallocate;
+		Sprite__Fs__CopyReq copy;
+		Sprite__Fs__SeekReq seek;
+		Sprite__Fs__ReaddirReq readdir;
+		Sprite__Fs__StatfsReq statfs;
+		Sprite__Fs__XattrReq xattr;
+		Sprite__Fs__LockReq lock;
+	} m;
+	Sprite__Fs__Attr attr;
+	/* of the operation, for its done function */
+	struct pnode *pnode;
+	size_t size;
+	off_t off;
+	int flags;
+	struct fuse_file_info fi;
+
+	struct call_chunk *chunks;
+	size_t used;
+	char arena[768];
+};
+
+/* `ino` may be NULL; a reference of the caller's is taken over. Returns NULL after having answered ENOMEM. */
+struct call *call_new(struct fs *fs, fuse_req_t req, enum fs_op op, struct inode *ino, call_done done);
+void *call_alloc(struct call *c, size_t n);
+char *call_strdup(struct call *c, const char *s);
+/* Who asks, as the server is to see it; with `groups` the supplementary groups too. */
+void call_cred(struct call *c, bool groups);
+void call_stream(struct call *c, struct stream *st, uint64_t *open); /* takes a reference */
+void call_submit(struct call *c);
+/* Sends again all that `waiters` hold, or fails it with `err`. */
+void call_release_waiters(struct fs *fs, struct list *waiters, int err);
+void call_init(struct fs *fs);
+int call_ticker_start(struct fs *fs);
+/* Answers everything that waits with ENOTCONN; the mount is going away. */
+void call_stop_all(struct fs *fs);
+const char *call_op_name(enum fs_op op);
+
+/* ---- inode.c */
+void inode_table_init(struct fs *fs);
+struct inode *inode_get(struct fs *fs, uint64_t id); /* with a reference; never NULL for an id the kernel may use */
+struct inode *inode_hold(struct fs *fs, struct inode *ino);
+void inode_put(struct fs *fs, struct inode *ino);
+void inode_forget(struct fs *fs, uint64_t id, uint64_t n);
+/* New, known to the kernel by nobody yet, with a reference. */
+struct inode *inode_new(struct fs *fs, struct domain *dom, struct pnode *pnode);
+/* Finds or makes the inode of a handle and counts one lookup of the kernel; NULL: no memory or a handle that cannot be. */
+struct inode *inode_looked_up(struct fs *fs, struct domain *dom, const ProtobufCBinaryData *handle, uint32_t mode);
+void inode_count_lookup(struct fs *fs, struct inode *ino);
+void inode_set_handle(struct fs *fs, struct inode *ino, const ProtobufCBinaryData *handle);
+void inode_stat(struct fs *fs, const struct domain *dom, const Sprite__Fs__Attr *a, struct stat *st);
+void inode_virtual_stat(struct fs *fs, const struct inode *ino, struct stat *st);
+uint64_t inode_show_ino(const struct fs *fs, const struct domain *dom, uint64_t ino);
+double inode_timeout(const struct inode *ino, uint32_t mode);
+bool inode_is_virtual(struct fs *fs, const struct inode *ino);
+/* Any open of it, for the server to find an unlinked file by; 0: none. */
+uint64_t inode_any_open(struct inode *ino);
+size_t inode_count(struct fs *fs);
+
+/* ---- stream.c */
+struct stream *stream_new(struct inode *ino, uint64_t open, int flags, bool dir, const struct fuse_ctx *who); /* takes over a reference of ino */
+void stream_hold(struct stream *st);
+void stream_put(struct fs *fs, struct stream *st);
+void stream_owner_add(struct stream *st, uint64_t owner);
+/* Forgets `owner` in every stream of the inode; true when it was there. */
+bool stream_owner_drop(struct inode *ino, uint64_t owner);
+/* The server does not know c's open id any more: opens again, then sends c again. Called without locks. */
+void stream_reopen(struct call *c);
+
+/* ---- prefix.c */
+int prefix_start(struct fs *fs, struct error *e);
+void prefix_stop(struct fs *fs);
+void prefix_tick(struct fs *fs, uint64_t now); /* every 100 ms: asks for the table, renews */
+struct pnode *prefix_child(struct fs *fs, struct pnode *p, const char *name, size_t len);
+/* Starts attaching when needed and sees to it that the waiters hear of it. */
+void prefix_attach(struct fs *fs, struct domain *d);
+/* What an Attach said: handle, attributes, lease. */
+void prefix_attached(struct fs *fs, struct domain *d, const Sprite__Fs__AttachRep *rep);
+/* The n-th child (from 0) that is there, starting at index *i, which moves behind it. */
+struct pnode *prefix_nth(struct fs *fs, struct pnode *p, uint64_t *i);
+void prefix_rows(struct fs *fs, void (*fn)(void *arg, const struct pnode *p, const char *path), void *arg);
+
+/* ---- events.c */
+int events_start(struct server *s);
+void events_stop(struct server *s);
+
+/* ---- session.c: the kernel's side */
+int session_mount(struct fs *fs, bool nosuid, struct error *e);
+int session_run(struct fs *fs); /* until unmounted */
+void session_unmount(struct fs *fs);
+int session_reply_on(int fd); /* this thread's next answers go to that clone; returns the one before */
+int session_fd(void);
+bool session_kill_suid(void); /* of the request being handled: the kernel wants set-id bits cleared */
+void *session_buffer_take(void); /* the handler keeps the request's buffer */
+void session_buffer_give(void *buf);
+/* Is somebody serving this directory already? 1 yes, 0 no (a dead mount has been removed), -errno. */
+int session_busy(const char *dir);
+
+/* ---- cred.c */
+int cred_groups(pid_t tid, uint32_t **groups, size_t *n, void *(*alloc)(void *arg, size_t n), void *arg);
+
+/* ---- operations */
+void ops_name(struct fuse_lowlevel_ops *ops);
+void ops_attr(struct fuse_lowlevel_ops *ops);
+void ops_file(struct fuse_lowlevel_ops *ops);
+void ops_dir(struct fuse_lowlevel_ops *ops);
+void ops_lock(struct fuse_lowlevel_ops *ops);
+/* Answers LOOKUP, MKNOD, ... with an entry; forgets it again when the kernel does not take it. */
+void ops_reply_entry(struct call *c, const Sprite__Fs__Entry *e);
+void ops_unlock_owner(struct fs *fs, struct inode *ino, uint64_t owner, fuse_req_t req);
+
+/* ---- ctl.c */
+int ctl_start(struct fs *fs, const char *path, struct error *e);
+
+#endif

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The control socket: JSON lines of rpc/local.h.
+ *
+ *	{"verb": "status"}	what this mount is and how it does: {"mount", "prefix", "pid", "attached", "servers": [...], "ops": {...}}
+ *	{"verb": "prefixes"}	the table, one row a prefix: {"prefix", "server", "host", "port", "domain", "home", "mig_port"}
+ */
+#include "fs/client/client.h"
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+static json_t *ops_json(struct fs *fs)
+{
+	json_t *o = json_object();
+	int i;
+
+	for (i = 0; i < FS_NOPS; i++) {
+		uint64_t n = fs->count[i];
+
+		if (n)
+			json_object_set_new(o, call_op_name(i), json_pack("{s:I,s:f}", "calls", (json_int_t)n, "mean_us", (double)fs->nanos[i] / (double)n / 1e3));
+	}
+	return o;
+}
+
+static json_t *servers_json(struct fs *fs)
+{
+	json_t *a = json_array();
+	struct server *s;
+
+	pthread_mutex_lock(&fs->table_lock);
+	list_each(s, &fs->servers, link)
+		json_array_append_new(a, json_pack("{s:s,s:s,s:i,s:b}", "name", s->name, "host", s->addr.host, "port", s->addr.port, "up", (int)s->up));
+	pthread_mutex_unlock(&fs->table_lock);
+	return a;
+}
+
+static void status(struct fs *fs, struct local_conn *c)
+{
+	bool attached;
+
+	pthread_mutex_lock(&fs->wait_lock);
+	attached = fs->root->dom->attached;
+	pthread_mutex_unlock(&fs->wait_lock);
+	local_ok(c, json_pack("{s:s,s:s,s:i,s:b,s:I,s:I,s:I,s:o,s:o}", "mount", fs->mount, "prefix", fs->prefix, "pid", (int)getpid(), "attached",
+			    attached, "inodes", (json_int_t)inode_count(fs), "calls", (json_int_t)fs->calls, "retries", (json_int_t)fs->retries,
+			    "servers", servers_json(fs), "ops", ops_json(fs)));
+}
+
+static void row(void *arg, const struct pnode *p, const char *path)
+{
+	const struct domain *d = p->dom;
+
+	(void)path;
+	json_array_append_new(arg, json_pack("{s:s,s:s,s:s,s:i,s:I,s:b,s:i}", "prefix", d->prefix, "server", d->server->name, "host", d->server->addr.host,
+					   "port", d->server->addr.port, "domain", (json_int_t)d->id, "home", d->home, "mig_port", (int)d->mig_port));
+}
+
+static void prefixes(struct fs *fs, struct local_conn *c)
+{
+	json_t *all = json_array(), *one;
+	size_t i;
+
+	prefix_rows(fs, row, all);
+	json_array_foreach(all, i, one)
+		local_row(c, json_incref(one));
+	json_decref(all);
+	local_ok(c, json_pack("{s:b,s:I}", "known", fs->table_known, "version", (json_int_t)fs->version));
+}
+
+static void handle(void *ctx, struct local_conn *c, const struct local_cred *who, json_t *request)
+{
+	const char *verb = json_string_value(json_object_get(request, "verb"));
+
+	(void)who;
+	if (!verb)
+		local_fail(c, EINVAL, "no verb");
+	else if (!strcmp(verb, "status"))
+		status(ctx, c);
+	else if (!strcmp(verb, "prefixes"))
+		prefixes(ctx, c);
+	else
+		local_fail(c, EOPNOTSUPP, "unknown verb \"%s\" (known: status, prefixes)", verb);
+}
+
+int ctl_start(struct fs *fs, const char *path, struct error *e)
+{
+	return local_server_start(path, 0666, handle, fs, &fs->ctl, e);
+}

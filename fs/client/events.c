@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The Events stream of one server: it speaks, we acknowledge. Broken streams are opened again for as long as the mount lasts.
+ *
+ * RECALL: give up what is cached of a handle. Nothing is cached without a lease yet, so it is acknowledged as it comes; the place where pages and names
+ * are invalidated is event_recall(), which runs in this thread of its own, because invalidation waits for requests of the kernel.
+ */
+#include "fs/client/client.h"
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+#include "conf/clock.h"
+#include "conf/log.h"
+
+static void event_recall(struct server *s, const Sprite__Fs__Event *ev)
+{
+	(void)s;
+	(void)ev;
+}
+
+static int event_handle(struct server *s, struct rpc_stream *stream, const Sprite__Fs__Event *ev)
+{
+	Sprite__Fs__EventAck ack = SPRITE__FS__EVENT_ACK__INIT;
+
+	switch (ev->kind) {
+	case SPRITE__FS__EVENT__KIND__RECALL:
+		event_recall(s, ev);
+		break;
+	case SPRITE__FS__EVENT__KIND__PREFIXES:
+		atomic_store(&s->fs->table_stale, true);
+		break;
+	default:
+		return 0;
+	}
+	ack.id = ev->id;
+	ack.handle = ev->handle;
+	return rpc_stream_send(stream, &ack.base, NULL, 0);
+}
+
+static int events_talk(struct server *s, struct rpc_stream *stream)
+{
+	Sprite__Fs__EventAck hello = SPRITE__FS__EVENT_ACK__INIT;
+	struct rpc_msg m;
+	int r;
+
+	hello.epoch = clock_epoch();
+	hello.instance = (char *)s->fs->mount;
+	r = rpc_stream_send(stream, &hello.base, NULL, 0);
+	while (r == 0 && !s->fs->stopping) {
+		r = rpc_stream_recv(stream, &m, -1);
+		if (r != 1)
+			return r;
+		r = event_handle(s, stream, (Sprite__Fs__Event *)m.msg);
+		rpc_msg_clear(&m);
+	}
+	return r;
+}
+
+static void *events_main(void *arg)
+{
+	struct server *s = arg;
+	struct rpc_stream *stream;
+	unsigned wait;
+
+	pthread_setname_np(pthread_self(), "events");
+	while (!s->fs->stopping) {
+		stream = NULL;
+		if (rpc_stream_open(s->meta, &fs_methods[FS_EVENTS], -1, &stream) == 0) {
+			pthread_mutex_lock(&s->lock);
+			s->stream = stream;
+			pthread_mutex_unlock(&s->lock);
+			events_talk(s, stream);
+			pthread_mutex_lock(&s->lock);
+			s->stream = NULL;
+			pthread_mutex_unlock(&s->lock);
+			rpc_stream_cancel(stream);
+			rpc_stream_finish(stream, 0);
+		}
+		atomic_store(&s->fs->table_stale, true);
+		for (wait = 0; wait < 5 && !s->fs->stopping; wait++)
+			usleep(100000);
+	}
+	return NULL;
+}
+
+int events_start(struct server *s)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&s->lock);
+	if (!s->has_events) {
+		r = -pthread_create(&s->events, NULL, events_main, s);
+		s->has_events = r == 0;
+	}
+	pthread_mutex_unlock(&s->lock);
+	return r;
+}
+
+void events_stop(struct server *s)
+{
+	if (!s->has_events)
+		return;
+	pthread_mutex_lock(&s->lock);
+	if (s->stream)
+		rpc_stream_cancel(s->stream);
+	pthread_mutex_unlock(&s->lock);
+	pthread_join(s->events, NULL);
+	s->has_events = false;
+}

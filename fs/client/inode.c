@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Which handle the kernel means by a node id.
+ *
+ * An id is given to a handle once and never again: a changed generation would split a FIFO that is in use and a changed type gives EIO
+ * (pipes.md). Two tables, by id and by handle, under fs.inode_lock. An inode goes when the kernel's lookups are all forgotten and no call holds
+ * it; then the same handle gets a new id when it is met again, which the kernel cannot tell from a new file.
+ */
+#include "fs/client/client.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+void inode_table_init(struct fs *fs)
+{
+	pthread_mutex_init(&fs->inode_lock, NULL);
+	fs->next_id = FUSE_ROOT_ID;
+}
+
+static bool inode_stays(const struct inode *ino)
+{
+	return ino->id == FUSE_ROOT_ID || (ino->pnode && ino->pnode->inode == ino);
+}
+
+/* With fs.inode_lock; true: taken out of the tables, to be freed by the caller. */
+static bool inode_retire(struct fs *fs, struct inode *ino)
+{
+	if (ino->nlookup || ino->refs || inode_stays(ino))
+		return false;
+	hash_take_u64(&fs->by_id, ino->id);
+	if (ino->handle_len && hash_get(&fs->by_handle, ino->handle, ino->handle_len) == ino)
+		hash_take(&fs->by_handle, ino->handle, ino->handle_len);
+	return true;
+}
+
+static void inode_free(struct inode *ino)
+{
+	pthread_mutex_destroy(&ino->lock);
+	free(ino);
+}
+
+struct inode *inode_get(struct fs *fs, uint64_t id)
+{
+	struct inode *ino;
+
+	pthread_mutex_lock(&fs->inode_lock);
+	ino = hash_get_u64(&fs->by_id, id);
+	if (!ino)
+		abort(); /* the kernel speaks of a node that we never told it of */
+	ino->refs++;
+	pthread_mutex_unlock(&fs->inode_lock);
+	return ino;
+}
+
+struct inode *inode_hold(struct fs *fs, struct inode *ino)
+{
+	pthread_mutex_lock(&fs->inode_lock);
+	ino->refs++;
+	pthread_mutex_unlock(&fs->inode_lock);
+	return ino;
+}
+
+void inode_put(struct fs *fs, struct inode *ino)
+{
+	bool gone;
+
+	pthread_mutex_lock(&fs->inode_lock);
+	ino->refs--;
+	gone = inode_retire(fs, ino);
+	pthread_mutex_unlock(&fs->inode_lock);
+	if (gone)
+		inode_free(ino);
+}
+
+void inode_forget(struct fs *fs, uint64_t id, uint64_t n)
+{
+	struct inode *ino;
+	bool gone = false;
+
+	pthread_mutex_lock(&fs->inode_lock);
+	ino = hash_get_u64(&fs->by_id, id);
+	if (ino && id != FUSE_ROOT_ID) {
+		ino->nlookup -= n < ino->nlookup ? n : ino->nlookup;
+		gone = inode_retire(fs, ino);
+	}
+	pthread_mutex_unlock(&fs->inode_lock);
+	if (gone)
+		inode_free(ino);
+}
+
+static struct inode *inode_make(struct fs *fs, struct domain *dom, struct pnode *pnode)
+{
+	struct inode *ino = calloc(1, sizeof(*ino));
+
+	if (!ino)
+		return NULL;
+	ino->id = fs->next_id;
+	ino->dom = dom;
+	ino->pnode = pnode;
+	pthread_mutex_init(&ino->lock, NULL);
+	list_init(&ino->streams);
+	if (hash_set_u64(&fs->by_id, ino->id, ino, NULL) < 0) {
+		inode_free(ino);
+		return NULL;
+	}
+	fs->next_id++;
+	return ino;
+}
+
+struct inode *inode_new(struct fs *fs, struct domain *dom, struct pnode *pnode)
+{
+	struct inode *ino;
+
+	pthread_mutex_lock(&fs->inode_lock);
+	ino = inode_make(fs, dom, pnode);
+	if (ino)
+		ino->refs = 1;
+	pthread_mutex_unlock(&fs->inode_lock);
+	return ino;
+}
+
+struct inode *inode_looked_up(struct fs *fs, struct domain *dom, const ProtobufCBinaryData *h, uint32_t mode)
+{
+	struct inode *ino;
+
+	if (!h->len || h->len > FS_HANDLE_MAX)
+		return NULL;
+	pthread_mutex_lock(&fs->inode_lock);
+	ino = hash_get(&fs->by_handle, h->data, h->len);
+	/* The handle of a removed file may come back as another one's only by a fault of the server; a type must never change under the kernel. */
+	if (ino && ino->type && ino->type != (mode & S_IFMT)) {
+		hash_take(&fs->by_handle, h->data, h->len);
+		ino = NULL;
+	}
+	if (!ino) {
+		ino = inode_make(fs, dom, NULL);
+		if (!ino)
+			goto out;
+		memcpy(ino->handle, h->data, h->len);
+		ino->handle_len = h->len;
+		ino->type = mode & S_IFMT;
+		if (hash_set(&fs->by_handle, h->data, h->len, ino, NULL) < 0) {
+			hash_take_u64(&fs->by_id, ino->id);
+			inode_free(ino);
+			ino = NULL;
+			goto out;
+		}
+	}
+	ino->nlookup++;
+out:
+	pthread_mutex_unlock(&fs->inode_lock);
+	return ino;
+}
+
+void inode_count_lookup(struct fs *fs, struct inode *ino)
+{
+	pthread_mutex_lock(&fs->inode_lock);
+	ino->nlookup++;
+	pthread_mutex_unlock(&fs->inode_lock);
+}
+
+void inode_set_handle(struct fs *fs, struct inode *ino, const ProtobufCBinaryData *h)
+{
+	if (!h->len || h->len > FS_HANDLE_MAX)
+		return;
+	pthread_mutex_lock(&fs->inode_lock);
+	if (ino->handle_len != h->len || memcmp(ino->handle, h->data, h->len) != 0) {
+		if (ino->handle_len && hash_get(&fs->by_handle, ino->handle, ino->handle_len) == ino)
+			hash_take(&fs->by_handle, ino->handle, ino->handle_len);
+		memcpy(ino->handle, h->data, h->len);
+		ino->handle_len = h->len;
+		hash_set(&fs->by_handle, h->data, h->len, ino, NULL);
+	}
+	pthread_mutex_unlock(&fs->inode_lock);
+}
+
+/*
+ * One FUSE mount has one st_dev, so that equal inode numbers of two domains would look like hard links to tar. The numbers of the root domain
+ * and of a mount with one domain only are the server's own; another domain's get its id in the upper bits, the same on every node.
+ */
+uint64_t inode_show_ino(const struct fs *fs, const struct domain *dom, uint64_t ino)
+{
+	if (!fs->whole || !dom || !strcmp(dom->prefix, "/"))
+		return ino;
+	return ino ^ ((((dom->id * 0x9e3779b97f4a7c15ull) >> 48) | 1) << 47);
+}
+
+static void stat_time(struct timespec *ts, int64_t ns)
+{
+	ts->tv_sec = ns / 1000000000;
+	ts->tv_nsec = ns % 1000000000;
+	if (ts->tv_nsec < 0) {
+		ts->tv_nsec += 1000000000;
+		ts->tv_sec--;
+	}
+}
+
+void inode_stat(struct fs *fs, const struct domain *dom, const Sprite__Fs__Attr *a, struct stat *st)
+{
+	memset(st, 0, sizeof(*st));
+	st->st_ino = inode_show_ino(fs, dom, a->ino);
+	st->st_mode = a->mode;
+	st->st_nlink = a->nlink;
+	st->st_uid = a->uid;
+	st->st_gid = a->gid;
+	st->st_rdev = a->rdev;
+	st->st_size = (off_t)a->size;
+	st->st_blocks = (blkcnt_t)a->blocks;
+	st->st_blksize = a->blksize;
+	stat_time(&st->st_atim, a->atime);
+	stat_time(&st->st_mtim, a->mtime);
+	stat_time(&st->st_ctim, a->ctime);
+}
+
+void inode_virtual_stat(struct fs *fs, const struct inode *ino, struct stat *st)
+{
+	memset(st, 0, sizeof(*st));
+	st->st_ino = ino->id == FUSE_ROOT_ID ? 1 : (1ull << 62) + ino->id;
+	st->st_mode = S_IFDIR | 0755;
+	st->st_nlink = 2;
+	st->st_blksize = 4096;
+	stat_time(&st->st_mtim, (int64_t)fs->started_ns);
+	st->st_atim = st->st_ctim = st->st_mtim;
+}
+
+/*
+ * How long the kernel may believe attributes and names, in seconds. Served domains: not at all, without a lease (invariant 7). Home domains are
+ * changed natively by their host, without asking anybody: there the bound is one second (fs.md). A FIFO's attributes never: every open of one
+ * must be seen (pipes.md).
+ */
+double inode_timeout(const struct inode *ino, uint32_t mode)
+{
+	if (S_ISFIFO(mode) || !ino->dom)
+		return 0;
+	return ino->dom->home ? 1.0 : 0;
+}
+
+bool inode_is_virtual(struct fs *fs, const struct inode *ino)
+{
+	bool known;
+
+	if (!ino->dom)
+		return true;
+	if (ino->dom->server)
+		return false;
+	pthread_mutex_lock(&fs->table_lock);
+	known = fs->table_known;
+	pthread_mutex_unlock(&fs->table_lock);
+	return known && ino->pnode && fs->whole;
+}
+
+uint64_t inode_any_open(struct inode *ino)
+{
+	struct stream *st;
+	uint64_t open = 0;
+
+	pthread_mutex_lock(&ino->lock);
+	list_each(st, &ino->streams, link)
+		if ((open = st->open))
+			break;
+	pthread_mutex_unlock(&ino->lock);
+	return open;
+}
+
+size_t inode_count(struct fs *fs)
+{
+	size_t n;
+
+	pthread_mutex_lock(&fs->inode_lock);
+	n = fs->by_id.count;
+	pthread_mutex_unlock(&fs->inode_lock);
+	return n;
+}

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * spritefs: mounts the single image.
+ *
+ *	spritefs [--config FILE] [--mount DIR] [--prefix PREFIX] [--background]
+ *
+ * Without --prefix (or with "/") the whole tree of the prefix table; with one, only that domain, without set-user-id: the root view of a guest.
+ * Exit: 0 in order; 1 could not start (one line says why); 78 bad configuration.
+ */
+#include "fs/client/client.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "conf/clock.h"
+#include "conf/daemon.h"
+#include "conf/log.h"
+#include "conf/notify.h"
+
+static const char *opt_mount, *opt_prefix = "/";
+static bool opt_background;
+static const struct daemon_option options[] = {
+	{"mount", "DIR", "mount there (default: \"mount\" of the configuration)", &opt_mount, NULL},
+	{"prefix", "PREFIX", "only this domain of the tree (default: /, the whole)", &opt_prefix, NULL},
+	{"background", NULL, "return when mounted, go on in the background", NULL, &opt_background},
+	{0},
+};
+
+/* Where the control socket and the lock lie: "$run_dir/spritefs.sock", "$run_dir/spritefs-hosts-ws1.sock". */
+static void run_path(const struct fs *fs, const char *suffix, char *out, size_t n)
+{
+	char *p;
+	int at = snprintf(out, n, "%s/spritefs", fs->conf->run_dir);
+
+	if (!fs->whole) {
+		snprintf(out + at, n - (size_t)at, "%s", fs->prefix);
+		for (p = out + at; *p; p++)
+			if (*p == '/')
+				*p = '-';
+	}
+	strncat(out, suffix, n - strlen(out) - 1);
+}
+
+static int lock_take(const struct fs *fs, struct error *e)
+{
+	char path[PATH_MAX], text[32] = "";
+	int fd;
+
+	if (mkdir(fs->conf->run_dir, 0755) < 0 && errno != EEXIST)
+		return error_set(e, errno, "%s: %s", fs->conf->run_dir, strerror(errno));
+	run_path(fs, ".lock", path, sizeof(path));
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+	if (fd < 0)
+		return error_set(e, errno, "%s: %s", path, strerror(errno));
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		int err = errno;
+		ssize_t k = read(fd, text, sizeof(text) - 1);
+
+		close(fd);
+		if (k > 0)
+			text[strcspn(text, "\n")] = 0;
+		return err == EWOULDBLOCK ? error_set(e, EBUSY, "%s: already served by another spritefs (process %s)", fs->mount, *text ? text : "?")
+					  : error_set(e, err, "%s: %s", path, strerror(err));
+	}
+	if (ftruncate(fd, 0) == 0)
+		dprintf(fd, "%d\n", (int)getpid());
+	return 0; /* held until we end */
+}
+
+static int mount_point(struct fs *fs, struct error *e)
+{
+	static char path[PATH_MAX];
+	const char *want = opt_mount ? opt_mount : fs->conf->mount;
+	int r;
+
+	/* a dead mount has to go before its path can be looked at */
+	r = session_busy(want);
+	if (!r && !realpath(want, path))
+		return error_set(e, errno, "%s: %s", want, strerror(errno));
+	if (!r)
+		r = session_busy(path);
+	if (r > 0)
+		return error_set(e, EBUSY, "%s: already served by another spritefs", want);
+	if (r < 0)
+		return error_set(e, -r, "%s: %s", want, strerror(-r));
+	fs->mount = path;
+	return 0;
+}
+
+/* Waits until the root is attached, or the server has refused it, or `ms` are over. Returns 0, -EACCES, -ETIMEDOUT. */
+static int root_wait(struct fs *fs, int ms)
+{
+	struct domain *d = fs->root->dom;
+	uint64_t end = clock_mono_ns() + (uint64_t)ms * 1000000;
+	bool attached = false, known;
+
+	while (clock_mono_ns() < end) {
+		pthread_mutex_lock(&fs->table_lock);
+		known = fs->table_known;
+		pthread_mutex_unlock(&fs->table_lock);
+		pthread_mutex_lock(&fs->wait_lock);
+		attached = d->attached;
+		pthread_mutex_unlock(&fs->wait_lock);
+		if (attached)
+			return 0;
+		if (known && d->server) {
+			if (atomic_load(&fs->attach_failures))
+				return -EACCES;
+			prefix_attach(fs, d);
+		}
+		usleep(10000);
+	}
+	return -ETIMEDOUT;
+}
+
+static void on_init(void *userdata, struct fuse_conn_info *conn)
+{
+	struct fs *fs = userdata;
+	unsigned want = FUSE_CAP_ASYNC_READ | FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_DONT_MASK |
+			FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_POSIX_ACL | FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_ASYNC_DIO;
+
+	(void)fs;
+	conn->want = want & conn->capable;
+	conn->max_write = FS_IO_MAX;
+	conn->max_readahead = FS_IO_MAX;
+	conn->max_background = 64;
+	conn->congestion_threshold = 48;
+	conn->time_gran = 1;
+}
+
+static int session_new(struct fs *fs, struct error *e)
+{
+	static struct fuse_lowlevel_ops ops;
+	char *argv[] = {"spritefs", NULL};
+	struct fuse_args args = FUSE_ARGS_INIT(1, argv);
+
+	ops.init = on_init;
+	ops_name(&ops);
+	ops_attr(&ops);
+	ops_file(&ops);
+	ops_dir(&ops);
+	ops_lock(&ops);
+	fs->se = fuse_session_new(&args, &ops, sizeof(ops), fs);
+	return fs->se ? 0 : error_set(e, EIO, "libfuse does not begin");
+}
+
+static int start(struct fs *fs, struct error *e)
+{
+	char path[PATH_MAX];
+	int r = mount_point(fs, e);
+
+	if (r == 0)
+		r = lock_take(fs, e);
+	if (r == 0)
+		r = rpc_tls_load(fs->conf, &fs->tls, e);
+	if (r < 0)
+		return r;
+	inode_table_init(fs);
+	call_init(fs);
+	r = prefix_start(fs, e);
+	if (r == 0)
+		r = call_ticker_start(fs);
+	if (r < 0)
+		return error_set(e, -r, "cannot start: %s", strerror(-r));
+	if (!fs->whole && (r = root_wait(fs, 15000)) < 0)
+		return r == -EACCES ? error_set(e, EACCES, "%s: its server does not let this host in", fs->prefix)
+				    : error_set(e, ETIMEDOUT, "%s: no such domain in the prefix table, or its server is away", fs->prefix);
+	r = session_new(fs, e);
+	if (r == 0)
+		r = session_mount(fs, !fs->whole, e);
+	if (r < 0)
+		return r;
+	run_path(fs, ".sock", path, sizeof(path));
+	return ctl_start(fs, path, e);
+}
+
+static void *session_thread(void *arg)
+{
+	struct fs *fs = arg;
+	int r = session_run(fs);
+
+	if (r < 0)
+		log_error("%s: cannot read requests: %s", fs->mount, strerror(-r));
+	kill(getpid(), SIGTERM); /* unmounted: main ends as if asked to */
+	return NULL;
+}
+
+/* The child goes on; the parent waits for its byte and exits with it. Before any thread is made: gRPC cannot fork. */
+static int background(void)
+{
+	int p[2], null;
+	char status = 1;
+	pid_t pid;
+
+	if (pipe2(p, O_CLOEXEC) < 0 || (pid = fork()) < 0) {
+		log_error("cannot go into the background: %s", strerror(errno));
+		exit(1);
+	}
+	if (pid) {
+		close(p[1]);
+		if (read(p[0], &status, 1) != 1)
+			status = 1;
+		_exit(status);
+	}
+	close(p[0]);
+	setsid();
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null >= 0) {
+		dup2(null, 0);
+		dup2(null, 1);
+		close(null);
+	}
+	return p[1];
+}
+
+static void end(struct fs *fs)
+{
+	int i;
+
+	session_unmount(fs);
+	/* what was released last is still on its way */
+	for (i = 0; i < 20 && atomic_load(&fs->calls) > 0; i++)
+		usleep(10000);
+	if (fs->ctl)
+		local_server_stop(fs->ctl);
+}
+
+int main(int argc, char **argv)
+{
+	struct daemon d = {.program = "spritefs", .summary = "mounts the single image", .options = options};
+	static struct fs fs;
+	struct error e = {0};
+	pthread_t session;
+	int status, up = -1;
+
+	if (!daemon_begin(&d, argc, argv, &status))
+		return status;
+	fs.conf = d.conf;
+	fs.prefix = opt_prefix;
+	fs.whole = !strcmp(opt_prefix, "/");
+	if (!fs.whole && (!opt_mount || *opt_prefix != '/' || opt_prefix[strlen(opt_prefix) - 1] == '/')) {
+		log_error("--prefix: expected an absolute prefix such as /hosts/ws1, together with --mount DIR");
+		return 64;
+	}
+	if (opt_background)
+		up = background();
+	fs.started_ns = (uint64_t)clock_real_ns();
+	rpc_init();
+	if (start(&fs, &e) < 0 || pthread_create(&session, NULL, session_thread, &fs) != 0) {
+		log_error("%s", *e.text ? e.text : "cannot start a thread");
+		if (fs.mounted)
+			session_unmount(&fs);
+		_exit(1);
+	}
+	if (fs.whole && root_wait(&fs, 2000) < 0)
+		log_note("%s: root server %s is not there yet; calls wait for it", fs.mount, fs.conf->root_server.host);
+	notify_ready();
+	if (up >= 0 && write(up, "", 1) == 1)
+		close(up);
+	daemon_wait(&d, NULL, NULL);
+	notify_stopping();
+	end(&fs);
+	/* Not all threads can be waited for: one may hang with a request of a mount that is only detached. The kernel ends it with us. */
+	_exit(0);
+}

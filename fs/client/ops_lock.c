@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * flock, fcntl and OFD locks: the server's tables decide, nothing is kept here but who has used a stream, for unlocking at its end.
+ * FUSE does not tell an OFD lock from a process's: the owner is the kernel's id of the file description or of the process's table of files,
+ * so that both live in one space of owners. A lock that waits is ended by the server when its waiter is interrupted (call.c).
+ */
+#include "fs/client/client.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/file.h>
+
+static void lock_range(struct call *c, const struct flock *l)
+{
+	c->m.lock.start = (uint64_t)l->l_start;
+	c->m.lock.end = l->l_len ? (uint64_t)(l->l_start + l->l_len - 1) : INT64_MAX;
+}
+
+static struct call *lock_new(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi, call_done done)
+{
+	struct fs *fs = fuse_req_userdata(req);
+	struct call *c = call_new(fs, req, FS_LOCK, inode_get(fs, id), done);
+
+	if (!c)
+		return NULL;
+	c->handle = &c->m.lock.handle;
+	call_stream(c, (struct stream *)fi->fh, &c->m.lock.open);
+	c->m.lock.owner = fi->lock_owner;
+	return c;
+}
+
+static void getlk_done(struct call *c, int err, struct rpc_msg *out)
+{
+	Sprite__Fs__LockRep *rep;
+	struct flock l = {.l_whence = SEEK_SET};
+
+	if (err) {
+		fuse_reply_err(c->req, err);
+		return;
+	}
+	rep = (Sprite__Fs__LockRep *)out->msg;
+	l.l_type = (short)rep->type;
+	l.l_start = (off_t)rep->start;
+	l.l_len = rep->end >= INT64_MAX ? 0 : (off_t)(rep->end - rep->start + 1);
+	l.l_pid = (pid_t)rep->pid;
+	fuse_reply_lock(c->req, &l);
+}
+
+static void op_getlk(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi, struct flock *l)
+{
+	struct call *c = lock_new(req, id, fi, getlk_done);
+
+	if (!c)
+		return;
+	lock_range(c, l);
+	c->m.lock.type = (uint32_t)l->l_type;
+	c->m.lock.pid = (uint32_t)l->l_pid;
+	c->m.lock.test = true;
+	call_submit(c);
+}
+
+static void setlk_done(struct call *c, int err, struct rpc_msg *out)
+{
+	(void)out;
+	fuse_reply_err(c->req, err);
+}
+
+static void op_setlk(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi, struct flock *l, int sleep)
+{
+	struct call *c = lock_new(req, id, fi, setlk_done);
+
+	if (!c)
+		return;
+	lock_range(c, l);
+	c->m.lock.type = (uint32_t)l->l_type;
+	c->m.lock.pid = (uint32_t)l->l_pid;
+	if (l->l_type != F_UNLCK) {
+		stream_owner_add(c->st, fi->lock_owner);
+		c->m.lock.wait = c->waits = sleep;
+		c->m.lock.ticket = atomic_fetch_add(&c->fs->lock_ticket, 1) + 1;
+	}
+	call_submit(c);
+}
+
+static void op_flock(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi, int op)
+{
+	struct call *c = lock_new(req, id, fi, setlk_done);
+
+	if (!c)
+		return;
+	c->m.lock.flock = true;
+	c->m.lock.end = INT64_MAX;
+	c->m.lock.pid = (uint32_t)fuse_req_ctx(req)->pid;
+	c->m.lock.type = (op & LOCK_UN) ? F_UNLCK : (op & LOCK_EX) ? F_WRLCK : F_RDLCK;
+	if (!(op & LOCK_UN)) {
+		c->m.lock.wait = c->waits = !(op & LOCK_NB);
+		c->m.lock.ticket = atomic_fetch_add(&c->fs->lock_ticket, 1) + 1;
+	}
+	call_submit(c);
+}
+
+/* Drops all fcntl locks of an owner on a file; answers `req` (0, close(2) does not fail for that) when there is one. Takes over the reference. */
+static void unlocked(struct call *c, int err, struct rpc_msg *out)
+{
+	(void)err;
+	(void)out;
+	if (c->req)
+		fuse_reply_err(c->req, 0);
+}
+
+void ops_unlock_owner(struct fs *fs, struct inode *ino, uint64_t owner, fuse_req_t req)
+{
+	struct call *c = call_new(fs, req, FS_LOCK, ino, unlocked);
+
+	if (!c)
+		return;
+	c->handle = &c->m.lock.handle;
+	c->m.lock.open = inode_any_open(ino);
+	c->m.lock.owner = owner;
+	c->m.lock.type = F_UNLCK;
+	c->m.lock.end = INT64_MAX;
+	call_submit(c);
+}
+
+void ops_lock(struct fuse_lowlevel_ops *ops)
+{
+	ops->getlk = op_getlk;
+	ops->setlk = op_setlk;
+	ops->flock = op_flock;
+}

@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The prefix table: which server has which part of the tree.
+ *
+ * "A client needs only the root server's name" (Welch and Ousterhout 1986: prefix tables). The table is asked for at the start, when the root
+ * server says on its Events stream that it has changed, and every 5 s in case that was lost. Nodes, domains and servers are added and
+ * changed, never removed, while the mount lasts; what the table no longer has is only no longer `present`.
+ *
+ * A domain is attached when the first call for it is sent; calls wait in domain.waiters meanwhile, for ever when its server is away (they can be
+ * interrupted), and fail with what the server said when it refuses. An attached domain's calls are refused by its server one by one.
+ */
+#include "fs/client/client.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "conf/clock.h"
+#include "conf/log.h"
+
+#define ASK_EVERY_NS (5000 * 1000000ull)
+
+static struct pnode *pnode_new(struct fs *fs, struct pnode *parent, const char *name, size_t len)
+{
+	struct pnode *p = calloc(1, sizeof(*p)), **at;
+
+	if (!p || !(p->name = strndup(name, len)))
+		goto fail;
+	p->parent = parent;
+	p->inode = inode_new(fs, NULL, p);
+	if (!p->inode)
+		goto fail;
+	if (parent) {
+		for (at = &parent->child; *at; at = &(*at)->next)
+			;
+		*at = p;
+	}
+	return p;
+fail:
+	if (p)
+		free(p->name);
+	free(p);
+	return NULL;
+}
+
+static struct pnode *pnode_find(struct pnode *p, const char *name, size_t len)
+{
+	struct pnode *k;
+
+	for (k = p->child; k; k = k->next)
+		if (strlen(k->name) == len && !memcmp(k->name, name, len))
+			return k;
+	return NULL;
+}
+
+struct pnode *prefix_child(struct fs *fs, struct pnode *p, const char *name, size_t len)
+{
+	struct pnode *k;
+
+	pthread_mutex_lock(&fs->table_lock);
+	k = pnode_find(p, name, len);
+	if (k && !k->present)
+		k = NULL;
+	pthread_mutex_unlock(&fs->table_lock);
+	return k;
+}
+
+struct pnode *prefix_nth(struct fs *fs, struct pnode *p, uint64_t *i)
+{
+	struct pnode *k;
+	uint64_t n = 0;
+
+	pthread_mutex_lock(&fs->table_lock);
+	for (k = p->child; k; k = k->next, n++)
+		if (n >= *i && k->present)
+			break;
+	*i = n + 1;
+	pthread_mutex_unlock(&fs->table_lock);
+	return k;
+}
+
+static void rows(struct pnode *p, const char *path, void (*fn)(void *arg, const struct pnode *p, const char *path), void *arg)
+{
+	char sub[4096];
+	struct pnode *k;
+
+	if (p->dom && p->present && p->dom->server)
+		fn(arg, p, *path ? path : "/");
+	for (k = p->child; k; k = k->next) {
+		if ((size_t)snprintf(sub, sizeof(sub), "%s/%s", path, k->name) < sizeof(sub))
+			rows(k, sub, fn, arg);
+	}
+}
+
+void prefix_rows(struct fs *fs, void (*fn)(void *arg, const struct pnode *p, const char *path), void *arg)
+{
+	pthread_mutex_lock(&fs->table_lock);
+	rows(fs->root, "", fn, arg);
+	pthread_mutex_unlock(&fs->table_lock);
+}
+
+/* ---- servers */
+
+static void server_changed(void *arg, bool up)
+{
+	struct server *s = arg;
+
+	if (atomic_exchange(&s->up, up) != up)
+		log_info("%s is %s", s->name, up ? "there" : "away");
+}
+
+/* With fs.table_lock. The server of that name and address; a moved one is a new one. */
+static struct server *server_find(struct fs *fs, const char *name, const struct conf_addr *addr)
+{
+	struct server *s;
+
+	list_each(s, &fs->servers, link)
+		if (!strcmp(s->name, name) && !strcmp(s->addr.host, addr->host) && s->addr.port == addr->port)
+			return s;
+	s = calloc(1, sizeof(*s));
+	if (!s || !(s->name = strdup(name))) {
+		free(s);
+		return NULL;
+	}
+	s->fs = fs;
+	s->addr = *addr;
+	pthread_mutex_init(&s->lock, NULL);
+	s->meta = rpc_channel_open(fs->tls, addr, name, "meta");
+	s->bulk = rpc_channel_open(fs->tls, addr, name, "bulk");
+	if (!s->meta || !s->bulk) {
+		if (s->meta)
+			rpc_channel_close(s->meta);
+		if (s->bulk)
+			rpc_channel_close(s->bulk);
+		free(s->name);
+		free(s);
+		return NULL;
+	}
+	s->up = true; /* until it shows otherwise */
+	rpc_channel_watch(s->meta, server_changed, s);
+	list_add_tail(&fs->servers, &s->link);
+	return s;
+}
+
+/* ---- attaching */
+
+void prefix_attached(struct fs *fs, struct domain *d, const Sprite__Fs__AttachRep *rep)
+{
+	struct server *s = d->server;
+
+	inode_set_handle(fs, d->root, &rep->handle);
+	pthread_mutex_lock(&d->root->lock);
+	d->root->type = S_IFDIR;
+	if (rep->attr) {
+		inode_stat(fs, d, rep->attr, &d->root->last);
+		d->root->has_last = true;
+	}
+	pthread_mutex_unlock(&d->root->lock);
+	pthread_mutex_lock(&fs->wait_lock);
+	d->attached = true;
+	if (rep->domain)
+		d->id = rep->domain;
+	pthread_mutex_unlock(&fs->wait_lock);
+	if (!s)
+		return;
+	pthread_mutex_lock(&s->lock);
+	s->epoch = rep->server_epoch;
+	if (!s->lease_ms && rep->lease_ms)
+		s->renew_at = clock_boot_ns() + rep->lease_ms / 3 * 1000000ull;
+	s->lease_ms = rep->lease_ms;
+	pthread_mutex_unlock(&s->lock);
+	if (events_start(s) < 0)
+		log_warn("%s: no thread for its events", s->name);
+}
+
+static void attach_done(struct call *c, int err, struct rpc_msg *out)
+{
+	struct domain *d = c->dom;
+
+	if (!err)
+		prefix_attached(c->fs, d, (Sprite__Fs__AttachRep *)out->msg);
+	else
+		atomic_fetch_add(&c->fs->attach_failures, 1);
+	pthread_mutex_lock(&c->fs->wait_lock);
+	d->attaching = false;
+	pthread_mutex_unlock(&c->fs->wait_lock);
+	call_release_waiters(c->fs, &d->waiters, err);
+}
+
+void prefix_attach(struct fs *fs, struct domain *d)
+{
+	struct call *c;
+	bool start, ready;
+
+	pthread_mutex_lock(&fs->wait_lock);
+	ready = d->attached && d->server;
+	start = d->server && !d->attached && !d->attaching;
+	if (start)
+		d->attaching = true;
+	pthread_mutex_unlock(&fs->wait_lock);
+	if (ready) { /* it was attached between the look of the caller and ours */
+		call_release_waiters(fs, &d->waiters, 0);
+		return;
+	}
+	if (!start)
+		return;
+	c = call_new(fs, NULL, FS_ATTACH, inode_hold(fs, d->root), attach_done);
+	if (!c) {
+		pthread_mutex_lock(&fs->wait_lock);
+		d->attaching = false;
+		pthread_mutex_unlock(&fs->wait_lock);
+		return;
+	}
+	c->attach = true;
+	c->m.attach.prefix = d->prefix;
+	c->m.attach.instance = (char *)fs->mount;
+	c->m.attach.cred = &c->cred;
+	call_submit(c);
+}
+
+/* ---- the table */
+
+static struct domain *domain_new(struct pnode *p, const char *prefix)
+{
+	struct domain *d = calloc(1, sizeof(*d));
+
+	if (!d || !(d->prefix = strdup(prefix))) {
+		free(d);
+		return NULL;
+	}
+	list_init(&d->waiters);
+	d->root = p->inode;
+	d->root->dom = d;
+	d->root->pnode = p;
+	p->dom = d;
+	return d;
+}
+
+/* With fs.table_lock. The node of a prefix, made when missing; NULL: not a prefix. */
+static struct pnode *pnode_walk(struct fs *fs, const char *prefix)
+{
+	struct pnode *p = fs->root, *k;
+	const char *s = prefix;
+	size_t n;
+
+	if (*s != '/')
+		return NULL;
+	for (;;) {
+		while (*s == '/')
+			s++;
+		n = strcspn(s, "/");
+		if (!n)
+			return p;
+		if (n > 255)
+			return NULL;
+		k = pnode_find(p, s, n);
+		if (!k)
+			k = pnode_new(fs, p, s, n);
+		if (!k)
+			return NULL;
+		p = k;
+		s += n;
+	}
+}
+
+static void pnode_clear(struct pnode *p)
+{
+	for (; p; p = p->next) {
+		p->present = false;
+		pnode_clear(p->child);
+	}
+}
+
+/* With fs.table_lock. Returns the domain when its waiters have to be looked after. */
+static struct domain *table_add(struct fs *fs, const Sprite__Fs__Prefix *x)
+{
+	struct conf_addr addr = {.port = (uint16_t)x->port};
+	struct pnode *p, *up;
+	struct domain *d;
+	struct server *s;
+
+	if (fs->whole) {
+		p = pnode_walk(fs, x->prefix);
+	} else {
+		if (strcmp(x->prefix, fs->prefix) != 0)
+			return NULL;
+		p = fs->root;
+	}
+	if (!p || !x->server || !*x->server || strlen(x->host) >= sizeof(addr.host))
+		return NULL;
+	strcpy(addr.host, *x->host ? x->host : x->server);
+	if (!p->dom && !domain_new(p, x->prefix))
+		return NULL;
+	d = p->dom;
+	s = server_find(fs, x->server, &addr);
+	if (!s)
+		return NULL;
+	for (up = p; up; up = up->parent)
+		up->present = true;
+	pthread_mutex_lock(&fs->wait_lock);
+	if (d->server != s || (d->id && x->domain && d->id != x->domain)) {
+		if (d->server)
+			log_note("%s is now served by %s", d->prefix, s->name);
+		d->server = s;
+		d->attached = false;
+	}
+	d->id = x->domain ? x->domain : d->id;
+	d->home = x->home;
+	d->mig_port = x->mig_port;
+	pthread_mutex_unlock(&fs->wait_lock);
+	return list_empty(&d->waiters) ? NULL : d;
+}
+
+static void table_got(struct call *c, int err, struct rpc_msg *out)
+{
+	struct fs *fs = c->fs;
+	Sprite__Fs__PrefixesRep *rep = err ? NULL : (Sprite__Fs__PrefixesRep *)out->msg;
+	struct domain **wake = NULL;
+	size_t i, n = 0;
+
+	if (rep && (rep->version != fs->version || !fs->table_known))
+		wake = calloc(rep->n_prefixes + 1, sizeof(struct domain *));
+	pthread_mutex_lock(&fs->table_lock);
+	fs->table_asking = false;
+	if (wake) {
+		pnode_clear(fs->root->child);
+		for (i = 0; i < rep->n_prefixes; i++)
+			if ((wake[n] = table_add(fs, rep->prefixes[i])))
+				n++;
+		fs->version = rep->version;
+		fs->table_known = true;
+	}
+	pthread_mutex_unlock(&fs->table_lock);
+	for (i = 0; i < n; i++)
+		prefix_attach(fs, wake[i]);
+	free(wake);
+}
+
+static void table_ask(struct fs *fs)
+{
+	struct call *c;
+
+	pthread_mutex_lock(&fs->table_lock);
+	if (fs->table_asking) {
+		pthread_mutex_unlock(&fs->table_lock);
+		return;
+	}
+	fs->table_asking = true;
+	pthread_mutex_unlock(&fs->table_lock);
+	c = call_new(fs, NULL, FS_PREFIXES, NULL, table_got);
+	if (!c) {
+		pthread_mutex_lock(&fs->table_lock);
+		fs->table_asking = false;
+		pthread_mutex_unlock(&fs->table_lock);
+		return;
+	}
+	c->server = fs->root_server;
+	c->m.prefixes.version = fs->version;
+	call_submit(c);
+}
+
+static void renewed(struct call *c, int err, struct rpc_msg *out)
+{
+	Sprite__Fs__RenewRep *rep = err ? NULL : (Sprite__Fs__RenewRep *)out->msg;
+	struct server *s = c->server;
+
+	if (!rep)
+		return;
+	pthread_mutex_lock(&s->lock);
+	if (s->lease_epoch && s->lease_epoch != rep->lease_epoch)
+		log_warn("%s had given this client up: files are opened anew, locks are lost", s->name);
+	s->epoch = rep->server_epoch;
+	s->lease_epoch = rep->lease_epoch;
+	if (rep->lease_ms)
+		s->lease_ms = rep->lease_ms;
+	pthread_mutex_unlock(&s->lock);
+}
+
+static void renew(struct server *s, uint64_t now)
+{
+	struct fs *fs = s->fs;
+	struct call *c;
+	bool due;
+
+	pthread_mutex_lock(&s->lock);
+	due = s->lease_ms && now >= s->renew_at;
+	if (due)
+		s->renew_at = now + s->lease_ms / 3 * 1000000ull;
+	pthread_mutex_unlock(&s->lock);
+	if (!due)
+		return;
+	c = call_new(fs, NULL, FS_RENEW, NULL, renewed);
+	if (!c)
+		return;
+	c->server = s;
+	c->quick = true;
+	c->m.renew.instance = (char *)fs->mount;
+	c->m.renew.lease_epoch = s->lease_epoch;
+	call_submit(c);
+}
+
+void prefix_tick(struct fs *fs, uint64_t now)
+{
+	struct server *s, *all[64];
+	size_t i, n = 0;
+
+	if (atomic_exchange(&fs->table_stale, false) || now - fs->asked_at >= ASK_EVERY_NS) {
+		fs->asked_at = now;
+		table_ask(fs);
+	}
+	pthread_mutex_lock(&fs->table_lock);
+	list_each(s, &fs->servers, link)
+		if (n < 64)
+			all[n++] = s;
+	pthread_mutex_unlock(&fs->table_lock);
+	for (i = 0; i < n; i++)
+		renew(all[i], now);
+}
+
+int prefix_start(struct fs *fs, struct error *e)
+{
+	pthread_mutex_init(&fs->table_lock, NULL);
+	list_init(&fs->servers);
+	fs->root = pnode_new(fs, NULL, "", 0); /* the first inode: FUSE_ROOT_ID */
+	if (!fs->root || !domain_new(fs->root, fs->prefix))
+		return error_set(e, ENOMEM, "out of memory");
+	fs->root->present = true;
+	pthread_mutex_lock(&fs->table_lock);
+	fs->root_server = server_find(fs, fs->conf->root_server.host, &fs->conf->root_server);
+	pthread_mutex_unlock(&fs->table_lock);
+	if (!fs->root_server)
+		return error_set(e, ENOMEM, "root server %s: no channel", fs->conf->root_server.host);
+	if (events_start(fs->root_server) < 0)
+		return error_set(e, EAGAIN, "root server %s: no thread", fs->conf->root_server.host);
+	return 0;
+}
+
+void prefix_stop(struct fs *fs)
+{
+	struct server *s;
+
+	list_each(s, &fs->servers, link)
+		events_stop(s);
+	list_each(s, &fs->servers, link) {
+		rpc_channel_close(s->meta);
+		rpc_channel_close(s->bulk);
+	}
+}

@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The kernel's side of the mount: /dev/fuse, its clones, the threads that read them.
+ *
+ * We mount by hand and give libfuse our own reads and writes, for three reasons. Each thread reads a clone of the device, and a reply must go to
+ * the clone that its request came from, also when it is sent hours later from an rpc thread (session_reply_on). The INIT reply needs flags that
+ * libfuse 3.14 does not know: FUSE_DIRECT_IO_ALLOW_MMAP, or MAP_SHARED fails on files without a cache, and FUSE_HANDLE_KILLPRIV_V2, or every
+ * write asks for security.capability first. And a handler may keep the buffer of a WRITE instead of copying a megabyte.
+ */
+#include "fs/client/client.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fuse.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+#include "conf/log.h"
+
+#ifndef FUSE_DIRECT_IO_ALLOW_MMAP
+#define FUSE_DIRECT_IO_ALLOW_MMAP (1ULL << 36)
+#endif
+#define FUSE_SUPER 0x65735546
+#define BUFFER	   ((1u << 20) + 8192u)
+#define THREADS	   4
+#define SPARE	   16
+
+static __thread int reply_fd = -1;
+static __thread void *buffer;
+static __thread bool buffer_taken, kill_suid;
+
+static pthread_mutex_t spare_lock = PTHREAD_MUTEX_INITIALIZER;
+static void *spare[SPARE];
+static unsigned nspare;
+
+int session_reply_on(int fd)
+{
+	int old = reply_fd;
+
+	reply_fd = fd;
+	return old;
+}
+
+int session_fd(void)
+{
+	return reply_fd;
+}
+
+bool session_kill_suid(void)
+{
+	return kill_suid;
+}
+
+void *session_buffer_take(void)
+{
+	buffer_taken = true;
+	return buffer;
+}
+
+void session_buffer_give(void *buf)
+{
+	pthread_mutex_lock(&spare_lock);
+	if (nspare < SPARE) {
+		spare[nspare++] = buf;
+		buf = NULL;
+	}
+	pthread_mutex_unlock(&spare_lock);
+	free(buf);
+}
+
+static void *buffer_get(void)
+{
+	void *b = NULL;
+
+	pthread_mutex_lock(&spare_lock);
+	if (nspare)
+		b = spare[--nspare];
+	pthread_mutex_unlock(&spare_lock);
+	while (!b && posix_memalign(&b, 4096, BUFFER) != 0)
+		usleep(10000);
+	return b;
+}
+
+/* ---- what libfuse reads and writes by */
+
+static void init_patch(const struct iovec *iov, const struct fuse_init_in *in, struct fuse_init_out *out)
+{
+	uint64_t offered = in->flags;
+
+	memset(out, 0, sizeof(*out));
+	memcpy(out, iov->iov_base, iov->iov_len < sizeof(*out) ? iov->iov_len : sizeof(*out));
+	if (in->flags & FUSE_INIT_EXT) {
+		offered |= (uint64_t)in->flags2 << 32;
+		out->flags |= FUSE_INIT_EXT;
+	}
+	if (offered & FUSE_HANDLE_KILLPRIV_V2)
+		out->flags |= FUSE_HANDLE_KILLPRIV_V2;
+	if (offered & FUSE_DIRECT_IO_ALLOW_MMAP)
+		out->flags2 |= (uint32_t)(FUSE_DIRECT_IO_ALLOW_MMAP >> 32);
+}
+
+static __thread const struct fuse_init_in *init_in;
+
+static ssize_t io_writev(int fd, struct iovec *iov, int count, void *userdata)
+{
+	struct fuse_init_out out;
+	struct iovec patched[2];
+
+	(void)userdata;
+	if (init_in && count == 2 && iov[1].iov_len >= 24) {
+		init_patch(&iov[1], init_in, &out);
+		patched[0] = iov[0];
+		patched[1] = (struct iovec){.iov_base = &out, .iov_len = iov[1].iov_len};
+		return writev(fd, patched, 2);
+	}
+	return writev(reply_fd >= 0 ? reply_fd : fd, iov, count);
+}
+
+static ssize_t io_read(int fd, void *buf, size_t n, void *userdata)
+{
+	(void)userdata;
+	return read(fd, buf, n);
+}
+
+/* ---- reading requests */
+
+static void request_look(const void *buf, size_t n)
+{
+	const struct fuse_in_header *h = buf;
+	const void *arg = h + 1;
+
+	kill_suid = false;
+	if (n < sizeof(*h))
+		return;
+	n -= sizeof(*h);
+	if (h->opcode == FUSE_WRITE && n >= sizeof(struct fuse_write_in))
+		kill_suid = ((const struct fuse_write_in *)arg)->write_flags & FUSE_WRITE_KILL_SUIDGID;
+	else if (h->opcode == FUSE_OPEN && n >= sizeof(struct fuse_open_in))
+		kill_suid = ((const struct fuse_open_in *)arg)->open_flags & FUSE_OPEN_KILL_SUIDGID;
+	else if (h->opcode == FUSE_SETATTR && n >= sizeof(struct fuse_setattr_in))
+		kill_suid = ((const struct fuse_setattr_in *)arg)->valid & FATTR_KILL_SUIDGID;
+}
+
+/* One request; 0, or -errno when the mount has gone. */
+static int request_read(struct fs *fs, int fd)
+{
+	struct fuse_buf fb = {.flags = 0};
+	ssize_t n;
+
+	if (!buffer)
+		buffer = buffer_get();
+	n = read(fd, buffer, BUFFER);
+	if (n < 0)
+		return errno == ENODEV || errno == EBADF ? -errno : 0;
+	if (n == 0)
+		return -ENODEV;
+	request_look(buffer, (size_t)n);
+	if (((struct fuse_in_header *)buffer)->opcode == FUSE_INIT)
+		init_in = (const struct fuse_init_in *)((char *)buffer + sizeof(struct fuse_in_header));
+	fb.mem = buffer;
+	fb.size = (size_t)n;
+	buffer_taken = false;
+	fuse_session_process_buf(fs->se, &fb);
+	init_in = NULL;
+	if (buffer_taken)
+		buffer = NULL;
+	return 0;
+}
+
+struct reader {
+	struct fs *fs;
+	pthread_t thread;
+	int fd;
+};
+
+static void *reader_main(void *arg)
+{
+	struct reader *r = arg;
+
+	pthread_setname_np(pthread_self(), "fuse");
+	reply_fd = r->fd;
+	while (!fuse_session_exited(r->fs->se) && request_read(r->fs, r->fd) == 0)
+		;
+	free(buffer);
+	buffer = NULL;
+	return NULL;
+}
+
+static int device_clone(int dev)
+{
+	uint32_t master = (uint32_t)dev;
+	int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+
+	if (fd >= 0 && ioctl(fd, FUSE_DEV_IOC_CLONE, &master) < 0) {
+		close(fd);
+		fd = -1;
+	}
+	return fd >= 0 ? fd : dup(dev);
+}
+
+int session_run(struct fs *fs)
+{
+	struct reader r[THREADS];
+	int i, n = 0;
+
+	for (i = 0; i < THREADS; i++) {
+		r[i].fs = fs;
+		r[i].fd = device_clone(fs->dev);
+		if (r[i].fd < 0)
+			break;
+		if (pthread_create(&r[i].thread, NULL, reader_main, &r[i]) != 0) {
+			close(r[i].fd);
+			break;
+		}
+		n++;
+	}
+	if (!n)
+		return -EAGAIN;
+	for (i = 0; i < n; i++)
+		pthread_join(r[i].thread, NULL);
+	/* the clones stay open: late completions still answer on them */
+	return 0;
+}
+
+/* ---- mounting */
+
+struct probe {
+	const char *dir;
+	int err;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	bool done;
+};
+
+static void *probe_main(void *arg)
+{
+	struct probe *p = arg;
+	struct statfs s;
+	int err = statfs(p->dir, &s) == 0 ? 0 : errno;
+
+	pthread_mutex_lock(&p->lock);
+	p->err = err;
+	p->done = true;
+	pthread_cond_signal(&p->cond);
+	pthread_mutex_unlock(&p->lock);
+	return NULL;
+}
+
+/* Looks without entering: a dead server must not hang us. The probe is left behind when its thread hangs. */
+static int probe_statfs(const char *dir)
+{
+	struct probe *p = calloc(1, sizeof(*p));
+	struct timespec ts;
+	pthread_t t;
+	int r;
+
+	if (!p)
+		return ENOMEM;
+	p->dir = dir;
+	pthread_mutex_init(&p->lock, NULL);
+	pthread_cond_init(&p->cond, NULL);
+	if (pthread_create(&t, NULL, probe_main, p) != 0) {
+		free(p);
+		return EAGAIN;
+	}
+	pthread_detach(t);
+	clock_gettime(CLOCK_REALTIME, &ts);
+	ts.tv_sec += 3;
+	pthread_mutex_lock(&p->lock);
+	while (!p->done && pthread_cond_timedwait(&p->cond, &p->lock, &ts) == 0)
+		;
+	r = p->done ? p->err : 0;
+	pthread_mutex_unlock(&p->lock);
+	return r;
+}
+
+static bool mounted_here(const char *dir)
+{
+	char line[8192], point[4096], type[256], *dash;
+	FILE *f = fopen("/proc/self/mountinfo", "re");
+	bool found = false;
+
+	if (!f)
+		return false;
+	while (fgets(line, sizeof(line), f)) {
+		dash = strstr(line, " - ");
+		if (dash && sscanf(line, "%*s %*s %*s %*s %4095s", point) == 1 && sscanf(dash + 3, "%255s", type) == 1 && !strcmp(point, dir))
+			found = !strcmp(type, "fuse.sprite"); /* the topmost counts */
+	}
+	fclose(f);
+	return found;
+}
+
+int session_busy(const char *dir)
+{
+	while (mounted_here(dir)) {
+		if (probe_statfs(dir) != ENOTCONN)
+			return 1;
+		log_note("%s: removing the mount that a spritefs left behind", dir);
+		if (umount2(dir, MNT_DETACH) < 0)
+			return -errno;
+	}
+	return 0;
+}
+
+int session_mount(struct fs *fs, bool nosuid, struct error *e)
+{
+	static const struct fuse_custom_io io = {.writev = io_writev, .read = io_read};
+	char opts[256];
+	int r;
+
+	fs->dev = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	if (fs->dev < 0)
+		return error_set(e, errno, "/dev/fuse: %s (is the fuse module loaded?)", strerror(errno));
+	snprintf(opts, sizeof(opts), "fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other", fs->dev);
+	if (mount("sprite", fs->mount, "fuse.sprite", nosuid ? MS_NOSUID : 0, opts) < 0)
+		return error_set(e, errno, "%s: cannot mount: %s", fs->mount, strerror(errno));
+	fs->mounted = true;
+	r = fuse_session_custom_io(fs->se, &io, fs->dev);
+	if (r < 0)
+		return error_set(e, -r, "libfuse: %s", strerror(-r));
+	/* INIT first: a clone made before it would be of a connection that is not there yet */
+	r = request_read(fs, fs->dev);
+	return r < 0 ? error_set(e, -r, "%s: the kernel did not begin: %s", fs->mount, strerror(-r)) : 0;
+}
+
+void session_unmount(struct fs *fs)
+{
+	if (umount2(fs->mount, 0) < 0 && errno == EBUSY)
+		umount2(fs->mount, MNT_DETACH);
+	fuse_session_exit(fs->se);
+}
