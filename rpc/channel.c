@@ -64,7 +64,10 @@ struct rpc_channel {
 	struct call_list calls;
 	struct stream_list streams;
 	unsigned nstreams;
+	struct rpc_tls *tls;
 	bool closing, wanted, up;
+	unsigned refusals;   /* connections in a row that the server closed after the handshake */
+	uint64_t refused_ns;
 	_Atomic int last_logged; /* errno of the last failure that was logged, 0 after a success */
 	void (*changed)(void *arg, bool up);
 	void *changed_arg;
@@ -84,13 +87,13 @@ gpr_timespec deadline_of(int ms)
 	return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(ms, GPR_TIMESPAN));
 }
 
-int status_to_errno(grpc_status_code code, const char *details)
+int status_to_errno(grpc_status_code code)
 {
 	switch (code) {
 	case GRPC_STATUS_OK:
 		return 0;
 	case GRPC_STATUS_UNAVAILABLE:
-		return tls_refused(details) ? -EACCES : -EHOSTDOWN;
+		return -EHOSTDOWN;
 	case GRPC_STATUS_DEADLINE_EXCEEDED:
 		return -ETIMEDOUT;
 	case GRPC_STATUS_CANCELLED:
@@ -144,8 +147,10 @@ static void watch_fired(struct rt_tag *t, bool ok)
 		ch->up = up;
 		changed = ch->changed;
 		arg = ch->changed_arg;
-		if (up)
+		if (up) {
+			ch->refusals = 0;
 			kick_parked(ch);
+		}
 	}
 	watch_more(ch);
 	pthread_mutex_unlock(&ch->lock);
@@ -228,6 +233,7 @@ struct rpc_channel *rpc_channel_open(struct rpc_tls *t, const struct conf_addr *
 		free(ch);
 		return NULL;
 	}
+	ch->tls = tls_ref(t);
 	ch->gc = open_grpc(t, ch->target, server);
 	ch->watch.fn = watch_fired;
 	ch->watching = true;
@@ -278,6 +284,7 @@ void rpc_channel_close(struct rpc_channel *ch)
 	pthread_mutex_unlock(&ch->lock);
 	pthread_cond_destroy(&ch->idle);
 	pthread_mutex_destroy(&ch->lock);
+	rpc_tls_free(ch->tls);
 	free(ch->server);
 	free(ch->target);
 	free(ch);
@@ -340,6 +347,73 @@ void channel_del_stream(struct rpc_channel *ch, struct rpc_stream *s)
 	pthread_mutex_unlock(&ch->lock);
 }
 
+/* ---- failures ---- */
+static void log_failure(struct rpc_channel *ch, int err, const char *text)
+{
+	if (atomic_exchange(&ch->last_logged, err) == err)
+		return;
+	if (err == -EACCES)
+		log_error("%s (%s): refused: %s", ch->server, ch->target, text);
+	else if (err == -EPROTO || err == -EMSGSIZE)
+		log_warn("%s (%s): %s", ch->server, ch->target, text);
+	else
+		log_debug("%s (%s): %s", ch->server, ch->target, text);
+}
+
+/* Counts connections, not calls: all calls that waited for one connection fail together. */
+static unsigned count_refusal(struct rpc_channel *ch)
+{
+	uint64_t now = rt_now_ns();
+	unsigned n;
+
+	pthread_mutex_lock(&ch->lock);
+	if (now - ch->refused_ns > 50000000ull) {
+		ch->refusals++;
+		ch->refused_ns = now;
+	}
+	n = ch->refusals;
+	pthread_mutex_unlock(&ch->lock);
+	return n;
+}
+
+static int refused_by_peer(struct rpc_channel *ch)
+{
+	struct error own = { 0 };
+
+	if (tls_self_check(ch->tls, &own) < 0)
+		log_failure(ch, -EACCES, own.text);
+	else if (count_refusal(ch) < 2)
+		return -EAGAIN;
+	else
+		log_failure(ch, -EACCES, "the server closes the connection after the handshake: it does not believe our certificate; its log says why");
+	return -EACCES;
+}
+
+int channel_failure(struct rpc_channel *ch, grpc_status_code code, grpc_slice details, bool cancelled)
+{
+	char *text = grpc_slice_to_c_string(details);
+	const char *words = text;
+	int r = status_to_errno(code);
+
+	if (r == -ECANCELED && !cancelled)
+		r = -EHOSTDOWN; /* the server gave up on it: it is going down */
+	if (r == -EHOSTDOWN) {
+		switch (tls_refusal_of(text, &words)) {
+		case TLS_REFUSED_BY_US:
+			r = -EACCES;
+			break;
+		case TLS_REFUSED_BY_PEER:
+			r = refused_by_peer(ch);
+			break;
+		case TLS_NOT_REFUSED:
+			break;
+		}
+	}
+	log_failure(ch, r, words);
+	gpr_free(text);
+	return r;
+}
+
 /* ---- calls ---- */
 static void call_finish(struct call *c, int status, struct rpc_msg *out)
 {
@@ -356,27 +430,9 @@ static void call_finish(struct call *c, int status, struct rpc_msg *out)
 	free(c);
 }
 
-static void log_failure(struct rpc_channel *ch, int err, const char *details)
-{
-	bool first;
-
-	pthread_mutex_lock(&ch->lock);
-	first = ch->last_logged != err;
-	ch->last_logged = err;
-	pthread_mutex_unlock(&ch->lock);
-	if (!first)
-		return;
-	if (err == -EACCES)
-		log_error("%s (%s): certificate refused: %s", ch->server, ch->target, details);
-	else if (err == -EPROTO)
-		log_warn("%s (%s): %s", ch->server, ch->target, details);
-	else
-		log_debug("%s (%s): %s", ch->server, ch->target, details);
-}
-
 static bool may_retry(const struct call *c, int err)
 {
-	return c->m->mutates && err == -EHOSTDOWN && !c->cancelled && !c->ch->closing &&
+	return (err == -EAGAIN || (c->m->mutates && err == -EHOSTDOWN)) && !c->cancelled && !c->ch->closing &&
 	       gpr_time_cmp(gpr_now(GPR_CLOCK_MONOTONIC), c->deadline) < 0;
 }
 
@@ -410,7 +466,6 @@ static void attempt_over(struct call *c)
 {
 	struct rpc_msg out = { 0 };
 	struct frame_head h;
-	char *details = NULL;
 	int r;
 
 	if (c->status == GRPC_STATUS_OK && c->recv) {
@@ -422,12 +477,7 @@ static void attempt_over(struct call *c)
 		r = -EPROTO;
 		log_failure(c->ch, r, "no reply in the answer");
 	} else {
-		details = grpc_slice_to_c_string(c->details);
-		r = status_to_errno(c->status, details);
-		if (r == -ECANCELED && !c->cancelled)
-			r = -EHOSTDOWN; /* the server gave up on it: it is going down */
-		log_failure(c->ch, r, details);
-		gpr_free(details);
+		r = channel_failure(c->ch, c->status, c->details, c->cancelled);
 	}
 	grpc_slice_unref(c->details);
 	grpc_metadata_array_destroy(&c->md_init);
@@ -439,6 +489,8 @@ static void attempt_over(struct call *c)
 		c->ch->last_logged = 0;
 	if (r && park(c, r))
 		return;
+	if (r == -EAGAIN)
+		r = -EHOSTDOWN;
 	call_finish(c, r, &out);
 }
 

@@ -2,68 +2,460 @@
 /*
  * Who a host is: mutual TLS with the cluster's CA, always. A peer's name is the first DNS name in its certificate's subjectAltName.
  *
- * gRPC's file watcher reads the three files again every few seconds: new connections use what is there now, so that certificates are
- * replaced without a restart (write the new pair beside the old one and rename both).
+ * The handshake proves that the peer has the key of the certificate it shows; whether we believe the certificate is decided here, in one place
+ * for both sides (gRPC calls verify() before the connection carries a byte), because OpenSSL's own check inside the handshake
+ * leaves no word of what is wrong. Checked: chain to our CA, validity, purpose, revocation, and on the client the name. A list of revoked certificates
+ * counts until it is replaced, even past its nextUpdate: a list that nobody renews shall not take the cluster down.
+ *
+ * gRPC's file watcher reads the files again every few seconds: new connections use what is there now, so that certificates are replaced without a
+ * restart. The CA file and the list of revoked certificates are read here as well, when they have changed.
+ *
+ * Locking: t->lock protects trust and stamps. References: the user's, and one per set of credentials and channel.
  */
 #include "rpc/internal.h"
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/x509_vfy.h>
+#include <openssl/x509v3.h>
+#include <grpc/support/string_util.h>
 #include "conf/cleanup.h"
 #include "conf/log.h"
 
 #define RELOAD_SECONDS 5
 
 struct rpc_tls {
+	_Atomic int refs;
 	grpc_tls_certificate_provider *files;
+	char *ca, *cert, *key, *crl; /* paths; crl may be NULL */
+	pthread_mutex_t lock;
+	X509_STORE *store;
+	X509_CRL *revoked;	    /* may be NULL */
+	struct stat stamp[2];	    /* of the CA and CRL files when they were read */
+	_Atomic uint64_t last_warn_ns;
 };
+
+struct verifier {
+	grpc_tls_certificate_verifier_external ext;
+	struct rpc_tls *t;
+	bool server; /* we are the server: the peer is a client */
+};
+
+static void tls_unref(struct rpc_tls *t)
+{
+	if (atomic_fetch_sub(&t->refs, 1) != 1)
+		return;
+	if (t->files)
+		grpc_tls_certificate_provider_release(t->files);
+	X509_STORE_free(t->store);
+	X509_CRL_free(t->revoked);
+	pthread_mutex_destroy(&t->lock);
+	free(t->crl);
+	free(t->ca);
+	free(t->cert);
+	free(t->key);
+	free(t);
+}
+
+struct rpc_tls *tls_ref(struct rpc_tls *t)
+{
+	atomic_fetch_add(&t->refs, 1);
+	return t;
+}
+
+/* ---- reading ---- */
+static X509_STORE *read_store(const char *path, struct error *e)
+{
+	_cleanup_fclose_ FILE *f = fopen(path, "re");
+	X509_STORE *store;
+	X509 *x;
+	int n = 0;
+
+	if (!f) {
+		error_set(e, errno, "%s: %s", path, strerror(errno));
+		return NULL;
+	}
+	store = X509_STORE_new();
+	while (store && (x = PEM_read_X509(f, NULL, NULL, NULL))) {
+		n += X509_STORE_add_cert(store, x);
+		X509_free(x);
+	}
+	ERR_clear_error();
+	if (!n) {
+		X509_STORE_free(store);
+		error_set(e, EINVAL, "%s: no certificate in PEM form", path);
+		return NULL;
+	}
+	return store;
+}
+
+/* The list must be signed by a CA of the store. */
+static bool signed_by(X509_STORE *store, X509_CRL *crl)
+{
+	X509_STORE_CTX *ctx = X509_STORE_CTX_new();
+	X509_OBJECT *o = NULL;
+	bool ok = false;
+
+	if (ctx && X509_STORE_CTX_init(ctx, store, NULL, NULL))
+		o = X509_STORE_CTX_get_obj_by_subject(ctx, X509_LU_X509, X509_CRL_get_issuer(crl));
+	if (o)
+		ok = X509_CRL_verify(crl, X509_get0_pubkey(X509_OBJECT_get0_X509(o))) == 1;
+	X509_OBJECT_free(o);
+	X509_STORE_CTX_free(ctx);
+	return ok;
+}
+
+static X509_CRL *read_crl(const char *path, X509_STORE *store, struct error *e)
+{
+	_cleanup_fclose_ FILE *f = fopen(path, "re");
+	X509_CRL *crl = f ? PEM_read_X509_CRL(f, NULL, NULL, NULL) : NULL;
+
+	if (!f) {
+		error_set(e, errno, "%s: %s", path, strerror(errno));
+	} else if (!crl) {
+		error_set(e, EINVAL, "%s: no list of revoked certificates in PEM form", path);
+	} else if (!signed_by(store, crl)) {
+		error_set(e, EINVAL, "%s: not signed by the cluster's CA", path);
+		X509_CRL_free(crl);
+		crl = NULL;
+	}
+	ERR_clear_error();
+	return crl;
+}
+
+static X509 *read_cert(const char *path, struct error *e)
+{
+	_cleanup_fclose_ FILE *f = fopen(path, "re");
+	X509 *x = f ? PEM_read_X509(f, NULL, NULL, NULL) : NULL;
+
+	if (!f)
+		error_set(e, errno, "%s: %s", path, strerror(errno));
+	else if (!x)
+		error_set(e, EINVAL, "%s: no certificate in PEM form", path);
+	ERR_clear_error();
+	return x;
+}
+
+/* Has the file another stamp than the one stored? Stores it. */
+static bool changed(const char *path, struct stat *stamp)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0 || (st.st_mtim.tv_sec == stamp->st_mtim.tv_sec && st.st_mtim.tv_nsec == stamp->st_mtim.tv_nsec &&
+					   st.st_ino == stamp->st_ino && st.st_size == stamp->st_size))
+		return false;
+	*stamp = st;
+	return true;
+}
+
+/* Reads what has changed; a file that cannot be read now leaves what was good. Lock held. -errno of the first that failed. */
+static int refresh(struct rpc_tls *t, struct error *e)
+{
+	bool ca = changed(t->ca, &t->stamp[0]), crl = t->crl && changed(t->crl, &t->stamp[1]);
+	X509_STORE *store = ca ? read_store(t->ca, e) : NULL;
+	X509_CRL *list;
+
+	if (store) {
+		X509_STORE_free(t->store);
+		t->store = store;
+	}
+	if (t->store && (crl || (store && t->crl))) {
+		list = read_crl(t->crl, t->store, e);
+		if (list) {
+			X509_CRL_free(t->revoked);
+			t->revoked = list;
+		}
+	}
+	return e->code ? -e->code : 0;
+}
+
+/* What we believe now, with references. */
+static void trust(struct rpc_tls *t, X509_STORE **store, X509_CRL **revoked)
+{
+	struct error e = { 0 };
+
+	pthread_mutex_lock(&t->lock);
+	if (refresh(t, &e) < 0)
+		log_error("%s; what was read before stays in use", e.text);
+	*store = t->store;
+	X509_STORE_up_ref(*store);
+	*revoked = t->revoked;
+	if (*revoked)
+		X509_CRL_up_ref(*revoked);
+	pthread_mutex_unlock(&t->lock);
+}
+
+/* ---- judging ---- */
+static void cert_names(X509 *x, char *buf, size_t size)
+{
+	GENERAL_NAMES *names = X509_get_ext_d2i(x, NID_subject_alt_name, NULL, NULL);
+	size_t len = 0;
+	int i;
+
+	buf[0] = 0;
+	for (i = 0; names && i < sk_GENERAL_NAME_num(names); i++) {
+		GENERAL_NAME *g = sk_GENERAL_NAME_value(names, i);
+
+		if (g->type != GEN_DNS || len >= size - 1)
+			continue;
+		len += snprintf(buf + len, size - len, "%s%.*s", len ? "," : "", ASN1_STRING_length(g->d.dNSName),
+			(const char *)ASN1_STRING_get0_data(g->d.dNSName));
+	}
+	GENERAL_NAMES_free(names);
+	if (!buf[0])
+		snprintf(buf, size, "(without a DNS name)");
+}
+
+static void date_text(const ASN1_TIME *t, char *buf, size_t size)
+{
+	struct tm tm;
+
+	if (!ASN1_TIME_to_tm(t, &tm) || !strftime(buf, size, "%F %T UTC", &tm))
+		snprintf(buf, size, "(bad date)");
+}
+
+static int explain(X509 *x, int code, const char *host, struct error *e)
+{
+	char names[200], date[40];
+
+	cert_names(x, names, sizeof(names));
+	switch (code) {
+	case X509_V_ERR_CERT_HAS_EXPIRED:
+		date_text(X509_get0_notAfter(x), date, sizeof(date));
+		return error_set(e, EACCES, "certificate of %s has expired on %s", names, date);
+	case X509_V_ERR_CERT_NOT_YET_VALID:
+		date_text(X509_get0_notBefore(x), date, sizeof(date));
+		return error_set(e, EACCES, "certificate of %s is not valid before %s; are the clocks right?", names, date);
+	case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
+	case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
+	case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
+	case X509_V_ERR_CERT_SIGNATURE_FAILURE:
+	case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
+	case X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN:
+		return error_set(e, EACCES, "certificate of %s was not signed by the cluster's CA", names);
+	case X509_V_ERR_CERT_REVOKED:
+		return error_set(e, EACCES, "certificate of %s has been revoked", names);
+	case X509_V_ERR_HOSTNAME_MISMATCH:
+		return error_set(e, EACCES, "certificate is for %s, expected %s", names, host);
+	default:
+		return error_set(e, EACCES, "certificate of %s: %s", names, X509_verify_cert_error_string(code));
+	}
+}
+
+static int verify_chain(X509_STORE *store, X509 *x, int purpose, const char *host)
+{
+	X509_STORE_CTX *ctx = X509_STORE_CTX_new();
+	X509_VERIFY_PARAM *param;
+	int code = X509_V_ERR_UNSPECIFIED;
+
+	if (ctx && X509_STORE_CTX_init(ctx, store, x, NULL) && X509_STORE_CTX_set_purpose(ctx, purpose)) {
+		param = X509_STORE_CTX_get0_param(ctx);
+		X509_VERIFY_PARAM_set_hostflags(param, X509_CHECK_FLAG_NO_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
+		if (!host || X509_VERIFY_PARAM_set1_host(param, host, 0)) {
+			if (X509_verify_cert(ctx) == 1)
+				code = X509_V_OK;
+			else if (X509_STORE_CTX_get_error(ctx) != X509_V_OK)
+				code = X509_STORE_CTX_get_error(ctx);
+		}
+	}
+	X509_STORE_CTX_free(ctx);
+	return code;
+}
+
+/* host NULL: any name. -EACCES with the reason. */
+static int judge(struct rpc_tls *t, X509 *x, int purpose, const char *host, struct error *e)
+{
+	X509_REVOKED *entry;
+	X509_STORE *store;
+	X509_CRL *revoked;
+	int code;
+
+	trust(t, &store, &revoked);
+	code = verify_chain(store, x, purpose, host);
+	if (code == X509_V_OK && revoked && X509_NAME_cmp(X509_CRL_get_issuer(revoked), X509_get_issuer_name(x)) == 0 &&
+		X509_CRL_get0_by_cert(revoked, &entry, x) == 1)
+		code = X509_V_ERR_CERT_REVOKED;
+	X509_STORE_free(store);
+	X509_CRL_free(revoked);
+	ERR_clear_error();
+	return code == X509_V_OK ? 0 : explain(x, code, host, e);
+}
+
+static void warn_refused(struct rpc_tls *t, const char *text)
+{
+	uint64_t now = rt_now_ns(), last = atomic_load(&t->last_warn_ns);
+
+	if (now - last > 1000000000ull && atomic_compare_exchange_strong(&t->last_warn_ns, &last, now))
+		log_warn("connection refused: %s", text);
+}
+
+/* gRPC's call-back, after the handshake and before anything else. Returning non-zero: decided at once. */
+static int verify(void *data, grpc_tls_custom_verification_check_request *rq, grpc_tls_on_custom_verification_check_done_cb cb, void *cb_arg,
+	grpc_status_code *status, char **details)
+{
+	struct verifier *v = data;
+	struct error e = { 0 };
+	X509 *x = NULL;
+	BIO *bio;
+
+	(void)cb;
+	(void)cb_arg;
+	*status = GRPC_STATUS_UNAUTHENTICATED;
+	bio = rq->peer_info.peer_cert ? BIO_new_mem_buf(rq->peer_info.peer_cert, -1) : NULL;
+	if (bio)
+		x = PEM_read_bio_X509(bio, NULL, NULL, NULL);
+	if (!x)
+		error_set(&e, EACCES, "no certificate that can be read");
+	else if (!v->server && (!rq->target_name || !*rq->target_name))
+		error_set(&e, EACCES, "no name to expect");
+	else if (judge(v->t, x, v->server ? X509_PURPOSE_SSL_CLIENT : X509_PURPOSE_SSL_SERVER, v->server ? NULL : rq->target_name, &e) == 0)
+		*status = GRPC_STATUS_OK;
+	if (*status != GRPC_STATUS_OK) {
+		*details = gpr_strdup(e.text);
+		if (v->server)
+			warn_refused(v->t, e.text);
+	}
+	X509_free(x);
+	BIO_free(bio);
+	ERR_clear_error();
+	return 1;
+}
+
+static void verify_cancel(void *data, grpc_tls_custom_verification_check_request *rq)
+{
+	(void)data;
+	(void)rq;
+}
+
+static void verifier_free(void *data)
+{
+	struct verifier *v = data;
+
+	tls_unref(v->t);
+	free(v);
+}
+
+/* ---- credentials ---- */
+static grpc_tls_credentials_options *options(struct rpc_tls *t, bool server)
+{
+	grpc_tls_credentials_options *o = grpc_tls_credentials_options_create();
+	grpc_tls_certificate_verifier *gv;
+	struct verifier *v = calloc(1, sizeof(*v));
+
+	if (!v)
+		abort();
+	*v = (struct verifier){ { v, verify, verify_cancel, verifier_free }, tls_ref(t), server };
+	gv = grpc_tls_certificate_verifier_external_create(&v->ext);
+	grpc_tls_credentials_options_set_certificate_provider(o, t->files);
+	grpc_tls_credentials_options_watch_root_certs(o);
+	grpc_tls_credentials_options_watch_identity_key_cert_pairs(o);
+	grpc_tls_credentials_options_set_certificate_verifier(o, gv);
+	grpc_tls_certificate_verifier_release(gv);
+	return o;
+}
+
+grpc_channel_credentials *tls_channel_creds(struct rpc_tls *t)
+{
+	grpc_tls_credentials_options *o = options(t, false);
+
+	grpc_tls_credentials_options_set_verify_server_cert(o, 0); /* verify() does, with words */
+	grpc_tls_credentials_options_set_check_call_host(o, 0);	   /* one name per channel */
+	return grpc_tls_credentials_create(o);
+}
+
+grpc_server_credentials *tls_server_creds(struct rpc_tls *t)
+{
+	grpc_tls_credentials_options *o = options(t, true);
+
+	/* A certificate and proof of its key are required by the handshake; verify() judges it. */
+	grpc_tls_credentials_options_set_cert_request_type(o, GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_BUT_DONT_VERIFY);
+	return grpc_tls_server_credentials_create(o);
+}
+
+int tls_self_check(struct rpc_tls *t, struct error *e)
+{
+	X509 *x = read_cert(t->cert, e);
+	int r = x ? judge(t, x, X509_PURPOSE_SSL_CLIENT, NULL, e) : -EACCES;
+
+	if (x && r)
+		error_prefix(e, "our own %s", t->cert);
+	X509_free(x);
+	return r;
+}
+
+/* Certificate and key belong together, and the certificate is ours. */
+static int check_pair(const struct conf *c, struct error *e)
+{
+	_cleanup_fclose_ FILE *f = fopen(c->tls_key, "re");
+	EVP_PKEY *key = f ? PEM_read_PrivateKey(f, NULL, NULL, NULL) : NULL;
+	X509 *x = read_cert(c->tls_cert, e);
+	char names[200];
+	int r = 0;
+
+	if (!f)
+		r = error_set(e, errno, "%s: %s", c->tls_key, strerror(errno));
+	else if (!key)
+		r = error_set(e, EINVAL, "%s: no private key in PEM form", c->tls_key);
+	else if (!x)
+		r = -EINVAL;
+	else if (!X509_check_private_key(x, key))
+		r = error_set(e, EINVAL, "%s is not the key of %s", c->tls_key, c->tls_cert);
+	if (!r && c->name && X509_check_host(x, c->name, 0, X509_CHECK_FLAG_NO_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT, NULL) != 1) {
+		cert_names(x, names, sizeof(names));
+		r = error_set(e, EINVAL, "%s is for %s, expected %s", c->tls_cert, names, c->name);
+	}
+	X509_free(x);
+	EVP_PKEY_free(key);
+	ERR_clear_error();
+	return r;
+}
 
 int rpc_tls_load(const struct conf *c, struct rpc_tls **out, struct error *e)
 {
-	struct rpc_tls *t = calloc(1, sizeof(*t));
+	struct error own = { 0 };
+	struct rpc_tls *t;
+	int r = check_pair(c, e);
 
+	if (r)
+		return r;
+	t = calloc(1, sizeof(*t));
 	if (!t)
 		return error_set(e, ENOMEM, "out of memory");
-	t->files = grpc_tls_certificate_provider_file_watcher_create(c->tls_key, c->tls_cert, c->tls_ca, RELOAD_SECONDS);
-	if (!t->files) {
-		free(t);
-		return error_set(e, EINVAL, "cannot watch %s, %s, %s", c->tls_key, c->tls_cert, c->tls_ca);
+	t->refs = 1;
+	pthread_mutex_init(&t->lock, NULL);
+	t->ca = strdup(c->tls_ca);
+	t->crl = c->tls_crl ? strdup(c->tls_crl) : NULL;
+	t->cert = strdup(c->tls_cert);
+	t->key = strdup(c->tls_key);
+	if (!t->ca || !t->cert || !t->key || (c->tls_crl && !t->crl)) {
+		tls_unref(t);
+		return error_set(e, ENOMEM, "out of memory");
 	}
+	r = refresh(t, &own);
+	if (r || !t->store) {
+		r = r ? error_set(e, -r, "%s", own.text) : error_set(e, ENOENT, "%s: cannot be read", t->ca);
+		tls_unref(t);
+		return r;
+	}
+	t->files = grpc_tls_certificate_provider_file_watcher_create(t->key, t->cert, t->ca, RELOAD_SECONDS);
+	/* Not fatal: whoever put an old one there will replace it while we run. */
+	if (tls_self_check(t, &own) < 0)
+		log_error("%s; other hosts will refuse it until it is replaced", own.text);
 	*out = t;
 	return 0;
 }
 
 void rpc_tls_free(struct rpc_tls *t)
 {
-	if (!t)
-		return;
-	grpc_tls_certificate_provider_release(t->files);
-	free(t);
+	if (t)
+		tls_unref(t);
 }
 
-static grpc_tls_credentials_options *options(struct rpc_tls *t)
-{
-	grpc_tls_credentials_options *o = grpc_tls_credentials_options_create();
-
-	grpc_tls_credentials_options_set_certificate_provider(o, t->files);
-	grpc_tls_credentials_options_watch_root_certs(o);
-	grpc_tls_credentials_options_watch_identity_key_cert_pairs(o);
-	return o;
-}
-
-grpc_channel_credentials *tls_channel_creds(struct rpc_tls *t)
-{
-	return grpc_tls_credentials_create(options(t)); /* checks chain and host name */
-}
-
-grpc_server_credentials *tls_server_creds(struct rpc_tls *t)
-{
-	grpc_tls_credentials_options *o = options(t);
-
-	grpc_tls_credentials_options_set_cert_request_type(o, GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
-	return grpc_tls_server_credentials_create(o);
-}
-
+/* ---- what a call tells ---- */
 int tls_peer_name(grpc_call *call, char *buf, size_t size)
 {
 	grpc_auth_context *ctx = grpc_call_auth_context(call);
@@ -84,14 +476,22 @@ int tls_peer_name(grpc_call *call, char *buf, size_t size)
 	return r;
 }
 
-bool tls_refused(const char *details)
+/*
+ * gRPC reports a connection that could not be made as text only. Our own verify() is in it with its words. The other side's refusal comes after our part
+ * of a TLS 1.3 handshake is done: the connection was made and is closed at once, before HTTP/2 has begun.
+ */
+enum tls_refusal tls_refusal_of(const char *details, const char **words)
 {
-	static const char *const words[] = { "certificate verify failed", "not in peer certificate", "Handshake failed", "handshake failed",
-		"Hostname Verification", "alert" };
-	size_t i;
+	static const char mark[] = "UNAUTHENTICATED: ";
+	const char *p = strstr(details, mark);
 
-	for (i = 0; i < ARRAY_SIZE(words); i++)
-		if (strstr(details, words[i]))
-			return true;
-	return false;
+	*words = details;
+	if (p && strstr(details, "verification check failed")) {
+		*words = p + sizeof(mark) - 1;
+		return TLS_REFUSED_BY_US;
+	}
+	if (strstr(details, "failed to connect to all addresses") && !strstr(details, "connect to remote host") &&
+		(strstr(details, "Socket closed") || strstr(details, "reset by peer")))
+		return TLS_REFUSED_BY_PEER;
+	return TLS_NOT_REFUSED;
 }

@@ -89,20 +89,30 @@ int frame_buffer(grpc_slice control, const struct iovec *bulk, int nbulk, struct
 int frame_decode(grpc_byte_buffer *bb, size_t limit, const ProtobufCMessageDescriptor *desc, struct frame_head *h, struct rpc_msg *out);
 
 /* ---- identity.c ---- */
+struct rpc_tls *tls_ref(struct rpc_tls *t);
 grpc_channel_credentials *tls_channel_creds(struct rpc_tls *t);
 grpc_server_credentials *tls_server_creds(struct rpc_tls *t);
 /* The first DNS name in the peer's certificate. -EACCES when there is none. */
 int tls_peer_name(grpc_call *call, char *buf, size_t size);
-/* Does this text of a failed call say that a certificate was refused? */
-bool tls_refused(const char *details);
+/* Would others believe our own certificate? -EACCES with the reason. */
+int tls_self_check(struct rpc_tls *t, struct error *e);
+enum tls_refusal {
+	TLS_NOT_REFUSED,
+	TLS_REFUSED_BY_US,
+	TLS_REFUSED_BY_PEER, /* or it went down at that very moment: twice in a row is proof */
+};
+/* What the text of a failed call says about certificates; *words: the part to be shown. */
+enum tls_refusal tls_refusal_of(const char *details, const char **words);
 
 /* ---- channel.c ---- */
-int status_to_errno(grpc_status_code code, const char *details);
+int status_to_errno(grpc_status_code code);
 struct rpc_stream;
 grpc_call *channel_new_call(struct rpc_channel *ch, const struct rpc_method *m, gpr_timespec deadline);
 int channel_add_stream(struct rpc_channel *ch, struct rpc_stream *s);
 void channel_del_stream(struct rpc_channel *ch, struct rpc_stream *s);
 gpr_timespec deadline_of(int ms);
+/* The errno of a failed call; counts refusals and logs a failure that is new. -EAGAIN: perhaps a refusal, ask once more. */
+int channel_failure(struct rpc_channel *ch, grpc_status_code code, grpc_slice details, bool cancelled);
 
 /* ---- stream.c ---- */
 struct stream_link {

@@ -48,6 +48,7 @@ struct rpc_stream {
 
 	/* the end */
 	bool hello, over;	 /* client: status is in; server: closed is in */
+	int err;		 /* client: -errno of the status */
 	int was_cancelled;	 /* server; written by gRPC */
 	grpc_metadata_array md_init, md_trail;
 	grpc_status_code status;
@@ -161,9 +162,13 @@ static void close_over(struct rt_tag *t, bool ok)
 static void end_over(struct rt_tag *t, bool ok)
 {
 	struct rpc_stream *s = container_of(t, struct rpc_stream, t_end);
+	int err = 0;
 
 	(void)ok;
+	if (s->ch && s->status != GRPC_STATUS_OK)
+		err = channel_failure(s->ch, s->status, s->details, false);
 	pthread_mutex_lock(&s->lock);
+	s->err = err;
 	s->over = true;
 	if (s->was_cancelled)
 		s->cancelled = true;
@@ -253,19 +258,9 @@ static void start_client(struct rpc_stream *s)
 /* lock held. The errno of a stream that ended without the peer's word. */
 static int broken(struct rpc_stream *s)
 {
-	char *details;
-	int r = -EPIPE;
-
 	if (s->cancelled && !(s->ch && s->over && s->status == GRPC_STATUS_DEADLINE_EXCEEDED))
 		return -ECANCELED;
-	if (s->ch && s->over && s->status != GRPC_STATUS_OK) {
-		details = grpc_slice_to_c_string(s->details);
-		r = status_to_errno(s->status, details);
-		gpr_free(details);
-		if (r == -ECANCELED)
-			r = -EHOSTDOWN; /* not by us: the server is going down */
-	}
-	return r;
+	return s->ch && s->over && s->status != GRPC_STATUS_OK ? s->err : -EPIPE;
 }
 
 int rpc_stream_open(struct rpc_channel *ch, const struct rpc_method *m, int deadline_ms, struct rpc_stream **out)
