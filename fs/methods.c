@@ -46,4 +46,5 @@ const struct rpc_method fs_methods[FS_NOPS] = {
 	[FS_LISTXATTR] = BULK("Listxattr", xattr_req, xattr_rep),
 	[FS_REMOVEXATTR] = CHANGE("Removexattr", xattr_req, empty),
 	[FS_LOCK] = ASK("Lock", lock_req, lock_rep),
+	[FS_ELECT] = ASK("Elect", elect_req, elect_rep),
 };

@@ -35,6 +35,7 @@ enum fs_op {
 	FS_LISTXATTR,
 	FS_REMOVEXATTR,
 	FS_LOCK,
+	FS_ELECT,
 	FS_NOPS
 };
 extern const struct rpc_method fs_methods[FS_NOPS];

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Who the clients are and whether they live; see client.h. */
+#include "fs/server/client.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "conf/clock.h"
+
+void clients_init(struct clients *t)
+{
+	memset(t, 0, sizeof(*t));
+	pthread_mutex_init(&t->lock, NULL);
+	t->next_id = clock_epoch() << 20; /* numbers of another run are not ours */
+}
+
+struct client *client_ref(struct client *c)
+{
+	atomic_fetch_add(&c->refs, 1);
+	return c;
+}
+
+void client_put(struct client *c)
+{
+	if (!c || atomic_fetch_sub(&c->refs, 1) != 1)
+		return;
+	free(c->peer);
+	free(c);
+}
+
+static void client_put_value(void *c)
+{
+	client_put(c);
+}
+
+void clients_destroy(struct clients *t)
+{
+	hash_clear(&t->by_name, client_put_value);
+	pthread_mutex_destroy(&t->lock);
+}
+
+static int client_name(const char *peer, uint64_t epoch, char *out, size_t n)
+{
+	return snprintf(out, n, "%s %016llx", peer, (unsigned long long)epoch) < (int)n ? 0 : -1;
+}
+
+static int count_of_peer(const struct clients *t, const char *peer)
+{
+	struct hash_iter it = {0};
+	struct client *c;
+	int n = 0;
+
+	while ((c = hash_next(&t->by_name, &it)))
+		n += strcmp(c->peer, peer) == 0;
+	return n;
+}
+
+static struct client *client_new(struct clients *t, const char *peer, uint64_t epoch, const char *name)
+{
+	struct client *c;
+
+	if (count_of_peer(t, peer) >= CLIENT_MAX_PER_PEER)
+		return NULL;
+	c = calloc(1, sizeof(*c));
+	if (!c)
+		return NULL;
+	c->peer = strdup(peer);
+	c->epoch = epoch;
+	c->id = ++t->next_id;
+	list_init(&c->link);
+	atomic_init(&c->refs, 1);
+	if (!c->peer || hash_set_str(&t->by_name, name, c, NULL) < 0) {
+		client_put(c);
+		return NULL;
+	}
+	return c;
+}
+
+struct client *clients_get(struct clients *t, const char *peer, uint64_t epoch)
+{
+	char name[320];
+	struct client *c;
+
+	if (client_name(peer, epoch, name, sizeof(name)) < 0)
+		return NULL;
+	pthread_mutex_lock(&t->lock);
+	c = hash_get_str(&t->by_name, name);
+	if (!c)
+		c = client_new(t, peer, epoch, name);
+	if (c) {
+		client_ref(c);
+		atomic_store(&c->last_seen, clock_boot_ns());
+		atomic_fetch_add(&c->calls, 1);
+	}
+	pthread_mutex_unlock(&t->lock);
+	return c;
+}
+
+static void take_out(struct clients *t, struct client *c, struct list *gone)
+{
+	char name[320];
+
+	client_name(c->peer, c->epoch, name, sizeof(name));
+	hash_take_str(&t->by_name, name);
+	atomic_store(&c->gone, true);
+	list_add_tail(gone, &c->link); /* the map's reference goes to the list */
+}
+
+void clients_claim(struct clients *t, struct client *c, const char *instance, struct list *gone)
+{
+	struct hash_iter it = {0};
+	struct client *o;
+
+	if (!instance || !instance[0])
+		return;
+	pthread_mutex_lock(&t->lock);
+	snprintf(c->instance, sizeof(c->instance), "%s", instance);
+	while ((o = hash_next(&t->by_name, &it)))
+		if (o != c && !strcmp(o->peer, c->peer) && !strcmp(o->instance, c->instance))
+			take_out(t, o, gone);
+	pthread_mutex_unlock(&t->lock);
+}
+
+void clients_sweep(struct clients *t, uint64_t now, struct list *gone)
+{
+	struct hash_iter it = {0};
+	struct client *c;
+
+	pthread_mutex_lock(&t->lock);
+	while ((c = hash_next(&t->by_name, &it)))
+		if (!c->stream && atomic_load(&c->last_seen) + CLIENT_TERM_NS < now)
+			take_out(t, c, gone);
+	pthread_mutex_unlock(&t->lock);
+}
+
+void clients_each(struct clients *t, void (*fn)(void *arg, struct client *c), void *arg)
+{
+	struct hash_iter it = {0};
+	struct client *c;
+
+	pthread_mutex_lock(&t->lock);
+	while ((c = hash_next(&t->by_name, &it)))
+		fn(arg, c);
+	pthread_mutex_unlock(&t->lock);
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The clients of this server. A client is one running spritefs: the name in its certificate and its boot epoch. It lives while it calls (Renew at
+ * least) or keeps its Events stream; silent for CLIENT_TERM_NS it is given up, and everything it held here goes. A later call makes a new client with
+ * another number (`id`, the protocol's lease_epoch), so that what it still believes to hold is refused.
+ *
+ * Locking: `clients.lock` guards the map and each client's `instance` and `stream`; a client's counters are atomic. Counted references.
+ */
+#ifndef FS_SERVER_CLIENT_H
+#define FS_SERVER_CLIENT_H
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "conf/hash.h"
+#include "conf/list.h"
+
+#define CLIENT_TERM_NS	   20000000000ull
+#define CLIENT_MAX_OPENS   65536
+#define CLIENT_MAX_WAITING 4096
+#define CLIENT_MAX_PER_PEER 64
+
+struct event_stream;
+
+struct client {
+	struct list link; /* of those given up, while being released */
+	uint64_t id;
+	char *peer;
+	uint64_t epoch;
+	char instance[256];
+	struct event_stream *stream; /* NULL: none at the moment */
+	atomic_int refs;
+	atomic_uint_fast64_t last_seen; /* boot time, ns */
+	atomic_int nopens, nwaiting;
+	atomic_uint_fast64_t calls;
+	atomic_bool gone;
+};
+
+struct clients {
+	pthread_mutex_t lock;
+	struct hash by_name; /* "peer epoch" */
+	uint64_t next_id;
+};
+
+void clients_init(struct clients *t);
+void clients_destroy(struct clients *t);
+/* Finds or makes, and notes that it was seen. NULL: too many of that peer, or no memory. Counted. */
+struct client *clients_get(struct clients *t, const char *peer, uint64_t epoch);
+struct client *client_ref(struct client *c);
+void client_put(struct client *c);
+/* This client serves that mount now: an older epoch of the same peer and instance is moved to `gone`. */
+void clients_claim(struct clients *t, struct client *c, const char *instance, struct list *gone);
+/* Takes out those silent for too long (counted, by `link`). */
+void clients_sweep(struct clients *t, uint64_t now, struct list *gone);
+/* Calls fn for each under the lock. */
+void clients_each(struct clients *t, void (*fn)(void *arg, struct client *c), void *arg);
+
+#endif

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The control socket (spritefsd.sock): status for everyone; grant and revoke for root, that is for this host's migd.
+ *
+ *	{"verb":"grant","host":"ws2","uid":1000,"family":"ws1:4711","gids":[1000,100]}   gids may be missing: the user's groups here
+ *	{"verb":"revoke","host":"ws2","uid":1000,"family":"ws1:4711"}                    family may be missing: all of them
+ *	{"verb":"status"}                                                               -> {"ok":true,"status":{...}}
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "conf/clock.h"
+#include "conf/log.h"
+#include "fs/server/op.h"
+#include "fs/server/mounts.h"
+
+/* ---- status -------------------------------------------------------------------------------------------- */
+
+static json_t *domains_json(struct fsd *d)
+{
+	json_t *a = json_array();
+
+	for (size_t i = 0; i < d->exports.n; i++) {
+		struct export *ex = &d->exports.list[i];
+		char id[20];
+		size_t mounts;
+
+		pthread_rwlock_rdlock(&ex->lock);
+		mounts = ex->nmounts;
+		pthread_rwlock_unlock(&ex->lock);
+		snprintf(id, sizeof(id), "%016llx", (unsigned long long)ex->domain);
+		json_array_append_new(a,
+			json_pack("{s:s,s:s,s:s,s:b,s:b,s:i}", "prefix", ex->conf->prefix, "path", ex->conf->path, "domain", id,
+				"home", ex->conf->home, "readonly", ex->conf->readonly, "mounts", (int)mounts));
+	}
+	return a;
+}
+
+static void client_json(void *arg, struct client *c)
+{
+	uint64_t now = clock_boot_ns(), seen = atomic_load(&c->last_seen);
+
+	json_array_append_new(arg,
+		json_pack("{s:s,s:s,s:b,s:i,s:i,s:I,s:I}", "host", c->peer, "instance", c->instance, "events", c->stream != NULL,
+			"opens", atomic_load(&c->nopens), "waiting", atomic_load(&c->nwaiting), "calls",
+			(json_int_t)atomic_load(&c->calls), "silent_ms", (json_int_t)(now > seen ? (now - seen) / 1000000 : 0)));
+}
+
+static json_t *rpcs_json(struct fsd *d)
+{
+	json_t *o = json_object();
+
+	for (int i = 0; i < FS_NOPS; i++) {
+		uint64_t calls = atomic_load(&d->stats[i].calls);
+
+		if (calls)
+			json_object_set_new(o, strrchr(fs_methods[i].name, '/') + 1,
+				json_pack("{s:I,s:I,s:f}", "calls", (json_int_t)calls, "errors",
+					(json_int_t)atomic_load(&d->stats[i].errors), "mean_us",
+					(double)atomic_load(&d->stats[i].ns) / 1000.0 / (double)calls));
+	}
+	return o;
+}
+
+static json_t *prefixes_json(struct fsd *d)
+{
+	json_t *a = json_array();
+
+	pthread_mutex_lock(&d->prefix_lock);
+	for (size_t i = 0; i < d->prefixes.n; i++) {
+		const struct prefix *p = &d->prefixes.rows[i];
+
+		json_array_append_new(a,
+			json_pack("{s:s,s:s,s:s,s:i,s:i,s:b}", "prefix", p->prefix, "server", p->server, "host", p->host, "port",
+				(int)p->port, "mig_port", (int)p->mig_port, "home", p->home));
+	}
+	pthread_mutex_unlock(&d->prefix_lock);
+	return a;
+}
+
+static void count_open(void *arg, struct open *o)
+{
+	(void)o;
+	++*(size_t *)arg;
+}
+
+json_t *fsd_status(struct fsd *d)
+{
+	json_t *clients = json_array();
+	size_t held, waiting, opens = 0;
+
+	clients_each(&d->clients, client_json, clients);
+	openstate_each(&d->opens, count_open, &opens);
+	locks_count(d, &held, &waiting);
+	return json_pack("{s:s,s:b,s:o,s:o,s:o,s:o,s:I,s:{s:I,s:I},s:o}", "name", d->conf->name, "root", d->root, "domains",
+		domains_json(d), "clients", clients, "prefixes", prefixes_json(d), "grants", grants_json(&d->grants), "opens",
+		(json_int_t)opens, "locks", "held", (json_int_t)held, "waiting", (json_int_t)waiting, "rpc", rpcs_json(d));
+}
+
+/* ---- verbs ----------------------------------------------------------------------------------------------- */
+
+static void verb_grant(struct fsd *d, struct local_conn *c, json_t *rq, bool revoke)
+{
+	const char *host = json_string_value(json_object_get(rq, "host"));
+	const char *family = json_string_value(json_object_get(rq, "family"));
+	json_t *uid = json_object_get(rq, "uid"), *list = json_object_get(rq, "gids");
+	gid_t gids[IDS_GROUPS_MAX];
+	size_t n = json_array_size(list);
+	int r;
+
+	if (!host || !json_is_integer(uid) || (!family && !revoke) || (list && !json_is_array(list)) || n > IDS_GROUPS_MAX) {
+		local_fail(c, EINVAL, "expected host, uid, family and perhaps gids");
+		return;
+	}
+	for (size_t i = 0; i < n; i++)
+		gids[i] = (gid_t)json_integer_value(json_array_get(list, i));
+	if (revoke)
+		r = grants_remove(&d->grants, host, (uid_t)json_integer_value(uid), family);
+	else
+		r = grants_add(&d->grants, host, (uid_t)json_integer_value(uid), family, list ? gids : NULL, n);
+	if (r < 0)
+		local_fail(c, -r, "%s of %s, uid %lld: %s", revoke ? "revoke" : "grant", host, json_integer_value(uid), strerror(-r));
+	else
+		local_ok(c, NULL);
+}
+
+static void control_handle(void *ctx, struct local_conn *c, const struct local_cred *who, json_t *rq)
+{
+	struct fsd *d = ctx;
+	const char *verb = json_string_value(json_object_get(rq, "verb"));
+
+	if (verb && !strcmp(verb, "status")) {
+		local_ok(c, json_pack("{s:o}", "status", fsd_status(d)));
+	} else if (verb && (!strcmp(verb, "grant") || !strcmp(verb, "revoke"))) {
+		if (who->uid != 0)
+			local_fail(c, EPERM, "only root may %s", verb);
+		else
+			verb_grant(d, c, rq, verb[0] == 'r');
+	} else {
+		local_fail(c, EINVAL, "unknown verb; expected status, grant or revoke");
+	}
+}
+
+int control_start(struct fsd *d, struct error *e)
+{
+	char path[4096];
+
+	snprintf(path, sizeof(path), "%s/spritefsd.sock", d->conf->run_dir);
+	return local_server_start(path, 0666, control_handle, d, &d->control, e);
+}

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Grants on the home domain; see grant.h. */
+#include "fs/server/grant.h"
+#include <errno.h>
+#include <grp.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct grant {
+	struct list link;
+	char *host, *family;
+	uid_t uid;
+	bool any_group; /* the user is unknown here and migd named no groups: all but 0 */
+	size_t ngids;
+	gid_t *gids;
+};
+
+void grants_init(struct grants *g)
+{
+	pthread_mutex_init(&g->lock, NULL);
+	list_init(&g->list);
+}
+
+static void grant_free(struct grant *x)
+{
+	if (!x)
+		return;
+	free(x->host);
+	free(x->family);
+	free(x->gids);
+	free(x);
+}
+
+void grants_destroy(struct grants *g)
+{
+	struct list *l;
+
+	while ((l = list_pop(&g->list)))
+		grant_free(list_entry(l, struct grant, link));
+	pthread_mutex_destroy(&g->lock);
+}
+
+static int groups_of_user(uid_t uid, gid_t **out, size_t *n)
+{
+	struct passwd pw, *found = NULL;
+	char room[4096];
+	int count = 256;
+
+	if (getpwuid_r(uid, &pw, room, sizeof(room), &found) != 0 || !found)
+		return -ENOENT;
+	*out = calloc((size_t)count, sizeof(gid_t));
+	if (!*out)
+		return -ENOMEM;
+	if (getgrouplist(found->pw_name, found->pw_gid, *out, &count) < 0)
+		count = 256;
+	*n = (size_t)count;
+	return 0;
+}
+
+static struct grant *grant_new(const char *host, uid_t uid, const char *family, const gid_t *gids, size_t ngids)
+{
+	struct grant *x = calloc(1, sizeof(*x));
+
+	if (!x)
+		return NULL;
+	x->host = strdup(host);
+	x->family = strdup(family);
+	x->uid = uid;
+	if (gids) {
+		x->gids = malloc((ngids + 1) * sizeof(gid_t));
+		if (x->gids)
+			memcpy(x->gids, gids, ngids * sizeof(gid_t));
+		x->ngids = ngids;
+	} else if (groups_of_user(uid, &x->gids, &x->ngids) < 0) {
+		x->any_group = true;
+		x->gids = malloc(sizeof(gid_t));
+	}
+	if (!x->host || !x->family || !x->gids) {
+		grant_free(x);
+		return NULL;
+	}
+	return x;
+}
+
+static bool grant_is(const struct grant *x, const char *host, uid_t uid, const char *family)
+{
+	return x->uid == uid && !strcmp(x->host, host) && (!family || !strcmp(x->family, family));
+}
+
+static int grants_remove_locked(struct grants *g, const char *host, uid_t uid, const char *family)
+{
+	struct grant *x, *next;
+	int r = -ENOENT;
+
+	list_each_safe(x, next, &g->list, link)
+		if (grant_is(x, host, uid, family)) {
+			list_del(&x->link);
+			grant_free(x);
+			r = 0;
+		}
+	return r;
+}
+
+int grants_remove(struct grants *g, const char *host, uid_t uid, const char *family)
+{
+	int r;
+
+	pthread_mutex_lock(&g->lock);
+	r = grants_remove_locked(g, host, uid, family);
+	pthread_mutex_unlock(&g->lock);
+	return r;
+}
+
+int grants_add(struct grants *g, const char *host, uid_t uid, const char *family, const gid_t *gids, size_t ngids)
+{
+	struct grant *x = grant_new(host, uid, family, gids, ngids);
+
+	if (!x)
+		return -ENOMEM;
+	pthread_mutex_lock(&g->lock);
+	grants_remove_locked(g, host, uid, family); /* in one step: no request in between is refused */
+	list_add_tail(&g->list, &x->link);
+	pthread_mutex_unlock(&g->lock);
+	return 0;
+}
+
+bool grants_host(struct grants *g, const char *host)
+{
+	struct grant *x;
+	bool found = false;
+
+	pthread_mutex_lock(&g->lock);
+	list_each(x, &g->list, link)
+		found = found || !strcmp(x->host, host);
+	pthread_mutex_unlock(&g->lock);
+	return found;
+}
+
+bool grants_allow(struct grants *g, const char *host, uid_t uid)
+{
+	struct grant *x;
+	bool found = false;
+
+	pthread_mutex_lock(&g->lock);
+	list_each(x, &g->list, link)
+		found = found || grant_is(x, host, uid, NULL);
+	pthread_mutex_unlock(&g->lock);
+	return found;
+}
+
+static bool group_allowed(const struct grants *g, const char *host, uid_t uid, gid_t gid)
+{
+	struct grant *x;
+
+	if (uid == 0)
+		return true;
+	list_each(x, &g->list, link) {
+		if (!grant_is(x, host, uid, NULL))
+			continue;
+		if (x->any_group && gid != 0)
+			return true;
+		for (size_t i = 0; i < x->ngids; i++)
+			if (x->gids[i] == gid)
+				return true;
+	}
+	return false;
+}
+
+void grants_trim(struct grants *g, const char *host, struct ids *ids)
+{
+	size_t n = 0;
+
+	pthread_mutex_lock(&g->lock);
+	for (size_t i = 0; i < ids->ngroups; i++)
+		if (group_allowed(g, host, ids->uid, ids->groups[i]))
+			ids->groups[n++] = ids->groups[i];
+	ids->ngroups = n;
+	if (!group_allowed(g, host, ids->uid, ids->gid))
+		ids->gid = IDS_NOBODY;
+	pthread_mutex_unlock(&g->lock);
+}
+
+json_t *grants_json(struct grants *g)
+{
+	json_t *a = json_array();
+	struct grant *x;
+
+	pthread_mutex_lock(&g->lock);
+	list_each(x, &g->list, link)
+		json_array_append_new(a, json_pack("{s:s,s:i,s:s}", "host", x->host, "uid", (int)x->uid, "family", x->family));
+	pthread_mutex_unlock(&g->lock);
+	return a;
+}

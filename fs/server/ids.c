@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Acting as the caller; see ids.h. State is per thread; the capability sets are read once in ids_init(). */
+#include "fs/server/ids.h"
+#include <errno.h>
+#include <linux/capability.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include "conf/log.h"
+
+/* What root's own calls need: the filesystem capabilities, file capabilities and trusted.* attributes. */
+#define BIT(c) (1ull << (c))
+#define CAPS_ROOT                                                                                            \
+	(BIT(CAP_CHOWN) | BIT(CAP_DAC_OVERRIDE) | BIT(CAP_DAC_READ_SEARCH) | BIT(CAP_FOWNER) | BIT(CAP_FSETID) |  \
+		BIT(CAP_LINUX_IMMUTABLE) | BIT(CAP_MKNOD) | BIT(CAP_SETFCAP) | BIT(CAP_SYS_ADMIN))
+
+static uint64_t caps_permitted;
+
+static int caps_set(uint64_t effective)
+{
+	struct __user_cap_header_struct h = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct d[2] = {
+		{.effective = (uint32_t)effective, .permitted = (uint32_t)caps_permitted},
+		{.effective = (uint32_t)(effective >> 32), .permitted = (uint32_t)(caps_permitted >> 32)},
+	};
+
+	return syscall(SYS_capset, &h, d) < 0 ? -errno : 0;
+}
+
+int ids_init(struct error *e)
+{
+	struct __user_cap_header_struct h = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct d[2];
+	uint64_t need = CAPS_ROOT | BIT(CAP_SETUID) | BIT(CAP_SETGID);
+
+	if (syscall(SYS_capget, &h, d) < 0)
+		return error_set(e, errno, "capget: %s", strerror(errno));
+	caps_permitted = ((uint64_t)d[1].permitted << 32 | d[0].permitted) & ~BIT(CAP_SYS_RESOURCE);
+	if ((caps_permitted & need) != need)
+		return error_set(e, EPERM, "spritefsd must run as root (capabilities %llx, needs %llx)",
+			(unsigned long long)caps_permitted, (unsigned long long)need);
+	if (caps_set(caps_permitted) < 0)
+		return error_set(e, EPERM, "capset: %s", strerror(errno));
+	return 0;
+}
+
+int ids_map(const struct ids_rule *rule, const Sprite__Fs__Cred *cred, struct ids *out)
+{
+	bool nobody;
+
+	if (!cred || cred->n_groups > IDS_GROUPS_MAX)
+		return -EINVAL;
+	nobody = cred->uid == (uint32_t)-1 || cred->gid == (uint32_t)-1 ||
+		(cred->uid == 0 ? rule->root_squash : cred->uid < rule->uid_min || cred->uid > rule->uid_max);
+	out->umask = cred->umask & 0777;
+	out->ngroups = 0;
+	if (nobody) {
+		out->uid = out->gid = IDS_NOBODY;
+		return 0;
+	}
+	out->uid = cred->uid;
+	out->gid = rule->root_squash && cred->gid == 0 ? IDS_NOBODY : cred->gid;
+	for (size_t i = 0; i < cred->n_groups; i++)
+		if ((cred->groups[i] || !rule->root_squash) && cred->groups[i] != (uint32_t)-1)
+			out->groups[out->ngroups++] = cred->groups[i];
+	return 0;
+}
+
+/* umask is per process unless the thread has a filesystem context of its own. */
+static int thread_init(void)
+{
+	static __thread bool done;
+
+	if (done)
+		return 0;
+	if (unshare(CLONE_FS) < 0)
+		return -errno;
+	done = true;
+	return 0;
+}
+
+int ids_enter(const struct ids *ids)
+{
+	int r = thread_init();
+
+	if (r < 0)
+		return r;
+	if (syscall(SYS_setgroups, ids->ngroups, ids->groups) < 0)
+		return -errno;
+	syscall(SYS_setfsgid, ids->gid);
+	syscall(SYS_setfsuid, ids->uid);
+	umask(ids->umask);
+	r = caps_set(ids->uid == 0 ? CAPS_ROOT & caps_permitted : 0);
+	if (r < 0 || (uid_t)syscall(SYS_setfsuid, -1) != ids->uid || (gid_t)syscall(SYS_setfsgid, -1) != ids->gid) {
+		ids_leave();
+		return r < 0 ? r : -EPERM;
+	}
+	return 0;
+}
+
+void ids_leave(void)
+{
+	int r = caps_set(caps_permitted);
+
+	syscall(SYS_setfsuid, 0);
+	syscall(SYS_setfsgid, 0);
+	if (r == 0) /* setfsuid changes the effective filesystem capabilities by itself */
+		r = caps_set(caps_permitted);
+	if (syscall(SYS_setgroups, 0, NULL) < 0)
+		r = -errno;
+	umask(0);
+	if (r < 0 || syscall(SYS_setfsuid, -1) != 0 || syscall(SYS_setfsgid, -1) != 0) {
+		log_error("a worker cannot become root again: %s", strerror(-r));
+		abort();
+	}
+}

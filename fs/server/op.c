@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What every operation needs; see op.h. */
+#include "fs/server/op.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "conf/clock.h"
+#include "fs/server/mounts.h"
+
+/* ---- access ------------------------------------------------------------------------------------------- */
+
+static bool host_listed(const struct conf_export *c, const char *peer)
+{
+	for (char **h = c->hosts; h && *h; h++)
+		if ((!c->home && !strcmp(*h, "*")) || !strcmp(*h, peer)) /* a home is never open to everyone */
+			return true;
+	return false;
+}
+
+static bool host_allowed(struct op *o, const struct export *ex)
+{
+	return host_listed(ex->conf, o->client->peer) || (ex->conf->home && grants_host(&o->d->grants, o->client->peer));
+}
+
+static bool home_uid_allowed(struct op *o, const struct export *ex, uid_t uid)
+{
+	if (uid == 0 && !o->d->conf->root_guests)
+		return false;
+	return host_listed(ex->conf, o->client->peer) || grants_allow(&o->d->grants, o->client->peer, uid);
+}
+
+int op_access(struct op *o, struct export *ex, const Sprite__Fs__Cred *cred)
+{
+	struct ids_rule rule = {ex->conf->root_squash, ex->conf->uid_min, ex->conf->uid_max};
+	int r;
+
+	if (!host_allowed(o, ex))
+		return -EACCES;
+	if (ex->conf->home) /* exactly as the uid that was granted, never as somebody else */
+		rule = (struct ids_rule){false, 0, UINT32_MAX - 1};
+	r = ids_map(&rule, cred, &o->ids);
+	if (r < 0 || !ex->conf->home)
+		return r;
+	if (!home_uid_allowed(o, ex, o->ids.uid))
+		return -EACCES;
+	if (!host_listed(ex->conf, o->client->peer))
+		grants_trim(&o->d->grants, o->client->peer, &o->ids);
+	return 0;
+}
+
+int op_resolve_allowed(struct op *o, const struct export *ex)
+{
+	return host_allowed(o, ex) ? 0 : -EACCES;
+}
+
+int op_resolve(struct op *o, ProtobufCBinaryData handle, struct object *obj)
+{
+	struct export *ex;
+	struct handle h;
+	int r = export_unpack(&o->d->exports, handle.data, handle.len, &h, &ex);
+
+	if (r < 0)
+		return r;
+	if (!host_allowed(o, ex))
+		return -EACCES;
+	return export_open_handle(ex, &h, obj);
+}
+
+int op_become(struct op *o)
+{
+	int r = ids_enter(&o->ids);
+
+	o->entered = r == 0;
+	return r;
+}
+
+void op_root(struct op *o)
+{
+	if (o->entered)
+		ids_leave();
+	o->entered = false;
+}
+
+int op_begin(struct op *o, const Sprite__Fs__Cred *cred, ProtobufCBinaryData handle, struct object *obj)
+{
+	int r = op_resolve(o, handle, obj);
+
+	if (r == 0)
+		r = op_access(o, obj->ex, cred);
+	return r < 0 ? r : op_become(o);
+}
+
+struct open *op_open(struct op *o, uint64_t id, int *err)
+{
+	struct open *f = openstate_get(&o->d->opens, o->client, id);
+
+	*err = -FS_EREOPEN;
+	if (f && (!host_allowed(o, f->ex) || (f->ex->conf->home && !home_uid_allowed(o, f->ex, f->uid)))) {
+		*err = -EACCES; /* revoked since it was opened */
+		open_put(f);
+		f = NULL;
+	}
+	return f;
+}
+
+/* ---- answers ------------------------------------------------------------------------------------------ */
+
+void op_free(struct op *o)
+{
+	client_put(o->client);
+	free(o);
+}
+
+static void op_count(struct op *o, int err)
+{
+	struct op_stat *s = &o->d->stats[o->method];
+
+	atomic_fetch_add(&s->calls, 1);
+	atomic_fetch_add(&s->errors, err != 0);
+	atomic_fetch_add(&s->ns, clock_mono_ns() - o->started);
+}
+
+int op_done(struct op *o, const ProtobufCMessage *out)
+{
+	op_root(o);
+	op_count(o, 0);
+	rpc_reply(o->rq, 0, out, NULL, 0, NULL, NULL);
+	op_free(o);
+	return OP_LATER;
+}
+
+int op_done_bulk(struct op *o, const ProtobufCMessage *out, void *data, size_t n)
+{
+	struct iovec v = {data, n};
+
+	op_root(o);
+	op_count(o, 0);
+	if (n) {
+		rpc_reply(o->rq, 0, out, &v, 1, free, data);
+	} else {
+		rpc_reply(o->rq, 0, out, NULL, 0, NULL, NULL);
+		free(data);
+	}
+	op_free(o);
+	return OP_LATER;
+}
+
+int op_fail(struct op *o, int err)
+{
+	op_root(o);
+	op_count(o, err);
+	rpc_reply(o->rq, err, NULL, NULL, 0, NULL, NULL);
+	op_free(o);
+	return OP_LATER;
+}
+
+/* ---- attributes --------------------------------------------------------------------------------------- */
+
+static atomic_uint_fast64_t *change_slot(struct fsd *d, const struct stat *st)
+{
+	uint64_t h = (st->st_ino ^ (uint64_t)st->st_dev << 32) * 0x9e3779b97f4a7c15ull;
+
+	return &d->changes[h >> 48];
+}
+
+static int64_t ns(const struct timespec *t)
+{
+	return (int64_t)t->tv_sec * 1000000000 + t->tv_nsec;
+}
+
+uint64_t op_change(struct fsd *d, const struct stat *st)
+{
+	return (uint64_t)ns(&st->st_ctim) + atomic_load(change_slot(d, st));
+}
+
+void op_attr(struct fsd *d, const struct mount_node *m, const struct stat *st, Sprite__Fs__Attr *a)
+{
+	sprite__fs__attr__init(a);
+	/* inode numbers of the mounts of a home are kept apart: equal (dev, ino) would look like a hard link */
+	a->ino = st->st_ino ^ (m->number ? (m->number & 0x7fff) << 48 : 0);
+	a->mode = st->st_mode;
+	a->nlink = (uint32_t)st->st_nlink;
+	a->uid = st->st_uid;
+	a->gid = st->st_gid;
+	a->rdev = st->st_rdev;
+	a->size = (uint64_t)st->st_size;
+	a->blocks = (uint64_t)st->st_blocks;
+	a->blksize = (uint32_t)st->st_blksize;
+	a->atime = ns(&st->st_atim);
+	a->mtime = ns(&st->st_mtim);
+	a->ctime = ns(&st->st_ctim);
+	a->change = op_change(d, st);
+}
+
+void op_changed(struct fsd *d, const struct stat *st)
+{
+	atomic_fetch_add(change_slot(d, st), 1);
+}
+
+void op_changed_fd(struct fsd *d, int fd)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) == 0)
+		op_changed(d, &st);
+}
+
+int op_entry(struct op *o, const struct object *obj, const struct stat *st, struct op_entry *e)
+{
+	int n = export_pack(&o->d->exports, obj, e->handle);
+
+	if (n < 0)
+		return n;
+	sprite__fs__entry__init(&e->msg);
+	e->msg.handle.data = e->handle;
+	e->msg.handle.len = (size_t)n;
+	op_attr(o->d, obj->mount, st, &e->attr);
+	e->msg.attr = &e->attr;
+	return 0;
+}
+
+struct op_path op_path(int fd)
+{
+	struct op_path p;
+
+	snprintf(p.s, sizeof(p.s), "/proc/self/fd/%d", fd);
+	return p;
+}

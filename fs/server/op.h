@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One request being served. A handler of ops_*.c is
+ *
+ *	static int op_x(struct op *o, const ProtobufCMessage *m)
+ *
+ * and either returns -errno (answered for it), or answers with op_done()/op_done_bulk() and returns what that returned, or returns
+ * OP_LATER when somebody else will answer. The pattern: resolve handles as root, become the caller, do the system calls, answer; the frame (ops.c)
+ * makes the thread root again whatever happened.
+ */
+#ifndef FS_SERVER_OP_H
+#define FS_SERVER_OP_H
+#include "fs/server/fsd.h"
+#include "fs/server/ids.h"
+
+#define OP_LATER 1
+
+struct op {
+	struct fsd *d;
+	struct rpc_request *rq;
+	enum fs_op method;
+	struct client *client; /* counted */
+	bool entered;	       /* acting as ids */
+	uint64_t started;      /* clock_mono_ns() */
+	struct ids ids;
+};
+typedef int (*op_handler)(struct op *o, const ProtobufCMessage *m);
+
+/* May this client use the export at all, and as whom? Fills o->ids. -EACCES, -EINVAL. */
+int op_access(struct op *o, struct export *ex, const Sprite__Fs__Cred *cred);
+/* Is the export open to this client's host? 0 or -EACCES. */
+int op_resolve_allowed(struct op *o, const struct export *ex);
+/* Handle to object, as root, without becoming anyone. The export must be open to this client's host. */
+int op_resolve(struct op *o, ProtobufCBinaryData handle, struct object *obj);
+/* op_resolve() of `handle`, op_access(), and become the caller. */
+int op_begin(struct op *o, const Sprite__Fs__Cred *cred, ProtobufCBinaryData handle, struct object *obj);
+int op_become(struct op *o);
+void op_root(struct op *o);
+/* The open `id` of this client (counted), still allowed. NULL and *err = -FS_EREOPEN or -EACCES. */
+struct open *op_open(struct op *o, uint64_t id, int *err);
+
+int op_done(struct op *o, const ProtobufCMessage *out);
+int op_done_bulk(struct op *o, const ProtobufCMessage *out, void *data, size_t n); /* frees data when sent */
+int op_fail(struct op *o, int err);						   /* err > 0 */
+void op_free(struct op *o);
+
+/* Attributes. */
+void op_attr(struct fsd *d, const struct mount_node *m, const struct stat *st, Sprite__Fs__Attr *out);
+uint64_t op_change(struct fsd *d, const struct stat *st); /* Attr.change */
+/* The server has changed this inode: its `change` must differ from now on. */
+void op_changed(struct fsd *d, const struct stat *st);
+void op_changed_fd(struct fsd *d, int fd);
+
+/* An Entry with room for what it points to. */
+struct op_entry {
+	Sprite__Fs__Entry msg;
+	Sprite__Fs__Attr attr;
+	unsigned char handle[HANDLE_MAX];
+};
+int op_entry(struct op *o, const struct object *obj, const struct stat *st, struct op_entry *e);
+
+/* "/proc/self/fd/N": how to act on what an O_PATH descriptor names. */
+struct op_path {
+	char s[40];
+};
+struct op_path op_path(int fd);
+
+#endif

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The table of open files; see openstate.h. */
+#include "fs/server/openstate.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "conf/clock.h"
+#include "fs/server/mounts.h"
+
+void openstate_init(struct openstate *t)
+{
+	memset(t, 0, sizeof(*t));
+	pthread_mutex_init(&t->lock, NULL);
+	t->next_id = clock_epoch() << 24; /* an id of an earlier run is unknown, never another file */
+}
+
+void open_put(struct open *o)
+{
+	if (!o || atomic_fetch_sub(&o->refs, 1) != 1)
+		return;
+	close(o->fd);
+	atomic_fetch_sub(&o->client->nopens, 1);
+	client_put(o->client);
+	mount_node_put(o->mount);
+	pthread_mutex_destroy(&o->lock);
+	free(o);
+}
+
+static void open_put_value(void *o)
+{
+	open_put(o);
+}
+
+void openstate_destroy(struct openstate *t)
+{
+	hash_clear(&t->by_id, open_put_value);
+	pthread_mutex_destroy(&t->lock);
+}
+
+int openstate_add(struct openstate *t, struct client *c, const struct object *obj, int fd, int flags, uid_t uid,
+	const unsigned char *handle, size_t handle_len, uint64_t *id)
+{
+	struct open *o = calloc(1, sizeof(*o));
+	int r;
+
+	if (!o) {
+		close(fd);
+		return -ENOMEM;
+	}
+	o->client = client_ref(c);
+	o->ex = obj->ex;
+	o->mount = mount_node_get(obj->mount);
+	o->fd = fd;
+	o->flags = flags;
+	o->uid = uid;
+	memcpy(o->handle, handle, handle_len);
+	o->handle_len = handle_len;
+	atomic_init(&o->refs, 1);
+	pthread_mutex_init(&o->lock, NULL);
+	if (atomic_fetch_add(&c->nopens, 1) >= CLIENT_MAX_OPENS) {
+		open_put(o);
+		return -EMFILE;
+	}
+	pthread_mutex_lock(&t->lock);
+	*id = o->id = ++t->next_id;
+	/* a client that was given up meanwhile would leave it for ever */
+	r = atomic_load(&c->gone) ? -ESTALE : hash_set_u64(&t->by_id, o->id, o, NULL);
+	pthread_mutex_unlock(&t->lock);
+	if (r < 0)
+		open_put(o);
+	return r;
+}
+
+struct open *openstate_get(struct openstate *t, const struct client *c, uint64_t id)
+{
+	struct open *o;
+
+	pthread_mutex_lock(&t->lock);
+	o = hash_get_u64(&t->by_id, id);
+	if (o && o->client != c)
+		o = NULL;
+	if (o)
+		atomic_fetch_add(&o->refs, 1);
+	pthread_mutex_unlock(&t->lock);
+	return o;
+}
+
+struct open *openstate_take(struct openstate *t, const struct client *c, uint64_t id)
+{
+	struct open *o;
+
+	pthread_mutex_lock(&t->lock);
+	o = hash_get_u64(&t->by_id, id);
+	if (o && o->client == c)
+		hash_take_u64(&t->by_id, id);
+	else
+		o = NULL;
+	pthread_mutex_unlock(&t->lock);
+	return o;
+}
+
+size_t openstate_drop_client(struct openstate *t, const struct client *c)
+{
+	struct hash_iter it = {0};
+	struct open *o;
+	size_t n = 0;
+
+	pthread_mutex_lock(&t->lock);
+	while ((o = hash_next(&t->by_id, &it)))
+		if (o->client == c) {
+			hash_take_u64(&t->by_id, o->id);
+			open_put(o);
+			n++;
+		}
+	pthread_mutex_unlock(&t->lock);
+	return n;
+}
+
+void openstate_each(struct openstate *t, void (*fn)(void *arg, struct open *o), void *arg)
+{
+	struct hash_iter it = {0};
+	struct open *o;
+
+	pthread_mutex_lock(&t->lock);
+	while ((o = hash_next(&t->by_id, &it)))
+		fn(arg, o);
+	pthread_mutex_unlock(&t->lock);
+}

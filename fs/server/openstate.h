@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Open files: the server's descriptor for each open file description of a client. An unlinked file lives on for as long as it is here. The ids are
+ * meaningless to any client but the one that opened.
+ *
+ * Locking: `openstate.lock` guards the map. An open is counted and closed with its last reference, so that an operation under way ends well when the client
+ * closes or is given up. `open.lock` serialises what uses the descriptor's own offset (readdir, append, seek).
+ */
+#ifndef FS_SERVER_OPENSTATE_H
+#define FS_SERVER_OPENSTATE_H
+#include <pthread.h>
+#include <stdatomic.h>
+#include "conf/hash.h"
+#include "fs/server/client.h"
+#include "fs/server/export.h"
+
+struct open {
+	uint64_t id;
+	struct client *client; /* counted */
+	struct export *ex;
+	struct mount_node *mount; /* counted */
+	int fd;
+	int flags; /* of open(2), as asked */
+	uid_t uid; /* who opened */
+	bool dir;
+	unsigned char handle[HANDLE_MAX];
+	size_t handle_len;
+	atomic_int refs;
+	pthread_mutex_t lock;
+	uint64_t dir_pos; /* cookie at which the descriptor stands (lock) */
+};
+
+struct openstate {
+	pthread_mutex_t lock;
+	struct hash by_id;
+	uint64_t next_id;
+};
+
+void openstate_init(struct openstate *t);
+void openstate_destroy(struct openstate *t);
+/* Takes `fd` over (also on failure). *id names it. -EMFILE: the client has too many. */
+int openstate_add(struct openstate *t, struct client *c, const struct object *o, int fd, int flags, uid_t uid,
+	const unsigned char *handle, size_t handle_len, uint64_t *id);
+/* Counted; NULL when `c` has no such open. */
+struct open *openstate_get(struct openstate *t, const struct client *c, uint64_t id);
+void open_put(struct open *o);
+/* Takes it out of the map: the caller holds the last but those of operations under way. NULL: no such. */
+struct open *openstate_take(struct openstate *t, const struct client *c, uint64_t id);
+/* Closes everything of a client; returns how many. */
+size_t openstate_drop_client(struct openstate *t, const struct client *c);
+void openstate_each(struct openstate *t, void (*fn)(void *arg, struct open *o), void *arg);
+
+#endif

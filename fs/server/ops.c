@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The frame of every operation: finds the client, calls the handler, makes the thread root again, answers errors. Runs on rpc's workers.
+ */
+#include "fs/server/ops.h"
+#include <errno.h>
+#include <stdlib.h>
+#include "conf/clock.h"
+
+static const op_handler handlers[FS_NOPS] = {
+	[FS_PREFIXES] = op_prefixes,
+	[FS_REGISTER] = op_register,
+	[FS_ATTACH] = op_attach,
+	[FS_RENEW] = op_renew,
+	[FS_LOOKUP] = op_lookup,
+	[FS_GETATTR] = op_getattr,
+	[FS_SETATTR] = op_setattr,
+	[FS_READLINK] = op_readlink,
+	[FS_MAKE] = op_make,
+	[FS_LINK] = op_link,
+	[FS_REMOVE] = op_remove,
+	[FS_RENAME] = op_rename,
+	[FS_OPEN] = op_open_file,
+	[FS_CREATE] = op_create,
+	[FS_CLOSE] = op_close,
+	[FS_READ] = op_read,
+	[FS_WRITE] = op_write,
+	[FS_FSYNC] = op_fsync,
+	[FS_FALLOCATE] = op_fallocate,
+	[FS_COPY] = op_copy,
+	[FS_SEEK] = op_seek,
+	[FS_READDIR] = op_readdir,
+	[FS_STATFS] = op_statfs,
+	[FS_GETXATTR] = op_getxattr,
+	[FS_SETXATTR] = op_setxattr,
+	[FS_LISTXATTR] = op_listxattr,
+	[FS_REMOVEXATTR] = op_removexattr,
+	[FS_LOCK] = op_lock,
+	[FS_ELECT] = op_elect,
+};
+
+static void op_run(struct op *o)
+{
+	int r = handlers[o->method](o, rpc_request_msg(o->rq)->msg);
+
+	if (r != OP_LATER)
+		op_fail(o, r < 0 ? -r : EIO);
+}
+
+static void serve(struct fsd *d, struct rpc_request *rq, enum fs_op method)
+{
+	struct op *o = malloc(sizeof(*o));
+
+	if (!o) {
+		rpc_reply(rq, ENOMEM, NULL, NULL, 0, NULL, NULL);
+		return;
+	}
+	o->d = d;
+	o->rq = rq;
+	o->method = method;
+	o->entered = false;
+	o->started = clock_mono_ns();
+	o->client = clients_get(&d->clients, rpc_request_peer(rq), rpc_request_epoch(rq));
+	if (!o->client)
+		op_fail(o, EUSERS);
+	else
+		op_run(o);
+}
+
+#define SERVE(M)                                                                                             \
+	static void serve_##M(void *ctx, struct rpc_request *rq)                                             \
+	{                                                                                                    \
+		serve(ctx, rq, FS_##M);                                                                      \
+	}
+#define EACH(X)                                                                                              \
+	X(PREFIXES)                                                                                          \
+	X(REGISTER)                                                                                          \
+	X(ATTACH)                                                                                            \
+	X(RENEW)                                                                                             \
+	X(LOOKUP)                                                                                            \
+	X(GETATTR)                                                                                           \
+	X(SETATTR)                                                                                           \
+	X(READLINK)                                                                                          \
+	X(MAKE)                                                                                              \
+	X(LINK)                                                                                              \
+	X(REMOVE)                                                                                            \
+	X(RENAME)                                                                                            \
+	X(OPEN)                                                                                              \
+	X(CREATE)                                                                                            \
+	X(CLOSE)                                                                                             \
+	X(READ)                                                                                              \
+	X(WRITE)                                                                                             \
+	X(FSYNC)                                                                                             \
+	X(FALLOCATE)                                                                                         \
+	X(COPY)                                                                                              \
+	X(SEEK)                                                                                              \
+	X(READDIR)                                                                                           \
+	X(STATFS)                                                                                            \
+	X(GETXATTR)                                                                                          \
+	X(SETXATTR)                                                                                          \
+	X(LISTXATTR)                                                                                         \
+	X(REMOVEXATTR)                                                                                       \
+	X(LOCK)                                                                                              \
+	X(ELECT)
+EACH(SERVE)
+
+#define SERVICE(M) {.method = &fs_methods[FS_##M], .unary = serve_##M},
+static const struct rpc_service services[] = {EACH(SERVICE){.method = &fs_methods[FS_EVENTS], .stream = events_serve}};
+
+const struct rpc_service *fsd_services(size_t *n)
+{
+	*n = ARRAY_SIZE(services);
+	return services;
+}

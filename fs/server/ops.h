@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The operations, one function per call of the protocol. */
+#ifndef FS_SERVER_OPS_H
+#define FS_SERVER_OPS_H
+#include "fs/server/op.h"
+
+#define OP(name) int name(struct op *o, const ProtobufCMessage *m)
+/* ops_admin.c */
+OP(op_prefixes);
+OP(op_register);
+OP(op_attach);
+OP(op_renew);
+OP(op_elect);
+/* ops_name.c */
+OP(op_lookup);
+OP(op_readlink);
+OP(op_make);
+OP(op_link);
+OP(op_remove);
+OP(op_rename);
+/* ops_attr.c */
+OP(op_getattr);
+OP(op_setattr);
+OP(op_statfs);
+OP(op_getxattr);
+OP(op_setxattr);
+OP(op_listxattr);
+OP(op_removexattr);
+/* ops_open.c */
+OP(op_open_file);
+OP(op_create);
+OP(op_close);
+OP(op_readdir);
+/* ops_data.c */
+OP(op_read);
+OP(op_write);
+OP(op_fsync);
+OP(op_fallocate);
+OP(op_copy);
+OP(op_seek);
+/* locks.c */
+OP(op_lock);
+#undef OP
+
+#endif

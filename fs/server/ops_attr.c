@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Attributes, extended attributes (POSIX ACLs among them) and statfs. */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/statvfs.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "fs/server/ops.h"
+
+int op_getattr(struct op *o, const ProtobufCMessage *m)
+{
+	const Sprite__Fs__GetattrReq *in = (const void *)m;
+	Sprite__Fs__GetattrRep rep = SPRITE__FS__GETATTR_REP__INIT;
+	struct object obj _cleanup_object_ = OBJECT_INIT;
+	Sprite__Fs__Attr attr;
+	struct stat st;
+	int r;
+
+	if (in->open) {
+		struct open *f = op_open(o, in->open, &r);
+
+		if (!f)
+			return r;
+		r = fstat(f->fd, &st) < 0 ? -errno : 0;
+		if (r == 0)
+			op_attr(o->d, f->mount, &st, &attr);
+		open_put(f);
+	} else {
+		r = op_begin(o, in->cred, in->handle, &obj);
+		if (r == 0 && fstat(obj.fd, &st) < 0)
+			r = -errno;
+		if (r == 0)
+			op_attr(o->d, obj.mount, &st, &attr);
+	}
+	if (r < 0)
+		return r;
+	rep.attr = &attr;
+	return op_done(o, &rep.base);
+}
+
+static struct timespec time_of(uint32_t valid, uint32_t set, uint32_t now, int64_t ns)
+{
+	struct timespec t = {.tv_nsec = UTIME_OMIT};
+
+	if (valid & now) {
+		t.tv_nsec = UTIME_NOW;
+	} else if (valid & set) {
+		t.tv_sec = ns / 1000000000;
+		t.tv_nsec = ns % 1000000000;
+		if (t.tv_nsec < 0) { /* before 1970 */
+			t.tv_sec--;
+			t.tv_nsec += 1000000000;
+		}
+	}
+	return t;
+}
+
+/* `file` is the open that the client's own call was made on, or NULL. */
+static int attr_apply(const struct object *obj, struct open *file, uint32_t valid, const Sprite__Fs__Attr *a)
+{
+	struct op_path path = op_path(obj->fd);
+
+	if (valid & FS_SET_SIZE) {
+		if (a->size > INT64_MAX)
+			return -EFBIG;
+		if ((file ? ftruncate(file->fd, (off_t)a->size) : truncate(path.s, (off_t)a->size)) < 0)
+			return -errno;
+	}
+	if (valid & (FS_SET_UID | FS_SET_GID)) {
+		uid_t uid = valid & FS_SET_UID ? a->uid : (uid_t)-1;
+		gid_t gid = valid & FS_SET_GID ? a->gid : (gid_t)-1;
+
+		if (fchownat(obj->fd, "", uid, gid, AT_EMPTY_PATH) < 0)
+			return -errno;
+	}
+	if ((valid & FS_SET_MODE) && chmod(path.s, a->mode & 07777) < 0)
+		return -errno;
+	if (valid & (FS_SET_ATIME | FS_SET_MTIME | FS_SET_ATIME_NOW | FS_SET_MTIME_NOW)) {
+		struct timespec t[2] = {time_of(valid, FS_SET_ATIME, FS_SET_ATIME_NOW, a->atime),
+			time_of(valid, FS_SET_MTIME, FS_SET_MTIME_NOW, a->mtime)};
+
+		if (utimensat(obj->fd, "", t, AT_EMPTY_PATH) < 0)
+			return -errno;
+	}
+	return 0;
+}
+
+int op_setattr(struct op *o, const ProtobufCMessage *m)
+{
+	const Sprite__Fs__SetattrReq *in = (const void *)m;
+	Sprite__Fs__GetattrRep rep = SPRITE__FS__GETATTR_REP__INIT;
+	struct object obj _cleanup_object_ = OBJECT_INIT;
+	struct open *f = NULL;
+	Sprite__Fs__Attr attr;
+	struct stat st;
+	int r = 0;
+
+	if (!in->attr)
+		return -EINVAL;
+	if (in->open) {
+		f = op_open(o, in->open, &r);
+		if (!f)
+			return r;
+	}
+	r = op_begin(o, in->cred, in->handle, &obj);
+	if (r == 0)
+		r = attr_apply(&obj, f, in->valid, in->attr);
+	open_put(f);
+	if (r < 0)
+		return r;
+	if (fstat(obj.fd, &st) < 0)
+		return -errno;
+	op_changed(o->d, &st);
+	op_attr(o->d, obj.mount, &st, &attr);
+	rep.attr = &attr;
+	return op_done(o, &rep.base);
+}
+
+int op_statfs(struct op *o, const ProtobufCMessage *m)
+{
+	const Sprite__Fs__StatfsReq *in = (const void *)m;
+	Sprite__Fs__StatfsRep rep = SPRITE__FS__STATFS_REP__INIT;
+	struct object obj _cleanup_object_ = OBJECT_INIT;
+	struct statvfs v;
+	int r = op_resolve(o, in->handle, &obj);
+
+	if (r < 0)
+		return r;
+	if (fstatvfs(obj.fd, &v) < 0)
+		return -errno;
+	rep.bsize = v.f_bsize;
+	rep.frsize = v.f_frsize;
+	rep.blocks = v.f_blocks;
+	rep.bfree = v.f_bfree;
+	rep.bavail = v.f_bavail;
+	rep.files = v.f_files;
+	rep.ffree = v.f_ffree;
+	rep.namelen = (uint32_t)v.f_namemax;
+	return op_done(o, &rep.base);
+}
+
+/* ---- extended attributes -------------------------------------------------------------------------------- */
+
+static int xattr_name_check(const char *name)
+{
+	size_t n = name ? strlen(name) : 0;
+
+	return n == 0 ? -EINVAL : n > XATTR_NAME_MAX ? -ERANGE : 0;
+}
+
+/* Answers with a value of n bytes (n < 0: errno), only its size when none was asked for. */
+static int xattr_answer(struct op *o, uint32_t asked, void *value, ssize_t n)
+{
+	Sprite__Fs__XattrRep rep = SPRITE__FS__XATTR_REP__INIT;
+
+	if (n < 0) {
+		int r = -errno;
+
+		free(value);
+		return r;
+	}
+	rep.size = (uint32_t)n;
+	return op_done_bulk(o, &rep.base, value, asked ? (size_t)n : 0);
+}
+
+static int xattr_room(uint32_t size, void **value)
+{
+	if (size > XATTR_SIZE_MAX)
+		return -ERANGE;
+	*value = malloc(size ? size : 1);
+	return *value ? 0 : -ENOMEM;
+}
+
+int op_getxattr(struct op *o, const ProtobufCMessage *m)
+{
+	const Sprite__Fs__XattrReq *in = (const void *)m;
+	struct object obj _cleanup_object_ = OBJECT_INIT;
+	uint32_t size = in->size > XATTR_SIZE_MAX ? XATTR_SIZE_MAX : in->size;
+	void *value = NULL;
+	int r = xattr_name_check(in->name);
+
+	if (r == 0)
+		r = op_begin(o, in->cred, in->handle, &obj);
+	if (r == 0)
+		r = xattr_room(size, &value);
+	if (r < 0)
+		return r;
+	return xattr_answer(o, size, value, getxattr(op_path(obj.fd).s, in->name, value, size));
+}
+
+int op_listxattr(struct op *o, const ProtobufCMessage *m)
+{
+	const Sprite__Fs__XattrReq *in = (const void *)m;
+	struct object obj _cleanup_object_ = OBJECT_INIT;
+	uint32_t size = in->size > XATTR_LIST_MAX ? XATTR_LIST_MAX : in->size;
+	void *value = NULL;
+	int r = op_begin(o, in->cred, in->handle, &obj);
+
+	if (r == 0)
+		r = xattr_room(size, &value);
+	if (r < 0)
+		return r;
+	return xattr_answer(o, size, value, listxattr(op_path(obj.fd).s, value, size));
+}
+
+int op_setxattr(struct op *o, const ProtobufCMessage *m)
+{
+	const Sprite__Fs__XattrReq *in = (const void *)m;
+	const struct rpc_msg *msg = rpc_request_msg(o->rq);
+	Sprite__Fs__Empty rep = SPRITE__FS__EMPTY__INIT;
+	struct object obj _cleanup_object_ = OBJECT_INIT;
+	_cleanup_free_ void *value = NULL;
+	int r = xattr_name_check(in->name);
+
+	if (r == 0 && msg->bulk_len > XATTR_SIZE_MAX)
+		r = -E2BIG;
+	if (r == 0)
+		r = xattr_room((uint32_t)msg->bulk_len, &value);
+	if (r == 0)
+		r = op_begin(o, in->cred, in->handle, &obj);
+	if (r < 0)
+		return r;
+	rpc_msg_copy(msg, value, msg->bulk_len);
+	if (setxattr(op_path(obj.fd).s, in->name, value, msg->bulk_len, (int)in->flags) < 0)
+		return -errno;
+	op_changed_fd(o->d, obj.fd);
+	return op_done(o, &rep.base);
+}
+
+int op_removexattr(struct op *o, const ProtobufCMessage *m)
+{
+	const Sprite__Fs__XattrReq *in = (const void *)m;
+	Sprite__Fs__Empty rep = SPRITE__FS__EMPTY__INIT;
+	struct object obj _cleanup_object_ = OBJECT_INIT;
+	int r = xattr_name_check(in->name);
+
+	if (r == 0)
+		r = op_begin(o, in->cred, in->handle, &obj);
+	if (r < 0)
+		return r;
+	if (removexattr(op_path(obj.fd).s, in->name) < 0)
+		return -errno;
+	op_changed_fd(o->d, obj.fd);
+	return op_done(o, &rep.base);
+}

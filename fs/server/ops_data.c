@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * File contents. Reads go by the open's descriptor, whose opening was checked. Writes act as the writer: quota, reserved blocks and the clearing of
+ * setuid bits are decided by who writes, not by who opened.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "fs/server/ops.h"
+
+#define COPY_MAX (64u << 20) /* per call, so that a caller is not kept for long */
+
+static ssize_t read_full(int fd, char *to, size_t n, off_t at)
+{
+	size_t got = 0;
+
+	while (got < n) {
+		ssize_t r = pread(fd, to + got, n - got, at + (off_t)got);
+
+		if (r < 0 && errno == EINTR)
+			continue;
+		if (r < 0)
+			return got ? (ssize_t)got : -errno;
+		if (r == 0)
+			break;
+		got += (size_t)r;
+	}
+	return (ssize_t)got;
+}
+
+/* A descriptor for one call: the open's, or (open 0) one opened as the caller. *own is to be closed. */
+static int data_fd(struct op *o, ProtobufCBinaryData handle, uint64_t open_id, const Sprite__Fs__Cred *cred, struct open **f, int *own)
+{
+	struct object obj _cleanup_object_ = OBJECT_INIT;
+	struct stat st;
+	int r = 0;
+
+	if (open_id) {
+		*f = op_open(o, open_id, &r);
+		return *f ? (*f)->fd : r;
+	}
+	r = op_begin(o, cred, handle, &obj);
+	if (r < 0)
+		return r;
+	if (fstat(obj.fd, &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode))
+		return S_ISDIR(st.st_mode) ? -EISDIR : -ENXIO;
+	*own = open(op_path(obj.fd).s, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	return *own < 0 ? -errno : *own;
+}
+
+int op_read(struct op *o, const ProtobufCMessage *m)
+{
+	const Sprite__Fs__ReadReq *in = (const void *)m;
+	Sprite__Fs__ReadRep rep = SPRITE__FS__READ_REP__INIT;
+	struct open *f = NULL;
+	_cleanup_close_ int own = -1;
+	size_t size = in->size > FS_IO_MAX ? FS_IO_MAX : in->size;
+	struct stat st;
+	char *data;
+	ssize_t n;
+	int fd;
+
+	fd = data_fd(o, in->handle, in->open, in->cred, &f, &own);
+	if (fd < 0)
+		return fd;
+	data = malloc(size ? size : 1);
+	if (!data || in->offset > INT64_MAX) {
+		free(data);
+		open_put(f);
+		return data ? -EINVAL : -ENOMEM;
+	}
+	n = fstat(fd, &st) < 0 ? -errno : 0; /* before the data: a change while reading shows as a later `change` */
+	if (n == 0) {
+		rep.change = op_change(o->d, &st);
+		n = read_full(fd, data, size, (off_t)in->offset);
+	}
+	open_put(f);
+	if (n < 0) {
+		free(data);
+		return (int)n;
+	}
+	return op_done_bulk(o, &rep.base, data, (size_t)n);
+}
+
+/* Writes all of the iovec (a private copy); returns bytes written or -errno when none was. */
+static ssize_t write_full(int fd, struct iovec *v, int n, off_t at, int flags)
+{
+	ssize_t done = 0;
+
+	while (n > 0) {
+		ssize_t r = pwritev2(fd, v, n, at < 0 ? -1 : at + done, flags);
+
+		if (r < 0 && errno == EINTR)
+			continue;
+		if (r < 0)
+			return done ? done : -errno;
+		done += r;
+		while (n > 0 && (size_t)r >= v->iov_len) {
+			r -= (ssize_t)v->iov_len;
+			v++;
+			n--;
+		}
+		if (n > 0) {
+			v->iov_base = (char *)v->iov_base + r;
+			v->iov_len -= (size_t)r;
+		}
+	}
+	return done;
+}
+
+/*
+ * An append lands at the end as it is then, together with the native writers of a home: RWF_APPEND with the descriptor's own offset tells where. A
+ * second, partial round (disk full) would not be contiguous, so there is only one.
+ */
+static ssize_t write_append(struct open *f, struct iovec *v, int n, int flags, uint64_t *offset)
+{
+	ssize_t r;
+
+	pthread_mutex_lock(&f->lock);
+	do
+		r = pwritev2(f->fd, v, n, -1, flags | RWF_APPEND);
+	while (r < 0 && errno == EINTR);
+	if (r < 0)
+		r = -errno;
+	else
+		*offset = (uint64_t)lseek(f->fd, 0, SEEK_CUR) - (uint64_t)r;
+	pthread_mutex_unlock(&f->lock);
+	return r;
+}
+
+static int write_cred(struct op *o, struct open *f, const Sprite__Fs__Cred *cred)
+{
+	int r = op_access(o, f->ex, cred);
+
+	return r < 0 ? r : op_become(o);
+}
+
+int op_write(struct op *o, const ProtobufCMessage *m)
+{
+	const Sprite__Fs__WriteReq *in = (const void *)m;
+	const struct rpc_msg *msg = rpc_request_msg(o->rq);
+	Sprite__Fs__WriteRep rep = SPRITE__FS__WRITE_REP__INIT;
+	struct iovec v[RPC_IOV_MAX];
+	int flags = in->sync ? RWF_SYNC : 0;
+	Sprite__Fs__Attr attr;
+	struct open *f;
+	struct stat st;
+	ssize_t n = 0;
+	int r;
+
+	f = op_open(o, in->open, &r);
+	if (!f)
+		return r;
+	r = in->offset > INT64_MAX ? -EFBIG : write_cred(o, f, in->cred);
+	if (r == 0) {
+		memcpy(v, msg->iov, (size_t)msg->niov * sizeof(v[0]));
+		rep.offset = in->offset;
+		n = in->append ? write_append(f, v, msg->niov, flags, &rep.offset) :
+				 write_full(f->fd, v, msg->niov, (off_t)in->offset, flags);
+		r = n < 0 ? (int)n : fstat(f->fd, &st) < 0 ? -errno : 0;
+	}
+	if (r == 0) {
+		op_changed(o->d, &st);
+		op_attr(o->d, f->mount, &st, &attr);
+	}
+	open_put(f);
+	if (r < 0)
+		return r;
+	rep.size = (uint64_t)n;
+	rep.attr = &attr;
+	return op_done(o, &rep.base);
+}
+
+int op_fsync(struct op *o, const ProtobufCMessage *m)
+{
+	const Sprite__Fs__FsyncReq *in = (const void *)m;
+	Sprite__Fs__Empty rep = SPRITE__FS__EMPTY__INIT;
+	struct object obj _cleanup_object_ = OBJECT_INIT;
+	struct open *f = NULL;
+	_cleanup_close_ int own = -1;
+	struct stat st;
+	int r = 0, fd;
+
+	if (in->open) {
+		f = op_open(o, in->open, &r);
+		if (!f)
+			return r;
+		fd = f->fd;
+	} else {
+		r = op_resolve(o, in->handle, &obj);
+		if (r < 0)
+			return r;
+		if (fstat(obj.fd, &st) < 0)
+			return -errno;
+		if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+			return op_done(o, &rep.base);
+		fd = own = open(op_path(obj.fd).s, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+		if (fd < 0)
+			return -errno;
+	}
+	if ((in->data_only ? fdatasync(fd) : fsync(fd)) < 0)
+		r = -errno;
+	open_put(f);
+	return r < 0 ? r : op_done(o, &rep.base);
+}
+
+int op_fallocate(struct op *o, const ProtobufCMessage *m)
+{
+	const Sprite__Fs__FallocateReq *in = (const void *)m;
+	Sprite__Fs__GetattrRep rep = SPRITE__FS__GETATTR_REP__INIT;
+	Sprite__Fs__Attr attr;
+	struct open *f;
+	struct stat st;
+	int r;
+
+	f = op_open(o, in->open, &r);
+	if (!f)
+		return r;
+	r = in->offset > INT64_MAX || in->length > INT64_MAX ? -EFBIG : write_cred(o, f, in->cred);
+	if (r == 0 && (fallocate(f->fd, (int)in->mode, (off_t)in->offset, (off_t)in->length) < 0 || fstat(f->fd, &st) < 0))
+		r = -errno;
+	if (r == 0) {
+		op_changed(o->d, &st);
+		op_attr(o->d, f->mount, &st, &attr);
+	}
+	open_put(f);
+	if (r < 0)
+		return r;
+	rep.attr = &attr;
+	return op_done(o, &rep.base);
+}
+
+int op_copy(struct op *o, const ProtobufCMessage *m)
+{
+	const Sprite__Fs__CopyReq *in = (const void *)m;
+	Sprite__Fs__CopyRep rep = SPRITE__FS__COPY_REP__INIT;
+	struct open *from, *to;
+	off_t off_in = (off_t)in->off_in, off_out = (off_t)in->off_out;
+	ssize_t n = 0;
+	int r;
+
+	from = op_open(o, in->open_in, &r);
+	if (!from)
+		return r;
+	to = op_open(o, in->open_out, &r);
+	if (!to) {
+		open_put(from);
+		return r;
+	}
+	if (in->flags || in->off_in > INT64_MAX || in->off_out > INT64_MAX)
+		r = -EINVAL;
+	else if (from->ex != to->ex)
+		r = -EXDEV;
+	else
+		r = write_cred(o, to, in->cred);
+	if (r == 0) {
+		n = copy_file_range(from->fd, &off_in, to->fd, &off_out, in->length > COPY_MAX ? COPY_MAX : in->length, 0);
+		if (n < 0)
+			r = -errno;
+		else if (n > 0)
+			op_changed_fd(o->d, to->fd);
+	}
+	open_put(from);
+	open_put(to);
+	if (r < 0)
+		return r;
+	rep.copied = (uint64_t)n;
+	return op_done(o, &rep.base);
+}
+
+int op_seek(struct op *o, const ProtobufCMessage *m)
+{
+	const Sprite__Fs__SeekReq *in = (const void *)m;
+	Sprite__Fs__SeekRep rep = SPRITE__FS__SEEK_REP__INIT;
+	struct open *f;
+	off_t at;
+	int r;
+
+	if ((in->whence != SEEK_DATA && in->whence != SEEK_HOLE) || in->offset > INT64_MAX)
+		return -EINVAL;
+	f = op_open(o, in->open, &r);
+	if (!f)
+		return r;
+	pthread_mutex_lock(&f->lock); /* the descriptor's offset also serves append and readdir, which find it anew */
+	at = lseek(f->fd, (off_t)in->offset, (int)in->whence);
+	r = at < 0 ? -errno : 0;
+	pthread_mutex_unlock(&f->lock);
+	open_put(f);
+	if (r < 0)
+		return r;
+	rep.offset = (uint64_t)at;
+	return op_done(o, &rep.base);
+}

@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Opening, creating, closing and reading directories. Only regular files and directories are ever opened here: a FIFO or device is the client
+ * kernel's, and opening one on the server would reach the server's hardware.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "fs/dirent.h"
+#include "fs/server/ops.h"
+
+#define FMODE_EXEC_FLAG 0x20 /* what Linux puts into the flags of an open for execve(2); FUSE passes it on */
+#define OPEN_FLAGS	(O_ACCMODE | O_TRUNC | O_DIRECTORY | O_SYNC | O_DSYNC | O_NOATIME)
+
+static int open_checked(const struct object *obj, const struct stat *st, int flags)
+{
+	int fd;
+
+	if (S_ISLNK(st->st_mode))
+		return -ELOOP;
+	if (!S_ISREG(st->st_mode) && !S_ISDIR(st->st_mode))
+		return -ENXIO;
+	fd = open(op_path(obj->fd).s, (flags & OPEN_FLAGS) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	return fd < 0 ? -errno : fd;
+}
+
+/* A program may be executed by who may not read it: then root opens it for him. */
+static int open_for_exec(struct op *o, const struct object *obj, const struct stat *st)
+{
+	if (syscall(SYS_faccessat2, obj->fd, "", X_OK, AT_EACCESS | AT_EMPTY_PATH) < 0)
+		return -EACCES;
+	op_root(o);
+	return open_checked(obj, st, O_RDONLY);
+}
+
+static int open_as_caller(struct op *o, const struct object *obj, const struct stat *st, uint32_t flags)
+{
+	int fd = open_checked(obj, st, (int)flags);
+
+	if (fd == -EACCES && (flags & FMODE_EXEC_FLAG) && S_ISREG(st->st_mode))
+		fd = open_for_exec(o, obj, st);
+	return fd;
+}
+
+int op_open_file(struct op *o, const ProtobufCMessage *m)
+{
+	const Sprite__Fs__OpenReq *in = (const void *)m;
+	Sprite__Fs__OpenRep rep = SPRITE__FS__OPEN_REP__INIT;
+	struct object obj _cleanup_object_ = OBJECT_INIT;
+	Sprite__Fs__Attr attr;
+	struct stat st;
+	int fd, r;
+
+	r = op_begin(o, in->cred, in->handle, &obj);
+	if (r < 0)
+		return r;
+	if (fstat(obj.fd, &st) < 0)
+		return -errno;
+	fd = open_as_caller(o, &obj, &st, in->flags);
+	if (fd < 0)
+		return fd;
+	if (in->flags & O_TRUNC)
+		op_changed(o->d, &st);
+	if (fstat(fd, &st) < 0) {
+		r = -errno;
+		close(fd);
+		return r;
+	}
+	r = openstate_add(&o->d->opens, o->client, &obj, fd, (int)in->flags, o->ids.uid, in->handle.data, in->handle.len,
+		&rep.open);
+	if (r < 0)
+		return r;
+	op_attr(o->d, obj.mount, &st, &attr);
+	rep.attr = &attr;
+	return op_done(o, &rep.base);
+}
+
+/* Makes the file, or opens the one that is there unless O_EXCL. Loops when names come and go meanwhile. */
+static int create_or_open(struct op *o, const struct object *dir, const Sprite__Fs__CreateReq *in, struct object *child,
+	struct stat *st, bool *made)
+{
+	int flags = (int)in->flags & (OPEN_FLAGS & ~(O_TRUNC | O_DIRECTORY));
+
+	for (int tries = 0; tries < 16; tries++) {
+		int fd = openat(dir->fd, in->name, flags | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, in->mode & 07777);
+		int path, r;
+
+		if (fd >= 0) {
+			path = open(op_path(fd).s, O_PATH | O_CLOEXEC); /* the same object, whatever the name means by now */
+			r = path < 0 ? -errno : export_wrap(dir, path, child, st);
+			if (r < 0)
+				close(fd);
+			*made = true;
+			return r < 0 ? r : fd;
+		}
+		if (errno != EEXIST || (in->flags & O_EXCL))
+			return -errno;
+		r = export_lookup(dir, in->name, child, st);
+		if (r == -ENOENT)
+			continue;
+		if (r < 0)
+			return r;
+		*made = false;
+		return open_as_caller(o, child, st, in->flags & ~(uint32_t)(O_CREAT | O_EXCL));
+	}
+	return -EAGAIN;
+}
+
+int op_create(struct op *o, const ProtobufCMessage *m)
+{
+	const Sprite__Fs__CreateReq *in = (const void *)m;
+	Sprite__Fs__CreateRep rep = SPRITE__FS__CREATE_REP__INIT;
+	struct object dir _cleanup_object_ = OBJECT_INIT, child _cleanup_object_ = OBJECT_INIT;
+	struct op_entry e;
+	struct stat st;
+	bool made = false;
+	int fd, r = export_name_check(in->name);
+
+	if (r == 0)
+		r = op_begin(o, in->cred, in->dir, &dir);
+	if (r < 0)
+		return r;
+	fd = create_or_open(o, &dir, in, &child, &st, &made);
+	if (fd < 0)
+		return fd;
+	op_root(o);
+	if (made)
+		op_changed_fd(o->d, dir.fd);
+	else if (in->flags & O_TRUNC)
+		op_changed(o->d, &st);
+	r = fstat(fd, &st) < 0 ? -errno : op_entry(o, &child, &st, &e);
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
+	r = openstate_add(&o->d->opens, o->client, &child, fd, (int)in->flags, o->ids.uid, e.msg.handle.data, e.msg.handle.len,
+		&rep.open);
+	if (r < 0)
+		return r;
+	rep.entry = &e.msg;
+	return op_done(o, &rep.base);
+}
+
+int op_close(struct op *o, const ProtobufCMessage *m)
+{
+	const Sprite__Fs__CloseReq *in = (const void *)m;
+	Sprite__Fs__Empty rep = SPRITE__FS__EMPTY__INIT;
+	struct open *f = openstate_take(&o->d->opens, o->client, in->open);
+
+	if (!f)
+		return -FS_EREOPEN;
+	if (in->unlock_flock)
+		locks_drop_flock(o->d, f, in->flock_owner);
+	open_put(f);
+	return op_done(o, &rep.base);
+}
+
+/* ---- directories ---------------------------------------------------------------------------------------- */
+
+struct kernel_dirent {
+	uint64_t d_ino;
+	int64_t d_off;
+	unsigned short d_reclen;
+	unsigned char d_type;
+	char d_name[];
+};
+
+struct listing {
+	struct op *o;
+	const Sprite__Fs__ReaddirReq *in;
+	const struct object *dir;
+	uint8_t *out;
+	size_t room, len;
+	uint64_t cookie; /* after what is in `out` */
+	bool end;
+};
+
+/* The Entry for one name, packed; 0 when the caller may not see it (then there is none in the record). */
+static size_t entry_packed(struct listing *l, const char *name, uint8_t *packed, uint64_t *ino)
+{
+	struct object child _cleanup_object_ = OBJECT_INIT;
+	struct op_entry e;
+	struct stat st;
+
+	if (export_lookup(l->dir, name, &child, &st) < 0 || op_entry(l->o, &child, &st, &e) < 0 ||
+		sprite__fs__entry__get_packed_size(&e.msg) > FS_DIRENT_ENTRYMAX)
+		return 0;
+	*ino = e.attr.ino;
+	return sprite__fs__entry__pack(&e.msg, packed);
+}
+
+/* Adds records until the kernel's or ours are used up. Returns 1 to go on, 0 when the reply is full. */
+static int list_chunk(struct listing *l, const char *buf, size_t n)
+{
+	for (size_t at = 0; at < n;) {
+		const struct kernel_dirent *k = (const void *)(buf + at);
+		uint8_t packed[FS_DIRENT_ENTRYMAX];
+		struct fs_dirent d = {.ino = k->d_ino,
+			.cookie = (uint64_t)k->d_off,
+			.type = k->d_type,
+			.namelen = (uint32_t)strlen(k->d_name),
+			.name = k->d_name,
+			.entry = packed};
+		size_t put;
+
+		if (l->in->plus && strcmp(k->d_name, ".") && strcmp(k->d_name, ".."))
+			d.entrylen = (uint32_t)entry_packed(l, k->d_name, packed, &d.ino);
+		put = fs_dirent_put(l->out + l->len, l->room - l->len, &d);
+		if (!put)
+			return 0;
+		l->len += put;
+		l->cookie = d.cookie;
+		at += k->d_reclen;
+	}
+	return 1;
+}
+
+/* How many bytes to ask the kernel for so that all of it surely fits: asking again for what did not would need a seek. */
+static size_t list_ask(const struct listing *l)
+{
+	size_t per = FS_DIRENT_HEAD + 24 + (l->in->plus ? 200 : 0); /* a short name's record, of 24 bytes in the kernel */
+	size_t n = (l->room - l->len) / per * 24;
+
+	return n > 32768 ? 32768 : n;
+}
+
+static int list_fill(struct listing *l, int fd)
+{
+	char buf[32768] __attribute__((aligned(8)));
+
+	while (list_ask(l) >= 320) { /* room for the longest name */
+		long n = syscall(SYS_getdents64, fd, buf, list_ask(l));
+
+		if (n < 0)
+			return l->len ? 0 : -errno;
+		if (n == 0) {
+			l->end = true;
+			return 0;
+		}
+		if (!list_chunk(l, buf, (size_t)n))
+			return 0;
+	}
+	return 0;
+}
+
+/* As the caller: his right to search decides whose attributes he gets. */
+static int list_open_dir(struct listing *l, struct open *f)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&f->lock);
+	if (l->in->cookie != f->dir_pos && lseek(f->fd, (off_t)l->in->cookie, SEEK_SET) < 0)
+		r = -errno;
+	l->cookie = l->in->cookie;
+	if (r == 0)
+		r = list_fill(l, f->fd);
+	/* the descriptor stands after everything it gave: when not all of that fitted, the next call must seek */
+	f->dir_pos = r == 0 && lseek(f->fd, 0, SEEK_CUR) == (off_t)l->cookie ? l->cookie : UINT64_MAX;
+	pthread_mutex_unlock(&f->lock);
+	return r;
+}
+
+static int list_by_handle(struct listing *l)
+{
+	_cleanup_close_ int fd = open(op_path(l->dir->fd).s, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	if (l->in->cookie && lseek(fd, (off_t)l->in->cookie, SEEK_SET) < 0)
+		return -errno;
+	return list_fill(l, fd);
+}
+
+int op_readdir(struct op *o, const ProtobufCMessage *m)
+{
+	const Sprite__Fs__ReaddirReq *in = (const void *)m;
+	Sprite__Fs__ReaddirRep rep = SPRITE__FS__READDIR_REP__INIT;
+	struct object dir _cleanup_object_ = OBJECT_INIT;
+	struct listing l = {.o = o, .in = in, .dir = &dir};
+	struct open *f = NULL;
+	int r = 0;
+
+	l.room = in->size < 8192 ? 8192 : in->size > FS_IO_MAX ? FS_IO_MAX : in->size;
+	if (in->open) {
+		f = op_open(o, in->open, &r);
+		if (!f)
+			return r;
+	}
+	r = op_begin(o, in->cred, in->handle, &dir);
+	l.out = malloc(l.room);
+	if (r == 0 && !l.out)
+		r = -ENOMEM;
+	if (r == 0)
+		r = f ? list_open_dir(&l, f) : list_by_handle(&l);
+	open_put(f);
+	if (r < 0) {
+		free(l.out);
+		return r;
+	}
+	rep.end = l.end;
+	return op_done_bulk(o, &rep.base, l.out, l.len);
+}
