@@ -337,6 +337,8 @@ static void op_copy(fuse_req_t req, fuse_ino_t in, off_t off_in, struct fuse_fil
 	if (!c)
 		return;
 	c->ino2 = inode_get(fs, out);
+	call_cred(c, false);
+	c->m.copy.cred = &c->cred;
 	call_stream(c, (struct stream *)fi_in->fh, &c->m.copy.open_in);
 	call_stream(c, to, &c->m.copy.open_out);
 	c->m.copy.off_in = (uint64_t)off_in;
