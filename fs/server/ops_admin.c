@@ -10,15 +10,16 @@
 int op_prefixes(struct op *o, const ProtobufCMessage *m)
 {
 	Sprite__Fs__PrefixesRep rep;
+	struct fsd *d = o->d; /* o is gone once it was answered */
 	int r;
 
 	(void)m;
-	pthread_mutex_lock(&o->d->prefix_lock);
-	r = prefix_table_to_rep(&o->d->prefixes, &rep);
+	pthread_mutex_lock(&d->prefix_lock);
+	r = prefix_table_to_rep(&d->prefixes, &rep);
 	if (r == 0)
 		r = op_done(o, &rep.base); /* packs under the lock: the rows are borrowed */
 	prefix_rep_free(&rep);
-	pthread_mutex_unlock(&o->d->prefix_lock);
+	pthread_mutex_unlock(&d->prefix_lock);
 	return r;
 }
 
