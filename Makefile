@@ -96,6 +96,32 @@ tests: $(UNITS) $(MOVES) $(BENCHES) $(FUZZERS)
 deps:
 	@dpkg -s $(DEPS) >/dev/null 2>&1 || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(DEPS); }
 
+# ---- install, packages -------------------------------------------------------
+# All programs lie together in LIBDIR, since they find each other beside themselves; bin and sbin hold links. UNITDIR etc. are as Debian has them.
+LIBDIR  := $(PREFIX)/lib/sprite
+UNITDIR := $(PREFIX)/lib/systemd/system
+MANDIR  := $(PREFIX)/share/man
+COMPDIR := $(PREFIX)/share/bash-completion/completions
+DOCDIR  := $(PREFIX)/share/doc/sprite
+USER_PROGRAMS := mig sprite-lab
+install: programs
+	install -d $(addprefix $(DESTDIR),$(LIBDIR) $(PREFIX)/bin $(PREFIX)/sbin $(UNITDIR) $(COMPDIR) $(DOCDIR) /etc/sprite)
+	install -m 755 $(PROGRAMS) $(DESTDIR)$(LIBDIR)
+	$(Q)for p in $(filter $(USER_PROGRAMS),$(notdir $(PROGRAMS))); do ln -sf ../lib/sprite/$$p $(DESTDIR)$(PREFIX)/bin/$$p; done
+	$(Q)for p in $(filter-out $(USER_PROGRAMS) sprite-keeper,$(notdir $(PROGRAMS))); do ln -sf ../lib/sprite/$$p $(DESTDIR)$(PREFIX)/sbin/$$p; done
+	$(Q)for f in man/*.[1-8]; do install -D -m 644 $$f $(DESTDIR)$(MANDIR)/man$${f##*.}/$${f##*/}; done
+	$(Q)for f in units/*; do sed 's#/usr/sbin/#$(PREFIX)/sbin/#g' $$f > $(DESTDIR)$(UNITDIR)/$${f##*/} && chmod 644 $(DESTDIR)$(UNITDIR)/$${f##*/}; done
+	install -m 644 $(wildcard completion/*) $(DESTDIR)$(COMPDIR)
+	install -m 644 sprite.conf.example README.md LICENSE $(wildcard DESIGN.md) $(DESTDIR)$(DOCDIR)
+
+deb: programs
+	@rm -rf $(BUILD)/deb && mkdir -p $(BUILD)/deb
+	@$(MAKE) -s install PREFIX=/usr DESTDIR=$(abspath $(BUILD))/deb/stage
+	@packaging/mkdeb $(abspath $(BUILD))/deb/stage $(VERSION) $(abspath $(BUILD))
+
+lint:
+	@tests/lint.sh
+
 clean:
 	rm -rf $(BUILD)
 
