@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Source and sink of a relay; see relay_half.h. */
+#include "migd/relay_half.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+static void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+int relay_source_init(struct relay_source *s, int fd, bool tap)
+{
+	*s = (struct relay_source){ .fd = fd, .tap = tap, .scratch = { -1, -1 } };
+	s->win = malloc(RELAY_WINDOW);
+	if (!s->win)
+		return -ENOMEM;
+	if (tap && pipe2(s->scratch, O_CLOEXEC | O_NONBLOCK))
+		return -errno;
+	if (tap)
+		fcntl(s->scratch[1], F_SETPIPE_SZ, RELAY_WINDOW);
+	return 0;
+}
+
+void relay_source_clear(struct relay_source *s)
+{
+	close_fd(&s->fd);
+	close_fd(&s->scratch[0]);
+	close_fd(&s->scratch[1]);
+	free(s->win);
+	s->win = NULL;
+}
+
+static int fill_plain(struct relay_source *s)
+{
+	ssize_t n;
+
+	if (s->have == RELAY_WINDOW)
+		return 0;
+	n = read(s->fd, s->win + s->have, RELAY_WINDOW - s->have);
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : errno == EIO ? (s->end = true, 1) : -errno; /* EIO: a pty without slaves */
+	if (!n)
+		s->end = true;
+	s->have += n;
+	return 1;
+}
+
+static int fill_tap(struct relay_source *s)
+{
+	size_t got = 0;
+	ssize_t n = tee(s->fd, s->scratch[1], RELAY_WINDOW, SPLICE_F_NONBLOCK);
+
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	if (!n) {
+		if (s->end)
+			return 0;
+		s->end = true;
+		return 1;
+	}
+	while (got < (size_t)n) {
+		ssize_t k = read(s->scratch[0], s->win + got, n - got);
+
+		if (k <= 0)
+			return -EIO;
+		got += k;
+	}
+	/* Bytes at the head of the pipe are those from `acked` on; if somebody else at home has read some, that is his right. */
+	if (got <= s->have)
+		return 0;
+	s->have = got;
+	return 1;
+}
+
+int relay_source_fill(struct relay_source *s)
+{
+	if (s->fd < 0 || s->end || s->peer_closed)
+		return 0;
+	return s->tap ? fill_tap(s) : fill_plain(s);
+}
+
+size_t relay_source_next(const struct relay_source *s, uint64_t *offset, const unsigned char **p)
+{
+	size_t done = s->sent - s->acked, n;
+
+	if (s->peer_closed || done >= s->have)
+		return 0;
+	*offset = s->sent;
+	*p = s->win + done;
+	n = s->have - done;
+	return n < RELAY_CHUNK ? n : RELAY_CHUNK;
+}
+
+void relay_source_sent(struct relay_source *s, size_t n)
+{
+	s->sent += n;
+}
+
+/* Takes n bytes out of the pipe that the family shares with those who stay: they have been read, over there. */
+static int consume(int fd, size_t n)
+{
+	char trash[4096];
+
+	while (n) {
+		ssize_t k = read(fd, trash, n < sizeof(trash) ? n : sizeof(trash));
+
+		if (k < 0 && errno == EINTR)
+			continue;
+		if (k <= 0) /* a reader at home has been there before us */
+			return k && errno != EAGAIN ? -errno : 0;
+		n -= k;
+	}
+	return 0;
+}
+
+int relay_source_ack(struct relay_source *s, uint64_t offset)
+{
+	size_t n;
+	int err = 0;
+
+	if (offset < s->acked)
+		return 0;
+	if (offset > s->sent)
+		return -EPROTO;
+	n = offset - s->acked;
+	if (s->tap && s->fd >= 0)
+		err = consume(s->fd, n);
+	memmove(s->win, s->win + n, s->have - n);
+	s->have -= n;
+	s->acked = offset;
+	return err;
+}
+
+int relay_source_rewind(struct relay_source *s, uint64_t offset)
+{
+	if (offset < s->acked || offset > s->sent)
+		return -EPROTO;
+	s->sent = offset;
+	s->end_sent = false;
+	return 0;
+}
+
+void relay_source_peer_closed(struct relay_source *s)
+{
+	s->peer_closed = true;
+	s->sent = s->acked;
+	s->have = 0;
+	close_fd(&s->fd); /* whoever writes here learns it by SIGPIPE */
+}
+
+bool relay_source_drained(const struct relay_source *s)
+{
+	return s->peer_closed || (!s->have && s->sent == s->acked && (!s->end || s->end_sent));
+}
+
+void relay_sink_init(struct relay_sink *k, int fd, bool count)
+{
+	*k = (struct relay_sink){ .fd = fd, .count = count };
+}
+
+void relay_sink_clear(struct relay_sink *k)
+{
+	close_fd(&k->fd);
+	free(k->buf);
+	k->buf = NULL;
+}
+
+static int sink_room(struct relay_sink *k, size_t n)
+{
+	size_t cap = k->cap ? k->cap : 4096;
+	unsigned char *b;
+
+	while (cap < k->have + n)
+		cap *= 2;
+	if (cap == k->cap)
+		return 0;
+	b = realloc(k->buf, cap);
+	if (!b)
+		return -ENOMEM;
+	k->buf = b;
+	k->cap = cap;
+	return 0;
+}
+
+int relay_sink_data(struct relay_sink *k, uint64_t offset, const void *p, size_t n)
+{
+	uint64_t again;
+	int err;
+
+	if (offset > k->got || offset + n < offset)
+		return -EPROTO;
+	again = k->got - offset;
+	if (again >= n)
+		return 0;
+	p = (const char *)p + again;
+	n -= again;
+	if (k->closed) {
+		k->got = k->written += n;
+		return 0;
+	}
+	if (k->have + n > RELAY_WINDOW)
+		return -EPROTO;
+	err = sink_room(k, n);
+	if (err)
+		return err;
+	memcpy(k->buf + k->have, p, n);
+	k->have += n;
+	k->got += n;
+	return 0;
+}
+
+void relay_sink_end(struct relay_sink *k, uint64_t offset)
+{
+	if (offset == k->got)
+		k->end = true;
+}
+
+static uint64_t consumed(const struct relay_sink *k)
+{
+	int unread = 0;
+
+	if (!k->count || k->fd < 0 || ioctl(k->fd, FIONREAD, &unread))
+		return k->written;
+	return k->written - unread;
+}
+
+int relay_sink_flush(struct relay_sink *k)
+{
+	while (k->fd >= 0 && k->have) {
+		ssize_t n = write(k->fd, k->buf, k->have);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			break;
+		if (n < 0) { /* EPIPE, EIO: nobody is there to read it */
+			k->closed = true;
+			n = k->have;
+			close_fd(&k->fd);
+		}
+		memmove(k->buf, k->buf + n, k->have - n);
+		k->have -= n;
+		k->written += n;
+	}
+	if (k->closed || (k->end && !k->have && consumed(k) == k->got))
+		close_fd(&k->fd);
+	return 0;
+}
+
+bool relay_sink_ack_due(const struct relay_sink *k, uint64_t *offset)
+{
+	*offset = consumed(k);
+	return *offset > k->acked;
+}

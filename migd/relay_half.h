@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The two halves of a relay, without threads or network. Bytes are numbered from 0 in each generation; nothing is lost or doubled when the link
+ * breaks and is made again, since the source keeps what is not acknowledged and the sink passes over what it has.
+ *
+ * Source: takes bytes from a descriptor and offers them to the link. As a *tap* (at home, the family's standard input) it copies out of the pipe
+ * with tee(2) and takes bytes out only when the family has read them over there: what it has not read is still in the pipe when it comes home.
+ * Sink: puts bytes into a descriptor. A *counting* sink (on the guest host, the same standard input) acknowledges what the family has read
+ * (FIONREAD), any other what has been written.
+ *
+ * No locking: the hub's lock is held.
+ */
+#ifndef MIGD_RELAY_HALF_H
+#define MIGD_RELAY_HALF_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { RELAY_WINDOW = 256 << 10, RELAY_CHUNK = 64 << 10 };
+
+struct relay_source {
+	int fd; /* non-blocking (a description of our own: the family's flags are its own business); -1: none (any more) */
+	bool tap;
+	int scratch[2]; /* tap: the pipe that tee() fills */
+	uint64_t acked, sent;
+	unsigned char *win; /* offsets acked .. acked + have */
+	size_t have;
+	bool end, end_sent; /* no more writers */
+	bool peer_closed;
+};
+int relay_source_init(struct relay_source *s, int fd, bool tap); /* takes over fd */
+void relay_source_clear(struct relay_source *s);
+/* Reads what is there into the window. 1: something new, 0: nothing, -errno. */
+int relay_source_fill(struct relay_source *s);
+/* Unsent bytes: their offset, place and number (0: none). relay_source_sent() takes them for sent. */
+size_t relay_source_next(const struct relay_source *s, uint64_t *offset, const unsigned char **p);
+void relay_source_sent(struct relay_source *s, size_t n);
+/* -EPROTO: an offset that was never sent. */
+int relay_source_ack(struct relay_source *s, uint64_t offset);
+/* The link is new: the peer has got everything before offset (which is not the same as done with it); send again from there. */
+int relay_source_rewind(struct relay_source *s, uint64_t offset);
+void relay_source_peer_closed(struct relay_source *s);
+bool relay_source_drained(const struct relay_source *s); /* all that was read is acknowledged */
+
+struct relay_sink {
+	int fd; /* non-blocking; -1: closed */
+	bool count;
+	uint64_t got, written, acked;
+	unsigned char *buf; /* offsets written .. got */
+	size_t have, cap;
+	bool end;		/* the source has ended at `got` */
+	bool closed, closed_told; /* nobody reads here any more */
+};
+void relay_sink_init(struct relay_sink *k, int fd, bool count);
+void relay_sink_clear(struct relay_sink *k);
+int relay_sink_data(struct relay_sink *k, uint64_t offset, const void *p, size_t n); /* -EPROTO: a gap, or more than a window */
+void relay_sink_end(struct relay_sink *k, uint64_t offset);
+int relay_sink_flush(struct relay_sink *k); /* writes what fits; notices that nobody reads */
+/* Offset to acknowledge now, true when it is news. relay_sink_acked() notes that it was sent. */
+bool relay_sink_ack_due(const struct relay_sink *k, uint64_t *offset);
+
+#endif

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Terminals; see relay_tty.h. */
+#include "migd/relay_tty.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "conf/clock.h"
+
+enum { LOOK_NS = 20 * 1000 * 1000 };
+
+void relay_tty_init(struct relay_tty *t)
+{
+	*t = (struct relay_tty){ .fd = -1 };
+}
+
+void relay_tty_clear(struct relay_tty *t)
+{
+	relay_tty_init(t);
+}
+
+void relay_tty_home(struct relay_tty *t, int fd, pid_t holder)
+{
+	*t = (struct relay_tty){ .fd = fd, .home = true, .holder = holder };
+}
+
+int relay_tty_guest(struct relay_tty *t, int *master, int *slave)
+{
+	_cleanup_close_ int m = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+	struct termios tio;
+	int s, unlock = 0;
+
+	if (m < 0 || ioctl(m, TIOCSPTLCK, &unlock))
+		return -errno;
+	s = ioctl(m, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (s < 0)
+		return -errno;
+	if (!tcgetattr(s, &tio)) {
+		tio.c_lflag |= EXTPROC;
+		tio.c_oflag &= ~(tcflag_t)OPOST; /* the terminal at home turns \n into \r\n */
+		tcsetattr(s, TCSANOW, &tio);
+		t->seen = tio;
+	}
+	t->fd = m;
+	t->home = false;
+	*slave = s;
+	*master = steal_fd(&m);
+	return 0;
+}
+
+/* Is the holder's process group the foreground one of its terminal? proc_pid_stat(5): fields pgrp (5) and tpgid (8). */
+static bool in_foreground(pid_t pid)
+{
+	char path[40], buf[512], *p;
+	int pgrp, session, tty, tpgid;
+	_cleanup_close_ int fd = -1;
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -1 : read(fd, buf, sizeof(buf) - 1);
+	if (n <= 0)
+		return false;
+	buf[n] = 0;
+	p = strrchr(buf, ')');
+	if (!p || sscanf(p + 1, " %*c %*d %d %d %d %d", &pgrp, &session, &tty, &tpgid) != 4)
+		return false;
+	return pgrp == tpgid;
+}
+
+bool relay_tty_may_read(struct relay_tty *t)
+{
+	uint64_t now = clock_mono_ns();
+
+	if (!t->looked_ns || now - t->looked_ns > LOOK_NS) {
+		t->may_read = in_foreground(t->holder);
+		t->looked_ns = now;
+	}
+	return t->may_read;
+}
+
+size_t relay_tty_news(struct relay_tty *t, void *buf, size_t n)
+{
+	struct termios tio;
+	struct winsize ws;
+
+	if (t->fd < 0)
+		return 0;
+	if (t->home) {
+		if (n < sizeof(ws) || ioctl(t->fd, TIOCGWINSZ, &ws) || (t->told && !memcmp(&ws, &t->size, sizeof(ws))))
+			return 0;
+		t->size = ws;
+		t->told = true;
+		memcpy(buf, &ws, sizeof(ws));
+		return sizeof(ws);
+	}
+	memset(&tio, 0, sizeof(tio));
+	if (n < sizeof(tio) || tcgetattr(t->fd, &tio))
+		return 0;
+	if (!t->told) { /* the engine has set what the family had at home: nothing to carry there */
+		t->told = true;
+		t->seen = tio;
+		return 0;
+	}
+	if (!memcmp(&tio, &t->seen, sizeof(tio)))
+		return 0;
+	t->seen = tio;
+	memcpy(buf, &tio, sizeof(tio));
+	return sizeof(tio);
+}
+
+/* Home: what the family has set, but for what we have set ourselves on its pty. */
+static int set_termios(struct relay_tty *t, const struct termios *want)
+{
+	struct termios tio;
+
+	if (tcgetattr(t->fd, &tio))
+		return 0; /* hung up: the family will see it */
+	tcflag_t opost = tio.c_oflag & OPOST;
+
+	tio = *want;
+	tio.c_lflag &= ~(tcflag_t)EXTPROC;
+	tio.c_oflag = (tio.c_oflag & ~(tcflag_t)OPOST) | opost;
+	tcsetattr(t->fd, TCSANOW, &tio);
+	return 0;
+}
+
+int relay_tty_input(struct relay_tty *t, const void *data, size_t n)
+{
+	struct termios tio;
+	struct winsize ws;
+
+	if (t->fd < 0)
+		return 0;
+	if (t->home) {
+		if (n != sizeof(tio))
+			return -EPROTO;
+		memcpy(&tio, data, sizeof(tio));
+		return set_termios(t, &tio);
+	}
+	if (n != sizeof(ws))
+		return -EPROTO;
+	memcpy(&ws, data, sizeof(ws));
+	ioctl(t->fd, TIOCSWINSZ, &ws);
+	return 0;
+}

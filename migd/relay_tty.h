@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A terminal that stays at home. On the guest host the family has a pty whose line discipline does nothing (EXTPROC: the real one at home echoes, edits
+ * and makes signals); what the family sets with tcsetattr() is carried home and set there, the window size is carried the other way.
+ * At home the terminal is read only while the family is its foreground job, so that the shell's input stays the shell's.
+ *
+ * No locking: the hub's lock is held.
+ */
+#ifndef MIGD_RELAY_TTY_H
+#define MIGD_RELAY_TTY_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/ioctl.h>
+#include <sys/types.h>
+#include <termios.h>
+
+struct relay_tty {
+	int fd; /* home: the terminal (borrowed). guest: the pty's master (borrowed) */
+	bool home;
+	pid_t holder; /* home: a process of the family */
+	struct termios seen;
+	struct winsize size;
+	bool told;	     /* seen/size have been sent once */
+	bool may_read;	     /* home: the last answer */
+	uint64_t looked_ns; /* ... and when */
+};
+void relay_tty_init(struct relay_tty *t);
+void relay_tty_clear(struct relay_tty *t);
+void relay_tty_home(struct relay_tty *t, int fd, pid_t holder);
+/* A fresh pty: our side (non-blocking) and the family's. */
+int relay_tty_guest(struct relay_tty *t, int *master, int *slave);
+bool relay_tty_may_read(struct relay_tty *t);
+/* What must be told the other side: struct termios (guest) or struct winsize (home). Returns bytes, 0: nothing new. */
+size_t relay_tty_news(struct relay_tty *t, void *buf, size_t n);
+int relay_tty_input(struct relay_tty *t, const void *data, size_t n);
+
+#endif
