@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Credentials of every thread: uids and gids (with fsuid, fsgid), groups, the five capability sets, securebits, no_new_privs; dumpable; and the death
+ * signal, which every change of credentials clears. The last of all modules but seccomp: afterwards the target can do no more than the program could.
+ *
+ * Read: /proc/PID/task/TID/status (in the reader's user namespace; the family's is an identity map), prctl by injection.
+ * Restored in an order in which nothing is lost on the way: groups, bounding set, inheritable, ambient, "no fixup" securebits, gids, uids, securebits, capabilities.
+ * Only what differs is set: a hollow at home still has its own credentials, and an unprivileged one could not change them.
+ */
+#include "migd/engine/res_util.h"
+#include <errno.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <linux/securebits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include "conf/cleanup.h"
+#include "rpc/image_res.pb-c.h"
+
+const struct eng_res res_creds;
+
+static int numbers(const char *v, uint32_t *out, int max)
+{
+	int n = 0;
+
+	for (char *end; v && *v && *v != '\n' && n < max; v = end) {
+		unsigned long x = strtoul(v, &end, 10);
+
+		if (end == v)
+			break;
+		out[n++] = x;
+		while (*end == ' ' || *end == '\t')
+			end++;
+	}
+	return n;
+}
+
+/* From outside: all but securebits and death signal. 0 or -errno. */
+static int cred_status(struct eng_thread *t, Sprite__Img__Cred *c)
+{
+	char name[40];
+	uint32_t id[4];
+
+	snprintf(name, sizeof name, "task/%d/status", t->tid);
+	_cleanup_free_ char *s = eng_proc_read(t->proc->dir, name, NULL);
+
+	if (!s)
+		return -errno;
+	if (numbers(eng_field(s, "Uid"), id, 4) != 4)
+		return -EBADMSG;
+	c->ruid = id[0], c->euid = id[1], c->suid = id[2], c->fsuid = id[3];
+	if (numbers(eng_field(s, "Gid"), id, 4) != 4)
+		return -EBADMSG;
+	c->rgid = id[0], c->egid = id[1], c->sgid = id[2], c->fsgid = id[3];
+	c->groups = calloc(65536, sizeof *c->groups);
+	if (!c->groups)
+		return -ENOMEM;
+	c->n_groups = numbers(eng_field(s, "Groups"), c->groups, 65536);
+	c->inheritable = res_field_u64(s, "CapInh", 16, 0);
+	c->permitted = res_field_u64(s, "CapPrm", 16, 0);
+	c->effective = res_field_u64(s, "CapEff", 16, 0);
+	c->bounding = res_field_u64(s, "CapBnd", 16, 0);
+	c->ambient = res_field_u64(s, "CapAmb", 16, 0);
+	c->no_new_privs = res_field_u64(s, "NoNewPrivs", 10, 0);
+	return 0;
+}
+
+static int cred_ask(struct eng_thread *t, Sprite__Img__Cred *c)
+{
+	int32_t sig = 0;
+
+	eng_scratch_reset(t->proc);
+	uint64_t at = eng_scratch_put(t->proc, &sig, sizeof sig);
+	struct eng_call call[2] = {
+		{SYS_prctl, {PR_GET_SECUREBITS}, 0, 0, 0},
+		{SYS_prctl, {PR_GET_PDEATHSIG, at}, 0, 0, 0},
+	};
+	int r = eng_batch(t, call, 2, NULL);
+
+	if (r < 0 || (r = eng_peek(t->proc, at, &sig, sizeof sig)) < 0)
+		return r;
+	c->securebits = call[0].ret;
+	c->pdeath_sig = sig;
+	return 0;
+}
+
+static Sprite__Img__Cred *cred_read(struct eng_thread *t, int *r)
+{
+	Sprite__Img__Cred *c = malloc(sizeof *c);
+
+	*r = -ENOMEM;
+	if (!c)
+		return NULL;
+	sprite__img__cred__init(c);
+	c->tid = t->vtid;
+	*r = cred_status(t, c);
+	if (!*r)
+		*r = cred_ask(t, c);
+	if (!*r)
+		return c;
+	sprite__img__cred__free_unpacked(c, NULL);
+	return NULL;
+}
+
+static bool same_ids(const Sprite__Img__Cred *a, const Sprite__Img__Cred *b)
+{
+	return a->ruid == b->ruid && a->euid == b->euid && a->suid == b->suid && a->fsuid == b->fsuid && a->rgid == b->rgid &&
+	       a->egid == b->egid && a->sgid == b->sgid && a->fsgid == b->fsgid;
+}
+static bool same_groups(const Sprite__Img__Cred *a, const Sprite__Img__Cred *b)
+{
+	return a->n_groups == b->n_groups && !memcmp(a->groups, b->groups, a->n_groups * sizeof *a->groups);
+}
+static bool same_caps(const Sprite__Img__Cred *a, const Sprite__Img__Cred *b)
+{
+	return a->inheritable == b->inheritable && a->permitted == b->permitted && a->effective == b->effective && a->ambient == b->ambient;
+}
+
+static int creds_dump(struct eng_proc *p, struct eng_image *out, struct error *e)
+{
+	Sprite__Img__Creds *m = calloc(1, sizeof *m);
+	int r = m ? 0 : -ENOMEM;
+
+	if (r < 0)
+		return r;
+	sprite__img__creds__init(m);
+	m->cred = calloc(p->nthreads, sizeof *m->cred);
+	if (!m->cred)
+		r = -ENOMEM;
+	for (unsigned i = 0; !r && i < p->nthreads; i++) {
+		Sprite__Img__Cred *c = cred_read(p->threads[i], &r);
+
+		if (!c)
+			break;
+		const Sprite__Img__Cred *lead = m->n_cred ? m->cred[0] : NULL;
+
+		if (lead && same_ids(lead, c) && same_groups(lead, c) && same_caps(lead, c) && lead->bounding == c->bounding &&
+		    lead->securebits == c->securebits && lead->no_new_privs == c->no_new_privs && lead->pdeath_sig == c->pdeath_sig)
+			sprite__img__cred__free_unpacked(c, NULL);
+		else
+			m->cred[m->n_cred++] = c;
+	}
+	if (!r) {
+		long d = eng_syscall(p->threads[0], SYS_prctl, (long)PR_GET_DUMPABLE);
+
+		m->dumpable = d < 0 ? 0 : d;
+		r = d < 0 ? d : eng_image_put_msg(out, RES_CREDS, p->vpid, &m->base);
+	}
+	sprite__img__creds__free_unpacked(m, NULL);
+	return r < 0 ? error_set(e, -r, "credentials of %d cannot be read: %s", p->vpid, strerror(-r)) : 0;
+}
+
+static int creds_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, const void *body, size_t len, struct error *e)
+{
+	(void)f, (void)type;
+	if (!p)
+		return res_bad_record(e, "credentials");
+	void **s = &p->res[eng_res_index(&res_creds)];
+
+	if (*s)
+		sprite__img__creds__free_unpacked(*s, NULL);
+	Sprite__Img__Creds *m = sprite__img__creds__unpack(NULL, len, body);
+
+	*s = m;
+	return m && m->n_cred ? 0 : res_bad_record(e, "credentials");
+}
+
+/* ---- restore -------------------------------------------------------------------------------------- */
+
+struct batch {
+	struct eng_call call[80];
+	const char *what[80];
+	size_t n;
+};
+static void add(struct batch *b, const char *what, long nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3)
+{
+	if (b->n < ARRAY_SIZE(b->call)) {
+		b->what[b->n] = what;
+		b->call[b->n++] = (struct eng_call){nr, {a0, a1, a2, a3}, 0, 0, 0};
+	}
+}
+
+static uint64_t put_caps(struct eng_proc *p, uint64_t effective, uint64_t permitted, uint64_t inheritable)
+{
+	struct __user_cap_data_struct d[2];
+
+	for (int i = 0; i < 2; i++)
+		d[i] = (struct __user_cap_data_struct){effective >> 32 * i, permitted >> 32 * i, inheritable >> 32 * i};
+	return eng_scratch_put(p, d, sizeof d);
+}
+
+static void add_caps(struct batch *b, struct eng_proc *p, const Sprite__Img__Cred *want, const Sprite__Img__Cred *is, uint64_t header)
+{
+	bool ambient = want->ambient != is->ambient || want->ambient != (want->ambient & is->inheritable);
+
+	if (ambient) { /* needs them permitted and inheritable, and securebits that allow it: while we still can */
+		add(b, "inheritable capabilities", SYS_capset, header, put_caps(p, is->effective, is->permitted, want->inheritable), 0, 0);
+		add(b, "ambient capabilities", SYS_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0);
+		for (int i = 0; i < 64; i++)
+			if (want->ambient >> i & 1)
+				add(b, "ambient capabilities", SYS_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, i, 0);
+	}
+}
+
+/* The capabilities that the kernel knows at all. */
+static uint64_t caps_known(void)
+{
+	_cleanup_free_ char *s = eng_proc_read(-100 /* AT_FDCWD */, "/proc/sys/kernel/cap_last_cap", NULL);
+	int last = s ? atoi(s) : CAP_LAST_CAP;
+
+	return last >= 63 ? ~0ull : (1ull << (last + 1)) - 1;
+}
+
+static int cred_build(struct batch *b, struct eng_thread *t, const Sprite__Img__Cred *want, const Sprite__Img__Cred *is)
+{
+	struct eng_proc *p = t->proc;
+	struct __user_cap_header_struct h = {_LINUX_CAPABILITY_VERSION_3, 0};
+	const unsigned nofix = SECBIT_NO_SETUID_FIXUP | SECBIT_KEEP_CAPS;
+	uint64_t drop = is->bounding & ~want->bounding & caps_known();
+	bool ids = !same_ids(want, is), caps = !same_caps(want, is);
+
+	eng_scratch_reset(p);
+	uint64_t header = eng_scratch_put(p, &h, sizeof h);
+
+	if (!same_groups(want, is)) {
+		uint64_t at = eng_scratch_put(p, want->groups, want->n_groups * sizeof *want->groups);
+
+		if (!at)
+			return -ENOMEM;
+		add(b, "groups", SYS_setgroups, want->n_groups, at, 0, 0);
+	}
+	for (int i = 0; i < 64; i++)
+		if (drop >> i & 1)
+			add(b, "capability bounding set", SYS_prctl, PR_CAPBSET_DROP, i, 0, 0);
+	if (ids && (is->securebits & nofix) != nofix && (is->effective >> CAP_SETPCAP & 1))
+		add(b, "securebits", SYS_prctl, PR_SET_SECUREBITS, is->securebits | nofix, 0, 0);
+	if (ids) {
+		add(b, "gids", SYS_setresgid, want->rgid, want->egid, want->sgid, 0);
+		add(b, "fsgid", SYS_setfsgid, want->fsgid, 0, 0, 0);
+		add(b, "uids", SYS_setresuid, want->ruid, want->euid, want->suid, 0);
+		add(b, "fsuid", SYS_setfsuid, want->fsuid, 0, 0, 0);
+	}
+	if (caps)
+		add_caps(b, p, want, is, header);
+	if (want->securebits != is->securebits || ids)
+		add(b, "securebits", SYS_prctl, PR_SET_SECUREBITS, want->securebits, 0, 0);
+	if (caps)
+		add(b, "capabilities", SYS_capset, header, put_caps(p, want->effective, want->permitted, want->inheritable), 0, 0);
+	if (want->no_new_privs && !is->no_new_privs)
+		add(b, "no_new_privs", SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0);
+	return 0;
+}
+
+static int cred_set(struct eng_thread *t, const Sprite__Img__Cred *want, struct error *e)
+{
+	int r;
+	Sprite__Img__Cred *is = cred_read(t, &r);
+	struct batch *b = calloc(1, sizeof *b);
+	size_t at = 0;
+
+	if (is && b)
+		r = cred_build(b, t, want, is);
+	if (!b)
+		r = -ENOMEM;
+	/* fsuid calls return the old value, so a failure does not show: the check below sees it. */
+	if (!r && b->n && (r = eng_batch(t, b->call, b->n, &at)) < 0)
+		error_set(e, -r, "%s of thread %d cannot be set: %s", b->what[at], t->vtid, strerror(-r));
+	if (!r)
+		r = eng_syscall(t, SYS_prctl, (long)PR_SET_PDEATHSIG, (long)want->pdeath_sig);
+	if (is)
+		sprite__img__cred__free_unpacked(is, NULL);
+	if (!r && b->n && (is = cred_read(t, &r))) {
+		uint64_t known = caps_known();
+
+		if (!same_ids(want, is) || !same_groups(want, is) || ((want->permitted ^ is->permitted) & known) ||
+		    ((want->effective ^ is->effective) & known) || want->no_new_privs != is->no_new_privs)
+			r = error_set(e, EPERM, "credentials of thread %d did not come out as they were", t->vtid);
+		sprite__img__cred__free_unpacked(is, NULL);
+	}
+	free(b);
+	return r < 0 ? error_set(e, -r, "credentials of thread %d: %s", t->vtid, strerror(-r)) : 0;
+}
+
+static int creds_finish(struct eng_proc *p, struct error *e)
+{
+	void **s = &p->res[eng_res_index(&res_creds)];
+	Sprite__Img__Creds *m = *s;
+	int r = 0;
+
+	if (!m || !m->n_cred)
+		return error_set(e, EBADMSG, "image: no credentials of process %d", p->vpid);
+	for (unsigned i = p->nthreads; !r && i-- > 0;) {
+		const Sprite__Img__Cred *want = m->cred[0];
+
+		for (size_t k = 1; k < m->n_cred; k++)
+			if ((pid_t)m->cred[k]->tid == p->threads[i]->vtid)
+				want = m->cred[k];
+		r = cred_set(p->threads[i], want, e);
+	}
+	if (!r && m->dumpable <= 1) /* 2 cannot be set; it is what a change of credentials leaves where the host has it so */
+		r = eng_syscall(p->threads[0], SYS_prctl, (long)PR_SET_DUMPABLE, (long)m->dumpable);
+	sprite__img__creds__free_unpacked(m, NULL);
+	*s = NULL;
+	return r < 0 ? error_set(e, -r, "credentials of %d: %s", p->vpid, strerror(-r)) : 0;
+}
+
+/* A parent inside of the family that ends over there ends at home too: the child has got its signal over there already. */
+static int creds_hollow(struct eng_proc *p, struct error *e)
+{
+	(void)e;
+	for (unsigned i = 0; p->parent && i < p->nthreads; i++)
+		eng_syscall(p->threads[i], SYS_prctl, (long)PR_SET_PDEATHSIG, 0l);
+	return 0;
+}
+
+static void creds_release(struct eng_family *f, struct eng_proc *p)
+{
+	(void)f;
+	if (!p || !p->res[eng_res_index(&res_creds)])
+		return;
+	sprite__img__creds__free_unpacked(p->res[eng_res_index(&res_creds)], NULL);
+	p->res[eng_res_index(&res_creds)] = NULL;
+}
+
+const struct eng_res res_creds = {
+	.name = "credentials",
+	.types = {RES_CREDS, RES_CREDS},
+	.dump = creds_dump,
+	.fill = creds_fill,
+	.finish = creds_finish,
+	.hollow = creds_hollow,
+	.release = creds_release,
+};

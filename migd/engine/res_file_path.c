@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Descriptors that a path leads to again: regular files, directories, O_PATH ones, and the character devices that are alike on every host.
+ * Each is opened again by its path in the family's root view and must be the same inode there.
+ *
+ * Refused: files without a name, those of the host's own trees (/proc, /sys, /dev), locks, and an offset that a process outside of the
+ * family shares. (Sprite kept such offsets on the file server; served domains get that by the stream issue.)
+ */
+#include "migd/engine/res_files.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/kcmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+
+static bool below(const char *path, const char *dir)
+{
+	size_t n = strlen(dir);
+
+	return !strncmp(path, dir, n) && (!path[n] || path[n] == '/');
+}
+
+static bool host_tree(const char *path)
+{
+	return below(path, "/proc") || below(path, "/sys") || below(path, "/dev");
+}
+
+static bool ends_deleted(const char *path)
+{
+	size_t n = strlen(path);
+
+	return n > 10 && !strcmp(path + n - 10, " (deleted)");
+}
+
+/* ---- an offset shared with somebody who stays -------------------------------------------------------- */
+
+static bool in_family(const struct eng_probe *p, pid_t pid)
+{
+	for (size_t i = 0; i < p->nfamily; i++)
+		if (p->family[i] == pid)
+			return true;
+	return pid == getpid();
+}
+
+/* The descriptor of process `pid` (directory d of its descriptors) that shares l's description, or -1. */
+static int sharer_in(const struct file_look *l, pid_t pid, DIR *d)
+{
+	char link[PATH_MAX];
+
+	for (struct dirent *e; (e = readdir(d));) {
+		if (*e->d_name < '0' || *e->d_name > '9' || res_readlink(dirfd(d), e->d_name, link, sizeof link) < 0)
+			continue;
+		if (!strcmp(link, l->link) && res_same(l->pid, pid, KCMP_FILE, l->num, atoi(e->d_name)))
+			return atoi(e->d_name);
+	}
+	return -1;
+}
+
+/* First process outside of the family that shares the description; 0: none. Looks at every process: done while the family still runs. */
+static pid_t sharer_outside(const struct eng_probe *p, const struct file_look *l)
+{
+	DIR *proc = opendir("/proc");
+	pid_t found = 0;
+
+	for (struct dirent *e; proc && !found && (e = readdir(proc));) {
+		pid_t pid = atoi(e->d_name);
+		char name[40];
+
+		if (pid <= 0 || in_family(p, pid))
+			continue;
+		snprintf(name, sizeof name, "/proc/%d/fd", pid);
+		DIR *d = opendir(name);
+
+		if (d && sharer_in(l, pid, d) >= 0)
+			found = pid;
+		if (d)
+			closedir(d);
+	}
+	if (proc)
+		closedir(proc);
+	return found;
+}
+
+/* Already ours, so frozen or about to be: nobody new can have come to share since we looked. */
+static bool traced_by_us(const struct eng_probe *p)
+{
+	_cleanup_free_ char *status = eng_proc_read(p->dir, "status", NULL);
+
+	return res_field_u64(status, "TracerPid", 10, 0) == (uint64_t)gettid();
+}
+
+/* ---- probes ----------------------------------------------------------------------------------------- */
+
+static void probe_locks(struct eng_probe *p, const struct file_look *l)
+{
+	const char *k = eng_field(l->info, "lock");
+
+	if (!k)
+		return;
+	const char *what = strstr(k, "FLOCK") ? "flock" : strstr(k, "OFDLCK") ? "OFD lock" : strstr(k, "LEASE") ? "lease" : "fcntl lock";
+
+	file_reason(p, l, "%s held on %s: release it first", what, l->link);
+}
+
+static void probe_named(struct eng_probe *p, const struct file_look *l)
+{
+	if (!l->st.st_nlink)
+		file_reason(p, l, "%s has been unlinked and cannot be opened again elsewhere: close it first", l->link);
+	else if (ends_deleted(l->link))
+		file_reason(p, l, "%s is a name that is gone (the file has others): open it by another name", l->link);
+	else if (host_tree(l->link))
+		file_reason(p, l, "%s belongs to this host alone: close it first", l->link);
+}
+
+static void regular_probe(struct eng_probe *p, const struct file_look *l)
+{
+	probe_named(p, l);
+	probe_locks(p, l);
+	if ((l->flags & (O_APPEND | O_ACCMODE)) == (O_APPEND | O_WRONLY) || traced_by_us(p))
+		return; /* appending needs no offset */
+	pid_t who = sharer_outside(p, l);
+
+	if (who)
+		file_reason(p, l, "the offset in %s is shared with process %d, which stays: move that one, or open the file for append", l->link,
+			    who);
+}
+
+static void named_probe(struct eng_probe *p, const struct file_look *l)
+{
+	probe_named(p, l);
+	probe_locks(p, l);
+}
+
+static bool device_alike(dev_t rdev)
+{
+	unsigned n = minor(rdev);
+
+	return major(rdev) == 1 && (n == 3 || n == 5 || n == 7 || n == 8 || n == 9);
+}
+
+static void device_probe(struct eng_probe *p, const struct file_look *l)
+{
+	if (S_ISBLK(l->st.st_mode))
+		file_reason(p, l, "%s is a disk of this host: close it first", l->link);
+	else if (!device_alike(l->st.st_rdev))
+		file_reason(p, l, "%s is a device of this host: close it first", l->link);
+}
+
+/* ---- open ------------------------------------------------------------------------------------------- */
+
+static int named_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)
+{
+	(void)f;
+	return file_open_path(p, d->image, d->image->flags, e);
+}
+
+/* By number, not by path: the guest's /dev has these five, and a path could have been anything that pointed here. */
+static int device_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)
+{
+	static const char *const name[] = {[3] = "/dev/null", [5] = "/dev/zero", [7] = "/dev/full", [8] = "/dev/random", [9] = "/dev/urandom"};
+	dev_t rdev = d->image->rdev;
+	struct stat st;
+
+	(void)f;
+	if (!device_alike(rdev))
+		return error_set(e, EBADMSG, "image: %s is no device that can be opened anywhere", d->image->path);
+	int fd = eng_open(p, name[minor(rdev)], d->image->flags, 0);
+
+	if (fd < 0)
+		return error_set(e, -fd, "%s cannot be opened there: %s", name[minor(rdev)], strerror(-fd));
+	if (fstat(fd, &st) < 0 || !S_ISCHR(st.st_mode) || st.st_rdev != rdev) {
+		close(fd);
+		return error_set(e, ENODEV, "%s is another device there", name[minor(rdev)]);
+	}
+	return fd;
+}
+
+static bool is_path_only(const struct file_look *l)
+{
+	return l->flags & O_PATH && *l->link == '/';
+}
+static bool is_device(const struct file_look *l)
+{
+	return S_ISCHR(l->st.st_mode) || S_ISBLK(l->st.st_mode);
+}
+static bool is_directory(const struct file_look *l)
+{
+	return S_ISDIR(l->st.st_mode) && *l->link == '/';
+}
+static bool is_regular(const struct file_look *l)
+{
+	return S_ISREG(l->st.st_mode) && *l->link == '/';
+}
+
+const struct file_kind file_path_only = {.name = "path", .is = is_path_only, .probe = named_probe, .open = named_open};
+const struct file_kind file_device = {.name = "device", .is = is_device, .probe = device_probe, .open = device_open};
+const struct file_kind file_directory = {.name = "directory", .is = is_directory, .probe = named_probe, .open = named_open};
+const struct file_kind file_regular = {.name = "file", .is = is_regular, .probe = regular_probe, .open = named_open};

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Descriptors that are not carried: each is refused by its name, with the remedy. One that is learned gets a file of its own and leaves this one. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "migd/engine/res_files.h"
+
+static bool anon(const struct file_look *l, const char *name)
+{
+	return !strncmp(l->link, "anon_inode:", 11) && !strcmp(l->link + 11, name);
+}
+
+/* ---- named pipes ------------------------------------------------------------------------------------ */
+
+static bool is_fifo(const struct file_look *l)
+{
+	return S_ISFIFO(l->st.st_mode);
+}
+static void fifo_probe(struct eng_probe *p, const struct file_look *l)
+{
+	file_reason(p, l, "named pipe %s: close it first", l->link);
+}
+
+/* ---- sockets ---------------------------------------------------------------------------------------- */
+
+static bool is_socket(const struct file_look *l)
+{
+	return S_ISSOCK(l->st.st_mode);
+}
+
+/* "TCP socket", "unix stream socket", ... */
+static void socket_name(const struct file_look *l, char *out, size_t size)
+{
+	static const char *const types[] = {"?", "stream", "datagram", "raw", "reliable datagram", "seqpacket"};
+	int domain = 0, type = 0;
+	socklen_t n = sizeof domain;
+	_cleanup_close_ int pidfd = syscall(SYS_pidfd_open, l->pid, 0);
+	_cleanup_close_ int fd = pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, l->num, 0);
+
+	if (fd >= 0) {
+		getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &n);
+		getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &n);
+	}
+	const char *kind = type > 0 && type < 6 ? types[type] : "";
+
+	if (domain == AF_INET || domain == AF_INET6)
+		snprintf(out, size, "%s%s socket", type == SOCK_STREAM ? "TCP" : type == SOCK_DGRAM ? "UDP" : "raw IP",
+			 domain == AF_INET6 ? " (IPv6)" : "");
+	else if (domain == AF_UNIX)
+		snprintf(out, size, "unix %s socket", kind);
+	else if (domain == AF_NETLINK)
+		snprintf(out, size, "netlink socket");
+	else
+		snprintf(out, size, "%s socket of family %d", kind, domain);
+}
+
+static void socket_probe(struct eng_probe *p, const struct file_look *l)
+{
+	char name[80];
+
+	socket_name(l, name, sizeof name);
+	file_reason(p, l, "%s: close it first", name);
+}
+
+/* ---- the rest --------------------------------------------------------------------------------------- */
+
+static bool is_memfd(const struct file_look *l)
+{
+	return !strncmp(l->link, "/memfd:", 7);
+}
+static void memfd_probe(struct eng_probe *p, const struct file_look *l)
+{
+	file_reason(p, l, "memory file (memfd_create) %s: close it first", l->link + 1);
+}
+
+/* A queue's link is "/NAME", like that of a file: the file system tells. */
+static bool is_mqueue(const struct file_look *l)
+{
+	struct statfs fs;
+	char name[24];
+
+	snprintf(name, sizeof name, "fd/%d", l->num);
+	if (*l->link != '/' || strchr(l->link + 1, '/') || !S_ISREG(l->st.st_mode))
+		return false;
+	_cleanup_close_ int fd = openat(l->dir, name, O_PATH | O_CLOEXEC);
+
+	return fd >= 0 && fstatfs(fd, &fs) == 0 && fs.f_type == 0x19800202; /* MQUEUE_MAGIC */
+}
+static void mqueue_probe(struct eng_probe *p, const struct file_look *l)
+{
+	file_reason(p, l, "POSIX message queue %s: close it first (mq_close)", l->link);
+}
+
+static bool is_inotify(const struct file_look *l)
+{
+	return !strcmp(l->link, "anon_inode:inotify") || anon(l, "[fanotify]");
+}
+static void inotify_probe(struct eng_probe *p, const struct file_look *l)
+{
+	file_reason(p, l, "%s watches files from this host: close it first", anon(l, "[fanotify]") ? "fanotify" : "inotify");
+}
+
+static bool is_other(const struct file_look *l)
+{
+	(void)l;
+	return true;
+}
+
+static const struct {
+	const char *link, *what;
+} others[] = {
+	{"[io_uring]", "io_uring ring: close it first"},
+	{"[userfaultfd]", "userfaultfd: its owner handles page faults from outside; close it first"},
+	{"[perf_event]", "performance counter of this host's CPU: close it first"},
+	{"bpf-map", "BPF map: belongs to this kernel; close it first"},
+	{"bpf-prog", "BPF program: belongs to this kernel; close it first"},
+	{"bpf_link", "BPF link: belongs to this kernel; close it first"},
+	{"kvm-vm", "virtual machine (KVM): shut it down first"},
+	{"kvm-vcpu", "virtual machine (KVM): shut it down first"},
+	{"[fscontext]", "file system context: close it first"},
+	{"seccomp notify", "seccomp listener: supervises another process; close it first"},
+	{"[landlock-ruleset]", "Landlock rules: cannot be carried; close it first"},
+	{"[secretmem]", "secret memory: cannot leave this host; close it first"},
+	{"sync_file", "graphics fence of this host: close it first"},
+};
+
+static void other_probe(struct eng_probe *p, const struct file_look *l)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(others); i++)
+		if (strstr(l->link, others[i].link)) {
+			file_reason(p, l, "%s", others[i].what);
+			return;
+		}
+	if (!strncmp(l->link, "/secretmem", 10))
+		file_reason(p, l, "secret memory: cannot leave this host; close it first");
+	else if (!strncmp(l->link, "mnt:[", 5) || !strncmp(l->link, "net:[", 5) || !strncmp(l->link, "pid:[", 5) ||
+		 !strncmp(l->link, "user:[", 6) || !strncmp(l->link, "uts:[", 5) || !strncmp(l->link, "ipc:[", 5) ||
+		 !strncmp(l->link, "time:[", 6) || !strncmp(l->link, "cgroup:[", 8))
+		file_reason(p, l, "namespace of this host (%s): close it first", l->link);
+	else
+		file_reason(p, l, "%s cannot be carried: close it first", l->link);
+}
+
+/* ---- pidfd: of a process of the family ------------------------------------------------------------------ */
+
+static bool is_pidfd(const struct file_look *l)
+{
+	return anon(l, "[pidfd]") || !strncmp(l->link, "pidfd:", 6);
+}
+
+static pid_t pidfd_of(const struct file_look *l)
+{
+	const char *v = eng_field(l->info, "Pid");
+
+	return v ? atoi(v) : 0;
+}
+
+static void pidfd_probe(struct eng_probe *p, const struct file_look *l)
+{
+	pid_t pid = pidfd_of(l);
+
+	for (size_t i = 0; i < p->nfamily; i++)
+		if (p->family[i] == pid)
+			return;
+	if (pid > 0)
+		file_reason(p, l, "pidfd of process %d, which stays: close it first", pid);
+	else
+		file_reason(p, l, "pidfd of a process that has ended: close it first");
+}
+
+static int pidfd_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e)
+{
+	pid_t pid = pidfd_of(&d->look);
+
+	for (size_t i = 0; i < eng_nprocs(f); i++)
+		if (eng_proc_at(f, i)->pid == pid) {
+			m->pidfd = malloc(sizeof *m->pidfd);
+			if (!m->pidfd)
+				return -ENOMEM;
+			sprite__img__pidfd__init(m->pidfd);
+			m->pidfd->pid = eng_proc_at(f, i)->vpid;
+			return 0;
+		}
+	return error_set(e, ESRCH, "pidfd of a process that does not move");
+}
+
+static int pidfd_open_it(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)
+{
+	struct eng_proc *of = d->image->pidfd ? eng_proc_by_vpid(f, d->image->pidfd->pid) : NULL;
+
+	(void)p;
+	if (!of)
+		return res_bad_record(e, "pidfds");
+	int fd = syscall(SYS_pidfd_open, of->pid, 0);
+
+	return fd < 0 ? error_set(e, errno, "pidfd of %d: %s", of->vpid, strerror(errno)) : fd;
+}
+
+const struct file_kind file_fifo = {.name = "fifo", .is = is_fifo, .probe = fifo_probe};
+const struct file_kind file_socket = {.name = "socket", .is = is_socket, .probe = socket_probe};
+const struct file_kind file_memfd = {.name = "memfd", .is = is_memfd, .probe = memfd_probe};
+const struct file_kind file_mqueue = {.name = "mqueue", .is = is_mqueue, .probe = mqueue_probe};
+const struct file_kind file_inotify = {.name = "inotify", .is = is_inotify, .probe = inotify_probe};
+const struct file_kind file_other = {.name = "other", .is = is_other, .probe = other_probe};
+const struct file_kind file_pidfd = {.name = "pidfd", .is = is_pidfd, .probe = pidfd_probe, .dump = pidfd_dump, .open = pidfd_open_it};

@@ -1,0 +1,415 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Pipes and terminals.
+ *
+ * A pipe with both ends in the family travels with its content. One with a single end there has the other at home: it is relayed (engine.h), and so are
+ * terminals. The hollow keeps the original descriptor at its number; over there the caller's hook gives an end that stands for it.
+ *
+ * A relay has an id that stays with it over all moves. On a guest host it is known again by the inode of what the hook gave; the table of relays lives as
+ * long as the family (->res[] of res_relays) and is written into every image with the descriptions.
+ * A pipe on a guest host with one end and no relay is one whose other end has been closed: it goes on as that.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "migd/engine/core.h"
+#include "migd/engine/res_files.h"
+
+struct relay {
+	struct relay *next;
+	struct eng_relay r;
+	uint64_t key[2]; /* how it looks on this host: device, inode (terminals: 0, rdev) */
+	int open_fd;	 /* destination, during a fill: what the hook gave */
+};
+struct pair { /* a pipe being made at the destination: its ends until every description has its own */
+	struct pair *next;
+	uint64_t id;
+	int fd[2];
+	bool used[2];
+};
+struct relay_table {
+	struct relay *first;
+	uint64_t last;
+	struct pair *pairs;
+};
+
+const struct eng_res res_relays;
+
+static struct relay_table *table_of(struct eng_family *f)
+{
+	struct relay_table **t = (struct relay_table **)eng_family_res(f, &res_relays);
+
+	if (!*t)
+		*t = calloc(1, sizeof **t);
+	return *t;
+}
+
+static void relay_key(const struct stat *st, uint64_t key[2])
+{
+	bool tty = S_ISCHR(st->st_mode);
+
+	key[0] = tty ? 0 : st->st_dev;
+	key[1] = tty ? st->st_rdev : st->st_ino;
+}
+
+static struct relay *relay_find(struct relay_table *t, const struct stat *st, enum eng_relay_kind kind)
+{
+	uint64_t key[2];
+
+	relay_key(st, key);
+	for (struct relay *r = t->first; r; r = r->next)
+		if (r->r.kind == kind && r->key[0] == key[0] && r->key[1] == key[1])
+			return r;
+	if (kind == ENG_RELAY_TTY && st->st_rdev == makedev(5, 0)) /* /dev/tty: the family's one terminal */
+		for (struct relay *r = t->first; r; r = r->next)
+			if (r->r.kind == kind)
+				return r;
+	return NULL;
+}
+
+static struct relay *relay_add(struct relay_table *t, uint64_t id, enum eng_relay_kind kind)
+{
+	struct relay *r = calloc(1, sizeof *r);
+
+	if (!r)
+		return NULL;
+	r->r = (struct eng_relay){.id = id, .kind = kind, .fd = -1};
+	r->open_fd = -1;
+	r->next = t->first;
+	t->first = r;
+	if (id > t->last)
+		t->last = id;
+	return r;
+}
+
+/* Source: the description is (or becomes, at home) a relayed one. */
+static int relay_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, enum eng_relay_kind kind, struct error *e)
+{
+	struct relay_table *t = table_of(f);
+	struct relay *r = t ? relay_find(t, &d->look.st, kind) : NULL;
+	const struct eng_hooks *h = eng_hooks(f);
+
+	if (!t)
+		return -ENOMEM;
+	if (!h->relay_found)
+		return error_set(e, ENOTSUP, "its other end stays here, and nobody relays it");
+	if (!r) {
+		r = relay_add(t, t->last + 1, kind);
+		if (!r)
+			return -ENOMEM;
+		relay_key(&d->look.st, r->key);
+		r->r.pid = d->holder->vpid;
+		r->r.num = d->look.num;
+	}
+	struct eng_relay found = r->r;
+
+	found.fd = eng_fd_get(d->holder, d->look.num);
+	if (found.fd < 0)
+		return found.fd;
+	int k = h->relay_found(h->ctx, &found); /* owns found.fd from here on */
+
+	if (k < 0)
+		return error_set(e, -k, "cannot be relayed: %s", strerror(-k));
+	m->relay = r->r.id;
+	m->relay_kind = r->r.kind;
+	m->relay_pid = r->r.pid;
+	m->relay_num = r->r.num;
+	return 0;
+}
+
+/* Another description of the same thing (its own flags), through the magic link. */
+static int reopen(int fd, uint32_t flags, struct error *e)
+{
+	char name[40];
+
+	snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+	int r = open(name, (flags & (O_ACCMODE | O_NONBLOCK)) | O_NOCTTY | O_CLOEXEC);
+
+	return r < 0 ? error_set(e, errno, "relayed descriptor cannot be opened again: %s", strerror(errno)) : r;
+}
+
+/* Destination. The first description of a relay is what the hook gave. */
+static int relay_open(struct eng_family *f, struct file_desc *d, struct error *e)
+{
+	const Sprite__Img__File *m = d->image;
+	struct relay_table *t = table_of(f);
+	const struct eng_hooks *h = eng_hooks(f);
+	struct relay *r = t ? t->first : NULL;
+
+	if (!t)
+		return -ENOMEM;
+	while (r && r->r.id != m->relay)
+		r = r->next;
+	if (!r && !(r = relay_add(t, m->relay, m->relay_kind)))
+		return -ENOMEM;
+	if (r->open_fd >= 0)
+		return reopen(r->open_fd, m->flags, e);
+	r->r.pid = m->relay_pid;
+	r->r.num = m->relay_num;
+	r->r.kind = m->relay_kind;
+	r->r.fd = -1;
+	int k = h->relay_open ? h->relay_open(h->ctx, &r->r) : -ENOTSUP;
+
+	if (k < 0 || r->r.fd < 0)
+		return error_set(e, k < 0 ? -k : EBADF, "relay %llu cannot be opened: %s", (unsigned long long)r->r.id, strerror(-k));
+	struct stat st;
+
+	if (fstat(r->r.fd, &st) == 0)
+		relay_key(&st, r->key);
+	r->open_fd = fcntl(r->r.fd, F_DUPFD_CLOEXEC, 0);
+	int fd = r->r.fd;
+
+	r->r.fd = -1;
+	return fd;
+}
+
+/* ---- terminals -------------------------------------------------------------------------------------- */
+
+static bool is_tty(const struct file_look *l)
+{
+	unsigned ma = major(l->st.st_rdev);
+
+	if (!S_ISCHR(l->st.st_mode) || l->flags & O_PATH)
+		return false;
+	return (ma >= 136 && ma <= 143) || ma == 3 || ma == 4 || (ma == 5 && minor(l->st.st_rdev) <= 1) || ma == 204;
+}
+
+static int tty_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e)
+{
+	return relay_dump(f, d, m, ENG_RELAY_TTY, e);
+}
+
+static int tty_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)
+{
+	(void)p;
+	return d->image->relay ? relay_open(f, d, e) : res_bad_record(e, "terminals");
+}
+
+static bool tty_stays(struct eng_proc *p, const struct file_look *l)
+{
+	(void)p, (void)l;
+	return true;
+}
+
+/* ---- pipes ------------------------------------------------------------------------------------------ */
+
+static bool is_pipe(const struct file_look *l)
+{
+	return S_ISFIFO(l->st.st_mode) && !strncmp(l->link, "pipe:[", 6) && !(l->flags & O_PATH);
+}
+
+static bool reads(uint32_t flags)
+{
+	return (flags & O_ACCMODE) != O_WRONLY;
+}
+static bool writes(uint32_t flags)
+{
+	return (flags & O_ACCMODE) != O_RDONLY;
+}
+
+/* Which ends of d's pipe the family holds: bit 0 a reading, bit 1 a writing one; *first: its first description. */
+static int pipe_ends(struct eng_family *f, const struct file_desc *d, const struct file_desc **first)
+{
+	int ends = 0;
+
+	*first = NULL;
+	for (const struct file_desc *c = files_first(f); c; c = c->next) {
+		if (c->kind != &file_pipe || c->look.st.st_ino != d->look.st.st_ino || c->look.st.st_dev != d->look.st.st_dev)
+			continue;
+		if (!*first)
+			*first = c;
+		ends |= reads(c->look.flags) | writes(c->look.flags) << 1;
+	}
+	return ends;
+}
+
+/* What is in the pipe, without taking it out: tee(2) into one of our own. */
+static int pipe_content(int fd, Sprite__Img__Pipe *m)
+{
+	int n = 0, p[2];
+
+	if (ioctl(fd, FIONREAD, &n) < 0)
+		return -errno;
+	if (!n)
+		return 0;
+	if (pipe2(p, O_CLOEXEC | O_NONBLOCK) < 0)
+		return -errno;
+	if (m->size && fcntl(p[1], F_SETPIPE_SZ, (int)m->size) < 0) {
+		close(p[0]);
+		close(p[1]);
+		return -errno;
+	}
+	ssize_t got = tee(fd, p[1], n, SPLICE_F_NONBLOCK);
+	int r = got != n ? (got < 0 ? -errno : -EAGAIN) : 0;
+
+	if (!r && !(m->content.data = malloc(n)))
+		r = -ENOMEM;
+	while (!r && m->content.len < (size_t)n) {
+		ssize_t k = read(p[0], m->content.data + m->content.len, n - m->content.len);
+
+		if (k <= 0)
+			r = k < 0 ? -errno : -EIO;
+		else
+			m->content.len += k;
+	}
+	close(p[0]);
+	close(p[1]);
+	return r;
+}
+
+static int pipe_inside(struct eng_family *f, struct file_desc *d, const struct file_desc *first, Sprite__Img__File *m, struct error *e)
+{
+	Sprite__Img__Pipe *x = m->pipe = malloc(sizeof *m->pipe);
+
+	if (!x)
+		return -ENOMEM;
+	sprite__img__pipe__init(x);
+	x->pipe = first->id;
+	if (first != d)
+		return 0;
+	for (struct file_desc *c = d; c; c = c->next) { /* the first reading end; without one nobody will ever see what is in it */
+		if (c->kind != &file_pipe || c->look.st.st_ino != d->look.st.st_ino || (!reads(c->look.flags) && c != d))
+			continue;
+		_cleanup_close_ int fd = eng_fd_get(c->holder, c->look.num);
+
+		if (fd < 0)
+			return fd;
+		int size = fcntl(fd, F_GETPIPE_SZ);
+
+		x->size = size > 0 ? size : 0;
+		if (!reads(c->look.flags))
+			continue;
+		int r = pipe_content(fd, x);
+
+		return r < 0 ? error_set(e, -r, "content of the pipe: %s", strerror(-r)) : 0;
+	}
+	(void)f;
+	return 0;
+}
+
+static int pipe_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e)
+{
+	const struct file_desc *first;
+	int ends = pipe_ends(f, d, &first);
+	enum eng_relay_kind kind = reads(d->look.flags) ? ENG_RELAY_PIPE_IN : ENG_RELAY_PIPE_OUT;
+
+	if (ends == 3 || (!f->home && !relay_find(table_of(f), &d->look.st, kind)))
+		return pipe_inside(f, d, first, m, e);
+	return relay_dump(f, d, m, kind, e);
+}
+
+static struct pair *pair_get(struct eng_family *f, const Sprite__Img__Pipe *m, struct error *e)
+{
+	struct relay_table *t = table_of(f);
+	struct pair *q = t ? t->pairs : NULL;
+
+	while (q && q->id != m->pipe)
+		q = q->next;
+	if (q)
+		return q;
+	q = calloc(1, sizeof *q);
+	if (!t || !q || pipe2(q->fd, O_CLOEXEC) < 0) {
+		error_set(e, errno, "pipe: %s", strerror(errno));
+		free(q);
+		return NULL;
+	}
+	q->id = m->pipe;
+	q->next = t->pairs;
+	t->pairs = q;
+	if (m->size && fcntl(q->fd[1], F_GETPIPE_SZ) != (int)m->size && fcntl(q->fd[1], F_SETPIPE_SZ, (int)m->size) < 0) {
+		error_set(e, errno, "pipe of %llu bytes: %s", (unsigned long long)m->size, strerror(errno));
+		return NULL;
+	}
+	fcntl(q->fd[1], F_SETFL, O_NONBLOCK);
+	if (m->content.len && write(q->fd[1], m->content.data, m->content.len) != (ssize_t)m->content.len) {
+		error_set(e, errno ? errno : EIO, "content of a pipe does not fit");
+		return NULL;
+	}
+	fcntl(q->fd[1], F_SETFL, 0);
+	return q;
+}
+
+static int pipe_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)
+{
+	const Sprite__Img__File *m = d->image;
+
+	(void)p;
+	if (m->relay)
+		return relay_open(f, d, e);
+	struct pair *q = m->pipe ? pair_get(f, m->pipe, e) : NULL;
+
+	if (!q)
+		return res_bad_record(e, "pipes");
+	int end = !reads(m->flags);
+
+	if (q->used[end] || (reads(m->flags) && writes(m->flags)))
+		return reopen(q->fd[end], m->flags, e);
+	q->used[end] = true;
+	int fd = fcntl(q->fd[end], F_DUPFD_CLOEXEC, 0);
+
+	return fd < 0 ? error_set(e, errno, "pipe: %s", strerror(errno)) : fd;
+}
+
+static bool pipe_stays(struct eng_proc *p, const struct file_look *l)
+{
+	struct relay_table *t = table_of(p->family);
+
+	return t && (relay_find(t, &l->st, ENG_RELAY_PIPE_IN) || relay_find(t, &l->st, ENG_RELAY_PIPE_OUT));
+}
+
+/* ---- the module that keeps the table ------------------------------------------------------------------ */
+
+static void pairs_close(struct relay_table *t)
+{
+	while (t->pairs) {
+		struct pair *q = t->pairs;
+
+		t->pairs = q->next;
+		close(q->fd[0]);
+		close(q->fd[1]);
+		free(q);
+	}
+	for (struct relay *r = t->first; r; r = r->next)
+		if (r->open_fd >= 0) {
+			close(r->open_fd);
+			r->open_fd = -1;
+		}
+}
+
+/* All descriptors have been given out (this module comes after files): our ends must not keep the pipes open. */
+static int relays_finish(struct eng_proc *p, struct error *e)
+{
+	(void)e;
+	if (p == eng_proc_at(p->family, eng_nprocs(p->family) - 1) && table_of(p->family))
+		pairs_close(table_of(p->family));
+	return 0;
+}
+
+static void relays_release(struct eng_family *f, struct eng_proc *p)
+{
+	if (p)
+		return;
+	struct relay_table **t = (struct relay_table **)eng_family_res(f, &res_relays);
+
+	if (!*t)
+		return;
+	pairs_close(*t);
+	while ((*t)->first) {
+		struct relay *r = (*t)->first;
+
+		(*t)->first = r->next;
+		free(r);
+	}
+	free(*t);
+	*t = NULL;
+}
+
+const struct file_kind file_tty = {.name = "tty", .is = is_tty, .dump = tty_dump, .open = tty_open, .stays = tty_stays};
+const struct file_kind file_pipe = {.name = "pipe", .is = is_pipe, .dump = pipe_dump, .open = pipe_open, .stays = pipe_stays};
+const struct eng_res res_relays = {.name = "relays", .finish = relays_finish, .release = relays_release};

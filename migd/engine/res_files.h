@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Descriptors. The family's open file descriptions ("streams") are found first, each once however many descriptors of however many processes share it;
+ * every kind of description is one `struct file_kind`, kept in the table of res_files.c. A new kind: copy one, add a line there.
+ */
+#ifndef ENGINE_RES_FILES_H
+#define ENGINE_RES_FILES_H
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include "migd/engine/res_util.h"
+#include "rpc/image_res.pb-c.h"
+
+struct file_look { /* one descriptor as /proc shows it */
+	pid_t pid; /* this host's */
+	int dir;   /* O_PATH fd of /proc/PID */
+	int num;
+	char *link, *info; /* target of fd/NUM; text of fdinfo/NUM */
+	struct stat st;
+	uint32_t flags; /* F_GETFL without O_CLOEXEC */
+	bool cloexec;
+	int64_t pos;
+};
+
+struct file_desc { /* one open file description */
+	uint64_t id; /* in this image; from 1 */
+	const struct file_kind *kind;
+	/* source */
+	struct file_look look; /* of the first holder found */
+	struct eng_proc *holder;
+	uint64_t holders; /* descriptors that refer to it */
+	/* destination */
+	Sprite__Img__File *image;
+	int fd; /* ours, -1: none */
+	struct file_desc *next, *bucket;
+};
+
+struct file_kind {
+	const char *name; /* also its name in an image */
+	bool (*is)(const struct file_look *l);
+	/* Names what cannot be carried (file_reason()). May be NULL. */
+	void (*probe)(struct eng_probe *p, const struct file_look *l);
+	/* Adds what is its own to m (kind, flags, pos, path, ino are there). `m` is freed by free_unpacked: malloc what you hang in. NULL: nothing to add. */
+	int (*dump)(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e);
+	/* Destination: opens the description, for us: fd or -errno with e filled. Flags and offset are set afterwards. p: the first process. */
+	int (*open)(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e);
+	/* Destination: in process p (which holds d as number num and has all its descriptors) do what needs them. May be NULL. */
+	int (*finish)(struct eng_proc *p, struct file_desc *d, int num, struct error *e);
+	/* Source = home after the commit: true: this descriptor stays in the hollow. NULL: none does. */
+	bool (*stays)(struct eng_proc *p, const struct file_look *l);
+};
+
+extern const struct file_kind file_regular, file_directory, file_path_only, file_device, file_pipe, file_fifo, file_tty, file_eventfd, file_timerfd,
+	file_signalfd, file_epoll, file_inotify, file_pidfd, file_memfd, file_mqueue, file_socket, file_other;
+
+/* Adds "PID (comm): fd N: TEXT". */
+void file_reason(struct eng_probe *p, const struct file_look *l, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* All descriptors of the process behind dir. cb returns 0 to go on. 0, what cb returned, or -errno. */
+int files_each(pid_t pid, int dir, int (*cb)(const struct file_look *l, void *ctx), void *ctx);
+int file_look_at(pid_t pid, int dir, int num, struct file_look *l); /* 0 or -errno; file_look_free() */
+void file_look_free(struct file_look *l);
+
+struct file_desc *files_first(struct eng_family *f);		       /* ->next */
+struct file_desc *file_by_id(struct eng_family *f, uint64_t id);
+
+/* Opens m->path as the family sees it and checks that it is the same object. fd or -errno with e filled. */
+int file_open_path(struct eng_proc *p, const Sprite__Img__File *m, uint32_t flags, struct error *e);
+
+#endif

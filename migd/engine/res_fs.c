@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a process has of the file tree apart from descriptors: working directory, umask; a root of its own is refused (the home's root view is the root of every guest).
+ * Read: /proc/PID/cwd, status. Restored by fchdir on a descriptor that was opened as the family's user, with a check that it is the same directory.
+ */
+#include "migd/engine/res_util.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/kcmp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "migd/engine/procfs.h"
+#include "rpc/image_res.pb-c.h"
+
+const struct eng_res res_fs;
+
+/* Directory of the other host itself, or of nothing: cannot be in the home's root view. */
+static const char *cwd_refused(const char *path, const struct stat *st)
+{
+	if (!st->st_nlink)
+		return "has been removed: cd elsewhere";
+	if (!strncmp(path, "/proc/", 6) || !strcmp(path, "/proc") || !strncmp(path, "/sys/", 5) || !strcmp(path, "/sys"))
+		return "belongs to this host alone: cd elsewhere";
+	if (!strncmp(path, "/dev/", 5) && strcmp(path, "/dev/"))
+		return "belongs to this host alone: cd elsewhere";
+	return NULL;
+}
+
+static bool thread_apart(pid_t pid, pid_t tid)
+{
+	return tid != pid && (syscall(SYS_kcmp, pid, tid, KCMP_FS, 0, 0) > 0 || syscall(SYS_kcmp, pid, tid, KCMP_FILES, 0, 0) > 0);
+}
+
+static int fs_probe(struct eng_probe *p)
+{
+	char root[PATH_MAX], cwd[PATH_MAX];
+	struct stat st, a, b;
+	_cleanup_free_ pid_t *task = NULL;
+	int r = res_readlink(p->dir, "root", root, sizeof root);
+
+	if (r < 0 || (r = res_readlink(p->dir, "cwd", cwd, sizeof cwd)) < 0)
+		return r == -ESRCH || r == -ENOENT ? 0 : r;
+	/* A guest's root is a mount of its own: what counts is that it is the one that its family's first process has. */
+	char name[40];
+
+	snprintf(name, sizeof name, "/proc/%d/root/.", p->root);
+	if (strcmp(root, "/") || (!fstatat(p->dir, "root/.", &a, 0) && !stat(name, &b) && (a.st_dev != b.st_dev || a.st_ino != b.st_ino)))
+		eng_reason(p, "root directory %s is not the system's (chroot): start it without chroot", root);
+	if (!fstatat(p->dir, "cwd/.", &st, 0)) {
+		const char *why = cwd_refused(cwd, &st);
+
+		if (why)
+			eng_reason(p, "working directory %s %s", cwd, why);
+	}
+	ssize_t n = procfs_tasks(p->pid, &task);
+
+	for (ssize_t i = 0; i < n; i++)
+		if (thread_apart(p->pid, task[i])) {
+			eng_reason(p, "thread %d has descriptors or a working directory of its own (unshare): cannot be carried", task[i]);
+			break;
+		}
+	for (size_t i = 0; i < p->nfamily; i++)
+		if (p->family[i] != p->pid && p->family[i] < p->pid &&
+		    (res_same(p->pid, p->family[i], KCMP_FS, 0, 0) || res_same(p->pid, p->family[i], KCMP_FILES, 0, 0)))
+			eng_reason(p, "shares descriptors or working directory with process %d (clone): cannot be carried", p->family[i]);
+	return 0;
+}
+
+static int fs_dump(struct eng_proc *p, struct eng_image *out, struct error *e)
+{
+	Sprite__Img__Fs m = SPRITE__IMG__FS__INIT;
+	char cwd[PATH_MAX];
+	struct stat st;
+	ssize_t r = res_readlink(p->dir, "cwd", cwd, sizeof cwd);
+	_cleanup_free_ char *status = eng_proc_read(p->dir, "status", NULL);
+
+	if (r < 0)
+		return error_set(e, -r, "working directory of %d: %s", p->vpid, strerror(-r));
+	if (fstatat(p->dir, "cwd/.", &st, 0) < 0)
+		return error_set(e, errno, "working directory %s of %d: %s", cwd, p->vpid, strerror(errno));
+	const char *why = cwd_refused(cwd, &st);
+
+	if (why)
+		return error_set(e, ENOENT, "working directory %s of %d %s", cwd, p->vpid, why);
+	m.cwd = cwd;
+	m.cwd_ino = st.st_ino;
+	m.umask = res_field_u64(status, "Umask", 8, 022);
+	return eng_image_put_msg(out, RES_FS, p->vpid, &m.base);
+}
+
+static int fs_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, const void *body, size_t len, struct error *e)
+{
+	(void)f, (void)type;
+	if (!p)
+		return res_bad_record(e, "working directory");
+	void **s = &p->res[eng_res_index(&res_fs)];
+
+	if (*s)
+		sprite__img__fs__free_unpacked(*s, NULL);
+	*s = sprite__img__fs__unpack(NULL, len, body);
+	return *s ? 0 : res_bad_record(e, "working directory");
+}
+
+/* Opens the directory and makes sure it is the one that was left. fd or -errno. */
+static int cwd_open(struct eng_proc *p, const Sprite__Img__Fs *m, struct error *e)
+{
+	struct stat st;
+	int fd = eng_open(p, m->cwd, O_PATH | O_DIRECTORY, 0);
+
+	if (fd < 0)
+		return error_set(e, -fd, "working directory %s of %d: %s", m->cwd, p->vpid, strerror(-fd));
+	if (fstat(fd, &st) < 0 || st.st_ino != m->cwd_ino) {
+		close(fd);
+		return error_set(e, ESTALE, "working directory %s of %d is another directory there", m->cwd, p->vpid);
+	}
+	return fd;
+}
+
+static int fs_finish(struct eng_proc *p, struct error *e)
+{
+	void **s = &p->res[eng_res_index(&res_fs)];
+	Sprite__Img__Fs *m = *s;
+	struct eng_thread *t = p->threads[0];
+
+	if (!m)
+		return error_set(e, EBADMSG, "image: no working directory of process %d", p->vpid);
+	_cleanup_close_ int fd = cwd_open(p, m, e);
+
+	if (fd < 0)
+		return fd;
+	/* Some free number: a hollow may hold relayed descriptors. */
+	int num = 0;
+	char name[24];
+
+	for (char link[16]; snprintf(name, sizeof name, "fd/%d", num), readlinkat(p->dir, name, link, sizeof link) >= 0;)
+		num++;
+	int r = eng_fd_install(p, fd, num, O_CLOEXEC);
+
+	if (r < 0)
+		return error_set(e, -r, "working directory of %d: %s", p->vpid, strerror(-r));
+	struct eng_call c[3] = {
+		{SYS_fchdir, {num}, 0, 0, 0},
+		{SYS_close, {num}, 0, 0, 0},
+		{SYS_umask, {m->umask & 0777}, 0, 0, 0},
+	};
+
+	r = eng_batch(t, c, 3, NULL);
+	if (r < 0)
+		return error_set(e, -r, "working directory %s of %d: %s", m->cwd, p->vpid, strerror(-r));
+	sprite__img__fs__free_unpacked(m, NULL);
+	*s = NULL;
+	return 0;
+}
+
+static int fs_hollow(struct eng_proc *p, struct error *e)
+{
+	(void)e;
+	/* The hollow keeps its working directory: `ls -l /proc/PID/cwd`, pwdx and lsof at home show what the program has. */
+	(void)p;
+	return 0;
+}
+
+static void fs_release(struct eng_family *f, struct eng_proc *p)
+{
+	(void)f;
+	if (!p || !p->res[eng_res_index(&res_fs)])
+		return;
+	sprite__img__fs__free_unpacked(p->res[eng_res_index(&res_fs)], NULL);
+	p->res[eng_res_index(&res_fs)] = NULL;
+}
+
+const struct eng_res res_fs = {
+	.name = "working directory",
+	.types = {RES_FS, RES_FS},
+	.probe = fs_probe,
+	.dump = fs_dump,
+	.fill = fs_fill,
+	.finish = fs_finish,
+	.hollow = fs_hollow,
+	.release = fs_release,
+};

@@ -1,0 +1,472 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Resource limits, scheduling (nice, policy, affinity, I/O priority, timer slack), personality, death signal, subreaper, OOM score, THP and
+ * machine-check settings.
+ *
+ * Limits are set in the target itself, and by us where it may not (raising a hard limit needs CAP_SYS_RESOURCE of the host).
+ * Real-time classes are refused: a guest must never hold back the host's owner.
+ * Affinity: "all CPUs of this host" stays that over there. A narrower set is cut to what the host has, and remembered for the way on and home.
+ * The death signal is cleared by every change of credentials (prctl(2)), so res_creds.c sets it.
+ */
+#include "migd/engine/res_util.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/personality.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "rpc/image_res.pb-c.h"
+
+enum { IOPRIO_WHO_PROCESS = 1, CPU_BYTES = 1024, SETTINGS = 3 };
+struct sched_attr_0 { /* struct sched_attr of sched_setattr(2), first version */
+	uint32_t size, policy;
+	uint64_t flags;
+	int32_t nice;
+	uint32_t priority;
+	uint64_t runtime, deadline, period;
+};
+struct cpus {
+	uint8_t bit[CPU_BYTES];
+	size_t len; /* bytes; 0: all */
+};
+struct limits_state { /* ->res[] */
+	Sprite__Img__Limits *image;
+	struct wish { /* what a thread asked for and this host could not give in full */
+		pid_t vtid;
+		struct cpus want, got;
+	} *wish;
+	size_t nwish;
+};
+
+const struct eng_res res_limits;
+
+static struct limits_state *state_of(struct eng_proc *p)
+{
+	void **s = &p->res[eng_res_index(&res_limits)];
+
+	if (!*s)
+		*s = calloc(1, sizeof(struct limits_state));
+	return *s;
+}
+
+/* ---- affinity ------------------------------------------------------------------------------------- */
+
+static void cpus_trim(struct cpus *c)
+{
+	while (c->len && !c->bit[c->len - 1])
+		c->len--;
+}
+static bool cpus_equal(const struct cpus *a, const struct cpus *b)
+{
+	return a->len == b->len && !memcmp(a->bit, b->bit, a->len);
+}
+static int cpus_of(pid_t tid, struct cpus *c)
+{
+	memset(c, 0, sizeof *c);
+	long r = syscall(SYS_sched_getaffinity, tid, sizeof c->bit, c->bit);
+
+	if (r < 0)
+		return -errno;
+	c->len = r;
+	cpus_trim(c);
+	return 0;
+}
+/* All that a process may have here: what pid 1 of our namespace... is not to be relied on; the online set is. */
+static void cpus_host(struct cpus *c)
+{
+	_cleanup_free_ char *text = eng_proc_read(AT_FDCWD, "/sys/devices/system/cpu/online", NULL);
+
+	memset(c, 0, sizeof *c);
+	for (char *s = text; s && *s >= '0' && *s <= '9';) {
+		unsigned long a = strtoul(s, &s, 10), b = a;
+
+		if (*s == '-')
+			b = strtoul(s + 1, &s, 10);
+		for (; a <= b && a < CPU_BYTES * 8; a++)
+			c->bit[a / 8] |= 1 << a % 8;
+		s += *s == ',';
+	}
+	c->len = CPU_BYTES;
+	cpus_trim(c);
+}
+static bool cpus_cover(const struct cpus *a, const struct cpus *all) /* a has all of `all` */
+{
+	for (size_t i = 0; i < all->len; i++)
+		if (all->bit[i] & ~(i < a->len ? a->bit[i] : 0))
+			return false;
+	return true;
+}
+
+static struct wish *wish_of(struct limits_state *s, pid_t vtid)
+{
+	for (size_t i = 0; i < s->nwish; i++)
+		if (s->wish[i].vtid == vtid)
+			return &s->wish[i];
+	return NULL;
+}
+
+static int affinity_dump(struct limits_state *s, struct eng_thread *t, Sprite__Img__ThreadLimits *m)
+{
+	struct cpus is, all;
+	int r = cpus_of(t->tid, &is);
+	struct wish *w = wish_of(s, t->vtid);
+
+	if (r < 0)
+		return r;
+	cpus_host(&all);
+	if (w && cpus_equal(&w->got, &is))
+		is = w->want; /* not touched since: what it asked for at first goes on */
+	else if (cpus_cover(&is, &all))
+		return 0;
+	m->affinity.data = malloc(is.len + 1);
+	if (!m->affinity.data)
+		return -ENOMEM;
+	memcpy(m->affinity.data, is.bit, is.len);
+	m->affinity.len = is.len;
+	return 0;
+}
+
+static void affinity_finish(struct limits_state *s, struct eng_thread *t, const Sprite__Img__ThreadLimits *m)
+{
+	struct cpus want = {.len = m->affinity.len}, all, now;
+
+	cpus_host(&all);
+	if (want.len > sizeof want.bit)
+		return;
+	if (!want.len) {
+		if (!cpus_of(t->tid, &now) && !cpus_cover(&now, &all))
+			syscall(SYS_sched_setaffinity, t->tid, all.len, all.bit);
+		return;
+	}
+	memcpy(want.bit, m->affinity.data, want.len);
+	struct cpus got = want;
+
+	for (size_t i = 0; i < got.len; i++)
+		got.bit[i] &= i < all.len ? all.bit[i] : 0;
+	cpus_trim(&got);
+	if (!got.len)
+		got = all;
+	size_t len = got.len < 8 ? 8 : (got.len + 7) & ~7ul; /* the kernel wants whole words */
+
+	syscall(SYS_sched_setaffinity, t->tid, len, got.bit);
+	struct wish *w = realloc(s->wish, (s->nwish + 1) * sizeof *w);
+
+	if (!w || cpus_of(t->tid, &got) < 0)
+		return;
+	s->wish = w;
+	s->wish[s->nwish++] = (struct wish){t->vtid, want, got};
+}
+
+/* ---- probe ---------------------------------------------------------------------------------------- */
+
+static int limits_probe(struct eng_probe *p)
+{
+	int policy = sched_getscheduler(p->pid) & ~SCHED_RESET_ON_FORK;
+
+	if (policy == SCHED_FIFO || policy == SCHED_RR)
+		eng_reason(p, "real-time scheduling: a guest may not hold its host back; chrt -o -p 0 %d first", p->pid);
+	else if (policy == 6)
+		eng_reason(p, "deadline scheduling: a guest may not hold its host back; chrt -o -p 0 %d first", p->pid);
+	return 0;
+}
+
+/* ---- dump ----------------------------------------------------------------------------------------- */
+
+static int rlimits_dump(struct eng_proc *p, Sprite__Img__Limits *m)
+{
+	struct eng_call c[RLIM_NLIMITS];
+	struct rlimit l[RLIM_NLIMITS];
+
+	eng_scratch_reset(p);
+	uint64_t at = eng_scratch_put(p, NULL, sizeof l);
+
+	m->rlimit = calloc(RLIM_NLIMITS, sizeof *m->rlimit);
+	if (!at || !m->rlimit)
+		return -ENOMEM;
+	for (int i = 0; i < RLIM_NLIMITS; i++)
+		c[i] = (struct eng_call){SYS_prlimit64, {0, i, 0, at + i * sizeof l[0]}, 0, 0, 0};
+	int r = eng_batch(p->threads[0], c, RLIM_NLIMITS, NULL);
+
+	if (r < 0 || (r = eng_peek(p, at, l, sizeof l)) < 0)
+		return r;
+	for (int i = 0; i < RLIM_NLIMITS; i++) {
+		Sprite__Img__RLimit *x = malloc(sizeof *x);
+
+		if (!x)
+			return -ENOMEM;
+		sprite__img__rlimit__init(x);
+		x->which = i;
+		x->soft = l[i].rlim_cur;
+		x->hard = l[i].rlim_max;
+		m->rlimit[m->n_rlimit++] = x;
+	}
+	return 0;
+}
+
+/* What only the thread itself can tell. The ids of prctl results land in scratch where the call has no result of its own. */
+static int thread_ask(struct eng_thread *t, Sprite__Img__ThreadLimits *m)
+{
+	struct eng_proc *p = t->proc;
+	int32_t pdeath = 0;
+
+	eng_scratch_reset(p);
+	uint64_t at = eng_scratch_put(p, &pdeath, sizeof pdeath);
+	struct eng_call c[SETTINGS] = {
+		{SYS_prctl, {PR_GET_TIMERSLACK}, 0, 0, 0},
+		{SYS_personality, {0xffffffff}, 0, 0, 0},
+		{SYS_prctl, {PR_GET_PDEATHSIG, at}, 0, 0, 0},
+	};
+	int r = eng_batch(t, c, SETTINGS, NULL);
+
+	if (r < 0 || (r = eng_peek(p, at, &pdeath, sizeof pdeath)) < 0)
+		return r;
+	m->timer_slack = c[0].ret;
+	m->personality = c[1].ret;
+	m->pdeath_sig = pdeath;
+	return 0;
+}
+
+static int thread_dump(struct limits_state *s, struct eng_thread *t, Sprite__Img__ThreadLimits *m)
+{
+	struct sched_attr_0 a = {.size = sizeof a};
+
+	m->tid = t->vtid;
+	if (syscall(SYS_sched_getattr, t->tid, &a, sizeof a, 0) < 0)
+		return -errno;
+	m->policy = a.policy;
+	m->sched_flags = a.flags & 1; /* SCHED_FLAG_RESET_ON_FORK */
+	m->nice = a.nice;
+	if (a.policy == SCHED_IDLE) { /* keeps its nice value, though sched_getattr does not tell it */
+		errno = 0;
+		m->nice = getpriority(PRIO_PROCESS, t->tid);
+	}
+	long io = syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, t->tid);
+
+	m->ioprio = io > 0 ? io : 0;
+	int r = affinity_dump(s, t, m);
+
+	return r < 0 ? r : thread_ask(t, m);
+}
+
+static int process_dump(struct eng_proc *p, Sprite__Img__Limits *m)
+{
+	_cleanup_free_ char *oom = eng_proc_read(p->dir, "oom_score_adj", NULL);
+	int32_t sub = 0;
+
+	m->oom_score_adj = oom ? atoi(oom) : 0;
+	eng_scratch_reset(p);
+	uint64_t at = eng_scratch_put(p, &sub, sizeof sub);
+	struct eng_call c[3] = {
+		{SYS_prctl, {PR_GET_CHILD_SUBREAPER, at}, 0, 0, 0},
+		{SYS_prctl, {PR_GET_THP_DISABLE}, 0, 1, 0},
+		{SYS_prctl, {PR_MCE_KILL_GET}, 0, 1, 0},
+	};
+	int r = eng_batch(p->threads[0], c, 3, NULL);
+
+	if (r < 0 || (r = eng_peek(p, at, &sub, sizeof sub)) < 0)
+		return r;
+	m->subreaper = sub;
+	m->thp_disable = c[1].ret == 1;
+	m->mce_kill = c[2].ret < 0 ? PR_MCE_KILL_DEFAULT : c[2].ret;
+	return 0;
+}
+
+static int limits_dump(struct eng_proc *p, struct eng_image *out, struct error *e)
+{
+	struct limits_state *s = state_of(p);
+	Sprite__Img__Limits *m = calloc(1, sizeof *m);
+	int r = s && m ? 0 : -ENOMEM;
+
+	if (r < 0) {
+		free(m);
+		return r;
+	}
+	sprite__img__limits__init(m);
+	m->thread = calloc(p->nthreads, sizeof *m->thread);
+	if (!m->thread)
+		r = -ENOMEM;
+	if (!r)
+		r = rlimits_dump(p, m);
+	for (unsigned i = 0; !r && i < p->nthreads; i++) {
+		Sprite__Img__ThreadLimits *t = malloc(sizeof *t);
+
+		if (!t) {
+			r = -ENOMEM;
+			break;
+		}
+		sprite__img__thread_limits__init(t);
+		m->thread[m->n_thread++] = t;
+		r = thread_dump(s, p->threads[i], t);
+	}
+	if (!r)
+		r = process_dump(p, m);
+	if (!r)
+		r = eng_image_put_msg(out, RES_LIMITS, p->vpid, &m->base);
+	sprite__img__limits__free_unpacked(m, NULL);
+	return r < 0 ? error_set(e, -r, "limits of %d cannot be read: %s", p->vpid, strerror(-r)) : 0;
+}
+
+/* ---- fill ----------------------------------------------------------------------------------------- */
+
+static int limits_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, const void *body, size_t len, struct error *e)
+{
+	struct limits_state *s = p ? state_of(p) : NULL;
+
+	(void)f, (void)type;
+	if (!s)
+		return res_bad_record(e, "limits");
+	if (s->image)
+		sprite__img__limits__free_unpacked(s->image, NULL);
+	s->image = sprite__img__limits__unpack(NULL, len, body);
+	return s->image ? 0 : res_bad_record(e, "limits");
+}
+
+static const char *limit_name(unsigned which)
+{
+	static const char *const name[] = {"cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks",
+					   "sigpending", "msgqueue", "nice", "rtprio", "rttime"};
+
+	return which < ARRAY_SIZE(name) ? name[which] : "?";
+}
+
+static int rlimit_set(struct eng_proc *p, const Sprite__Img__RLimit *x, struct error *e)
+{
+	struct rlimit want = {x->soft, x->hard}, is;
+
+	eng_scratch_reset(p);
+	uint64_t at = eng_scratch_put(p, &want, sizeof want), old = eng_scratch_put(p, NULL, sizeof is);
+
+	if (x->which >= RLIM_NLIMITS)
+		return res_bad_record(e, "limits");
+	if (!eng_syscall(p->threads[0], SYS_prlimit64, 0l, (long)x->which, 0ul, old) && !eng_peek(p, old, &is, sizeof is) &&
+	    is.rlim_cur == want.rlim_cur && is.rlim_max == want.rlim_max)
+		return 0;
+	long r = eng_syscall(p->threads[0], SYS_prlimit64, 0l, (long)x->which, at, 0ul);
+
+	if (r == -EPERM)
+		r = prlimit(p->pid, x->which, &want, NULL) < 0 ? -errno : 0;
+	return r < 0 ? error_set(e, -r, "limit %s of %d cannot be set to %lld/%lld here: %s", limit_name(x->which), p->vpid,
+				 (long long)x->soft, (long long)x->hard, strerror(-r))
+		     : 0;
+}
+
+static int sched_set(struct eng_thread *t, const Sprite__Img__ThreadLimits *m)
+{
+	struct sched_attr_0 a = {.size = sizeof a, .policy = m->policy, .flags = m->sched_flags, .nice = m->nice}, is = {.size = sizeof is};
+
+	if (m->policy != SCHED_OTHER && m->policy != SCHED_BATCH && m->policy != SCHED_IDLE)
+		return -EINVAL;
+	if (syscall(SYS_sched_getattr, t->tid, &is, sizeof is, 0) == 0 && is.policy == a.policy && is.flags == a.flags && is.nice == a.nice)
+		return 0;
+	if (syscall(SYS_sched_setattr, t->tid, &a, 0) < 0)
+		return -errno;
+	if (m->policy == SCHED_IDLE && setpriority(PRIO_PROCESS, t->tid, m->nice) < 0)
+		return -errno;
+	return 0;
+}
+
+static int thread_finish(struct limits_state *s, struct eng_thread *t, const Sprite__Img__ThreadLimits *m, struct error *e)
+{
+	int r = sched_set(t, m);
+
+	if (r < 0)
+		return error_set(e, -r, "scheduling of thread %d (policy %u, nice %d) cannot be set here: %s", t->vtid, m->policy, m->nice,
+				 strerror(-r));
+	affinity_finish(s, t, m);
+	struct eng_call c[3] = {
+		{SYS_prctl, {PR_SET_TIMERSLACK, m->timer_slack}, 0, 1, 0},
+		{SYS_personality, {m->personality}, 0, 0, 0},
+		{SYS_ioprio_set, {IOPRIO_WHO_PROCESS, 0, m->ioprio}, 0, 1, 0},
+	};
+
+	r = eng_batch(t, c, 3, NULL);
+	if (r < 0)
+		return error_set(e, -r, "settings of thread %d: %s", t->vtid, strerror(-r));
+	if (c[2].ret < 0) /* the real-time I/O class needs the host's CAP_SYS_NICE */
+		syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, t->tid, m->ioprio);
+	return 0;
+}
+
+/* Lowering the score below what the process came with needs CAP_SYS_RESOURCE of the host: written by us; where even we may not, it stays as near as it may. */
+static void oom_set(struct eng_proc *p, int adj)
+{
+	char text[16];
+	int fd = openat(p->dir, "oom_score_adj", O_WRONLY | O_CLOEXEC);
+	_cleanup_free_ char *is = eng_proc_read(p->dir, "oom_score_adj", NULL);
+
+	if (fd < 0)
+		return;
+	int n = snprintf(text, sizeof text, "%d", adj);
+
+	if ((!is || atoi(is) != adj) && write(fd, text, n) < 0 && adj < 0)
+		(void)!write(fd, "0", 1);
+	close(fd);
+}
+
+static int process_finish(struct eng_proc *p, const Sprite__Img__Limits *m, struct error *e)
+{
+	struct eng_call c[3] = {
+		{SYS_prctl, {PR_SET_CHILD_SUBREAPER, m->subreaper}, 0, 0, 0},
+		{SYS_prctl, {PR_SET_THP_DISABLE, m->thp_disable}, 0, 1, 0},
+		{SYS_prctl, {PR_MCE_KILL, m->mce_kill == PR_MCE_KILL_DEFAULT ? PR_MCE_KILL_CLEAR : PR_MCE_KILL_SET, m->mce_kill}, 0, 1, 0},
+	};
+	if (m->mce_kill == PR_MCE_KILL_DEFAULT)
+		c[2].arg[2] = 0;
+	int r = eng_batch(p->threads[0], c, 3, NULL);
+
+	oom_set(p, m->oom_score_adj);
+	return r < 0 ? error_set(e, -r, "settings of %d: %s", p->vpid, strerror(-r)) : 0;
+}
+
+static int limits_finish(struct eng_proc *p, struct error *e)
+{
+	struct limits_state *s = state_of(p);
+	int r = 0;
+
+	if (!s || !s->image)
+		return error_set(e, EBADMSG, "image: no limits of process %d", p->vpid);
+	s->nwish = 0;
+	for (size_t i = 0; !r && i < s->image->n_thread; i++) {
+		struct eng_thread *t = res_thread_by_vtid(p, s->image->thread[i]->tid);
+
+		if (t)
+			r = thread_finish(s, t, s->image->thread[i], e);
+	}
+	if (!r)
+		r = process_finish(p, s->image, e);
+	for (size_t i = 0; !r && i < s->image->n_rlimit; i++)
+		r = rlimit_set(p, s->image->rlimit[i], e);
+	sprite__img__limits__free_unpacked(s->image, NULL);
+	s->image = NULL;
+	return r;
+}
+
+static void limits_release(struct eng_family *f, struct eng_proc *p)
+{
+	struct limits_state *s = p ? p->res[eng_res_index(&res_limits)] : NULL;
+
+	(void)f;
+	if (!s)
+		return;
+	if (s->image)
+		sprite__img__limits__free_unpacked(s->image, NULL);
+	free(s->wish);
+	free(s);
+	p->res[eng_res_index(&res_limits)] = NULL;
+}
+
+const struct eng_res res_limits = {
+	.name = "limits",
+	.types = {RES_LIMITS, RES_LIMITS},
+	.probe = limits_probe,
+	.dump = limits_dump,
+	.fill = limits_fill,
+	.finish = limits_finish,
+	.release = limits_release,
+};

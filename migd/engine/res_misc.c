@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a process has around it that no module carries: only refusals here, by name and with the remedy. Namespaces of its own, 32-bit code, seccomp,
+ * SysV IPC that it has used, memory shared with a process that stays.
+ */
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ipc.h>
+#include <sys/sem.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "migd/engine/procfs.h"
+#include "migd/engine/res_util.h"
+
+/* ---- namespaces ------------------------------------------------------------------------------------- */
+
+static bool ns_differs(int dir, int other, const char *ns)
+{
+	char name[32], a[64], b[64];
+
+	snprintf(name, sizeof name, "ns/%s", ns);
+	return res_readlink(dir, name, a, sizeof a) > 0 && res_readlink(other, name, b, sizeof b) > 0 && strcmp(a, b);
+}
+
+/* The family's first process is measured against us, unless it is a guest (one pid namespace deeper: the nest); the others against it. */
+static void probe_namespaces(struct eng_probe *p)
+{
+	static const struct {
+		const char *ns, *what;
+	} table[] = {
+		{"mnt", "mount"}, {"net", "network"}, {"ipc", "IPC"}, {"uts", "host name"}, {"user", "user"}, {"time", "time"}, {"time_for_children", "time"},
+	};
+	char self[40];
+	pid_t vpid;
+	int depth = 0, ours = 0;
+
+	snprintf(self, sizeof self, "/proc/%d", p->pid == p->root ? getpid() : p->root);
+	_cleanup_close_ int other = open(self, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_close_ int me = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	if (other < 0 || me < 0)
+		return;
+	procfs_nspid(p->dir, "status", &vpid, &depth);
+	procfs_nspid(me, "status", &vpid, &ours);
+	if (p->pid == p->root && depth != ours)
+		return;
+	for (size_t i = 0; i < ARRAY_SIZE(table); i++)
+		if (ns_differs(p->dir, other, table[i].ns)) {
+			eng_reason(p, "lives in a %s namespace of its own: start it without", table[i].what);
+			if (!strcmp(table[i].ns, "time"))
+				break;
+		}
+	if (ns_differs(p->dir, p->dir, "pid_for_children") || ns_differs(p->dir, other, "pid_for_children"))
+		eng_reason(p, "has a pid namespace of its own for its children (unshare): start it without");
+}
+
+/* ---- code -------------------------------------------------------------------------------------------- */
+
+static void probe_code(struct eng_probe *p)
+{
+	unsigned char id[EI_NIDENT + 4];
+	_cleanup_close_ int fd = openat(p->dir, "exe", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0 || read(fd, id, sizeof id) != sizeof id || memcmp(id, ELFMAG, SELFMAG))
+		return;
+	if (id[EI_CLASS] == ELFCLASS32)
+		eng_reason(p, "is a 32-bit program: use its 64-bit version");
+}
+
+/* A guest has one filter of ours, its keeper's; whatever is beyond that is the program's. */
+static void probe_seccomp(struct eng_probe *p)
+{
+	_cleanup_free_ char *s = eng_proc_read(p->dir, "status", NULL);
+	pid_t vpid;
+	int depth = 0, ours = 0;
+	_cleanup_close_ int me = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	procfs_nspid(p->dir, "status", &vpid, &depth);
+	procfs_nspid(me, "status", &vpid, &ours);
+	unsigned mode = res_field_u64(s, "Seccomp", 10, 0), filters = res_field_u64(s, "Seccomp_filters", 10, mode == 2);
+
+	if (mode == 1)
+		eng_reason(p, "is in strict seccomp mode: cannot be carried; start it without");
+	else if (mode == 2 && filters > (depth > ours ? 1 : 0))
+		eng_reason(p, "has %u seccomp filter%s: cannot be carried; start it without (--no-sandbox and the like)", filters,
+			   filters == 1 ? "" : "s");
+}
+
+/* ---- memory and handlers of another process ------------------------------------------------------------ */
+
+static void probe_shared(struct eng_probe *p)
+{
+	for (size_t i = 0; i < p->nfamily; i++) {
+		pid_t q = p->family[i];
+
+		if (q != p->pid && q < p->pid && res_same(p->pid, q, KCMP_VM, 0, 0))
+			eng_reason(p, "shares its memory with process %d (vfork in progress or clone): try again later", q);
+	}
+	struct procfs_stat st;
+
+	if (p->pid == p->root && !procfs_stat(p->dir, &st) && st.ppid > 0 && res_same(p->pid, st.ppid, KCMP_VM, 0, 0))
+		eng_reason(p, "shares its memory with its parent (vfork in progress): try again later");
+}
+
+/* ---- SysV IPC ------------------------------------------------------------------------------------------ */
+
+union semun {
+	int val;
+	struct semid_ds *buf;
+	unsigned short *array;
+};
+
+static void probe_semaphores(struct eng_probe *p)
+{
+	_cleanup_free_ char *text = eng_proc_read(AT_FDCWD, "/proc/sysvipc/sem", NULL);
+
+	for (char *line = text ? strchr(text, '\n') : NULL; line && line[1]; line = strchr(line + 1, '\n')) {
+		int key, id, perms, nsems;
+
+		if (sscanf(line, " %d %d %o %d", &key, &id, (unsigned *)&perms, &nsems) != 4)
+			continue;
+		for (int i = 0; i < nsems; i++)
+			if (semctl(id, i, GETPID) == p->pid) {
+				eng_reason(p, "uses SysV semaphores (id %d, key 0x%x): remove them first (ipcrm -s %d)", id, (unsigned)key, id);
+				break;
+			}
+	}
+}
+
+static void probe_queues(struct eng_probe *p)
+{
+	_cleanup_free_ char *text = eng_proc_read(AT_FDCWD, "/proc/sysvipc/msg", NULL);
+
+	for (char *line = text ? strchr(text, '\n') : NULL; line && line[1]; line = strchr(line + 1, '\n')) {
+		int key, id, sender, receiver;
+
+		if (sscanf(line, " %d %d %*o %*u %*u %d %d", &key, &id, &sender, &receiver) == 4 && (sender == p->pid || receiver == p->pid))
+			eng_reason(p, "uses a SysV message queue (id %d, key 0x%x): remove it first (ipcrm -q %d)", id, (unsigned)key, id);
+	}
+}
+
+static int misc_probe(struct eng_probe *p)
+{
+	probe_namespaces(p);
+	probe_code(p);
+	probe_seccomp(p);
+	probe_shared(p);
+	probe_semaphores(p);
+	probe_queues(p);
+	return 0;
+}
+
+const struct eng_res res_misc = {.name = "surroundings", .probe = misc_probe};

@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Signals: what each one does (sigactions) and what waits (queue of the process and of each thread, with siginfo, in order).
+ * Masks and alternate stacks belong to threads and travel with them.
+ *
+ * Read: rt_sigaction by injection, PTRACE_PEEKSIGINFO. Restored: every thread queues its own to itself, because only then the kernel takes any
+ * si_code (rt_sigqueueinfo(2): "si_code >= 0 or SI_TKILL" only to oneself).
+ *
+ * A POSIX timer's signal that waits has an overrun count that the kernel fills in only when it is taken; so those are taken and queued again
+ * as ordinary signals with that count in them. No expiry is lost and none told twice, and the source may run on with them after a thaw.
+ *
+ * hollow(): what was in the image leaves the hollow's queues; signals that came since stay there, to be forwarded.
+ */
+#include "migd/engine/res_util.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include "conf/cleanup.h"
+#include "rpc/image_res.pb-c.h"
+
+struct kernel_action {
+	uint64_t handler, flags, restorer, mask;
+};
+enum { NSIGS = 64, INFO_SIZE = 128 };
+
+struct sig_list {
+	siginfo_t *info;
+	size_t n;
+};
+struct signals_state { /* ->res[]: at the source what was dumped, at the destination what to restore */
+	Sprite__Img__Signals *image;
+	unsigned *dumped; /* [nthreads + 1][NSIGS + 1]: how many of each went into the image; row 0: the process */
+	unsigned rows;
+};
+
+const struct eng_res res_signals;
+
+static struct signals_state *state_of(struct eng_proc *p)
+{
+	struct signals_state **s = (struct signals_state **)&p->res[eng_res_index(&res_signals)];
+
+	if (!*s)
+		*s = calloc(1, sizeof **s);
+	return *s;
+}
+
+static void state_clear(struct signals_state *s)
+{
+	if (s->image)
+		sprite__img__signals__free_unpacked(s->image, NULL);
+	free(s->dumped);
+	memset(s, 0, sizeof *s);
+}
+
+/* Everything that waits for thread t, or for its process. */
+static int queue_peek(struct eng_thread *t, bool shared, struct sig_list *out)
+{
+	struct __ptrace_peeksiginfo_args a = {.off = 0, .flags = shared ? PTRACE_PEEKSIGINFO_SHARED : 0, .nr = 32};
+
+	*out = (struct sig_list){NULL, 0};
+	for (;;) {
+		siginfo_t *more = realloc(out->info, (out->n + a.nr) * sizeof *more);
+
+		if (!more) {
+			free(out->info);
+			return -ENOMEM;
+		}
+		out->info = more;
+		a.off = out->n;
+		long r = ptrace(PTRACE_PEEKSIGINFO, t->tid, &a, out->info + out->n);
+
+		if (r < 0) {
+			r = -errno;
+			free(out->info);
+			return r;
+		}
+		if (r == 0)
+			return 0;
+		out->n += r;
+	}
+}
+
+/* Takes one waiting signal `sig` out (thread t's own first, then the process's). 1, 0: nothing there, or -errno. */
+static int queue_take(struct eng_thread *t, int sig, siginfo_t *info)
+{
+	struct eng_proc *p = t->proc;
+	uint64_t mask = 1ull << (sig - 1), zero[2] = {0, 0};
+
+	eng_scratch_reset(p);
+	uint64_t am = eng_scratch_put(p, &mask, sizeof mask), at = eng_scratch_put(p, zero, sizeof zero),
+		 ai = eng_scratch_put(p, NULL, INFO_SIZE);
+
+	if (!ai)
+		return -ENOMEM;
+	long r = eng_syscall(t, SYS_rt_sigtimedwait, am, ai, at, 8ul);
+
+	if (r == -EAGAIN || r == -EINTR)
+		return 0;
+	if (r < 0)
+		return r;
+	r = eng_peek(p, ai, info, sizeof *info);
+	return r < 0 ? r : 1;
+}
+
+static int queue_put(struct eng_thread *t, bool shared, const siginfo_t *info)
+{
+	struct eng_proc *p = t->proc;
+
+	eng_scratch_reset(p);
+	uint64_t at = eng_scratch_put(p, info, sizeof *info);
+
+	if (!at)
+		return -ENOMEM;
+	if (shared)
+		return eng_syscall(t, SYS_rt_sigqueueinfo, (long)p->vpid, (long)info->si_signo, at);
+	return eng_syscall(t, SYS_rt_tgsigqueueinfo, (long)p->vpid, (long)t->vtid, (long)info->si_signo, at);
+}
+
+/* Takes all waiting `sig` of thread t (and, by the leader, of the process) and queues them again: see above. */
+static int timers_to_plain(struct eng_thread *t, int sig, size_t own, size_t shared)
+{
+	siginfo_t *info = calloc(own + shared, sizeof *info);
+	size_t n = 0;
+	int r = info ? 0 : -ENOMEM;
+
+	while (!r && n < own + shared && (r = queue_take(t, sig, &info[n])) > 0) {
+		n++;
+		r = 0;
+	}
+	for (size_t i = 0; i < n; i++) { /* also after a failure: they must not get lost */
+		int q = queue_put(t, i >= own, &info[i]);
+
+		if (q < 0 && !r)
+			r = q;
+	}
+	free(info);
+	return r;
+}
+
+static int timers_settle(struct eng_proc *p)
+{
+	for (unsigned i = p->nthreads; i-- > 0;) { /* the leader last: it takes the process's too */
+		struct eng_thread *t = p->threads[i];
+		struct sig_list own, shared = {NULL, 0};
+		bool has[NSIGS + 1] = {false};
+		unsigned nown[NSIGS + 1] = {0}, nshared[NSIGS + 1] = {0};
+		int r = queue_peek(t, false, &own);
+
+		if (r < 0)
+			return r;
+		if (i == 0 && (r = queue_peek(t, true, &shared)) < 0) {
+			free(own.info);
+			return r;
+		}
+		for (size_t k = 0; k < own.n; k++) {
+			nown[own.info[k].si_signo]++;
+			has[own.info[k].si_signo] |= own.info[k].si_code == SI_TIMER;
+		}
+		for (size_t k = 0; k < shared.n; k++) {
+			nshared[shared.info[k].si_signo]++;
+			has[shared.info[k].si_signo] |= shared.info[k].si_code == SI_TIMER;
+		}
+		free(own.info);
+		free(shared.info);
+		for (int s = 1; s <= NSIGS && r >= 0; s++)
+			if (has[s])
+				r = timers_to_plain(t, s, nown[s], nshared[s]);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int actions_read(struct eng_proc *p, struct kernel_action *act)
+{
+	struct eng_call c[NSIGS];
+	unsigned n = 0;
+
+	eng_scratch_reset(p);
+	uint64_t at = eng_scratch_put(p, NULL, NSIGS * sizeof *act);
+
+	if (!at)
+		return -ENOMEM;
+	for (int s = 1; s <= NSIGS; s++)
+		c[n++] = (struct eng_call){SYS_rt_sigaction, {s, 0, at + (s - 1) * sizeof *act, 8}, 0, 0, 0};
+	int r = eng_batch(p->threads[0], c, n, NULL);
+
+	if (!r)
+		r = eng_peek(p, at, act, NSIGS * sizeof *act);
+	if (!r)
+		eng_sigtrap_action(p, &act[SIGTRAP - 1]); /* the process has the blob's now */
+	return r;
+}
+
+static int queue_dump(struct eng_thread *t, bool shared, Sprite__Img__SigQueue *q, unsigned *count)
+{
+	struct sig_list l;
+	int r = queue_peek(t, shared, &l);
+
+	if (r < 0)
+		return r;
+	q->tid = shared ? 0 : t->vtid;
+	q->info = calloc(l.n + 1, sizeof *q->info);
+	if (!q->info) {
+		free(l.info);
+		return -ENOMEM;
+	}
+	for (size_t i = 0; i < l.n; i++) {
+		int s = l.info[i].si_signo;
+
+		if (s < 1 || s > NSIGS || s == SIGKILL || s == SIGSTOP)
+			continue;
+		count[s]++;
+		q->info[q->n_info].data = malloc(INFO_SIZE);
+		if (!q->info[q->n_info].data) {
+			free(l.info);
+			return -ENOMEM;
+		}
+		q->info[q->n_info].len = INFO_SIZE;
+		memcpy(q->info[q->n_info++].data, &l.info[i], INFO_SIZE);
+	}
+	free(l.info);
+	return 0;
+}
+
+static int signals_dump_queues(struct eng_proc *p, Sprite__Img__Signals *m, struct signals_state *s)
+{
+	s->rows = p->nthreads + 1;
+	s->dumped = calloc(s->rows, sizeof(unsigned[NSIGS + 1]));
+	m->queue = calloc(s->rows, sizeof *m->queue);
+	if (!s->dumped || !m->queue)
+		return -ENOMEM;
+	for (unsigned i = 0; i < s->rows; i++) {
+		Sprite__Img__SigQueue *q = calloc(1, sizeof *q);
+
+		if (!q)
+			return -ENOMEM;
+		sprite__img__sig_queue__init(q);
+		m->queue[m->n_queue++] = q;
+		int r = queue_dump(p->threads[i ? i - 1 : 0], i == 0, q, s->dumped + i * (NSIGS + 1));
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int signals_dump(struct eng_proc *p, struct eng_image *out, struct error *e)
+{
+	struct signals_state *s = state_of(p);
+	struct kernel_action act[NSIGS];
+	Sprite__Img__Signals *m = calloc(1, sizeof *m);
+	int r = s && m ? 0 : -ENOMEM;
+
+	if (r < 0) {
+		free(m);
+		return r;
+	}
+	state_clear(s);
+	sprite__img__signals__init(m);
+	r = timers_settle(p);
+	if (!r)
+		r = actions_read(p, act);
+	if (!r && !(m->action = calloc(NSIGS, sizeof *m->action)))
+		r = -ENOMEM;
+	for (int i = 0; !r && i < NSIGS; i++) {
+		if (!act[i].handler && !act[i].flags && !act[i].mask)
+			continue;
+		Sprite__Img__SigAction *a = malloc(sizeof *a);
+
+		if (!a) {
+			r = -ENOMEM;
+			break;
+		}
+		sprite__img__sig_action__init(a);
+		a->sig = i + 1;
+		a->handler = act[i].handler;
+		a->flags = act[i].flags;
+		a->restorer = act[i].restorer;
+		a->mask = act[i].mask;
+		m->action[m->n_action++] = a;
+	}
+	if (!r)
+		r = signals_dump_queues(p, m, s);
+	if (!r)
+		r = eng_image_put_msg(out, RES_SIGNALS, p->vpid, &m->base);
+	sprite__img__signals__free_unpacked(m, NULL);
+	return r < 0 ? error_set(e, -r, "signals of %d cannot be read: %s", p->vpid, strerror(-r)) : 0;
+}
+
+static int signals_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, const void *body, size_t len, struct error *e)
+{
+	struct signals_state *s = p ? state_of(p) : NULL;
+
+	(void)f, (void)type;
+	if (!s)
+		return res_bad_record(e, "signals");
+	state_clear(s);
+	s->image = sprite__img__signals__unpack(NULL, len, body);
+	return s->image ? 0 : res_bad_record(e, "signals");
+}
+
+static int actions_write(struct eng_proc *p, const Sprite__Img__Signals *m)
+{
+	struct kernel_action act[NSIGS] = {{0}};
+	struct eng_call c[NSIGS];
+	unsigned n = 0;
+
+	for (size_t i = 0; i < m->n_action; i++) {
+		const Sprite__Img__SigAction *a = m->action[i];
+
+		if (a->sig >= 1 && a->sig <= NSIGS)
+			act[a->sig - 1] = (struct kernel_action){a->handler, a->flags, a->restorer, a->mask};
+	}
+	eng_scratch_reset(p);
+	uint64_t at = eng_scratch_put(p, act, sizeof act);
+
+	if (!at)
+		return -ENOMEM;
+	for (int s = 1; s <= NSIGS; s++)
+		if (s != SIGKILL && s != SIGSTOP && s != SIGTRAP)
+			c[n++] = (struct eng_call){SYS_rt_sigaction, {s, at + (s - 1) * sizeof *act, 0, 8}, 0, 0, 0};
+	int r = eng_batch(p->threads[0], c, n, NULL);
+
+	if (!r)
+		eng_sigtrap_set(p, &act[SIGTRAP - 1]); /* the core gives it to the process at the very end */
+	return r;
+}
+
+static int signals_finish(struct eng_proc *p, struct error *e)
+{
+	struct signals_state *s = state_of(p);
+
+	if (!s || !s->image)
+		return error_set(e, EBADMSG, "image: no signals of process %d", p->vpid);
+	int r = actions_write(p, s->image);
+
+	for (size_t i = 0; !r && i < s->image->n_queue; i++) {
+		const Sprite__Img__SigQueue *q = s->image->queue[i];
+		struct eng_thread *t = q->tid ? res_thread_by_vtid(p, q->tid) : p->threads[0];
+
+		for (size_t k = 0; !r && t && k < q->n_info; k++) {
+			siginfo_t si;
+
+			if (q->info[k].len != sizeof si)
+				return res_bad_record(e, "signals");
+			memcpy(&si, q->info[k].data, sizeof si);
+			r = queue_put(t, !q->tid, &si);
+			if (r < 0)
+				return error_set(e, -r, "signal %d (code %d) cannot be queued again for %d: %s", si.si_signo,
+						 si.si_code, t->vtid, strerror(-r));
+		}
+	}
+	state_clear(s);
+	return r < 0 ? error_set(e, -r, "signals of %d cannot be set: %s", p->vpid, strerror(-r)) : 0;
+}
+
+/* Timers' own signals never go on: the timers are over there now. The image's copy of what waited does not either. */
+static bool from_timer(const siginfo_t *si)
+{
+	return si->si_code == SI_TIMER ||
+	       (si->si_code == SI_KERNEL && (si->si_signo == SIGALRM || si->si_signo == SIGVTALRM || si->si_signo == SIGPROF));
+}
+
+static int hollow_queue(struct eng_thread *t, bool shared, unsigned *dumped)
+{
+	struct sig_list l;
+	int r = queue_peek(t, shared, &l);
+	bool has[NSIGS + 1] = {false};
+	struct sig_list keep = {NULL, 0};
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < l.n; i++) {
+		int s = l.info[i].si_signo;
+
+		if (s < 1 || s > NSIGS || s == SIGKILL || s == SIGSTOP)
+			continue;
+		has[s] = true;
+	}
+	keep.info = calloc(l.n + 16, sizeof *keep.info);
+	for (int s = 1; keep.info && s <= NSIGS; s++)
+		for (siginfo_t si; has[s] && keep.n < l.n + 16 && queue_take(t, s, &si) > 0;) {
+			if (dumped[s])
+				dumped[s]--;
+			else if (!from_timer(&si))
+				keep.info[keep.n++] = si;
+		}
+	for (size_t i = 0; i < keep.n; i++)
+		queue_put(t, shared, &keep.info[i]);
+	free(l.info);
+	free(keep.info);
+	return 0;
+}
+
+static int signals_hollow(struct eng_proc *p, struct error *e)
+{
+	struct signals_state *s = state_of(p);
+	int r = 0;
+
+	if (!s || !s->dumped)
+		return 0;
+	for (unsigned i = p->nthreads + 1; !r && i-- > 0;) /* threads first: a thread takes its own before the process's */
+		r = hollow_queue(p->threads[i ? i - 1 : 0], i == 0, s->dumped + i * (NSIGS + 1));
+	state_clear(s);
+	return r < 0 ? error_set(e, -r, "pending signals of %d: %s", p->vpid, strerror(-r)) : 0;
+}
+
+static void signals_release(struct eng_family *f, struct eng_proc *p)
+{
+	(void)f;
+	if (!p || !p->res[eng_res_index(&res_signals)])
+		return;
+	state_clear(p->res[eng_res_index(&res_signals)]);
+	free(p->res[eng_res_index(&res_signals)]);
+	p->res[eng_res_index(&res_signals)] = NULL;
+}
+
+const struct eng_res res_signals = {
+	.name = "signals",
+	.types = {RES_SIGNALS, RES_SIGNALS},
+	.dump = signals_dump,
+	.fill = signals_fill,
+	.finish = signals_finish,
+	.hollow = signals_hollow,
+	.release = signals_release,
+};

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Small things that the resource modules share. No state, no locks. */
+#include "migd/engine/res_util.h"
+#include <errno.h>
+#include <linux/kcmp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+bool res_same(pid_t a, pid_t b, int kind, unsigned long ia, unsigned long ib)
+{
+	return syscall(SYS_kcmp, a, b, kind, ia, ib) == 0;
+}
+
+struct eng_thread *res_thread_by_tid(struct eng_proc *p, pid_t tid)
+{
+	for (unsigned i = 0; i < p->nthreads; i++)
+		if (p->threads[i]->tid == tid)
+			return p->threads[i];
+	return NULL;
+}
+
+struct eng_thread *res_thread_by_vtid(struct eng_proc *p, pid_t vtid)
+{
+	for (unsigned i = 0; i < p->nthreads; i++)
+		if (p->threads[i]->vtid == vtid)
+			return p->threads[i];
+	return NULL;
+}
+
+uint64_t res_clock(struct eng_thread *t, int clock)
+{
+	struct timespec ts;
+	uint64_t at = eng_scratch_put(t->proc, NULL, sizeof ts);
+
+	if (!at || eng_syscall(t, SYS_clock_gettime, (long)clock, at) < 0 || eng_peek(t->proc, at, &ts, sizeof ts) < 0)
+		return 0;
+	return (uint64_t)ts.tv_sec * 1000000000u + ts.tv_nsec;
+}
+
+ssize_t res_readlink(int dir, const char *name, char *buf, size_t size)
+{
+	ssize_t n = readlinkat(dir, name, buf, size);
+
+	if (n < 0)
+		return -errno;
+	if ((size_t)n >= size)
+		return -ENAMETOOLONG;
+	buf[n] = 0;
+	return n;
+}
+
+uint64_t res_field_u64(const char *text, const char *key, int base, uint64_t missing)
+{
+	const char *v = text ? eng_field(text, key) : NULL;
+
+	return v ? strtoull(v, NULL, base) : missing;
+}
+
+pid_t res_vpid(int dir)
+{
+	char *status = eng_proc_read(dir, "status", NULL);
+	const char *v = status ? eng_field(status, "NSpid") : NULL;
+	pid_t pid = 0;
+
+	for (char *end; v && *v && *v != '\n'; v = end) {
+		long n = strtol(v, &end, 10);
+
+		if (end == v)
+			break;
+		pid = n;
+	}
+	free(status);
+	return pid;
+}
+
+int res_bad_record(struct error *e, const char *what)
+{
+	return error_set(e, EBADMSG, "image: damaged record of %s", what);
+}

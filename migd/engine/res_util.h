@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Small things that the resource modules share. */
+#ifndef ENGINE_RES_UTIL_H
+#define ENGINE_RES_UTIL_H
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include "migd/engine/res.h"
+
+enum { /* record types; rpc/image_res.proto tells the messages */
+	RES_SIGNALS = 100,
+	RES_TIMERS = 110,
+	RES_LIMITS = 120,
+	RES_CREDS = 130,
+	RES_FS = 140,
+	RES_SECCOMP = 150,
+	RES_FILE = 200,
+	RES_FDS = 201,
+	RES_SYSV = 300,
+	RES_SYSV_ATTACH = 301,
+};
+
+/* The same descriptor table, memory, ...: kcmp(2), one of KCMP_*; true when equal. pids are this host's. */
+bool res_same(pid_t a, pid_t b, int kind, unsigned long ia, unsigned long ib);
+
+/* A thread of the family by this host's tid, NULL if it is not one; and by the family's. */
+struct eng_thread *res_thread_by_tid(struct eng_proc *p, pid_t tid);
+struct eng_thread *res_thread_by_vtid(struct eng_proc *p, pid_t vtid);
+
+/* A clock as the target sees it (its time namespace), ns; 0 when it cannot be read. */
+uint64_t res_clock(struct eng_thread *t, int clock);
+
+/* Whole link below `dir` (readlinkat), NUL-terminated; length or -errno. */
+ssize_t res_readlink(int dir, const char *name, char *buf, size_t size);
+
+/* Field of /proc/PID/status-like text as a number of the given base; `missing` if it is not there. */
+uint64_t res_field_u64(const char *text, const char *key, int base, uint64_t missing);
+
+/* The process's number as it sees itself (last of NSpid); 0 when unknown. */
+pid_t res_vpid(int dir);
+
+/* Text for "cannot unpack record". -EBADMSG with `e` filled. */
+int res_bad_record(struct error *e, const char *what);
+
+#endif
