@@ -69,7 +69,7 @@ struct lab_node *lab_find(struct lab *lab, const char *node);
 /* For commands on a running lab: opened, alive, or an error that says what to do. */
 int lab_use(struct lab *lab, const char *name, struct error *e);
 int lab_use_node(struct lab *lab, const char *name, const char *node, struct lab_node **out, struct error *e);
-uint64_t proc_start_time(pid_t pid); /* 0: no such process */
+uint64_t proc_start_time(pid_t pid); /* 0: no such process, or dead */
 
 /* util.c */
 int write_file(const char *path, const char *text, mode_t mode);

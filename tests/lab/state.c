@@ -25,6 +25,8 @@ uint64_t proc_start_time(pid_t pid)
 	if (read_file(path, buf, sizeof(buf)) <= 0)
 		return 0;
 	p = strrchr(buf, ')'); /* the name may hold anything */
+	if (p && (p[2] == 'Z' || p[2] == 'X'))
+		return 0; /* dead, its parent has not looked yet */
 	for (int field = 2; p && field < 22; field++)
 		p = strchr(p + 1, ' ');
 	if (p)

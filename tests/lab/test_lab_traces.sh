@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+# lab: own
+# timeout: 180
+# A lab leaves nothing behind, however it ends; two labs live side by side.
+. "$(dirname "$0")/lib.sh"
+ME=trace-$$
+mine() { # everything on this machine that bears the name of one of our labs, or is a namespace that only a lab would have made
+	pgrep -f "sprite-lab.* --name $ME" | grep -vx $$
+	pgrep -x 'lab-(hub|init|console|link)' | while read -r p; do grep -qs "$ME" /proc/$p/cgroup /proc/$p/cmdline && echo "process $p"; done
+	grep -h "$ME" /proc/mounts
+	find /sys/fs/cgroup -type d -name "$ME*" 2>/dev/null
+	find /run/sprite-lab /var/tmp/sprite-lab -maxdepth 1 -name "$ME*" 2>/dev/null
+}
+links() { ls /sys/class/net; }
+net_namespaces() { lsns -t net -no NS | sort; }
+trap 'for l in a b c; do lab --name $ME-$l down >/dev/null 2>&1; done; rm -rf "$TMP"' EXIT
+
+links_before=$(links)
+check "a lab comes up" lab --name $ME-a up -n 1
+check "another beside it" lab --name $ME-b up -n 1
+sh_on_lab() { "$BIN/sprite-lab" --name "$1" exec ws1 -- bash -c "$2"; }
+same "they do not see each other" "ws1 alone" "$(sh_on_lab $ME-a "echo ws1 > /tmp/a"; sh_on_lab $ME-b '[ -e /tmp/a ] || echo ws1 alone')"
+same "the host sees no link of theirs" "$links_before" "$(links)"
+same "the host sees no mount of theirs" "" "$(grep -h "$ME" /proc/mounts)"
+check "down" lab --name $ME-a down
+check "the other lives on" sh_on_lab $ME-b true
+sh_on_lab $ME-b 'setsid sleep 1000 >/dev/null 2>&1 & cat </dev/zero >/dev/null & disown -a'
+check "down with processes running in it" lab --name $ME-b down
+same "nothing is left after down" "" "$(mine)"
+same "down of what is not there" 0 "$(lab --name $ME-b down 2>/dev/null; echo $?)"
+
+# up killed at any moment: its hub notices and removes all but files (which the next up or down does)
+t=$EPOCHREALTIME; lab --name $ME-c up -n 2 >/dev/null 2>&1; u=$EPOCHREALTIME; lab --name $ME-c down
+whole=$(( ${u/./} - ${t/./} )) left=0 killed=0
+for i in 1 2 3 4 5 6 7 8 9 10 11 12; do
+	"$BIN/sprite-lab" --name $ME-c up -n 2 >/dev/null 2>&1 & pid=$!
+	sleep $(awk "BEGIN { print $i * $whole / 12e6 }")
+	kill -9 $pid 2>/dev/null; wait $pid 2>/dev/null
+	if [ $? = 137 ]; then
+		killed=$((killed + 1))
+		until_true 10 eval '[ -z "$(mine | grep -vE "^/(run|var)/")" ]' || { left=$((left + 1)); note "at $i/12 of up: $(mine)"; }
+	fi
+	lab --name $ME-c down >/dev/null 2>&1
+	[ -z "$(mine)" ] || { left=$((left + 1)); note "at $i/12 of up, then down: $(mine)"; }
+done
+same "up killed -9 at $killed moments leaves nothing" 0 $left
+check "up was killed at some moments at all" test $killed -ge 4
+
+# the hub killed: what is left are files and groups, which the next up clears
+lab --name $ME-c up -n 1 >/dev/null 2>&1
+hub=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["hub"])' /run/sprite-lab/$ME-c/state.json)
+kill -9 $hub
+until_true 5 eval '! lab --name $ME-c ls'
+check "up after the hub was killed -9" lab --name $ME-c up -n 1
+lab --name $ME-c down
+same "nothing is left after that" "" "$(mine)"
+
+# a daemon that fails at its start
+mkdir "$TMP/bin"; cp "$BIN/sprite-lab" "$BIN/sprite-pki" "$TMP/bin"
+printf '#!/bin/sh\necho the reason why\nexit 3\n' >"$TMP/bin/spritefsd"; chmod +x "$TMP/bin/spritefsd"
+refused "up tells which daemon failed and why" 1 'the reason why' "$TMP/bin/sprite-lab" --name $ME-c up -n 1
+same "and leaves nothing" "" "$(mine)"
+finish
