@@ -360,36 +360,35 @@ static void log_failure(struct rpc_channel *ch, int err, const char *text)
 		log_debug("%s (%s): %s", ch->server, ch->target, text);
 }
 
-/* Counts connections, not calls: all calls that waited for one connection fail together. */
-static unsigned count_refusal(struct rpc_channel *ch)
+/*
+ * A connection that was made and closed at once is a refusal, or was lost at a bad moment. Twice in a row is an answer for a call that can just be
+ * repeated; one that mutates goes on until its deadline (-EAGAIN: ask again), as it does with a server that is down.
+ */
+static int refused_by_peer(struct rpc_channel *ch, bool mutates)
 {
 	uint64_t now = rt_now_ns();
+	struct error own = { 0 };
 	unsigned n;
 
+	if (tls_self_check(ch->tls, &own) < 0) {
+		log_failure(ch, -EACCES, own.text);
+		return -EACCES;
+	}
 	pthread_mutex_lock(&ch->lock);
-	if (now - ch->refused_ns > 50000000ull) {
+	/* Counts connections, not calls: all calls that waited for one connection fail together. */
+	if (!ch->refusals || now - ch->refused_ns > 50000000ull) {
 		ch->refusals++;
 		ch->refused_ns = now;
 	}
 	n = ch->refusals;
 	pthread_mutex_unlock(&ch->lock);
-	return n;
-}
-
-static int refused_by_peer(struct rpc_channel *ch)
-{
-	struct error own = { 0 };
-
-	if (tls_self_check(ch->tls, &own) < 0)
-		log_failure(ch, -EACCES, own.text);
-	else if (count_refusal(ch) < 2)
+	if (n < 2)
 		return -EAGAIN;
-	else
-		log_failure(ch, -EACCES, "the server closes the connection after the handshake: it does not believe our certificate; its log says why");
-	return -EACCES;
+	log_failure(ch, -EACCES, "the server closes the connection after the handshake: it does not believe our certificate; its log says why");
+	return mutates ? -EAGAIN : -EACCES;
 }
 
-int channel_failure(struct rpc_channel *ch, grpc_status_code code, grpc_slice details, bool cancelled)
+int channel_failure(struct rpc_channel *ch, grpc_status_code code, grpc_slice details, bool cancelled, bool mutates)
 {
 	char *text = grpc_slice_to_c_string(details);
 	const char *words = text;
@@ -403,13 +402,18 @@ int channel_failure(struct rpc_channel *ch, grpc_status_code code, grpc_slice de
 			r = -EACCES;
 			break;
 		case TLS_REFUSED_BY_PEER:
-			r = refused_by_peer(ch);
+			r = refused_by_peer(ch, mutates);
+			words = NULL; /* has been logged */
 			break;
 		case TLS_NOT_REFUSED:
+			pthread_mutex_lock(&ch->lock);
+			ch->refusals = 0;
+			pthread_mutex_unlock(&ch->lock);
 			break;
 		}
 	}
-	log_failure(ch, r, words);
+	if (words)
+		log_failure(ch, r, words);
 	gpr_free(text);
 	return r;
 }
@@ -453,7 +457,7 @@ static bool park(struct call *c, int err)
 		ms = c->park_ms;
 		if (gpr_time_cmp(c->deadline, gpr_inf_future(GPR_CLOCK_MONOTONIC))) {
 			left = gpr_time_to_millis(gpr_time_sub(c->deadline, gpr_now(GPR_CLOCK_MONOTONIC)));
-			ms = left < ms ? (left < 0 ? 0 : left) : ms;
+			ms = left < ms ? (left < 0 ? 0 : left + 1) : ms;
 		}
 		c->parked = true;
 		rt_timer_arm(&c->park, ch->up ? 1 : ms);
@@ -477,7 +481,7 @@ static void attempt_over(struct call *c)
 		r = -EPROTO;
 		log_failure(c->ch, r, "no reply in the answer");
 	} else {
-		r = channel_failure(c->ch, c->status, c->details, c->cancelled);
+		r = channel_failure(c->ch, c->status, c->details, c->cancelled, c->m->mutates);
 	}
 	grpc_slice_unref(c->details);
 	grpc_metadata_array_destroy(&c->md_init);
@@ -491,6 +495,8 @@ static void attempt_over(struct call *c)
 		return;
 	if (r == -EAGAIN)
 		r = -EHOSTDOWN;
+	if (r == -EHOSTDOWN && c->m->mutates && gpr_time_cmp(gpr_now(GPR_CLOCK_MONOTONIC), c->deadline) >= 0)
+		r = -ETIMEDOUT; /* what ended it is its deadline */
 	call_finish(c, r, &out);
 }
 

@@ -112,7 +112,7 @@ int channel_add_stream(struct rpc_channel *ch, struct rpc_stream *s);
 void channel_del_stream(struct rpc_channel *ch, struct rpc_stream *s);
 gpr_timespec deadline_of(int ms);
 /* The errno of a failed call; counts refusals and logs a failure that is new. -EAGAIN: perhaps a refusal, ask once more. */
-int channel_failure(struct rpc_channel *ch, grpc_status_code code, grpc_slice details, bool cancelled);
+int channel_failure(struct rpc_channel *ch, grpc_status_code code, grpc_slice details, bool cancelled, bool mutates);
 
 /* ---- stream.c ---- */
 struct stream_link {

@@ -100,6 +100,7 @@ void rpc_stream_done_sending(struct rpc_stream *s);
 int rpc_stream_finish(struct rpc_stream *s, int err);
 /* From any other thread: makes a blocked send or recv return -ECANCELED. */
 void rpc_stream_cancel(struct rpc_stream *s);
+bool rpc_stream_cancelled(const struct rpc_stream *s); /* by either side, or the connection was lost */
 const char *rpc_stream_peer(const struct rpc_stream *s); /* certificate name; server side only */
 uint64_t rpc_stream_epoch(const struct rpc_stream *s);	 /* the peer's boot epoch; server side only */
 

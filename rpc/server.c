@@ -41,6 +41,15 @@ struct slot {
 	grpc_byte_buffer *payload;
 };
 
+/* Calls of methods that we do not have. */
+struct stray {
+	struct rt_tag tag;
+	struct rpc_server *srv;
+	grpc_call *call;
+	grpc_call_details details;
+	grpc_metadata_array md;
+};
+
 /* Streams by (peer, epoch), to tell when the last one is gone. */
 struct peer {
 	LIST_ENTRY(peer) link;
@@ -57,6 +66,7 @@ struct rpc_server {
 	int nworkers;
 	struct slot *slots;
 	size_t nslots;
+	struct stray stray;
 	uint16_t *ports;
 	struct rt_tag down_tag;
 	struct rt_event down;
@@ -205,12 +215,12 @@ static struct rpc_request *request_new(struct slot *sl)
 	return rq;
 }
 
-/* Sends `control` and bulk, or with control NULL the status. Ends the handler's and the hold's references. */
+/* Sends `control` and bulk, or with control NULL the status (details: a constant string). Ends the handler's and the hold's references. */
 static void send_reply(struct rpc_request *rq, const grpc_slice *control, const struct iovec *bulk, int nbulk, bool copy, grpc_status_code status,
 	const char *details)
 {
 	grpc_op op[3];
-	grpc_slice text = grpc_slice_from_copied_string(details ? details : "");
+	grpc_slice text;
 	int n = 0, r = 0;
 
 	memset(op, 0, sizeof(op));
@@ -219,17 +229,18 @@ static void send_reply(struct rpc_request *rq, const grpc_slice *control, const 
 		r = frame_buffer(*control, bulk, nbulk, copy ? NULL : &rq->hold, frame_limit(rq->svc->method), &rq->send);
 	if (r) {
 		status = GRPC_STATUS_RESOURCE_EXHAUSTED;
+		details = "the reply is too long";
 		log_error("%s: reply of %s is too long", rq->svc->method->name, rq->peer);
 	} else if (control) {
 		op[n].op = GRPC_OP_SEND_MESSAGE;
 		op[n++].data.send_message.send_message = rq->send;
 	}
+	text = grpc_slice_from_static_string(details ? details : "");
 	op[n].op = GRPC_OP_SEND_STATUS_FROM_SERVER;
 	op[n].data.send_status_from_server.status = status;
 	op[n++].data.send_status_from_server.status_details = &text;
 	if (grpc_call_start_batch(rq->call, op, n, &rq->sent_tag, NULL) != GRPC_CALL_OK)
 		abort();
-	grpc_slice_unref(text);
 	frame_hold_drop(&rq->hold);
 	request_unref(rq);
 }
@@ -611,6 +622,28 @@ static void slot_fired(struct rt_tag *t, bool ok)
 		take_unary(rq, payload);
 }
 
+static void stray_ask(struct stray *st)
+{
+	grpc_call_details_init(&st->details);
+	grpc_metadata_array_init(&st->md);
+	if (grpc_server_request_call(st->srv->gs, &st->call, &st->details, &st->md, rt_cq(), st->srv->cq, &st->tag) != GRPC_CALL_OK)
+		abort();
+}
+
+static void stray_fired(struct rt_tag *t, bool ok)
+{
+	struct stray *st = container_of(t, struct stray, tag);
+
+	if (ok) {
+		grpc_call_cancel_with_status(st->call, GRPC_STATUS_UNIMPLEMENTED, "no such method", NULL);
+		grpc_call_unref(st->call);
+	}
+	grpc_call_details_destroy(&st->details);
+	grpc_metadata_array_destroy(&st->md);
+	if (ok)
+		stray_ask(st);
+}
+
 static void *worker_main(void *arg)
 {
 	struct rpc_server *srv = arg;
@@ -779,6 +812,8 @@ int rpc_server_start(const struct rpc_server_opts *o, struct rpc_server **out, s
 		grpc_server_start(srv->gs);
 		for (i = 0; i < srv->nslots; i++)
 			slot_ask(&srv->slots[i]);
+		srv->stray = (struct stray){ .tag.fn = stray_fired, .srv = srv };
+		stray_ask(&srv->stray);
 		*out = srv;
 		return 0;
 	}

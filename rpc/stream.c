@@ -166,9 +166,9 @@ static void end_over(struct rt_tag *t, bool ok)
 
 	(void)ok;
 	if (s->ch && s->status != GRPC_STATUS_OK)
-		err = channel_failure(s->ch, s->status, s->details, false);
+		err = channel_failure(s->ch, s->status, s->details, false, false);
 	pthread_mutex_lock(&s->lock);
-	s->err = err;
+	s->err = err == -EAGAIN ? -EHOSTDOWN : err;
 	s->over = true;
 	if (s->was_cancelled)
 		s->cancelled = true;
@@ -449,6 +449,17 @@ void rpc_stream_cancel(struct rpc_stream *s)
 		pthread_cond_broadcast(&s->changed);
 	}
 	pthread_mutex_unlock(&s->lock);
+}
+
+bool rpc_stream_cancelled(const struct rpc_stream *cs)
+{
+	struct rpc_stream *s = (struct rpc_stream *)cs;
+	bool c;
+
+	pthread_mutex_lock(&s->lock);
+	c = s->cancelled || (s->ch && s->over && s->status != GRPC_STATUS_OK);
+	pthread_mutex_unlock(&s->lock);
+	return c;
 }
 
 static void wait_idle(struct rpc_stream *s)
