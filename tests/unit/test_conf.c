@@ -234,6 +234,16 @@ static void test_files(void)
 	CU_ASSERT_EQUAL(parse(text, 0, &c), -EINVAL); /* now only the CA is wrong, being a directory */
 	CU_ASSERT_EQUAL(lines(report_text), 1);
 
+	snprintf(text, sizeof(text), "{\"name\":\"ws1\",\"root_server\":\"fs1\",\"tls\":{\"ca\":\"%s/none\",\"cert\":\"%s/none\",\"key\":\"%s/key\",\"crl\":\"%s/none\"}}",
+		dir, dir, dir, dir);
+	CU_ASSERT_EQUAL(parse(text, 0, &c), -EINVAL); /* a certificate is no list of revoked ones */
+	CU_ASSERT_PTR_NOT_NULL(strstr(report_text, "tls.crl: expected a readable list of revoked certificates"));
+	CU_ASSERT_EQUAL(lines(report_text), 1);
+	put("none", "-----BEGIN X509 CRL-----\n-----BEGIN CERTIFICATE-----\n", 0644);
+	CU_ASSERT_EQUAL(parse(text, 0, &c), 0);
+	conf_free(c);
+	c = NULL;
+
 	put("good.conf", "{" BASE "}", 0644);
 	CU_ASSERT_EQUAL(setenv("SPRITE_CONF", "good.conf", 1), 0);
 	CU_ASSERT_EQUAL(conf_load_with(NULL, CONF_NO_FILES, NULL, &c), 0);

@@ -1,0 +1,53 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# `make install DESTDIR=`: every program is there and reachable, has a manual page and says in it what --help says; units name programs that exist;
+# every key of the configuration is explained. Reads what is built in $BUILD (default build); builds nothing.
+set -u
+cd "$(dirname "$0")/../.." || exit 2
+export BUILD=${BUILD:-build} LC_ALL=C
+STAGE=$(mktemp -d) || exit 2
+trap 'rm -rf "$STAGE"' EXIT
+failed=0
+bad() { echo "not ok: $*"; failed=1; }
+
+[[ -d $BUILD/bin ]] || { echo "test_install: nothing is built in $BUILD: skipped"; exit 77; }
+make -s BUILD="$BUILD" DESTDIR="$STAGE" install >"$STAGE/log" 2>&1 || { cat "$STAGE/log"; bad "make install"; }
+
+page() { # page PROGRAM: its manual page as plain text
+	local f
+	f=$(ls "$STAGE"/usr/share/man/man[18]/"$1".[18] 2>/dev/null) || return 1
+	MANWIDTH=500 man -l -Tascii "$f" 2>/dev/null | col -b
+}
+for p in "$STAGE"/usr/lib/sprite/*; do
+	p=${p##*/}
+	[[ $p != sprite-keeper ]] || continue # migd's, not the user's
+	link=$(ls "$STAGE/usr/bin/$p" "$STAGE/usr/sbin/$p" 2>/dev/null)
+	[[ -n $link && $(wc -l <<<"$link") == 1 && -x $link ]] || { bad "$p: expected one link in bin or sbin that leads to it"; continue; }
+	[[ $(readlink -f "$link") == "$(readlink -f "$STAGE")/usr/lib/sprite/$p" ]] || bad "$link leads elsewhere"
+	text=$(page "$p") && [[ -n $text ]] || { bad "$p has no manual page"; continue; }
+	[[ $p != mount.sprite ]] || continue
+	"$link" --help >"$STAGE/help" 2>&1 </dev/null || bad "$p --help: exit status $?"
+	[[ -s $STAGE/help ]] || bad "$p --help says nothing"
+	for o in $(grep -oE '(^|[][ |=])--[a-z][a-z-]+' "$STAGE/help" | grep -oE -- '--[a-z-]+' | sort -u); do
+		grep -qF -- "$o" <<<"$text" || bad "$p($o): not in its manual page"
+	done
+done
+
+for u in "$STAGE"/usr/lib/systemd/system/*; do
+	for e in $(sed -nE 's/^Exec[A-Za-z]*=[-+!@]*([^ ]+).*/\1/p' "$u"); do
+		[[ -x $STAGE$e ]] || bad "${u##*/}: $e is not installed"
+	done
+done
+
+keys=$(grep -oE '"[a-z_]+":' sprite.conf.example | tr -d '":' | sort -u)
+text=$(MANWIDTH=500 man -l -Tascii "$STAGE/usr/share/man/man5/sprite.conf.5" 2>/dev/null | col -b)
+((${#text} > 1000)) || bad "sprite.conf.5 cannot be read"
+for k in $keys crl; do
+	grep -qwF -- "$k" <<<"$text" || bad "sprite.conf(5) does not explain \"$k\""
+done
+for c in "$STAGE"/usr/share/bash-completion/completions/*; do
+	bash -n "$c" || bad "${c##*/}: completion"
+	[[ -e $STAGE/usr/bin/${c##*/} || -e $STAGE/usr/sbin/${c##*/} ]] || bad "completion of ${c##*/}, which is not installed"
+done
+((failed)) || echo "test_install: all good"
+exit $failed
