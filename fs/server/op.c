@@ -95,7 +95,7 @@ struct open *op_open(struct op *o, uint64_t id, int *err)
 {
 	struct open *f = openstate_get(&o->d->opens, o->client, id);
 
-	*err = -FS_EREOPEN;
+	*err = f ? 0 : -FS_EREOPEN;
 	if (f && (!host_allowed(o, f->ex) || (f->ex->conf->home && !home_uid_allowed(o, f->ex, f->uid)))) {
 		*err = -EACCES; /* revoked since it was opened */
 		open_put(f);
