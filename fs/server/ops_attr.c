@@ -16,19 +16,18 @@ int op_getattr(struct op *o, const ProtobufCMessage *m)
 	Sprite__Fs__GetattrRep rep = SPRITE__FS__GETATTR_REP__INIT;
 	struct object obj _cleanup_object_ = OBJECT_INIT;
 	Sprite__Fs__Attr attr;
+	struct open *f = NULL;
 	struct stat st;
-	int r;
+	int r = 0;
 
-	if (in->open) {
-		struct open *f = op_open(o, in->open, &r);
-
-		if (!f)
-			return r;
+	if (in->open) /* it reaches also what is unlinked; closed meanwhile or of a former life, the handle does */
+		f = op_open(o, in->open, &r);
+	if (f) {
 		r = fstat(f->fd, &st) < 0 ? -errno : 0;
 		if (r == 0)
 			op_attr(o->d, f->mount, &st, &attr);
 		open_put(f);
-	} else {
+	} else if (r == 0 || r == -FS_EREOPEN) {
 		r = op_begin(o, in->cred, in->handle, &obj);
 		if (r == 0 && fstat(obj.fd, &st) < 0)
 			r = -errno;
