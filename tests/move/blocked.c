@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * System calls that wait, one thread each, table-driven: none returns early, with EINTR or with the wrong result because its process was moved while it waited.
+ * Those that wait for time only; blocked_io.c has the ones that wait for descriptors.
+ */
+#include "move.h"
+#include <linux/futex.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/select.h>
+
+#define SLACK_MS 5000 /* a move takes time; a lost wake-up takes for ever */
+
+static struct timespec ms_ts(uint64_t ms)
+{
+	return (struct timespec){ms / 1000, ms % 1000 * 1000000};
+}
+static struct timespec at_ts(clockid_t c, uint64_t ms)
+{
+	uint64_t ns = now_ns(c) + ms * 1000000;
+	return (struct timespec){ns / 1000000000, ns % 1000000000};
+}
+
+/* Each waits `ms` and returns 0, or -errno of what it did not expect. */
+static long w_nanosleep(uint64_t ms)
+{
+	struct timespec t = ms_ts(ms);
+	return syscall(SYS_nanosleep, &t, NULL) < 0 ? -errno : 0;
+}
+static long w_clock_rel(uint64_t ms)
+{
+	struct timespec t = ms_ts(ms), left;
+	return -clock_nanosleep(CLOCK_BOOTTIME, 0, &t, &left);
+}
+static long w_clock_abs(uint64_t ms)
+{
+	struct timespec t = at_ts(CLOCK_MONOTONIC, ms);
+	return -clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
+}
+static long w_clock_real(uint64_t ms)
+{
+	struct timespec t = at_ts(CLOCK_REALTIME, ms);
+	return -clock_nanosleep(CLOCK_REALTIME, TIMER_ABSTIME, &t, NULL);
+}
+static long w_poll(uint64_t ms)
+{
+	return syscall(SYS_poll, NULL, 0, (int)ms) < 0 ? -errno : 0;
+}
+static long w_ppoll(uint64_t ms)
+{
+	struct timespec t = ms_ts(ms);
+	return ppoll(NULL, 0, &t, NULL) < 0 ? -errno : 0;
+}
+static long w_select(uint64_t ms)
+{
+	struct timeval t = {ms / 1000, ms % 1000 * 1000};
+	return select(0, NULL, NULL, NULL, &t) < 0 ? -errno : 0;
+}
+static long w_pselect(uint64_t ms)
+{
+	struct timespec t = ms_ts(ms);
+	return pselect(0, NULL, NULL, NULL, &t, NULL) < 0 ? -errno : 0;
+}
+static long w_futex_rel(uint64_t ms)
+{
+	uint32_t word = 5;
+	struct timespec t = ms_ts(ms);
+	long r = syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 5, &t, NULL, 0);
+	return r < 0 && errno == ETIMEDOUT ? 0 : r < 0 ? -errno : -EPROTO;
+}
+static long w_futex_abs(uint64_t ms)
+{
+	uint32_t word = 5;
+	struct timespec t = at_ts(CLOCK_MONOTONIC, ms);
+	long r = syscall(SYS_futex, &word, FUTEX_WAIT_BITSET_PRIVATE, 5, &t, NULL, FUTEX_BITSET_MATCH_ANY);
+	return r < 0 && errno == ETIMEDOUT ? 0 : r < 0 ? -errno : -EPROTO;
+}
+static long w_sigtimedwait(uint64_t ms)
+{
+	struct timespec t = ms_ts(ms);
+	sigset_t s;
+	sigemptyset(&s);
+	sigaddset(&s, SIGUSR2);
+	long r = sigtimedwait(&s, NULL, &t);
+	return r < 0 && errno == EAGAIN ? 0 : r < 0 ? -errno : -EPROTO;
+}
+static long w_cond(uint64_t ms)
+{
+	pthread_mutex_t m = PTHREAD_MUTEX_INITIALIZER;
+	pthread_cond_t c = PTHREAD_COND_INITIALIZER;
+	struct timespec t = at_ts(CLOCK_REALTIME, ms);
+	int r;
+	pthread_mutex_lock(&m);
+	while ((r = pthread_cond_timedwait(&c, &m, &t)) == 0)
+		; /* spurious ones are allowed here */
+	pthread_mutex_unlock(&m);
+	return r == ETIMEDOUT ? 0 : -r;
+}
+
+static const struct {
+	const char *name;
+	long (*wait)(uint64_t ms);
+} table[] = {
+	{"nanosleep", w_nanosleep},
+	{"clock_nanosleep relative", w_clock_rel},
+	{"clock_nanosleep absolute", w_clock_abs},
+	{"clock_nanosleep CLOCK_REALTIME", w_clock_real},
+	{"poll", w_poll},
+	{"ppoll", w_ppoll},
+	{"select", w_select},
+	{"pselect", w_pselect},
+	{"futex wait", w_futex_rel},
+	{"futex wait absolute", w_futex_abs},
+	{"sigtimedwait", w_sigtimedwait},
+	{"pthread_cond_timedwait", w_cond},
+};
+#define N (sizeof table / sizeof table[0])
+
+static volatile bool stop;
+
+static void *run(void *arg)
+{
+	unsigned i = (unsigned)(uintptr_t)arg;
+	uint64_t seed = 0x9e3779b9u + i;
+	while (!stop) {
+		uint64_t ms = 100 + move_rand(&seed) % 900, t0 = now_ns(CLOCK_BOOTTIME);
+		long r = table[i].wait(ms);
+		uint64_t took = now_ns(CLOCK_BOOTTIME) - t0;
+		CHECK(r == 0, "%s: %s", table[i].name, strerror(-r));
+		CHECK(took + 2000000 >= ms * 1000000, "%s of %llu ms ended after %llu ms", table[i].name, (unsigned long long)ms,
+		      (unsigned long long)took / 1000000);
+		CHECK(took < (ms + SLACK_MS) * 1000000, "%s of %llu ms took %llu ms", table[i].name, (unsigned long long)ms,
+		      (unsigned long long)took / 1000000);
+	}
+	return NULL;
+}
+
+int main(int argc, char **argv)
+{
+	move_begin(argc, argv);
+	pthread_t t[N];
+	sigset_t s;
+	sigemptyset(&s);
+	sigaddset(&s, SIGUSR2);
+	sigaddset(&s, SIGTERM);
+	pthread_sigmask(SIG_BLOCK, &s, NULL);
+	for (uintptr_t i = 0; i < N; i++)
+		pthread_create(&t[i], NULL, run, (void *)i);
+	sigdelset(&s, SIGUSR2);
+	pthread_sigmask(SIG_UNBLOCK, &s, NULL);
+	move_ready();
+	while (move_more())
+		move_nap(50000);
+	stop = true;
+	for (unsigned i = 0; i < N; i++)
+		pthread_join(t[i], NULL);
+	return move_pass();
+}
