@@ -144,6 +144,7 @@ static inline int fuzz_file(const char *path, void (*one)(const uint8_t *data, s
 {
 	static uint8_t buf[FUZZ_MAX];
 	FILE *f = fopen(path, "rb");
+	uint8_t *copy;
 	size_t n;
 
 	if (!f) {
@@ -152,7 +153,12 @@ static inline int fuzz_file(const char *path, void (*one)(const uint8_t *data, s
 	}
 	n = fread(buf, 1, sizeof(buf), f);
 	fclose(f);
-	one(buf, n);
+	copy = malloc(n ? n : 1);
+	if (!copy)
+		abort();
+	memcpy(copy, buf, n);
+	one(copy, n);
+	free(copy);
 	printf("fuzz: %s: %zu bytes, survived\n", path, n);
 	return 0;
 }
