@@ -27,6 +27,7 @@
 #define TICK_NS	     (100 * 1000000ull)
 #define PATIENCE_NS  (1000 * 1000000ull)
 #define QUICK_MS     2000
+#define REOPEN_MAX   6
 #define ASK_MS	     5000
 
 struct call_chunk {
@@ -232,11 +233,11 @@ static void call_completed(void *arg, int status, struct rpc_msg *out)
 		if (!cancelled && !status_means_away(status))
 			log_warn("%s: %s: %s", call_op_name(c->op), c->dom ? c->dom->prefix : "?", strerror(-status));
 		call_finish(c, cancelled ? EINTR : status_means_away(status) ? EHOSTDOWN : status == -EPROTO ? EIO : -status, NULL);
-	} else if (out->err == FS_EREOPEN && c->st && c->op != FS_CLOSE) {
+	} else if (out->err == FS_EREOPEN && c->st && c->op != FS_CLOSE && c->reopened++ < REOPEN_MAX) {
 		rpc_msg_clear(out);
 		stream_reopen(c);
 	} else {
-		call_finish(c, out->err, out);
+		call_finish(c, out->err == FS_EREOPEN ? EIO : out->err, out);
 	}
 }
 
@@ -373,7 +374,7 @@ static void cancel_lock_sent(struct call *c, int err, struct rpc_msg *out)
 }
 
 /* Asks the server to end a waiting lock: it answers the waiting call itself. */
-static void call_cancel_lock(struct fs *fs, struct inode *ino, uint64_t ticket, uint64_t owner)
+static void call_cancel_lock(struct fs *fs, struct inode *ino, uint64_t ticket, uint64_t owner, bool flock)
 {
 	struct call *k = call_new(fs, NULL, FS_LOCK, ino, cancel_lock_sent);
 
@@ -383,6 +384,7 @@ static void call_cancel_lock(struct fs *fs, struct inode *ino, uint64_t ticket, 
 	k->m.lock.cancel = true;
 	k->m.lock.ticket = ticket;
 	k->m.lock.owner = owner;
+	k->m.lock.flock = flock;
 	k->quick = true;
 	call_submit(k);
 }
@@ -399,12 +401,13 @@ static bool call_judge(struct fs *fs, struct call *c, uint64_t now)
 	if (c->waits && !away && now - c->intr_at < 2 * PATIENCE_NS) {
 		struct inode *ino = c->ino;
 		uint64_t t = c->m.lock.ticket, owner = c->m.lock.owner;
+		bool flock = c->m.lock.flock;
 
 		if (c->cancelled)
 			return false;
 		c->cancelled = true;
 		pthread_mutex_unlock(&fs->wait_lock);
-		call_cancel_lock(fs, inode_hold(fs, ino), t, owner);
+		call_cancel_lock(fs, inode_hold(fs, ino), t, owner, flock);
 		pthread_mutex_lock(&fs->wait_lock);
 		return true;
 	}

@@ -188,7 +188,7 @@ struct call {
 	bool on_bulk;
 	bool intr, cancelled;
 	uint64_t intr_at, retry_at;
-	unsigned tries;
+	unsigned tries, reopened;
 	struct list link, intr_link;
 
 	Sprite__Fs__Cred cred;
