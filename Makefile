@@ -91,7 +91,36 @@ $(BUILD)/tests/bench/%: $(BUILD)/obj/tests/bench/%.o $(O_MIGD) $(O_ENGINE) $(O_R
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 $(BUILD)/tests/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(O_CLIENT) $(O_SERVER) $(O_FS) $(O_MIGD) $(O_ENGINE) $(O_RPC) $(O_CONF)
 	$(link) $(L_MIGD) -lfuse3
+.PHONY: tests
 tests: $(UNITS) $(MOVES) $(BENCHES) $(FUZZERS)
+
+# Each ends with a line "N passed, N failed, N skipped". FUZZ_SECONDS: all targets together, side by side. T: names of lab tests, as in T="lab fs_ops".
+FUZZ_SECONDS ?= 60
+JOBS := $(shell nproc)
+run = BUILD=$(BUILD) tests/
+check: deps
+	@$(MAKE) -s -j$(JOBS) BUILD=$(BUILD) all tests
+	@$(run)run all
+unit-check: all $(UNITS)
+	@$(run)run unit
+lab-check: all $(MOVES)
+	@$(run)lab/run $(T)
+fuzz: $(FUZZERS)
+	@$(run)run fuzz $(FUZZ_SECONDS)
+bench: all $(BENCHES)
+	@$(run)bench/run
+demo: deps
+	@$(MAKE) -s -j$(JOBS) BUILD=$(BUILD) all
+	@$(run)lab/demo.sh
+
+# The same tests on sanitized programs, in a build directory of their own. TSan: what runs without a lab (ptrace and FUSE daemons under it are too slow to say much).
+asan:
+	@$(MAKE) -s -j$(JOBS) BUILD=$(BUILD)-asan SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" all tests
+	@ASAN_OPTIONS=abort_on_error=0:detect_leaks=1 BUILD=$(BUILD)-asan tests/run unit
+	@ASAN_OPTIONS=abort_on_error=0:detect_leaks=1 BUILD=$(BUILD)-asan tests/lab/run $(T)
+tsan:
+	@$(MAKE) -s -j$(JOBS) BUILD=$(BUILD)-tsan SAN=-fsanitize=thread all tests
+	@TSAN_OPTIONS=halt_on_error=1 BUILD=$(BUILD)-tsan tests/run unit
 
 deps:
 	@dpkg -s $(DEPS) >/dev/null 2>&1 || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(DEPS); }

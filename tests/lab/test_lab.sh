@@ -32,7 +32,7 @@ check "the host's /usr cannot be written from a node" sh_on ws1 '! touch /usr/bi
 check "no path to another node or to the host" sh_on ws1 '[ ! -e /run/sprite-lab ] && [ ! -e /proc/1/root/etc/sprite/../../work ] && ! ls -d /home/* | grep -vE "/(sprite|guest)$"'
 check "devices" sh_on ws1 '[ -c /dev/null ] && [ -c /dev/fuse ] && [ -d /dev/shm ] && echo x >/dev/full 2>/dev/null; [ $? != 0 ] && [ "$(head -c 4 /dev/zero | wc -c)" = 4 ]'
 check "names of the nodes resolve" sh_on ws1 'for n in fs1 ws1 ws2 ws3; do getent hosts $n >/dev/null || exit 1; done'
-check "a group of a node can be frozen" sh_on ws1 'g=$(findmnt -no TARGET -t cgroup2)/t; mkdir $g && sleep 100 & p=$!; g=$(findmnt -no TARGET -t cgroup2)/t; while [ ! -d $g ]; do :; done
+check "a group of a node can be frozen" sh_on ws1 'g=$(findmnt -no TARGET -t cgroup2)/t; mkdir $g; sleep 100 >/dev/null 2>&1 & p=$!
 	echo $p >$g/cgroup.procs && echo 1 >$g/cgroup.freeze && while ! grep -q "frozen 1" $g/cgroup.events; do :; done; kill -9 $p; wait $p 2>/dev/null; while ! rmdir $g 2>/dev/null; do :; done'
 before=$(cat /proc/sys/kernel/pid_max)
 case $(uname -r) in
