@@ -7,10 +7,11 @@
  *
  * A relay has an id that stays with it over all moves. On a guest host it is known again by the inode of what the hook gave; the table of relays lives as
  * long as the family (->res[] of res_relays) and is written into every image with the descriptions.
- * A pipe on a guest host with one end and no relay is one whose other end has been closed: it goes on as that.
+ * A pipe with one end whose other end nobody has any more goes on as that, with what is left in it.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -293,13 +294,22 @@ static int pipe_inside(struct eng_family *f, struct file_desc *d, const struct f
 	return 0;
 }
 
+/* Nobody has the other end any more: there is nothing to relay to. */
+static bool pipe_widowed(const struct file_desc *d)
+{
+	_cleanup_close_ int fd = eng_fd_get(d->holder, d->look.num);
+	struct pollfd p = {.fd = fd};
+
+	return fd >= 0 && poll(&p, 1, 0) == 1 && p.revents & (reads(d->look.flags) ? POLLHUP : POLLERR);
+}
+
 static int pipe_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e)
 {
 	const struct file_desc *first;
 	int ends = pipe_ends(f, d, &first);
 	enum eng_relay_kind kind = reads(d->look.flags) ? ENG_RELAY_PIPE_IN : ENG_RELAY_PIPE_OUT;
 
-	if (ends == 3 || (!f->home && !relay_find(table_of(f), &d->look.st, kind)))
+	if (ends == 3 || pipe_widowed(d) || (!f->home && !relay_find(table_of(f), &d->look.st, kind)))
 		return pipe_inside(f, d, first, m, e);
 	return relay_dump(f, d, m, kind, e);
 }

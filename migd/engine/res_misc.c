@@ -27,7 +27,26 @@ static bool ns_differs(int dir, int other, const char *ns)
 	return res_readlink(dir, name, a, sizeof a) > 0 && res_readlink(other, name, b, sizeof b) > 0 && strcmp(a, b);
 }
 
-/* The family's first process is measured against us, unless it is a guest (one pid namespace deeper: the nest); the others against it. */
+/* A process that lives in this host's own namespaces: init, or, where we may not look at that, who started us. */
+static int host_process(void)
+{
+	const pid_t pid[] = {1, getppid(), getpid()};
+
+	for (size_t i = 0; i < ARRAY_SIZE(pid); i++) {
+		char name[40], ns[64];
+
+		snprintf(name, sizeof name, "/proc/%d", pid[i]);
+		int dir = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+		if (dir >= 0 && res_readlink(dir, "ns/mnt", ns, sizeof ns) > 0)
+			return dir;
+		if (dir >= 0)
+			close(dir);
+	}
+	return -1;
+}
+
+/* The family's first process is measured against this host's init, unless it is a guest (one pid namespace deeper: the nest); the others against it. */
 static void probe_namespaces(struct eng_probe *p)
 {
 	static const struct {
@@ -39,8 +58,8 @@ static void probe_namespaces(struct eng_probe *p)
 	pid_t vpid;
 	int depth = 0, ours = 0;
 
-	snprintf(self, sizeof self, "/proc/%d", p->pid == p->root ? getpid() : p->root);
-	_cleanup_close_ int other = open(self, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	snprintf(self, sizeof self, "/proc/%d", p->root);
+	_cleanup_close_ int other = p->pid == p->root ? host_process() : open(self, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	_cleanup_close_ int me = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
 
 	if (other < 0 || me < 0)
@@ -55,7 +74,11 @@ static void probe_namespaces(struct eng_probe *p)
 			if (!strcmp(table[i].ns, "time"))
 				break;
 		}
-	if (ns_differs(p->dir, p->dir, "pid_for_children") || ns_differs(p->dir, other, "pid_for_children"))
+	char link[64]; /* of one that has no process yet nothing can be read */
+
+	if (res_readlink(p->dir, "ns/pid", link, sizeof link) < 0)
+		return;
+	if (res_readlink(p->dir, "ns/pid_for_children", link, sizeof link) == -ENOENT || ns_differs(p->dir, other, "pid_for_children"))
 		eng_reason(p, "has a pid namespace of its own for its children (unshare): start it without");
 }
 
