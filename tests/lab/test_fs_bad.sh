@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+# lab: own
+# timeout: 240
+# What goes wrong around the file service is refused or reported, with words, and does not spread: full disk, wrong certificates, garbage on the ports,
+# a server that vanishes in the middle of a write, a second client on one mount point, a configuration full of mistakes.
+. "$(dirname "$0")/lib.sh"
+lab_up -n 2 --store 24m
+PKI=/run/sprite-lab/$SPRITE_LAB/pki
+
+# -- a full disk
+same "a full disk is told to the writer" "ENOSPC" "$(on ws1 python3 -c '
+import errno, os
+fd = os.open("/sprite/big", os.O_WRONLY | os.O_CREAT)
+try:
+    for i in range(64): os.write(fd, bytes(1 << 20))
+    os.fsync(fd)
+    print("all written")
+except OSError as e: print(errno.errorcode[e.errno])')"
+same "what fits is there and right" "yes" "$(sh_on ws2 's=$(stat -c %s /sprite/big); [ $s -gt 10000000 ] && [ $s -le 25165824 ] && cmp -n $s /sprite/big /dev/zero && echo yes')"
+refused "small files fail too while it is full" 1 'No space' sh_on ws2 'for i in $(seq 300); do head -c 4096 /dev/zero >/sprite/small.$i || exit 1; done'
+on ws1 sh -c 'rm -f /sprite/big /sprite/small.*'
+check "after removal there is room again" sh_on ws2 'head -c 8M /dev/zero >/sprite/ok && rm /sprite/ok'
+
+# -- a second spritefs
+refused "a second spritefs on the mount point is refused" 1 'mount|already|runs' on ws1 timeout 20 spritefs --config /etc/sprite/sprite.conf
+check "the first is none the worse" sh_on ws1 'echo x >/sprite/x && cat /sprite/x && [ $(grep -c " /sprite fuse" /proc/mounts) = 1 ]'
+
+# -- configurations
+sh_on ws1 'echo "{\"name\": 3, \"root_server\": \"fs1:99999\", \"nonsense\": true, \"tls\": {\"ca\": \"/nowhere\"}}" >/tmp/bad.conf'
+for d in spritefsd spritefs migd; do
+	[ -x "$BIN/$d" ] || continue
+	out=$(on ws1 $d --config /tmp/bad.conf 2>&1); rc=$?
+	same "$d: exit status of a bad configuration" 78 $rc
+	same "$d: every mistake is named" "name root_server nonsense tls.ca" "$(for k in name root_server nonsense tls.ca; do grep -q "bad.conf: $k[^a-z]*: *expected\|bad.conf: $k:" <<<"$out" && echo $k; done | xargs)"
+	same "$d: --check of a good one" 0 "$(on ws1 $d --check >/dev/null 2>&1; echo $?)"
+done
+
+# -- certificates. Each is put in place on ws2, whose spritefs is then started anew.
+sh_on ws2 'cp -a /etc/sprite/tls /etc/sprite/good'
+forge() { # HOW: makes tls in $TMP/tls
+	rm -rf "$TMP/tls" "$TMP/ca"; mkdir "$TMP/tls"
+	case $1 in
+	other-ca) "$BIN/sprite-pki" init "$TMP/ca" && "$BIN/sprite-pki" host "$TMP/ca" ws2 && cp "$TMP/ca/hosts/ws2/"* "$TMP/tls" && cp $PKI/ca.crt "$TMP/tls" ;;
+	other-name) "$BIN/sprite-pki" host $PKI elsewhere && cp $PKI/hosts/elsewhere/* "$TMP/tls" ;;
+	expired)
+		cp $PKI/hosts/ws2/* "$TMP/tls" && openssl req -new -key "$TMP/tls/host.key" -subj /CN=ws2 -out "$TMP/csr" && echo subjectAltName=DNS:ws2 >"$TMP/ext" &&
+			openssl x509 -req -in "$TMP/csr" -CA $PKI/ca.crt -CAkey $PKI/ca.key -days -1 -extfile "$TMP/ext" -out "$TMP/tls/host.crt" ;;
+	esac >/dev/null 2>&1
+}
+for how in other-ca expired other-name; do
+	forge $how || { flunk "make a certificate: $how"; continue; }
+	lab kill ws2 spritefs TERM; until_true 10 eval '! on ws2 grep -q " /sprite fuse" /proc/mounts'
+	tar cf - -C "$TMP/tls" . | on ws2 tar xf - -C /etc/sprite/tls
+	on ws2 chown -R root:root /etc/sprite/tls
+	if lab start ws2 spritefs >/dev/null 2>&1; then
+		check "certificate: $how: nothing is to be seen in /sprite" sh_on ws2 '! timeout -k 1 20 ls /sprite/x 2>/dev/null'
+	else
+		pass "certificate: $how: spritefs does not start"
+	fi
+	lab logs ws2 spritefs | tail -5 >"$TMP/log"; lab logs fs1 spritefsd | tail -5 >>"$TMP/log"
+	check "certificate: $how: a log says what is wrong" grep -qiE 'certificate|ws2|elsewhere' "$TMP/log"
+	lab kill ws2 spritefs KILL 2>/dev/null; sh_on ws2 'umount -l /sprite 2>/dev/null; rm -rf /etc/sprite/tls; cp -a /etc/sprite/good /etc/sprite/tls'
+	until_true 10 eval '! on ws2 pgrep -x spritefs'
+	check "certificate: with the right one it works again" eval 'lab start ws2 spritefs && sh_on ws2 "cat /sprite/x"'
+done
+
+# -- garbage
+for port in 7700 7701; do
+	[ $port = 7700 ] && host=fs1 || host=ws1
+	on ws2 python3 - $host $port <<'PY'
+import os, random, socket, ssl, sys
+host, port = sys.argv[1], int(sys.argv[2])
+random.seed(7)
+try: socket.create_connection((host, port), 2).close()
+except OSError: print("nobody listens"); sys.exit()
+good = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+good.load_verify_locations("/etc/sprite/tls/ca.crt"); good.load_cert_chain("/etc/sprite/tls/host.crt", "/etc/sprite/tls/host.key"); good.set_alpn_protocols(["h2"])
+for i in range(60):
+    s = socket.create_connection((host, port), 5); s.settimeout(1)
+    try:
+        if i % 3 == 0: s.sendall(os.urandom(random.randrange(1, 5000)))                       # before any handshake
+        elif i % 3 == 1: s.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + os.urandom(random.randrange(600)))   # a hello cut short or wrong
+        else:
+            t = good.wrap_socket(s, server_hostname=host)                                       # as one of us, then nonsense
+            t.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + os.urandom(random.randrange(1, 3000)))
+            t.recv(100)
+    except OSError: pass
+    s.close()
+PY
+done
+check "the file server lives on after garbage" eval 'sh_on ws1 "echo y >/sprite/y" && sh_on ws2 "cat /sprite/y"'
+same "all daemons run" "" "$(lab ls --json | python3 -c 'import json, sys
+for n in json.load(sys.stdin):
+    for d in n["daemons"]:
+        if d["state"] not in ("ready", "missing"): print(n["name"], d["name"], d["state"])')"
+
+# -- the server vanishes in the middle of a write
+writer='
+import hashlib, os, sys
+h = hashlib.sha1(); fd = os.open("/sprite/w", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+try:
+    for i in range(400):
+        b = (b"%08d" % i) * 2048
+        os.write(fd, b); h.update(b)
+        if i % 20 == 0: print(i, flush=True)
+        if i % 50 == 0: os.fsync(fd)
+    os.fsync(fd); os.close(fd); print("done", h.hexdigest())
+except OSError as e: print("error", e)'
+on ws1 python3 -c "$writer" >"$TMP/w" & pid=$!
+until_true 10 grep -q '^40$' "$TMP/w"
+lab kill fs1 spritefsd KILL
+sleep 1
+lab start fs1 spritefsd || flunk "the file server starts again"
+wait $pid
+if grep -q '^done' "$TMP/w"; then
+	same "a write that saw its server vanish and return: all is there" "$(sed -n 's/^done //p' "$TMP/w")" "$(sh_on ws2 "sha1sum </sprite/w" | cut -d' ' -f1)"
+else
+	check "a write that saw its server vanish was told so" grep -q '^error' "$TMP/w"
+fi
+check "afterwards all nodes work with it" eval 'sh_on ws1 "echo again >/sprite/z" && [ "$(sh_on ws2 "cat /sprite/z")" = again ]'
+lab kill fs1 spritefsd KILL
+"$BIN/sprite-lab" exec ws1 -- cat /sprite/nothing-like-that >/dev/null 2>&1 & pid=$!
+sleep 1
+on ws1 pkill -TERM -x cat
+check "whoever waits for a dead server can be killed" until_true 10 eval '! kill -0 $pid'
+check "the rest of the node does not wait" sh_on ws1 'timeout 5 ls / >/dev/null && timeout 5 df / >/dev/null'
+lab start fs1 spritefsd
+check "and it comes back" sh_on ws1 'timeout 30 cat /sprite/z'
+finish
