@@ -56,3 +56,24 @@ lab_up() {
 }
 finish() { exit $FAILED; }
 trap 'rm -rf "$TMP"' EXIT
+
+# ---- jobs that move. All run on ws1, their home, as user sprite, in a directory of /sprite.
+# job_dir: makes $JD (in /sprite, on all nodes), removed by the caller's trap or with the lab
+job_dir() { JD=/sprite/job.$$.$RANDOM; as sprite ws1 mkdir -p $JD || { flunk "mkdir $JD"; exit 1; }; }
+# job CMDLINE: starts it in $JD under a shell of its own, which waits for it and writes its status to $JD/rc. $JOB: its pid.
+# CMDLINE is one simple command with redirections; stdin is /dev/null, stdout $JD/out, stderr $JD/err unless it says otherwise.
+job() {
+	as sprite ws1 rm -f $JD/rc $JD/pid
+	"$BIN/sprite-lab" exec ws1 -u sprite -- bash -c "cd $JD; exec </dev/null >out 2>err; $1 & echo \$! >pid.new; mv pid.new pid; wait \$!; echo \$? >rc.new; mv rc.new rc" </dev/null >/dev/null 2>&1 &
+	until_true 20 on ws1 test -s $JD/pid || { flunk "start of: $1"; on ws1 cat $JD/err; return 1; }
+	JOB=$(on ws1 cat $JD/pid)
+}
+job_over() { on ws1 test -e $JD/rc; }
+job_status() { until_true "${1:-60}" job_over; on ws1 cat $JD/rc 2>/dev/null || echo "still runs"; }
+mig() { as sprite ws1 mig "$@"; }
+# hop WHERE: one move of $JOB: to a host or home
+hop() { if [ "$1" = home ]; then mig home "$JOB"; else mig move -H "$1" "$JOB"; fi; }
+# runs_on NODE NAME: is a process of that name there that takes part in life (a hollow at home does not count: it has no memory)?
+runs_on() { sh_on "$1" 'for p in $(pgrep -x "$1"); do r=$(awk "/VmRSS/ { print \$2 }" /proc/$p/status); [ "${r:-0}" -gt 400 ] && exit 0; done; exit 1' "$2"; }
+# Has any guest host something of user sprite left that is not of the lab?
+residue() { for n in ws2 ws3; do on $n ps -u sprite -o pid=,comm= | grep -v lab-console | sed "s/^/$n: /"; done; }

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+# lab: own
+# timeout: 240
+# A move that cannot be is refused in words, before anything is stopped, and the process runs on.
+. "$(dirname "$0")/lib.sh"
+lab_up -n 3 --bind "$TESTS:/opt/sprite/tests"
+job_dir
+beat='import os, time
+n = 0
+while True:
+    n += 1; os.pwrite(1, b"%09d\n" % n, 0); time.sleep(0.005)'
+as sprite ws1 sh -c "cat >$JD/beat.py" <<<"$beat"
+alive() { local a b; a=$(on ws1 cat $JD/out); for _ in $(seq 60); do b=$(on ws1 cat $JD/out); [ "$a" != "$b" ] && return 0; sleep 0.05; done; return 1; }
+job "python3 beat.py"; until_true 10 on ws1 test -s $JD/out
+
+refused "unknown host" 1 'nohost' mig move -H nohost "$JOB"
+refused "a file server is no workstation: no migd there" 1 'fs1' mig move -H fs1 "$JOB"
+refused "no such process" 1 'No such process|no process' mig move -H ws2 29999
+refused "not a number" 2 '' mig move -H ws2 x12
+refused "another's process" 1 'not permitted|EPERM|owner' as guest ws1 mig move -H ws2 "$JOB"
+refused "home of what never left" 1 "$JOB" mig home "$JOB"
+refused "already there" 1 'already|ws1' mig move -H ws1 "$JOB"
+migd=$(on ws1 pgrep -o -x migd)
+refused "migd itself" 1 "$migd" on ws1 mig move -H ws2 "$migd"
+refused "a kernel thread or init" 1 '1' on ws1 mig move -H ws2 1
+on ws1 sh -c 'timeout 20 strace -o /dev/null -p '$JOB' 2>/dev/null & sleep 1' 2>/dev/null
+if on ws1 sh -c 'command -v strace' >/dev/null; then
+	refused "a process that is traced" 1 'trace' mig move -H ws2 "$JOB"
+	on ws1 pkill strace
+fi
+check "it runs on after all that" alive
+lab kill ws3 migd KILL
+refused "a host whose migd is dead" 1 'ws3' mig move -H ws3 "$JOB"
+check "it runs on" alive
+lab cut ws2
+refused "a host that does not answer" 1 'ws2' timeout 60 "$BIN/sprite-lab" exec ws1 -u sprite -- mig move -H ws2 "$JOB"
+check "it runs on" alive
+lab heal ws2
+check "healed: the same move works" eval 'until_true 30 mig move -H ws2 "$JOB"'
+check "it runs on there" alive
+refused "already there" 1 'already|ws2' mig move -H ws2 "$JOB"
+check "home again" hop home
+lab start ws3 migd
+# explain: what holds it back is named, with a remedy
+job2=$JD/io; on ws1 -u sprite true 2>/dev/null
+"$BIN/sprite-lab" exec ws1 -u sprite -- python3 -c 'import socket, time
+s = socket.create_server(("127.0.0.1", 0)); print("ready", flush=True); time.sleep(60)' >"$TMP/sock" 2>&1 & k=$!
+until_true 5 grep -q ready "$TMP/sock"
+p=$(on ws1 pgrep -u sprite -f create_server | tail -1)
+refused "explain names the socket" 1 'socket' mig explain "$p"
+refused "move -n says the same" 1 'socket' mig move -n -H ws2 "$p"
+refused "move is refused for the same reason" 1 'socket' mig move -H ws2 "$p"
+check "and it runs on" on ws1 kill -0 "$p"
+on ws1 kill "$p"; wait $k 2>/dev/null
+same "explain of a movable one" 0 "$(mig explain "$JOB" >/dev/null 2>&1; echo $?)"
+same "move -n of a movable one" 0 "$(mig move -n -H ws2 "$JOB" >/dev/null 2>&1; echo $?)"
+check "move -n has not moved it" runs_on ws1 python3
+on ws1 kill -9 "$JOB"; job_status >/dev/null
+
+# a move that fails half way: the destination's migd dies as the image comes
+for round in 1 2 3; do
+	job "python3 -c 'import time; b = bytearray(range(256)) * 400000
+exec(open(\"beat.py\").read())'"
+	until_true 20 on ws1 test -s $JD/out
+	mig move -H ws2 "$JOB" >"$TMP/mv" 2>&1 & m=$!
+	sleep 0.0$((round * 3)); lab kill ws2 migd KILL 2>/dev/null
+	wait $m; rc=$?
+	lab start ws2 migd
+	if [ $rc = 0 ]; then note "round $round: the move was faster"; fi
+	check "round $round: exactly one copy runs on (move said $rc)" until_true 30 alive
+	as sprite ws1 kill -9 "$JOB"; job_status 30 >/dev/null
+done
+check "all is gone in the end" until_true 20 eval '[ -z "$(residue)" ]' || note "$(residue)"
+finish

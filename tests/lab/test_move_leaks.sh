@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+# lab: own
+# timeout: 300
+# Moves leave no descriptor, thread, process, mount, group or memory behind in the daemons and on the nodes.
+. "$(dirname "$0")/lib.sh"
+lab_up -n 3
+job_dir
+figures() { # NODE DAEMON: fds threads rss_kb
+	sh_on $1 'p=$(pgrep -o -x '$2'); echo $(ls /proc/$p/fd | wc -l) $(ls /proc/$p/task | wc -l) $(awk "/VmRSS/ { print \$2 }" /proc/$p/status)'
+}
+node_figures() { sh_on $1 'echo $(ps -e --no-headers | grep -vE "ps|bash|grep|wc" | wc -l) processes, $(wc -l </proc/self/mountinfo) mounts, $(find /sys/fs/cgroup -type d | wc -l) groups, $(ls /run/sprite | wc -l) files in /run/sprite'; }
+trip() {
+	job "python3 -c 'import time
+while True: time.sleep(0.001)'" || exit 1
+	for w in ws2 ws3 home ws2; do hop $w >/dev/null || flunk "move to $w"; done
+	as sprite ws1 kill -TERM "$JOB"; job_status >/dev/null
+}
+for i in 1 2 3; do trip; done
+declare -A before nodes
+WHO=("ws1 migd" "ws2 migd" "ws3 migd" "ws1 spritefsd" "ws1 spritefs" "fs1 spritefsd")
+sleep 1
+for w in "${WHO[@]}"; do before[$w]=$(figures $w); done
+for n in ws1 ws2 ws3; do nodes[$n]=$(node_figures $n); done
+for i in $(seq 13); do trip; done # 52 moves
+settled() { for n in ws1 ws2 ws3; do [ "${nodes[$n]}" = "$(node_figures $n)" ] || return 1; done; }
+until_true 10 settled
+for n in ws1 ws2 ws3; do same "$n: as it was" "${nodes[$n]}" "$(node_figures $n)"; done
+for w in "${WHO[@]}"; do
+	read -r f0 t0 r0 <<<"${before[$w]}"; read -r f1 t1 r1 <<<"$(figures $w)"
+	check "$w: descriptors $f0 -> $f1" test $((f1 - f0)) -le 3
+	check "$w: threads $t0 -> $t1" test $((t1 - t0)) -le 3
+	check "$w: memory $r0 -> $r1 kB" test $((r1 - r0)) -le 4000
+done
+finish

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+# lab: shared
+# timeout: 180
+# Signals sent at home reach a process that is away: handled, stopped, continued, killed; and job control at home shows what it should.
+. "$(dirname "$0")/lib.sh"
+job_dir
+trap 'on ws1 rm -rf $JD; rm -rf "$TMP"' EXIT
+cat >"$TMP/sig.py" <<'PY'
+import os, signal, sys, time
+n = 0
+def say(*a): os.write(1, (" ".join(map(str, a)) + "\n").encode())
+def usr1(s, f):
+    global n; n += 1
+signal.signal(signal.SIGUSR1, usr1)
+signal.signal(signal.SIGUSR2, lambda s, f: say("usr1", n))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN + 1, signal.SIGHUP])
+say("ready")
+while True:
+    i = signal.sigtimedwait([signal.SIGRTMIN + 1, signal.SIGHUP], 0.01)
+    if i: say("got", i.si_signo - (signal.SIGRTMIN if i.si_signo > 32 else 0), "code", i.si_code, "pid", i.si_pid, "uid", i.si_uid)
+    if i and i.si_signo == signal.SIGHUP: sys.exit(3)
+PY
+as sprite ws1 sh -c "cat >$JD/sig.py" <"$TMP/sig.py"
+start() { job "python3 sig.py"; until_true 10 on ws1 grep -q ready $JD/out; hop ws2 >/dev/null || flunk "move"; }
+state() { on ws1 ps -o state= -p "$JOB" | cut -c1; }
+remote_state() { sh_on ws2 'ps -o state= -p $(pgrep -x python3 | head -1)' | cut -c1; }
+
+start
+for i in $(seq 20); do as sprite ws1 kill -USR1 "$JOB"; until_true 2 true; done
+sleep 0.5; as sprite ws1 kill -USR2 "$JOB"
+check "a handler runs away from home" until_true 5 on ws1 grep -q '^usr1' $JD/out
+n=$(on ws1 sed -n 's/^usr1 //p' $JD/out); check "each of 20 signals came, none twice ($n; they may merge as at home)" test "${n:-0}" -ge 1 -a "${n:-0}" -le 20
+sender=$(as sprite ws1 bash -c "kill -s RTMIN+1 $JOB; echo \$\$")
+check "a real-time signal comes with its sender" until_true 5 on ws1 grep -q "^got 1 code 0 pid $sender uid 1000" $JD/out
+as sprite ws1 bash -c "for i in \$(seq 30); do kill -s RTMIN+1 $JOB; done"
+check "30 real-time signals: all" until_true 5 eval "[ \$(on ws1 grep -c '^got 1' $JD/out) = 31 ]"
+
+as sprite ws1 kill -STOP "$JOB"
+check "stop: it is stopped at home" until_true 5 eval '[ "$(state)" = T ]'
+check "stop: and away" until_true 5 eval '[[ "$(remote_state)" =~ [Tt] ]]'
+a=$(on ws1 stat -c %s $JD/out); as sprite ws1 kill -s RTMIN+1 "$JOB"; sleep 0.4
+same "stopped is stopped" "$a" "$(on ws1 stat -c %s $JD/out)"
+as sprite ws1 kill -CONT "$JOB"
+check "continue: it goes on" until_true 5 eval "[ \$(on ws1 grep -c '^got 1' $JD/out) = 32 ]"
+check "continue: home shows it sleeping or running" until_true 5 eval '[ "$(state)" != T ]'
+as sprite ws1 kill -STOP "$JOB"; until_true 5 eval '[ "$(state)" = T ]'
+check "a stopped one can go home" hop home
+check "and is stopped there" until_true 5 eval '[ "$(state)" = T ]'
+as sprite ws1 kill -CONT "$JOB"; hop ws3 >/dev/null || flunk "move on"
+as sprite ws1 kill -HUP "$JOB"
+same "it ends by itself on a signal: exit status" 3 "$(job_status)"
+
+start; as sprite ws1 kill -KILL "$JOB"
+same "killed: the parent sees signal 9" 137 "$(job_status)"
+check "killed: gone there too" until_true 5 eval '[ -z "$(residue)" ]'
+start; as sprite ws1 kill -TERM "$JOB"
+same "ended by SIGTERM" 143 "$(job_status)"
+start; refused "another user cannot signal it" 1 'not permitted' as guest ws1 bash -c "kill -TERM $JOB"
+# signals on the way while it moves: none lost
+"$BIN/sprite-lab" exec ws1 -u sprite -- bash -c "for i in \$(seq 200); do kill -s RTMIN+1 $JOB; read -t 0.005 <> <(:); done" >/dev/null 2>&1 &
+k=$!
+for w in ws3 home ws2 ws3 home; do hop $w >/dev/null || flunk "move to $w under signals"; done
+wait $k
+check "200 real-time signals during five moves: all came, once each" until_true 5 eval "[ \$(on ws1 grep -c '^got 1' $JD/out) = 200 ]" || note "$(on ws1 grep -c '^got 1' $JD/out) came"
+as sprite ws1 kill -KILL "$JOB"; job_status >/dev/null
+
+# an interactive shell's job control
+cat >"$TMP/jobs.py" <<'PY'
+import os, pty, re, select, sys, time
+lab, jd = sys.argv[1], sys.argv[2]
+pid, fd = pty.fork()
+if pid == 0: os.execv(lab, [lab, "exec", "ws1", "-u", "sprite", "--", "bash", "--norc", "-i"])
+buf = b""
+def expect(pat, secs=15):
+    global buf
+    end = time.time() + secs
+    while not re.search(pat.encode(), buf):
+        if time.time() > end: sys.exit("waited for %s, have: %r" % (pat, buf[-500:]))
+        if select.select([fd], [], [], 0.2)[0]: buf += os.read(fd, 4096)
+    m = re.search(pat.encode(), buf); buf = buf[m.end():]; return m
+def send(s): os.write(fd, s.encode())
+send("PS1='PROMPT> '; cd %s\n" % jd); expect("\nPROMPT> ")
+send("python3 -c 'import time\nwhile True: time.sleep(0.05)' </dev/null >/dev/null 2>&1 &\n"); job = expect(r"\[1\] (\d+)").group(1).decode()
+expect("PROMPT> ")
+send("mig move -H ws2 %s; echo st=$?\n" % job); expect("st=0")
+send("kill -STOP %1; sleep 0.5; jobs\n"); expect("Stopped"); expect("PROMPT> ")
+send("bg; sleep 0.5; jobs\n"); expect("Running"); expect("PROMPT> ")
+send("kill %1; wait %1; echo st=$?\n"); expect("st=143")
+send("exit\n")
+print("job control works")
+PY
+check "job control of an interactive shell" timeout 60 python3 "$TMP/jobs.py" "$BIN/sprite-lab" $JD
+same "nothing is left" "" "$(residue)"
+finish

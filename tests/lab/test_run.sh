@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+# lab: shared
+# timeout: 120
+# mig run: a command runs elsewhere as if here: arguments, environment, directory, limits, files, pipes, exit status, signals.
+. "$(dirname "$0")/lib.sh"
+job_dir
+trap 'on ws1 rm -rf $JD; rm -rf "$TMP"' EXIT
+same "exit status" 13 "$(as sprite ws1 mig run -H ws2 sh -c 'exit 13'; echo $?)"
+same "killed by a signal" 143 "$(as sprite ws1 bash -c 'mig run -H ws2 sh -c "kill -TERM \$\$"; echo $?')"
+same "a command that is not there" 127 "$(as sprite ws1 mig run -H ws2 no-such-command-at-all >/dev/null 2>&1; echo $?)"
+same "a host that is not there" 125 "$(as sprite ws1 mig run -H nowhere true >/dev/null 2>&1; echo $?)"
+same "arguments, environment, directory, umask" "a b|c x=y z $JD 0027" "$(as sprite ws1 bash -c "cd $JD; umask 027; X='y z' mig run -H ws2 sh -c 'echo \"\$1|\$2 x=\$X \$(pwd) \$(umask)\"' sh 'a b' c" | tr -d '\r')"
+same "host name and users are the home's" "ws1 sprite ws1" "$(as sprite ws1 mig run -H ws2 sh -c 'echo $(hostname) $(id -un) $(cat /usr/sprite-node)')"
+as sprite ws1 bash -c "cd $JD; mig run -H ws2 sh -c 'echo \$\$ >pid; exec sleep 5' </dev/null >/dev/null 2>&1 & wait" &
+k=$!
+until_true 5 on ws1 test -s $JD/pid
+check "it runs there" until_true 5 on ws2 pgrep -x -u sprite sleep
+check "and has a pid at home" eval 'on ws1 ps -o args= -p $(on ws1 cat $JD/pid) | grep -q sleep'
+on ws1 sh -c "kill -TERM \$(cat $JD/pid)"; wait $k
+same "output to a pipe, all of it, in order" "$(seq 20000 | sha1sum)" "$(as sprite ws1 mig run -H ws2 seq 20000 | sha1sum)"
+same "input from a pipe" "$(seq 20000 | sha1sum)" "$(seq 20000 | as sprite ws1 bash -c 'cat | mig run -H ws3 cat | cat' | sha1sum)"
+same "a pipeline with two away" "$(seq 5000 | sort -r | sha1sum)" "$(as sprite ws1 bash -c 'seq 5000 | mig run -H ws2 cat | mig run -H ws3 sort -r' | sha1sum)"
+same "a file as output" "hello from there" "$(as sprite ws1 bash -c "mig run -H ws2 echo hello from there >$JD/o; cat $JD/o")"
+same "a file of the home's own disk" "private" "$(as sprite ws1 bash -c 'echo private >/home/sprite/p; mig run -H ws2 cat /home/sprite/p; rm /home/sprite/p')"
+check "gcc over there" as sprite ws1 bash -c "cd $JD; echo 'int main(void) { return 5; }' >a.c; mig run -H ws2 gcc -o a a.c && { ./a; [ \$? = 5 ]; }"
+check "nothing is left" until_true 5 eval '[ -z "$(residue)" ]' || note "$(residue)"
+finish
