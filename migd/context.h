@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What one migd consists of. Made by main.c before any thread starts, read-only afterwards but for what says otherwise. */
+#ifndef MIGD_CONTEXT_H
+#define MIGD_CONTEXT_H
+#include <stdatomic.h>
+#include <stdbool.h>
+#include "conf/conf.h"
+#include "rpc/local.h"
+#include "rpc/rpc.h"
+
+struct hosts;
+struct families;
+struct journal;
+struct views;
+struct cgroups;
+struct owner;
+
+struct migd {
+	const struct conf *conf;
+	struct rpc_tls *tls;
+	struct rpc_server *server;
+	struct local_server *ctl;
+	struct journal *journal;
+	struct hosts *hosts;	   /* who else there is */
+	struct families *families; /* who is away from here, and who is here as a guest */
+	struct views *views;	   /* mounts of other hosts' roots, for guests */
+	struct cgroups *cgroups;   /* NULL: this host has none that we may use */
+	struct owner *owner;	   /* is this host's owner away */
+	char *keeper, *spritefs;   /* paths of programs */
+	atomic_bool lend;	   /* does this host take guests */
+	atomic_bool stopping;
+};
+
+int context_open(const struct conf *conf, struct migd **out, struct error *e);
+int context_start(struct migd *m, struct error *e); /* listens: calls come in from here on */
+void context_close(struct migd *m);
+
+#endif

@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Verbs of the control socket (rpc/local.h). Each runs in a thread of its own and may block.
+ *
+ *	move    {pid, host?, max_freeze?, explain?}   only root and the owner of the process
+ *	home    {pid}
+ *	explain {pid}                                 rows {reason}
+ *	ps      {all}                                 rows, one a process
+ *	hosts   {}                                    rows, one a host
+ *	run     {host?, local_ok}                     see ctl_run.c
+ *	lend    {on?}  evict {family?}  stop-all {}   changes: only root
+ *	status  {}
+ */
+#include "migd/ctl.h"
+#include <errno.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <string.h>
+#include "conf/cleanup.h"
+#include "conf/clock.h"
+#include "conf/log.h"
+#include "migd/engine/engine.h"
+#include "migd/family.h"
+#include "migd/home.h"
+#include "migd/hosts.h"
+#include "migd/move.h"
+#include "migd/owner.h"
+#include "migd/pick.h"
+#include "migd/proc.h"
+
+enum { STATUS_MS = 1500 };
+
+static const char *text_of(json_t *rq, const char *key)
+{
+	return json_string_value(json_object_get(rq, key));
+}
+
+static pid_t pid_of(json_t *rq)
+{
+	json_int_t n = json_integer_value(json_object_get(rq, "pid"));
+
+	return n > 0 && n <= 0x7fffffff ? (pid_t)n : 0;
+}
+
+static void fail(struct local_conn *c, const struct error *e, int err)
+{
+	int code = e->code ? e->code : -err;
+
+	local_fail(c, code, "%s", e->code ? e->text : strerror(code));
+}
+
+/* ---- choosing ---- */
+
+char *ctl_pick(struct migd *m, uid_t uid, uint64_t memory, struct error *e)
+{
+	struct pick_need need = { .root = uid == 0, .memory = memory };
+	struct host_status *s;
+	struct pick_host *h;
+	char *name = NULL;
+	size_t n;
+	int best;
+
+	if (hosts_status(m->hosts, false, STATUS_MS, &s, &n, e))
+		return NULL;
+	h = calloc(n + 1, sizeof(*h));
+	for (size_t i = 0; h && i < n; i++) {
+		const Sprite__Mig__StatusRep *r = s[i].rep;
+
+		h[i].name = host_name(s[i].host);
+		h[i].is_home = h[i].is_source = !strcmp(h[i].name, m->conf->name);
+		if (!r)
+			continue;
+		h[i].reachable = true;
+		h[i].lends = r->lend;
+		h[i].idle = r->idle;
+		h[i].cpu_ok = true;
+		h[i].takes_root = r->root_guests;
+		h[i].load = r->load;
+		h[i].cpus = r->cpus;
+		h[i].guests = r->guests;
+		h[i].idle_ms = r->idle_ms;
+		h[i].memory_free = r->memory_free;
+	}
+	best = h ? pick_host(h, n, &need, NULL) : -1;
+	if (best >= 0)
+		name = strdup(h[best].name);
+	else
+		error_set(e, EBUSY, "no host is idle and lends itself now (mig hosts shows why): name one with -H, or wait");
+	free(h);
+	hosts_status_free(s, n);
+	return name;
+}
+
+/* ---- explain ---- */
+
+/* Rows of reasons. Returns 0: movable, 1: not, -errno. */
+static int explain(struct migd *m, struct local_conn *c, const struct local_cred *who, pid_t pid, json_t **facts, struct error *e)
+{
+	struct eng_reasons why = { 0 };
+	struct eng_sizes sz = { 0 };
+	struct proc_info p;
+	int r = proc_may_move(pid, who->uid, m->conf->root_guests, &p, e);
+
+	if (r)
+		return r;
+	r = eng_explain(pid, &why, &sz, e);
+	if (r < 0 && !why.n)
+		return r;
+	for (size_t i = 0; i < why.n; i++)
+		local_row(c, json_pack("{s:s}", "reason", why.line[i]));
+	*facts = json_pack("{s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "movable", why.n == 0, "comm", p.comm, "uid", (json_int_t)p.uid, "resident",
+		(json_int_t)sz.resident, "to_send", (json_int_t)sz.to_send, "procs", (json_int_t)sz.procs, "threads", (json_int_t)sz.threads, "fds",
+		(json_int_t)sz.fds, "where", m->conf->name);
+	r = why.n ? 1 : 0;
+	eng_reasons_clear(&why);
+	return r;
+}
+
+static bool may_touch(const struct family *f, const struct local_cred *who)
+{
+	return !who->uid || who->uid == f->uid;
+}
+
+static void verb_explain(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq)
+{
+	struct family *f = family_of_pid(m->families, pid_of(rq));
+	struct error e = { 0 };
+	json_t *facts = NULL;
+	int r;
+
+	if (f) {
+		if (!may_touch(f, who)) {
+			local_fail(c, EPERM, "%d (%s) is not yours", f->pid, f->comm);
+		} else {
+			pthread_mutex_lock(&f->lock);
+			facts = json_pack("{s:b, s:s, s:I, s:s, s:s, s:I}", "movable", 1, "comm", f->comm, "uid", (json_int_t)f->uid, "where", f->host,
+				"last_error", f->last_error, "procs", (json_int_t)f->nmembers);
+			pthread_mutex_unlock(&f->lock);
+			local_ok(c, facts);
+		}
+		family_put(f);
+		return;
+	}
+	r = explain(m, c, who, pid_of(rq), &facts, &e);
+	if (r < 0)
+		fail(c, &e, r);
+	else
+		local_ok(c, facts);
+}
+
+/* ---- move and home ---- */
+
+static void progress(void *arg, const char *text)
+{
+	local_row(arg, json_pack("{s:s}", "progress", text));
+}
+
+/* A process that is at home becomes a family: looked at by us, then by the engine (without stopping it), then recorded. */
+static struct family *family_from_pid(struct migd *m, const struct local_cred *who, pid_t pid, uint64_t *memory, struct error *e)
+{
+	struct eng_reasons why = { 0 };
+	struct eng_sizes sz = { 0 };
+	struct family **away, *f = NULL;
+	struct proc_info p;
+	size_t n;
+	int r;
+
+	if (proc_may_move(pid, who->uid, m->conf->root_guests, &p, e))
+		return NULL;
+	n = families_list(m->families, FAM_HOME, &away);
+	for (size_t i = 0; i < n && !e->code; i++)
+		if (proc_descends(away[i]->pid, pid))
+			error_set(e, EBUSY, "%d (%s) has a descendant that is away (%d on %s): bring that home first (mig home %d)", pid, p.comm, away[i]->pid,
+				away[i]->host, away[i]->pid);
+	families_list_free(away, n);
+	if (e->code)
+		return NULL;
+	r = eng_explain(pid, &why, &sz, e);
+	if (why.n)
+		error_set(e, EOPNOTSUPP, why.n > 1 ? "%d (%s) cannot move: %s (and %zu more reasons: mig explain %d)" : "%d (%s) cannot move: %s", pid, p.comm,
+			why.line[0], why.n - 1, pid);
+	eng_reasons_clear(&why);
+	if (r) {
+		error_set(e, r < 0 ? -r : EOPNOTSUPP, "%d (%s) cannot move", pid, p.comm);
+		return NULL;
+	}
+	*memory = sz.resident;
+	r = family_create(m->families,
+		&(struct family_new){ .role = FAM_HOME, .home = m->conf->name, .uid = p.uid, .gid = p.gid, .pid = pid, .comm = p.comm, .on_event = home_event }, &f);
+	if (r) {
+		error_set(e, -r, "no room for a record: %s", strerror(-r));
+		return NULL;
+	}
+	return f;
+}
+
+/* A record of a family that never left, or is back, is of no use. */
+static void drop_if_here(struct family *f)
+{
+	bool here;
+
+	pthread_mutex_lock(&f->lock);
+	here = !f->moving && !strcmp(f->host, f->m->conf->name);
+	pthread_mutex_unlock(&f->lock);
+	if (here)
+		family_remove(f);
+}
+
+static void move_to(struct local_conn *c, struct family *f, const char *dest, unsigned max_freeze)
+{
+	struct move_opts o = { .dest = dest, .max_freeze_ms = max_freeze, .progress = progress, .arg = c };
+	struct move_result r = { 0 };
+	struct error e = { 0 };
+	int err = move_family(f, &o, &r, &e);
+
+	drop_if_here(f);
+	if (err)
+		fail(c, &e, err);
+	else
+		local_ok(c, json_pack("{s:i, s:s, s:s, s:I, s:I, s:I}", "pid", f->pid, "comm", f->comm, "host", dest, "bytes", (json_int_t)r.bytes, "frozen_us",
+				    (json_int_t)(r.frozen_ns / 1000), "total_us", (json_int_t)(r.total_ns / 1000)));
+}
+
+static void verb_move_explain(struct migd *m, struct local_conn *c, const struct local_cred *who, pid_t pid, const char *host)
+{
+	struct error e = { 0 };
+	json_t *facts = NULL;
+	int r = explain(m, c, who, pid, &facts, &e);
+
+	if (r < 0) {
+		fail(c, &e, r);
+		return;
+	}
+	if (host && !hosts_find(m->hosts, host, &e)) {
+		local_row(c, json_pack("{s:s}", "reason", e.text));
+		json_object_set_new(facts, "movable", json_false());
+	}
+	local_ok(c, facts);
+}
+
+static void verb_move(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq)
+{
+	json_int_t ms = json_integer_value(json_object_get(rq, "max_freeze"));
+	const char *host = text_of(rq, "host");
+	_cleanup_free_ char *picked = NULL;
+	pid_t pid = pid_of(rq);
+	struct error e = { 0 };
+	uint64_t memory = 0;
+	struct family *f;
+
+	if (!pid) {
+		local_fail(c, EINVAL, "expected the number of a process");
+		return;
+	}
+	f = family_of_pid(m->families, pid);
+	if (json_is_true(json_object_get(rq, "explain")) && !f) {
+		verb_move_explain(m, c, who, pid, host);
+		return;
+	}
+	if (f && !may_touch(f, who))
+		error_set(&e, EPERM, "%d (%s) is not yours: only its owner and root may move it", pid, f->comm);
+	else if (host && strcmp(host, m->conf->name) && !hosts_find(m->hosts, host, &e))
+		host = NULL;
+	else if (!f && host && !strcmp(host, m->conf->name))
+		error_set(&e, EALREADY, "%d is on %s already", pid, host);
+	if (!e.code && !f)
+		f = family_from_pid(m, who, pid, &memory, &e);
+	if (!e.code && !host)
+		host = picked = ctl_pick(m, f->uid, memory, &e);
+	if (e.code) {
+		if (f)
+			drop_if_here(f);
+		fail(c, &e, -EIO);
+	} else if (json_is_true(json_object_get(rq, "explain"))) {
+		local_ok(c, json_pack("{s:b, s:s}", "movable", 1, "host", host));
+	} else {
+		move_to(c, f, host, ms > 0 && ms < 1 << 30 ? (unsigned)ms : 0);
+	}
+	family_put(f);
+}
+
+static void verb_home(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq)
+{
+	pid_t pid = pid_of(rq);
+	struct family *f = family_of_pid(m->families, pid);
+	struct proc_info p;
+
+	if (!f && proc_read(pid, &p))
+		local_fail(c, ESRCH, "there is no process %d here", pid);
+	else if (!f)
+		local_fail(c, EALREADY, "%d (%s) is at home", pid, p.comm);
+	else if (!may_touch(f, who))
+		local_fail(c, EPERM, "%d (%s) is not yours: only its owner and root may move it", pid, f->comm);
+	else
+		move_to(c, f, m->conf->name, 0);
+	family_put(f);
+}
+
+/* ---- ps ---- */
+
+static json_t *user_name(uid_t uid)
+{
+	char buf[1024];
+	struct passwd pw, *found = NULL;
+
+	if (getpwuid_r(uid, &pw, buf, sizeof(buf), &found) || !found)
+		return json_sprintf("%u", uid);
+	return json_string(pw.pw_name);
+}
+
+static json_t *process_row(const struct family *f, const struct member *mem, const char *where)
+{
+	return json_pack("{s:i, s:i, s:s, s:I, s:o, s:s, s:s, s:s, s:i, s:s, s:I, s:s, s:b}", "pid", mem->pid, "ppid", mem->ppid, "comm",
+		*mem->comm ? mem->comm : f->comm, "uid", (json_int_t)f->uid, "user", user_name(f->uid), "where", where, "home", f->home, "host", f->host, "root",
+		f->pid, "family", f->id, "since", (json_int_t)f->since, "state", mig_state_name(f->machine.state), "stopped", mem->stopped);
+}
+
+static void family_rows(struct local_conn *c, struct family *f)
+{
+	struct member root = { .pid = f->pid };
+	const char *where;
+	json_t *rows = json_array(), *row;
+	size_t i, shown = 0;
+
+	pthread_mutex_lock(&f->lock);
+	where = f->moving ? "moving" : f->role == FAM_HOME ? "away" : f->orphaned ? "orphan" : "guest";
+	for (i = 0; i < f->nmembers; i++)
+		if (!f->members[i].ended) {
+			json_array_append_new(rows, process_row(f, &f->members[i], where));
+			shown++;
+		}
+	if (!shown)
+		json_array_append_new(rows, process_row(f, &root, where));
+	pthread_mutex_unlock(&f->lock);
+	json_array_foreach(rows, i, row)
+		local_row(c, json_incref(row));
+	json_decref(rows);
+}
+
+static void verb_ps(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq)
+{
+	bool all = json_is_true(json_object_get(rq, "all"));
+	struct family **v;
+
+	for (int role = FAM_HOME; role <= FAM_GUEST; role++) {
+		size_t n = families_list(m->families, role, &v);
+
+		for (size_t i = 0; i < n; i++)
+			if (all || (role == FAM_HOME && may_touch(v[i], who)))
+				family_rows(c, v[i]);
+		families_list_free(v, n);
+	}
+	local_ok(c, NULL);
+}
+
+/* ---- hosts ---- */
+
+static json_t *sources_json(const Sprite__Mig__StatusRep *r)
+{
+	json_t *a = json_array();
+
+	for (size_t i = 0; i < r->n_source; i++)
+		json_array_append_new(a, json_pack("{s:s, s:b, s:I, s:s}", "name", r->source[i]->name, "readable", r->source[i]->readable, "ago_ms",
+						 (json_int_t)r->source[i]->ago_ms, "text", r->source[i]->text));
+	return a;
+}
+
+static json_t *guests_json(const Sprite__Mig__StatusRep *r)
+{
+	json_t *a = json_array();
+
+	for (size_t i = 0; i < r->n_guest; i++) {
+		const Sprite__Mig__Guest *g = r->guest[i];
+
+		json_array_append_new(a, json_pack("{s:s, s:s, s:I, s:i, s:s, s:i, s:I, s:s}", "family", g->family, "home", g->home, "uid", (json_int_t)g->uid,
+						 "pid", g->pid, "comm", g->comm, "procs", (int)g->procs, "since", (json_int_t)g->since, "state", g->state));
+	}
+	return a;
+}
+
+static json_t *host_row(struct migd *m, const struct host_status *s)
+{
+	const Sprite__Mig__StatusRep *r = s->rep;
+	struct conf_addr a;
+	json_t *o;
+
+	host_addr(s->host, &a);
+	o = json_pack("{s:s, s:s, s:b, s:s, s:i}", "name", host_name(s->host), "state", r ? "up" : a.port ? "down" : "no migd", "self",
+		!strcmp(host_name(s->host), m->conf->name), "address", a.host, "port", a.port);
+	if (!r) {
+		json_object_set_new(o, "error", json_string(a.port ? strerror(-s->err) : "no migd runs there"));
+		return o;
+	}
+	json_object_update_new(o, json_pack("{s:b, s:b, s:I, s:s, s:f, s:i, s:i, s:i, s:I, s:b, s:s, s:o, s:o}", "lend", r->lend, "idle", r->idle, "idle_ms",
+					  (json_int_t)r->idle_ms, "why", r->why, "load", r->load, "cpus", (int)r->cpus, "guests", (int)r->guests, "away",
+					  (int)r->away, "memory_free", (json_int_t)r->memory_free, "root_guests", r->root_guests, "version", r->version,
+					  "sources", sources_json(r), "guest", guests_json(r)));
+	return o;
+}
+
+static void verb_hosts(struct migd *m, struct local_conn *c)
+{
+	struct host_status *s;
+	struct error e = { 0 };
+	size_t n;
+	int err = hosts_status(m->hosts, true, STATUS_MS, &s, &n, &e);
+
+	if (err) {
+		fail(c, &e, err);
+		return;
+	}
+	for (size_t i = 0; i < n; i++)
+		local_row(c, host_row(m, &s[i]));
+	hosts_status_free(s, n);
+	local_ok(c, NULL);
+}
+
+/* ---- this host ---- */
+
+static json_t *self_json(struct migd *m)
+{
+	struct owner_view v = { .why = "unknown" };
+
+	if (m->owner)
+		owner_look(m->owner, &v);
+	return json_pack("{s:s, s:b, s:b, s:s, s:I, s:I, s:I}", "name", m->conf->name, "lend", m->lend ? 1 : 0, "idle", v.idle, "why", v.why, "idle_ms",
+		(json_int_t)v.idle_ms, "guests", (json_int_t)families_count(m->families, FAM_GUEST), "away", (json_int_t)families_count(m->families, FAM_HOME));
+}
+
+static void verb_lend(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq)
+{
+	json_t *on = json_object_get(rq, "on");
+	struct error e = { 0 };
+
+	if (on && who->uid)
+		local_fail(c, EPERM, "only root may change whether this host lends itself (sudo mig lend on)");
+	else if (on && lend_set(m, json_is_true(on), &e))
+		fail(c, &e, -EIO);
+	else
+		local_ok(c, self_json(m));
+}
+
+static void verb_evict(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq, bool stop)
+{
+	struct error e = { 0 };
+
+	if (who->uid) {
+		local_fail(c, EPERM, "only root may send guests home (they go by themselves when the owner of the host touches it)");
+		return;
+	}
+	if (stop && lend_set(m, false, &e))
+		fail(c, &e, -EIO);
+	else
+		local_ok(c, json_pack("{s:I}", "asked", (json_int_t)evict_guests(m, text_of(rq, "family"), stop ? "stop-all" : "evicted by hand")));
+}
+
+void ctl_handler(void *ctx, struct local_conn *c, const struct local_cred *who, json_t *rq)
+{
+	struct migd *m = ctx;
+	const char *verb = text_of(rq, "verb");
+
+	log_debug("mig %s from uid %u, pid %d", verb, who->uid, who->pid);
+	if (!strcmp(verb, "move"))
+		verb_move(m, c, who, rq);
+	else if (!strcmp(verb, "home"))
+		verb_home(m, c, who, rq);
+	else if (!strcmp(verb, "explain"))
+		verb_explain(m, c, who, rq);
+	else if (!strcmp(verb, "run"))
+		ctl_run(m, c, who, rq);
+	else if (!strcmp(verb, "ps"))
+		verb_ps(m, c, who, rq);
+	else if (!strcmp(verb, "hosts"))
+		verb_hosts(m, c);
+	else if (!strcmp(verb, "lend"))
+		verb_lend(m, c, who, rq);
+	else if (!strcmp(verb, "evict") || !strcmp(verb, "stop-all"))
+		verb_evict(m, c, who, rq, verb[0] == 's');
+	else if (!strcmp(verb, "status"))
+		local_ok(c, self_json(m));
+	else
+		local_fail(c, EOPNOTSUPP, "unknown verb \"%s\"", verb);
+}

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The control socket of migd, for mig: one verb, one function. */
+#ifndef MIGD_CTL_H
+#define MIGD_CTL_H
+#include "migd/context.h"
+
+void ctl_handler(void *ctx, struct local_conn *c, const struct local_cred *who, json_t *request);
+
+/* ctl_run.c */
+void ctl_run(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq);
+/* Picks a host for a process of `uid` that has `memory` bytes: its name (malloc'ed), or NULL with the reason. */
+char *ctl_pick(struct migd *m, uid_t uid, uint64_t memory, struct error *e);
+#endif

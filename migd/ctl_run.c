@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * mig run: the mig process itself becomes the command. We seize it (PTRACE_O_TRACEEXEC), answer "go", it calls execve() at home, and in the stop of that exec,
+ * before the first instruction of the new program, it is moved like any other process: same pid, environment, working directory, descriptors, limits.
+ *
+ * If the move fails then, the process must not run here unnoticed: the reason goes to its standard error and it exits with 125 (with --local-ok it runs here).
+ */
+#include "migd/ctl.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "conf/log.h"
+#include "migd/family.h"
+#include "migd/home.h"
+#include "migd/hosts.h"
+#include "migd/move.h"
+#include "migd/proc.h"
+
+enum { OWN_FAILURE = 125 };
+
+struct run {
+	struct family *f;
+	char *host;
+	bool local_ok;
+	struct error e;
+};
+
+static int actor_seize(struct family *f, void *arg)
+{
+	struct run *r = arg;
+
+	if (ptrace(PTRACE_SEIZE, f->pid, 0, PTRACE_O_TRACEEXEC))
+		return error_set(&r->e, errno, "cannot hold %d: %s", f->pid, strerror(errno));
+	return 0;
+}
+
+/* Waits for the exec. 0: it stands there; -ESRCH: it ended without (the exec failed and mig said so). */
+static int actor_wait_exec(struct family *f, void *unused)
+{
+	int status;
+
+	(void)unused;
+	for (;;) {
+		pid_t r = waitpid(f->pid, &status, __WALL);
+
+		if (r < 0 && errno == EINTR)
+			continue;
+		if (r < 0 || WIFEXITED(status) || WIFSIGNALED(status))
+			return -ESRCH;
+		if (status >> 8 == (SIGTRAP | PTRACE_EVENT_EXEC << 8))
+			return 0;
+		if (status >> 16 == PTRACE_EVENT_STOP) /* job control: stays stopped until continued */
+			ptrace(PTRACE_LISTEN, f->pid, 0, 0);
+		else
+			ptrace(PTRACE_CONT, f->pid, 0, WSTOPSIG(status));
+	}
+}
+
+/* Is it still held by us in its exec stop? (A move that failed after the freeze has let it go.) */
+static bool held(pid_t pid)
+{
+	struct proc_info p;
+
+	return !proc_read(pid, &p) && p.tracer && p.state == 't';
+}
+
+static void write_reason(pid_t pid, const char *text)
+{
+	_cleanup_close_ int pidfd = syscall(SYS_pidfd_open, pid, 0);
+	_cleanup_close_ int err = pidfd < 0 ? -1 : syscall(SYS_pidfd_getfd, pidfd, 2, 0);
+
+	if (err >= 0)
+		dprintf(err, "mig: %s\n", text);
+}
+
+/* Makes it call exit_group(125) as its first and last act. */
+static int actor_exit(struct family *f, void *arg)
+{
+	struct run *r = arg;
+	struct user_regs_struct regs;
+	long insn;
+
+	write_reason(f->pid, r->e.text);
+	if (!held(f->pid)) {
+		kill(f->pid, SIGKILL);
+		return 0;
+	}
+	if (ptrace(PTRACE_GETREGS, f->pid, 0, &regs))
+		return -errno;
+	errno = 0;
+	insn = ptrace(PTRACE_PEEKTEXT, f->pid, regs.rip, 0);
+	if (errno || ptrace(PTRACE_POKETEXT, f->pid, regs.rip, (insn & ~0xffffl) | 0x050f)) { /* syscall */
+		kill(f->pid, SIGKILL);
+		return -errno;
+	}
+	regs.rax = SYS_exit_group;
+	regs.orig_rax = -1;
+	regs.rdi = OWN_FAILURE;
+	ptrace(PTRACE_SETREGS, f->pid, 0, &regs);
+	ptrace(PTRACE_DETACH, f->pid, 0, 0);
+	return 0;
+}
+
+static int actor_detach(struct family *f, void *unused)
+{
+	(void)unused;
+	if (held(f->pid))
+		ptrace(PTRACE_DETACH, f->pid, 0, 0);
+	return 0;
+}
+
+static void *run_main(void *arg)
+{
+	struct run *r = arg;
+	struct move_opts o = { .dest = r->host };
+	struct family *f = r->f;
+	struct proc_info p;
+	int err = family_call(f, actor_wait_exec, NULL);
+
+	if (!err) {
+		if (!proc_read(f->pid, &p))
+			snprintf(f->comm, sizeof(f->comm), "%s", p.comm);
+		err = move_family(f, &o, NULL, &r->e);
+		if (err && r->local_ok)
+			family_call(f, actor_detach, NULL);
+		else if (err && strcmp(f->host, f->m->conf->name) == 0)
+			family_call(f, actor_exit, r);
+	}
+	if (err)
+		family_remove(f);
+	family_put(f);
+	free(r->host);
+	free(r);
+	return NULL;
+}
+
+/* Everything that can be known before the exec is refused before it. */
+static int check(struct migd *m, const struct local_cred *who, struct run *r, const char *host, struct proc_info *p)
+{
+	int err = proc_may_move(who->pid, who->uid, m->conf->root_guests, p, &r->e);
+
+	if (err)
+		return err;
+	if (host && strcmp(host, m->conf->name)) {
+		Sprite__Mig__StatusReq q = SPRITE__MIG__STATUS_REQ__INIT;
+		struct host *h = hosts_find(m->hosts, host, &r->e);
+
+		if (!h)
+			return -ENXIO;
+		err = host_call(h, MIG_STATUS, &q.base, 3000, NULL, &r->e);
+		if (err)
+			return err;
+	}
+	r->host = host ? strdup(host) : ctl_pick(m, who->uid, 0, &r->e);
+	return r->host ? 0 : -EBUSY;
+}
+
+void ctl_run(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq)
+{
+	struct run *r = calloc(1, sizeof(*r));
+	struct proc_info p = { 0 };
+	int err;
+
+	if (!r) {
+		local_fail(c, ENOMEM, "out of memory");
+		return;
+	}
+	r->local_ok = json_is_true(json_object_get(rq, "local_ok"));
+	err = check(m, who, r, json_string_value(json_object_get(rq, "host")), &p);
+	if (!err && !strcmp(r->host, m->conf->name)) /* asked for by name */
+		goto here;
+	if (!err)
+		err = family_create(m->families,
+			&(struct family_new){ .role = FAM_HOME, .home = m->conf->name, .uid = p.uid, .gid = p.gid, .pid = who->pid, .comm = p.comm,
+				.on_event = home_event },
+			&r->f);
+	if (!err) {
+		err = family_call(r->f, actor_seize, r);
+		if (err)
+			family_remove(r->f);
+	}
+	if (err && r->local_ok && err != -EPERM)
+		goto here;
+	if (err) {
+		local_fail(c, r->e.code ? r->e.code : -err, "%s", r->e.code ? r->e.text : strerror(-err));
+		goto out;
+	}
+	log_debug("family %s: mig %d will be moved to %s at its exec", r->f->id, who->pid, r->host);
+	local_ok(c, json_pack("{s:b, s:s}", "go", 1, "host", r->host));
+	if (!thread_run(run_main, r))
+		return;
+	family_remove(r->f);
+	goto out;
+here:
+	local_ok(c, json_pack("{s:b, s:s}", "go", 1, "host", ""));
+out:
+	family_put(r->f);
+	free(r->host);
+	free(r);
+}

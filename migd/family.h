@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A family that is away from its home, or about to be: one record at its home, one on each guest host that holds it.
+ *
+ * Its actor is the one thread that makes all engine calls (ptrace relations belong to threads). It waits for two things: jobs that others put into its
+ * mailbox, and events of the engine.
+ *
+ * Records are counted: family_find() etc. return a reference that family_put() gives back. The record leaves the table by family_remove(); its actor ends
+ * when the last reference but its own goes.
+ *
+ * Locking: `lock` guards the fields marked so. The engine's object belongs to the actor alone. Order: families' table, then one family's lock; neither is held
+ * over a call to another host or to the engine.
+ */
+#ifndef MIGD_FAMILY_H
+#define MIGD_FAMILY_H
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include "conf/list.h"
+#include "migd/context.h"
+#include "migd/engine/engine.h"
+#include "migd/migrate.h"
+
+enum { FAMILY_ID_MAX = 128, HOST_NAME_MAX_ = 256, FAMILY_MEMBERS_MAX = 32768 };
+enum family_role { FAM_HOME, FAM_GUEST };
+
+struct member {
+	pid_t pid, ppid;
+	bool hollow;  /* home: its hollow is here (a child born away has none) */
+	bool stopped; /* as its parent sees it */
+	bool ended;
+	char comm[17];
+};
+
+struct relay_hub;
+struct outbox;
+struct family;
+struct local_conn;
+
+struct family {
+	struct list node; /* families.lock */
+	atomic_int refs;
+	struct migd *m;
+	enum family_role role; /* these do not change */
+	char id[FAMILY_ID_MAX];
+	char home[HOST_NAME_MAX_];
+	uid_t uid;
+	gid_t gid;
+	pid_t pid; /* the root process, as the family sees it */
+	char comm[17];
+
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	/* lock: */
+	uint64_t gen;	      /* home: the decided generation. guest: of the copy that is here */
+	uint64_t attempt;     /* home: the highest generation given to an attempt */
+	char host[HOST_NAME_MAX_]; /* home: where it runs, decided */
+	char dest[HOST_NAME_MAX_]; /* home: where the undecided attempt leads to, or "" */
+	char source[HOST_NAME_MAX_]; /* guest: where its image may come from */
+	struct mig_machine machine; /* home: coordinator. guest: source or destination */
+	bool moving;	      /* home: a driver is at work */
+	bool dead;	      /* over: nothing more is to be done with it */
+	bool filled;	      /* home: the hollows hold an image that is not decided yet */
+	struct rpc_stream *relay_stream; /* the relays' link */
+	bool orphaned;	      /* guest: its home does not answer */
+	int64_t since;	      /* clock_real_ns() of the last arrival */
+	struct member *members;
+	size_t nmembers;
+	uint64_t signal_seq;  /* guest: the last signal that was delivered */
+	uint64_t report_seq;  /* home: the last report of generation `gen` that was carried out */
+	uint64_t sync_ns;     /* guest: when the home was asked last */
+	uint64_t frozen_ns;   /* how long the last move froze it */
+	char last_error[480]; /* why the last attempt failed */
+
+	struct relay_hub *relays; /* has its own lock */
+	struct outbox *outbox;	  /* likewise */
+	struct eng_family *eng;	  /* the actor's */
+	bool exec_wait;		  /* the actor's: `mig run`: traced until its exec */
+
+	/* mailbox */
+	pthread_mutex_t box_lock;
+	struct list box; /* box_lock */
+	int box_fd;
+	pthread_t actor;
+	bool quit; /* box_lock */
+	/* Called by the actor for each event of the engine. */
+	void (*on_event)(struct family *f, const struct eng_event *ev);
+};
+
+struct families;
+int families_open(struct migd *m, struct families **out);
+void families_close(struct families *t);
+
+/* Makes a record with its actor and puts it into the table. id NULL: a new one of this home. -EEXIST: that id is there in that role. */
+struct family_new {
+	enum family_role role;
+	const char *id, *home;
+	uid_t uid;
+	gid_t gid;
+	pid_t pid;
+	const char *comm;
+	void (*on_event)(struct family *f, const struct eng_event *ev);
+};
+int family_create(struct families *t, const struct family_new *n, struct family **out);
+struct family *family_get(struct family *f);
+void family_put(struct family *f);
+/* Takes it out of the table and marks it dead. Idempotent. */
+void family_remove(struct family *f);
+
+struct family *family_find(struct families *t, enum family_role role, const char *id);
+/* The family that process `pid` of this host belongs to as a home. */
+struct family *family_of_pid(struct families *t, pid_t pid);
+/* All of a role, each with a reference. */
+size_t families_list(struct families *t, enum family_role role, struct family ***out);
+void families_list_free(struct family **v, size_t n);
+size_t families_count(struct families *t, enum family_role role);
+
+/* Runs fn in the actor and waits for its result. */
+int family_call(struct family *f, int (*fn)(struct family *f, void *arg), void *arg);
+/* The same without waiting. */
+int family_post(struct family *f, int (*fn)(struct family *f, void *arg), void *arg);
+
+/* Under f->lock. */
+struct member *family_member(struct family *f, pid_t pid);
+struct member *family_add_member(struct family *f, pid_t pid, pid_t ppid, const char *comm, bool hollow);
+/* One step of the machine, logged; under f->lock. */
+int family_step(struct family *f, enum mig_event ev, enum mig_action *act);
+/* A detached thread with all signals blocked. */
+int thread_run(void *(*fn)(void *), void *arg);
+
+#endif

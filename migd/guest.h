@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The guest host's side of a family that is here: prepares for it, fills it, runs it when the home says so, tells the home what becomes of it, and
+ * forgets it. It decides nothing: see the tables in migrate.h.
+ */
+#ifndef MIGD_GUEST_H
+#define MIGD_GUEST_H
+#include "migd/family.h"
+#include "rpc/rpc.h"
+
+/* Handlers of sprite.mig */
+void guest_prepare(void *ctx, struct rpc_request *rq);
+void guest_send(void *ctx, struct rpc_request *rq);
+void guest_release(void *ctx, struct rpc_request *rq);
+void guest_go(void *ctx, struct rpc_request *rq);
+void guest_abort(void *ctx, struct rpc_request *rq);
+void guest_signal(void *ctx, struct rpc_request *rq);
+
+/* Every second: asks the home what to do with families in doubt. */
+void guests_tick(struct migd *m);
+/* One record of the journal, at start. */
+void guest_replay(struct migd *m, const json_t *record);
+
+/* ---- for transfer.c ---- */
+/* In the actor: nest and vessels from the head of the image. */
+int guest_nest(struct family *f, int fd, const struct eng_hooks *hooks, struct error *e);
+/* Nothing of it is here any more: removes the record, lets go of the view. */
+void guest_forget(struct family *f);
+void guest_journal(struct family *f);
+#endif

@@ -1,0 +1,470 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Home side, see home.h. Engine calls are made by the family's actor only. */
+#include "migd/home.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include "conf/cleanup.h"
+#include "conf/clock.h"
+#include "conf/log.h"
+#include "migd/hosts.h"
+#include "migd/journal.h"
+#include "migd/move.h"
+#include "migd/outbox.h"
+#include "migd/relay.h"
+#include "migd/relay_rpc.h"
+#include "migd/transfer.h"
+#include "migd/view.h"
+
+enum { CHECK_MS = 3000, SETTLE_S = 5 };
+
+/* ---- from the hollows to the guests ---- */
+
+static void forward_plain(struct family *f, pid_t pid, int sig)
+{
+	siginfo_t info = { .si_signo = sig, .si_code = SI_USER };
+
+	outbox_signal(f->outbox, pid, 0, &info);
+}
+
+void home_event(struct family *f, const struct eng_event *ev)
+{
+	struct member *m;
+	bool was = false;
+
+	log_debug("family %s: hollow %d: event %d, signal %d", f->id, ev->pid, ev->kind, ev->info.si_signo);
+	pthread_mutex_lock(&f->lock);
+	m = family_member(f, ev->pid);
+	if (m) {
+		was = ev->kind == ENG_STOPPED ? m->stopped : m->ended;
+		if (ev->kind == ENG_STOPPED || ev->kind == ENG_CONTINUED)
+			m->stopped = ev->kind == ENG_STOPPED;
+		if (ev->kind == ENG_EXITED)
+			m->hollow = false;
+	}
+	pthread_mutex_unlock(&f->lock);
+	switch (ev->kind) {
+	case ENG_SIGNAL:
+		outbox_signal(f->outbox, ev->pid, ev->tid, &ev->info);
+		break;
+	case ENG_STOPPED: /* by SIGSTOP, or mirrored from over there: then there is nothing to tell */
+		if (!was)
+			forward_plain(f, ev->pid, SIGSTOP);
+		break;
+	case ENG_EXITED: /* somebody killed the hollow */
+		if (!was)
+			forward_plain(f, ev->pid, SIGKILL);
+		break;
+	default:
+		break;
+	}
+}
+
+/* ---- from the guests to the hollows ---- */
+
+struct report {
+	struct rpc_request *rq;
+	struct family *f;
+};
+
+static int actor_discard(struct family *f, void *unused)
+{
+	(void)unused;
+	if (f->eng) {
+		eng_discard(f->eng);
+		f->eng = NULL;
+	}
+	return 0;
+}
+
+void home_forget(struct family *f)
+{
+	char host[HOST_NAME_MAX_];
+
+	pthread_mutex_lock(&f->lock);
+	strcpy(host, f->host);
+	pthread_mutex_unlock(&f->lock);
+	family_remove(f);
+	relay_rpc_close(f);
+	journal_write(f->m->journal, journal_record("end", f->id, f->gen));
+	if (strcmp(host, f->m->conf->name))
+		access_revoke(f->m, host, f->uid, f->id);
+}
+
+static void *forget_main(void *arg)
+{
+	struct family *f = arg;
+
+	family_call(f, actor_discard, NULL);
+	home_forget(f);
+	family_put(f);
+	return NULL;
+}
+
+static void over(struct family *f)
+{
+	log_note("family %s: %d (%s) has ended on %s", f->id, f->pid, f->comm, f->host);
+	family_get(f);
+	if (thread_run(forget_main, f))
+		family_put(f);
+}
+
+static void mirror_exit(struct family *f, pid_t pid, int status)
+{
+	struct member *m;
+	bool hollow;
+
+	pthread_mutex_lock(&f->lock);
+	m = family_member(f, pid);
+	hollow = m && m->hollow;
+	if (m)
+		m->ended = true; /* before the hollow ends: its end is no news then */
+	pthread_mutex_unlock(&f->lock);
+	if (hollow && f->eng)
+		eng_exit_hollow(f->eng, pid, status);
+	log_debug("family %s: %d has ended with wait status %#x", f->id, pid, status);
+}
+
+static void mirror_stop(struct family *f, pid_t pid, bool stop, int sig)
+{
+	struct member *m;
+	bool change = false;
+
+	pthread_mutex_lock(&f->lock);
+	m = family_member(f, pid);
+	if (m) {
+		change = m->hollow && m->stopped != stop;
+		m->stopped = stop;
+	}
+	pthread_mutex_unlock(&f->lock);
+	if (change && f->eng)
+		eng_stop_hollow(f->eng, pid, stop ? sig : SIGCONT);
+}
+
+static int actor_report(struct family *f, void *arg)
+{
+	struct report *w = arg;
+	const Sprite__Mig__ReportReq *r = (const Sprite__Mig__ReportReq *)rpc_request_msg(w->rq)->msg;
+	bool again, empty = false;
+
+	pthread_mutex_lock(&f->lock);
+	again = r->seq <= f->report_seq;
+	if (!again)
+		f->report_seq = r->seq;
+	if (!again && r->kind == SPRITE__MIG__REPORT_REQ__KIND__BORN)
+		family_add_member(f, r->pid, r->ppid, r->comm, false);
+	pthread_mutex_unlock(&f->lock);
+	if (!again) {
+		switch (r->kind) {
+		case SPRITE__MIG__REPORT_REQ__KIND__EXITED:
+			mirror_exit(f, r->pid, r->status);
+			break;
+		case SPRITE__MIG__REPORT_REQ__KIND__STOPPED:
+			mirror_stop(f, r->pid, true, r->status);
+			break;
+		case SPRITE__MIG__REPORT_REQ__KIND__CONTINUED:
+			mirror_stop(f, r->pid, false, 0);
+			break;
+		case SPRITE__MIG__REPORT_REQ__KIND__EMPTY:
+			empty = true;
+			break;
+		default:
+			break;
+		}
+	}
+	mig_reply(w->rq, 0, "%s", "");
+	if (empty)
+		over(f);
+	family_put(f);
+	free(w);
+	return 0;
+}
+
+void home_report(void *ctx, struct rpc_request *rq)
+{
+	struct migd *m = ctx;
+	const Sprite__Mig__ReportReq *r = (const Sprite__Mig__ReportReq *)rpc_request_msg(rq)->msg;
+	struct family *f = family_find(m->families, FAM_HOME, r->family);
+	struct report *w;
+	bool ok;
+
+	if (!f) {
+		mig_reply(rq, 0, "family %s is over here", r->family); /* the reporter need not repeat it */
+		return;
+	}
+	pthread_mutex_lock(&f->lock);
+	ok = f->gen == r->gen && !strcmp(f->host, rpc_request_peer(rq));
+	pthread_mutex_unlock(&f->lock);
+	w = ok ? calloc(1, sizeof(*w)) : NULL;
+	if (w)
+		*w = (struct report){ rq, f };
+	if (w && !family_post(f, actor_report, w))
+		return;
+	mig_reply(rq, ok ? ENOMEM : ESTALE, "generation %llu of family %s is not at %s", (unsigned long long)r->gen, r->family, rpc_request_peer(rq));
+	free(w);
+	family_put(f);
+}
+
+/* ---- Sync: the home decides ---- */
+
+void home_sync(void *ctx, struct rpc_request *rq)
+{
+	struct migd *m = ctx;
+	const Sprite__Mig__SyncReq *r = (const Sprite__Mig__SyncReq *)rpc_request_msg(rq)->msg;
+	Sprite__Mig__SyncRep rep = SPRITE__MIG__SYNC_REP__INIT;
+	struct family *f = family_find(m->families, FAM_HOME, r->family);
+
+	rep.verdict = SPRITE__MIG__SYNC_REP__VERDICT__DROP;
+	rep.boot_id = (char *)clock_boot_id();
+	if (f) {
+		const char *peer = rpc_request_peer(rq);
+
+		pthread_mutex_lock(&f->lock);
+		if (!strcmp(peer, f->host) && r->gen == f->gen)
+			rep.verdict = f->moving ? SPRITE__MIG__SYNC_REP__VERDICT__STAY : SPRITE__MIG__SYNC_REP__VERDICT__RUN;
+		else if (f->moving && !strcmp(peer, f->dest) && r->gen == f->attempt)
+			rep.verdict = SPRITE__MIG__SYNC_REP__VERDICT__STAY;
+		pthread_mutex_unlock(&f->lock);
+	}
+	rpc_reply(rq, 0, &rep.base, NULL, 0, NULL, NULL);
+	family_put(f);
+}
+
+/* ---- a guest host that has lost it ---- */
+
+static int actor_kill_hollows(struct family *f, void *unused)
+{
+	size_t n = 0;
+	const pid_t *p = f->eng ? eng_pids(f->eng, &n) : NULL;
+
+	(void)unused;
+	for (size_t i = n; i-- > 0;)
+		eng_exit_hollow(f->eng, p[i], SIGKILL);
+	return 0;
+}
+
+void home_bury(struct family *f, const char *why)
+{
+	pthread_mutex_lock(&f->lock);
+	log_error("family %s: %d (%s) of uid %u was lost with %s (%s): its processes here end by SIGKILL", f->id, f->pid, f->comm, f->uid, f->host, why);
+	for (size_t i = 0; i < f->nmembers; i++)
+		f->members[i].ended = true;
+	pthread_mutex_unlock(&f->lock);
+	family_call(f, actor_kill_hollows, NULL);
+	family_call(f, actor_discard, NULL);
+	home_forget(f);
+}
+
+/* Does the host's own list hold this family? */
+static bool holds(const Sprite__Mig__StatusRep *rep, const char *id, uint64_t gen)
+{
+	for (size_t i = 0; i < rep->n_guest; i++)
+		if (!strcmp(rep->guest[i]->family, id) && rep->guest[i]->gen == gen)
+			return true;
+	return false;
+}
+
+static void check_family(struct family *f)
+{
+	Sprite__Mig__StatusReq req = SPRITE__MIG__STATUS_REQ__INIT;
+	char host[HOST_NAME_MAX_];
+	struct error e = { 0 };
+	struct rpc_msg out;
+	uint64_t gen, gen_after;
+	struct host *h;
+	bool settled;
+
+	pthread_mutex_lock(&f->lock);
+	strcpy(host, f->host);
+	gen = f->gen;
+	settled = !f->moving && !f->dead && clock_real_ns() - f->since > SETTLE_S * 1000000000ll;
+	pthread_mutex_unlock(&f->lock);
+	h = settled ? hosts_find(f->m->hosts, host, &e) : NULL;
+	if (!h)
+		return;
+	req.guests = true;
+	if (host_call(h, MIG_STATUS, &req.base, CHECK_MS, &out, &e))
+		return; /* silence proves nothing */
+	pthread_mutex_lock(&f->lock);
+	gen_after = f->moving || f->dead ? 0 : f->gen;
+	pthread_mutex_unlock(&f->lock);
+	if (gen_after == gen && !holds((const Sprite__Mig__StatusRep *)out.msg, f->id, gen))
+		home_bury(f, "it says that it does not hold it any more");
+	rpc_msg_clear(&out);
+}
+
+static void *check_main(void *arg)
+{
+	struct migd *m = arg;
+	struct family **v;
+	size_t n = families_list(m->families, FAM_HOME, &v);
+
+	for (size_t i = 0; i < n; i++)
+		check_family(v[i]);
+	families_list_free(v, n);
+	return NULL;
+}
+
+void homes_tick(struct migd *m)
+{
+	if (families_count(m->families, FAM_HOME))
+		thread_run(check_main, m);
+}
+
+/* ---- Evict: the owner of the guest host wants it back ---- */
+
+static void *evict_main(void *arg)
+{
+	struct family *f = arg;
+	struct move_opts o = { .dest = f->m->conf->name, .eviction = true };
+	struct error e = { 0 };
+
+	if (move_family(f, &o, NULL, &e))
+		log_warn("family %s: %d (%s) could not come home: %s", f->id, f->pid, f->comm, e.text);
+	family_put(f);
+	return NULL;
+}
+
+void home_evict(void *ctx, struct rpc_request *rq)
+{
+	struct migd *m = ctx;
+	const Sprite__Mig__EvictReq *r = (const Sprite__Mig__EvictReq *)rpc_request_msg(rq)->msg;
+	struct family *f = family_find(m->families, FAM_HOME, r->family);
+	bool ok = false;
+
+	if (f) {
+		pthread_mutex_lock(&f->lock);
+		ok = !strcmp(f->host, rpc_request_peer(rq)) && f->gen == r->gen && !f->moving;
+		pthread_mutex_unlock(&f->lock);
+	}
+	if (!ok) {
+		mig_reply(rq, f ? EBUSY : ESRCH, "family %s is not there, or on its way", r->family);
+		family_put(f);
+		return;
+	}
+	log_note("family %s: %d (%s) is sent home by %s: %s", f->id, f->pid, f->comm, f->host, r->why);
+	mig_reply(rq, 0, "%s", "");
+	if (thread_run(evict_main, f))
+		family_put(f);
+}
+
+/* ---- journal ---- */
+
+static int actor_save(struct family *f, void *arg)
+{
+	return f->eng ? eng_save(f->eng, arg) : -ESRCH;
+}
+
+static json_t *members_json(const struct family *f)
+{
+	json_t *a = json_array();
+
+	for (size_t i = 0; i < f->nmembers; i++)
+		if (!f->members[i].ended)
+			json_array_append_new(a, json_pack("{s:i, s:i, s:b}", "pid", f->members[i].pid, "ppid", f->members[i].ppid, "hollow", f->members[i].hollow));
+	return a;
+}
+
+int home_journal(struct family *f)
+{
+	_cleanup_free_ char *state = NULL;
+	json_t *r;
+
+	if (family_call(f, actor_save, &state))
+		state = NULL;
+	pthread_mutex_lock(&f->lock);
+	r = journal_record("away", f->id, f->gen);
+	json_object_set_new(r, "host", json_string(f->host));
+	json_object_set_new(r, "uid", json_integer(f->uid));
+	json_object_set_new(r, "gid", json_integer(f->gid));
+	json_object_set_new(r, "pid", json_integer(f->pid));
+	json_object_set_new(r, "comm", json_string(f->comm));
+	json_object_set_new(r, "attempt", json_integer(f->attempt));
+	json_object_set_new(r, "boot", json_string(clock_boot_id()));
+	json_object_set_new(r, "members", members_json(f));
+	json_object_set_new(r, "state", state ? json_string(state) : json_null());
+	pthread_mutex_unlock(&f->lock);
+	return journal_write(f->m->journal, r);
+}
+
+static int actor_reattach(struct family *f, void *arg)
+{
+	struct eng_hooks hooks;
+	struct error e = { 0 };
+	int err;
+
+	transfer_hooks(f, &hooks);
+	err = eng_reattach(arg, &hooks, &f->eng, &e);
+	if (err)
+		log_warn("family %s: its hollows are not there any more: %s", f->id, e.text);
+	return err;
+}
+
+void home_replay(struct migd *m, const json_t *r)
+{
+	const char *id = json_string_value(json_object_get(r, "f")), *type = json_string_value(json_object_get(r, "t"));
+	const char *state = json_string_value(json_object_get(r, "state")), *host = json_string_value(json_object_get(r, "host"));
+	const char *boot = json_string_value(json_object_get(r, "boot"));
+	struct family *f = family_find(m->families, FAM_HOME, id);
+	json_t *one, *members = json_object_get(r, "members");
+	size_t i;
+
+	if (!strcmp(type, "commit") && f && host) { /* decided before we died: GO may not have been said */
+		pthread_mutex_lock(&f->lock);
+		f->gen = json_integer_value(json_object_get(r, "g"));
+		if (f->attempt < f->gen)
+			f->attempt = f->gen;
+		snprintf(f->host, sizeof(f->host), "%s", host);
+		f->machine.state = MC_IDLE;
+		f->moving = true;
+		pthread_mutex_unlock(&f->lock);
+	}
+	if (f || !state || !host) {
+		family_put(f);
+		return;
+	}
+	if (boot && strcmp(boot, clock_boot_id())) {
+		log_warn("family %s was away when this host went down: it is over", id);
+		journal_write(m->journal, journal_record("end", id, json_integer_value(json_object_get(r, "g"))));
+		return;
+	}
+	if (family_create(m->families,
+		    &(struct family_new){ .role = FAM_HOME, .id = id, .home = m->conf->name, .uid = json_integer_value(json_object_get(r, "uid")),
+			    .gid = json_integer_value(json_object_get(r, "gid")), .pid = json_integer_value(json_object_get(r, "pid")),
+			    .comm = json_string_value(json_object_get(r, "comm")), .on_event = home_event },
+		    &f))
+		return;
+	pthread_mutex_lock(&f->lock);
+	f->gen = json_integer_value(json_object_get(r, "g"));
+	f->attempt = json_integer_value(json_object_get(r, "attempt"));
+	if (f->attempt < f->gen)
+		f->attempt = f->gen;
+	snprintf(f->host, sizeof(f->host), "%s", host);
+	json_array_foreach(members, i, one)
+		family_add_member(f, json_integer_value(json_object_get(one, "pid")), json_integer_value(json_object_get(one, "ppid")), NULL,
+			json_is_true(json_object_get(one, "hollow")));
+	f->moving = !strcmp(type, "commit");
+	pthread_mutex_unlock(&f->lock);
+	if (family_call(f, actor_reattach, (void *)state)) {
+		home_forget(f); /* killed while we were dead: the guest host is told when it asks */
+	} else {
+		struct error e = { 0 };
+
+		access_grant(m, host, f->uid, f->id, &e);
+		log_note("family %s: %d (%s) found again, away on %s", f->id, f->pid, f->comm, host);
+	}
+	family_put(f);
+}
+
+void homes_replayed(struct migd *m)
+{
+	struct family **v;
+	size_t n = families_list(m->families, FAM_HOME, &v);
+
+	for (size_t i = 0; i < n; i++)
+		if (v[i]->moving && !v[i]->dead)
+			move_finish(v[i]);
+	families_list_free(v, n);
+}

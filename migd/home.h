@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The home's side of a family that is away: what happens to its hollows is told to the guest host, what happens to the guests happens to their hollows.
+ */
+#ifndef MIGD_HOME_H
+#define MIGD_HOME_H
+#include "migd/family.h"
+#include "rpc/rpc.h"
+
+/* Handlers of sprite.mig */
+void home_report(void *ctx, struct rpc_request *rq);
+void home_sync(void *ctx, struct rpc_request *rq);
+void home_evict(void *ctx, struct rpc_request *rq);
+
+void home_event(struct family *f, const struct eng_event *ev);
+/* Every few seconds: do the hosts still have what we believe they have? */
+void homes_tick(struct migd *m);
+/* The guest host has lost it: the hollows die by SIGKILL, with a line in the log. */
+void home_bury(struct family *f, const char *why);
+/* It is over, or runs at home again: removes the record. In no lock; not in the actor. */
+void home_forget(struct family *f);
+/* Writes what a restarted migd must know of a family that is away. */
+int home_journal(struct family *f);
+void home_replay(struct migd *m, const json_t *record);
+/* After all records have been replayed. */
+void homes_replayed(struct migd *m);
+
+#endif

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The list of hosts and calls to their migds; see hosts.h. */
+#include "migd/hosts.h"
+#include <errno.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdlib.h>
+#include <string.h>
+#include "conf/cleanup.h"
+#include "conf/clock.h"
+#include "conf/list.h"
+
+struct host {
+	struct list node;
+	struct hosts *hosts;
+	struct conf_addr addr;	     /* lock */
+	bool listed;		     /* lock: in the table when it was last read */
+	struct rpc_channel *ch[2];   /* lock: control, bulk */
+	char name[256];
+};
+
+struct hosts {
+	struct migd *m;
+	pthread_mutex_t lock;
+	struct list list;    /* lock: by name */
+	uint64_t fresh_ns;   /* lock: when the table was read; 0: never */
+};
+
+int hosts_open(struct migd *m, struct hosts **out)
+{
+	struct hosts *h = calloc(1, sizeof(*h));
+
+	if (!h)
+		return -ENOMEM;
+	h->m = m;
+	pthread_mutex_init(&h->lock, NULL);
+	list_init(&h->list);
+	*out = h;
+	return 0;
+}
+
+void hosts_close(struct hosts *h)
+{
+	struct list *n;
+
+	if (!h)
+		return;
+	while ((n = list_pop(&h->list))) {
+		struct host *x = list_entry(n, struct host, node);
+
+		for (int i = 0; i < 2; i++)
+			if (x->ch[i])
+				rpc_channel_close(x->ch[i]);
+		free(x);
+	}
+	pthread_mutex_destroy(&h->lock);
+	free(h);
+}
+
+static struct host *lookup(struct hosts *h, const char *name)
+{
+	struct host *x;
+
+	list_each(x, &h->list, node)
+		if (!strcmp(x->name, name))
+			return x;
+	return NULL;
+}
+
+static void insert_sorted(struct hosts *h, struct host *n)
+{
+	struct host *x;
+
+	list_each(x, &h->list, node)
+		if (strcmp(x->name, n->name) > 0)
+			break;
+	list_add_tail(&x->node, &n->node); /* before x; x is the head itself at the end */
+}
+
+struct row_arg {
+	struct hosts *h;
+	bool first;
+};
+
+/* One row of the table. Only a host's own root tells of its migd. */
+static void table_row(void *arg, json_t *line)
+{
+	struct hosts *h = arg;
+	const char *server = json_string_value(json_object_get(line, "server"));
+	const char *host = json_string_value(json_object_get(line, "host"));
+	json_int_t port = json_integer_value(json_object_get(line, "mig_port"));
+	struct rpc_channel *old[2] = { NULL, NULL };
+	struct host *x;
+
+	if (!server || !host || !json_is_true(json_object_get(line, "home")) || strlen(server) >= sizeof(x->name) || port < 0 || port > 65535)
+		return;
+	pthread_mutex_lock(&h->lock);
+	x = lookup(h, server);
+	if (!x) {
+		x = calloc(1, sizeof(*x));
+		if (!x) {
+			pthread_mutex_unlock(&h->lock);
+			return;
+		}
+		x->hosts = h;
+		strcpy(x->name, server);
+		insert_sorted(h, x);
+	}
+	x->listed = true;
+	if (x->addr.port != port || strcmp(x->addr.host, host)) {
+		/* It has moved: calls under way on the old address end by themselves. */
+		memcpy(old, x->ch, sizeof(old));
+		memset(x->ch, 0, sizeof(x->ch));
+		x->addr.port = port;
+		strncpy(x->addr.host, host, sizeof(x->addr.host) - 1);
+	}
+	pthread_mutex_unlock(&h->lock);
+	for (int i = 0; i < 2; i++)
+		if (old[i])
+			rpc_channel_close(old[i]);
+}
+
+int hosts_refresh(struct hosts *h, int max_age_ms, struct error *e)
+{
+	uint64_t now = clock_boot_ns();
+	_cleanup_free_ char *path = NULL;
+	struct host *x;
+	json_t *answer = NULL;
+	int err;
+
+	pthread_mutex_lock(&h->lock);
+	if (h->fresh_ns && now - h->fresh_ns < max_age_ms * 1000000ull) {
+		pthread_mutex_unlock(&h->lock);
+		return 0;
+	}
+	list_each(x, &h->list, node)
+		x->listed = false;
+	pthread_mutex_unlock(&h->lock);
+	if (asprintf(&path, "%s/spritefs.sock", h->m->conf->run_dir) < 0)
+		return error_set(e, ENOMEM, "out of memory");
+	err = local_call(path, json_pack("{s:s}", "verb", "prefixes"), table_row, h, &answer, e);
+	json_decref(answer);
+	if (err) {
+		error_prefix(e, "the list of hosts comes from spritefs, which does not answer (is %s mounted?)", h->m->conf->mount);
+		return err;
+	}
+	pthread_mutex_lock(&h->lock);
+	h->fresh_ns = now;
+	pthread_mutex_unlock(&h->lock);
+	return 0;
+}
+
+struct host *hosts_find(struct hosts *h, const char *name, struct error *e)
+{
+	struct host *x;
+	bool listed = false, has_migd = false;
+
+	hosts_refresh(h, 1000, e);
+	pthread_mutex_lock(&h->lock);
+	x = lookup(h, name);
+	if (x) {
+		listed = x->listed;
+		has_migd = x->addr.port != 0;
+	}
+	pthread_mutex_unlock(&h->lock);
+	if (x && has_migd)
+		return x; /* also one that fell out of the table a moment ago: calling it tells */
+	if (e && e->code)
+		return NULL;
+	if (x && listed)
+		error_set(e, EOPNOTSUPP, "%s runs no migd: start it there (systemctl start migd)", name);
+	else
+		error_set(e, ENXIO, "%s: no such host: see mig hosts", name);
+	return NULL;
+}
+
+const char *host_name(const struct host *h)
+{
+	return h->name;
+}
+
+void host_addr(struct host *h, struct conf_addr *out)
+{
+	pthread_mutex_lock(&h->hosts->lock);
+	*out = h->addr;
+	pthread_mutex_unlock(&h->hosts->lock);
+}
+
+static struct rpc_channel *channel(struct host *h, int i)
+{
+	struct rpc_channel *ch;
+
+	pthread_mutex_lock(&h->hosts->lock);
+	if (!h->ch[i])
+		h->ch[i] = rpc_channel_open(h->hosts->m->tls, &h->addr, h->name, i ? "bulk" : "mig");
+	ch = h->ch[i];
+	pthread_mutex_unlock(&h->hosts->lock);
+	return ch;
+}
+
+struct rpc_channel *host_channel(struct host *h)
+{
+	return channel(h, 0);
+}
+
+struct rpc_channel *host_bulk_channel(struct host *h)
+{
+	return channel(h, 1);
+}
+
+bool host_lost(int err)
+{
+	return err == -EHOSTDOWN || err == -ETIMEDOUT || err == -ECANCELED || err == -EPIPE || err == -ECONNRESET;
+}
+
+/* All our replies carry their words in field 1. */
+static const char *reply_text(const struct rpc_msg *out)
+{
+	if (!out->msg)
+		return NULL;
+	if (out->msg->descriptor == &sprite__mig__reply__descriptor)
+		return ((const Sprite__Mig__Reply *)out->msg)->text;
+	if (out->msg->descriptor == &sprite__mig__send_rep__descriptor)
+		return ((const Sprite__Mig__SendRep *)out->msg)->text;
+	if (out->msg->descriptor == &sprite__mig__go_rep__descriptor)
+		return ((const Sprite__Mig__GoRep *)out->msg)->text;
+	return NULL;
+}
+
+static int call_failed(struct host *h, int err, struct error *e)
+{
+	switch (-err) {
+	case EHOSTDOWN:
+		return error_set(e, EHOSTDOWN, "%s does not answer: is it up, and does its migd run?", h->name);
+	case ETIMEDOUT:
+		return error_set(e, ETIMEDOUT, "%s did not answer in time", h->name);
+	case EACCES:
+		return error_set(e, EACCES, "%s: certificates refused: they must come from the same CA, be valid now and carry the host's name (sprite-pki)", h->name);
+	default:
+		return error_set(e, -err, "calling %s: %s", h->name, strerror(-err));
+	}
+}
+
+int host_call(struct host *h, enum mig_method method, const ProtobufCMessage *in, int deadline_ms, struct rpc_msg *out, struct error *e)
+{
+	struct rpc_channel *ch = host_channel(h);
+	struct rpc_msg local = { 0 };
+	const char *text;
+	int err;
+
+	if (!ch)
+		return error_set(e, ENOMEM, "cannot open a channel to %s", h->name);
+	err = rpc_call(ch, &mig_methods[method], in, NULL, 0, deadline_ms, &local);
+	if (err)
+		return call_failed(h, err, e);
+	text = reply_text(&local);
+	if (local.err)
+		err = error_set(e, local.err, "%s", text && *text ? text : strerror(local.err));
+	if (out && !err)
+		*out = local;
+	else
+		rpc_msg_clear(&local);
+	return err;
+}
+
+/* ---- asking everybody at once ---- */
+
+struct status_call {
+	struct host_status *s;
+	sem_t *done;
+};
+
+static void status_done(void *arg, int status, struct rpc_msg *out)
+{
+	struct status_call *c = arg;
+
+	c->s->err = status ? status : -out->err;
+	if (!c->s->err && out->msg) {
+		c->s->msg = *out;
+		c->s->rep = (Sprite__Mig__StatusRep *)out->msg;
+	} else if (!status) {
+		rpc_msg_clear(out);
+	}
+	sem_post(c->done);
+}
+
+int hosts_status(struct hosts *h, bool guests, int timeout_ms, struct host_status **out, size_t *n, struct error *e)
+{
+	Sprite__Mig__StatusReq req = SPRITE__MIG__STATUS_REQ__INIT;
+	struct status_call *calls;
+	struct host_status *s;
+	size_t count = 0, sent = 0;
+	struct host *x;
+	sem_t done;
+	int err = hosts_refresh(h, 1000, e);
+
+	if (err)
+		return err;
+	pthread_mutex_lock(&h->lock);
+	list_each(x, &h->list, node)
+		count++;
+	s = calloc(count + 1, sizeof(*s));
+	calls = calloc(count + 1, sizeof(*calls));
+	count = 0;
+	if (s && calls)
+		list_each(x, &h->list, node)
+			if (x->listed)
+				s[count++].host = x;
+	pthread_mutex_unlock(&h->lock);
+	if (!s || !calls) {
+		free(s);
+		free(calls);
+		return error_set(e, ENOMEM, "out of memory");
+	}
+	req.guests = guests;
+	sem_init(&done, 0, 0);
+	for (size_t i = 0; i < count; i++) {
+		struct conf_addr a;
+		struct rpc_channel *ch;
+
+		host_addr(s[i].host, &a);
+		s[i].err = -EOPNOTSUPP;
+		ch = a.port ? host_channel(s[i].host) : NULL;
+		if (!ch)
+			continue;
+		calls[i] = (struct status_call){ &s[i], &done };
+		rpc_call_async(ch, &mig_methods[MIG_STATUS], &req.base, NULL, 0, timeout_ms, status_done, &calls[i]);
+		sent++;
+	}
+	while (sent--)
+		while (sem_wait(&done))
+			;
+	sem_destroy(&done);
+	free(calls);
+	*out = s;
+	*n = count;
+	return 0;
+}
+
+void hosts_status_free(struct host_status *s, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (s[i].rep)
+			rpc_msg_clear(&s[i].msg);
+	free(s);
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * migd: moves processes between workstations. See context.h for its parts.
+ * Families that are away, and guests, live on when it ends: a new one finds them again by its journal.
+ */
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include "conf/daemon.h"
+#include "conf/log.h"
+#include "conf/notify.h"
+#include "migd/context.h"
+#include "migd/family.h"
+#include "migd/guest.h"
+#include "migd/home.h"
+#include "migd/view.h"
+
+enum { TICK_MS = 1000, HOMES_EVERY = 3 };
+
+static void run(struct daemon *d, struct migd *m)
+{
+	struct pollfd p = { .fd = d->signal_fd, .events = POLLIN };
+
+	for (unsigned n = 1;; n++) {
+		if (poll(&p, 1, TICK_MS) > 0) {
+			int sig = daemon_signal(d);
+
+			if (sig == SIGTERM || sig == SIGINT)
+				return;
+			continue;
+		}
+		guests_tick(m);
+		if (n % HOMES_EVERY == 0)
+			homes_tick(m);
+		views_tick(m->views);
+		notify_status("%zu away, %zu guests", families_count(m->families, FAM_HOME), families_count(m->families, FAM_GUEST));
+	}
+}
+
+int main(int argc, char **argv)
+{
+	struct daemon d = { .program = "migd", .summary = "moves processes between workstations" };
+	struct rlimit files = { 65536, 65536 };
+	struct migd *m = NULL;
+	struct error e = { 0 };
+	int status;
+
+	if (!daemon_begin(&d, argc, argv, &status))
+		return status;
+	setrlimit(RLIMIT_NOFILE, &files);
+	rpc_init();
+	if (context_open(d.conf, &m, &e) || context_start(m, &e)) {
+		log_error("cannot start: %s", e.text);
+		context_close(m);
+		daemon_end(&d);
+		return 1;
+	}
+	notify_ready();
+	log_note("%s: ready; this host %s", d.conf->name, m->lend ? "lends itself" : "does not lend itself");
+	run(&d, m);
+	notify_stopping();
+	context_close(m);
+	rpc_shutdown();
+	daemon_end(&d);
+	return 0;
+}

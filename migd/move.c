@@ -1,0 +1,467 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Driver of a move at the home; see move.h. Decisions are in migrate.c, this file only does what the table says. */
+#include "migd/move.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "conf/clock.h"
+#include "conf/log.h"
+#include "migd/fault.h"
+#include "migd/home.h"
+#include "migd/hosts.h"
+#include "migd/journal.h"
+#include "migd/outbox.h"
+#include "migd/relay.h"
+#include "migd/relay_rpc.h"
+#include "migd/transfer.h"
+#include "migd/view.h"
+
+enum { PREPARE_MS = 30000, SEND_MS = 3600 * 1000, RELEASE_MS = 3000, GO_MS = 3000, ABORT_MS = 2000, AGAIN_US = 200000 };
+
+struct move {
+	struct family *f;
+	struct migd *m;
+	const struct move_opts *o;
+	struct error *e;
+	struct host *source, *dest; /* NULL: this host */
+	char source_name[HOST_NAME_MAX_];
+	uint64_t gen, old_gen; /* of this attempt; decided before */
+	uint64_t signal_seq;
+	struct mig_machine source_machine; /* when the source is this host */
+	struct move_result res;
+	uint64_t start_ns, frozen_at;
+	bool granted;
+};
+
+static void say(struct move *v, const char *text)
+{
+	if (v->o && v->o->progress)
+		v->o->progress(v->o->arg, text);
+}
+
+/* ok / fail / nobody knows */
+static enum mig_event event_of(int err)
+{
+	return !err ? ME_OK : host_lost(err) ? ME_LOST : ME_FAIL;
+}
+
+/* ---- the actions ---- */
+
+static int do_check(struct move *v)
+{
+	const char *self = v->m->conf->name, *dest = v->o->dest;
+
+	if (!strcmp(dest, v->source_name))
+		return error_set(v->e, EALREADY, "%d (%s) is on %s already", v->f->pid, v->f->comm, dest);
+	if (strcmp(dest, self)) {
+		v->dest = hosts_find(v->m->hosts, dest, v->e);
+		if (!v->dest)
+			return -ENXIO;
+	}
+	if (strcmp(v->source_name, self)) {
+		v->source = hosts_find(v->m->hosts, v->source_name, v->e);
+		if (!v->source)
+			return -ENXIO;
+	}
+	return 0;
+}
+
+static int do_prepare(struct move *v)
+{
+	Sprite__Mig__PrepareReq r = SPRITE__MIG__PREPARE_REQ__INIT;
+	struct family *f = v->f;
+	int err;
+
+	if (!v->dest)
+		return 0; /* the hollows are always prepared */
+	err = access_grant(v->m, host_name(v->dest), f->uid, f->id, v->e);
+	if (err)
+		return err;
+	v->granted = true;
+	r.family = f->id;
+	r.gen = v->gen;
+	r.home = f->home;
+	r.source = v->source_name;
+	r.uid = f->uid;
+	r.gid = f->gid;
+	r.pid = f->pid;
+	r.comm = f->comm;
+	r.hostname = f->home;
+	r.committed = v->old_gen;
+	r.at = v->source_name;
+	r.cpu = (char *)eng_cpu_features((const char *const *)v->m->conf->cpu_hide);
+	r.eviction = v->o->eviction;
+	fault_point("prepare");
+	return host_call(v->dest, MIG_PREPARE, &r.base, PREPARE_MS, NULL, v->e);
+}
+
+static int send_from_here(struct move *v)
+{
+	struct send_plan p = { .dest = v->dest, .to_gen = v->gen, .max_freeze_ms = v->o->max_freeze_ms, .machine = &v->source_machine };
+	int err;
+
+	v->source_machine.state = MS_RUNNING;
+	err = transfer_send(v->f, &p, v->e);
+	v->res.bytes = p.bytes;
+	v->frozen_at = p.frozen_ns;
+	return err;
+}
+
+static int send_from_there(struct move *v)
+{
+	Sprite__Mig__SendReq r = SPRITE__MIG__SEND_REQ__INIT;
+	const Sprite__Mig__SendRep *rep;
+	struct rpc_msg out;
+	int err;
+
+	r.family = v->f->id;
+	r.gen = v->old_gen;
+	r.to_gen = v->gen;
+	r.dest = (char *)v->o->dest;
+	r.max_freeze_ms = v->o->max_freeze_ms;
+	err = host_call(v->source, MIG_SEND, &r.base, SEND_MS, &out, v->e);
+	if (err)
+		return err;
+	rep = (const Sprite__Mig__SendRep *)out.msg;
+	v->signal_seq = rep->signal_seq;
+	v->res.bytes = rep->bytes;
+	v->frozen_at = clock_mono_ns() - rep->frozen_ns;
+	rpc_msg_clear(&out);
+	return 0;
+}
+
+static int actor_save(struct family *f, void *arg)
+{
+	return f->eng ? eng_save(f->eng, arg) : -ESRCH;
+}
+
+/* The decision. What follows may only go forward. */
+static int do_commit(struct move *v)
+{
+	_cleanup_free_ char *state = NULL;
+	struct family *f = v->f;
+	json_t *r = journal_record("commit", f->id, v->gen);
+	int err;
+
+	if (family_call(f, actor_save, &state))
+		state = NULL;
+	json_object_set_new(r, "host", json_string(v->o->dest));
+	json_object_set_new(r, "uid", json_integer(f->uid));
+	json_object_set_new(r, "gid", json_integer(f->gid));
+	json_object_set_new(r, "pid", json_integer(f->pid));
+	json_object_set_new(r, "comm", json_string(f->comm));
+	json_object_set_new(r, "boot", json_string(clock_boot_id()));
+	json_object_set_new(r, "state", state ? json_string(state) : json_null());
+	fault_point("commit");
+	err = journal_write(v->m->journal, r);
+	if (err)
+		return error_set(v->e, -err, "the journal of %s cannot be written: %s", v->m->conf->name, strerror(-err));
+	fault_point("committed");
+	outbox_delivered(f->outbox, v->signal_seq);
+	pthread_mutex_lock(&f->lock);
+	f->gen = v->gen;
+	f->report_seq = 0;
+	strcpy(f->host, v->o->dest);
+	f->dest[0] = 0;
+	f->since = clock_real_ns();
+	pthread_mutex_unlock(&f->lock);
+	relay_rpc_close(f);
+	relay_reset(f->relays);
+	return 0;
+}
+
+static int do_uncommit(struct move *v)
+{
+	int err = journal_write(v->m->journal, journal_record("abort", v->f->id, v->gen));
+
+	if (err) {
+		log_error("family %s: the journal can neither be written nor taken back (%s): it stays frozen until it can", v->f->id, strerror(-err));
+		usleep(AGAIN_US * 5);
+	}
+	return err;
+}
+
+static int do_release(struct move *v)
+{
+	Sprite__Mig__FamilyReq r = SPRITE__MIG__FAMILY_REQ__INIT;
+
+	if (!v->source)
+		return 0; /* parked, and nobody but this driver could wake it */
+	r.family = v->f->id;
+	r.gen = v->old_gen;
+	return host_call(v->source, MIG_RELEASE, &r.base, RELEASE_MS, NULL, NULL);
+}
+
+/* Signals that came for it on its way home. */
+static void deliver_here(struct family *f)
+{
+	siginfo_t info;
+	pid_t pid, tid;
+
+	while (outbox_take_signal(f->outbox, &pid, &tid, &info)) {
+		long r = -1;
+
+		if (info.si_code < 0 && info.si_code != SI_TKILL)
+			r = tid ? syscall(SYS_rt_tgsigqueueinfo, pid, tid, info.si_signo, &info) : syscall(SYS_rt_sigqueueinfo, pid, info.si_signo, &info);
+		if (r)
+			r = tid ? syscall(SYS_tgkill, pid, tid, info.si_signo) : kill(pid, info.si_signo);
+		if (r && errno != ESRCH)
+			log_warn("family %s: signal %d for %d is lost: %s", f->id, info.si_signo, pid, strerror(errno));
+	}
+}
+
+static int actor_resume_home(struct family *f, void *arg)
+{
+	struct move *v = arg;
+	int err;
+
+	if (!f->eng)
+		return error_set(v->e, ESRCH, "its hollows are gone");
+	err = eng_resume(f->eng, v->e);
+	f->eng = NULL;
+	return err;
+}
+
+static int do_go(struct move *v)
+{
+	Sprite__Mig__FamilyReq r = SPRITE__MIG__FAMILY_REQ__INIT;
+	struct error e = { 0 };
+	int err;
+
+	if (!v->dest) {
+		err = family_call(v->f, actor_resume_home, v);
+		if (!err)
+			deliver_here(v->f);
+	} else {
+		r.family = v->f->id;
+		r.gen = v->gen;
+		r.signal_seq = v->signal_seq;
+		err = host_call(v->dest, MIG_GO, &r.base, GO_MS, NULL, &e);
+		if (err && !host_lost(err))
+			error_set(v->e, -err, "%s", e.text);
+	}
+	if (!err && v->frozen_at)
+		v->res.frozen_ns = clock_mono_ns() - v->frozen_at;
+	if (host_lost(err)) {
+		say(v, "decided; waiting for the destination to answer");
+		usleep(AGAIN_US);
+	}
+	return err;
+}
+
+static int actor_hollow(struct family *f, void *arg)
+{
+	struct move *v = arg;
+	struct error e = { 0 };
+	int err = eng_hollow(f->eng, &e);
+
+	(void)v;
+	if (err)
+		log_error("family %s: %d keeps its memory here: %s", f->id, f->pid, e.text);
+	return err;
+}
+
+/* The move is over; what remains is housekeeping. */
+static int do_done(struct move *v)
+{
+	struct family *f = v->f;
+	int err = 0;
+
+	fault_point("done");
+	if (!v->source && v->dest)
+		family_call(f, actor_hollow, v);
+	if (v->source)
+		access_revoke(v->m, host_name(v->source), f->uid, f->id);
+	pthread_mutex_lock(&f->lock);
+	f->moving = false;
+	f->frozen_ns = v->res.frozen_ns;
+	pthread_mutex_unlock(&f->lock);
+	if (v->dest)
+		err = home_journal(f);
+	else
+		home_forget(f);
+	return err;
+}
+
+static int actor_undo_fill(struct family *f, void *unused)
+{
+	(void)unused;
+	return f->eng ? eng_abandon(f->eng) : 0;
+}
+
+static void abort_host(struct move *v, struct host *h, uint64_t gen)
+{
+	Sprite__Mig__FamilyReq r = SPRITE__MIG__FAMILY_REQ__INIT;
+	struct error e = { 0 };
+
+	r.family = v->f->id;
+	r.gen = gen;
+	if (host_call(h, MIG_ABORT, &r.base, ABORT_MS, NULL, &e))
+		log_note("family %s: %s was not told that the move is off (%s): it will ask", v->f->id, host_name(h), e.text);
+}
+
+/* The source first: that is where the user's process waits. */
+static int do_abort(struct move *v)
+{
+	struct family *f = v->f;
+	enum mig_action act = MA_NONE;
+
+	pthread_mutex_lock(&f->lock);
+	f->dest[0] = 0;
+	f->moving = false; /* an enquiry is answered from here on: it stays where it was */
+	if (!v->source && v->source_machine.state == MS_DOUBT)
+		mig_step(&v->source_machine, ME_ABORT, &act);
+	pthread_mutex_unlock(&f->lock);
+	if (act == MA_THAW)
+		family_call(f, transfer_thaw, NULL);
+	if (v->source)
+		abort_host(v, v->source, v->old_gen);
+	if (v->dest)
+		abort_host(v, v->dest, v->gen);
+	if (!v->dest && f->filled)
+		family_call(f, actor_undo_fill, NULL);
+	f->filled = false;
+	if (v->granted)
+		access_revoke(v->m, host_name(v->dest), f->uid, f->id);
+	return 0;
+}
+
+static int do_bury(struct move *v)
+{
+	error_set(v->e, EIO, "%s took %d (%s) and lost it before it ran there", v->o->dest, v->f->pid, v->f->comm);
+	home_bury(v->f, v->e->text);
+	return 0;
+}
+
+/* ---- the loop ---- */
+
+static int act_on(struct move *v, enum mig_action act)
+{
+	switch (act) {
+	case MA_CHECK:
+		return do_check(v);
+	case MA_PREPARE:
+		say(v, "preparing");
+		return do_prepare(v);
+	case MA_SEND:
+		say(v, "sending");
+		return v->source ? send_from_there(v) : send_from_here(v);
+	case MA_COMMIT:
+		return do_commit(v);
+	case MA_UNCOMMIT:
+		return do_uncommit(v);
+	case MA_RELEASE:
+		return do_release(v);
+	case MA_GO:
+		return do_go(v);
+	case MA_DONE:
+		return do_done(v);
+	case MA_ABORT:
+		return do_abort(v);
+	case MA_BURY:
+		return do_bury(v);
+	default:
+		return 0;
+	}
+}
+
+static int run_machine(struct move *v, enum mig_event ev)
+{
+	struct family *f = v->f;
+	enum mig_action act = MA_NONE;
+	enum mig_state state;
+
+	do {
+		pthread_mutex_lock(&f->lock);
+		if (family_step(f, ev, &act)) {
+			pthread_mutex_unlock(&f->lock);
+			return error_set(v->e, EPROTO, "the move stands in a state that has no way on (a bug)");
+		}
+		state = f->machine.state;
+		pthread_mutex_unlock(&f->lock);
+		if (act != MA_TELL)
+			ev = event_of(act_on(v, act));
+	} while (act != MA_TELL);
+	return state == MC_DONE ? 0 : v->e && v->e->code ? -v->e->code : -EIO;
+}
+
+static int begin(struct move *v, struct family *f, struct error *e)
+{
+	int err = 0;
+
+	pthread_mutex_lock(&f->lock);
+	if (f->dead)
+		err = error_set(e, ESRCH, "%d (%s) has ended", f->pid, f->comm);
+	else if (f->moving)
+		err = error_set(e, EBUSY, "%d (%s) is on its way already: wait for that move to end", f->pid, f->comm);
+	if (!err) {
+		f->moving = true;
+		f->filled = false;
+		f->machine.state = MC_IDLE;
+		v->old_gen = f->gen;
+		v->gen = ++f->attempt;
+		strcpy(v->source_name, f->host);
+		snprintf(f->dest, sizeof(f->dest), "%s", v->o->dest);
+	}
+	pthread_mutex_unlock(&f->lock);
+	return err;
+}
+
+int move_family(struct family *f, const struct move_opts *o, struct move_result *r, struct error *e)
+{
+	struct error own = { 0 };
+	struct move v = { .f = f, .m = f->m, .o = o, .e = e ? e : &own, .start_ns = clock_mono_ns() };
+	int err = begin(&v, f, v.e);
+
+	if (err)
+		return err;
+	err = run_machine(&v, ME_START);
+	pthread_mutex_lock(&f->lock);
+	f->moving = false;
+	f->dest[0] = 0;
+	snprintf(f->last_error, sizeof(f->last_error), "%s", err ? v.e->text : "");
+	pthread_mutex_unlock(&f->lock);
+	v.res.total_ns = clock_mono_ns() - v.start_ns;
+	if (r)
+		*r = v.res;
+	if (err)
+		log_note("family %s: %d (%s) stays on %s: %s", f->id, f->pid, f->comm, f->host, v.e->text);
+	else
+		log_note("family %s: %d (%s) of uid %u moved from %s to %s: %llu bytes, frozen for %.1f ms", f->id, f->pid, f->comm, f->uid, v.source_name, o->dest,
+			(unsigned long long)v.res.bytes, v.res.frozen_ns / 1e6);
+	return err;
+}
+
+/* ---- after a restart ---- */
+
+static void *finish_main(void *arg)
+{
+	struct family *f = arg;
+	struct move_opts o = { 0 };
+	struct error e = { 0 };
+	char dest[HOST_NAME_MAX_];
+	struct move v = { .f = f, .m = f->m, .o = &o, .e = &e, .start_ns = clock_mono_ns() };
+
+	pthread_mutex_lock(&f->lock);
+	strcpy(dest, f->host);
+	v.gen = f->gen;
+	pthread_mutex_unlock(&f->lock);
+	o.dest = dest;
+	strcpy(v.source_name, f->m->conf->name);
+	while (strcmp(dest, f->m->conf->name) && !(v.dest = hosts_find(f->m->hosts, dest, NULL)) && !f->m->stopping)
+		usleep(AGAIN_US * 5);
+	run_machine(&v, ME_REPLAYED);
+	family_put(f);
+	return NULL;
+}
+
+void move_finish(struct family *f)
+{
+	if (thread_run(finish_main, family_get(f)))
+		family_put(f);
+}

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The outbox of a family: see outbox.h. */
+#include "migd/outbox.h"
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include "conf/list.h"
+#include "conf/log.h"
+#include "migd/family.h"
+#include "migd/hosts.h"
+
+enum { CALL_MS = 5000, RETRY_MS = 100, ITEMS_MAX = 65536 };
+
+struct item {
+	struct list node;
+	uint64_t seq;
+	bool report;
+	pid_t pid, tid;
+	siginfo_t info;
+	Sprite__Mig__ReportReq rep;
+	char comm[17];
+};
+
+struct outbox {
+	struct family *f;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	struct list items; /* lock: the first one may be on its way */
+	size_t n;
+	uint64_t seq, delivered; /* lock */
+	bool hold, stop, running, sending; /* lock */
+};
+
+int outbox_new(struct family *f, struct outbox **out)
+{
+	struct outbox *o = calloc(1, sizeof(*o));
+	pthread_condattr_t a;
+
+	if (!o)
+		return -ENOMEM;
+	o->f = f;
+	pthread_mutex_init(&o->lock, NULL);
+	pthread_condattr_init(&a);
+	pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
+	pthread_cond_init(&o->changed, &a);
+	pthread_condattr_destroy(&a);
+	list_init(&o->items);
+	*out = o;
+	return 0;
+}
+
+void outbox_free(struct outbox *o)
+{
+	struct list *n;
+
+	if (!o)
+		return;
+	while ((n = list_pop(&o->items)))
+		free(list_entry(n, struct item, node));
+	pthread_cond_destroy(&o->changed);
+	pthread_mutex_destroy(&o->lock);
+	free(o);
+}
+
+void outbox_stop(struct outbox *o)
+{
+	pthread_mutex_lock(&o->lock);
+	o->stop = true;
+	pthread_cond_broadcast(&o->changed);
+	pthread_mutex_unlock(&o->lock);
+}
+
+static void wait_ms(struct outbox *o, int ms)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	t.tv_nsec += ms % 1000 * 1000000L;
+	t.tv_sec += ms / 1000 + t.tv_nsec / 1000000000L;
+	t.tv_nsec %= 1000000000L;
+	pthread_cond_timedwait(&o->changed, &o->lock, &t);
+}
+
+static int send_signal(struct family *f, struct host *h, uint64_t gen, struct item *it, struct error *e)
+{
+	Sprite__Mig__SignalReq r = SPRITE__MIG__SIGNAL_REQ__INIT;
+
+	r.family = f->id;
+	r.gen = gen;
+	r.seq = it->seq;
+	r.pid = it->pid;
+	r.tid = it->tid;
+	r.info.data = (uint8_t *)&it->info;
+	r.info.len = sizeof(it->info);
+	return host_call(h, MIG_SIGNAL, &r.base, CALL_MS, NULL, e);
+}
+
+/* One attempt. Who the peer is, and which generation counts, is looked at afresh each time. */
+static int send_item(struct family *f, struct item *it, struct error *e)
+{
+	char peer[HOST_NAME_MAX_];
+	struct host *h;
+	uint64_t gen;
+
+	pthread_mutex_lock(&f->lock);
+	strcpy(peer, f->role == FAM_HOME ? f->host : f->home);
+	gen = f->gen;
+	pthread_mutex_unlock(&f->lock);
+	if (!strcmp(peer, f->m->conf->name))
+		return -EAGAIN; /* it is at home: who brought it back takes what is left */
+	h = hosts_find(f->m->hosts, peer, e);
+	if (!h)
+		return -EHOSTDOWN;
+	if (!it->report)
+		return send_signal(f, h, gen, it, e);
+	it->rep.family = f->id;
+	it->rep.gen = gen;
+	it->rep.seq = it->seq;
+	it->rep.comm = it->comm;
+	return host_call(h, MIG_REPORT, &it->rep.base, CALL_MS, NULL, e);
+}
+
+static void *outbox_main(void *arg)
+{
+	struct outbox *o = arg;
+	struct family *f = o->f;
+	struct item *it;
+	int err;
+
+	pthread_mutex_lock(&o->lock);
+	while (!o->stop) {
+		struct error e = { 0 };
+
+		if (o->hold || list_empty(&o->items)) {
+			pthread_cond_wait(&o->changed, &o->lock);
+			continue;
+		}
+		it = list_entry(o->items.next, struct item, node);
+		list_del(&it->node);
+		o->sending = true;
+		pthread_mutex_unlock(&o->lock);
+		err = send_item(f, it, &e);
+		pthread_mutex_lock(&o->lock);
+		o->sending = false;
+		if (!it->report && it->seq <= o->delivered)
+			err = 0; /* it went along with the image */
+		if (host_lost(err) || err == -EAGAIN || err == -EBUSY || err == -ESTALE) {
+			list_add(&o->items, &it->node);
+			pthread_cond_broadcast(&o->changed);
+			wait_ms(o, RETRY_MS);
+			continue;
+		}
+		if (err && err != -ESRCH)
+			log_warn("family %s: %s %llu of %d was refused: %s", f->id, it->report ? "report" : "signal", (unsigned long long)it->seq, it->pid, e.text);
+		free(it);
+		o->n--;
+		pthread_cond_broadcast(&o->changed);
+	}
+	o->running = false;
+	pthread_cond_broadcast(&o->changed);
+	pthread_mutex_unlock(&o->lock);
+	family_put(f);
+	return NULL;
+}
+
+static int put(struct outbox *o, struct item *it)
+{
+	int err = 0;
+
+	pthread_mutex_lock(&o->lock);
+	if (o->stop || o->n >= ITEMS_MAX) {
+		err = o->stop ? -ESHUTDOWN : -ENOBUFS;
+	} else {
+		if (!o->running) {
+			family_get(o->f);
+			err = thread_run(outbox_main, o);
+			if (err)
+				family_put(o->f);
+			o->running = !err;
+		}
+		if (!err) {
+			it->seq = ++o->seq;
+			list_add_tail(&o->items, &it->node);
+			o->n++;
+			pthread_cond_broadcast(&o->changed);
+		}
+	}
+	pthread_mutex_unlock(&o->lock);
+	if (err) {
+		log_warn("family %s: a message for its other side is lost: %s", o->f->id, strerror(-err));
+		free(it);
+	}
+	return err;
+}
+
+int outbox_signal(struct outbox *o, pid_t pid, pid_t tid, const siginfo_t *info)
+{
+	struct item *it = calloc(1, sizeof(*it));
+
+	if (!it)
+		return -ENOMEM;
+	it->pid = pid;
+	it->tid = tid;
+	it->info = *info;
+	return put(o, it);
+}
+
+int outbox_report(struct outbox *o, const Sprite__Mig__ReportReq *r)
+{
+	struct item *it = calloc(1, sizeof(*it));
+
+	if (!it)
+		return -ENOMEM;
+	it->report = true;
+	it->pid = r->pid;
+	it->rep = *r;
+	strncpy(it->comm, r->comm ? r->comm : "", sizeof(it->comm) - 1);
+	return put(o, it);
+}
+
+void outbox_hold(struct outbox *o, bool hold)
+{
+	pthread_mutex_lock(&o->lock);
+	o->hold = hold;
+	pthread_cond_broadcast(&o->changed);
+	pthread_mutex_unlock(&o->lock);
+}
+
+int outbox_flush(struct outbox *o, int timeout_ms)
+{
+	struct timespec t;
+	int err = 0;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	t.tv_sec += timeout_ms / 1000 + 1;
+	pthread_mutex_lock(&o->lock);
+	while (o->n && !o->stop && !err)
+		err = pthread_cond_timedwait(&o->changed, &o->lock, &t);
+	err = o->n ? -ETIMEDOUT : 0;
+	pthread_mutex_unlock(&o->lock);
+	return err;
+}
+
+void outbox_delivered(struct outbox *o, uint64_t seq)
+{
+	struct item *it, *tmp;
+
+	pthread_mutex_lock(&o->lock);
+	if (o->delivered < seq)
+		o->delivered = seq;
+	list_each_safe(it, tmp, &o->items, node) {
+		if (it->seq > seq)
+			break;
+		list_del(&it->node);
+		free(it);
+		o->n--;
+	}
+	pthread_cond_broadcast(&o->changed);
+	pthread_mutex_unlock(&o->lock);
+}
+
+int outbox_take_signal(struct outbox *o, pid_t *pid, pid_t *tid, siginfo_t *info)
+{
+	struct list *n = NULL;
+	struct item *it;
+
+	pthread_mutex_lock(&o->lock);
+	while (o->sending) /* it comes back into the list: nobody over there takes it any more */
+		pthread_cond_wait(&o->changed, &o->lock);
+	n = list_pop(&o->items);
+	if (n)
+		o->n--;
+	pthread_cond_broadcast(&o->changed);
+	pthread_mutex_unlock(&o->lock);
+	if (!n)
+		return 0;
+	it = list_entry(n, struct item, node);
+	*pid = it->pid;
+	*tid = it->tid;
+	*info = it->info;
+	free(it);
+	return 1;
+}
+
+uint64_t outbox_last_seq(struct outbox *o)
+{
+	uint64_t s;
+
+	pthread_mutex_lock(&o->lock);
+	s = o->seq;
+	pthread_mutex_unlock(&o->lock);
+	return s;
+}

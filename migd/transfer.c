@@ -1,0 +1,468 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Image transfer: see transfer.h. The state tables say what may happen when (migrate.h); this file does it. */
+#include "migd/transfer.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "conf/clock.h"
+#include "conf/log.h"
+#include "migd/fault.h"
+#include "migd/guest.h"
+#include "migd/outbox.h"
+#include "migd/relay.h"
+
+enum { FRAME_MAX = 1 << 20, SOCKET_BUF = 4 << 20, ANSWER_MS = 120000, DRAIN_MS = 2000, FLUSH_MS = 5000 };
+
+/* ---- hooks of the engine: descriptors whose other end stays at home ---- */
+
+static int hook_found(void *ctx, const struct eng_relay *r)
+{
+	struct family *f = ctx;
+
+	if (f->role == FAM_HOME)
+		return relay_add(f->relays, r->id, (enum relay_kind)r->kind, r->fd, r->pid);
+	if (r->fd >= 0)
+		close(r->fd); /* ours already: the other end of a fresh pipe */
+	return 0;
+}
+
+static int hook_open(void *ctx, struct eng_relay *r)
+{
+	struct family *f = ctx;
+	int fd = f->role == FAM_HOME ? relay_original(f->relays, r->id) : relay_make(f->relays, r->id, (enum relay_kind)r->kind);
+
+	if (fd < 0)
+		return fd;
+	r->fd = fd;
+	return 0;
+}
+
+void transfer_hooks(struct family *f, struct eng_hooks *out)
+{
+	*out = (struct eng_hooks){ .ctx = f, .relay_open = hook_open, .relay_found = hook_found };
+}
+
+static int image_pair(int sv[2])
+{
+	int size = SOCKET_BUF;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv))
+		return -errno;
+	for (int i = 0; i < 2; i++)
+		if (setsockopt(sv[i], SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)))
+			setsockopt(sv[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+	return 0;
+}
+
+/* An engine call that runs in the actor while this thread pumps. */
+struct engine_job {
+	struct family *f;
+	int fd;
+	int (*work)(struct family *f, int fd, struct error *e);
+	struct error e;
+	int result;
+	bool done;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+};
+
+static int engine_job_run(struct family *f, void *arg)
+{
+	struct engine_job *j = arg;
+	int r = j->work(f, j->fd, &j->e);
+
+	shutdown(j->fd, r ? SHUT_RDWR : SHUT_WR);
+	pthread_mutex_lock(&j->lock);
+	j->result = r;
+	j->done = true;
+	pthread_cond_broadcast(&j->cond);
+	pthread_mutex_unlock(&j->lock);
+	return 0;
+}
+
+static int engine_job_start(struct engine_job *j)
+{
+	pthread_mutex_init(&j->lock, NULL);
+	pthread_cond_init(&j->cond, NULL);
+	return family_post(j->f, engine_job_run, j);
+}
+
+static int engine_job_wait(struct engine_job *j)
+{
+	pthread_mutex_lock(&j->lock);
+	while (!j->done)
+		pthread_cond_wait(&j->cond, &j->lock);
+	pthread_mutex_unlock(&j->lock);
+	pthread_cond_destroy(&j->cond);
+	pthread_mutex_destroy(&j->lock);
+	return j->result;
+}
+
+/* ---- source ---- */
+
+struct freeze_arg {
+	struct error *e;
+};
+
+static int actor_freeze(struct family *f, void *arg)
+{
+	struct freeze_arg *a = arg;
+	struct eng_reasons why = { 0 };
+	struct eng_hooks hooks;
+	int r;
+
+	transfer_hooks(f, &hooks);
+	r = eng_freeze(f->pid, &hooks, &f->eng, &why, a->e);
+	if (r > 0 || (r < 0 && why.n)) {
+		if (why.n == 1)
+			error_set(a->e, EOPNOTSUPP, "%d (%s) cannot move: %s", f->pid, f->comm, why.line[0]);
+		else
+			error_set(a->e, EOPNOTSUPP, "%d (%s) cannot move: %s (and %zu more reasons: mig explain %d)", f->pid, f->comm, why.n ? why.line[0] : "?",
+				why.n ? why.n - 1 : 0, f->pid);
+		eng_reasons_clear(&why);
+		return -EOPNOTSUPP;
+	}
+	eng_reasons_clear(&why);
+	return r ? error_set(a->e, -r, "%d (%s) cannot be stopped: %s", f->pid, f->comm, strerror(-r)) : 0;
+}
+
+int transfer_thaw(struct family *f, void *unused)
+{
+	(void)unused;
+	if (!f->eng)
+		return 0;
+	eng_thaw(f->eng);
+	if (f->role == FAM_HOME)
+		f->eng = NULL; /* freed; on a guest host it goes on */
+	return 0;
+}
+
+/* The family is frozen: pids of all its processes become members (at home they will be hollows). */
+static int actor_members(struct family *f, void *unused)
+{
+	size_t n;
+	const pid_t *p = eng_pids(f->eng, &n);
+
+	(void)unused;
+	pthread_mutex_lock(&f->lock);
+	for (size_t i = 0; i < n; i++)
+		if (!family_member(f, p[i]))
+			family_add_member(f, p[i], 0, i ? NULL : f->comm, true);
+	pthread_mutex_unlock(&f->lock);
+	return 0;
+}
+
+static int work_dump(struct family *f, int fd, struct error *e)
+{
+	return eng_dump(f->eng, fd, e);
+}
+
+/* Sends what comes out of fd. 0 at the end of the image. */
+static int pump_out(struct family *f, struct send_plan *p, struct rpc_stream *s, int fd, uint64_t t0, struct error *e)
+{
+	_cleanup_free_ char *buf = malloc(FRAME_MAX);
+	Sprite__Mig__ImageFrame frame = SPRITE__MIG__IMAGE_FRAME__INIT;
+	int err;
+
+	if (!buf)
+		return error_set(e, ENOMEM, "out of memory");
+	frame.family = f->id;
+	frame.gen = p->to_gen;
+	err = rpc_stream_send(s, &frame.base, NULL, 0);
+	while (!err) {
+		ssize_t n = recv(fd, buf, FRAME_MAX, 0);
+		struct iovec v = { buf, n };
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? -errno : 0;
+		if (p->max_freeze_ms && clock_mono_ns() - t0 > p->max_freeze_ms * 1000000ull)
+			return error_set(e, ETIME, "it would be frozen for more than %u ms (--max-freeze)", p->max_freeze_ms);
+		frame = (Sprite__Mig__ImageFrame)SPRITE__MIG__IMAGE_FRAME__INIT;
+		err = rpc_stream_send(s, &frame.base, &v, 1);
+		p->bytes += n;
+	}
+	return err;
+}
+
+/* The destination's word: filled and parked, or why not. */
+static int read_answer(struct send_plan *p, struct rpc_stream *s, struct error *e)
+{
+	struct rpc_msg m;
+	int r = rpc_stream_recv(s, &m, ANSWER_MS);
+	const Sprite__Mig__ImageFrame *a;
+
+	if (r == 0)
+		return error_set(e, EPROTO, "%s did not say whether it took the image", host_name(p->dest));
+	if (r < 0)
+		return error_set(e, -r, "%s: lost while the image was on its way: %s", host_name(p->dest), strerror(-r));
+	a = (const Sprite__Mig__ImageFrame *)m.msg;
+	r = a->err ? error_set(e, a->err, "%s: %s", host_name(p->dest), a->text) : 0;
+	rpc_msg_clear(&m);
+	return r;
+}
+
+static int stream_image(struct family *f, struct send_plan *p, uint64_t t0, struct error *e)
+{
+	struct engine_job job = { .f = f, .work = work_dump };
+	_cleanup_close_ int ours = -1, theirs = -1;
+	struct rpc_stream *s;
+	int sv[2], err, r;
+
+	err = image_pair(sv);
+	if (err)
+		return error_set(e, -err, "socketpair: %s", strerror(-err));
+	ours = sv[0];
+	theirs = sv[1];
+	err = rpc_stream_open(host_bulk_channel(p->dest), &mig_methods[MIG_IMAGE], -1, &s);
+	if (err)
+		return error_set(e, -err, "%s does not answer: %s", host_name(p->dest), strerror(-err));
+	job.fd = theirs;
+	err = engine_job_start(&job);
+	if (err) {
+		rpc_stream_finish(s, 0);
+		return error_set(e, -err, "out of memory");
+	}
+	err = pump_out(f, p, s, ours, t0, e);
+	shutdown(ours, SHUT_RDWR);
+	r = engine_job_wait(&job);
+	if (r && job.e.code && err != -EPIPE && !(e && e->code)) {
+		/* The dump itself failed: the half image must not be taken for a whole one. */
+		error_set(e, job.e.code, "%s", job.e.text);
+		err = r;
+	}
+	if (!err && r)
+		err = error_set(e, -r, "the image could not be taken: %s", strerror(-r));
+	if (!err) {
+		rpc_stream_done_sending(s);
+		err = read_answer(p, s, e);
+	} else if (err == -EPIPE) {
+		err = read_answer(p, s, e); /* it ended early, and says why */
+		if (!err)
+			err = error_set(e, EPROTO, "%s ended the image early", host_name(p->dest));
+	}
+	if (err)
+		rpc_stream_cancel(s);
+	rpc_stream_finish(s, 0);
+	return err;
+}
+
+static int give_up(struct family *f, struct send_plan *p, enum mig_event ev)
+{
+	enum mig_action act;
+
+	pthread_mutex_lock(&f->lock);
+	mig_step(p->machine, ev, &act);
+	pthread_mutex_unlock(&f->lock);
+	if (act == MA_THAW) {
+		family_call(f, transfer_thaw, NULL);
+		pthread_mutex_lock(&f->lock);
+		mig_step(p->machine, ME_OK, &act);
+		pthread_mutex_unlock(&f->lock);
+	}
+	if (f->role == FAM_GUEST)
+		relay_resume(f->relays);
+	return 0;
+}
+
+int transfer_send(struct family *f, struct send_plan *p, struct error *e)
+{
+	struct freeze_arg a = { .e = e };
+	enum mig_action act = MA_NONE;
+	uint64_t t0;
+	int err;
+
+	pthread_mutex_lock(&f->lock);
+	err = mig_step(p->machine, ME_START, &act);
+	pthread_mutex_unlock(&f->lock);
+	if (err)
+		return error_set(e, EBUSY, "%d (%s) is on its way already", f->pid, f->comm);
+	fault_point("freeze");
+	t0 = clock_mono_ns();
+	err = family_call(f, actor_freeze, &a);
+	pthread_mutex_lock(&f->lock);
+	mig_step(p->machine, err ? ME_FAIL : ME_OK, &act);
+	pthread_mutex_unlock(&f->lock);
+	if (err)
+		return err;
+	if (f->role == FAM_GUEST) {
+		/* What it has said so far arrives before it does: reports, output, unread input. */
+		err = outbox_flush(f->outbox, FLUSH_MS);
+		if (err)
+			error_set(e, ETIMEDOUT, "%s does not take the reports of %d", f->home, f->pid);
+		if (!err && (err = relay_quiesce(f->relays, DRAIN_MS)))
+			error_set(e, -err, "the output of %d (%s) is not read at its home: let its reader go on, then try again", f->pid, f->comm);
+	}
+	fault_point("dump");
+	if (!err)
+		err = stream_image(f, p, t0, e);
+	if (err) {
+		give_up(f, p, ME_FAIL);
+		return err;
+	}
+	if (f->role == FAM_HOME)
+		family_call(f, actor_members, NULL);
+	p->frozen_ns = t0;
+	fault_point("sent");
+	pthread_mutex_lock(&f->lock);
+	mig_step(p->machine, ME_OK, &act);
+	pthread_mutex_unlock(&f->lock);
+	return 0;
+}
+
+/* ---- destination ---- */
+
+static int pump_in(struct rpc_stream *s, int fd)
+{
+	struct rpc_msg m;
+	int r;
+
+	while ((r = rpc_stream_recv(s, &m, -1)) == 1) {
+		for (int i = 0; i < m.niov && r == 1; i++) {
+			const char *p = m.iov[i].iov_base;
+			size_t left = m.iov[i].iov_len;
+
+			while (left && r == 1) {
+				ssize_t n = send(fd, p, left, MSG_NOSIGNAL);
+
+				if (n < 0 && errno == EINTR)
+					continue;
+				if (n <= 0)
+					r = -EPIPE; /* the engine has given up; its reason comes from its job */
+				else
+					p += n, left -= n;
+			}
+		}
+		rpc_msg_clear(&m);
+		if (r != 1)
+			break;
+	}
+	return r;
+}
+
+static int work_fill(struct family *f, int fd, struct error *e)
+{
+	struct eng_hooks hooks;
+	int err = 0;
+
+	transfer_hooks(f, &hooks);
+	if (f->role == FAM_GUEST)
+		err = guest_nest(f, fd, &hooks, e);
+	else if (!f->eng)
+		err = error_set(e, ESRCH, "the hollows of %d are gone", f->pid);
+	if (!err)
+		err = eng_fill(f->eng, fd, &hooks, e);
+	if (err && f->eng) {
+		eng_abandon(f->eng);
+		if (f->role == FAM_GUEST)
+			f->eng = NULL;
+	}
+	return err;
+}
+
+/* Whose image is it, and do we expect it from him? */
+static struct family *image_family(struct migd *m, const char *peer, const Sprite__Mig__ImageFrame *first, struct error *e)
+{
+	struct family *f = family_find(m->families, FAM_GUEST, first->family);
+	enum mig_action act = MA_NONE;
+	bool ok = false;
+
+	if (f) {
+		pthread_mutex_lock(&f->lock);
+		ok = f->gen == first->gen && !strcmp(f->source, peer) && f->machine.state == MD_READY && !family_step(f, ME_IMAGE, &act);
+		pthread_mutex_unlock(&f->lock);
+	} else {
+		f = family_find(m->families, FAM_HOME, first->family);
+		if (f) {
+			pthread_mutex_lock(&f->lock);
+			ok = f->moving && f->attempt == first->gen && !strcmp(f->dest, m->conf->name) && !strcmp(f->host, peer);
+			pthread_mutex_unlock(&f->lock);
+		}
+	}
+	if (ok)
+		return f;
+	error_set(e, ESTALE, "this image was not expected here");
+	family_put(f);
+	return NULL;
+}
+
+static void filled(struct family *f, int err)
+{
+	enum mig_action act = MA_NONE;
+
+	pthread_mutex_lock(&f->lock);
+	if (f->role == FAM_HOME) {
+		f->filled = !err;
+		pthread_mutex_unlock(&f->lock);
+		return;
+	}
+	if (f->machine.state == MD_FILLING)
+		family_step(f, err ? ME_FAIL : ME_OK, &act);
+	pthread_mutex_unlock(&f->lock);
+	if (act == MA_ABANDON) /* work_fill() has done it */
+		guest_forget(f);
+	else if (!err)
+		guest_journal(f);
+}
+
+static int fill_from(struct family *f, struct rpc_stream *s, struct error *e)
+{
+	struct engine_job job = { .f = f, .work = work_fill };
+	_cleanup_close_ int ours = -1, theirs = -1;
+	int sv[2], err, r;
+
+	err = image_pair(sv);
+	if (err)
+		return error_set(e, -err, "socketpair: %s", strerror(-err));
+	ours = sv[0];
+	theirs = sv[1];
+	job.fd = theirs;
+	err = engine_job_start(&job);
+	if (err)
+		return error_set(e, -err, "out of memory");
+	r = pump_in(s, ours);
+	shutdown(ours, r ? SHUT_RDWR : SHUT_WR);
+	err = engine_job_wait(&job);
+	if (err && job.e.code)
+		return error_set(e, job.e.code, "%s", job.e.text);
+	if (err)
+		return error_set(e, -err, "the image cannot be brought to life: %s", strerror(-err));
+	if (r && r != -EPIPE) /* EPIPE: trailing bytes that the engine had no use for */
+		log_debug("family %s: image stream: %s", f->id, strerror(-r));
+	return 0;
+}
+
+void transfer_serve(void *ctx, struct rpc_stream *s)
+{
+	struct migd *m = ctx;
+	Sprite__Mig__ImageFrame answer = SPRITE__MIG__IMAGE_FRAME__INIT;
+	struct error e = { 0 };
+	struct rpc_msg first;
+	struct family *f = NULL;
+	int err = rpc_stream_recv(s, &first, 10000);
+
+	if (err != 1) {
+		rpc_stream_finish(s, EPROTO);
+		return;
+	}
+	f = image_family(m, rpc_stream_peer(s), (const Sprite__Mig__ImageFrame *)first.msg, &e);
+	rpc_msg_clear(&first);
+	err = f ? fill_from(f, s, &e) : -ESTALE;
+	if (f)
+		filled(f, err);
+	if (!err)
+		fault_point("prepared");
+	answer.err = err ? (e.code ? e.code : -err) : 0;
+	answer.text = e.text;
+	rpc_stream_send(s, &answer.base, NULL, 0);
+	rpc_stream_finish(s, 0);
+	if (err)
+		log_note("an image from %s was not taken: %s", f ? f->source : "somebody", e.text);
+	family_put(f);
+}

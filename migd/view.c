@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Root views for guests, and the permission for them at home; see view.h. */
+#include "migd/view.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "conf/clock.h"
+#include "conf/list.h"
+#include "conf/log.h"
+
+#define IDLE_NS (60ull * 1000000000)
+#define FUSE_MAGIC 0x65735546
+enum { MOUNT_MS = 15000 };
+
+struct view {
+	struct list node;
+	char *home, *dir;
+	unsigned users;
+	uint64_t unused_ns;
+};
+
+struct views {
+	struct migd *m;
+	pthread_mutex_t lock;
+	struct list list;
+};
+
+int views_open(struct migd *m, struct views **out)
+{
+	struct views *v = calloc(1, sizeof(*v));
+
+	if (!v)
+		return -ENOMEM;
+	v->m = m;
+	pthread_mutex_init(&v->lock, NULL);
+	list_init(&v->list);
+	*out = v;
+	return 0;
+}
+
+static void view_unmount(struct view *w)
+{
+	if (umount2(w->dir, 0) && errno == EBUSY && umount2(w->dir, MNT_DETACH))
+		log_warn("%s: cannot unmount: %s", w->dir, strerror(errno));
+	rmdir(w->dir);
+}
+
+static void view_free(struct view *w)
+{
+	list_del(&w->node);
+	free(w->home);
+	free(w->dir);
+	free(w);
+}
+
+void views_close(struct views *v)
+{
+	if (!v)
+		return;
+	while (!list_empty(&v->list)) {
+		struct view *w = list_entry(v->list.next, struct view, node);
+
+		if (!w->users)
+			view_unmount(w);
+		view_free(w);
+	}
+	pthread_mutex_destroy(&v->lock);
+	free(v);
+}
+
+/* A FUSE mount that answers. A dead one (its spritefs was killed) is taken away. */
+static bool mounted(const char *dir)
+{
+	struct statfs fs;
+	struct stat st;
+
+	if (stat(dir, &st)) {
+		if (errno == ENOTCONN || errno == EIO)
+			umount2(dir, MNT_DETACH);
+		return false;
+	}
+	return !statfs(dir, &fs) && fs.f_type == FUSE_MAGIC;
+}
+
+/* Waits for a child with a time limit. Returns its wait status, or -errno. */
+static int wait_child(pid_t pid, int timeout_ms)
+{
+	uint64_t end = clock_mono_ns() + timeout_ms * 1000000ull;
+	int status;
+
+	for (;;) {
+		pid_t r = waitpid(pid, &status, WNOHANG);
+
+		if (r == pid)
+			return status;
+		if (r < 0)
+			return -errno;
+		if (clock_mono_ns() > end) {
+			kill(pid, SIGKILL);
+			waitpid(pid, &status, 0);
+			return -ETIMEDOUT;
+		}
+		usleep(2000);
+	}
+}
+
+static int view_mount(struct views *v, struct view *w, struct error *e)
+{
+	_cleanup_free_ char *prefix = NULL;
+	posix_spawnattr_t attr;
+	sigset_t none;
+	char *argv[10];
+	pid_t pid;
+	int n = 0, err, status;
+
+	if (asprintf(&prefix, "/hosts/%s", w->home) < 0)
+		return error_set(e, ENOMEM, "out of memory");
+	if (mkdir(w->dir, 0700) && errno != EEXIST)
+		return error_set(e, errno, "%s: cannot make the directory: %m", w->dir);
+	argv[n++] = v->m->spritefs;
+	argv[n++] = "--config";
+	argv[n++] = v->m->conf->file;
+	argv[n++] = "--prefix";
+	argv[n++] = prefix;
+	argv[n++] = "--mount";
+	argv[n++] = w->dir;
+	argv[n++] = "--background";
+	argv[n] = NULL;
+	posix_spawnattr_init(&attr);
+	sigemptyset(&none);
+	posix_spawnattr_setsigmask(&attr, &none);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID);
+	err = posix_spawn(&pid, v->m->spritefs, NULL, &attr, argv, environ);
+	posix_spawnattr_destroy(&attr);
+	if (err)
+		return error_set(e, err, "cannot start %s: %s", v->m->spritefs, strerror(err));
+	status = wait_child(pid, MOUNT_MS);
+	if (status == 0 && mounted(w->dir))
+		return 0;
+	umount2(w->dir, MNT_DETACH);
+	return error_set(e, status == -ETIMEDOUT ? ETIMEDOUT : EHOSTUNREACH, "the files of %s cannot be mounted on %s (see the log of migd there)", w->home,
+		v->m->conf->name);
+}
+
+static struct view *view_lookup(struct views *v, const char *home)
+{
+	struct view *w;
+
+	list_each(w, &v->list, node)
+		if (!strcmp(w->home, home))
+			return w;
+	w = calloc(1, sizeof(*w));
+	if (!w)
+		return NULL;
+	w->home = strdup(home);
+	if (!w->home || asprintf(&w->dir, "%s/homes/%s", v->m->conf->run_dir, home) < 0) {
+		free(w->home);
+		free(w);
+		return NULL;
+	}
+	list_add_tail(&v->list, &w->node);
+	return w;
+}
+
+int view_get(struct views *v, const char *home, char **dir, struct error *e)
+{
+	_cleanup_free_ char *parent = NULL;
+	struct view *w;
+	int err = 0;
+
+	if (strchr(home, '/') || !*home || *home == '.')
+		return error_set(e, EINVAL, "\"%s\" is no host name", home);
+	if (asprintf(&parent, "%s/homes", v->m->conf->run_dir) < 0)
+		return error_set(e, ENOMEM, "out of memory");
+	mkdir(parent, 0700);
+	pthread_mutex_lock(&v->lock);
+	w = view_lookup(v, home);
+	if (!w)
+		err = error_set(e, ENOMEM, "out of memory");
+	else if (!mounted(w->dir))
+		err = view_mount(v, w, e);
+	if (!err) {
+		*dir = strdup(w->dir);
+		w->users++;
+	} else if (w && !w->users) {
+		view_free(w);
+	}
+	pthread_mutex_unlock(&v->lock);
+	return err;
+}
+
+void view_put(struct views *v, const char *home)
+{
+	struct view *w;
+
+	pthread_mutex_lock(&v->lock);
+	list_each(w, &v->list, node) {
+		if (strcmp(w->home, home) || !w->users)
+			continue;
+		if (!--w->users)
+			w->unused_ns = clock_boot_ns();
+		break;
+	}
+	pthread_mutex_unlock(&v->lock);
+}
+
+void views_tick(struct views *v)
+{
+	struct view *w, *tmp;
+	uint64_t now = clock_boot_ns();
+
+	pthread_mutex_lock(&v->lock);
+	list_each_safe(w, tmp, &v->list, node) {
+		if (w->users || now - w->unused_ns < IDLE_NS)
+			continue;
+		view_unmount(w);
+		view_free(w);
+	}
+	pthread_mutex_unlock(&v->lock);
+}
+
+/* ---- at home ---- */
+
+static int access_call(struct migd *m, const char *verb, const char *host, uid_t uid, const char *family, struct error *e)
+{
+	_cleanup_free_ char *path = NULL;
+	json_t *answer = NULL;
+	int err;
+
+	if (asprintf(&path, "%s/spritefsd.sock", m->conf->run_dir) < 0)
+		return error_set(e, ENOMEM, "out of memory");
+	err = local_call(path, json_pack("{s:s, s:s, s:I, s:s}", "verb", verb, "host", host, "uid", (json_int_t)uid, "family", family), NULL, NULL, &answer, e);
+	json_decref(answer);
+	return err;
+}
+
+int access_grant(struct migd *m, const char *host, uid_t uid, const char *family, struct error *e)
+{
+	int err = access_call(m, "grant", host, uid, family, e);
+
+	if (err)
+		error_prefix(e, "%s cannot be let in to the files of this host (spritefsd serves them)", host);
+	return err;
+}
+
+void access_revoke(struct migd *m, const char *host, uid_t uid, const char *family)
+{
+	struct error e = { 0 };
+
+	if (access_call(m, "revoke", host, uid, family, &e) && e.code != ENOENT)
+		log_warn("family %s: taking back the access of %s: %s", family, host, e.text);
+}

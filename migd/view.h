@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Other hosts' roots, mounted here for their guests: one `spritefs --prefix /hosts/HOME` per home, on $run_dir/homes/HOME, for as long as guests
+ * of that home are here and a while longer. The mount outlives migd: a restarted one finds it and goes on with it.
+ * Locking: one lock inside, held while mounting (guests of one home wait for the same mount anyway).
+ */
+#ifndef MIGD_VIEW_H
+#define MIGD_VIEW_H
+#include "migd/context.h"
+
+struct views;
+int views_open(struct migd *m, struct views **out);
+void views_close(struct views *v); /* mounts that guests use stay */
+/* Mounts it if need be and counts. *dir: malloc'ed path. */
+int view_get(struct views *v, const char *home, char **dir, struct error *e);
+void view_put(struct views *v, const char *home);
+void views_tick(struct views *v); /* every few seconds: unmounts what has long been unused */
+
+/*
+ * The other half, at home: lets that host in as this user (spritefsd's control socket). Counted there per family.
+ */
+int access_grant(struct migd *m, const char *host, uid_t uid, const char *family, struct error *e);
+void access_revoke(struct migd *m, const char *host, uid_t uid, const char *family);
+
+#endif
