@@ -28,7 +28,7 @@ struct rpc_stream {
 	struct rpc_channel *ch; /* client */
 	struct rpc_server *srv; /* server */
 	const struct rpc_method *m;
-	grpc_call *call;
+	grpc_call *call; /* NULL after a send that failed */
 	uint64_t epoch;
 	pthread_mutex_t send_lock, lock;
 	pthread_cond_t changed;
@@ -39,7 +39,7 @@ struct rpc_stream {
 	/* receiving */
 	grpc_byte_buffer *queue[AHEAD], *incoming;
 	unsigned head, count;
-	bool receiving, eof;
+	bool receiving, eof, eof_broken;
 
 	/* sending */
 	bool sending, sent_ok, half_closed;
@@ -88,7 +88,7 @@ static void receive_more(struct rpc_stream *s)
 {
 	grpc_op op;
 
-	if (s->receiving || s->eof || s->count == AHEAD)
+	if (s->receiving || s->eof || s->count == AHEAD || !s->call)
 		return;
 	memset(&op, 0, sizeof(op));
 	op.op = GRPC_OP_RECV_MESSAGE;
@@ -136,6 +136,7 @@ static void recv_over(struct rt_tag *t, bool ok)
 		receive_more(s);
 	} else {
 		s->eof = true;
+		s->eof_broken = grpc_call_failed_before_recv_message(s->call);
 	}
 	op_over(s);
 }
@@ -228,15 +229,23 @@ static void stream_free(struct rpc_stream *s)
 	free(s);
 }
 
-static void start_client(struct rpc_stream *s)
+/* Both sides tell their epoch at the start: the server's also proves that the stream was accepted. */
+static grpc_metadata epoch_md(void)
 {
-	char epoch[24];
 	grpc_metadata md = { 0 };
-	grpc_op op[3];
+	char epoch[24];
 
 	snprintf(epoch, sizeof(epoch), "%" PRIu64, clock_epoch());
 	md.key = grpc_slice_from_static_string(RPC_MD_EPOCH);
 	md.value = grpc_slice_from_copied_string(epoch);
+	return md;
+}
+
+static void start_client(struct rpc_stream *s)
+{
+	grpc_metadata md = epoch_md();
+	grpc_op op[3];
+
 	memset(op, 0, sizeof(op));
 	op[0].op = GRPC_OP_SEND_INITIAL_METADATA;
 	op[0].data.send_initial_metadata.count = 1;
@@ -278,14 +287,12 @@ int rpc_stream_open(struct rpc_channel *ch, const struct rpc_method *m, int dead
 	}
 	start_client(s);
 	pthread_mutex_lock(&s->lock);
-	while (!s->hello)
-		pthread_cond_wait(&s->changed, &s->lock);
-	/* A call that failed delivers its (empty) initial metadata first and its status at once after it. */
-	receive_more(s);
-	while (!s->md_init.count && !s->over && s->eof)
+	/* A call that failed delivers empty initial metadata, and then its status. */
+	while (!s->over && !(s->hello && s->md_init.count))
 		pthread_cond_wait(&s->changed, &s->lock);
 	if (s->over && s->status != GRPC_STATUS_OK)
 		r = broken(s);
+	receive_more(s);
 	pthread_mutex_unlock(&s->lock);
 	if (r) {
 		rpc_stream_finish(s, 0);
@@ -298,6 +305,7 @@ int rpc_stream_open(struct rpc_channel *ch, const struct rpc_method *m, int dead
 struct rpc_stream *stream_accept(struct rpc_server *srv, grpc_call *call, const struct rpc_method *m, const char *peer, uint64_t epoch)
 {
 	struct rpc_stream *s = stream_new(m, peer);
+	grpc_metadata md = epoch_md();
 	grpc_op op[2];
 
 	if (!s)
@@ -309,15 +317,36 @@ struct rpc_stream *stream_accept(struct rpc_server *srv, grpc_call *call, const 
 	op[0].op = GRPC_OP_RECV_CLOSE_ON_SERVER;
 	op[0].data.recv_close_on_server.cancelled = &s->was_cancelled;
 	op[1].op = GRPC_OP_SEND_INITIAL_METADATA;
+	op[1].data.send_initial_metadata.count = 1;
+	op[1].data.send_initial_metadata.metadata = &md;
 	pthread_mutex_lock(&s->lock);
 	start(s, &op[0], 1, &s->t_end);
 	start(s, &op[1], 1, &s->t_hello);
 	receive_more(s);
 	pthread_mutex_unlock(&s->lock);
+	grpc_slice_unref(md.value);
 	return s;
 }
 
 /* ---- use ---- */
+/*
+ * A send failed, so the stream is dead; but gRPC keeps the frame, and with it the caller's bytes, as long as the call. Gives up the call. Lock held; is
+ * let go of meanwhile.
+ */
+static void drop_call(struct rpc_stream *s)
+{
+	grpc_call *call;
+
+	grpc_call_cancel(s->call, NULL); /* a no-op when it is over */
+	while (s->pending)
+		pthread_cond_wait(&s->changed, &s->lock);
+	call = s->call;
+	s->call = NULL;
+	pthread_mutex_unlock(&s->lock);
+	grpc_call_unref(call);
+	pthread_mutex_lock(&s->lock);
+}
+
 int rpc_stream_send(struct rpc_stream *s, const ProtobufCMessage *msg, const struct iovec *bulk, int nbulk)
 {
 	struct frame_head h = { .version = RPC_VERSION, .epoch = clock_epoch() };
@@ -336,7 +365,7 @@ int rpc_stream_send(struct rpc_stream *s, const ProtobufCMessage *msg, const str
 	if (r)
 		goto out;
 	pthread_mutex_lock(&s->lock);
-	if (s->cancelled || s->over || s->half_closed) {
+	if (s->cancelled || s->over || s->half_closed || !s->call) {
 		r = s->half_closed ? -EPIPE : broken(s);
 		pthread_mutex_unlock(&s->lock);
 		grpc_byte_buffer_destroy(bb);
@@ -349,14 +378,16 @@ int rpc_stream_send(struct rpc_stream *s, const ProtobufCMessage *msg, const str
 	start(s, &op, 1, &s->t_send);
 	while (s->sending)
 		pthread_cond_wait(&s->changed, &s->lock);
+	if (!s->sent_ok) {
+		drop_call(s);
+		r = broken(s);
+	}
 	pthread_mutex_unlock(&s->lock);
 	grpc_byte_buffer_destroy(bb);
 	frame_hold_drop(&s->hold);
 	pthread_mutex_lock(&s->lock);
 	while (s->held)
 		pthread_cond_wait(&s->changed, &s->lock);
-	if (!s->sent_ok)
-		r = broken(s);
 	pthread_mutex_unlock(&s->lock);
 out:
 	pthread_mutex_unlock(&s->send_lock);
@@ -382,9 +413,7 @@ static int recv_end(struct rpc_stream *s)
 			pthread_cond_wait(&s->changed, &s->lock);
 		return s->status == GRPC_STATUS_OK ? 0 : broken(s);
 	}
-	if (s->cancelled)
-		return -ECANCELED;
-	return grpc_call_failed_before_recv_message(s->call) ? -EPIPE : 0;
+	return s->cancelled || s->eof_broken ? -ECANCELED : 0;
 }
 
 int rpc_stream_recv(struct rpc_stream *s, struct rpc_msg *m, int timeout_ms)
@@ -430,7 +459,7 @@ void rpc_stream_done_sending(struct rpc_stream *s)
 		return; /* the server ends its side with the status */
 	pthread_mutex_lock(&s->send_lock);
 	pthread_mutex_lock(&s->lock);
-	if (!s->half_closed && !s->over) {
+	if (!s->half_closed && !s->over && s->call) {
 		s->half_closed = true;
 		memset(&op, 0, sizeof(op));
 		op.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT;
@@ -445,7 +474,8 @@ void rpc_stream_cancel(struct rpc_stream *s)
 	pthread_mutex_lock(&s->lock);
 	if (!s->cancelled) {
 		s->cancelled = true;
-		grpc_call_cancel(s->call, NULL);
+		if (s->call)
+			grpc_call_cancel(s->call, NULL);
 		pthread_cond_broadcast(&s->changed);
 	}
 	pthread_mutex_unlock(&s->lock);
@@ -512,7 +542,8 @@ static int finish_server(struct rpc_stream *s, int err)
 		op.data.send_status_from_server.trailing_metadata = &md;
 	}
 	pthread_mutex_lock(&s->lock);
-	start(s, &op, 1, &s->t_close);
+	if (s->call)
+		start(s, &op, 1, &s->t_close);
 	pthread_mutex_unlock(&s->lock);
 	wait_idle(s);
 	grpc_slice_unref(md.value);

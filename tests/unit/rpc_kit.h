@@ -178,6 +178,7 @@ static void str_handler(void *ctx, struct rpc_stream *s)
 
 	(void)ctx;
 	while ((r = rpc_stream_recv(s, &m, -1)) == 1) {
+		r = 0;
 		mode = n++ ? mode : ((Num *)m.msg)->err;
 		if (!mode)
 			r = rpc_stream_send(s, m.msg, m.iov, m.niov);
