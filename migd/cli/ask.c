@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What all verbs share: messages, pids, the way to migd. */
+#include "migd/cli/cli.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include "conf/conf.h"
+#include "rpc/local.h"
+
+#define PID_MAX (1 << 22) /* Linux' own bound */
+
+static void say(const char *fmt, va_list ap)
+{
+	char text[1024];
+
+	vsnprintf(text, sizeof(text), fmt, ap);
+	fprintf(stderr, "mig: %s\n", printable(text));
+}
+
+int failed(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	say(fmt, ap);
+	va_end(ap);
+	return MIG_FAILED;
+}
+
+int usage_error(const char *verb, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	say(fmt, ap);
+	va_end(ap);
+	for (const struct command *c = commands; c->name; c++)
+		if (!strcmp(c->name, verb))
+			fprintf(stderr, "usage: mig %s\n", c->usage);
+	return MIG_USAGE;
+}
+
+/* Where migd listens. A host without a configuration has the default place. */
+static void socket_path(char *to, size_t size)
+{
+	struct conf *c = NULL;
+	int r = conf_load_with(NULL, CONF_NO_FILES, NULL, &c);
+
+	if (r && r != -ENOENT) {
+		conf_load_with(NULL, CONF_NO_FILES, stderr, &c);
+		exit(CONF_EXIT);
+	}
+	snprintf(to, size, "%s/migd.sock", c ? c->run_dir : "/run/sprite");
+	conf_free(c);
+}
+
+int ask(json_t *request, void (*row)(void *arg, json_t *line), void *arg, json_t **answer, struct error *e)
+{
+	char path[4200];
+
+	socket_path(path, sizeof(path));
+	return local_call(path, request, row, arg, answer, e);
+}
+
+int ask_failed(int r, const char *who, const struct error *e)
+{
+	/* migd's words often begin with the process themselves */
+	if (who && !strncmp(e->text, who, strlen(who)))
+		who = NULL;
+	failed("%s%s%s", who ? who : "", who ? ": " : "", e->text);
+	return r == -ENOENT || r == -ECONNREFUSED ? MIG_ABSENT : MIG_FAILED;
+}
+
+int pid_parse(const char *s)
+{
+	long v;
+
+	if (!*s || strlen(s) > 7 || strspn(s, "0123456789") != strlen(s))
+		return 0;
+	v = strtol(s, NULL, 10);
+	return v >= 1 && v <= PID_MAX ? (int)v : 0;
+}
+
+bool pids_check(const char *verb, int argc, char **argv)
+{
+	for (int i = 0; i < argc; i++)
+		if (!pid_parse(argv[i])) {
+			usage_error(verb, "\"%s\": expected the number of a process", argv[i]);
+			return false;
+		}
+	if (argc <= 0)
+		usage_error(verb, "which process?");
+	return argc > 0;
+}

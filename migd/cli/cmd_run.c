@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * mig run: this very process becomes the command. migd seizes it, it execs the command at home, stops at that exec and is moved like any other process, with the
+ * pid, environment, directory, descriptors and limits that it has here.
+ *
+ * Exit status: the command's (this process is the command then); 125 when mig or the move failed, 126 when the command was found but could not be executed, 127 when it was
+ * not found: as env(1). --background: 0 at once, the command runs in a session of its own.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "migd/cli/cli.h"
+
+enum { RUN_FAILED = 125, RUN_NOT_EXECUTABLE = 126, RUN_NOT_FOUND = 127 };
+
+struct run_options {
+	const char *host;
+	bool local_ok, background, verbose;
+};
+
+static bool parse(int argc, char **argv, struct run_options *o)
+{
+	static const struct option options[] = {{"host", required_argument, NULL, 'H'}, {"local-ok", no_argument, NULL, 'l'},
+		{"background", no_argument, NULL, 'b'}, {"verbose", no_argument, NULL, 'v'}, {0}};
+	int c;
+
+	/* '+': options end at the command */
+	while ((c = getopt_long(argc, argv, "+H:lbv", options, NULL)) != -1) {
+		switch (c) {
+		case 'H':
+			o->host = optarg;
+			break;
+		case 'l':
+			o->local_ok = true;
+			break;
+		case 'b':
+			o->background = true;
+			break;
+		case 'v':
+			o->verbose = true;
+			break;
+		default:
+			usage_error("run", "wrong option");
+			return false;
+		}
+	}
+	if (optind < argc)
+		return true;
+	usage_error("run", "which command?");
+	return false;
+}
+
+/* Can it be executed at all? Asked before migd is troubled, since after that only the exec itself can tell. 0, 126, 127. */
+static int look_up(const char *cmd)
+{
+	const char *path = getenv("PATH");
+	char full[4096];
+	int err = ENOENT;
+
+	if (strchr(cmd, '/')) {
+		if (!access(cmd, X_OK))
+			return 0;
+		err = errno;
+	} else {
+		for (path = path ? path : "/usr/local/bin:/usr/bin:/bin"; err;) {
+			size_t n = strcspn(path, ":");
+
+			snprintf(full, sizeof(full), "%.*s/%s", n ? (int)n : 1, n ? path : ".", cmd);
+			if (!access(full, X_OK))
+				err = 0;
+			else if (errno == EACCES)
+				err = EACCES;
+			if (!path[n])
+				break;
+			path += n + 1;
+		}
+	}
+	if (!err)
+		return 0;
+	failed("%s: %s", cmd, strerror(err));
+	return err == EACCES ? RUN_NOT_EXECUTABLE : RUN_NOT_FOUND;
+}
+
+/* The child goes on; the parent says its pid and ends. Returns only in the child. */
+static void background(void)
+{
+	pid_t pid = fork();
+
+	if (pid < 0)
+		exit(failed("cannot fork: %s", strerror(errno)) ? RUN_FAILED : 0);
+	if (pid) {
+		printf("%d\n", (int)pid);
+		exit(0);
+	}
+	setsid();
+	for (int fd = 0; fd < 3; fd++) { /* what is a terminal's is not for the background */
+		int null = isatty(fd) ? open("/dev/null", fd ? O_WRONLY : O_RDONLY) : -1;
+
+		if (null >= 0) {
+			dup2(null, fd);
+			close(null);
+		}
+	}
+}
+
+int cmd_run(int argc, char **argv)
+{
+	struct run_options o = {0};
+	struct error e = {0};
+	json_t *rq, *answer;
+	const char *host;
+	int r;
+
+	if (!parse(argc, argv, &o))
+		return RUN_FAILED;
+	argv += optind;
+	r = look_up(argv[0]);
+	if (r)
+		return r;
+	if (o.background)
+		background();
+	rq = json_pack("{s:s, s:b}", "verb", "run", "local_ok", (int)o.local_ok);
+	if (o.host)
+		json_object_set_new(rq, "host", json_string(o.host));
+	r = ask(rq, NULL, NULL, &answer, &e);
+	if (r && !(o.local_ok && (r == -ENOENT || r == -ECONNREFUSED))) {
+		failed("%s", e.text);
+		return RUN_FAILED;
+	}
+	host = json_string_value(json_object_get(answer, "host"));
+	if (o.verbose)
+		fprintf(stderr, "mig: %s %s %s\n", argv[0], host && *host && !r ? "goes to" : "runs", host && *host && !r ? host : "here");
+	json_decref(answer);
+	fflush(NULL);
+	execvp(argv[0], argv);
+	r = errno == ENOENT ? RUN_NOT_FOUND : RUN_NOT_EXECUTABLE;
+	failed("%s: %s", argv[0], strerror(errno));
+	return r;
+}

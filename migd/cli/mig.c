@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+/* mig: finds the verb and hands it the rest. */
+#include "migd/cli/cli.h"
+
+#include <string.h>
+
+#ifndef SPRITE_VERSION
+#define SPRITE_VERSION "unknown"
+#endif
+
+const struct command commands[] = {
+	{"run", cmd_run, "run [-H HOST] [--local-ok] [-b] [-v] [--] CMD...", "run a command on an idle host"},
+	{"move", cmd_move, "move [-n] [-H HOST] [--max-freeze MS] [-q] PID...", "move running processes, with their descendants"},
+	{"home", cmd_home, "home [-q] PID...", "bring processes home"},
+	{"explain", cmd_explain, "explain [--json] PID", "what a process holds, and what forbids moving it"},
+	{"ps", cmd_ps, "ps [-a] [-o COLUMNS] [--no-header] [--json]", "which processes are away, and which are guests here"},
+	{"hosts", cmd_hosts, "hosts [-v] [-o COLUMNS] [--no-header] [--json]", "which hosts there are, and how they do"},
+	{"lend", cmd_lend, "lend on|off|status", "may this host take guests"},
+	{"evict", cmd_evict, "evict --all|PID|USER", "send guests of this host away"},
+	{"stop-all", cmd_stop_all, "stop-all", "send all guests of this host away and take no new ones"},
+	{0},
+};
+
+static void help(FILE *to)
+{
+	fprintf(to, "usage: mig VERB ...\n");
+	for (const struct command *c = commands; c->name; c++)
+		fprintf(to, "  mig %s\n      %s\n", c->usage, c->does);
+	fprintf(to, "Details: mig(1)\n");
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 2) {
+		help(stderr);
+		return MIG_USAGE;
+	}
+	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "help") || !strcmp(argv[1], "-h")) {
+		help(stdout);
+		return 0;
+	}
+	if (!strcmp(argv[1], "--version")) {
+		printf("mig (Sprite for Linux) %s\n", SPRITE_VERSION);
+		return 0;
+	}
+	for (const struct command *c = commands; c->name; c++)
+		if (!strcmp(c->name, argv[1]))
+			return c->run(argc - 1, argv + 1);
+	fprintf(stderr, "mig: no verb \"%s\"; see mig --help\n", argv[1]);
+	return MIG_USAGE;
+}
