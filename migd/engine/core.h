@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The core's own view of families, processes and threads, shared by the files of this folder that are not resource modules.
+ * Everything here is used by the family's tracer thread alone.
+ */
+#ifndef ENGINE_CORE_H
+#define ENGINE_CORE_H
+#include <signal.h>
+#include <stdbool.h>
+#include "migd/engine/blob.h"
+#include "migd/engine/res.h"
+
+enum { ENG_VERSION = 1 };
+enum eng_state { ENG_FROZEN, ENG_PARKED, ENG_HOLLOW, ENG_NESTED, ENG_FILLED, ENG_RUNNING };
+
+struct ksigaction { /* the kernel's, not libc's */
+	uint64_t handler, flags, restorer, mask;
+};
+
+struct eng_thread_core {
+	bool stopped;			 /* in ptrace stop */
+	bool gone;
+	int how;			 /* ptrace request that lets it run on: PTRACE_CONT or PTRACE_SYSCALL */
+	struct user_regs_struct frozen;	 /* as PTRACE_INTERRUPT left them: what a thaw gives back */
+	uint64_t slot;			 /* address of its struct blob_slot */
+	uint64_t rseq, robust, tid_addr;
+	uint32_t rseq_len, rseq_sig;
+	stack_t alt;
+	char comm[17];
+	void *xstate;			 /* destination: to be set */
+	size_t xstate_len;
+	uint64_t slept_ns;		 /* source: how long it had been blocked when frozen */
+	bool has_remaining;
+	uint64_t remaining;
+};
+
+struct eng_proc_core {
+	bool dead;
+	bool blob_in;
+	int mem;	  /* /proc/PID/mem */
+	uint64_t blob;	  /* base of the blob, 0: not yet chosen */
+	unsigned nslots;  /* slots the mapped blob has room for */
+	uint64_t sysinsn; /* address of a `syscall` instruction in the target, for calls without the blob */
+	size_t scratch;	  /* bytes in use */
+	struct ksigaction trap; /* the program's own action for SIGTRAP */
+	int stop_sig;	  /* job control: group-stopped by this signal, 0: not */
+	bool caps;	  /* vessel on a guest host: full capabilities, acts for uid/gid below when it opens files */
+	uint32_t uid, gid;
+	uint32_t *groups;
+	size_t ngroups;
+	struct maps *maps;
+	int transfer;	  /* our end of the descriptor transfer socket, -1: none */
+	int transfer_num; /* the target's end */
+	void *mm;	  /* destination: unpacked ImgMm until finish */
+	char comm[17];
+	bool exit_sent;
+	int mirrored; /* home: a stop signal that is being played on the hollow */
+	pid_t home_ppid, home_pgid, home_sid; /* guest host: as the image said */
+};
+
+struct eng_family {
+	enum eng_state state;
+	bool home;	   /* hollows (or about to be); false: a nest */
+	struct eng_hooks hooks;
+	struct eng_proc **procs;
+	size_t nprocs;
+	pid_t *vpids;
+	void *res[ENG_RES_MAX];
+	int event_fd; /* epoll of the next and the keeper's socket */
+	int wake_fd;  /* eventfd */
+	uint64_t frozen_ns;
+	struct nest *nest; /* guest host */
+	struct event_queue *events;
+	struct objects *objects;
+	int64_t mono_offset, boot_offset; /* guest host: the family's clocks minus this host's */
+	char *head_hostname;
+};
+
+/* events.c */
+int events_init(struct eng_family *f);
+void events_close(struct eng_family *f);
+int events_add(struct eng_family *f, int fd);
+void event_push(struct eng_family *f, const struct eng_event *ev);
+/* A thread that we trace ended with wait status `st` (reaped by us as its tracer). */
+void event_exit_seen(struct eng_proc *p, struct eng_thread *t, int st);
+
+/* hollow.c: looks at every watched thread (waitpid, keeper's messages) and pushes what it finds. */
+void watch_collect(struct eng_family *f);
+int hollow_stop_all(struct eng_family *f); /* every thread into a ptrace stop */
+
+/* explain.c: eng_explain, for a family at home or in a nest. */
+int explain_family(pid_t pid, bool in_nest, struct eng_reasons *why, struct eng_sizes *sizes, struct error *e);
+
+/* freeze.c */
+int freeze_thread_resume(struct eng_thread *t, bool stop_again); /* true registers, true mask, detached */
+
+/* fill.c */
+int vessel_catch(struct eng_thread *t);	      /* seize, interrupt, mask: from now on ours */
+int eng_release_threads(struct eng_family *f); /* true registers and masks, detached */
+
+/* image.c */
+struct eng_image *image_writer(int fd);
+struct eng_image *image_reader(int fd);
+void image_free(struct eng_image *im);
+int image_flush(struct eng_image *im);
+struct image_rec {
+	uint32_t type;
+	int32_t vpid;
+	uint64_t len;
+};
+/* The next record; body valid until the next call. 0, -EPIPE (end of file too early), -EPROTO, -errno. */
+int image_next(struct eng_image *im, struct image_rec *rec, const void **body);
+/* Room for a record body of up to `len` in the buffer, to be filled in place and then committed with its true length. */
+void *image_reserve(struct eng_image *im, size_t len);
+int image_commit(struct eng_image *im, uint32_t type, pid_t vpid, size_t len);
+enum { IMG_HEAD = 1, IMG_MM, IMG_PAGES, IMG_THREAD, IMG_OBJECT, IMG_OBJECT_PAGES, IMG_END = 99 };
+enum { IMG_MAX = 8 << 20 }; /* longest body that is believed */
+
+/* regs_x86_64.c */
+int regs_frozen(struct eng_thread *t, struct eng_reasons *why, struct error *e);
+int regs_set(struct eng_thread *t, const struct user_regs_struct *r);
+int regs_get(struct eng_thread *t, struct user_regs_struct *r);
+/* Calls under a relative time-out that the kernel would go on with (-ERESTART_RESTARTBLOCK): arranges the same in a fresh task. */
+int regs_rearm(struct eng_thread *t);
+
+/* family.c */
+struct eng_family *family_new(const struct eng_hooks *h);
+void family_free(struct eng_family *f);
+struct eng_proc *proc_new(struct eng_family *f, pid_t pid, pid_t vpid);
+struct eng_thread *thread_new(struct eng_proc *p, pid_t tid, pid_t vtid);
+void thread_drop(struct eng_proc *p, unsigned i);
+void proc_drop(struct eng_family *f, size_t i);
+int proc_open(struct eng_proc *p); /* dir, pidfd, mem */
+
+#endif

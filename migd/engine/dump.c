@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * From frozen to image: the blob into every process, every thread's registers turned to the parking loop (so that our death leaves it parked), then what the
+ * modules write. The source's own processes are only looked at: eng_thaw() undoes all.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "conf/log.h"
+#include "migd/engine/inject.h"
+#include "migd/engine/memory.h"
+#include "rpc/image.pb-c.h"
+
+enum { SPARE_SLOTS = 32 }; /* for threads born while away */
+
+static int park_all(struct eng_proc *p)
+{
+	for (unsigned i = 0; i < p->nthreads; i++) {
+		struct eng_thread *t = p->threads[i];
+		struct blob_slot s = {.vtid = t->vtid, .sigmask = t->sigmask, .regs = t->core->frozen};
+		int r = eng_poke(p, t->core->slot, &s, sizeof(s));
+
+		if (r == 0)
+			r = inject_park(t);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static bool base_is_free(const struct maps *maps, uint64_t base, size_t size)
+{
+	for (size_t i = 0; base && i < maps->n; i++)
+		if (maps->m[i].start < base + size && maps->m[i].end > base)
+			return false;
+	return base != 0;
+}
+
+static int blob_in(struct eng_proc *p, struct error *e)
+{
+	unsigned nslots = p->nthreads + SPARE_SLOTS;
+	struct maps *maps;
+	int r;
+
+	if (p->core->blob_in)
+		return 0;
+	r = procfs_maps(p->dir, false, &maps);
+	if (r < 0)
+		return error_set(e, -r, "process %d: its maps cannot be read", p->vpid);
+	r = inject_prepare(p, maps);
+	if (r == 0 && !base_is_free(maps, p->core->blob, blob_size(nslots)))
+		p->core->blob = memory_blob_base(maps, blob_size(nslots));
+	maps_free(maps);
+	if (r < 0)
+		return error_set(e, -r, "process %d: no system call instruction found in it", p->vpid);
+	if (!p->core->blob)
+		return error_set(e, ENOMEM, "process %d: its address space has no room for the engine", p->vpid);
+	r = inject_blob(p, nslots, e);
+	if (r == 0)
+		r = park_all(p);
+	return r < 0 ? error_set(e, -r, "process %d ended while it was read", p->vpid) : 0;
+}
+
+static uint64_t now_ns(clockid_t c)
+{
+	struct timespec ts;
+
+	clock_gettime(c, &ts);
+	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
+}
+
+/* ---- head ------------------------------------------------------------------------------------------ */
+static void parse_ids(const char *status, Sprite__Image__ImgProc *m, uint32_t **groups)
+{
+	const char *uid = eng_field(status, "Uid"), *gid = eng_field(status, "Gid"), *list = eng_field(status, "Groups");
+	unsigned real, eff, saved, fs = 0;
+
+	if (uid && sscanf(uid, "%u %u %u %u", &real, &eff, &saved, &fs) == 4)
+		m->uid = fs;
+	if (gid && sscanf(gid, "%u %u %u %u", &real, &eff, &saved, &fs) == 4)
+		m->gid = fs;
+	while (list && *list >= '0' && *list <= '9') {
+		uint32_t *bigger = realloc(*groups, (m->n_groups + 1) * sizeof(uint32_t));
+		char *end;
+
+		if (!bigger)
+			return;
+		*groups = bigger;
+		bigger[m->n_groups++] = strtoul(list, &end, 10);
+		list = *end == ' ' ? end + 1 : end;
+	}
+}
+
+static int head_proc(struct eng_proc *p, Sprite__Image__ImgProc *m)
+{
+	_cleanup_free_ char *status = eng_proc_read(p->dir, "status", NULL);
+	uint32_t *groups = NULL;
+
+	sprite__image__img_proc__init(m);
+	if (!status)
+		return -ESRCH;
+	m->pid = p->vpid;
+	m->ppid = p->ppid;
+	m->pgid = p->pgid;
+	m->sid = p->sid;
+	m->n_tids = p->nthreads;
+	m->tids = calloc(p->nthreads, sizeof(*m->tids));
+	if (!m->tids)
+		return -ENOMEM;
+	for (unsigned i = 0; i < p->nthreads; i++)
+		m->tids[i] = p->threads[i]->vtid;
+	m->blob = p->core->blob;
+	parse_ids(status, m, &groups);
+	m->groups = groups;
+	m->comm = p->core->comm;
+	m->stopped = p->core->stop_sig != 0;
+	return 0;
+}
+
+static int put_head(struct eng_family *f, struct eng_image *out)
+{
+	_cleanup_free_ Sprite__Image__ImgProc *v = calloc(f->nprocs, sizeof(*v));
+	_cleanup_free_ Sprite__Image__ImgProc **list = calloc(f->nprocs, sizeof(*list));
+	Sprite__Image__ImgHead h = SPRITE__IMAGE__IMG_HEAD__INIT;
+	char host[65] = "";
+	int r = v && list ? 0 : -ENOMEM;
+
+	for (size_t i = 0; i < f->nprocs && r == 0; i++) {
+		r = head_proc(f->procs[i], &v[i]);
+		list[i] = &v[i];
+	}
+	if (r == 0) {
+		gethostname(host, sizeof(host) - 1);
+		h.version = ENG_VERSION;
+		h.cpu = (char *)eng_cpu_features(NULL);
+		h.n_proc = f->nprocs;
+		h.proc = list;
+		h.mono = now_ns(CLOCK_MONOTONIC) + f->mono_offset;
+		h.boot = now_ns(CLOCK_BOOTTIME) + f->boot_offset;
+		h.hostname = f->head_hostname ? f->head_hostname : host;
+		h.page_size = sysconf(_SC_PAGESIZE);
+		r = eng_image_put_msg(out, IMG_HEAD, 0, &h.base);
+	}
+	for (size_t i = 0; v && i < f->nprocs; i++) {
+		free(v[i].tids);
+		free(v[i].groups);
+	}
+	return r;
+}
+
+/* On a guest host our pids of parents and groups are this host's: the family's numbers are those of the last image, but for who was born here. */
+static void numbers_of_guests(struct eng_family *f)
+{
+	for (size_t i = 0; i < f->nprocs; i++) {
+		struct eng_proc *p = f->procs[i], *leader = NULL;
+
+		if (p->parent)
+			p->ppid = p->parent->vpid;
+		for (size_t k = 0; k < f->nprocs; k++)
+			if (f->procs[k]->pid == p->pgid)
+				leader = f->procs[k];
+		p->pgid = leader ? leader->vpid : p->core->home_pgid;
+		leader = NULL;
+		for (size_t k = 0; k < f->nprocs; k++)
+			if (f->procs[k]->pid == p->sid)
+				leader = f->procs[k];
+		p->sid = leader ? leader->vpid : p->core->home_sid;
+		if (!p->parent)
+			p->ppid = p->core->home_ppid;
+	}
+}
+
+static int dump_all(struct eng_family *f, struct eng_image *out, struct error *e)
+{
+	int r = 0;
+
+	if (f->nest)
+		numbers_of_guests(f);
+	for (size_t i = 0; i < f->nprocs && r == 0; i++)
+		r = blob_in(f->procs[i], e);
+	if (r == 0)
+		r = put_head(f, out);
+	for (size_t k = 0; eng_res_table[k] && r == 0; k++)
+		if (eng_res_table[k]->dump_family) {
+			r = eng_res_table[k]->dump_family(f, out, e);
+			log_debug("engine: dump of %s: %d", eng_res_table[k]->name, r);
+		}
+	for (size_t i = 0; i < f->nprocs && r == 0; i++)
+		for (size_t k = 0; eng_res_table[k] && r == 0; k++) {
+			eng_scratch_reset(f->procs[i]);
+			if (eng_res_table[k]->dump)
+				r = eng_res_table[k]->dump(f->procs[i], out, e);
+			if (r < 0)
+				error_set(e, -r, "process %d: %s cannot be read: %s", f->procs[i]->vpid, eng_res_table[k]->name, strerror(-r));
+		}
+	for (size_t i = 0; i < f->nprocs && r == 0; i++)
+		for (unsigned k = 0; k < f->procs[i]->nthreads && r == 0; k++)
+			r = inject_park(f->procs[i]->threads[k]);
+	if (r == 0)
+		r = eng_image_put(out, IMG_END, 0, "", 0);
+	if (r == 0)
+		r = image_flush(out);
+	return r;
+}
+
+int eng_dump(struct eng_family *f, int fd, struct error *e)
+{
+	struct eng_image *out = image_writer(fd);
+	int r;
+
+	if (!out || f->state != ENG_FROZEN) {
+		image_free(out);
+		return error_set(e, out ? EINVAL : ENOMEM, "dump of a family that is not frozen");
+	}
+	r = dump_all(f, out, e);
+	image_free(out);
+	if (r < 0)
+		return error_set(e, -r, "the image cannot be written: %s", strerror(-r));
+	f->state = ENG_PARKED;
+	return 0;
+}

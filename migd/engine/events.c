@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What happens to processes that the engine watches. Ptrace stops are told to a process by SIGCHLD only: one handler for the whole program writes to the
+ * eventfd of every family; which of them it concerns, each finds out by waitpid() on its own threads. A chain to the handler that was there before.
+ *
+ * Lock: `slots` is a fixed table of eventfds, entries set and cleared with atomics, read by the handler.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "conf/log.h"
+#include "migd/engine/core.h"
+
+enum { LISTENERS = 1024 };
+static atomic_int slots[LISTENERS]; /* eventfd + 1; 0: free */
+static struct sigaction before;
+
+struct event_queue {
+	struct eng_event *v;
+	size_t n, cap;
+};
+
+static void on_sigchld(int sig, siginfo_t *si, void *uc)
+{
+	int saved = errno;
+	uint64_t one = 1;
+
+	for (int i = 0; i < LISTENERS; i++) {
+		int fd = atomic_load_explicit(&slots[i], memory_order_relaxed);
+
+		if (fd && write(fd - 1, &one, sizeof(one)) < 0)
+			continue; /* full: it is readable anyway */
+	}
+	if (before.sa_flags & SA_SIGINFO)
+		before.sa_sigaction(sig, si, uc);
+	else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN)
+		before.sa_handler(sig);
+	errno = saved;
+}
+
+static void install(void)
+{
+	static atomic_flag done = ATOMIC_FLAG_INIT;
+	struct sigaction sa = {.sa_flags = SA_SIGINFO | SA_RESTART};
+
+	if (atomic_flag_test_and_set(&done))
+		return;
+	sa.sa_sigaction = on_sigchld;
+	sigfillset(&sa.sa_mask);
+	sigaction(SIGCHLD, &sa, &before);
+}
+
+int events_add(struct eng_family *f, int fd)
+{
+	struct epoll_event ev = {.events = EPOLLIN};
+
+	return epoll_ctl(f->event_fd, EPOLL_CTL_ADD, fd, &ev) < 0 ? -errno : 0;
+}
+
+int events_init(struct eng_family *f)
+{
+	install();
+	f->events = calloc(1, sizeof(*f->events));
+	f->event_fd = epoll_create1(EPOLL_CLOEXEC);
+	f->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (!f->events || f->event_fd < 0 || f->wake_fd < 0 || events_add(f, f->wake_fd) < 0)
+		return -errno;
+	for (int i = 0; i < LISTENERS; i++) {
+		int free_slot = 0;
+
+		if (atomic_compare_exchange_strong(&slots[i], &free_slot, f->wake_fd + 1))
+			return 0;
+	}
+	return -EMFILE;
+}
+
+void events_close(struct eng_family *f)
+{
+	for (int i = 0; i < LISTENERS; i++) {
+		int mine = f->wake_fd + 1;
+
+		if (atomic_compare_exchange_strong(&slots[i], &mine, 0))
+			break;
+	}
+	if (f->event_fd >= 0)
+		close(f->event_fd);
+	if (f->wake_fd >= 0)
+		close(f->wake_fd);
+	f->event_fd = f->wake_fd = -1;
+	if (f->events)
+		free(f->events->v);
+	free(f->events);
+	f->events = NULL;
+}
+
+void event_push(struct eng_family *f, const struct eng_event *ev)
+{
+	struct event_queue *q = f->events;
+	uint64_t one = 1;
+
+	if (q->n == q->cap) {
+		size_t cap = q->cap ? q->cap * 2 : 16;
+		struct eng_event *v = realloc(q->v, cap * sizeof(*v));
+
+		if (!v) {
+			log_error("engine: no memory for an event of process %d", ev->pid);
+			return;
+		}
+		q->v = v;
+		q->cap = cap;
+	}
+	q->v[q->n++] = *ev;
+	if (write(f->wake_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
+		log_error("engine: eventfd: %s", strerror(errno));
+}
+
+void event_exit_seen(struct eng_proc *p, struct eng_thread *t, int st)
+{
+	struct eng_event ev = {.kind = ENG_EXITED, .pid = p->vpid, .status = st};
+
+	if (t != p->threads[0] || p->core->exit_sent)
+		return;
+	p->core->exit_sent = true;
+	event_push(p->family, &ev);
+}
+
+int eng_event_fd(struct eng_family *f)
+{
+	return f->event_fd;
+}
+
+int eng_next_event(struct eng_family *f, struct eng_event *ev)
+{
+	struct event_queue *q = f->events;
+	uint64_t count;
+
+	if (!q->n) {
+		if (read(f->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
+			return -errno;
+		watch_collect(f);
+	}
+	if (!q->n)
+		return 0;
+	*ev = q->v[0];
+	memmove(&q->v[0], &q->v[1], (q->n - 1) * sizeof(q->v[0]));
+	q->n--;
+	return 1;
+}

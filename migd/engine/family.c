@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Families, processes and threads as objects: making, finding, freeing them. No I/O but opening /proc. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include "migd/engine/core.h"
+#include "migd/engine/nest.h"
+#include "migd/engine/procfs.h"
+
+struct eng_family *family_new(const struct eng_hooks *h)
+{
+	struct eng_family *f = calloc(1, sizeof(*f));
+
+	if (!f)
+		return NULL;
+	f->event_fd = f->wake_fd = -1;
+	if (h)
+		f->hooks = *h;
+	if (events_init(f) < 0) {
+		free(f);
+		return NULL;
+	}
+	return f;
+}
+
+struct eng_proc *proc_new(struct eng_family *f, pid_t pid, pid_t vpid)
+{
+	struct eng_proc **bigger = realloc(f->procs, (f->nprocs + 1) * sizeof(*bigger));
+	struct eng_proc *p = calloc(1, sizeof(*p));
+	struct eng_proc_core *c = calloc(1, sizeof(*c));
+
+	if (bigger)
+		f->procs = bigger;
+	if (!bigger || !p || !c) {
+		free(p);
+		free(c);
+		return NULL;
+	}
+	p->family = f;
+	p->pid = pid;
+	p->vpid = vpid;
+	p->dir = p->pidfd = -1;
+	p->core = c;
+	c->mem = c->transfer = -1;
+	f->procs[f->nprocs++] = p;
+	return p;
+}
+
+static void thread_free(struct eng_thread *t)
+{
+	if (!t)
+		return;
+	free(t->core->xstate);
+	free(t->core);
+	free(t);
+}
+
+struct eng_thread *thread_new(struct eng_proc *p, pid_t tid, pid_t vtid)
+{
+	struct eng_thread **bigger = realloc(p->threads, (p->nthreads + 1) * sizeof(*bigger));
+	struct eng_thread *t = calloc(1, sizeof(*t));
+	struct eng_thread_core *c = calloc(1, sizeof(*c));
+
+	if (bigger)
+		p->threads = bigger;
+	if (!bigger || !t || !c) {
+		free(t);
+		free(c);
+		return NULL;
+	}
+	t->proc = p;
+	t->tid = tid;
+	t->vtid = vtid;
+	t->core = c;
+	p->threads[p->nthreads++] = t;
+	return t;
+}
+
+void thread_drop(struct eng_proc *p, unsigned i)
+{
+	thread_free(p->threads[i]);
+	memmove(&p->threads[i], &p->threads[i + 1], (p->nthreads - i - 1) * sizeof(p->threads[0]));
+	p->nthreads--;
+}
+
+static void proc_close(struct eng_proc *p)
+{
+	int *fd[] = {&p->dir, &p->pidfd, &p->core->mem, &p->core->transfer};
+
+	for (size_t i = 0; i < sizeof(fd) / sizeof(fd[0]); i++)
+		if (*fd[i] >= 0) {
+			close(*fd[i]);
+			*fd[i] = -1;
+		}
+}
+
+int proc_open(struct eng_proc *p)
+{
+	char path[64];
+
+	proc_close(p);
+	snprintf(path, sizeof(path), "/proc/%d", p->pid);
+	p->dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	p->pidfd = syscall(SYS_pidfd_open, p->pid, 0);
+	p->core->mem = p->dir < 0 ? -1 : openat(p->dir, "mem", O_RDWR | O_CLOEXEC);
+	return p->dir < 0 || p->pidfd < 0 || p->core->mem < 0 ? -ESRCH : 0;
+}
+
+static void proc_release(struct eng_family *f, struct eng_proc *p)
+{
+	for (size_t i = 0; eng_res_table[i]; i++)
+		if (eng_res_table[i]->release)
+			eng_res_table[i]->release(f, p);
+}
+
+static void proc_free(struct eng_family *f, struct eng_proc *p)
+{
+	proc_release(f, p);
+	while (p->nthreads)
+		thread_drop(p, p->nthreads - 1);
+	proc_close(p);
+	maps_free(p->core->maps);
+	free(p->core->groups);
+	free(p->threads);
+	free(p->core);
+	free(p);
+}
+
+void proc_drop(struct eng_family *f, size_t i)
+{
+	struct eng_proc *gone = f->procs[i];
+
+	for (size_t j = 0; j < f->nprocs; j++)
+		if (f->procs[j]->parent == gone)
+			f->procs[j]->parent = NULL;
+	memmove(&f->procs[i], &f->procs[i + 1], (f->nprocs - i - 1) * sizeof(f->procs[0]));
+	f->nprocs--;
+	proc_free(f, gone);
+}
+
+void family_free(struct eng_family *f)
+{
+	if (!f)
+		return;
+	while (f->nprocs)
+		proc_drop(f, f->nprocs - 1);
+	proc_release(f, NULL);
+	nest_free(f->nest);
+	events_close(f);
+	free(f->procs);
+	free(f->vpids);
+	free(f->head_hostname);
+	free(f);
+}
+
+size_t eng_nprocs(const struct eng_family *f)
+{
+	return f->nprocs;
+}
+
+struct eng_proc *eng_proc_at(struct eng_family *f, size_t i)
+{
+	return i < f->nprocs ? f->procs[i] : NULL;
+}
+
+struct eng_proc *eng_proc_by_vpid(struct eng_family *f, pid_t vpid)
+{
+	for (size_t i = 0; i < f->nprocs; i++)
+		if (f->procs[i]->vpid == vpid)
+			return f->procs[i];
+	return NULL;
+}
+
+const struct eng_hooks *eng_hooks(const struct eng_family *f)
+{
+	return &f->hooks;
+}
+
+unsigned eng_res_index(const struct eng_res *r)
+{
+	unsigned i = 0;
+
+	while (eng_res_table[i] != r)
+		i++;
+	return i;
+}
+
+void **eng_family_res(struct eng_family *f, const struct eng_res *r)
+{
+	return &f->res[eng_res_index(r)];
+}
+
+const pid_t *eng_pids(const struct eng_family *f, size_t *n)
+{
+	struct eng_family *w = (struct eng_family *)f; /* the list is a cache inside */
+	pid_t *v = realloc(w->vpids, (f->nprocs + 1) * sizeof(pid_t));
+
+	*n = 0;
+	if (!v)
+		return w->vpids;
+	w->vpids = v;
+	for (size_t i = 0; i < f->nprocs; i++)
+		if (!f->procs[i]->core->dead)
+			v[(*n)++] = f->procs[i]->vpid;
+	return v;
+}
+
+uint64_t eng_frozen_ns(const struct eng_family *f)
+{
+	return f->frozen_ns;
+}

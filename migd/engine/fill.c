@@ -1,0 +1,581 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * From image to running family: vessels on a guest host (eng_nest) or hollows at home take what the image has (eng_fill), wait parked, and run (eng_resume).
+ *
+ * A vessel's way: child of the keeper -> seized -> blob in -> threads with their numbers -> records -> finish of every module -> parked -> true registers.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "conf/log.h"
+#include "migd/engine/inject.h"
+#include "migd/engine/memory.h"
+#include "migd/engine/nest.h"
+#include "rpc/image.pb-c.h"
+
+typedef Sprite__Image__ImgHead img_head;
+typedef Sprite__Image__ImgProc img_proc;
+
+int vessel_catch(struct eng_thread *t)
+{
+	uint64_t mask = ~(1ULL << (SIGTRAP - 1));
+	int r;
+
+	if (ptrace(PTRACE_SEIZE, t->tid, 0, PTRACE_O_TRACESYSGOOD) < 0 || ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0)
+		return -errno;
+	t->core->how = PTRACE_CONT;
+	r = inject_wait(t, NULL);
+	if (r == 0 && ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) < 0)
+		r = -errno;
+	return r;
+}
+
+/* ---- threads --------------------------------------------------------------------------------------- */
+static int find_tid(struct eng_proc *p, pid_t vtid, pid_t *tid)
+{
+	_cleanup_free_ pid_t *list = NULL;
+	ssize_t n = procfs_tasks(p->pid, &list);
+
+	for (ssize_t i = 0; i < n; i++) {
+		char path[64];
+		pid_t v;
+		int depth;
+
+		snprintf(path, sizeof(path), "task/%d/status", list[i]);
+		if (procfs_nspid(p->dir, path, &v, &depth) == 0 && v == vtid) {
+			*tid = list[i];
+			return 0;
+		}
+	}
+	return -ESRCH;
+}
+
+/* At home the number is had by the kernel's own counter: nobody but root may name it, and a hollow is not root. */
+static void aim_next_pid(struct eng_proc *p, pid_t want)
+{
+	char text[16];
+	int fd, n = snprintf(text, sizeof(text), "%d", want - 1);
+
+	if (p->core->caps)
+		return;
+	fd = open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, text, n) != n)
+		log_warn("engine: ns_last_pid: %s", strerror(errno));
+	if (fd >= 0)
+		close(fd);
+}
+
+static int make_thread(struct eng_proc *p, unsigned slot, pid_t vtid, struct error *e)
+{
+	struct eng_proc_core *c = p->core;
+	uint64_t top = blob_stack_addr(c->blob, c->nslots, slot), at, tid_at;
+	struct clone_args a = {.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM, .stack = top - BLOB_STACK / 2,
+		.stack_size = BLOB_STACK / 2};
+	struct eng_thread *t;
+	pid_t tid;
+	long r;
+
+	eng_scratch_reset(p);
+	tid_at = eng_scratch_put(p, &vtid, sizeof(vtid));
+	if (c->caps) {
+		a.set_tid = tid_at;
+		a.set_tid_size = 1;
+	}
+	at = eng_scratch_put(p, &a, sizeof(a));
+	for (int try = 0;; try++) {
+		aim_next_pid(p, vtid);
+		r = ENG_SYS(p->threads[0], SYS_clone3, at, sizeof(a), 0, 0, 0, blob_slot_addr(c->blob, slot));
+		if (r < 0)
+			return error_set(e, -r, "thread %d of process %d cannot be made: %s", vtid, p->vpid, strerror(-r));
+		if (r == vtid)
+			break;
+		/* somebody else was faster: this one ends, once more */
+		if (find_tid(p, r, &tid) == 0 && (t = thread_new(p, tid, r))) {
+			t->core->slot = blob_slot_addr(c->blob, slot);
+			if (vessel_catch(t) == 0)
+				INJECT_RAW(t, SYS_exit, 0);
+			thread_drop(p, p->nthreads - 1);
+		}
+		if (try == 20)
+			return error_set(e, EEXIST, "thread %d of process %d: that number is taken", vtid, p->vpid);
+	}
+	r = find_tid(p, vtid, &tid);
+	t = r == 0 ? thread_new(p, tid, vtid) : NULL;
+	if (!t)
+		return error_set(e, r < 0 ? -r : ENOMEM, "thread %d of process %d is gone", vtid, p->vpid);
+	t->core->slot = blob_slot_addr(c->blob, slot);
+	r = vessel_catch(t);
+	if (r == 0)
+		r = inject_park(t);
+	return r < 0 ? error_set(e, -r, "thread %d of process %d cannot be caught", vtid, p->vpid) : 0;
+}
+
+/* ---- vessels --------------------------------------------------------------------------------------- */
+static int take_credentials(struct eng_proc *p, const img_proc *m)
+{
+	p->core->uid = m->uid;
+	p->core->gid = m->gid;
+	free(p->core->groups);
+	p->core->groups = NULL;
+	p->core->ngroups = 0;
+	if (!m->n_groups)
+		return 0;
+	p->core->groups = calloc(m->n_groups, sizeof(uint32_t));
+	if (!p->core->groups)
+		return -ENOMEM;
+	memcpy(p->core->groups, m->groups, m->n_groups * sizeof(uint32_t));
+	p->core->ngroups = m->n_groups;
+	return 0;
+}
+
+static void take_numbers(struct eng_proc *p, const img_proc *m)
+{
+	p->ppid = p->core->home_ppid = m->ppid;
+	p->pgid = p->core->home_pgid = m->pgid;
+	p->sid = p->core->home_sid = m->sid;
+	p->core->stop_sig = m->stopped ? SIGSTOP : 0;
+	snprintf(p->core->comm, sizeof(p->core->comm), "%s", m->comm);
+}
+
+/* The keeper's own libc has registered memory that goes away: the kernel would kill the vessel for its restartable sequence. */
+static int forget_libc(struct eng_thread *t)
+{
+	struct {
+		uint64_t ptr;
+		uint32_t size, signature, flags, pad;
+	} conf = {0};
+	struct eng_call c[3] = {{.nr = SYS_set_tid_address, .arg = {0}}, {.nr = SYS_set_robust_list, .arg = {0, 24}}};
+	size_t n = 2;
+
+	if (ptrace(0x420f /* PTRACE_GET_RSEQ_CONFIGURATION */, t->tid, sizeof(conf), &conf) == sizeof(conf) && conf.ptr)
+		c[n++] = (struct eng_call){.nr = SYS_rseq, .arg = {conf.ptr, conf.size, 1, conf.signature}};
+	return eng_batch(t, c, n, NULL);
+}
+
+/* Caught, blob in at the place the image says, all threads there. */
+static int vessel_equip(struct eng_proc *p, const img_proc *m, struct error *e)
+{
+	struct maps *maps;
+	int r = procfs_maps(p->dir, false, &maps);
+
+	if (r == 0) {
+		r = inject_prepare(p, maps);
+		maps_free(maps);
+	}
+	p->core->blob = m->blob;
+	if (r == 0)
+		r = inject_blob(p, m->n_tids + 32, e);
+	if (r == 0)
+		r = inject_park(p->threads[0]);
+	if (r == 0)
+		r = forget_libc(p->threads[0]);
+	if (r == 0 && p->core->caps) {
+		uint64_t at = eng_scratch_put(p, p->core->groups, p->core->ngroups * sizeof(uint32_t));
+
+		r = ENG_SYS(p->threads[0], SYS_setgroups, p->core->ngroups, at);
+	}
+	for (size_t i = 1; i < m->n_tids && r == 0; i++)
+		r = make_thread(p, i, m->tids[i], e);
+	return r < 0 ? error_set(e, -r, "vessel %d cannot be equipped: %s", p->vpid, strerror(-r)) : 0;
+}
+
+static int vessel_root(struct eng_family *f, const img_proc *m, struct error *e)
+{
+	struct eng_proc *p;
+	pid_t pid = 0;
+	int r = nest_vessel(f->nest, m->pid, m->ppid, m->pgid, m->sid, &pid, e);
+
+	if (r < 0)
+		return r;
+	p = proc_new(f, pid, m->pid);
+	if (!p || !thread_new(p, pid, m->pid))
+		return error_set(e, ENOMEM, "no memory");
+	p->core->caps = true;
+	take_numbers(p, m);
+	r = proc_open(p);
+	if (r == 0)
+		r = take_credentials(p, m);
+	if (r == 0)
+		r = vessel_catch(p->threads[0]);
+	if (r < 0)
+		return error_set(e, -r, "vessel %d cannot be caught: %s", m->pid, strerror(-r));
+	return vessel_equip(p, m, e);
+}
+
+static int find_child(struct eng_proc *parent, pid_t vpid, pid_t *pid)
+{
+	_cleanup_free_ pid_t *kids = NULL;
+	ssize_t n = procfs_children(parent->pid, &kids);
+
+	for (ssize_t i = 0; i < n; i++) {
+		char path[64];
+		pid_t v;
+		int depth;
+
+		snprintf(path, sizeof(path), "/proc/%d/status", kids[i]);
+		if (procfs_nspid(AT_FDCWD, path, &v, &depth) == 0 && v == vpid) {
+			*pid = kids[i];
+			return 0;
+		}
+	}
+	return -ESRCH;
+}
+
+/* A child is forked by its parent's vessel, so that it is its child for wait and getppid. It starts parked in a copy of the parent's blob. */
+static int vessel_child(struct eng_family *f, struct eng_proc *parent, const img_proc *m, struct error *e)
+{
+	struct clone_args a = {.exit_signal = SIGCHLD};
+	struct eng_proc *p;
+	struct eng_thread *t;
+	uint64_t at;
+	pid_t pid = 0, want = m->pid;
+	long r;
+
+	eng_scratch_reset(parent);
+	if (parent->core->caps) {
+		a.set_tid = eng_scratch_put(parent, &want, sizeof(want));
+		a.set_tid_size = 1;
+	}
+	at = eng_scratch_put(parent, &a, sizeof(a));
+	aim_next_pid(parent, m->pid);
+	r = ENG_SYS(parent->threads[0], SYS_clone3, at, sizeof(a), 0, 0, 0, parent->threads[0]->core->slot);
+	if (r < 0 || r != m->pid)
+		return error_set(e, r < 0 ? -r : EEXIST, "process %d cannot be made: %s", m->pid, r < 0 ? strerror(-r) : "that number is taken");
+	r = find_child(parent, m->pid, &pid);
+	p = r == 0 ? proc_new(f, pid, m->pid) : NULL;
+	t = p ? thread_new(p, pid, m->pid) : NULL;
+	if (!t)
+		return error_set(e, r < 0 ? -r : ENOMEM, "process %d is gone", m->pid);
+	p->parent = parent;
+	p->core->caps = parent->core->caps;
+	take_numbers(p, m);
+	p->core->sysinsn = parent->core->sysinsn;
+	p->core->blob = parent->core->blob;
+	p->core->nslots = parent->core->nslots;
+	p->core->trap = parent->core->trap;
+	t->core->slot = parent->threads[0]->core->slot;
+	r = proc_open(p);
+	if (r == 0)
+		r = take_credentials(p, m);
+	if (r == 0)
+		r = vessel_catch(t);
+	if (r == 0 && (p->core->blob_in = true))
+		r = inject_unblob(p);
+	if (r == 0)
+		r = vessel_equip(p, m, e);
+	return r < 0 ? error_set(e, -r, "vessel %d cannot be caught: %s", m->pid, strerror(-r)) : 0;
+}
+
+/* Groups and sessions inside of the family, once all are there. */
+static int vessel_group(struct eng_proc *p, const img_proc *m)
+{
+	struct eng_thread *t = p->threads[0];
+	long r = 0;
+
+	if (!p->parent)
+		return 0;
+	if (m->sid == m->pid)
+		r = ENG_SYS(t, SYS_setsid, 0);
+	else if (m->pgid == m->pid || eng_proc_by_vpid(p->family, m->pgid))
+		r = ENG_SYS(t, SYS_setpgid, 0, m->pgid);
+	return r < 0 ? r : 0;
+}
+
+static int check_head(const img_head *h, struct error *e)
+{
+	const char *missing;
+
+	if (!h || h->version != ENG_VERSION || !h->n_proc)
+		return error_set(e, EPROTO, "image: no head, or of another version of sprite");
+	missing = eng_cpu_missing(h->cpu, NULL);
+	if (missing)
+		return error_set(e, EOPNOTSUPP, "this processor has no %s", missing);
+	if (h->page_size != (uint64_t)sysconf(_SC_PAGESIZE))
+		return error_set(e, EOPNOTSUPP, "this host has another page size");
+	for (size_t i = 0; i < h->n_proc; i++)
+		if (!h->proc[i]->n_tids || h->proc[i]->tids[0] != h->proc[i]->pid || h->proc[i]->pid <= 1 || h->proc[i]->n_tids > 10000)
+			return error_set(e, EPROTO, "image: process %d is not what it should be", h->proc[i]->pid);
+	return 0;
+}
+
+static int read_head(struct eng_image *in, img_head **h, struct error *e)
+{
+	struct image_rec rec;
+	const void *body;
+	int r = image_next(in, &rec, &body);
+
+	if (r < 0 || rec.type != IMG_HEAD)
+		return error_set(e, r < 0 ? -r : EPROTO, "the image has no head: %s", strerror(r < 0 ? -r : EPROTO));
+	*h = sprite__image__img_head__unpack(NULL, rec.len, body);
+	return check_head(*h, e);
+}
+
+static int64_t clock_offset(clockid_t c, uint64_t there)
+{
+	struct timespec ts;
+
+	clock_gettime(c, &ts);
+	return (int64_t)(there - (ts.tv_sec * 1000000000ULL + ts.tv_nsec));
+}
+
+static int make_family(struct eng_family *f, const img_head *h, struct error *e)
+{
+	int r = vessel_root(f, h->proc[0], e);
+
+	for (size_t i = 1; i < h->n_proc && r == 0; i++) {
+		struct eng_proc *parent = eng_proc_by_vpid(f, h->proc[i]->ppid);
+
+		if (!parent)
+			return error_set(e, EPROTO, "image: process %d has no parent in the family", h->proc[i]->pid);
+		r = vessel_child(f, parent, h->proc[i], e);
+	}
+	for (size_t i = 1; i < h->n_proc && r == 0; i++) {
+		r = vessel_group(f->procs[i], h->proc[i]);
+		if (r < 0)
+			error_set(e, -r, "process %d: its group or session cannot be made: %s", h->proc[i]->pid, strerror(-r));
+	}
+	return r;
+}
+
+int eng_nest(int fd, const struct eng_nest_opts *o, const struct eng_hooks *hooks, struct eng_family **out, struct error *e)
+{
+	struct eng_image *in = image_reader(fd);
+	struct eng_family *f = family_new(hooks);
+	img_head *h = NULL;
+	int r = in && f ? read_head(in, &h, e) : error_set(e, ENOMEM, "no memory");
+
+	if (r == 0) {
+		struct eng_nest_opts mine = *o;
+
+		if (!mine.hostname)
+			mine.hostname = h->hostname;
+		f->head_hostname = strdup(h->hostname);
+		f->mono_offset = clock_offset(CLOCK_MONOTONIC, h->mono);
+		f->boot_offset = clock_offset(CLOCK_BOOTTIME, h->boot);
+		r = nest_start(f, &mine, f->mono_offset, f->boot_offset, e);
+	}
+	if (r == 0)
+		r = make_family(f, h, e);
+	sprite__image__img_head__free_unpacked(h, NULL);
+	image_free(in);
+	if (r < 0) {
+		if (f && f->nest)
+			nest_kill(f->nest);
+		family_free(f);
+		return r;
+	}
+	f->state = ENG_NESTED;
+	*out = f;
+	return 0;
+}
+
+/* ---- hollows that come to life ---------------------------------------------------------------------- */
+static int adjust_threads(struct eng_proc *p, const img_proc *m, struct error *e)
+{
+	unsigned used = 0;
+	int r = 0;
+
+	for (unsigned i = p->nthreads; i-- > 1;) { /* who ended away ends here */
+		bool wanted = false;
+
+		for (size_t k = 1; k < m->n_tids; k++)
+			wanted |= m->tids[k] == p->threads[i]->vtid;
+		if (wanted)
+			continue;
+		INJECT_RAW(p->threads[i], SYS_exit, 0);
+		thread_drop(p, i);
+	}
+	/* slots: their own to all, without gaps */
+	for (unsigned i = 0; i < p->nthreads; i++)
+		p->threads[i]->core->slot = blob_slot_addr(p->core->blob, used++);
+	for (size_t k = 1; k < m->n_tids && r == 0; k++) {
+		bool here = false;
+
+		for (unsigned i = 1; i < p->nthreads; i++)
+			here |= p->threads[i]->vtid == m->tids[k];
+		if (!here)
+			r = make_thread(p, used++, m->tids[k], e);
+	}
+	for (unsigned i = 0; i < p->nthreads && r == 0; i++)
+		r = inject_park(p->threads[i]);
+	return r;
+}
+
+static int revive_one(struct eng_proc *p, const img_proc *m, struct error *e)
+{
+	int r = 0;
+
+	if (p->core->blob != m->blob || p->core->nslots < m->n_tids) { /* the program took that place, or has more threads */
+		r = inject_unblob(p);
+		p->core->blob = m->blob;
+		if (r == 0)
+			r = inject_blob(p, m->n_tids + 32, e);
+		for (unsigned i = 0; i < p->nthreads && r == 0; i++)
+			r = inject_park(p->threads[i]);
+	}
+	if (r == 0)
+		r = inject_set_mode(p, BLOB_PARK);
+	take_numbers(p, m);
+	if (r == 0)
+		r = adjust_threads(p, m, e);
+	return r < 0 ? error_set(e, -r, "hollow %d cannot be made ready: %s", p->vpid, strerror(-r)) : 0;
+}
+
+static const img_proc *in_head(const img_head *h, pid_t vpid)
+{
+	for (size_t i = 0; i < h->n_proc; i++)
+		if (h->proc[i]->pid == vpid)
+			return h->proc[i];
+	return NULL;
+}
+
+static int revive(struct eng_family *f, struct eng_image *in, struct error *e)
+{
+	img_head *h = NULL;
+	int r = read_head(in, &h, e);
+
+	if (r == 0)
+		r = hollow_stop_all(f);
+	for (size_t i = 0; i < f->nprocs && r == 0; i++) {
+		const img_proc *m = in_head(h, f->procs[i]->vpid);
+
+		if (!m) {
+			r = error_set(e, EOPNOTSUPP, "process %d is at home as a hollow and not in the image", f->procs[i]->vpid);
+			break;
+		}
+		r = revive_one(f->procs[i], m, e);
+	}
+	for (size_t i = 0; h && i < h->n_proc && r == 0; i++) {
+		struct eng_proc *parent = eng_proc_by_vpid(f, h->proc[i]->ppid);
+
+		if (eng_proc_by_vpid(f, h->proc[i]->pid))
+			continue;
+		r = parent ? vessel_child(f, parent, h->proc[i], e)
+			   : error_set(e, EOPNOTSUPP, "process %d was born away and has no parent in the family", h->proc[i]->pid);
+		if (r == 0)
+			r = vessel_group(eng_proc_by_vpid(f, h->proc[i]->pid), h->proc[i]);
+	}
+	sprite__image__img_head__free_unpacked(h, NULL);
+	return r < 0 ? error_set(e, -r, "the hollows cannot be made ready: %s", strerror(-r)) : 0;
+}
+
+/* ---- records ----------------------------------------------------------------------------------------- */
+static int dispatch(struct eng_family *f, const struct image_rec *rec, const void *body, struct error *e)
+{
+	struct eng_proc *p = rec->vpid ? eng_proc_by_vpid(f, rec->vpid) : NULL;
+
+	if (rec->vpid && !p)
+		return error_set(e, EPROTO, "image: a record of process %d, which is not in its head", rec->vpid);
+	for (size_t k = 0; eng_res_table[k]; k++) {
+		const struct eng_res *m = eng_res_table[k];
+
+		if (m->fill && rec->type >= m->types[0] && rec->type <= m->types[1])
+			return m->fill(f, p, rec->type, body, rec->len, e);
+	}
+	return error_set(e, EPROTO, "image: a record of unknown type %u", rec->type);
+}
+
+static int finish_all(struct eng_family *f, struct error *e)
+{
+	int r = 0;
+
+	for (size_t k = 0; eng_res_table[k] && r == 0; k++)
+		for (size_t i = 0; i < f->nprocs && r == 0 && eng_res_table[k]->finish; i++) {
+			eng_scratch_reset(f->procs[i]);
+			r = eng_res_table[k]->finish(f->procs[i], e);
+			if (r < 0)
+				error_set(e, -r, "process %d: %s cannot be restored: %s", f->procs[i]->vpid, eng_res_table[k]->name, strerror(-r));
+		}
+	return r;
+}
+
+int eng_fill(struct eng_family *f, int fd, const struct eng_hooks *hooks, struct error *e)
+{
+	struct eng_image *in = image_reader(fd);
+	struct image_rec rec;
+	const void *body;
+	int r = in ? 0 : error_set(e, ENOMEM, "no memory");
+
+	if (hooks)
+		f->hooks = *hooks;
+	if (r == 0 && f->state == ENG_HOLLOW)
+		r = revive(f, in, e);
+	while (r == 0) {
+		r = image_next(in, &rec, &body);
+		if (r < 0)
+			error_set(e, -r, "the image ends too early: %s", strerror(-r));
+		else if (rec.type == IMG_END)
+			break;
+		else
+			r = dispatch(f, &rec, body, e);
+	}
+	if (r == 0)
+		r = finish_all(f, e);
+	for (size_t i = 0; i < f->nprocs && r == 0; i++) {
+		inject_transfer_close(f->procs[i]);
+		for (unsigned k = 0; k < f->procs[i]->nthreads && r == 0; k++) {
+			struct eng_thread *t = f->procs[i]->threads[k];
+			struct blob_slot s = {.vtid = t->vtid, .sigmask = t->sigmask, .regs = t->regs};
+
+			r = eng_poke(f->procs[i], t->core->slot, &s, sizeof(s));
+			if (r == 0)
+				r = inject_park(t);
+		}
+	}
+	image_free(in);
+	if (r == 0)
+		f->state = ENG_FILLED;
+	return r < 0 ? error_set(e, -r, "the vessels cannot be filled: %s", strerror(-r)) : 0;
+}
+
+/* ---- go ----------------------------------------------------------------------------------------------- */
+int eng_release_threads(struct eng_family *f)
+{
+	for (size_t i = 0; i < f->nprocs; i++) {
+		struct eng_proc *p = f->procs[i];
+
+		for (unsigned k = 0; k < p->nthreads; k++)
+			if (p->threads[k]->core->has_remaining)
+				regs_rearm(p->threads[k]);
+		inject_unblob(p);
+		for (unsigned k = 0; k < p->nthreads; k++) {
+			p->threads[k]->core->frozen = p->threads[k]->regs;
+			freeze_thread_resume(p->threads[k], false);
+		}
+		if (p->core->stop_sig)
+			syscall(SYS_pidfd_send_signal, p->pidfd, SIGSTOP, NULL, 0);
+	}
+	return 0;
+}
+
+int eng_resume(struct eng_family *f, struct error *e)
+{
+	if (f->state != ENG_FILLED)
+		return error_set(e, EINVAL, "resume of a family that is not filled");
+	eng_release_threads(f);
+	if (f->nest)
+		nest_running(f);
+	else
+		family_free(f);
+	return 0;
+}
+
+int eng_abandon(struct eng_family *f)
+{
+	struct error e = {0};
+
+	if (!f->nest)
+		return eng_hollow(f, &e);
+	nest_kill(f->nest);
+	family_free(f);
+	return 0;
+}

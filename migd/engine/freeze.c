@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Stopping a family, and letting it go again untouched.
+ *
+ * Invariants
+ * 1. Nobody runs when eng_freeze returns 0: lists of processes and threads are read again until a round finds nobody new; a stopped
+ *    thread makes no other, so this ends.
+ * 2. A signal on its way to a thread is not lost: a thread that stops for a delivery is let on with that signal until it stops for our interrupt.
+ * 3. On failure everything that was stopped runs on with its own registers, mask and job-control state.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "conf/clock.h"
+#include "conf/log.h"
+#include "migd/engine/inject.h"
+#include "migd/engine/nest.h"
+#include "migd/engine/procfs.h"
+
+enum { SEIZE_OPTIONS = PTRACE_O_TRACESYSGOOD, SUSPEND_SECCOMP = 1 << 21 };
+static const uint64_t stop_limit_ns = 3000000000ULL; /* a thread in an uninterruptible sleep is not waited for longer */
+
+static int thread_seize(struct eng_thread *t)
+{
+	if (ptrace(PTRACE_SEIZE, t->tid, 0, SEIZE_OPTIONS | SUSPEND_SECCOMP) < 0 &&
+		(errno != EPERM && errno != EINVAL ? 1 : ptrace(PTRACE_SEIZE, t->tid, 0, SEIZE_OPTIONS) < 0))
+		return -errno;
+	if (ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0)
+		return -errno;
+	return 0;
+}
+
+/* Root process of `mig run`: already ours, in the stop of its exec. */
+static int thread_take_over(struct eng_thread *t)
+{
+	if (ptrace(PTRACE_SETOPTIONS, t->tid, 0, SEIZE_OPTIONS | SUSPEND_SECCOMP) < 0 && ptrace(PTRACE_SETOPTIONS, t->tid, 0, SEIZE_OPTIONS) < 0)
+		return -errno;
+	if (ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0 || ptrace(PTRACE_CONT, t->tid, 0, 0) < 0)
+		return -errno;
+	return 0;
+}
+
+/* waitpid with a limit. 1: *st filled, 0: time is over. */
+static int wait_until(pid_t tid, int *st, uint64_t end)
+{
+	for (unsigned spin = 0;; spin++) {
+		pid_t r = waitpid(tid, st, __WALL | WNOHANG);
+
+		if (r == tid)
+			return 1;
+		if (r < 0 && errno != EINTR)
+			return -ESRCH;
+		if (spin < 50)
+			sched_yield();
+		else
+			nanosleep(&(struct timespec){.tv_nsec = spin < 500 ? 50000 : 2000000}, NULL);
+		if (clock_mono_ns() > end)
+			return 0;
+	}
+}
+
+/* 0, -ESRCH: it ended meanwhile, -EBUSY. */
+static int thread_await(struct eng_thread *t, struct error *e)
+{
+	uint64_t end = clock_mono_ns() + stop_limit_ns;
+	int st, r;
+
+	for (;;) {
+		r = wait_until(t->tid, &st, end);
+		if (r == 0)
+			return error_set(e, EBUSY, "thread %d does not stop: it is in an uninterruptible wait (vfork or a device): try again later", t->vtid);
+		if (r < 0 || WIFEXITED(st) || WIFSIGNALED(st)) {
+			t->core->gone = true;
+			return -ESRCH;
+		}
+		if (!WIFSTOPPED(st))
+			continue;
+		if (st >> 16 == PTRACE_EVENT_STOP) {
+			if (WSTOPSIG(st) != SIGTRAP)
+				t->proc->core->stop_sig = WSTOPSIG(st);
+			t->core->stopped = true;
+			return 0;
+		}
+		/* a delivery: let it happen (the handler's frame is then part of the state); another event: on */
+		ptrace(PTRACE_CONT, t->tid, 0, st >> 16 ? 0 : WSTOPSIG(st) & 0x7f);
+	}
+}
+
+/* How long a thread that sleeps has been sleeping: sched's exec_start is when it last ran (same clock in our own file). 0 if not to be had. */
+static double exec_start_ms(const char *path)
+{
+	_cleanup_free_ char *text = eng_proc_read(-100 /* AT_FDCWD */, path, NULL);
+	char *s = text ? strstr(text, "se.exec_start") : NULL;
+
+	s = s ? strchr(s, ':') : NULL;
+	return s ? strtod(s + 1, NULL) : 0;
+}
+
+static void thread_slept(struct eng_thread *t)
+{
+	char path[80];
+	double then, now;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/sched", t->proc->pid, t->tid);
+	then = exec_start_ms(path);
+	snprintf(path, sizeof(path), "/proc/self/task/%d/sched", (int)gettid());
+	now = exec_start_ms(path);
+	t->core->slept_ns = then > 0 && now > then ? (now - then) * 1e6 : 0;
+}
+
+static struct eng_thread *thread_by_tid(struct eng_proc *p, pid_t tid)
+{
+	for (unsigned i = 0; i < p->nthreads; i++)
+		if (p->threads[i]->tid == tid)
+			return p->threads[i];
+	return NULL;
+}
+
+/* One round over a process's threads. Number of new ones, or -errno. */
+static int proc_round(struct eng_proc *p, bool ours, struct error *e)
+{
+	_cleanup_free_ pid_t *tids = NULL;
+	ssize_t n = procfs_tasks(p->pid, &tids);
+	unsigned first = p->nthreads;
+	int r, fresh = 0;
+
+	if (n < 0)
+		return n;
+	for (ssize_t i = 0; i < n; i++) {
+		char path[64];
+		pid_t vtid;
+		int depth;
+		struct eng_thread *t;
+
+		if (thread_by_tid(p, tids[i]))
+			continue;
+		snprintf(path, sizeof(path), "task/%d/status", tids[i]);
+		if (procfs_nspid(p->dir, path, &vtid, &depth) < 0)
+			continue; /* ended meanwhile */
+		t = thread_new(p, tids[i], vtid);
+		if (!t)
+			return -ENOMEM;
+		thread_slept(t);
+		r = ours ? thread_take_over(t) : thread_seize(t);
+		if (r == -ESRCH) {
+			t->core->gone = true;
+			continue;
+		}
+		if (r < 0) {
+			t->core->gone = true;
+			return error_set(e, -r, "thread %d cannot be stopped: %s", vtid, strerror(-r));
+		}
+	}
+	for (unsigned i = first; i < p->nthreads; i++) {
+		struct eng_thread *t = p->threads[i];
+
+		if (t->core->gone)
+			continue;
+		r = thread_await(t, e);
+		if (r == -ESRCH)
+			continue;
+		if (r < 0)
+			return r;
+		fresh++;
+	}
+	for (unsigned i = p->nthreads; i-- > first;)
+		if (p->threads[i]->core->gone)
+			thread_drop(p, i);
+	return fresh;
+}
+
+static int proc_freeze(struct eng_proc *p, struct error *e)
+{
+	int r, total = 0;
+	bool ours = false;
+	_cleanup_free_ char *status = eng_proc_read(p->dir, "status", NULL);
+	const char *tracer = status ? eng_field(status, "TracerPid") : NULL;
+
+	if (!tracer)
+		return -ESRCH;
+	if (atoi(tracer) == gettid() && p->nthreads == 0)
+		ours = true;
+	else if (atoi(tracer))
+		return error_set(e, EBUSY, "process %d is traced by process %s", p->vpid, "(a debugger): end it first");
+	do {
+		r = proc_round(p, ours, e);
+		if (r < 0)
+			return r;
+		total += r;
+		ours = false;
+	} while (r > 0);
+	return total;
+}
+
+/* The leader first: its number is the process's. */
+static int proc_order(struct eng_proc *p, struct error *e)
+{
+	for (unsigned i = 0; i < p->nthreads; i++)
+		if (p->threads[i]->tid == p->pid) {
+			struct eng_thread *t = p->threads[i];
+
+			p->threads[i] = p->threads[0];
+			p->threads[0] = t;
+			return 0;
+		}
+	return error_set(e, EOPNOTSUPP, "process %d: its first thread has ended while others run on: not carried", p->vpid);
+}
+
+static int proc_identity(struct eng_proc *p)
+{
+	struct procfs_stat st;
+	int r = procfs_stat(p->dir, &st);
+
+	if (r < 0)
+		return r;
+	snprintf(p->core->comm, sizeof(p->core->comm), "%.16s", st.comm);
+	p->ppid = st.ppid;
+	p->pgid = st.pgid;
+	p->sid = st.sid;
+	return 0;
+}
+
+static int add_process(struct eng_family *f, pid_t pid, struct eng_proc *parent, struct error *e)
+{
+	struct eng_proc *p;
+	char path[64];
+	pid_t vpid;
+	int depth, r;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	if (procfs_nspid(-100, path, &vpid, &depth) < 0)
+		return -ESRCH;
+	p = eng_proc_by_vpid(f, vpid);
+	if (p && p->pid == pid && p->nthreads)
+		return 0;
+	if (!p)
+		p = proc_new(f, pid, vpid);
+	if (!p)
+		return -ENOMEM;
+	p->pid = pid;
+	p->parent = parent;
+	r = proc_open(p);
+	if (r == 0)
+		r = proc_freeze(p, e);
+	if (r == 0)
+		r = -ESRCH;
+	if (r > 0)
+		r = proc_identity(p);
+	return r < 0 ? r : 1;
+}
+
+static void drop_vpid(struct eng_family *f, const struct eng_proc *p)
+{
+	for (size_t i = 0; i < f->nprocs; i++)
+		if (f->procs[i] == p)
+			proc_drop(f, i);
+}
+
+/* Descendants, breadth first: parents come before children in f->procs. Rounds until nobody new is found. */
+static int freeze_tree(struct eng_family *f, struct error *e)
+{
+	int fresh;
+
+	do {
+		fresh = 0;
+		for (size_t i = 0; i < f->nprocs; i++) {
+			_cleanup_free_ pid_t *kids = NULL;
+			ssize_t n = procfs_children(f->procs[i]->pid, &kids);
+
+			for (ssize_t k = 0; k < n; k++) {
+				size_t before = f->nprocs;
+				int r = add_process(f, kids[k], f->procs[i], e);
+
+				if (r == -ESRCH && f->nprocs > before)
+					drop_vpid(f, f->procs[f->nprocs - 1]);
+				else if (r < 0 && r != -ESRCH)
+					return r;
+				else if (r > 0)
+					fresh++;
+			}
+			/* threads of a process already stopped can only have been born before it stopped: proc_freeze saw them */
+		}
+	} while (fresh);
+	return 0;
+}
+
+static int family_look(struct eng_family *f, struct eng_reasons *why, struct error *e)
+{
+	for (size_t i = 0; i < f->nprocs; i++) {
+		struct eng_proc *p = f->procs[i];
+		int r = proc_order(p, e);
+
+		for (unsigned k = 0; k < p->nthreads && r == 0; k++)
+			r = regs_frozen(p->threads[k], why, e);
+		for (unsigned k = 0; k < p->nthreads && r == 0; k++) {
+			uint64_t mask = ~(1ULL << (SIGTRAP - 1));
+
+			if (ptrace(PTRACE_SETSIGMASK, p->threads[k]->tid, 8, &mask) < 0)
+				r = -ESRCH;
+		}
+		if (r < 0)
+			return error_set(e, -r, "process %d ended while it was stopped", p->vpid);
+		maps_free(p->core->maps);
+		p->core->maps = NULL;
+	}
+	return 0;
+}
+
+int freeze_thread_resume(struct eng_thread *t, bool stop_again)
+{
+	if (t->core->gone || !t->core->stopped)
+		return -ESRCH;
+	regs_set(t, &t->core->frozen);
+	ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask);
+	t->core->stopped = false;
+	(void)stop_again;
+	return ptrace(PTRACE_DETACH, t->tid, 0, 0) < 0 ? -errno : 0;
+}
+
+static void proc_thaw(struct eng_proc *p)
+{
+	int stop = p->core->stop_sig;
+
+	if (p->core->blob_in) {
+		inject_transfer_close(p);
+		if (inject_unblob(p) < 0 && !p->core->dead)
+			log_error("engine: process %d: the engine's pages stay behind", p->vpid);
+	}
+	for (unsigned k = 0; k < p->nthreads; k++)
+		freeze_thread_resume(p->threads[k], stop != 0);
+	if (stop)
+		syscall(SYS_pidfd_send_signal, p->pidfd, stop == SIGSTOP ? SIGSTOP : stop, NULL, 0);
+}
+
+int eng_thaw(struct eng_family *f)
+{
+	for (size_t i = 0; i < f->nprocs; i++)
+		proc_thaw(f->procs[i]);
+	if (f->nest) { /* a guest that stays: the object goes on */
+		nest_running(f);
+		return 0;
+	}
+	family_free(f);
+	return 0;
+}
+
+static int freeze_all(struct eng_family *f, pid_t pid, struct eng_reasons *why, struct error *e)
+{
+	int r = add_process(f, pid, NULL, e);
+
+	if (r >= 0)
+		r = freeze_tree(f, e);
+	if (r >= 0)
+		r = family_look(f, why, e);
+	if (r == -ESRCH)
+		return error_set(e, ESRCH, "no process %d", pid);
+	return r;
+}
+
+int eng_freeze(pid_t pid, const struct eng_hooks *h, struct eng_family **out, struct eng_reasons *why, struct error *e)
+{
+	struct eng_family *f = *out;
+	struct eng_reasons mine = {0};
+	pid_t host = f ? nest_refreeze(f, pid) : pid;
+	int r;
+
+	if (host < 0)
+		return error_set(e, -host, "no process %d in this family", pid);
+	r = explain_family(host, f != NULL, why ? why : &mine, NULL, e);
+	eng_reasons_clear(&mine);
+	if (r == 1)
+		return error_set(e, EOPNOTSUPP, "process %d cannot be moved", pid);
+	if (r < 0)
+		return r;
+	if (!f)
+		f = family_new(h);
+	else if (h)
+		f->hooks = *h;
+	if (!f)
+		return error_set(e, ENOMEM, "no memory");
+	f->home = !f->nest;
+	f->frozen_ns = clock_mono_ns();
+	r = freeze_all(f, host, why, e);
+	if (r < 0) {
+		eng_thaw(f);
+		return r;
+	}
+	f->state = ENG_FROZEN;
+	*out = f;
+	return 0;
+}

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Home side while a family is away: hollows. A hollow has its pid, threads, argument page and relayed descriptors; every thread waits in the blob for
+ * any signal. We hold it by ptrace, so that
+ *   a signal      shows as the blob's trap, its siginfo in the thread's slot;
+ *   SIGSTOP       (which nobody can wait for) shows as a delivery, is let through so that the shell sees the stop, and is told;
+ *   a stop or continue of the guest is played on the hollow;
+ *   SIGKILL       shows as its end.
+ * When we die the hollow lives on: a signal taken meanwhile waits in its slot (blob.h), all later ones in the kernel.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "conf/clock.h"
+#include "conf/log.h"
+#include "migd/engine/inject.h"
+#include "migd/engine/memory.h"
+#include "migd/engine/nest.h"
+
+static const uint64_t own_mask = ~(1ULL << (SIGTRAP - 1));
+
+static int thread_watch(struct eng_thread *t)
+{
+	uint32_t empty = 0;
+	int r = eng_poke(t->proc, t->core->slot + offsetof(struct blob_slot, full), &empty, sizeof(empty));
+
+	if (r == 0)
+		r = inject_park(t);
+	if (r == 0 && ptrace(PTRACE_CONT, t->tid, 0, 0) < 0)
+		r = -errno;
+	t->core->stopped = false;
+	return r;
+}
+
+static int hollow_one(struct eng_proc *p, struct error *e)
+{
+	size_t n = 0;
+	int r = 0;
+
+	while (eng_res_table[n])
+		n++;
+	inject_transfer_close(p);
+	while (n-- > 0 && r == 0) { /* the other way round: what was restored last goes first */
+		eng_scratch_reset(p);
+		if (eng_res_table[n]->hollow)
+			r = eng_res_table[n]->hollow(p, e);
+		if (r < 0)
+			error_set(e, -r, "process %d: %s cannot be emptied: %s", p->vpid, eng_res_table[n]->name, strerror(-r));
+	}
+	if (r == 0)
+		r = ENG_SYS(p->threads[0], SYS_madvise, p->core->blob + BLOB_SCRATCH, BLOB_SCRATCH_LEN, MADV_DONTNEED);
+	if (r == 0)
+		r = inject_set_mode(p, BLOB_WATCH);
+	for (unsigned i = 0; i < p->nthreads && r == 0; i++)
+		r = thread_watch(p->threads[i]);
+	return r;
+}
+
+int eng_hollow(struct eng_family *f, struct error *e)
+{
+	int r = 0;
+
+	if (f->nest || (f->state != ENG_PARKED && f->state != ENG_FILLED && f->state != ENG_HOLLOW))
+		return error_set(e, EINVAL, "only a parked family at home can become hollow");
+	if (f->state == ENG_HOLLOW) { /* abandoned in the middle of a fill */
+		r = hollow_stop_all(f);
+		if (r < 0)
+			return r;
+	}
+	f->state = ENG_HOLLOW;
+	for (size_t i = 0; i < f->nprocs; i++) {
+		struct eng_proc *p = f->procs[i];
+		int one = p->core->dead ? 0 : hollow_one(p, e);
+
+		if (one < 0 && one != -ESRCH && r == 0)
+			r = one;
+	}
+	return r;
+}
+
+/* ---- watching --------------------------------------------------------------------------------------- */
+static void tell_signal(struct eng_thread *t, const siginfo_t *si)
+{
+	struct eng_event ev = {.kind = ENG_SIGNAL, .pid = t->proc->vpid, .info = *si};
+
+	if (si->si_signo == SIGCONT && si->si_pid == getpid()) /* our own, from eng_stop_hollow() */
+		return;
+	if (si->si_code == SI_TKILL)
+		ev.tid = t->vtid;
+	event_push(t->proc->family, &ev);
+}
+
+/* The blob's doorbell: a siginfo in the slot. */
+static void take_slot(struct eng_thread *t)
+{
+	struct blob_slot s;
+	uint32_t empty = 0;
+
+	if (eng_peek(t->proc, t->core->slot, &s, offsetof(struct blob_slot, sigmask)) < 0 || !s.full)
+		return;
+	tell_signal(t, &s.info);
+	eng_poke(t->proc, t->core->slot + offsetof(struct blob_slot, full), &empty, sizeof(empty));
+}
+
+static void group_stop(struct eng_thread *t, int sig)
+{
+	struct eng_proc *p = t->proc;
+	struct eng_event ev = {.kind = ENG_STOPPED, .pid = p->vpid, .info.si_signo = sig};
+
+	if (t == p->threads[0] && !p->core->mirrored && !p->core->stop_sig)
+		event_push(p->family, &ev);
+	if (t == p->threads[0]) {
+		p->core->stop_sig = sig;
+		p->core->mirrored = 0;
+		ptrace(PTRACE_SETSIGMASK, t->tid, 8, &own_mask);
+	}
+	ptrace(PTRACE_LISTEN, t->tid, 0, 0);
+}
+
+static void thread_event(struct eng_thread *t, int st)
+{
+	struct eng_proc *p = t->proc;
+	int sig = WSTOPSIG(st), pass = 0;
+	siginfo_t si;
+
+	if (st >> 16 == PTRACE_EVENT_STOP) {
+		if (sig != SIGTRAP) {
+			group_stop(t, sig);
+			return;
+		}
+		if (t == p->threads[0] && p->core->stop_sig) {
+			struct eng_event ev = {.kind = ENG_CONTINUED, .pid = p->vpid};
+
+			p->core->stop_sig = 0;
+			event_push(p->family, &ev);
+		}
+	} else if (sig == SIGTRAP) {
+		if (ptrace(PTRACE_GETSIGINFO, t->tid, 0, &si) == 0 && si.si_code <= 0)
+			tell_signal(t, &si);
+		else
+			take_slot(t);
+	} else if (sig == SIGSTOP && p->core->mirrored) { /* ours: in the name of the guest's */
+		uint64_t mask = own_mask & ~(1ULL << (p->core->mirrored - 1));
+
+		ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask);
+		pass = p->core->mirrored;
+	} else {
+		pass = sig; /* SIGSTOP from somebody at home */
+	}
+	ptrace(PTRACE_CONT, t->tid, 0, pass);
+}
+
+static void thread_look(struct eng_thread *t)
+{
+	int st;
+	pid_t r;
+
+	while (!t->core->gone && (r = waitpid(t->tid, &st, __WALL | WNOHANG)) != 0) {
+		if (r < 0 && errno == EINTR)
+			continue;
+		if (r < 0 || WIFEXITED(st) || WIFSIGNALED(st)) {
+			t->core->gone = true;
+			if (t == t->proc->threads[0])
+				t->proc->core->dead = true;
+			if (r > 0)
+				event_exit_seen(t->proc, t, st);
+			return;
+		}
+		thread_event(t, st);
+	}
+}
+
+void watch_collect(struct eng_family *f)
+{
+	if (f->nest)
+		nest_collect(f);
+	if (f->state != ENG_HOLLOW)
+		return;
+	for (size_t i = 0; i < f->nprocs; i++) /* the leader last: it can be reaped only then */
+		for (unsigned k = f->procs[i]->nthreads; k-- > 0;)
+			thread_look(f->procs[i]->threads[k]);
+}
+
+static int thread_stop(struct eng_thread *t)
+{
+	int st, r;
+
+	if (t->core->gone)
+		return -ESRCH;
+	if (t->core->stopped)
+		return 0;
+	if (ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0)
+		return -errno;
+	for (;;) {
+		t->core->how = PTRACE_CONT;
+		r = inject_wait(t, &st);
+		if (r < 0)
+			return r;
+		if (st >> 16 == PTRACE_EVENT_STOP)
+			break;
+		t->core->stopped = false;
+		thread_event(t, st);
+	}
+	take_slot(t); /* what it had taken just now */
+	return 0;
+}
+
+int hollow_stop_all(struct eng_family *f)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < f->nprocs; i++)
+		for (unsigned k = 0; k < f->procs[i]->nthreads && r == 0; k++)
+			r = thread_stop(f->procs[i]->threads[k]);
+	return r;
+}
+
+/* ---- ends ------------------------------------------------------------------------------------------- */
+static void reap(struct eng_proc *p)
+{
+	uint64_t end = clock_mono_ns() + 2000000000ULL;
+
+	while (!p->core->dead && clock_mono_ns() < end) {
+		for (unsigned k = p->nthreads; k-- > 0;) {
+			int st;
+
+			if (p->threads[k]->core->gone || waitpid(p->threads[k]->tid, &st, __WALL | WNOHANG) == 0)
+				continue;
+			if (WIFSTOPPED(st)) {
+				ptrace(PTRACE_CONT, p->threads[k]->tid, 0, WSTOPSIG(st) == SIGTRAP || st >> 16 ? 0 : WSTOPSIG(st));
+				continue;
+			}
+			p->threads[k]->core->gone = true;
+			if (k == 0)
+				p->core->dead = true;
+		}
+		if (!p->core->dead)
+			nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
+	}
+}
+
+static int exit_by_signal(struct eng_proc *p, int sig)
+{
+	struct eng_thread *t = p->threads[0];
+	struct ksigaction dfl = {0};
+	struct rlimit none = {0, 0};
+	uint64_t mask = ~(1ULL << (sig - 1)), at, lim;
+
+	eng_scratch_reset(p);
+	at = eng_scratch_put(p, &dfl, sizeof(dfl));
+	lim = eng_scratch_put(p, &none, sizeof(none));
+	ENG_SYS(t, SYS_setrlimit, RLIMIT_CORE, lim); /* the core of an emptied process is of no use to anybody */
+	if (sig == SIGKILL)
+		return syscall(SYS_pidfd_send_signal, p->pidfd, SIGKILL, NULL, 0) < 0 ? -errno : 0;
+	INJECT_RAW(t, SYS_rt_sigaction, sig, at, 0, 8);
+	ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask);
+	if (syscall(SYS_tgkill, p->pid, t->tid, sig) < 0)
+		return -errno;
+	return ptrace(PTRACE_CONT, t->tid, 0, 0) < 0 ? -errno : 0;
+}
+
+static int exit_by_code(struct eng_proc *p, int code)
+{
+	struct eng_thread *t = p->threads[0];
+	struct user_regs_struct r;
+
+	if (regs_get(t, &r) < 0)
+		return -ESRCH;
+	r.orig_rax = -1;
+	r.rax = SYS_exit_group;
+	r.rdi = code;
+	r.rip = p->core->sysinsn;
+	if (regs_set(t, &r) < 0)
+		return -ESRCH;
+	return ptrace(PTRACE_CONT, t->tid, 0, 0) < 0 ? -errno : 0;
+}
+
+int eng_exit_hollow(struct eng_family *f, pid_t pid, int status)
+{
+	struct eng_proc *p = eng_proc_by_vpid(f, pid);
+	int r = 0;
+
+	if (!p || f->nest)
+		return -ESRCH;
+	if (p->core->dead)
+		return 0;
+	if (p->core->stop_sig && !WIFSIGNALED(status)) /* a stopped process cannot exit by itself */
+		syscall(SYS_pidfd_send_signal, p->pidfd, SIGCONT, NULL, 0);
+	p->core->exit_sent = true;
+	for (unsigned k = 0; k < p->nthreads && r == 0; k++)
+		r = thread_stop(p->threads[k]);
+	if (r == 0)
+		r = WIFSIGNALED(status) ? exit_by_signal(p, WTERMSIG(status)) : exit_by_code(p, WEXITSTATUS(status));
+	for (unsigned k = 1; k < p->nthreads; k++) /* they end with the group */
+		ptrace(PTRACE_CONT, p->threads[k]->tid, 0, 0);
+	if (r == 0)
+		reap(p);
+	if (r == 0 && p->parent && !p->parent->core->dead) { /* its parent waited for it away: here the hollow does */
+		if (thread_stop(p->parent->threads[0]) == 0) {
+			ENG_SYS(p->parent->threads[0], SYS_wait4, p->vpid, 0, WNOHANG | __WALL, 0);
+			thread_watch(p->parent->threads[0]);
+		}
+	}
+	return r == -ESRCH ? 0 : r;
+}
+
+int eng_stop_hollow(struct eng_family *f, pid_t pid, int sig)
+{
+	struct eng_proc *p = eng_proc_by_vpid(f, pid);
+
+	if (!p || p->core->dead)
+		return -ESRCH;
+	if (sig == SIGCONT || sig == 0) {
+		if (!p->core->stop_sig)
+			return 0;
+		return syscall(SYS_pidfd_send_signal, p->pidfd, SIGCONT, NULL, 0) < 0 ? -errno : 0;
+	}
+	if (p->core->stop_sig)
+		return 0;
+	p->core->mirrored = sig;
+	return syscall(SYS_tgkill, p->pid, p->threads[0]->tid, SIGSTOP) < 0 ? -errno : 0;
+}
+
+int eng_discard(struct eng_family *f)
+{
+	for (size_t i = 0; i < f->nprocs && !f->nest; i++)
+		if (!f->procs[i]->core->dead)
+			syscall(SYS_pidfd_send_signal, f->procs[i]->pidfd, SIGKILL, NULL, 0);
+	if (f->nest)
+		nest_kill(f->nest);
+	for (size_t i = f->nprocs; i-- > 0;)
+		if (f->procs[i]->nthreads && f->state != ENG_RUNNING)
+			reap(f->procs[i]);
+	family_free(f);
+	return 0;
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * System calls in a traced process: raw ones (two ptrace stops, nothing needed in the target) to bring the blob in and out, batches through the blob for all else.
+ * The calling thread must be the tracer. Every function bears that the target dies at any moment: -ESRCH.
+ */
+#ifndef ENGINE_INJECT_H
+#define ENGINE_INJECT_H
+#include "migd/engine/core.h"
+
+/*
+ * Waits until t is in a ptrace stop. *status: wait status (may be NULL). Job-control stops and deliveries of signals that cannot be blocked are
+ * kept in core->stop_sig and passed over. 0, -ESRCH.
+ */
+int inject_wait(struct eng_thread *t, int *status);
+/* One call by moving the instruction pointer to a `syscall` in the target. Leaves the registers changed. */
+long inject_raw(struct eng_thread *t, long nr, const uint64_t arg[6]);
+#define INJECT_RAW(t, nr, ...) inject_raw(t, nr, (const uint64_t[6]){__VA_ARGS__})
+
+/* Finds core->sysinsn. */
+int inject_prepare(struct eng_proc *p, const struct maps *maps);
+/* Maps the blob at core->blob with nslots slots (leader's thread is used) and takes SIGTRAP over. */
+int inject_blob(struct eng_proc *p, unsigned nslots, struct error *e);
+/* The other way round: the program's SIGTRAP action back, blob unmapped. Registers of the leader are the caller's to restore. */
+int inject_unblob(struct eng_proc *p);
+/* Registers of t: parked in the blob (it stays in ptrace stop; if the tracer dies it runs into the parking loop). */
+int inject_park(struct eng_thread *t);
+int inject_set_mode(struct eng_proc *p, unsigned mode);
+/* Closes both ends of eng_fd_install()'s socket. */
+void inject_transfer_close(struct eng_proc *p);
+
+#endif

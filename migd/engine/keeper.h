@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the engine and sprite-keeper say to each other: one struct keeper_msg a packet over a SOCK_SEQPACKET pair (fd 3 of the keeper), later over a
+ * connection to its abstract socket (fd 4, listening), when migd was restarted. Pids are the family's own; a sender's pid in SCM_CREDENTIALS is
+ * the one that migd's host knows it by.
+ */
+#ifndef ENGINE_KEEPER_H
+#define ENGINE_KEEPER_H
+#include <limits.h>
+#include <signal.h>
+#include <stdint.h>
+#include <sys/resource.h>
+
+enum keeper_op {
+	KEEPER_SETUP = 1, /* -> first of all: struct keeper_setup */
+	KEEPER_READY,	  /* <- pid 1 of the nest speaks (credentials: its pid), or err */
+	KEEPER_VESSEL,	  /* -> make pid with ppid, pgid, sid; <- from the vessel itself (credentials), or err from the keeper */
+	KEEPER_SIGNAL,	  /* -> info to pid (tid != 0: to that thread); <- err */
+	KEEPER_EXIT,	  /* <- event: pid ended, status, usage */
+	KEEPER_STOP,	  /* <- event: pid stopped by status */
+	KEEPER_CONT,	  /* <- event */
+	KEEPER_HELLO,	  /* -> after a reconnect; <- KEEPER_READY */
+};
+struct keeper_msg {
+	uint32_t op;
+	int32_t err; /* errno, positive */
+	int32_t pid, tid, ppid, pgid, sid, status;
+	siginfo_t info;
+	struct rusage usage;
+};
+struct keeper_setup {
+	uint32_t op;
+	uint32_t host_network;
+	int64_t mono_offset, boot_offset; /* ns to add to this host's clocks */
+	char hostname[65];
+	char root[PATH_MAX], sprite[PATH_MAX], cgroup[PATH_MAX]; /* "": none */
+};
+#endif

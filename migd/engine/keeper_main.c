@@ -1,0 +1,555 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * sprite-keeper: makes the namespaces of a guest family and stays in them as their pid 1. Static, because below it the root view is the home's.
+ *
+ *   outer   (real root of this host) joins the cgroup, makes a mount namespace with the home's root view as /, fresh /dev, /dev/pts, /dev/shm, read-only /sys,
+ *           /sprite; starts the inner with new user (identity), pid, uts, ipc and network namespaces; mounts its /proc; ends.
+ *           The mount namespace belongs to the host's user namespace: nobody inside can mount or unmount.
+ *   inner   (pid 1) makes the time namespace, makes vessels on request, delivers signals, reaps, reports. When migd goes away it goes on and lets a new
+ *           migd connect.
+ *   stand-in  a process that has the number of somebody who stayed at home (parent, group or session leader) so that getppid, getpgrp and getsid of
+ *           the family are the home's. It reaps its children and tells the inner by a pipe.
+ *   vessel  a child that closed everything, blocks all signals and sleeps: the engine does the rest.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/sched.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "migd/engine/keeper.h"
+
+enum { SOCK = 3, LISTEN = 4, REPORT_IN = 5, REPORT_OUT = 6 };
+static int conn = SOCK; /* -1: migd is away; events wait in the kernel as zombies and in the report pipe */
+
+static void fail(const char *what)
+{
+	struct keeper_msg m = {.op = KEEPER_READY, .err = errno ? errno : EINVAL};
+
+	fprintf(stderr, "sprite-keeper: %s: %s\n", what, strerror(errno));
+	if (conn >= 0)
+		send(conn, &m, sizeof(m), MSG_NOSIGNAL);
+	_exit(1);
+}
+
+/* ---- outer ----------------------------------------------------------------------------------------- */
+static void join_cgroups(char *list)
+{
+	for (char *dir = strtok(list, ":"); dir; dir = strtok(NULL, ":")) {
+		char path[PATH_MAX + 16];
+		int fd;
+
+		snprintf(path, sizeof(path), "%s/cgroup.procs", dir);
+		fd = open(path, O_WRONLY | O_CLOEXEC);
+		if (fd < 0 || write(fd, "0", 1) != 1)
+			fail(path);
+		close(fd);
+	}
+}
+
+static void make_node(const char *name, unsigned major, unsigned minor)
+{
+	if (mknod(name, S_IFCHR | 0666, makedev(major, minor)) < 0 || chmod(name, 0666) < 0)
+		fail(name);
+}
+
+/* In the new root. Not the host's devices: only those that are the same on every machine. */
+static void make_dev(void)
+{
+	if (mount("tmpfs", "dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=1m") < 0)
+		fail("/dev");
+	make_node("dev/null", 1, 3);
+	make_node("dev/zero", 1, 5);
+	make_node("dev/full", 1, 7);
+	make_node("dev/random", 1, 8);
+	make_node("dev/urandom", 1, 9);
+	make_node("dev/tty", 5, 0);
+	if (mkdir("dev/pts", 0755) < 0 || mount("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,gid=5,mode=620,ptmxmode=666") < 0)
+		fail("/dev/pts");
+	if (symlink("pts/ptmx", "dev/ptmx") < 0 || symlink("/proc/self/fd", "dev/fd") < 0 || symlink("/proc/self/fd/0", "dev/stdin") < 0 ||
+		symlink("/proc/self/fd/1", "dev/stdout") < 0 || symlink("/proc/self/fd/2", "dev/stderr") < 0)
+		fail("/dev links");
+	if (mkdir("dev/shm", 01777) < 0 || mount("tmpfs", "dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777") < 0)
+		fail("/dev/shm");
+	if (mkdir("dev/mqueue", 01777) < 0)
+		fail("/dev/mqueue");
+}
+
+static void make_root(const struct keeper_setup *s)
+{
+	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		fail("mount namespace");
+	if (mount(s->root, s->root, NULL, MS_BIND | MS_REC, NULL) < 0 || chdir(s->root) < 0)
+		fail(s->root);
+	make_dev();
+	if (mount("/sys", "sys", NULL, MS_BIND, NULL) == 0)
+		mount(NULL, "sys", NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+	if (s->sprite[0] && mount(s->sprite, "sprite", NULL, MS_BIND | MS_REC, NULL) < 0)
+		fail("/sprite in the home's root view");
+	if (syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
+		fail("pivot_root");
+}
+
+static void write_at(int dir, const char *name, const char *text)
+{
+	int fd = openat(dir, name, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text))
+		fail(name);
+	close(fd);
+}
+
+/* A process inside of the pid namespace, but with the host's own rights, mounts /proc. */
+static void mount_proc(pid_t inner)
+{
+	int pidfd = syscall(SYS_pidfd_open, inner, 0), st;
+	pid_t helper;
+
+	if (pidfd < 0)
+		fail("pidfd");
+	helper = fork();
+	if (helper == 0) {
+		pid_t in;
+
+		if (setns(pidfd, CLONE_NEWPID) < 0)
+			_exit(1);
+		in = fork();
+		if (in == 0)
+			_exit(mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0);
+		_exit(in < 0 || waitpid(in, &st, 0) < 0 || st != 0);
+	}
+	if (helper < 0 || waitpid(helper, &st, 0) < 0 || st != 0)
+		fail("mount of /proc");
+	close(pidfd);
+}
+
+static void inner_main(const struct keeper_setup *s);
+
+static int outer_main(struct keeper_setup *s)
+{
+	int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC), go[2];
+	struct clone_args a = {.flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | (s->host_network ? 0 : CLONE_NEWNET),
+		.exit_signal = SIGCHLD};
+	char name[64], byte;
+	pid_t inner;
+
+	if (proc < 0 || pipe2(go, O_CLOEXEC) < 0)
+		fail("/proc");
+	setsid();
+	if (setgroups(0, NULL) < 0)
+		fail("setgroups");
+	join_cgroups(s->cgroup);
+	make_root(s);
+	inner = syscall(SYS_clone3, &a, sizeof(a));
+	if (inner < 0)
+		fail("namespaces");
+	if (inner == 0) {
+		close(go[1]);
+		if (read(go[0], &byte, 1) != 1)
+			_exit(1);
+		close(go[0]);
+		inner_main(s);
+	}
+	snprintf(name, sizeof(name), "%d/uid_map", inner);
+	write_at(proc, name, "0 0 4294967295");
+	snprintf(name, sizeof(name), "%d/gid_map", inner);
+	write_at(proc, name, "0 0 4294967295");
+	mount_proc(inner);
+	if (write(go[1], "", 1) != 1)
+		fail("start of the inner");
+	return 0;
+}
+
+/* ---- processes ------------------------------------------------------------------------------------- */
+static pid_t clone_as(pid_t want)
+{
+	pid_t tid[1] = {want};
+	struct clone_args a = {.exit_signal = SIGCHLD, .set_tid = (uintptr_t)tid, .set_tid_size = 1};
+
+	return syscall(SYS_clone3, &a, sizeof(a));
+}
+
+static void report(const siginfo_t *si, const struct rusage *ru, int fd)
+{
+	struct keeper_msg m = {.op = KEEPER_EXIT, .pid = si->si_pid, .usage = *ru};
+
+	switch (si->si_code) {
+	case CLD_EXITED:
+		m.status = (si->si_status & 0xff) << 8;
+		break;
+	case CLD_KILLED:
+		m.status = si->si_status & 0x7f;
+		break;
+	case CLD_DUMPED:
+		m.status = (si->si_status & 0x7f) | 0x80;
+		break;
+	case CLD_STOPPED:
+		m.op = KEEPER_STOP;
+		m.status = si->si_status;
+		break;
+	case CLD_CONTINUED:
+		m.op = KEEPER_CONT;
+		break;
+	default: /* a tracer's business */
+		return;
+	}
+	while (write(fd, &m, sizeof(m)) < 0 && errno == EINTR)
+		;
+}
+
+static int wait_one(siginfo_t *si, int flags, struct rusage *ru)
+{
+	memset(si, 0, sizeof(*si));
+	return syscall(SYS_waitid, P_ALL, 0, si, WEXITED | WSTOPPED | WCONTINUED | flags, ru);
+}
+
+/* Which stand-ins there are: they live as long as the nest. */
+static pid_t standin[64];
+static unsigned nstandins;
+
+static bool is_standin(pid_t pid)
+{
+	for (unsigned i = 0; i < nstandins; i++)
+		if (standin[i] == pid)
+			return true;
+	return false;
+}
+
+static void vessel_main(pid_t pgid, pid_t sid)
+{
+	struct keeper_msg m = {.op = KEEPER_VESSEL, .pid = getpid()};
+	sigset_t all;
+
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, NULL);
+	for (int s = 1; s < 65; s++)
+		signal(s, SIG_DFL);
+	if (sid == getpid() ? setsid() < 0 : (pgid && getpgrp() != pgid && setpgid(0, pgid) < 0))
+		m.err = errno;
+	send(conn, &m, sizeof(m), MSG_NOSIGNAL);
+	syscall(SYS_close_range, 0, ~0U, 0);
+	for (;;)
+		ppoll(NULL, 0, NULL, &all);
+}
+
+/*
+ * A stand-in is told what to make next by a pipe of its own: it forks whoever must be its child (parent and session are inherited).
+ */
+struct order {
+	pid_t pid, pgid, sid;
+	bool vessel;
+};
+static int order_pipe[64];
+
+static void serve_orders(int in);
+
+static pid_t make_child(const struct order *o, int *orders)
+{
+	int p[2] = {-1, -1};
+	pid_t pid;
+
+	if (!o->vessel && pipe2(p, O_CLOEXEC) < 0)
+		return -1;
+	pid = clone_as(o->pid);
+	if (pid == 0) {
+		if (o->vessel)
+			vessel_main(o->pgid, o->sid);
+		close(p[1]);
+		if (o->sid == getpid())
+			setsid();
+		else if (o->pgid)
+			setpgid(0, o->pgid == getpid() ? 0 : o->pgid);
+		serve_orders(p[0]);
+	}
+	if (!o->vessel) {
+		close(p[0]);
+		if (pid < 0)
+			close(p[1]);
+		else
+			*orders = p[1];
+	}
+	return pid;
+}
+
+/* A stand-in's life. Reports go to the inner. */
+static void serve_orders(int in)
+{
+	sigset_t chld;
+	int sfd;
+
+	sigfillset(&chld);
+	sigprocmask(SIG_SETMASK, &chld, NULL);
+	sigemptyset(&chld);
+	sigaddset(&chld, SIGCHLD);
+	sfd = signalfd(-1, &chld, SFD_CLOEXEC | SFD_NONBLOCK);
+	for (;;) {
+		struct pollfd pf[2] = {{in, POLLIN, 0}, {sfd, POLLIN, 0}};
+		struct signalfd_siginfo ignored;
+		struct rusage ru;
+		struct order o;
+		siginfo_t si;
+
+		if (poll(pf, 2, -1) < 0)
+			continue;
+		if (pf[0].revents & POLLIN && read(in, &o, sizeof(o)) == sizeof(o) && make_child(&o, &order_pipe[0]) < 0) {
+			struct keeper_msg m = {.op = KEEPER_VESSEL, .pid = o.pid, .err = errno};
+
+			send(conn, &m, sizeof(m), MSG_NOSIGNAL);
+		}
+		if (pf[0].revents & POLLHUP && !(pf[0].revents & POLLIN))
+			in = -1;
+		while (read(sfd, &ignored, sizeof(ignored)) > 0)
+			;
+		while (wait_one(&si, WNOHANG, &ru) == 0 && si.si_pid)
+			report(&si, &ru, REPORT_OUT);
+	}
+}
+
+/* ---- inner ----------------------------------------------------------------------------------------- */
+static int find_standin(pid_t pid)
+{
+	for (unsigned i = 0; i < nstandins; i++)
+		if (standin[i] == pid)
+			return i;
+	return -1;
+}
+
+/* The inner makes all stand-ins itself: a leader of a session first, then the parent in that session by order to the leader... here: flat. */
+static int add_standin(pid_t pid, pid_t pgid, pid_t sid)
+{
+	struct order o = {.pid = pid, .pgid = pgid, .sid = sid};
+
+	if (pid <= 1 || find_standin(pid) >= 0)
+		return 0;
+	if (nstandins == sizeof(standin) / sizeof(standin[0]))
+		return -ENFILE;
+	if (make_child(&o, &order_pipe[nstandins]) < 0)
+		return -errno;
+	standin[nstandins++] = pid;
+	return 0;
+}
+
+/*
+ * Parent, group and session of a vessel. Session: its leader's stand-in forks it, so the session is inherited; the parent's number is right when the leader is
+ * the parent too, which is what a shell's job has; else the leader's stand-in stands for the parent as well.
+ */
+static int make_vessel(const struct keeper_msg *m)
+{
+	struct order o = {.pid = m->pid, .pgid = m->pgid, .sid = m->sid, .vessel = true};
+	int r = 0, by = -1;
+
+	if (m->sid > 1 && m->sid != m->pid)
+		r = add_standin(m->sid, m->sid, m->sid);
+	else if (m->ppid > 1)
+		r = add_standin(m->ppid, 0, 0);
+	if (r < 0)
+		return r;
+	by = find_standin(m->sid > 1 && m->sid != m->pid ? m->sid : m->ppid);
+	if (o.pgid == o.sid && o.sid != o.pid)
+		o.pgid = 0; /* inherited */
+	else if (o.pgid && o.pgid != o.pid)
+		o.pgid = o.pid; /* a group whose leader stayed: its own here */
+	if (by < 0) {
+		int none;
+
+		return make_child(&o, &none) < 0 ? -errno : 0;
+	}
+	return write(order_pipe[by], &o, sizeof(o)) == sizeof(o) ? 0 : -EIO;
+}
+
+static int send_signal(struct keeper_msg *m)
+{
+	int sig = m->info.si_signo;
+	long r;
+
+	/* SI_USER and the kernel's own codes cannot be queued for others; their sender's number goes along as it was all the same where the kernel lets us. */
+	if (m->tid)
+		r = syscall(SYS_rt_tgsigqueueinfo, m->pid, m->tid, sig, &m->info);
+	else
+		r = syscall(SYS_rt_sigqueueinfo, m->pid, sig, &m->info);
+	if (r < 0 && errno == EPERM)
+		r = m->tid ? syscall(SYS_tgkill, m->pid, m->tid, sig) : kill(m->pid, sig);
+	return r < 0 ? -errno : 0;
+}
+
+static void handle(struct keeper_msg *m)
+{
+	struct keeper_msg reply = {.op = m->op, .pid = m->pid};
+	int r = 0;
+
+	switch (m->op) {
+	case KEEPER_VESSEL:
+		r = make_vessel(m);
+		if (r == 0)
+			return; /* the vessel itself says so */
+		break;
+	case KEEPER_SIGNAL:
+		r = send_signal(m);
+		break;
+	case KEEPER_HELLO:
+		reply.op = KEEPER_READY;
+		break;
+	default:
+		r = -EINVAL;
+	}
+	reply.err = -r;
+	send(conn, &reply, sizeof(reply), MSG_NOSIGNAL);
+}
+
+/* time_namespaces(7): lines "monotonic SECONDS NANOSECONDS". */
+static int64_t own_offset(const char *clock)
+{
+	long long sec, nsec;
+	char text[256], *line;
+	int fd = open("/proc/self/timens_offsets", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+	if (fd >= 0)
+		close(fd);
+	if (n <= 0)
+		return 0;
+	text[n] = 0;
+	line = strstr(text, clock);
+	return line && sscanf(line + strlen(clock), "%lld %lld", &sec, &nsec) == 2 ? sec * 1000000000 + nsec : 0;
+}
+
+static void set_clocks(const struct keeper_setup *s)
+{
+	char text[128];
+	int64_t ns[2] = {s->mono_offset, s->boot_offset}, sec[2];
+
+	/* The kernel counts offsets from the initial time namespace; this host may be in one of its own. */
+	for (int i = 0; i < 2; i++)
+		ns[i] += own_offset(i ? "boottime" : "monotonic");
+	for (int i = 0; i < 2; i++) { /* seconds and a nanosecond part that is not negative */
+		sec[i] = ns[i] / 1000000000;
+		ns[i] %= 1000000000;
+		if (ns[i] < 0) {
+			ns[i] += 1000000000;
+			sec[i]--;
+		}
+	}
+	if (unshare(CLONE_NEWTIME) < 0)
+		fail("time namespace");
+	snprintf(text, sizeof(text), "monotonic %lld %lld\nboottime %lld %lld\n", (long long)sec[0], (long long)ns[0], (long long)sec[1], (long long)ns[1]);
+	write_at(AT_FDCWD, "/proc/self/timens_offsets", text);
+}
+
+static void lo_up(void)
+{
+	struct ifreq r = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+	int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	if (s >= 0) {
+		ioctl(s, SIOCSIFFLAGS, &r);
+		close(s);
+	}
+}
+
+static void reap(void)
+{
+	struct rusage ru;
+	siginfo_t si;
+
+	while (conn >= 0 && wait_one(&si, WNOHANG | WNOWAIT, &ru) == 0 && si.si_pid) {
+		wait_one(&si, WNOHANG, &ru);
+		if (!is_standin(si.si_pid))
+			report(&si, &ru, conn);
+	}
+}
+
+static void take_connection(void)
+{
+	int fd = accept4(LISTEN, NULL, NULL, SOCK_CLOEXEC);
+	struct ucred cred;
+	socklen_t n = sizeof(cred);
+
+	if (fd < 0)
+		return;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &n) < 0 || cred.uid != 0) {
+		close(fd);
+		return;
+	}
+	if (dup3(fd, SOCK, O_CLOEXEC) < 0) /* vessels and stand-ins speak on the same number */
+		conn = -1;
+	else
+		conn = SOCK;
+	close(fd);
+}
+
+static void inner_main(const struct keeper_setup *s)
+{
+	struct keeper_msg m = {.op = KEEPER_READY}, got;
+	int pipe_fd[2], sfd;
+	sigset_t all;
+
+	set_clocks(s);
+	if (sethostname(s->hostname, strlen(s->hostname)) < 0)
+		fail("hostname");
+	if (!s->host_network)
+		lo_up();
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, NULL);
+	sigemptyset(&all);
+	sigaddset(&all, SIGCHLD);
+	sfd = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (sfd < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pipe_fd) < 0)
+		fail("report pipe");
+	sfd = fcntl(sfd, F_DUPFD_CLOEXEC, 20);
+	pipe_fd[0] = fcntl(pipe_fd[0], F_DUPFD_CLOEXEC, 20);
+	pipe_fd[1] = fcntl(pipe_fd[1], F_DUPFD_CLOEXEC, 20);
+	if (dup3(pipe_fd[0], REPORT_IN, O_CLOEXEC) < 0 || dup3(pipe_fd[1], REPORT_OUT, O_CLOEXEC) < 0)
+		fail("report pipe");
+	umask(022);
+	send(conn, &m, sizeof(m), MSG_NOSIGNAL);
+	for (;;) {
+		struct pollfd pf[4] = {{conn, POLLIN, 0}, {sfd, POLLIN, 0}, {conn >= 0 ? REPORT_IN : -1, POLLIN, 0}, {LISTEN, POLLIN, 0}};
+		struct signalfd_siginfo ignored;
+		ssize_t n;
+
+		if (poll(pf, 4, -1) < 0)
+			continue;
+		while (read(sfd, &ignored, sizeof(ignored)) > 0)
+			;
+		reap();
+		if (conn >= 0 && pf[2].revents & POLLIN && read(REPORT_IN, &got, sizeof(got)) == sizeof(got) && !is_standin(got.pid))
+			send(conn, &got, sizeof(got), MSG_NOSIGNAL);
+		if (pf[3].revents & POLLIN)
+			take_connection();
+		if (conn < 0 || !(pf[0].revents & (POLLIN | POLLHUP)))
+			continue;
+		n = recv(conn, &got, sizeof(got), 0);
+		if (n == sizeof(got))
+			handle(&got);
+		else if (n == 0)
+			conn = -1; /* migd is away; the number stays taken for its return */
+	}
+}
+
+int main(void)
+{
+	static struct keeper_setup s;
+	ssize_t n = recv(SOCK, &s, sizeof(s), 0);
+
+	if (n != sizeof(s) || s.op != KEEPER_SETUP) {
+		fprintf(stderr, "sprite-keeper is started by migd, with its socket as descriptor 3\n");
+		return 2;
+	}
+	prctl(PR_SET_NAME, "sprite-keeper");
+	return outer_main(&s);
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Nests: starting the keeper, asking it for vessels, hearing of exits and stops (keeper.h). The keeper is not our child for long (its outer half ends),
+ * so that a nest survives us; its death shows on its pidfd.
+ */
+#include "migd/engine/nest.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "conf/clock.h"
+#include "conf/log.h"
+#include "migd/engine/procfs.h"
+
+enum { KEEPER_SOCK = 3, KEEPER_LISTEN = 4, REPLY_MS = 20000 };
+
+static int listen_abstract(struct nest *n)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), len;
+	uint64_t random = 0;
+
+	if (getentropy(&random, sizeof(random)) < 0 || fd < 0)
+		return -errno;
+	len = snprintf(n->name, sizeof(n->name), "sprite-keeper-%016lx", (long)random);
+	memcpy(a.sun_path + 1, n->name, len);
+	if (bind(fd, (void *)&a, offsetof(struct sockaddr_un, sun_path) + 1 + len) < 0 || listen(fd, 1) < 0) {
+		close(fd);
+		return -errno;
+	}
+	return fd;
+}
+
+static pid_t spawn(const char *keeper, int sock, int lsock)
+{
+	char *const argv[] = {(char *)keeper, NULL}, *const envp[] = {NULL};
+	pid_t pid = vfork();
+
+	if (pid)
+		return pid;
+	/* our numbers are close-on-exec and may themselves be 3 or 4 */
+	{
+		int s = fcntl(sock, F_DUPFD, 10), l = fcntl(lsock, F_DUPFD, 10);
+		sigset_t none;
+
+		sigemptyset(&none);
+		sigprocmask(SIG_SETMASK, &none, NULL);
+		if (s < 0 || l < 0 || dup2(s, KEEPER_SOCK) < 0 || dup2(l, KEEPER_LISTEN) < 0)
+			_exit(127);
+		syscall(SYS_close_range, 5, ~0U, 0);
+		execve(keeper, argv, envp);
+		_exit(127);
+	}
+}
+
+/* One message with its sender's pid. 0, -ETIMEDOUT, -ECONNRESET. */
+static int receive(struct nest *n, struct keeper_msg *m, pid_t *sender, int ms)
+{
+	char space[CMSG_SPACE(sizeof(struct ucred))];
+	struct iovec v = {m, sizeof(*m)};
+	struct msghdr h = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
+	struct pollfd pf = {n->sock, POLLIN, 0};
+	struct cmsghdr *c;
+	ssize_t got;
+	int r;
+
+	while ((r = poll(&pf, 1, ms)) < 0 && errno == EINTR)
+		;
+	if (r <= 0)
+		return r < 0 ? -errno : -ETIMEDOUT;
+	got = recvmsg(n->sock, &h, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	if (got != sizeof(*m))
+		return got < 0 ? -errno : -ECONNRESET;
+	if (sender)
+		*sender = 0;
+	for (c = CMSG_FIRSTHDR(&h); c; c = CMSG_NXTHDR(&h, c))
+		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_CREDENTIALS && sender)
+			*sender = ((struct ucred *)CMSG_DATA(c))->pid;
+	return 0;
+}
+
+static void on_event(struct eng_family *f, const struct keeper_msg *m)
+{
+	struct eng_event ev = {.pid = m->pid, .status = m->status, .usage = m->usage};
+	struct eng_proc *p = eng_proc_by_vpid(f, m->pid);
+
+	switch (m->op) {
+	case KEEPER_EXIT:
+		ev.kind = ENG_EXITED;
+		if (p) {
+			if (p->core->exit_sent)
+				return;
+			p->core->dead = p->core->exit_sent = true;
+		}
+		break;
+	case KEEPER_STOP:
+		ev.kind = ENG_STOPPED;
+		ev.info.si_signo = m->status;
+		break;
+	case KEEPER_CONT:
+		ev.kind = ENG_CONTINUED;
+		break;
+	default:
+		return;
+	}
+	event_push(f, &ev);
+}
+
+/* The reply to `op`; events that come before it are queued. */
+static int await(struct eng_family *f, struct nest *n, uint32_t op, struct keeper_msg *m, pid_t *sender)
+{
+	for (;;) {
+		int r = receive(n, m, sender, REPLY_MS);
+
+		if (r < 0)
+			return r;
+		if (m->op == op || (m->op == KEEPER_READY && m->err))
+			return m->err ? -m->err : 0;
+		if (f)
+			on_event(f, m);
+	}
+}
+
+int nest_start(struct eng_family *f, const struct eng_nest_opts *o, int64_t mono_offset, int64_t boot_offset, struct error *e)
+{
+	struct keeper_setup s = {.op = KEEPER_SETUP, .host_network = o->host_network, .mono_offset = mono_offset, .boot_offset = boot_offset};
+	struct nest *n = calloc(1, sizeof(*n));
+	int pair[2] = {-1, -1}, lsock, one = 1, st, r;
+	struct keeper_msg m;
+	pid_t outer;
+
+	if (!n)
+		return error_set(e, ENOMEM, "no memory");
+	n->pidfd = -1;
+	n->sock = -1;
+	snprintf(s.hostname, sizeof(s.hostname), "%s", o->hostname ? o->hostname : "");
+	snprintf(s.root, sizeof(s.root), "%s", o->root ? o->root : "");
+	snprintf(s.sprite, sizeof(s.sprite), "%s", o->sprite ? o->sprite : "");
+	snprintf(s.cgroup, sizeof(s.cgroup), "%s", o->cgroup ? o->cgroup : "");
+	lsock = listen_abstract(n);
+	if (lsock < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+		nest_free(n);
+		return error_set(e, errno, "keeper: sockets: %s", strerror(errno));
+	}
+	n->sock = pair[0];
+	setsockopt(n->sock, SOL_SOCKET, SO_PASSCRED, &one, sizeof(one));
+	outer = spawn(o->keeper, pair[1], lsock);
+	close(pair[1]);
+	close(lsock);
+	r = outer < 0 ? -errno : send(n->sock, &s, sizeof(s), MSG_NOSIGNAL) < 0 ? -errno : await(f, n, KEEPER_READY, &m, &n->keeper);
+	if (outer > 0)
+		waitpid(outer, &st, 0);
+	if (r == 0)
+		n->pidfd = syscall(SYS_pidfd_open, n->keeper, 0);
+	if (r < 0 || n->pidfd < 0) {
+		nest_free(n);
+		return error_set(e, r < 0 ? -r : ESRCH, "%s cannot make the namespaces (root %s): %s", o->keeper, s.root, strerror(r < 0 ? -r : ESRCH));
+	}
+	f->nest = n;
+	return events_add(f, n->sock);
+}
+
+int nest_vessel(struct nest *n, pid_t vpid, pid_t ppid, pid_t pgid, pid_t sid, pid_t *pid, struct error *e)
+{
+	struct keeper_msg m = {.op = KEEPER_VESSEL, .pid = vpid, .ppid = ppid, .pgid = pgid, .sid = sid};
+	int r = send(n->sock, &m, sizeof(m), MSG_NOSIGNAL) < 0 ? -errno : await(NULL, n, KEEPER_VESSEL, &m, pid);
+
+	if (r < 0)
+		return error_set(e, -r, "no vessel with pid %d: %s", vpid, strerror(-r));
+	return 0;
+}
+
+void nest_kill(struct nest *n)
+{
+	struct pollfd pf = {n->pidfd, POLLIN, 0};
+
+	if (n->pidfd < 0)
+		return;
+	syscall(SYS_pidfd_send_signal, n->pidfd, SIGKILL, NULL, 0);
+	poll(&pf, 1, 5000); /* the kernel has taken all of the nest with it when this is readable */
+}
+
+void nest_free(struct nest *n)
+{
+	if (!n)
+		return;
+	if (n->sock >= 0)
+		close(n->sock);
+	if (n->pidfd >= 0)
+		close(n->pidfd);
+	free(n);
+}
+
+pid_t nest_refreeze(struct eng_family *f, pid_t vpid)
+{
+	struct eng_proc *p;
+
+	for (size_t i = f->nprocs; i-- > 0;) {
+		while (f->procs[i]->nthreads)
+			thread_drop(f->procs[i], f->procs[i]->nthreads - 1);
+		if (f->procs[i]->core->dead)
+			proc_drop(f, i);
+	}
+	p = eng_proc_by_vpid(f, vpid);
+	return p ? p->pid : -ESRCH;
+}
+
+void nest_running(struct eng_family *f)
+{
+	f->state = ENG_RUNNING;
+}
+
+void nest_collect(struct eng_family *f)
+{
+	struct keeper_msg m;
+
+	while (receive(f->nest, &m, NULL, 0) == 0)
+		on_event(f, &m);
+}
+
+int eng_signal(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info)
+{
+	struct keeper_msg m = {.op = KEEPER_SIGNAL, .pid = pid, .tid = tid, .info = *info};
+
+	if (!f->nest)
+		return -EINVAL;
+	if (send(f->nest->sock, &m, sizeof(m), MSG_NOSIGNAL) < 0)
+		return -errno;
+	return await(f, f->nest, KEEPER_SIGNAL, &m, NULL);
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A nest: the namespaces of a guest family on this host, with its keeper as pid 1. */
+#ifndef ENGINE_NEST_H
+#define ENGINE_NEST_H
+#include "migd/engine/core.h"
+#include "migd/engine/keeper.h"
+
+struct nest {
+	pid_t keeper; /* on this host */
+	int pidfd;
+	int sock;
+	char name[64]; /* abstract socket for a restarted migd */
+};
+/* 0 or -errno; the nest of f is made. */
+int nest_start(struct eng_family *f, const struct eng_nest_opts *o, int64_t mono_offset, int64_t boot_offset, struct error *e);
+/* A vessel with the family's number vpid; *pid: on this host. */
+int nest_vessel(struct nest *n, pid_t vpid, pid_t ppid, pid_t pgid, pid_t sid, pid_t *pid, struct error *e);
+void nest_kill(struct nest *n);
+void nest_free(struct nest *n);
+/* Family about to be frozen again: host pid of its root, -ESRCH. */
+pid_t nest_refreeze(struct eng_family *f, pid_t vpid);
+/* Family runs (again): nothing of it is traced. */
+void nest_running(struct eng_family *f);
+void nest_collect(struct eng_family *f);
+
+#endif

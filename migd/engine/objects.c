@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Shared anonymous memory and memfds that are mapped: each object once a family, whoever maps it. Known at the source by (device, inode), in the image by a
+ * number. At the destination each is a memfd of ours, given to the vessels that map it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "migd/engine/inject.h"
+#include "migd/engine/res_memory.h"
+#include "rpc/image.pb-c.h"
+
+struct object {
+	uint64_t dev, ino;
+	int fd; /* source: the object itself; destination: ours */
+};
+struct objects {
+	struct object *v;
+	size_t n;
+};
+enum { OBJ_CHUNK = 1 << 20 };
+
+static void objects_free(struct eng_family *f, struct eng_proc *p)
+{
+	struct objects *o = f->objects;
+
+	if (p || !o)
+		return;
+	for (size_t i = 0; i < o->n; i++)
+		if (o->v[i].fd >= 0)
+			close(o->v[i].fd);
+	free(o->v);
+	free(o);
+	f->objects = NULL;
+}
+
+static struct object *object_add(struct eng_family *f, uint64_t dev, uint64_t ino, int fd)
+{
+	struct object *v;
+
+	if (!f->objects)
+		f->objects = calloc(1, sizeof(*f->objects));
+	if (!f->objects)
+		return NULL;
+	v = realloc(f->objects->v, (f->objects->n + 1) * sizeof(*v));
+	if (!v)
+		return NULL;
+	f->objects->v = v;
+	v[f->objects->n] = (struct object){dev, ino, fd};
+	return &v[f->objects->n++];
+}
+
+static struct object *object_find(struct eng_family *f, uint64_t dev, uint64_t ino)
+{
+	for (size_t i = 0; f->objects && i < f->objects->n; i++)
+		if (f->objects->v[i].dev == dev && f->objects->v[i].ino == ino)
+			return &f->objects->v[i];
+	return NULL;
+}
+
+int object_number(struct eng_proc *p, const struct map *m, uint32_t *number)
+{
+	struct object *o = object_find(p->family, m->dev, m->ino);
+
+	if (!o)
+		return -ENOENT;
+	*number = o - p->family->objects->v + 1;
+	return 0;
+}
+
+int object_fd(struct eng_family *f, uint32_t number)
+{
+	return f->objects && number && number <= f->objects->n ? f->objects->v[number - 1].fd : -1;
+}
+
+static int put_data(struct eng_image *out, int fd, uint32_t id, off_t size)
+{
+	off_t at = 0, end;
+
+	while (at < size && (at = lseek(fd, at, SEEK_DATA)) >= 0) {
+		end = lseek(fd, at, SEEK_HOLE);
+		while (at < end) {
+			size_t take = end - at < OBJ_CHUNK ? end - at : OBJ_CHUNK;
+			char *body = image_reserve(out, 16 + take);
+			uint64_t head[2] = {id, at};
+			int r;
+
+			if (!body)
+				return -EPIPE;
+			memcpy(body, head, sizeof(head));
+			if (pread(fd, body + 16, take, at) != (ssize_t)take)
+				return -EIO;
+			r = image_commit(out, IMG_OBJECT_PAGES, 0, 16 + take);
+			if (r < 0)
+				return r;
+			at += take;
+		}
+	}
+	return 0;
+}
+
+static int put_object(struct eng_proc *p, const struct map *m, struct eng_image *out)
+{
+	Sprite__Image__ImgObject im = SPRITE__IMAGE__IMG_OBJECT__INIT;
+	_cleanup_free_ char *label = NULL;
+	char name[64];
+	struct stat st;
+	struct object *o;
+	int fd, r;
+
+	if (object_find(p->family, m->dev, m->ino))
+		return 0;
+	snprintf(name, sizeof(name), "map_files/%lx-%lx", (long)m->start, (long)m->end);
+	fd = openat(p->dir, name, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (fstat(fd, &st) < 0 || !(o = object_add(p->family, m->dev, m->ino, fd))) {
+		close(fd);
+		return -ENOMEM;
+	}
+	im.id = o - p->family->objects->v + 1;
+	im.size = st.st_size;
+	im.memfd = !strncmp(m->path, "/memfd:", 7);
+	label = strdup(im.memfd ? m->path + 7 : "shared");
+	if (label && strstr(label, " (deleted)"))
+		*strstr(label, " (deleted)") = '\0';
+	im.name = label ? label : "";
+	r = eng_image_put_msg(out, IMG_OBJECT, 0, &im.base);
+	return r < 0 ? r : put_data(out, fd, im.id, st.st_size);
+}
+
+static int objects_dump_family(struct eng_family *f, struct eng_image *out, struct error *e)
+{
+	objects_free(f, NULL);
+	for (size_t i = 0; i < f->nprocs; i++) {
+		struct maps *maps;
+		int r = procfs_maps(f->procs[i]->dir, false, &maps);
+
+		for (size_t k = 0; r == 0 && k < maps->n; k++)
+			if (maps->m[k].kind == KIND_OBJECT)
+				r = put_object(f->procs[i], &maps->m[k], out);
+		if (r < 0)
+			return error_set(e, -r, "process %d: shared memory cannot be read: %s", f->procs[i]->vpid, strerror(-r));
+		maps_free(maps);
+	}
+	return 0;
+}
+
+static int fill_object(struct eng_family *f, const void *body, size_t len, struct error *e)
+{
+	Sprite__Image__ImgObject *im = sprite__image__img_object__unpack(NULL, len, body);
+	int fd = im ? memfd_create(im->name, MFD_CLOEXEC | MFD_ALLOW_SEALING) : -1;
+	bool ok = fd >= 0 && im->id == (f->objects ? f->objects->n : 0) + 1 && ftruncate(fd, im->size) == 0 && object_add(f, 0, 0, fd);
+
+	sprite__image__img_object__free_unpacked(im, NULL);
+	if (ok)
+		return 0;
+	if (fd >= 0)
+		close(fd);
+	return error_set(e, EPROTO, "image: shared memory cannot be made");
+}
+
+static int objects_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, const void *body, size_t len, struct error *e)
+{
+	uint64_t head[2];
+	int fd;
+
+	(void)p;
+	if (type == IMG_OBJECT)
+		return fill_object(f, body, len, e);
+	if (len < sizeof(head))
+		return error_set(e, EPROTO, "image: short record of shared memory");
+	memcpy(head, body, sizeof(head));
+	fd = object_fd(f, head[0]);
+	if (fd < 0 || pwrite(fd, (const char *)body + 16, len - 16, head[1]) != (ssize_t)(len - 16))
+		return error_set(e, EPROTO, "image: shared memory cannot be written");
+	return 0;
+}
+
+const struct eng_res res_objects = {
+	.name = "shared memory",
+	.types = {IMG_OBJECT, IMG_OBJECT_PAGES},
+	.dump_family = objects_dump_family,
+	.fill = objects_fill,
+	.release = objects_free,
+};

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Which pages hold something: PAGEMAP_SCAN (Linux 6.7) or, before that, /proc/PID/pagemap word by word. Never-touched pages and the shared zero page are not
+ * listed: they are zero over there too.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "migd/engine/memory.h"
+
+struct pm_scan_arg { /* linux/fs.h, newer than our headers */
+	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+struct page_region {
+	uint64_t start, end, categories;
+};
+#define PAGEMAP_SCAN_IOCTL _IOWR('f', 16, struct pm_scan_arg)
+enum { PAGE_IS_FILE = 4, PAGE_IS_PRESENT = 8, PAGE_IS_SWAPPED = 16, PAGE_IS_PFNZERO = 32 };
+
+static int push(struct run **v, size_t *n, size_t *cap, uint64_t start, uint64_t end)
+{
+	if (*n && (*v)[*n - 1].end == start) {
+		(*v)[*n - 1].end = end;
+		return 0;
+	}
+	if (*n == *cap) {
+		struct run *bigger = realloc(*v, (*cap = *cap ? *cap * 2 : 64) * sizeof(**v));
+
+		if (!bigger)
+			return -ENOMEM;
+		*v = bigger;
+	}
+	(*v)[(*n)++] = (struct run){start, end};
+	return 0;
+}
+
+static int scan(int fd, uint64_t start, uint64_t end, bool private_only, struct run **out, size_t *n)
+{
+	struct page_region vec[512];
+	size_t cap = 0;
+
+	while (start < end) {
+		struct pm_scan_arg a = {.size = sizeof(a), .start = start, .end = end, .vec = (uint64_t)vec, .vec_len = 512,
+			.category_inverted = PAGE_IS_PFNZERO | (private_only ? PAGE_IS_FILE : 0),
+			.category_mask = PAGE_IS_PFNZERO | (private_only ? PAGE_IS_FILE : 0),
+			.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED};
+		int r = ioctl(fd, PAGEMAP_SCAN_IOCTL, &a);
+
+		if (r < 0)
+			return -errno;
+		for (int i = 0; i < r; i++)
+			if (push(out, n, &cap, vec[i].start, vec[i].end) < 0)
+				return -ENOMEM;
+		start = a.walk_end;
+	}
+	return 0;
+}
+
+static int words(int fd, uint64_t start, uint64_t end, bool private_only, struct run **out, size_t *n)
+{
+	uint64_t w[4096];
+	size_t cap = 0;
+
+	while (start < end) {
+		size_t want = (end - start) / 4096 > 4096 ? 4096 : (end - start) / 4096;
+		ssize_t got = pread(fd, w, want * 8, start / 4096 * 8);
+
+		if (got <= 0)
+			return got < 0 ? -errno : -ESRCH;
+		for (ssize_t i = 0; i < got / 8; i++, start += 4096) {
+			bool here = w[i] >> 62 & 3, file = w[i] >> 61 & 1;
+
+			if (here && !(private_only && file) && push(out, n, &cap, start, start + 4096) < 0)
+				return -ENOMEM;
+		}
+	}
+	return 0;
+}
+
+int pagemap_runs(int dirfd, uint64_t start, uint64_t end, bool private_only, struct run **out, size_t *n)
+{
+	_cleanup_close_ int fd = openat(dirfd, "pagemap", O_RDONLY | O_CLOEXEC);
+	int r;
+
+	*out = NULL;
+	*n = 0;
+	if (fd < 0)
+		return -errno;
+	r = scan(fd, start, end, private_only, out, n);
+	if (r == -ENOTTY || r == -EINVAL)
+		r = words(fd, start, end, private_only, out, n);
+	if (r < 0) {
+		free(*out);
+		*out = NULL;
+	}
+	return r;
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Registers of a frozen thread, made such that going on with them somewhere else is the same as going on here: system calls in progress, critical
+ * sections of restartable sequences.
+ *
+ * A thread stopped by PTRACE_INTERRUPT inside of a system call has the call's number in orig_rax and in rax
+ *   -512 ERESTARTSYS, -513 ERESTARTNOINTR, -514 ERESTARTNOHAND: the kernel re-executes the call when it runs on (or says EINTR if a handler runs first): as they are;
+ *   -516 ERESTART_RESTARTBLOCK: goes on with state kept in the task: regs_rearm() makes the same state in the fresh task, or
+ *        the call is simply made again (absolute times);
+ *   -EINTR from calls that never restart (epoll_wait, semop, ...): it is our interrupt that they saw, so -514 is put in its place.
+ */
+#include <errno.h>
+#include <linux/futex.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
+#include "migd/engine/inject.h"
+#include "migd/engine/procfs.h"
+
+enum { ERESTARTSYS = 512, ERESTARTNOINTR = 513, ERESTARTNOHAND = 514, ERESTART_RESTARTBLOCK = 516 };
+
+struct rseq_cs { /* linux/rseq.h */
+	uint32_t version, flags;
+	uint64_t start_ip, post_commit_offset, abort_ip;
+};
+
+/* Calls that give EINTR whenever they are woken, signal or not (signal(7), "never restarted"). */
+static bool never_restarts(long nr)
+{
+	static const short list[] = {SYS_epoll_wait, SYS_epoll_pwait, 441 /* epoll_pwait2 */, SYS_semop, SYS_semtimedop, SYS_rt_sigtimedwait,
+		SYS_io_getevents, 333 /* io_pgetevents */, SYS_recvfrom, SYS_recvmsg, SYS_recvmmsg, SYS_sendto, SYS_sendmsg, SYS_sendmmsg, SYS_accept,
+		SYS_accept4, SYS_connect, SYS_read, SYS_readv, SYS_write, SYS_writev, SYS_poll, SYS_ppoll, SYS_select, SYS_pselect6, SYS_msgrcv, SYS_msgsnd,
+		SYS_mq_timedreceive, SYS_mq_timedsend, SYS_pause, SYS_rt_sigsuspend, SYS_futex, SYS_nanosleep, SYS_clock_nanosleep, SYS_wait4, SYS_waitid,
+		SYS_flock, SYS_fcntl, SYS_open, SYS_openat};
+
+	for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++)
+		if (list[i] == nr)
+			return true;
+	return false;
+}
+
+/* The time-out of an interrupted relative wait, in ns; -1: none or absolute. */
+static int64_t relative_timeout(struct eng_thread *t, const struct user_regs_struct *r)
+{
+	struct timespec ts;
+	uint64_t at = 0;
+
+	switch ((long)r->orig_rax) {
+	case SYS_poll:
+		return (int32_t)r->rdx < 0 ? -1 : (int64_t)(int32_t)r->rdx * 1000000;
+	case SYS_nanosleep:
+		at = r->rdi;
+		break;
+	case SYS_clock_nanosleep:
+		at = r->rsi & TIMER_ABSTIME ? 0 : r->rdx;
+		break;
+	case SYS_futex:
+		at = (r->rsi & 0x7f) == FUTEX_WAIT ? r->r10 : 0;
+		break;
+	}
+	if (!at || eng_peek(t->proc, at, &ts, sizeof(ts)) < 0)
+		return -1;
+	return ts.tv_sec * 1000000000LL + ts.tv_nsec;
+}
+
+static void arrange_syscall(struct eng_thread *t)
+{
+	struct user_regs_struct *r = &t->regs;
+	int64_t timeout;
+
+	if ((long)r->orig_rax < 0)
+		return;
+	if ((long)r->rax == -EINTR && never_restarts(r->orig_rax)) {
+		r->rax = -ERESTARTNOHAND;
+		t->core->frozen.rax = -ERESTARTNOHAND;
+	}
+	if ((long)r->rax != -ERESTART_RESTARTBLOCK)
+		return;
+	timeout = relative_timeout(t, r);
+	if (timeout < 0) { /* absolute: the same call again is right. (Futexes keep theirs absolute or have none.) */
+		r->rax = -ERESTARTNOHAND;
+		return;
+	}
+	t->core->has_remaining = true;
+	t->core->remaining = (uint64_t)timeout > t->core->slept_ns ? timeout - t->core->slept_ns : 0;
+}
+
+/* Inside of a critical section: go to its abort handler, as the kernel does when it moves a thread to another CPU. */
+static int arrange_rseq(struct eng_thread *t)
+{
+	struct {
+		uint64_t rseq_abi_pointer;
+		uint32_t rseq_abi_size, signature, flags, pad;
+	} conf = {0};
+	struct rseq_cs cs;
+	uint64_t ptr;
+
+	if (ptrace(0x420f /* PTRACE_GET_RSEQ_CONFIGURATION */, t->tid, sizeof(conf), &conf) != sizeof(conf) || !conf.rseq_abi_pointer)
+		return 0;
+	t->core->rseq = conf.rseq_abi_pointer;
+	t->core->rseq_len = conf.rseq_abi_size;
+	t->core->rseq_sig = conf.signature;
+	if (eng_peek(t->proc, conf.rseq_abi_pointer + 8, &ptr, 8) < 0 || !ptr)
+		return 0;
+	if (eng_peek(t->proc, ptr, &cs, sizeof(cs)) < 0)
+		return 0;
+	if (t->regs.rip - cs.start_ip < cs.post_commit_offset) {
+		t->regs.rip = cs.abort_ip;
+		t->core->frozen.rip = cs.abort_ip;
+	}
+	ptr = 0;
+	return eng_poke(t->proc, conf.rseq_abi_pointer + 8, &ptr, 8);
+}
+
+int regs_frozen(struct eng_thread *t, struct eng_reasons *why, struct error *e)
+{
+	(void)why;
+	if (regs_get(t, &t->core->frozen) < 0)
+		return -ESRCH;
+	t->regs = t->core->frozen;
+	if (t->regs.cs != 0x33)
+		return error_set(e, EOPNOTSUPP, "thread %d runs 32-bit code: build it for x86-64", t->vtid);
+	if (ptrace(PTRACE_GETSIGMASK, t->tid, 8, &t->sigmask) < 0)
+		return -ESRCH;
+	arrange_syscall(t);
+	return arrange_rseq(t);
+}
+
+/*
+ * Only the kernel can make a restart block, when a call that it belongs to is interrupted. So: start the same wait for the time that is left, from the
+ * blob, interrupt it, and let the true registers say "restart". If the call ended at once (what it waited for is there) that is its result.
+ */
+int regs_rearm(struct eng_thread *t)
+{
+	(void)t;
+	return 0;
+}

@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The address space, source side: what is mapped and which pages only this process has. The destination's half is memory_fill.c.
+ *
+ * Private anonymous pages and private copies of file pages travel; file pages are read again from the file, which must be the same one there. A private map
+ * of a file that has been deleted travels as anonymous memory with the file's contents. Shared anonymous memory travels once a family (objects.c).
+ */
+#include "migd/engine/res_memory.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "migd/engine/inject.h"
+#include "rpc/image.pb-c.h"
+
+enum { CHUNK = 1 << 20, CHUNK_RUNS = 512 };
+
+static bool is_deleted(const char *path)
+{
+	size_t n = strlen(path);
+
+	return n > 10 && !strcmp(path + n - 10, " (deleted)");
+}
+
+/* Why this map cannot be carried; NULL: it can. */
+static const char *map_refusal(const struct map *m)
+{
+	if (m->kind == KIND_VVAR || m->kind == KIND_VDSO || m->kind == KIND_VSYSCALL)
+		return NULL;
+	if (m->flags & MAPF_HUGETLB)
+		return "memory of hugetlbfs: use transparent huge pages (madvise)";
+	if (m->flags & MAPF_DEVICE)
+		return "a device is mapped: close it first";
+	if (m->flags & MAPF_UFFD)
+		return "memory under userfaultfd: end its user first";
+	if (m->flags & MAPF_SEALED)
+		return "sealed memory (mseal): cannot be laid out again";
+	if (!strncmp(m->path, "anon_inode:", 11) || !strncmp(m->path, "/anon_inode", 11) || !strncmp(m->path, "anon_inode", 10))
+		return "an io_uring, AIO, perf or bpf ring is mapped: close it first";
+	if (!strncmp(m->path, "/[aio]", 6))
+		return "AIO rings are in use (io_setup): io_destroy them first";
+	if (!strncmp(m->path, "socket:", 7))
+		return "a packet socket's ring is mapped: close it first";
+	if (!strncmp(m->path, "/SYSV", 5))
+		return "System V shared memory: shmdt it first";
+	if (m->kind == KIND_FILE_SHARED && is_deleted(m->path))
+		return "a shared map of a file that has been deleted: keep the file until the process ends";
+	if (m->kind == KIND_FILE_SHARED && !strncmp(m->path, "/dev/", 5) && strncmp(m->path, "/dev/shm/", 9))
+		return "a shared map of a device: close it first";
+	return NULL;
+}
+
+static int memory_probe(struct eng_probe *p)
+{
+	struct maps *maps;
+	int r = procfs_maps(p->dir, true, &maps);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < maps->n; i++) {
+		const struct map *m = &maps->m[i];
+		const char *why = map_refusal(m);
+
+		if (why)
+			eng_reason(p, "memory %lx-%lx %s: %s", (long)m->start, (long)m->end, m->path, why);
+	}
+	maps_free(maps);
+	return 0;
+}
+
+/* ---- pages ---------------------------------------------------------------------------------------- */
+struct packer {
+	struct eng_proc *p;
+	struct eng_image *out;
+	char *body; /* reserved in the image's buffer */
+	struct run run[CHUNK_RUNS];
+	size_t nruns, bytes;
+};
+
+/* By the debugger's way, page by page: maps without read permission. */
+static int read_hard(struct eng_proc *p, char *to, const struct run *run, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		uint64_t at = run[i].start;
+
+		while (at < run[i].end) {
+			ssize_t r = pread(p->core->mem, to, run[i].end - at, at);
+
+			if (r <= 0)
+				return r < 0 ? -errno : -ESRCH;
+			to += r;
+			at += r;
+		}
+	}
+	return 0;
+}
+
+static int pack_flush(struct packer *k)
+{
+	struct iovec remote[CHUNK_RUNS], local;
+	uint64_t head = k->nruns;
+	size_t at = 8 + k->nruns * sizeof(struct run);
+	int r = 0;
+
+	if (!k->nruns)
+		return 0;
+	k->body = image_reserve(k->out, at + k->bytes);
+	if (!k->body)
+		return -EPIPE;
+	memcpy(k->body, &head, 8);
+	memcpy(k->body + 8, k->run, k->nruns * sizeof(struct run));
+	local = (struct iovec){k->body + at, k->bytes};
+	for (size_t i = 0; i < k->nruns; i++)
+		remote[i] = (struct iovec){(void *)k->run[i].start, k->run[i].end - k->run[i].start};
+	if (process_vm_readv(k->p->pid, &local, 1, remote, k->nruns, 0) != (ssize_t)k->bytes)
+		r = read_hard(k->p, local.iov_base, k->run, k->nruns);
+	if (r == 0)
+		r = image_commit(k->out, IMG_PAGES, k->p->vpid, at + k->bytes);
+	k->nruns = 0;
+	k->bytes = 0;
+	return r;
+}
+
+static int pack(struct packer *k, uint64_t start, uint64_t end)
+{
+	while (start < end) {
+		uint64_t room = CHUNK - k->bytes, take = end - start < room ? end - start : room;
+
+		k->run[k->nruns++] = (struct run){start, start + take};
+		k->bytes += take;
+		start += take;
+		if (k->bytes == CHUNK || k->nruns == CHUNK_RUNS) {
+			int r = pack_flush(k);
+
+			if (r < 0)
+				return r;
+		}
+	}
+	return 0;
+}
+
+/* ---- description ---------------------------------------------------------------------------------- */
+struct plan { /* one per map */
+	struct run *runs;
+	size_t n;
+};
+
+static int file_of(struct eng_proc *p, const struct map *m, Sprite__Image__ImgFile *f)
+{
+	char name[64];
+	struct stat st;
+
+	snprintf(name, sizeof(name), "map_files/%lx-%lx", (long)m->start, (long)m->end);
+	if (fstatat(p->dir, name, &st, 0) < 0)
+		return -errno;
+	f->path = m->path;
+	f->ino = st.st_ino;
+	f->size = st.st_size;
+	f->mtime = st.st_mtim.tv_sec * 1000000000LL + st.st_mtim.tv_nsec;
+	f->mode = st.st_mode;
+	return 0;
+}
+
+static int plan_map(struct eng_proc *p, struct map *m, Sprite__Image__ImgMap *im, Sprite__Image__ImgFile *file, struct plan *plan, struct error *e)
+{
+	int r = 0;
+
+	im->start = m->start;
+	im->end = m->end;
+	im->prot = m->prot;
+	im->shared = m->shared;
+	im->offset = m->offset;
+	im->flags = m->flags;
+	if (m->kind == KIND_FILE_PRIV && is_deleted(m->path)) {
+		m->kind = KIND_ANON;
+		plan->runs = malloc(sizeof(*plan->runs));
+		if (!plan->runs)
+			return -ENOMEM;
+		plan->runs[0] = (struct run){m->start, m->end};
+		plan->n = 1;
+	} else if (m->kind == KIND_ANON || m->kind == KIND_FILE_PRIV) {
+		r = pagemap_runs(p->dir, m->start, m->end, m->kind == KIND_FILE_PRIV, &plan->runs, &plan->n);
+	}
+	im->kind = m->kind;
+	if (r == 0 && (m->kind == KIND_FILE_PRIV || m->kind == KIND_FILE_SHARED)) {
+		r = file_of(p, m, file);
+		im->file = file;
+		im->writable_open = m->shared && (m->flags & MAPF_MAYWRITE || m->prot & PROT_WRITE);
+	}
+	if (r == 0 && m->kind == KIND_OBJECT)
+		r = object_number(p, m, &im->object);
+	for (size_t i = 0; i < plan->n; i++)
+		im->pages += plan->runs[i].end - plan->runs[i].start;
+	return r < 0 ? error_set(e, -r, "process %d: memory %lx-%lx %s: %s", p->vpid, (long)m->start, (long)m->end, m->path, strerror(-r)) : 0;
+}
+
+static int put_bounds(struct eng_proc *p, uint64_t b[11])
+{
+	struct procfs_stat st;
+	long brk = ENG_SYS(p->threads[0], SYS_brk, 0);
+	int r = procfs_stat(p->dir, &st);
+
+	if (brk < 0 || r < 0)
+		return r < 0 ? r : brk;
+	memcpy(b, (uint64_t[11]){st.start_code, st.end_code, st.start_data, st.end_data, st.start_brk, brk, st.start_stack, st.arg_start, st.arg_end,
+			  st.env_start, st.env_end},
+		11 * sizeof(uint64_t));
+	return 0;
+}
+
+static int put_exe(struct eng_proc *p, Sprite__Image__ImgFile *f, char *path, size_t len)
+{
+	struct stat st;
+	ssize_t n = readlinkat(p->dir, "exe", path, len - 1);
+
+	if (n < 0)
+		return -errno;
+	path[n] = '\0';
+	if (fstatat(p->dir, "exe", &st, 0) < 0)
+		return -errno;
+	f->path = path;
+	f->ino = st.st_ino;
+	f->size = st.st_size;
+	f->mtime = st.st_mtim.tv_sec * 1000000000LL + st.st_mtim.tv_nsec;
+	f->mode = st.st_mode;
+	return 0;
+}
+
+static int put_vdso(struct eng_proc *p, const struct map *m, Sprite__Image__ImgMm *mm)
+{
+	if (m->kind == KIND_VVAR && !mm->vvar_start)
+		mm->vvar_start = m->start;
+	if (m->kind == KIND_VVAR)
+		mm->vvar_end = m->end;
+	if (m->kind != KIND_VDSO)
+		return 0;
+	mm->vdso_start = m->start;
+	mm->vdso_end = m->end;
+	mm->vdso.len = m->end - m->start;
+	mm->vdso.data = malloc(mm->vdso.len);
+	return mm->vdso.data ? eng_peek(p, m->start, mm->vdso.data, mm->vdso.len) : -ENOMEM;
+}
+
+/* What the source wrote through shared file maps must be in the file before anybody reads it elsewhere. */
+static void flush_shared(struct eng_proc *p, const struct map *m)
+{
+	if (m->kind == KIND_FILE_SHARED && m->prot & PROT_WRITE)
+		ENG_SYS(p->threads[0], SYS_msync, m->start, m->end - m->start, MS_SYNC);
+}
+
+struct mm_build {
+	Sprite__Image__ImgMm mm;
+	Sprite__Image__ImgMap *map, **list;
+	Sprite__Image__ImgFile *file, exe;
+	struct plan *plan;
+	uint64_t bounds[11];
+	char exe_path[4096];
+	char *auxv;
+};
+
+static int build(struct eng_proc *p, struct maps *maps, struct mm_build *b, struct error *e)
+{
+	size_t n = 0;
+	int r = 0;
+
+	for (size_t i = 0; i < maps->n && r == 0; i++) {
+		struct map *m = &maps->m[i];
+		const char *why = map_refusal(m);
+
+		if (m->start >= p->core->blob && m->end <= p->core->blob + blob_size(p->core->nslots))
+			continue;
+		if (why)
+			return error_set(e, EOPNOTSUPP, "process %d: memory %lx-%lx %s: %s", p->vpid, (long)m->start, (long)m->end, m->path, why);
+		if (m->kind == KIND_VSYSCALL)
+			continue;
+		if (m->kind == KIND_VVAR || m->kind == KIND_VDSO) {
+			r = put_vdso(p, m, &b->mm);
+			continue;
+		}
+		sprite__image__img_map__init(&b->map[n]);
+		sprite__image__img_file__init(&b->file[n]);
+		r = plan_map(p, m, &b->map[n], &b->file[n], &b->plan[n], e);
+		flush_shared(p, m);
+		b->list[n] = &b->map[n];
+		n++;
+	}
+	b->mm.map = b->list;
+	b->mm.n_map = n;
+	return r;
+}
+
+static int dump_mm(struct eng_proc *p, struct maps *maps, struct mm_build *b, struct eng_image *out, struct error *e)
+{
+	struct packer *k = calloc(1, sizeof(*k));
+	int r = k ? build(p, maps, b, e) : -ENOMEM;
+
+	if (r == 0)
+		r = put_bounds(p, b->bounds);
+	if (r == 0) {
+		sprite__image__img_file__init(&b->exe);
+		if (put_exe(p, &b->exe, b->exe_path, sizeof(b->exe_path)) == 0)
+			b->mm.exe = &b->exe;
+		b->mm.bounds = b->bounds;
+		b->mm.n_bounds = 11;
+		b->auxv = eng_proc_read(p->dir, "auxv", &b->mm.auxv.len);
+		b->mm.auxv.data = (void *)b->auxv;
+		r = eng_image_put_msg(out, IMG_MM, p->vpid, &b->mm.base);
+	}
+	if (r == 0) {
+		k->p = p;
+		k->out = out;
+		for (size_t i = 0; i < b->mm.n_map && r == 0; i++)
+			for (size_t j = 0; j < b->plan[i].n && r == 0; j++)
+				r = pack(k, b->plan[i].runs[j].start, b->plan[i].runs[j].end);
+		if (r == 0)
+			r = pack_flush(k);
+	}
+	free(k);
+	return r < 0 ? error_set(e, -r, "process %d: memory cannot be read: %s", p->vpid, strerror(-r)) : 0;
+}
+
+static int memory_dump(struct eng_proc *p, struct eng_image *out, struct error *e)
+{
+	struct maps *maps;
+	struct mm_build *b;
+	int r = procfs_maps(p->dir, true, &maps);
+
+	if (r < 0)
+		return error_set(e, -r, "process %d: its maps cannot be read", p->vpid);
+	b = calloc(1, sizeof(*b));
+	if (b) {
+		sprite__image__img_mm__init(&b->mm);
+		b->map = calloc(maps->n, sizeof(*b->map));
+		b->list = calloc(maps->n, sizeof(*b->list));
+		b->file = calloc(maps->n, sizeof(*b->file));
+		b->plan = calloc(maps->n, sizeof(*b->plan));
+	}
+	r = b && b->map && b->list && b->file && b->plan ? dump_mm(p, maps, b, out, e) : -ENOMEM;
+	if (b) {
+		for (size_t i = 0; b->plan && i < maps->n; i++)
+			free(b->plan[i].runs);
+		free(b->map);
+		free(b->list);
+		free(b->file);
+		free(b->plan);
+		free(b->mm.vdso.data);
+		free(b->auxv);
+		free(b);
+	}
+	maps_free(maps);
+	return r;
+}
+
+const struct eng_res res_memory = {
+	.name = "memory",
+	.types = {IMG_MM, IMG_PAGES},
+	.probe = memory_probe,
+	.dump = memory_dump,
+	.fill = memory_fill,
+	.finish = memory_finish,
+	.hollow = memory_hollow,
+};

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Between the halves of the memory module: res_memory.c (source), memory_fill.c (destination), objects.c (shared anonymous memory), vdso.c. */
+#ifndef ENGINE_RES_MEMORY_H
+#define ENGINE_RES_MEMORY_H
+#include "migd/engine/memory.h"
+
+int memory_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, const void *body, size_t len, struct error *e);
+int memory_finish(struct eng_proc *p, struct error *e);
+int memory_hollow(struct eng_proc *p, struct error *e);
+
+/* objects.c */
+int object_number(struct eng_proc *p, const struct map *m, uint32_t *number);
+/* Destination: our fd of object `number`; -1: unknown. Borrowed. */
+int object_fd(struct eng_family *f, uint32_t number);
+
+#endif

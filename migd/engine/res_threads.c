@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Threads: registers, extended state (NT_X86_XSTATE), signal mask, alternate stack, restartable sequence, robust list, tid address, name.
+ * fill() keeps what came; the registers are set when the family resumes (fill.c).
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "rpc/image.pb-c.h"
+#include "migd/engine/inject.h"
+#include "migd/engine/procfs.h"
+
+enum { XSTATE_MAX = 16384, NT_XSTATE = 0x202 };
+
+static void get_comm(struct eng_thread *t)
+{
+	char path[64];
+	_cleanup_free_ char *text = NULL;
+
+	snprintf(path, sizeof(path), "task/%d/comm", t->tid);
+	text = eng_proc_read(t->proc->dir, path, NULL);
+	snprintf(t->core->comm, sizeof(t->core->comm), "%.*s", text ? (int)strcspn(text, "\n") : 0, text ? text : "");
+}
+
+static int dump_thread(struct eng_thread *t, struct eng_image *out, struct error *e)
+{
+	struct eng_thread_core *c = t->core;
+	Sprite__Image__ImgThread m = SPRITE__IMAGE__IMG_THREAD__INIT;
+	char xstate[XSTATE_MAX] __attribute__((aligned(64)));
+	struct iovec v = {xstate, sizeof(xstate)};
+	struct {
+		stack_t alt;
+		uint64_t tid_addr;
+	} got;
+	uint64_t at, head = 0, len = 0;
+	struct eng_call call[2];
+	int r;
+
+	eng_scratch_reset(t->proc);
+	at = eng_scratch_put(t->proc, NULL, sizeof(got));
+	call[0] = (struct eng_call){.nr = SYS_sigaltstack, .arg = {0, at}};
+	call[1] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_TID_ADDRESS, at + offsetof(typeof(got), tid_addr)}};
+	r = eng_batch(t, call, 2, NULL);
+	if (r == 0)
+		r = eng_peek(t->proc, at, &got, sizeof(got));
+	if (r == 0 && syscall(SYS_get_robust_list, t->tid, &head, &len) < 0)
+		r = -errno;
+	if (r == 0 && ptrace(PTRACE_GETREGSET, t->tid, NT_XSTATE, &v) < 0)
+		r = -errno;
+	if (r < 0)
+		return error_set(e, -r, "thread %d: its state cannot be read: %s", t->vtid, strerror(-r));
+	get_comm(t);
+	/* The parked blob runs with its own frame pointer on the alternate stack question: SS_ONSTACK depends on rsp alone and is not carried. */
+	m.tid = t->vtid;
+	m.regs.data = (void *)&t->regs;
+	m.regs.len = sizeof(t->regs);
+	m.xstate.data = (void *)xstate;
+	m.xstate.len = v.iov_len;
+	m.sigmask = t->sigmask;
+	m.rseq = c->rseq;
+	m.rseq_len = c->rseq_len;
+	m.rseq_sig = c->rseq_sig;
+	m.robust = head;
+	m.tid_addr = got.tid_addr;
+	m.alt_sp = (uint64_t)got.alt.ss_sp;
+	m.alt_size = got.alt.ss_size;
+	m.alt_flags = got.alt.ss_flags & ~SS_ONSTACK;
+	m.comm = c->comm;
+	m.remaining = c->remaining;
+	m.has_remaining = c->has_remaining;
+	return eng_image_put_msg(out, IMG_THREAD, t->proc->vpid, &m.base);
+}
+
+static int threads_dump(struct eng_proc *p, struct eng_image *out, struct error *e)
+{
+	for (unsigned i = 0; i < p->nthreads; i++) {
+		int r = dump_thread(p->threads[i], out, e);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static struct eng_thread *by_vtid(struct eng_proc *p, pid_t vtid)
+{
+	for (unsigned i = 0; i < p->nthreads; i++)
+		if (p->threads[i]->vtid == vtid)
+			return p->threads[i];
+	return NULL;
+}
+
+static int threads_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, const void *body, size_t len, struct error *e)
+{
+	Sprite__Image__ImgThread *m = sprite__image__img_thread__unpack(NULL, len, body);
+	struct eng_thread *t = p && m ? by_vtid(p, m->tid) : NULL;
+
+	(void)f;
+	(void)type;
+	if (!t || m->regs.len != sizeof(t->regs) || m->xstate.len > XSTATE_MAX) {
+		sprite__image__img_thread__free_unpacked(m, NULL);
+		return error_set(e, EPROTO, "image: a thread's record is not what it should be");
+	}
+	memcpy(&t->regs, m->regs.data, sizeof(t->regs));
+	t->sigmask = m->sigmask;
+	free(t->core->xstate);
+	t->core->xstate = m->xstate.data;
+	t->core->xstate_len = m->xstate.len;
+	m->xstate.data = NULL; /* ours now */
+	m->xstate.len = 0;
+	t->core->rseq = m->rseq;
+	t->core->rseq_len = m->rseq_len;
+	t->core->rseq_sig = m->rseq_sig;
+	t->core->robust = m->robust;
+	t->core->tid_addr = m->tid_addr;
+	t->core->alt = (stack_t){.ss_sp = (void *)m->alt_sp, .ss_size = m->alt_size, .ss_flags = m->alt_flags};
+	snprintf(t->core->comm, sizeof(t->core->comm), "%s", m->comm);
+	t->core->remaining = m->remaining;
+	t->core->has_remaining = m->has_remaining;
+	sprite__image__img_thread__free_unpacked(m, NULL);
+	return 0;
+}
+
+static int finish_thread(struct eng_thread *t, struct error *e)
+{
+	struct eng_thread_core *c = t->core;
+	struct eng_call call[6];
+	struct iovec v;
+	size_t n = 0, failed = 0;
+	uint64_t alt, comm;
+	int r;
+
+	eng_scratch_reset(t->proc);
+	alt = eng_scratch_put(t->proc, &c->alt, sizeof(c->alt));
+	comm = eng_scratch_put(t->proc, c->comm, sizeof(c->comm));
+	call[n++] = (struct eng_call){.nr = SYS_sigaltstack, .arg = {alt, 0}};
+	call[n++] = (struct eng_call){.nr = SYS_set_tid_address, .arg = {c->tid_addr}};
+	call[n++] = (struct eng_call){.nr = SYS_set_robust_list, .arg = {c->robust, 24}};
+	call[n++] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_SET_NAME, comm}};
+	if (c->rseq)
+		call[n++] = (struct eng_call){.nr = SYS_rseq, .arg = {c->rseq, c->rseq_len, 0, c->rseq_sig}};
+	r = eng_batch(t, call, n, &failed);
+	if (r < 0)
+		return error_set(e, -r, "thread %d: step %zu of its state: %s", t->vtid, failed, strerror(-r));
+	v = (struct iovec){c->xstate, c->xstate_len};
+	if (ptrace(PTRACE_SETREGSET, t->tid, NT_XSTATE, &v) < 0)
+		return error_set(e, errno, "thread %d: its vector registers (%zu bytes) do not fit this processor", t->vtid, c->xstate_len);
+	return 0;
+}
+
+static int threads_finish(struct eng_proc *p, struct error *e)
+{
+	for (unsigned i = 0; i < p->nthreads; i++) {
+		int r = finish_thread(p->threads[i], e);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* What points into memory that goes away: rseq (else the kernel kills the thread), robust list, tid address, alternate stack. */
+static int threads_hollow(struct eng_proc *p, struct error *e)
+{
+	for (unsigned i = 0; i < p->nthreads; i++) {
+		struct eng_thread *t = p->threads[i];
+		stack_t off = {.ss_flags = SS_DISABLE};
+		struct eng_call call[5];
+		size_t n = 0;
+		uint64_t at;
+		int r;
+
+		eng_scratch_reset(p);
+		at = eng_scratch_put(p, &off, sizeof(off));
+		call[n++] = (struct eng_call){.nr = SYS_sigaltstack, .arg = {at, 0}, .may_fail = 1};
+		call[n++] = (struct eng_call){.nr = SYS_set_tid_address, .arg = {0}};
+		call[n++] = (struct eng_call){.nr = SYS_set_robust_list, .arg = {0, 24}, .may_fail = 1};
+		if (t->core->rseq)
+			call[n++] = (struct eng_call){.nr = SYS_rseq, .arg = {t->core->rseq, t->core->rseq_len, 1, t->core->rseq_sig}, .may_fail = 1};
+		r = eng_batch(t, call, n, NULL);
+		t->core->rseq = 0;
+		if (r < 0)
+			return error_set(e, -r, "thread %d cannot be emptied: %s", t->vtid, strerror(-r));
+	}
+	return 0;
+}
+
+const struct eng_res res_threads = {
+	.name = "threads",
+	.types = {IMG_THREAD, IMG_THREAD},
+	.dump = threads_dump,
+	.fill = threads_fill,
+	.finish = threads_finish,
+	.hollow = threads_hollow,
+};

@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The engine alone: moves a running process into a nest on this machine and back into its hollow, N times, and prints what each step took.
+ *
+ *   engine_trip [-n TRIPS] [-w MS between] [-k KEEPER] [-s SAVE_MS] PID
+ *   engine_trip [...] -- CMD ARGS     runs CMD as a child and moves that; its exit status is ours
+ *
+ * Both "hosts" are this one, so paths and inodes agree; pipes and ttys are handed over as they are (no relay). Needs root.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "conf/clock.h"
+#include "conf/log.h"
+#include "migd/engine/engine.h"
+
+struct pump {
+	int from, to;
+	uint64_t bytes;
+};
+
+/* What migd does by rpc: all bytes from the source's socket to the destination's, buffered without limit. */
+static void *pump_main(void *arg)
+{
+	struct pump *p = arg;
+	size_t cap = 64 << 20, n = 0, done = 0;
+	char *buf = malloc(cap);
+	bool open = true;
+
+	while (buf && (open || done < n)) {
+		struct pollfd pf[2] = {{open ? p->from : -1, POLLIN, 0}, {done < n ? p->to : -1, POLLOUT, 0}};
+
+		poll(pf, 2, -1);
+		if (pf[0].revents) {
+			ssize_t r;
+
+			if (done == n)
+				done = n = 0;
+			if (n == cap) {
+				memmove(buf, buf + done, n - done);
+				n -= done;
+				done = 0;
+			}
+			if (n == cap) {
+				char *bigger = realloc(buf, cap * 2);
+
+				if (!bigger)
+					break;
+				buf = bigger;
+				cap *= 2;
+			}
+			r = read(p->from, buf + n, cap - n);
+			if (r <= 0)
+				open = false;
+			else
+				n += r, p->bytes += r;
+		}
+		if (pf[1].revents) {
+			ssize_t r = send(p->to, buf + done, n - done, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+			if (r < 0 && errno != EAGAIN)
+				break;
+			done += r > 0 ? r : 0;
+		}
+	}
+	free(buf);
+	shutdown(p->to, SHUT_WR);
+	return NULL;
+}
+
+struct relay { /* descriptions that are handed over as they are */
+	uint64_t id;
+	int fd;
+};
+static struct relay relays[256];
+static int nrelays;
+
+static int relay_found(void *ctx, const struct eng_relay *r)
+{
+	(void)ctx;
+	for (int i = 0; i < nrelays; i++)
+		if (relays[i].id == r->id) {
+			close(r->fd);
+			return 0;
+		}
+	if (nrelays == 256)
+		return -ENFILE;
+	relays[nrelays++] = (struct relay){r->id, r->fd};
+	return 0;
+}
+
+static int relay_open(void *ctx, struct eng_relay *r)
+{
+	(void)ctx;
+	for (int i = 0; i < nrelays; i++)
+		if (relays[i].id == r->id) {
+			r->fd = fcntl(relays[i].fd, F_DUPFD_CLOEXEC, 0);
+			return r->fd < 0 ? -errno : 0;
+		}
+	return -ENOENT;
+}
+
+static const struct eng_hooks hooks = {.relay_found = relay_found, .relay_open = relay_open};
+
+static void must(int r, const struct error *e, const char *what)
+{
+	if (r >= 0)
+		return;
+	fprintf(stderr, "engine_trip: %s: %s (%s)\n", what, e->text, strerror(-r));
+	exit(125);
+}
+
+static double ms(uint64_t from, uint64_t to)
+{
+	return (double)(to - from) / 1e6;
+}
+
+struct link {
+	int src[2], dst[2];
+	struct pump pump;
+	pthread_t thread;
+};
+
+static void link_open(struct link *l)
+{
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, l->src) < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, l->dst) < 0)
+		exit(125);
+	l->pump = (struct pump){l->src[1], l->dst[0], 0};
+	pthread_create(&l->thread, NULL, pump_main, &l->pump);
+}
+
+static void link_end(struct link *l)
+{
+	shutdown(l->src[0], SHUT_WR);
+}
+
+static void link_close(struct link *l)
+{
+	pthread_join(l->thread, NULL);
+	for (int i = 0; i < 2; i++) {
+		close(l->src[i]);
+		close(l->dst[i]);
+	}
+}
+
+static void print_reasons(struct eng_reasons *why)
+{
+	for (size_t i = 0; i < why->n; i++)
+		fprintf(stderr, "engine_trip: %s\n", why->line[i]);
+}
+
+static char root[] = "/tmp/engine-trip-XXXXXX";
+
+static void make_root(void)
+{
+	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || !mkdtemp(root) ||
+		mount("/", root, NULL, MS_BIND | MS_REC, NULL) < 0) {
+		perror("engine_trip: root view");
+		exit(125);
+	}
+}
+
+static void drop_root(void)
+{
+	umount2(root, MNT_DETACH);
+	rmdir(root);
+}
+
+/* Out: returns the nest's family. The hollow is left in *home. */
+static struct eng_family *go_out(struct eng_family **home, pid_t pid, const char *keeper, bool quiet)
+{
+	struct eng_nest_opts o = {.keeper = keeper, .root = root, .host_network = true};
+	struct eng_reasons why = {0};
+	struct eng_family *nest = NULL;
+	struct error e = {0};
+	struct link l;
+	uint64_t t0 = clock_mono_ns(), t1, t2, t3, t4, t5;
+	int r;
+
+	link_open(&l);
+	r = eng_freeze(pid, &hooks, home, &why, &e);
+	print_reasons(&why);
+	eng_reasons_clear(&why);
+	must(r, &e, "freeze");
+	t1 = clock_mono_ns();
+	r = eng_dump(*home, l.src[0], &e);
+	if (r < 0)
+		eng_thaw(*home);
+	must(r, &e, "dump");
+	link_end(&l);
+	t2 = clock_mono_ns();
+	r = eng_nest(l.dst[1], &o, &hooks, &nest, &e);
+	if (r < 0)
+		eng_thaw(*home);
+	must(r, &e, "nest");
+	t3 = clock_mono_ns();
+	r = eng_fill(nest, l.dst[1], &hooks, &e);
+	if (r < 0) {
+		eng_abandon(nest);
+		eng_thaw(*home);
+	}
+	must(r, &e, "fill");
+	t4 = clock_mono_ns();
+	must(eng_resume(nest, &e), &e, "resume");
+	t5 = clock_mono_ns();
+	must(eng_hollow(*home, &e), &e, "hollow");
+	if (!quiet)
+		printf("out: frozen %.2f ms (explain %.2f freeze %.2f dump %.2f nest %.2f fill %.2f resume %.2f) hollow %.2f, %lu kB\n",
+			ms(eng_frozen_ns(*home), t5), ms(t0, eng_frozen_ns(*home)), ms(eng_frozen_ns(*home), t1), ms(t1, t2), ms(t2, t3), ms(t3, t4), ms(t4, t5),
+			ms(t5, clock_mono_ns()), (long)l.pump.bytes / 1024);
+	link_close(&l);
+	return nest;
+}
+
+static void come_back(struct eng_family *home, struct eng_family *nest, bool quiet)
+{
+	struct eng_reasons why = {0};
+	struct error e = {0};
+	struct link l;
+	size_t n;
+	pid_t root_pid = eng_pids(nest, &n)[0];
+	uint64_t t1, t2, t3, t4;
+	int r;
+
+	link_open(&l);
+	r = eng_freeze(root_pid, &hooks, &nest, &why, &e);
+	print_reasons(&why);
+	eng_reasons_clear(&why);
+	must(r, &e, "freeze away");
+	t1 = clock_mono_ns();
+	must(eng_dump(nest, l.src[0], &e), &e, "dump away");
+	link_end(&l);
+	t2 = clock_mono_ns();
+	must(eng_fill(home, l.dst[1], &hooks, &e), &e, "fill at home");
+	t3 = clock_mono_ns();
+	must(eng_resume(home, &e), &e, "resume at home");
+	t4 = clock_mono_ns();
+	if (!quiet)
+		printf("back: frozen %.2f ms (freeze %.2f dump %.2f fill %.2f resume %.2f)", ms(eng_frozen_ns(nest), t4), ms(eng_frozen_ns(nest), t1), ms(t1, t2),
+			ms(t2, t3), ms(t3, t4));
+	must(eng_discard(nest), &e, "discard");
+	if (!quiet)
+		printf(" discard %.2f\n", ms(t4, clock_mono_ns()));
+	link_close(&l);
+}
+
+/* Ended away: its hollow ends in the same way. True if so. */
+static bool ended(struct eng_family *home, struct eng_family *nest)
+{
+	struct eng_event ev;
+	bool end = false;
+
+	while (eng_next_event(nest, &ev) == 1) {
+		if (ev.kind == ENG_EXITED) {
+			size_t n;
+
+			eng_exit_hollow(home, ev.pid, ev.status);
+			eng_pids(nest, &n);
+			end |= n == 0;
+		}
+		if (ev.kind == ENG_STOPPED)
+			eng_stop_hollow(home, ev.pid, ev.info.si_signo);
+		if (ev.kind == ENG_CONTINUED)
+			eng_stop_hollow(home, ev.pid, SIGCONT);
+	}
+	while (eng_next_event(home, &ev) == 1)
+		if (ev.kind == ENG_SIGNAL)
+			eng_signal(nest, ev.pid, ev.tid, &ev.info);
+		else if (ev.kind == ENG_STOPPED)
+			eng_signal(nest, ev.pid, 0, &(siginfo_t){.si_signo = SIGSTOP});
+		else if (ev.kind == ENG_EXITED) {
+			eng_signal(nest, ev.pid, 0, &(siginfo_t){.si_signo = SIGKILL});
+			end = true;
+		}
+	return end;
+}
+
+static bool linger(struct eng_family *home, struct eng_family *nest, unsigned wait_ms)
+{
+	uint64_t end = clock_mono_ns() + wait_ms * 1000000ULL;
+
+	while (clock_mono_ns() < end) {
+		struct pollfd pf[2] = {{eng_event_fd(home), POLLIN, 0}, {eng_event_fd(nest), POLLIN, 0}};
+
+		poll(pf, 2, (end - clock_mono_ns()) / 1000000 + 1);
+		if (ended(home, nest))
+			return true;
+	}
+	return false;
+}
+
+static pid_t start(char **argv)
+{
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		execvp(argv[0], argv);
+		perror(argv[0]);
+		_exit(127);
+	}
+	usleep(300000);
+	return pid;
+}
+
+int main(int argc, char **argv)
+{
+	char keeper[4096] = "";
+	unsigned trips = 1, wait_ms = 200;
+	bool quiet = false;
+	int opt, st = 0;
+	pid_t pid, child = 0;
+
+	log_init("engine_trip");
+	while ((opt = getopt(argc, argv, "+n:w:k:q")) != -1)
+		if (opt == 'n')
+			trips = atoi(optarg);
+		else if (opt == 'w')
+			wait_ms = atoi(optarg);
+		else if (opt == 'k')
+			snprintf(keeper, sizeof(keeper), "%s", optarg);
+		else if (opt == 'q')
+			quiet = true;
+		else
+			return 2;
+	if (optind >= argc)
+		return 2;
+	if (!keeper[0]) { /* ../../bin beside tests/bench */
+		ssize_t n = readlink("/proc/self/exe", keeper, sizeof(keeper) - 40);
+
+		keeper[n > 0 ? n : 0] = '\0';
+		*strrchr(keeper, '/') = '\0';
+		strcat(keeper, "/../../bin/sprite-keeper");
+	}
+	setlinebuf(stdout);
+	signal(SIGPIPE, SIG_IGN);
+	pid = atoi(argv[optind]);
+	if (pid <= 0)
+		pid = child = start(argv + optind);
+	make_root();
+	for (unsigned i = 0; i < trips; i++) {
+		struct eng_family *home = NULL, *nest;
+
+		if (child && waitpid(child, &st, WNOHANG) == child) {
+			child = 0;
+			break;
+		}
+		nest = go_out(&home, pid, keeper, quiet);
+		if (linger(home, nest, wait_ms)) {
+			eng_discard(nest);
+			eng_discard(home);
+			break;
+		}
+		come_back(home, nest, quiet);
+		usleep(wait_ms * 1000 / 4);
+	}
+	drop_root();
+	if (child)
+		waitpid(child, &st, 0);
+	return WIFSIGNALED(st) ? 128 + WTERMSIG(st) : WEXITSTATUS(st);
+}
