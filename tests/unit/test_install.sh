@@ -11,7 +11,7 @@ failed=0
 bad() { echo "not ok: $*"; failed=1; }
 
 [[ -d $BUILD/bin ]] || { echo "test_install: nothing is built in $BUILD: skipped"; exit 77; }
-make -s BUILD="$BUILD" DESTDIR="$STAGE" install >"$STAGE/log" 2>&1 || { cat "$STAGE/log"; bad "make install"; }
+make -s BUILD="$BUILD" DESTDIR="$STAGE" install >"$STAGE/log" 2>&1 || { tail -n 20 "$STAGE/log"; echo "not ok: make install"; exit 1; }
 
 # page FILE: a manual page's text; man(1) need not be installed. "Fl Fl name" is how mdoc(7) writes --name.
 page() { sed -E 's/Fl Fl /--/g; s/^\.(It|Op|Xr|Cm|Pa) //' "$1"; }
