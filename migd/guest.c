@@ -379,10 +379,15 @@ static int actor_release(struct family *f, void *arg)
 	struct work *w = arg;
 
 	/* It is parked for good from the moment the state says GONE: the answer need not wait for the memory to be given back. */
-	mig_reply(w->rq, 0, "%s", "");
+	uint64_t t0 = clock_mono_ns(), t1;
+
+	if (w->rq)
+		mig_reply(w->rq, 0, "%s", "");
 	relay_rpc_close(f);
 	actor_end(f, NULL);
+	t1 = clock_mono_ns();
 	guest_forget(f);
+	log_debug("family %s: emptied in %.1f ms, forgotten in %.1f ms", f->id, (t1 - t0) / 1e6, (clock_mono_ns() - t1) / 1e6);
 	log_note("family %s: %d (%s) has left", f->id, f->pid, f->comm);
 	family_put(f);
 	free(w);

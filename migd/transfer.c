@@ -463,6 +463,6 @@ void transfer_serve(void *ctx, struct rpc_stream *s)
 	rpc_stream_send(s, &answer.base, NULL, 0);
 	rpc_stream_finish(s, 0);
 	if (err)
-		log_note("an image from %s was not taken: %s", f ? f->source : "somebody", e.text);
+		log_note("an image was not taken: %s", e.text);
 	family_put(f);
 }

@@ -126,6 +126,7 @@ int regs_rearm(struct eng_thread *t);
 /* family.c */
 struct eng_family *family_new(const struct eng_hooks *h);
 void family_free(struct eng_family *f);
+void family_forget_image(struct eng_family *f);
 struct eng_proc *proc_new(struct eng_family *f, pid_t pid, pid_t vpid);
 struct eng_thread *thread_new(struct eng_proc *p, pid_t tid, pid_t vtid);
 void thread_drop(struct eng_proc *p, unsigned i);

@@ -142,6 +142,14 @@ void proc_drop(struct eng_family *f, size_t i)
 	proc_free(f, gone);
 }
 
+/* What the modules noted for one image must not meet the next one. */
+void family_forget_image(struct eng_family *f)
+{
+	for (size_t i = 0; i < f->nprocs; i++)
+		proc_release(f, f->procs[i]);
+	proc_release(f, NULL);
+}
+
 void family_free(struct eng_family *f)
 {
 	if (!f)

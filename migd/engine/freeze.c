@@ -345,6 +345,7 @@ int eng_thaw(struct eng_family *f)
 	for (size_t i = 0; i < f->nprocs; i++)
 		proc_thaw(f->procs[i]);
 	if (f->nest) { /* a guest that stays: the object goes on */
+		family_forget_image(f);
 		nest_running(f);
 		return 0;
 	}

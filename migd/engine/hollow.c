@@ -84,6 +84,7 @@ int eng_hollow(struct eng_family *f, struct error *e)
 		if (one < 0 && one != -ESRCH && r == 0)
 			r = one;
 	}
+	family_forget_image(f);
 	return r;
 }
 
