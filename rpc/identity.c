@@ -10,7 +10,7 @@
  * gRPC's file watcher reads the files again every few seconds: new connections use what is there now, so that certificates are replaced without a
  * restart. The CA file and the list of revoked certificates are read here as well, when they have changed.
  *
- * Locking: t->lock protects trust and stamps. References: the user's, and one per set of credentials and channel.
+ * Locking: t->lock protects trust and stamps, t->judged_lock the verdicts; never both. References: the user's, and one per set of credentials and channel.
  */
 #include "rpc/internal.h"
 #include <errno.h>
@@ -27,6 +27,15 @@
 #include "conf/log.h"
 
 #define RELOAD_SECONDS 5
+#define JUDGED_MAX     64 /* certificates whose verdict is remembered */
+#define JUDGED_NS      5000000000ull
+
+/* A connection lives for days; its certificate may be revoked or expire meanwhile. So each call asks, and mostly finds the answer here. */
+struct judged {
+	char *pem;
+	uint64_t when_ns;
+	struct error verdict;
+};
 
 struct rpc_tls {
 	_Atomic int refs;
@@ -37,6 +46,8 @@ struct rpc_tls {
 	X509_CRL *revoked;	    /* may be NULL */
 	struct stat stamp[2];	    /* of the CA and CRL files when they were read */
 	_Atomic uint64_t last_warn_ns;
+	pthread_mutex_t judged_lock;
+	struct judged judged[JUDGED_MAX];
 };
 
 struct verifier {
@@ -47,8 +58,13 @@ struct verifier {
 
 static void tls_unref(struct rpc_tls *t)
 {
+	size_t i;
+
 	if (atomic_fetch_sub(&t->refs, 1) != 1)
 		return;
+	for (i = 0; i < JUDGED_MAX; i++)
+		free(t->judged[i].pem);
+	pthread_mutex_destroy(&t->judged_lock);
 	if (t->files)
 		grpc_tls_certificate_provider_release(t->files);
 	X509_STORE_free(t->store);
@@ -127,17 +143,15 @@ static X509_CRL *read_crl(const char *path, X509_STORE *store, struct error *e)
 	return crl;
 }
 
-static X509 *read_cert(const char *path, struct error *e)
+static int read_cert(const char *path, X509 **out, struct error *e)
 {
 	_cleanup_fclose_ FILE *f = fopen(path, "re");
-	X509 *x = f ? PEM_read_X509(f, NULL, NULL, NULL) : NULL;
 
 	if (!f)
-		error_set(e, errno, "%s: %s", path, strerror(errno));
-	else if (!x)
-		error_set(e, EINVAL, "%s: no certificate in PEM form", path);
+		return error_set(e, errno, "%s: %s", path, strerror(errno));
+	*out = PEM_read_X509(f, NULL, NULL, NULL);
 	ERR_clear_error();
-	return x;
+	return *out ? 0 : error_set(e, EINVAL, "%s: no certificate in PEM form", path);
 }
 
 /* Has the file another stamp than the one stored? Stores it. */
@@ -293,35 +307,45 @@ static void warn_refused(struct rpc_tls *t, const char *text)
 		log_warn("connection refused: %s", text);
 }
 
+static int judge_pem(struct rpc_tls *t, const char *pem, int purpose, const char *host, struct error *e)
+{
+	BIO *bio = pem ? BIO_new_mem_buf(pem, -1) : NULL;
+	X509 *x = bio ? PEM_read_bio_X509(bio, NULL, NULL, NULL) : NULL;
+	int r;
+
+	if (x)
+		r = judge(t, x, purpose, host, e);
+	else
+		r = error_set(e, EACCES, "no certificate that can be read");
+	X509_free(x);
+	BIO_free(bio);
+	ERR_clear_error();
+	return r;
+}
+
 /* gRPC's call-back, after the handshake and before anything else. Returning non-zero: decided at once. */
 static int verify(void *data, grpc_tls_custom_verification_check_request *rq, grpc_tls_on_custom_verification_check_done_cb cb, void *cb_arg,
 	grpc_status_code *status, char **details)
 {
 	struct verifier *v = data;
 	struct error e = { 0 };
-	X509 *x = NULL;
-	BIO *bio;
+	const char *pem = rq->peer_info.peer_cert;
+	int r;
 
 	(void)cb;
 	(void)cb_arg;
-	*status = GRPC_STATUS_UNAUTHENTICATED;
-	bio = rq->peer_info.peer_cert ? BIO_new_mem_buf(rq->peer_info.peer_cert, -1) : NULL;
-	if (bio)
-		x = PEM_read_bio_X509(bio, NULL, NULL, NULL);
-	if (!x)
-		error_set(&e, EACCES, "no certificate that can be read");
-	else if (!v->server && (!rq->target_name || !*rq->target_name))
-		error_set(&e, EACCES, "no name to expect");
-	else if (judge(v->t, x, v->server ? X509_PURPOSE_SSL_CLIENT : X509_PURPOSE_SSL_SERVER, v->server ? NULL : rq->target_name, &e) == 0)
-		*status = GRPC_STATUS_OK;
-	if (*status != GRPC_STATUS_OK) {
+	if (v->server)
+		r = judge_pem(v->t, pem, X509_PURPOSE_SSL_CLIENT, NULL, &e);
+	else if (rq->target_name && *rq->target_name)
+		r = judge_pem(v->t, pem, X509_PURPOSE_SSL_SERVER, rq->target_name, &e);
+	else
+		r = error_set(&e, EACCES, "no name to expect");
+	*status = r ? GRPC_STATUS_UNAUTHENTICATED : GRPC_STATUS_OK;
+	if (r) {
 		*details = gpr_strdup(e.text);
 		if (v->server)
 			warn_refused(v->t, e.text);
 	}
-	X509_free(x);
-	BIO_free(bio);
-	ERR_clear_error();
 	return 1;
 }
 
@@ -378,33 +402,43 @@ grpc_server_credentials *tls_server_creds(struct rpc_tls *t)
 
 int tls_self_check(struct rpc_tls *t, struct error *e)
 {
-	X509 *x = read_cert(t->cert, e);
-	int r = x ? judge(t, x, X509_PURPOSE_SSL_CLIENT, NULL, e) : -EACCES;
+	X509 *x = NULL;
+	int r = read_cert(t->cert, &x, e);
 
-	if (x && r)
+	if (r)
+		return r;
+	r = judge(t, x, X509_PURPOSE_SSL_CLIENT, NULL, e);
+	if (r)
 		error_prefix(e, "our own %s", t->cert);
 	X509_free(x);
 	return r;
 }
 
+static int read_key(const char *path, EVP_PKEY **out, struct error *e)
+{
+	_cleanup_fclose_ FILE *f = fopen(path, "re");
+
+	if (!f)
+		return error_set(e, errno, "%s: %s", path, strerror(errno));
+	*out = PEM_read_PrivateKey(f, NULL, NULL, NULL);
+	ERR_clear_error();
+	return *out ? 0 : error_set(e, EINVAL, "%s: no private key in PEM form", path);
+}
+
 /* Certificate and key belong together, and the certificate is ours. */
 static int check_pair(const struct conf *c, struct error *e)
 {
-	_cleanup_fclose_ FILE *f = fopen(c->tls_key, "re");
-	EVP_PKEY *key = f ? PEM_read_PrivateKey(f, NULL, NULL, NULL) : NULL;
-	X509 *x = read_cert(c->tls_cert, e);
+	const unsigned flags = X509_CHECK_FLAG_NO_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT;
+	EVP_PKEY *key = NULL;
+	X509 *x = NULL;
 	char names[200];
-	int r = 0;
+	int r = read_key(c->tls_key, &key, e);
 
-	if (!f)
-		r = error_set(e, errno, "%s: %s", c->tls_key, strerror(errno));
-	else if (!key)
-		r = error_set(e, EINVAL, "%s: no private key in PEM form", c->tls_key);
-	else if (!x)
-		r = -EINVAL;
-	else if (!X509_check_private_key(x, key))
+	if (!r)
+		r = read_cert(c->tls_cert, &x, e);
+	if (!r && !X509_check_private_key(x, key))
 		r = error_set(e, EINVAL, "%s is not the key of %s", c->tls_key, c->tls_cert);
-	if (!r && c->name && X509_check_host(x, c->name, 0, X509_CHECK_FLAG_NO_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT, NULL) != 1) {
+	if (!r && c->name && X509_check_host(x, c->name, 0, flags, NULL) != 1) {
 		cert_names(x, names, sizeof(names));
 		r = error_set(e, EINVAL, "%s is for %s, expected %s", c->tls_cert, names, c->name);
 	}
@@ -427,6 +461,7 @@ int rpc_tls_load(const struct conf *c, struct rpc_tls **out, struct error *e)
 		return error_set(e, ENOMEM, "out of memory");
 	t->refs = 1;
 	pthread_mutex_init(&t->lock, NULL);
+	pthread_mutex_init(&t->judged_lock, NULL);
 	t->ca = strdup(c->tls_ca);
 	t->crl = c->tls_crl ? strdup(c->tls_crl) : NULL;
 	t->cert = strdup(c->tls_cert);
@@ -436,8 +471,10 @@ int rpc_tls_load(const struct conf *c, struct rpc_tls **out, struct error *e)
 		return error_set(e, ENOMEM, "out of memory");
 	}
 	r = refresh(t, &own);
-	if (r || !t->store) {
-		r = r ? error_set(e, -r, "%s", own.text) : error_set(e, ENOENT, "%s: cannot be read", t->ca);
+	if (!r && (!t->store || (t->crl && !t->revoked)))
+		r = error_set(&own, ENOENT, "%s: cannot be read", t->store ? t->crl : t->ca);
+	if (r) {
+		error_set(e, -r, "%s", own.text);
 		tls_unref(t);
 		return r;
 	}
@@ -456,24 +493,74 @@ void rpc_tls_free(struct rpc_tls *t)
 }
 
 /* ---- what a call tells ---- */
-int tls_peer_name(grpc_call *call, char *buf, size_t size)
+static const char *property(grpc_auth_context *ctx, const char *name, size_t *len)
+{
+	grpc_auth_property_iterator it = grpc_auth_context_find_properties_by_name(ctx, name);
+	const grpc_auth_property *p = grpc_auth_property_iterator_next(&it);
+
+	*len = p ? p->value_length : 0;
+	return p ? p->value : NULL;
+}
+
+/* The end of a certificate is its signature: as good as random. */
+static struct judged *judged_slot(struct rpc_tls *t, const char *pem, size_t len)
+{
+	size_t i, n = len < 64 ? len : 64;
+	uint32_t h = 0;
+
+	for (i = len - n; i < len; i++)
+		h = h * 31 + (unsigned char)pem[i];
+	return &t->judged[(h ^ h >> 16) % JUDGED_MAX];
+}
+
+static int judge_again(struct rpc_tls *t, const char *pem, size_t len, struct error *e)
+{
+	struct judged *j = judged_slot(t, pem, len);
+	struct error fresh = { 0 };
+	uint64_t now = rt_now_ns();
+	bool known;
+
+	pthread_mutex_lock(&t->judged_lock);
+	known = j->pem && now - j->when_ns < JUDGED_NS && !strcmp(j->pem, pem);
+	if (known && j->verdict.code)
+		*e = j->verdict;
+	pthread_mutex_unlock(&t->judged_lock);
+	if (known)
+		return -e->code;
+	if (judge_pem(t, pem, X509_PURPOSE_SSL_CLIENT, NULL, &fresh) < 0)
+		*e = fresh;
+	pthread_mutex_lock(&t->judged_lock);
+	if (!j->pem || strcmp(j->pem, pem)) {
+		free(j->pem);
+		j->pem = strdup(pem);
+	}
+	j->when_ns = now;
+	j->verdict = fresh;
+	pthread_mutex_unlock(&t->judged_lock);
+	return -e->code;
+}
+
+int tls_peer(struct rpc_tls *t, grpc_call *call, char *name, size_t size, struct error *e)
 {
 	grpc_auth_context *ctx = grpc_call_auth_context(call);
-	const grpc_auth_property *p;
-	grpc_auth_property_iterator it;
-	int r = -EACCES;
+	const char *dns, *pem;
+	size_t n, len;
 
+	e->code = 0;
+	name[0] = 0;
 	if (!ctx)
-		return r;
-	it = grpc_auth_context_find_properties_by_name(ctx, GRPC_PEER_DNS_PROPERTY_NAME);
-	p = grpc_auth_property_iterator_next(&it);
+		return error_set(e, EACCES, "connection without TLS");
+	dns = property(ctx, GRPC_PEER_DNS_PROPERTY_NAME, &n);
 	/* A NUL inside a name is a forgery (CVE-2009-2408): the lengths must agree. */
-	if (p && p->value_length && p->value_length < size && strlen(p->value) == p->value_length) {
-		memcpy(buf, p->value, p->value_length + 1);
-		r = 0;
-	}
+	if (dns && n && n < size && strlen(dns) == n)
+		memcpy(name, dns, n + 1);
+	else
+		error_set(e, EACCES, "certificate without a DNS name");
+	pem = property(ctx, GRPC_X509_PEM_CERT_PROPERTY_NAME, &len);
+	if (!e->code && (!pem || judge_again(t, pem, len, e) < 0))
+		error_set(e, EACCES, "connection without a certificate");
 	grpc_auth_context_release(ctx);
-	return r;
+	return -e->code;
 }
 
 /*

@@ -92,8 +92,8 @@ int frame_decode(grpc_byte_buffer *bb, size_t limit, const ProtobufCMessageDescr
 struct rpc_tls *tls_ref(struct rpc_tls *t);
 grpc_channel_credentials *tls_channel_creds(struct rpc_tls *t);
 grpc_server_credentials *tls_server_creds(struct rpc_tls *t);
-/* The first DNS name in the peer's certificate. -EACCES when there is none. */
-int tls_peer_name(grpc_call *call, char *buf, size_t size);
+/* The first DNS name in the caller's certificate, after looking whether that is still to be believed. -EACCES with the reason. */
+int tls_peer(struct rpc_tls *t, grpc_call *call, char *name, size_t size, struct error *e);
 /* Would others believe our own certificate? -EACCES with the reason. */
 int tls_self_check(struct rpc_tls *t, struct error *e);
 enum tls_refusal {
@@ -119,6 +119,8 @@ struct stream_link {
 	LIST_ENTRY(stream_link) link; /* lock of the channel or server */
 };
 LIST_HEAD(stream_list, stream_link);
+/* Server: is its peer still to be believed? Cancels it if not. */
+void stream_recheck(struct rpc_stream *s, struct rpc_tls *t);
 struct stream_link *stream_link_of(struct rpc_stream *s);
 struct rpc_stream *stream_of_link(struct stream_link *l);
 struct rpc_server;

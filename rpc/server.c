@@ -26,6 +26,7 @@
 
 #define SLOTS_MIN   4	 /* outstanding requests per method, at least */
 #define STREAMS_MAX 1024 /* streams of all peers; each costs a thread */
+#define RECHECK_MS  10000
 #define PEER_MAX    256	 /* bytes of a peer's name with its NUL: what DNS allows */
 
 static const struct replycache_limits cache_limits = { .clients = 4096, .per_peer = 64, .entries = 2048, .bytes = 4 << 20 };
@@ -70,10 +71,11 @@ struct rpc_server {
 	uint16_t *ports;
 	struct rt_tag down_tag;
 	struct rt_event down;
+	struct rt_timer recheck;
 
 	pthread_mutex_t lock;
 	pthread_cond_t idle;
-	bool stopping;
+	bool stopping, rechecking;
 	unsigned live; /* requests and streams */
 	struct stream_list streams;
 	unsigned nstreams;
@@ -215,7 +217,7 @@ static struct rpc_request *request_new(struct slot *sl)
 	return rq;
 }
 
-/* Sends `control` and bulk, or with control NULL the status (details: a constant string). Ends the handler's and the hold's references. */
+/* Sends `control` and bulk, or with control NULL the status. Ends the handler's and the hold's references. */
 static void send_reply(struct rpc_request *rq, const grpc_slice *control, const struct iovec *bulk, int nbulk, bool copy, grpc_status_code status,
 	const char *details)
 {
@@ -235,12 +237,13 @@ static void send_reply(struct rpc_request *rq, const grpc_slice *control, const 
 		op[n].op = GRPC_OP_SEND_MESSAGE;
 		op[n++].data.send_message.send_message = rq->send;
 	}
-	text = grpc_slice_from_static_string(details ? details : "");
+	text = grpc_slice_from_copied_string(details ? details : "");
 	op[n].op = GRPC_OP_SEND_STATUS_FROM_SERVER;
 	op[n].data.send_status_from_server.status = status;
 	op[n++].data.send_status_from_server.status_details = &text;
 	if (grpc_call_start_batch(rq->call, op, n, &rq->sent_tag, NULL) != GRPC_CALL_OK)
 		abort();
+	grpc_slice_unref(text);
 	frame_hold_drop(&rq->hold);
 	request_unref(rq);
 }
@@ -458,10 +461,12 @@ static int decode(struct rpc_request *rq, grpc_byte_buffer *payload)
 static void take_unary(struct rpc_request *rq, grpc_byte_buffer *payload)
 {
 	int r = decode(rq, payload);
+	struct error e;
 
-	if (tls_peer_name(rq->call, rq->peer, sizeof(rq->peer)) < 0) {
-		log_warn("%s: certificate without a DNS name", rpc_request_addr(rq));
-		send_status(rq, GRPC_STATUS_UNAUTHENTICATED, "certificate without a DNS name");
+	if (tls_peer(rq->srv->o.tls, rq->call, rq->peer, sizeof(rq->peer), &e) < 0) {
+		if (may_warn(rq->srv))
+			log_warn("%s: refused: %s", rpc_request_addr(rq), e.text);
+		send_status(rq, GRPC_STATUS_UNAUTHENTICATED, e.text);
 	} else if (r) {
 		if (may_warn(rq->srv))
 			log_warn("%s (%s): request %s: %s", rq->peer, rpc_request_addr(rq), rq->svc->method->name, strerror(-r));
@@ -556,12 +561,15 @@ static void take_stream(struct slot *sl)
 	struct stream_start *st = malloc(sizeof(*st));
 	uint64_t epoch = md_u64(&sl->md, RPC_MD_EPOCH);
 	char peer[PEER_MAX] = "";
+	struct error e = { 0 };
 	struct rpc_stream *s;
 	pthread_t t;
 	bool full;
 
-	if (!st || tls_peer_name(sl->call, peer, sizeof(peer)) < 0) {
-		grpc_call_cancel_with_status(sl->call, GRPC_STATUS_UNAUTHENTICATED, "certificate without a DNS name", NULL);
+	if (!st || tls_peer(srv->o.tls, sl->call, peer, sizeof(peer), &e) < 0) {
+		if (e.code && may_warn(srv))
+			log_warn("stream refused: %s", e.text);
+		grpc_call_cancel_with_status(sl->call, GRPC_STATUS_UNAUTHENTICATED, e.text, NULL);
 		grpc_call_unref(sl->call);
 		free(st);
 		return;
@@ -656,6 +664,23 @@ static void *worker_main(void *arg)
 		if (ev.type == GRPC_OP_COMPLETE)
 			rt_dispatch(ev);
 	}
+}
+
+/* Streams live for days: looks again now and then whether their peers are still to be believed. */
+static void recheck(struct rt_timer *t)
+{
+	struct rpc_server *srv = container_of(t, struct rpc_server, recheck);
+	struct stream_link *l;
+
+	pthread_mutex_lock(&srv->lock);
+	LIST_FOREACH(l, &srv->streams, link)
+		stream_recheck(stream_of_link(l), srv->o.tls);
+	if (srv->stopping)
+		srv->rechecking = false;
+	else
+		rt_timer_arm(t, RECHECK_MS);
+	pthread_cond_broadcast(&srv->idle);
+	pthread_mutex_unlock(&srv->lock);
 }
 
 /* ---- start and stop ---- */
@@ -814,6 +839,9 @@ int rpc_server_start(const struct rpc_server_opts *o, struct rpc_server **out, s
 			slot_ask(&srv->slots[i]);
 		srv->stray = (struct stray){ .tag.fn = stray_fired, .srv = srv };
 		stray_ask(&srv->stray);
+		srv->recheck.fn = recheck;
+		srv->rechecking = true;
+		rt_timer_arm(&srv->recheck, RECHECK_MS);
 		*out = srv;
 		return 0;
 	}
@@ -840,7 +868,9 @@ void rpc_server_stop(struct rpc_server *srv)
 	if (srv->nworkers)
 		rt_event_wait(&srv->down);
 	pthread_mutex_lock(&srv->lock);
-	while (srv->live)
+	if (srv->rechecking)
+		rt_timer_hurry(&srv->recheck);
+	while (srv->live || srv->rechecking)
 		pthread_cond_wait(&srv->idle, &srv->lock);
 	pthread_mutex_unlock(&srv->lock);
 	grpc_completion_queue_shutdown(srv->cq);

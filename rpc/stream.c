@@ -20,6 +20,7 @@
 #include <time.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
+#include "conf/log.h"
 
 #define AHEAD 4
 
@@ -490,6 +491,21 @@ bool rpc_stream_cancelled(const struct rpc_stream *cs)
 	c = s->cancelled || (s->ch && s->over && s->status != GRPC_STATUS_OK);
 	pthread_mutex_unlock(&s->lock);
 	return c;
+}
+
+void stream_recheck(struct rpc_stream *s, struct rpc_tls *t)
+{
+	struct error e = { 0 };
+	char name[256];
+
+	pthread_mutex_lock(&s->lock);
+	if (s->call && !s->cancelled && tls_peer(t, s->call, name, sizeof(name), &e) < 0) {
+		log_warn("stream of %s ended: %s", s->peer, e.text);
+		s->cancelled = true;
+		grpc_call_cancel_with_status(s->call, GRPC_STATUS_UNAUTHENTICATED, "certificate is not valid any more", NULL);
+		pthread_cond_broadcast(&s->changed);
+	}
+	pthread_mutex_unlock(&s->lock);
 }
 
 static void wait_idle(struct rpc_stream *s)
