@@ -177,8 +177,7 @@ static struct family *family_from_pid(struct migd *m, const struct local_cred *w
 		return NULL;
 	r = eng_explain(pid, &why, &sz, e);
 	if (why.n)
-		error_set(e, EOPNOTSUPP, why.n > 1 ? "%d (%s) cannot move: %s (and %zu more reasons: mig explain %d)" : "%d (%s) cannot move: %s", pid, p.comm,
-			why.line[0], why.n - 1, pid);
+		error_set(e, EOPNOTSUPP, why.n > 1 ? "cannot move: %s (and %zu more reasons: mig explain %d)" : "cannot move: %s", why.line[0], why.n - 1, pid);
 	eng_reasons_clear(&why);
 	if (r) {
 		error_set(e, r < 0 ? -r : EOPNOTSUPP, "%d (%s) cannot move", pid, p.comm);

@@ -120,9 +120,9 @@ static int actor_freeze(struct family *f, void *arg)
 	r = eng_freeze(f->pid, &hooks, &f->eng, &why, a->e);
 	if (r > 0 || (r < 0 && why.n)) {
 		if (why.n == 1)
-			error_set(a->e, EOPNOTSUPP, "%d (%s) cannot move: %s", f->pid, f->comm, why.line[0]);
+			error_set(a->e, EOPNOTSUPP, "cannot move: %s", why.line[0]);
 		else
-			error_set(a->e, EOPNOTSUPP, "%d (%s) cannot move: %s (and %zu more reasons: mig explain %d)", f->pid, f->comm, why.n ? why.line[0] : "?",
+			error_set(a->e, EOPNOTSUPP, "cannot move: %s (and %zu more reasons: mig explain %d)", why.n ? why.line[0] : "?",
 				why.n ? why.n - 1 : 0, f->pid);
 		eng_reasons_clear(&why);
 		return -EOPNOTSUPP;

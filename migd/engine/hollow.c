@@ -338,7 +338,7 @@ int eng_discard(struct eng_family *f)
 			syscall(SYS_pidfd_send_signal, f->procs[i]->pidfd, SIGKILL, NULL, 0);
 	if (f->nest)
 		nest_kill(f->nest);
-	for (size_t i = f->nprocs; i-- > 0;)
+	for (size_t i = f->nprocs; i-- > 0 && !f->nest;)
 		if (f->procs[i]->nthreads && f->state != ENG_RUNNING)
 			reap(f->procs[i]);
 	family_free(f);

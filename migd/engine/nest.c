@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -185,7 +186,15 @@ void nest_kill(struct nest *n)
 	if (n->pidfd < 0)
 		return;
 	syscall(SYS_pidfd_send_signal, n->pidfd, SIGKILL, NULL, 0);
-	poll(&pf, 1, 5000); /* the kernel has taken all of the nest with it when this is readable */
+	/* The kernel has taken all of the nest with it when this is readable; it waits for us to reap what we trace. */
+	for (int i = 0; i < 5000 && poll(&pf, 1, i ? 1 : 0) == 0; i++) {
+		int st;
+		pid_t r;
+
+		while ((r = waitpid(-1, &st, __WALL | __WNOTHREAD | WNOHANG)) > 0)
+			if (WIFSTOPPED(st))
+				ptrace(PTRACE_CONT, r, 0, 0);
+	}
 }
 
 void nest_free(struct nest *n)
