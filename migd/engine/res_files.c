@@ -573,6 +573,8 @@ static int files_hollow(struct eng_proc *p, struct error *e)
 
 	if (!r)
 		r = hollow_flush(&x);
+	if (!r && p == eng_proc_at(p->family, eng_nprocs(p->family) - 1))
+		state_clear(state_of(p->family)); /* what was dumped: the image that comes home has descriptions of its own */
 	return r < 0 && r != -ESRCH ? error_set(e, -r, "descriptors of %d cannot be closed: %s", p->vpid, strerror(-r)) : 0;
 }
 

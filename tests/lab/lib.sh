@@ -64,7 +64,7 @@ job_dir() { JD=/sprite/job.$$.$RANDOM; as sprite ws1 mkdir -p $JD || { flunk "mk
 # CMDLINE is one simple command with redirections; stdin is /dev/null, stdout $JD/out, stderr $JD/err unless it says otherwise.
 job() {
 	as sprite ws1 rm -f $JD/rc $JD/pid
-	"$BIN/sprite-lab" exec ws1 -u sprite -- bash -c "cd $JD; exec </dev/null >out 2>err; $1 & echo \$! >pid.new; mv pid.new pid; wait \$!; echo \$? >rc.new; mv rc.new rc" </dev/null >/dev/null 2>&1 &
+	"$BIN/sprite-lab" exec ws1 -u sprite -- bash -c "cd $JD; </dev/null >out 2>err $1 & echo \$! >pid.new; mv pid.new pid; wait \$!; echo \$? >rc.new; mv rc.new rc" </dev/null >/dev/null 2>&1 &
 	until_true 20 on ws1 test -s $JD/pid || { flunk "start of: $1"; on ws1 cat $JD/err; return 1; }
 	JOB=$(on ws1 cat $JD/pid)
 }
