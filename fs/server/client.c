@@ -120,15 +120,38 @@ void clients_claim(struct clients *t, struct client *c, const char *instance, st
 	pthread_mutex_unlock(&t->lock);
 }
 
-void clients_sweep(struct clients *t, uint64_t now, struct list *gone)
+static bool is_over(const struct client *c, uint64_t now, bool in_the_way)
+{
+	uint64_t fenced = atomic_load(&c->fenced), silent = now - atomic_load(&c->last_seen);
+
+	if (now < atomic_load(&c->last_seen))
+		return false;
+	if (fenced)
+		return now > fenced + CLIENT_TERM_NS + CLIENT_MARGIN_NS;
+	return silent > CLIENT_FORGET_NS || (in_the_way && silent > CLIENT_TERM_NS + CLIENT_MARGIN_NS);
+}
+
+void clients_sweep(struct clients *t, uint64_t now, bool (*in_the_way)(void *arg, struct client *c), void *arg, struct list *gone)
 {
 	struct hash_iter it = {0};
 	struct client *c;
 
 	pthread_mutex_lock(&t->lock);
 	while ((c = hash_next(&t->by_name, &it)))
-		if (!c->stream && atomic_load(&c->last_seen) + CLIENT_TERM_NS < now)
+		if (is_over(c, now, in_the_way(arg, c)))
 			take_out(t, c, gone);
+	pthread_mutex_unlock(&t->lock);
+}
+
+void clients_fence(struct clients *t, uint64_t id, uint64_t now)
+{
+	struct hash_iter it = {0};
+	struct client *c;
+
+	pthread_mutex_lock(&t->lock);
+	while ((c = hash_next(&t->by_name, &it)))
+		if (c->id == id && !atomic_load(&c->fenced))
+			atomic_store(&c->fenced, now);
 	pthread_mutex_unlock(&t->lock);
 }
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The clients of this server. A client is one running spritefs: the name in its certificate and its boot epoch. It lives while it calls (Renew at
- * least) or keeps its Events stream; silent for CLIENT_TERM_NS it is given up, and everything it held here goes. A later call makes a new client with
- * another number (`id`, the protocol's lease_epoch), so that what it still believes to hold is refused.
+ * least). Silent for longer than CLIENT_TERM_NS it is given up as soon as others wait for its leases or locks, else after CLIENT_FORGET_NS, and
+ * everything it held here goes. A later call makes a new client with another number (`id`, the protocol's lease_epoch), so that what it still
+ * believes to hold is refused. One that lives but does not acknowledge a recall is fenced: refused everything for a term, then given up.
  *
  * Locking: `clients.lock` guards the map and each client's `instance` and `stream`; a client's counters are atomic. Counted references.
  */
@@ -15,7 +16,9 @@
 #include "conf/hash.h"
 #include "conf/list.h"
 
-#define CLIENT_TERM_NS	   20000000000ull
+#define CLIENT_TERM_NS	   6000000000ull  /* of leases: a client that was not answered for so long has none */
+#define CLIENT_MARGIN_NS   1000000000ull
+#define CLIENT_FORGET_NS   60000000000ull /* open files and locks of a silent client that is in nobody's way */
 #define CLIENT_MAX_OPENS   65536
 #define CLIENT_MAX_WAITING 4096
 #define CLIENT_MAX_PER_PEER 64
@@ -34,6 +37,8 @@ struct client {
 	atomic_int nopens, nwaiting;
 	atomic_uint_fast64_t calls;
 	atomic_bool gone;
+	atomic_bool leases;		    /* it takes leases */
+	atomic_uint_fast64_t fenced;	    /* since when its calls are refused (boot time, ns); 0: they are not */
 };
 
 struct clients {
@@ -50,8 +55,10 @@ struct client *client_ref(struct client *c);
 void client_put(struct client *c);
 /* This client serves that mount now: an older epoch of the same peer and instance is moved to `gone`. */
 void clients_claim(struct clients *t, struct client *c, const char *instance, struct list *gone);
-/* Takes out those silent for too long (counted, by `link`). */
-void clients_sweep(struct clients *t, uint64_t now, struct list *gone);
+/* Takes out those silent for too long, or fenced for a term (counted, by `link`). `in_the_way`: do others wait for it? Called under the lock. */
+void clients_sweep(struct clients *t, uint64_t now, bool (*in_the_way)(void *arg, struct client *c), void *arg, struct list *gone);
+/* Fences the client with this number. */
+void clients_fence(struct clients *t, uint64_t id, uint64_t now);
 /* Calls fn for each under the lock. */
 void clients_each(struct clients *t, void (*fn)(void *arg, struct client *c), void *arg);
 

@@ -12,6 +12,7 @@
 #include <string.h>
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "fs/server/lease.h"
 #include "fs/server/op.h"
 #include "fs/server/mounts.h"
 
@@ -42,8 +43,8 @@ static void client_json(void *arg, struct client *c)
 	uint64_t now = clock_boot_ns(), seen = atomic_load(&c->last_seen);
 
 	json_array_append_new(arg,
-		json_pack("{s:s,s:s,s:b,s:i,s:i,s:I,s:I}", "host", c->peer, "instance", c->instance, "events", c->stream != NULL,
-			"opens", atomic_load(&c->nopens), "waiting", atomic_load(&c->nwaiting), "calls",
+		json_pack("{s:s,s:s,s:b,s:b,s:i,s:i,s:I,s:I}", "host", c->peer, "instance", c->instance, "events", c->stream != NULL,
+			"fenced", atomic_load(&c->fenced) != 0, "opens", atomic_load(&c->nopens), "waiting", atomic_load(&c->nwaiting), "calls",
 			(json_int_t)atomic_load(&c->calls), "silent_ms", (json_int_t)(now > seen ? (now - seen) / 1000000 : 0)));
 }
 
@@ -88,14 +89,16 @@ static void count_open(void *arg, struct open *o)
 json_t *fsd_status(struct fsd *d)
 {
 	json_t *clients = json_array();
-	size_t held, waiting, opens = 0;
+	size_t held, waiting, leases, opens = 0;
+	uint64_t recalls;
 
 	clients_each(&d->clients, client_json, clients);
 	openstate_each(&d->opens, count_open, &opens);
 	locks_count(d, &held, &waiting);
-	return json_pack("{s:s,s:b,s:o,s:o,s:o,s:o,s:I,s:{s:I,s:I},s:o}", "name", d->conf->name, "root", d->root, "domains",
+	lease_totals(d, &leases, &recalls);
+	return json_pack("{s:s,s:b,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:{s:I,s:I},s:o}", "name", d->conf->name, "root", d->root, "domains",
 		domains_json(d), "clients", clients, "prefixes", prefixes_json(d), "grants", grants_json(&d->grants), "opens",
-		(json_int_t)opens, "locks", "held", (json_int_t)held, "waiting", (json_int_t)waiting, "rpc", rpcs_json(d));
+		(json_int_t)opens, "leases", (json_int_t)leases, "recalls", (json_int_t)recalls, "locks", "held", (json_int_t)held, "waiting", (json_int_t)waiting, "rpc", rpcs_json(d));
 }
 
 /* ---- verbs ----------------------------------------------------------------------------------------------- */

@@ -10,7 +10,7 @@
 #include <string.h>
 #include "conf/clock.h"
 #include "conf/log.h"
-#include "fs/server/op.h"
+#include "fs/server/lease.h"
 
 #define EVENTS_QUEUE_MAX 65536 /* a client that lets more pile up is cut off and comes again */
 
@@ -18,6 +18,7 @@ struct event_item {
 	struct list link;
 	Sprite__Fs__Event msg;
 	unsigned char handle[HANDLE_MAX];
+	char name[256];
 };
 
 struct event_stream {
@@ -94,6 +95,33 @@ void events_push_prefixes(struct fsd *d)
 	pthread_mutex_unlock(&ev->lock);
 }
 
+void events_push_recall(struct fsd *d, const struct cs_recall *r)
+{
+	struct events *ev = d->events;
+	struct event_stream *es;
+
+	pthread_mutex_lock(&ev->lock);
+	list_each(es, &ev->streams, link) {
+		struct event_item *it;
+
+		if (es->closing || es->client->id != r->client)
+			continue;
+		it = item_new(ev, SPRITE__FS__EVENT__KIND__RECALL);
+		if (it) {
+			it->msg.id = r->id;
+			it->msg.bits = r->bits;
+			it->msg.lease_seq = r->seq;
+			memcpy(it->handle, r->handle, r->handle_len);
+			it->msg.handle.data = it->handle;
+			it->msg.handle.len = r->handle_len;
+			memcpy(it->name, r->name, sizeof(it->name));
+			it->msg.name = it->name;
+		}
+		stream_queue(es, it);
+	}
+	pthread_mutex_unlock(&ev->lock);
+}
+
 struct sender {
 	struct events *ev;
 	struct event_stream *es;
@@ -162,6 +190,7 @@ static void stream_attach(struct fsd *d, struct event_stream *es)
 	pthread_mutex_lock(&d->clients.lock);
 	es->client->stream = es; /* the newest stream of a client counts */
 	pthread_mutex_unlock(&d->clients.lock);
+	lease_repeat(d, es->client->id);
 }
 
 static void stream_detach(struct fsd *d, struct event_stream *es)
@@ -171,7 +200,6 @@ static void stream_detach(struct fsd *d, struct event_stream *es)
 	pthread_mutex_lock(&d->clients.lock);
 	if (es->client->stream == es)
 		es->client->stream = NULL;
-	atomic_store(&es->client->last_seen, clock_boot_ns());
 	pthread_mutex_unlock(&d->clients.lock);
 	pthread_mutex_lock(&d->events->lock);
 	es->closing = true;
@@ -182,12 +210,15 @@ static void stream_detach(struct fsd *d, struct event_stream *es)
 	pthread_mutex_unlock(&d->events->lock);
 }
 
-static void stream_receive(struct event_stream *es)
+static void stream_receive(struct fsd *d, struct event_stream *es)
 {
 	struct rpc_msg m;
 
 	while (rpc_stream_recv(es->s, &m, -1) == 1) {
-		atomic_store(&es->client->last_seen, clock_boot_ns());
+		const Sprite__Fs__EventAck *ack = (const void *)m.msg;
+
+		if (ack && ack->id)
+			lease_ack(d, es->client->id, ack->id);
 		rpc_msg_clear(&m);
 	}
 }
@@ -208,7 +239,7 @@ void events_serve(void *ctx, struct rpc_stream *s)
 	pthread_cond_init(&es.wake, NULL);
 	stream_attach(d, &es);
 	if (pthread_create(&thread, NULL, sender_run, &sd) == 0) {
-		stream_receive(&es);
+		stream_receive(d, &es);
 		stream_detach(d, &es);
 		rpc_stream_cancel(s); /* a sender that is blocked by flow control */
 		pthread_join(thread, NULL);

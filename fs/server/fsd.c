@@ -9,6 +9,7 @@
 #include <sys/random.h>
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "fs/server/lease.h"
 
 #define WORKERS 16
 
@@ -119,6 +120,11 @@ static int server_start(struct fsd *d, struct error *e)
 	return rpc_server_start(&opts, &d->server, e);
 }
 
+static void open_closed(void *arg, struct open *f)
+{
+	lease_close(arg, f);
+}
+
 int fsd_start(struct fsd *d, const struct conf *c, struct rpc_tls *tls, struct error *e)
 {
 	int r;
@@ -136,11 +142,13 @@ int fsd_start(struct fsd *d, const struct conf *c, struct rpc_tls *tls, struct e
 		atomic_init(&d->changes[i], clock_epoch() & 0xffffff);
 	clients_init(&d->clients);
 	openstate_init(&d->opens);
+	d->opens.closed = open_closed;
+	d->opens.closed_arg = d;
 	grants_init(&d->grants);
 	r = exports_open(c, &d->exports, e);
 	if (r < 0)
 		return r;
-	if (!d->elect || locks_start(d) < 0 || events_start(d) < 0)
+	if (!d->elect || locks_start(d) < 0 || events_start(d) < 0 || leases_start(d) < 0)
 		return error_set(e, ENOMEM, "no memory");
 	if (d->root)
 		fsd_prefixes_load(d);
@@ -156,14 +164,33 @@ int fsd_start(struct fsd *d, const struct conf *c, struct rpc_tls *tls, struct e
 	return control_start(d, e);
 }
 
+/* Parked requests must be answered before rpc can stop. */
+static bool everyone(void *arg, struct client *c)
+{
+	(void)c;
+	return arg != NULL;
+}
+
+static void clients_drop_all(struct fsd *d)
+{
+	struct list gone = LIST_INIT(gone);
+
+	if (!d->leases || !d->locks)
+		return;
+	clients_sweep(&d->clients, UINT64_MAX, everyone, d, &gone);
+	fsd_release(d, &gone);
+}
+
 void fsd_stop(struct fsd *d)
 {
 	if (d->control)
 		local_server_stop(d->control);
 	registrar_stop(d);
+	clients_drop_all(d);
 	if (d->server)
 		rpc_server_stop(d->server);
 	openstate_destroy(&d->opens);
+	leases_stop(d);
 	clients_destroy(&d->clients);
 	locks_stop(d);
 	events_stop(d);
@@ -184,6 +211,7 @@ void fsd_release(struct fsd *d, struct list *gone)
 		size_t n = openstate_drop_client(&d->opens, c);
 
 		locks_drop_client(d, c->id);
+		lease_client_gone(d, c->id);
 		log_info("client %s (%s) is gone, with %zu open files", c->peer, c->instance, n);
 		client_put(c);
 	}
@@ -197,13 +225,24 @@ static void mounts_follow(struct fsd *d)
 		exports_rescan(&d->exports);
 }
 
+static bool in_the_way(void *arg, struct client *c)
+{
+	return lease_owes(arg, c->id) || locks_in_the_way(arg, c->id);
+}
+
+static void overdue(struct fsd *d, uint64_t client)
+{
+	clients_fence(&d->clients, client, clock_boot_ns());
+}
+
 void fsd_tick(struct fsd *d)
 {
 	struct list gone = LIST_INIT(gone);
 	uint64_t now = clock_boot_ns();
 	size_t expired = 0;
 
-	clients_sweep(&d->clients, now, &gone);
+	lease_overdue(d, now - CLIENT_TERM_NS, overdue);
+	clients_sweep(&d->clients, now, in_the_way, d, &gone);
 	fsd_release(d, &gone);
 	if (d->root) {
 		pthread_mutex_lock(&d->prefix_lock);

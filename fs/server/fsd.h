@@ -18,6 +18,8 @@
 #include "rpc/local.h"
 #include "rpc/rpc.h"
 
+struct cs_recall;
+struct leases;
 struct locks;
 struct events;
 struct registrar;
@@ -38,6 +40,7 @@ struct fsd {
 	struct openstate opens;
 	struct grants grants;
 	struct locks *locks;
+	struct leases *leases;
 	struct events *events;
 	struct registrar *registrar;
 	bool root; /* this host keeps the prefix table */
@@ -83,12 +86,14 @@ int events_start(struct fsd *d);
 void events_stop(struct fsd *d);
 void events_serve(void *ctx, struct rpc_stream *s);
 void events_push_prefixes(struct fsd *d); /* to every client */
+void events_push_recall(struct fsd *d, const struct cs_recall *r); /* lost when the client has no stream now: repeated when it has */
 
 /* locks.c */
 int locks_start(struct fsd *d);
 void locks_stop(struct fsd *d);
 void locks_drop_client(struct fsd *d, uint64_t client);
 void locks_drop_flock(struct fsd *d, const struct open *o, uint64_t owner);
+bool locks_in_the_way(struct fsd *d, uint64_t client); /* it holds one, and somebody waits */
 void locks_count(struct fsd *d, size_t *held, size_t *waiting);
 
 #endif

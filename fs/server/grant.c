@@ -137,6 +137,23 @@ bool grants_host(struct grants *g, const char *host)
 	return found;
 }
 
+bool grants_stand_in(struct grants *g, const char *host, uid_t *uid, gid_t *gid)
+{
+	struct grant *x;
+	bool found = false;
+
+	pthread_mutex_lock(&g->lock);
+	list_each(x, &g->list, link) {
+		if (found || strcmp(x->host, host) != 0 || x->uid == 0)
+			continue;
+		found = true;
+		*uid = x->uid;
+		*gid = x->ngids ? x->gids[0] : 65534;
+	}
+	pthread_mutex_unlock(&g->lock);
+	return found;
+}
+
 bool grants_allow(struct grants *g, const char *host, uid_t uid)
 {
 	struct grant *x;

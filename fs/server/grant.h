@@ -28,6 +28,8 @@ int grants_add(struct grants *g, const char *host, uid_t uid, const char *family
 int grants_remove(struct grants *g, const char *host, uid_t uid, const char *family);
 bool grants_host(struct grants *g, const char *host);		 /* any grant at all */
 bool grants_allow(struct grants *g, const char *host, uid_t uid);
+/* Some user that the host has a grant for: root's own steps over there (mounting, entering the root view) are taken as this one, who has no more rights. */
+bool grants_stand_in(struct grants *g, const char *host, uid_t *uid, gid_t *gid);
 /* Takes groups out of `ids` that its uid has not been granted. */
 void grants_trim(struct grants *g, const char *host, struct ids *ids);
 json_t *grants_json(struct grants *g);

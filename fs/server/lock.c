@@ -317,6 +317,21 @@ bool lock_test(const struct lock_table *t, const void *key, size_t keylen, const
 	return b != NULL;
 }
 
+bool lock_blocks(const struct lock_table *t, uint64_t client)
+{
+	struct lock_waiter *w;
+	struct held *h;
+
+	list_each(w, &t->waiters, in_table) {
+		if (w->want.who.client == client)
+			continue;
+		list_each(h, &w->object->held, link)
+			if (h->r.who.client == client && ranges_conflict(&h->r, &w->want))
+				return true;
+	}
+	return false;
+}
+
 void lock_forget(struct lock_table *t, struct lock_waiter *w)
 {
 	struct lock_object *o = w->object;

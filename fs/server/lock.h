@@ -61,6 +61,8 @@ int lock_drop(struct lock_table *t, const void *key, size_t keylen, struct lock_
 	struct list *granted);
 /* F_GETLK: fills *out with a lock in the way and returns true. */
 bool lock_test(const struct lock_table *t, const void *key, size_t keylen, const struct lock_range *want, struct lock_range *out);
+/* Does another client's request wait for something that this client holds? */
+bool lock_blocks(const struct lock_table *t, uint64_t client);
 /* A waiter gives up; it is unlinked. */
 void lock_forget(struct lock_table *t, struct lock_waiter *w);
 struct lock_waiter *lock_find_waiter(struct lock_table *t, struct lock_owner who, uint64_t ticket);

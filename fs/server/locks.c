@@ -226,6 +226,16 @@ void locks_drop_client(struct fsd *d, uint64_t client)
 	answer_all(&orphans, ESTALE);
 }
 
+bool locks_in_the_way(struct fsd *d, uint64_t client)
+{
+	bool r;
+
+	pthread_mutex_lock(&d->locks->lock);
+	r = lock_blocks(&d->locks->fcntl, client) || lock_blocks(&d->locks->flock, client);
+	pthread_mutex_unlock(&d->locks->lock);
+	return r;
+}
+
 void locks_count(struct fsd *d, size_t *held, size_t *waiting)
 {
 	pthread_mutex_lock(&d->locks->lock);

@@ -5,7 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/xattr.h>
 #include "conf/clock.h"
+#include "fs/server/lease.h"
 #include "fs/server/mounts.h"
 
 /* ---- access ------------------------------------------------------------------------------------------- */
@@ -33,12 +35,16 @@ static bool home_uid_allowed(struct op *o, const struct export *ex, uid_t uid)
 int op_access(struct op *o, struct export *ex, const Sprite__Fs__Cred *cred)
 {
 	struct ids_rule rule = {ex->conf->root_squash, ex->conf->uid_min, ex->conf->uid_max};
+	Sprite__Fs__Cred stand_in = SPRITE__FS__CRED__INIT;
 	int r;
 
 	if (!host_allowed(o, ex))
 		return -EACCES;
 	if (ex->conf->home) /* exactly as the uid that was granted, never as somebody else */
 		rule = (struct ids_rule){false, 0, UINT32_MAX - 1};
+	if (ex->conf->home && cred && cred->uid == 0 && !home_uid_allowed(o, ex, 0) &&
+		grants_stand_in(&o->d->grants, o->client->peer, &stand_in.uid, &stand_in.gid))
+		cred = &stand_in; /* its migd mounts and enters the root view as root */
 	r = ids_map(&rule, cred, &o->ids);
 	if (r < 0 || !ex->conf->home)
 		return r;
@@ -124,6 +130,7 @@ static void op_count(struct op *o, int err)
 int op_done(struct op *o, const ProtobufCMessage *out)
 {
 	op_root(o);
+	lease_end(o);
 	op_count(o, 0);
 	rpc_reply(o->rq, 0, out, NULL, 0, NULL, NULL);
 	op_free(o);
@@ -135,6 +142,7 @@ int op_done_bulk(struct op *o, const ProtobufCMessage *out, void *data, size_t n
 	struct iovec v = {data, n};
 
 	op_root(o);
+	lease_end(o);
 	op_count(o, 0);
 	if (n) {
 		rpc_reply(o->rq, 0, out, &v, 1, free, data);
@@ -148,9 +156,15 @@ int op_done_bulk(struct op *o, const ProtobufCMessage *out, void *data, size_t n
 
 int op_fail(struct op *o, int err)
 {
+	return op_fail_with(o, err, NULL);
+}
+
+int op_fail_with(struct op *o, int err, const ProtobufCMessage *out)
+{
 	op_root(o);
+	lease_end(o);
 	op_count(o, err);
-	rpc_reply(o->rq, err, NULL, NULL, 0, NULL, NULL);
+	rpc_reply(o->rq, err, out, NULL, 0, NULL, NULL);
 	op_free(o);
 	return OP_LATER;
 }
@@ -174,7 +188,17 @@ uint64_t op_change(struct fsd *d, const struct stat *st)
 	return (uint64_t)ns(&st->st_ctim) + atomic_load(change_slot(d, st));
 }
 
-void op_attr(struct fsd *d, const struct mount_node *m, const struct stat *st, Sprite__Fs__Attr *a)
+static bool has_acl(int fd, const struct stat *st)
+{
+	struct op_path p = op_path(fd);
+
+	if (S_ISLNK(st->st_mode))
+		return false;
+	return getxattr(p.s, "system.posix_acl_access", NULL, 0) > 0 ||
+		(S_ISDIR(st->st_mode) && getxattr(p.s, "system.posix_acl_default", NULL, 0) > 0);
+}
+
+void op_attr(struct fsd *d, const struct mount_node *m, int fd, const struct stat *st, Sprite__Fs__Attr *a)
 {
 	sprite__fs__attr__init(a);
 	/* inode numbers of the mounts of a home are kept apart: equal (dev, ino) would look like a hard link */
@@ -191,6 +215,7 @@ void op_attr(struct fsd *d, const struct mount_node *m, const struct stat *st, S
 	a->mtime = ns(&st->st_mtim);
 	a->ctime = ns(&st->st_ctim);
 	a->change = op_change(d, st);
+	a->has_acl = has_acl(fd, st);
 }
 
 void op_changed(struct fsd *d, const struct stat *st)
@@ -206,7 +231,12 @@ void op_changed_fd(struct fsd *d, int fd)
 		op_changed(d, &st);
 }
 
-int op_entry(struct op *o, const struct object *obj, const struct stat *st, struct op_entry *e)
+uint32_t op_want(const struct stat *st)
+{
+	return S_ISREG(st->st_mode) ? CS_ATTR | CS_DATA : CS_ATTR;
+}
+
+int op_entry(struct op *o, const struct object *obj, struct stat *st, uint32_t want, struct op_entry *e)
 {
 	int n = export_pack(&o->d->exports, obj, e->handle);
 
@@ -215,7 +245,10 @@ int op_entry(struct op *o, const struct object *obj, const struct stat *st, stru
 	sprite__fs__entry__init(&e->msg);
 	e->msg.handle.data = e->handle;
 	e->msg.handle.len = (size_t)n;
-	op_attr(o->d, obj->mount, st, &e->attr);
+	e->msg.lease = lease_grant(o, obj->ex, lease_key(st), e->msg.handle, want, false, &e->msg.lease_seq);
+	if (e->msg.lease && fstat(obj->fd, st) < 0)
+		return -errno;
+	op_attr(o->d, obj->mount, obj->fd, st, &e->attr);
 	e->msg.attr = &e->attr;
 	return 0;
 }

@@ -10,10 +10,14 @@
  */
 #ifndef FS_SERVER_OP_H
 #define FS_SERVER_OP_H
+#include "fs/server/consist.h"
 #include "fs/server/fsd.h"
 #include "fs/server/ids.h"
 
 #define OP_LATER 1
+#define OP_PARK	 2 /* from lease_begin(): it will be run again from its start */
+
+enum op_park { OP_RUNNING, OP_PARKED, OP_WOKEN };
 
 struct op {
 	struct fsd *d;
@@ -22,6 +26,10 @@ struct op {
 	struct client *client; /* counted */
 	bool entered;	       /* acting as ids */
 	uint64_t started;      /* clock_mono_ns() */
+	struct cs_op cs;       /* leases.lock */
+	bool begun;	       /* cs is to be ended */
+	atomic_int park;       /* enum op_park */
+	struct list rerun;     /* leases.lock */
 	struct ids ids;
 };
 typedef int (*op_handler)(struct op *o, const ProtobufCMessage *m);
@@ -42,10 +50,13 @@ struct open *op_open(struct op *o, uint64_t id, int *err);
 int op_done(struct op *o, const ProtobufCMessage *out);
 int op_done_bulk(struct op *o, const ProtobufCMessage *out, void *data, size_t n); /* frees data when sent */
 int op_fail(struct op *o, int err);						   /* err > 0 */
+int op_fail_with(struct op *o, int err, const ProtobufCMessage *out);
 void op_free(struct op *o);
+/* Runs the handler, now or again. */
+void op_run(struct op *o);
 
-/* Attributes. */
-void op_attr(struct fsd *d, const struct mount_node *m, const struct stat *st, Sprite__Fs__Attr *out);
+/* Attributes of what `fd` (O_PATH or open) is. */
+void op_attr(struct fsd *d, const struct mount_node *m, int fd, const struct stat *st, Sprite__Fs__Attr *out);
 uint64_t op_change(struct fsd *d, const struct stat *st); /* Attr.change */
 /* The server has changed this inode: its `change` must differ from now on. */
 void op_changed(struct fsd *d, const struct stat *st);
@@ -57,7 +68,10 @@ struct op_entry {
 	Sprite__Fs__Attr attr;
 	unsigned char handle[HANDLE_MAX];
 };
-int op_entry(struct op *o, const struct object *obj, const struct stat *st, struct op_entry *e);
+/* Fills it, granting what can be granted of `want` on the object; *st is read anew after a grant. */
+int op_entry(struct op *o, const struct object *obj, struct stat *st, uint32_t want, struct op_entry *e);
+/* What is worth having of an object of this type. */
+uint32_t op_want(const struct stat *st);
 
 /* "/proc/self/fd/N": how to act on what an O_PATH descriptor names. */
 struct op_path {

@@ -2,6 +2,7 @@
 /* The table of open files; see openstate.h. */
 #include "fs/server/openstate.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -19,6 +20,8 @@ void open_put(struct open *o)
 {
 	if (!o || atomic_fetch_sub(&o->refs, 1) != 1)
 		return;
+	if (o->table->closed)
+		o->table->closed(o->table->closed_arg, o);
 	close(o->fd);
 	atomic_fetch_sub(&o->client->nopens, 1);
 	client_put(o->client);
@@ -38,8 +41,8 @@ void openstate_destroy(struct openstate *t)
 	pthread_mutex_destroy(&t->lock);
 }
 
-int openstate_add(struct openstate *t, struct client *c, const struct object *obj, int fd, int flags, uid_t uid,
-	const unsigned char *handle, size_t handle_len, uint64_t *id)
+int openstate_add(struct openstate *t, struct client *c, const struct object *obj, int fd, const struct stat *st, int flags, uid_t uid,
+	const unsigned char *handle, size_t handle_len, struct open **out)
 {
 	struct open *o = calloc(1, sizeof(*o));
 	int r;
@@ -52,24 +55,34 @@ int openstate_add(struct openstate *t, struct client *c, const struct object *ob
 	o->ex = obj->ex;
 	o->mount = mount_node_get(obj->mount);
 	o->fd = fd;
+	o->table = t;
+	o->dev = st->st_dev;
+	o->ino = st->st_ino;
+	o->dir = S_ISDIR(st->st_mode);
+	o->write = (flags & O_ACCMODE) != O_RDONLY;
 	o->flags = flags;
 	o->uid = uid;
 	memcpy(o->handle, handle, handle_len);
 	o->handle_len = handle_len;
-	atomic_init(&o->refs, 1);
+	atomic_init(&o->refs, 2);
 	pthread_mutex_init(&o->lock, NULL);
 	if (atomic_fetch_add(&c->nopens, 1) >= CLIENT_MAX_OPENS) {
+		open_put(o);
 		open_put(o);
 		return -EMFILE;
 	}
 	pthread_mutex_lock(&t->lock);
-	*id = o->id = ++t->next_id;
+	o->id = ++t->next_id;
 	/* a client that was given up meanwhile would leave it for ever */
 	r = atomic_load(&c->gone) ? -ESTALE : hash_set_u64(&t->by_id, o->id, o, NULL);
 	pthread_mutex_unlock(&t->lock);
-	if (r < 0)
+	if (r < 0) {
 		open_put(o);
-	return r;
+		open_put(o);
+		return r;
+	}
+	*out = o;
+	return 0;
 }
 
 struct open *openstate_get(struct openstate *t, const struct client *c, uint64_t id)

@@ -23,9 +23,14 @@ struct open {
 	int flags; /* of open(2), as asked */
 	uid_t uid; /* who opened */
 	bool dir;
+	dev_t dev;
+	ino_t ino;
+	bool write;   /* opened for writing */
+	bool counted; /* for the write-sharing rule */
 	unsigned char handle[HANDLE_MAX];
 	size_t handle_len;
 	atomic_int refs;
+	struct openstate *table;
 	pthread_mutex_t lock;
 	uint64_t dir_pos; /* cookie at which the descriptor stands (lock) */
 };
@@ -34,13 +39,15 @@ struct openstate {
 	pthread_mutex_t lock;
 	struct hash by_id;
 	uint64_t next_id;
+	void (*closed)(void *arg, struct open *o); /* before the last reference goes */
+	void *closed_arg;
 };
 
 void openstate_init(struct openstate *t);
 void openstate_destroy(struct openstate *t);
-/* Takes `fd` over (also on failure). *id names it. -EMFILE: the client has too many. */
-int openstate_add(struct openstate *t, struct client *c, const struct object *o, int fd, int flags, uid_t uid,
-	const unsigned char *handle, size_t handle_len, uint64_t *id);
+/* Takes `fd` over (also on failure); *out is counted once more for the caller. -EMFILE: the client has too many. */
+int openstate_add(struct openstate *t, struct client *c, const struct object *o, int fd, const struct stat *st, int flags, uid_t uid,
+	const unsigned char *handle, size_t handle_len, struct open **out);
 /* Counted; NULL when `c` has no such open. */
 struct open *openstate_get(struct openstate *t, const struct client *c, uint64_t id);
 void open_put(struct open *o);

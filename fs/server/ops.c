@@ -39,12 +39,22 @@ static const op_handler handlers[FS_NOPS] = {
 	[FS_ELECT] = op_elect,
 };
 
-static void op_run(struct op *o)
+void op_run(struct op *o)
 {
-	int r = handlers[o->method](o, rpc_request_msg(o->rq)->msg);
+	for (;;) {
+		int is = OP_RUNNING, r = handlers[o->method](o, rpc_request_msg(o->rq)->msg);
 
-	if (r != OP_LATER)
-		op_fail(o, r < 0 ? -r : EIO);
+		if (r == OP_LATER)
+			return;
+		if (r != OP_PARK) {
+			op_fail(o, r < 0 ? -r : EIO);
+			return;
+		}
+		op_root(o);
+		if (atomic_compare_exchange_strong(&o->park, &is, OP_PARKED))
+			return; /* whoever wakes it owns it now */
+		atomic_store(&o->park, OP_RUNNING); /* it may go on already */
+	}
 }
 
 static void serve(struct fsd *d, struct rpc_request *rq, enum fs_op method)
@@ -60,9 +70,15 @@ static void serve(struct fsd *d, struct rpc_request *rq, enum fs_op method)
 	o->method = method;
 	o->entered = false;
 	o->started = clock_mono_ns();
+	o->begun = false;
+	atomic_init(&o->park, OP_RUNNING);
+	list_init(&o->rerun);
 	o->client = clients_get(&d->clients, rpc_request_peer(rq), rpc_request_epoch(rq));
+	cs_op_init(&o->cs, o->client ? o->client->id : 0);
 	if (!o->client)
 		op_fail(o, EUSERS);
+	else if (atomic_load(&o->client->fenced))
+		op_fail(o, ESTALE); /* it did not give back what others wait for */
 	else
 		op_run(o);
 }

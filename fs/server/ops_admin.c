@@ -5,6 +5,7 @@
 #include <string.h>
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "fs/server/lease.h"
 #include "fs/server/ops.h"
 
 int op_prefixes(struct op *o, const ProtobufCMessage *m)
@@ -115,7 +116,7 @@ int op_attach(struct op *o, const ProtobufCMessage *m)
 	if (r == 0 && fstat(root.fd, &st) < 0)
 		r = -errno;
 	if (r == 0)
-		r = op_entry(o, &root, &st, &e);
+		r = op_entry(o, &root, &st, 0, &e);
 	if (r < 0)
 		return r;
 	r = op_resolve_allowed(o, ex);
@@ -123,6 +124,8 @@ int op_attach(struct op *o, const ProtobufCMessage *m)
 		return r;
 	clients_claim(&o->d->clients, o->client, in->instance, &gone);
 	fsd_release(o->d, &gone);
+	if (in->leases && !ex->conf->home)
+		lease_client_add(o, in->ack_now);
 	rep.handle = e.msg.handle;
 	rep.attr = &e.attr;
 	rep.domain = ex->domain;

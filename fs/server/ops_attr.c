@@ -8,7 +8,26 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "fs/server/lease.h"
 #include "fs/server/ops.h"
+
+static int getattr_of(struct op *o, const struct export *ex, const struct mount_node *mount, int fd, ProtobufCBinaryData handle,
+	Sprite__Fs__GetattrRep *rep, Sprite__Fs__Attr *attr)
+{
+	struct stat st;
+	int r;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	r = lease_look(o, ex, lease_key(&st), false);
+	if (r)
+		return r;
+	rep->lease = lease_grant(o, ex, lease_key(&st), handle, op_want(&st), false, &rep->lease_seq);
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	op_attr(o->d, mount, fd, &st, attr);
+	return 0;
+}
 
 int op_getattr(struct op *o, const ProtobufCMessage *m)
 {
@@ -17,24 +36,19 @@ int op_getattr(struct op *o, const ProtobufCMessage *m)
 	struct object obj _cleanup_object_ = OBJECT_INIT;
 	Sprite__Fs__Attr attr;
 	struct open *f = NULL;
-	struct stat st;
 	int r = 0;
 
 	if (in->open) /* it reaches also what is unlinked; closed meanwhile or of a former life, the handle does */
 		f = op_open(o, in->open, &r);
 	if (f) {
-		r = fstat(f->fd, &st) < 0 ? -errno : 0;
-		if (r == 0)
-			op_attr(o->d, f->mount, &st, &attr);
+		r = getattr_of(o, f->ex, f->mount, f->fd, in->handle, &rep, &attr);
 		open_put(f);
 	} else if (r == 0 || r == -FS_EREOPEN) {
 		r = op_begin(o, in->cred, in->handle, &obj);
-		if (r == 0 && fstat(obj.fd, &st) < 0)
-			r = -errno;
 		if (r == 0)
-			op_attr(o->d, obj.mount, &st, &attr);
+			r = getattr_of(o, obj.ex, obj.mount, obj.fd, in->handle, &rep, &attr);
 	}
-	if (r < 0)
+	if (r)
 		return r;
 	rep.attr = &attr;
 	return op_done(o, &rep.base);
@@ -87,6 +101,17 @@ static int attr_apply(const struct object *obj, struct open *file, uint32_t vali
 	return 0;
 }
 
+static int change_begin(struct op *o, const struct object *obj, uint32_t breaks)
+{
+	struct cs_need need;
+	struct stat st;
+
+	if (fstat(obj->fd, &st) < 0)
+		return -errno;
+	need = lease_change(lease_key(&st), breaks, NULL);
+	return lease_begin(o, obj->ex, &need, 1);
+}
+
 int op_setattr(struct op *o, const ProtobufCMessage *m)
 {
 	const Sprite__Fs__SetattrReq *in = (const void *)m;
@@ -106,14 +131,19 @@ int op_setattr(struct op *o, const ProtobufCMessage *m)
 	}
 	r = op_begin(o, in->cred, in->handle, &obj);
 	if (r == 0)
+		r = change_begin(o, &obj, in->valid & FS_SET_SIZE ? CS_ATTR | CS_DATA : CS_ATTR);
+	if (r == 0)
 		r = attr_apply(&obj, f, in->valid, in->attr);
 	open_put(f);
-	if (r < 0)
+	if (r)
 		return r;
 	if (fstat(obj.fd, &st) < 0)
 		return -errno;
 	op_changed(o->d, &st);
-	op_attr(o->d, obj.mount, &st, &attr);
+	rep.lease = lease_grant(o, obj.ex, lease_key(&st), in->handle, op_want(&st), false, &rep.lease_seq);
+	if (fstat(obj.fd, &st) < 0)
+		return -errno;
+	op_attr(o->d, obj.mount, obj.fd, &st, &attr);
 	rep.attr = &attr;
 	return op_done(o, &rep.base);
 }
@@ -220,7 +250,9 @@ int op_setxattr(struct op *o, const ProtobufCMessage *m)
 		r = xattr_room((uint32_t)msg->bulk_len, &value);
 	if (r == 0)
 		r = op_begin(o, in->cred, in->handle, &obj);
-	if (r < 0)
+	if (r == 0)
+		r = change_begin(o, &obj, CS_ATTR);
+	if (r)
 		return r;
 	rpc_msg_copy(msg, value, msg->bulk_len);
 	if (setxattr(op_path(obj.fd).s, in->name, value, msg->bulk_len, (int)in->flags) < 0)
@@ -238,7 +270,9 @@ int op_removexattr(struct op *o, const ProtobufCMessage *m)
 
 	if (r == 0)
 		r = op_begin(o, in->cred, in->handle, &obj);
-	if (r < 0)
+	if (r == 0)
+		r = change_begin(o, &obj, CS_ATTR);
+	if (r)
 		return r;
 	if (removexattr(op_path(obj.fd).s, in->name) < 0)
 		return -errno;

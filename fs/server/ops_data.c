@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "fs/server/lease.h"
+#include "fs/server/mounts.h"
 #include "fs/server/ops.h"
 
 #define COPY_MAX (64u << 20) /* per call, so that a caller is not kept for long */
@@ -31,7 +33,8 @@ static ssize_t read_full(int fd, char *to, size_t n, off_t at)
 }
 
 /* A descriptor for one call: the open's, or (open 0) one opened as the caller. *own is to be closed. */
-static int data_fd(struct op *o, ProtobufCBinaryData handle, uint64_t open_id, const Sprite__Fs__Cred *cred, struct open **f, int *own)
+static int data_fd(struct op *o, ProtobufCBinaryData handle, uint64_t open_id, const Sprite__Fs__Cred *cred, struct open **f, int *own,
+	struct export **ex)
 {
 	struct object obj _cleanup_object_ = OBJECT_INIT;
 	struct stat st;
@@ -39,6 +42,8 @@ static int data_fd(struct op *o, ProtobufCBinaryData handle, uint64_t open_id, c
 
 	if (open_id) {
 		*f = op_open(o, open_id, &r);
+		if (*f)
+			*ex = (*f)->ex;
 		return *f ? (*f)->fd : r;
 	}
 	r = op_begin(o, cred, handle, &obj);
@@ -48,6 +53,7 @@ static int data_fd(struct op *o, ProtobufCBinaryData handle, uint64_t open_id, c
 		return -errno;
 	if (!S_ISREG(st.st_mode))
 		return S_ISDIR(st.st_mode) ? -EISDIR : -ENXIO;
+	*ex = obj.ex;
 	*own = open(op_path(obj.fd).s, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	return *own < 0 ? -errno : *own;
 }
@@ -57,31 +63,33 @@ int op_read(struct op *o, const ProtobufCMessage *m)
 	const Sprite__Fs__ReadReq *in = (const void *)m;
 	Sprite__Fs__ReadRep rep = SPRITE__FS__READ_REP__INIT;
 	struct open *f = NULL;
+	struct export *ex = NULL;
 	_cleanup_close_ int own = -1;
 	size_t size = in->size > FS_IO_MAX ? FS_IO_MAX : in->size;
 	struct stat st;
-	char *data;
-	ssize_t n;
-	int fd;
+	char *data = NULL;
+	ssize_t n = 0;
+	int fd, r;
 
-	fd = data_fd(o, in->handle, in->open, in->cred, &f, &own);
+	fd = data_fd(o, in->handle, in->open, in->cred, &f, &own, &ex);
 	if (fd < 0)
 		return fd;
-	data = malloc(size ? size : 1);
-	if (!data || in->offset > INT64_MAX) {
-		free(data);
-		open_put(f);
-		return data ? -EINVAL : -ENOMEM;
+	r = in->offset > INT64_MAX ? -EINVAL : fstat(fd, &st) < 0 ? -errno : lease_look(o, ex, lease_key(&st), true);
+	if (r == 0) {
+		/* a page may stay in the reader's kernel: it needs a lease even while others write */
+		rep.lease = lease_grant(o, ex, lease_key(&st), in->handle, CS_DATA | CS_ATTR, true, &rep.lease_seq);
+		data = malloc(size ? size : 1);
+		r = !data ? -ENOMEM : fstat(fd, &st) < 0 ? -errno : 0; /* before the data: a change while reading shows as a later `change` */
 	}
-	n = fstat(fd, &st) < 0 ? -errno : 0; /* before the data: a change while reading shows as a later `change` */
-	if (n == 0) {
+	if (r == 0) {
 		rep.change = op_change(o->d, &st);
 		n = read_full(fd, data, size, (off_t)in->offset);
+		r = n < 0 ? (int)n : 0;
 	}
 	open_put(f);
-	if (n < 0) {
+	if (r) {
 		free(data);
-		return (int)n;
+		return r;
 	}
 	return op_done_bulk(o, &rep.base, data, (size_t)n);
 }
@@ -132,11 +140,21 @@ static ssize_t write_append(struct open *f, struct iovec *v, int n, int flags, u
 	return r;
 }
 
-static int write_cred(struct op *o, struct open *f, const Sprite__Fs__Cred *cred)
+/* Before the contents of an open file change: become the writer, and take what others have of it. */
+static int write_begin(struct op *o, struct open *f, const Sprite__Fs__Cred *cred)
 {
+	struct cs_need need = lease_change((struct cs_key){f->dev, f->ino}, CS_DATA | CS_ATTR, NULL);
 	int r = op_access(o, f->ex, cred);
 
-	return r < 0 ? r : op_become(o);
+	if (r == 0)
+		r = op_become(o);
+	return r < 0 ? r : lease_begin(o, f->ex, &need, 1);
+}
+
+/* After it: what the writer may keep. Write-behind only for who has the file open for writing. */
+static uint32_t write_grant(struct op *o, struct open *f, ProtobufCBinaryData handle, uint64_t *seq)
+{
+	return lease_grant(o, f->ex, (struct cs_key){f->dev, f->ino}, handle, CS_DATA | CS_ATTR | (f->write ? CS_WRITE : 0), false, seq);
 }
 
 int op_write(struct op *o, const ProtobufCMessage *m)
@@ -155,7 +173,7 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 	f = op_open(o, in->open, &r);
 	if (!f)
 		return r;
-	r = in->offset > INT64_MAX ? -EFBIG : write_cred(o, f, in->cred);
+	r = in->offset > INT64_MAX ? -EFBIG : write_begin(o, f, in->cred);
 	if (r == 0) {
 		memcpy(v, msg->iov, (size_t)msg->niov * sizeof(v[0]));
 		rep.offset = in->offset;
@@ -165,10 +183,19 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 	}
 	if (r == 0) {
 		op_changed(o->d, &st);
-		op_attr(o->d, f->mount, &st, &attr);
+		rep.lease = write_grant(o, f, in->handle, &rep.lease_seq);
+		if (rep.lease && fstat(f->fd, &st) < 0)
+			r = -errno;
+		op_attr(o->d, f->mount, f->fd, &st, &attr);
+	}
+	if (in->close && r != OP_PARK) {
+		struct open *taken = openstate_take(&o->d->opens, o->client, in->open);
+
+		if (taken)
+			open_put(taken);
 	}
 	open_put(f);
-	if (r < 0)
+	if (r)
 		return r;
 	rep.size = (uint64_t)n;
 	rep.attr = &attr;
@@ -220,18 +247,33 @@ int op_fallocate(struct op *o, const ProtobufCMessage *m)
 	f = op_open(o, in->open, &r);
 	if (!f)
 		return r;
-	r = in->offset > INT64_MAX || in->length > INT64_MAX ? -EFBIG : write_cred(o, f, in->cred);
+	r = in->offset > INT64_MAX || in->length > INT64_MAX ? -EFBIG : write_begin(o, f, in->cred);
 	if (r == 0 && (fallocate(f->fd, (int)in->mode, (off_t)in->offset, (off_t)in->length) < 0 || fstat(f->fd, &st) < 0))
 		r = -errno;
 	if (r == 0) {
 		op_changed(o->d, &st);
-		op_attr(o->d, f->mount, &st, &attr);
+		rep.lease = write_grant(o, f, in->handle, &rep.lease_seq);
+		if (rep.lease && fstat(f->fd, &st) < 0)
+			r = -errno;
+		op_attr(o->d, f->mount, f->fd, &st, &attr);
 	}
 	open_put(f);
-	if (r < 0)
+	if (r)
 		return r;
 	rep.attr = &attr;
 	return op_done(o, &rep.base);
+}
+
+/* The source must be as its writers see it, the target ours. */
+static int copy_begin(struct op *o, struct open *from, struct open *to, const Sprite__Fs__Cred *cred)
+{
+	struct cs_need need[2] = {{.key = {from->dev, from->ino}, .breaks = CS_WRITE},
+		lease_change((struct cs_key){to->dev, to->ino}, CS_DATA | CS_ATTR, NULL)};
+	int r = op_access(o, to->ex, cred);
+
+	if (r == 0)
+		r = op_become(o);
+	return r < 0 ? r : lease_begin(o, to->ex, need, 2);
 }
 
 int op_copy(struct op *o, const ProtobufCMessage *m)
@@ -256,7 +298,7 @@ int op_copy(struct op *o, const ProtobufCMessage *m)
 	else if (from->ex != to->ex)
 		r = -EXDEV;
 	else
-		r = write_cred(o, to, in->cred);
+		r = copy_begin(o, from, to, in->cred);
 	if (r == 0) {
 		n = copy_file_range(from->fd, &off_in, to->fd, &off_out, in->length > COPY_MAX ? COPY_MAX : in->length, 0);
 		if (n < 0)
@@ -266,7 +308,7 @@ int op_copy(struct op *o, const ProtobufCMessage *m)
 	}
 	open_put(from);
 	open_put(to);
-	if (r < 0)
+	if (r)
 		return r;
 	rep.copied = (uint64_t)n;
 	return op_done(o, &rep.base);
@@ -285,6 +327,11 @@ int op_seek(struct op *o, const ProtobufCMessage *m)
 	f = op_open(o, in->open, &r);
 	if (!f)
 		return r;
+	r = lease_look(o, f->ex, (struct cs_key){f->dev, f->ino}, false);
+	if (r) {
+		open_put(f);
+		return r;
+	}
 	pthread_mutex_lock(&f->lock); /* the descriptor's offset also serves append and readdir, which find it anew */
 	at = lseek(f->fd, (off_t)in->offset, (int)in->whence);
 	r = at < 0 ? -errno : 0;

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
+#include "fs/server/lease.h"
 #include "fs/server/ops.h"
 
 int op_lookup(struct op *o, const ProtobufCMessage *m)
@@ -19,11 +20,17 @@ int op_lookup(struct op *o, const ProtobufCMessage *m)
 	int r;
 
 	r = op_begin(o, in->cred, in->dir, &dir);
-	if (r == 0)
-		r = export_lookup(&dir, in->name, &child, &st);
-	if (r == 0)
-		r = op_entry(o, &child, &st, &e);
 	if (r < 0)
+		return r;
+	rep.dir_lease = lease_grant_dir(o, &dir, in->dir, &rep.dir_lease_seq);
+	r = export_lookup(&dir, in->name, &child, &st);
+	if (r == -ENOENT)
+		return op_fail_with(o, ENOENT, &rep.base); /* that it is not there is worth a lease as well */
+	if (r == 0)
+		r = lease_look(o, child.ex, lease_key(&st), false);
+	if (r == 0)
+		r = op_entry(o, &child, &st, op_want(&st), &e);
+	if (r)
 		return r;
 	rep.entry = &e.msg;
 	return op_done(o, &rep.base);
@@ -47,6 +54,18 @@ int op_readlink(struct op *o, const ProtobufCMessage *m)
 	target[n] = 0;
 	rep.target = target;
 	return op_done(o, &rep.base);
+}
+
+/* Needs of an operation on one name of a directory. */
+static int name_begin(struct op *o, const struct object *dir, const char *name)
+{
+	struct cs_need need;
+	struct stat st;
+
+	if (fstat(dir->fd, &st) < 0)
+		return -errno;
+	need = lease_change(lease_key(&st), CS_NAMES | CS_ATTR, name);
+	return lease_begin(o, dir->ex, &need, 1);
 }
 
 static int make_node(int dirfd, const Sprite__Fs__MakeReq *in)
@@ -88,14 +107,17 @@ int op_make(struct op *o, const ProtobufCMessage *m)
 	if (r == 0)
 		r = op_begin(o, in->cred, in->dir, &dir);
 	if (r == 0)
+		r = name_begin(o, &dir, in->name);
+	if (r == 0)
 		r = make_node(dir.fd, in);
-	if (r < 0)
+	if (r)
 		return r;
 	op_changed_fd(o->d, dir.fd);
 	op_root(o); /* the caller may create in a directory that he may not search */
+	rep.dir_lease = lease_grant_dir(o, &dir, in->dir, &rep.dir_lease_seq);
 	r = export_lookup(&dir, in->name, &child, &st);
-	if (r == 0)
-		r = op_entry(o, &child, &st, &e);
+	if (r == 0) /* nobody knows the new object yet, unless as the one of a number used before */
+		r = op_entry(o, &child, &st, S_ISDIR(st.st_mode) ? CS_ATTR | CS_NAMES : op_want(&st), &e);
 	if (r < 0)
 		return r;
 	rep.entry = &e.msg;
@@ -108,7 +130,8 @@ int op_link(struct op *o, const ProtobufCMessage *m)
 	Sprite__Fs__EntryRep rep = SPRITE__FS__ENTRY_REP__INIT;
 	struct object obj _cleanup_object_ = OBJECT_INIT, dir _cleanup_object_ = OBJECT_INIT;
 	struct op_entry e;
-	struct stat st;
+	struct stat st, dir_st;
+	struct cs_need need[2];
 	int r = export_name_check(in->name);
 
 	if (r == 0)
@@ -119,17 +142,53 @@ int op_link(struct op *o, const ProtobufCMessage *m)
 		return r;
 	if (obj.ex != dir.ex || obj.mount != dir.mount)
 		return -EXDEV;
+	if (fstat(obj.fd, &st) < 0 || fstat(dir.fd, &dir_st) < 0)
+		return -errno;
+	need[0] = lease_change(lease_key(&dir_st), CS_NAMES | CS_ATTR, in->name);
+	need[1] = lease_change(lease_key(&st), CS_ATTR, NULL);
+	r = lease_begin(o, dir.ex, need, 2);
+	if (r)
+		return r;
 	if (linkat(AT_FDCWD, op_path(obj.fd).s, dir.fd, in->name, AT_SYMLINK_FOLLOW) < 0)
 		return -errno;
 	op_changed_fd(o->d, dir.fd);
 	op_changed_fd(o->d, obj.fd);
+	rep.dir_lease = lease_grant_dir(o, &dir, in->dir, &rep.dir_lease_seq);
 	if (fstat(obj.fd, &st) < 0)
 		return -errno;
-	r = op_entry(o, &obj, &st, &e);
+	r = op_entry(o, &obj, &st, op_want(&st), &e);
 	if (r < 0)
 		return r;
 	rep.entry = &e.msg;
 	return op_done(o, &rep.base);
+}
+
+static bool same_inode(const struct stat *a, const struct stat *b)
+{
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* Takes the directory and what the name means, which may become another object until both are ours: then again. */
+static int remove_begin(struct op *o, const struct object *dir, const char *name, struct stat *st)
+{
+	struct cs_need need[2];
+	struct stat dir_st, now;
+	int r;
+
+	if (fstat(dir->fd, &dir_st) < 0)
+		return -errno;
+	do {
+		if (fstatat(dir->fd, name, st, AT_SYMLINK_NOFOLLOW) < 0)
+			return -errno;
+		need[0] = lease_change(lease_key(&dir_st), CS_NAMES | CS_ATTR, name);
+		need[1] = lease_change(lease_key(st), CS_ATTR, NULL);
+		r = lease_begin(o, dir->ex, need, 2);
+		if (r)
+			return r;
+		if (fstatat(dir->fd, name, &now, AT_SYMLINK_NOFOLLOW) < 0)
+			return -errno;
+	} while (!same_inode(st, &now));
+	return 0;
 }
 
 int op_remove(struct op *o, const ProtobufCMessage *m)
@@ -142,14 +201,59 @@ int op_remove(struct op *o, const ProtobufCMessage *m)
 
 	if (r == 0)
 		r = op_begin(o, in->cred, in->dir, &dir);
-	if (r < 0)
+	if (r == 0)
+		r = remove_begin(o, &dir, in->name, &st);
+	if (r)
 		return r;
-	if (fstatat(dir.fd, in->name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
-		unlinkat(dir.fd, in->name, in->rmdir ? AT_REMOVEDIR : 0) < 0)
+	if (unlinkat(dir.fd, in->name, in->rmdir ? AT_REMOVEDIR : 0) < 0)
 		return -errno;
 	op_changed(o->d, &st);
 	op_changed_fd(o->d, dir.fd);
 	return op_done(o, &rep.base);
+}
+
+struct rename_view {
+	struct stat from, to; /* the directories */
+	struct stat src, over;
+	bool replaced;
+};
+
+static int rename_look(const struct object *from, const struct object *to, const Sprite__Fs__RenameReq *in, struct rename_view *v)
+{
+	if (fstatat(from->fd, in->name, &v->src, AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	v->replaced = fstatat(to->fd, in->to_name, &v->over, AT_SYMLINK_NOFOLLOW) == 0;
+	return 0;
+}
+
+/* Takes both directories, what moves and what is replaced; again when the names came to mean others meanwhile. */
+static int rename_begin(struct op *o, const struct object *from, const struct object *to, const Sprite__Fs__RenameReq *in,
+	struct rename_view *v)
+{
+	struct rename_view now;
+	struct cs_need need[4];
+	int r;
+
+	if (fstat(from->fd, &v->from) < 0 || fstat(to->fd, &v->to) < 0)
+		return -errno;
+	for (;;) {
+		r = rename_look(from, to, in, v);
+		if (r < 0)
+			return r;
+		need[0] = lease_change(lease_key(&v->from), CS_NAMES | CS_ATTR, in->name);
+		need[1] = lease_change(lease_key(&v->to), CS_NAMES | CS_ATTR, in->to_name);
+		need[2] = lease_change(lease_key(&v->src), CS_ATTR, NULL);
+		if (v->replaced)
+			need[3] = lease_change(lease_key(&v->over), CS_ATTR, NULL);
+		r = lease_begin(o, from->ex, need, v->replaced ? 4 : 3);
+		if (r == 0)
+			r = rename_look(from, to, in, &now);
+		if (r)
+			return r;
+		if (same_inode(&v->src, &now.src) && v->replaced == now.replaced &&
+			(!v->replaced || same_inode(&v->over, &now.over)))
+			return 0;
+	}
 }
 
 int op_rename(struct op *o, const ProtobufCMessage *m)
@@ -157,8 +261,7 @@ int op_rename(struct op *o, const ProtobufCMessage *m)
 	const Sprite__Fs__RenameReq *in = (const void *)m;
 	Sprite__Fs__Empty rep = SPRITE__FS__EMPTY__INIT;
 	struct object from _cleanup_object_ = OBJECT_INIT, to _cleanup_object_ = OBJECT_INIT;
-	struct stat st, over;
-	bool replaced;
+	struct rename_view v;
 	int r = export_name_check(in->name);
 
 	if (r == 0)
@@ -173,14 +276,14 @@ int op_rename(struct op *o, const ProtobufCMessage *m)
 		return r;
 	if (from.ex != to.ex || from.mount != to.mount)
 		return -EXDEV;
-	if (fstatat(from.fd, in->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return -errno;
-	replaced = fstatat(to.fd, in->to_name, &over, AT_SYMLINK_NOFOLLOW) == 0;
+	r = rename_begin(o, &from, &to, in, &v);
+	if (r)
+		return r;
 	if (renameat2(from.fd, in->name, to.fd, in->to_name, in->flags) < 0)
 		return -errno;
-	op_changed(o->d, &st);
-	if (replaced)
-		op_changed(o->d, &over);
+	op_changed(o->d, &v.src);
+	if (v.replaced)
+		op_changed(o->d, &v.over);
 	op_changed_fd(o->d, from.fd);
 	op_changed_fd(o->d, to.fd);
 	return op_done(o, &rep.base);

@@ -12,6 +12,8 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "fs/dirent.h"
+#include "fs/server/lease.h"
+#include "fs/server/mounts.h"
 #include "fs/server/ops.h"
 
 #define FMODE_EXEC_FLAG 0x20 /* what Linux puts into the flags of an open for execve(2); FUSE passes it on */
@@ -47,49 +49,94 @@ static int open_as_caller(struct op *o, const struct object *obj, const struct s
 	return fd;
 }
 
+/* Who had a file open keeps it open over a restart of the server, also when its mode has changed: the owner is let in (as NFS does). */
+static int open_reclaimed(struct op *o, const struct object *obj, const struct stat *st, uint32_t flags)
+{
+	if (!S_ISREG(st->st_mode) || st->st_uid != o->ids.uid)
+		return -EACCES;
+	op_root(o);
+	return open_checked(obj, st, (int)flags & ~O_TRUNC);
+}
+
+static bool is_write(uint32_t flags)
+{
+	return (flags & O_ACCMODE) != O_RDONLY;
+}
+
+/* An open that truncates changes the contents, any other only looks. */
+static int open_begin(struct op *o, const struct object *obj, const struct stat *st, uint32_t flags)
+{
+	struct cs_need need = lease_change(lease_key(st), CS_DATA | CS_ATTR, NULL);
+
+	if (flags & O_TRUNC)
+		return lease_begin(o, obj->ex, &need, 1);
+	return lease_look(o, obj->ex, lease_key(st), false);
+}
+
+/* What comes with an open: attributes as whoever opens may cache, counted for write-sharing first. */
+static uint32_t open_want(const struct stat *st, uint32_t flags)
+{
+	return op_want(st) | (is_write(flags) && S_ISREG(st->st_mode) ? CS_WRITE : 0);
+}
+
 int op_open_file(struct op *o, const ProtobufCMessage *m)
 {
 	const Sprite__Fs__OpenReq *in = (const void *)m;
 	Sprite__Fs__OpenRep rep = SPRITE__FS__OPEN_REP__INIT;
 	struct object obj _cleanup_object_ = OBJECT_INIT;
 	Sprite__Fs__Attr attr;
+	struct open *f;
 	struct stat st;
 	int fd, r;
 
 	r = op_begin(o, in->cred, in->handle, &obj);
-	if (r < 0)
+	if (r == 0 && fstat(obj.fd, &st) < 0)
+		r = -errno;
+	if (r == 0)
+		r = open_begin(o, &obj, &st, in->flags);
+	if (r)
 		return r;
-	if (fstat(obj.fd, &st) < 0)
-		return -errno;
 	fd = open_as_caller(o, &obj, &st, in->flags);
+	if (fd == -EACCES && in->reclaim)
+		fd = open_reclaimed(o, &obj, &st, in->flags);
 	if (fd < 0)
 		return fd;
 	if (in->flags & O_TRUNC)
 		op_changed(o->d, &st);
-	if (fstat(fd, &st) < 0) {
-		r = -errno;
-		close(fd);
-		return r;
-	}
-	r = openstate_add(&o->d->opens, o->client, &obj, fd, (int)in->flags, o->ids.uid, in->handle.data, in->handle.len,
-		&rep.open);
+	r = openstate_add(&o->d->opens, o->client, &obj, fd, &st, (int)in->flags, o->ids.uid, in->handle.data, in->handle.len, &f);
 	if (r < 0)
 		return r;
-	op_attr(o->d, obj.mount, &st, &attr);
+	rep.open = f->id;
+	lease_open(o->d, f);
+	rep.lease = lease_grant(o, obj.ex, lease_key(&st), in->handle, open_want(&st, in->flags), false, &rep.lease_seq);
+	rep.shared_write = lease_shared_write(o, lease_key(&st));
+	open_put(f);
+	if (fstat(obj.fd, &st) < 0)
+		return -errno;
+	op_attr(o->d, obj.mount, obj.fd, &st, &attr);
 	rep.attr = &attr;
 	return op_done(o, &rep.base);
 }
+
+#define CREATE_PARK (-4096) /* OP_PARK among descriptors and errnos */
 
 /* Makes the file, or opens the one that is there unless O_EXCL. Loops when names come and go meanwhile. */
 static int create_or_open(struct op *o, const struct object *dir, const Sprite__Fs__CreateReq *in, struct object *child,
 	struct stat *st, bool *made)
 {
 	int flags = (int)in->flags & (OPEN_FLAGS & ~(O_TRUNC | O_DIRECTORY));
+	struct stat dir_st;
 
+	if (fstat(dir->fd, &dir_st) < 0)
+		return -errno;
 	for (int tries = 0; tries < 16; tries++) {
-		int fd = openat(dir->fd, in->name, flags | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, in->mode & 07777);
-		int path, r;
+		struct cs_need need = lease_change(lease_key(&dir_st), CS_NAMES | CS_ATTR, in->name);
+		int path, fd, r;
 
+		r = lease_begin(o, dir->ex, &need, 1);
+		if (r)
+			return r == OP_PARK ? CREATE_PARK : r;
+		fd = openat(dir->fd, in->name, flags | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, in->mode & 07777);
 		if (fd >= 0) {
 			path = open(op_path(fd).s, O_PATH | O_CLOEXEC); /* the same object, whatever the name means by now */
 			r = path < 0 ? -errno : export_wrap(dir, path, child, st);
@@ -103,6 +150,11 @@ static int create_or_open(struct op *o, const struct object *dir, const Sprite__
 		r = export_lookup(dir, in->name, child, st);
 		if (r == -ENOENT)
 			continue;
+		if (r == 0) {
+			r = open_begin(o, child, st, in->flags);
+			if (r == OP_PARK)
+				r = CREATE_PARK;
+		}
 		if (r < 0)
 			return r;
 		*made = false;
@@ -117,6 +169,7 @@ int op_create(struct op *o, const ProtobufCMessage *m)
 	Sprite__Fs__CreateRep rep = SPRITE__FS__CREATE_REP__INIT;
 	struct object dir _cleanup_object_ = OBJECT_INIT, child _cleanup_object_ = OBJECT_INIT;
 	struct op_entry e;
+	struct open *f;
 	struct stat st;
 	bool made = false;
 	int fd, r = export_name_check(in->name);
@@ -127,21 +180,29 @@ int op_create(struct op *o, const ProtobufCMessage *m)
 		return r;
 	fd = create_or_open(o, &dir, in, &child, &st, &made);
 	if (fd < 0)
-		return fd;
+		return fd == CREATE_PARK ? OP_PARK : fd;
 	op_root(o);
 	if (made)
 		op_changed_fd(o->d, dir.fd);
 	else if (in->flags & O_TRUNC)
 		op_changed(o->d, &st);
-	r = fstat(fd, &st) < 0 ? -errno : op_entry(o, &child, &st, &e);
+	r = export_pack(&o->d->exports, &child, e.handle);
 	if (r < 0) {
 		close(fd);
 		return r;
 	}
-	r = openstate_add(&o->d->opens, o->client, &child, fd, (int)in->flags, o->ids.uid, e.msg.handle.data, e.msg.handle.len,
-		&rep.open);
+	r = openstate_add(&o->d->opens, o->client, &child, fd, &st, (int)in->flags, o->ids.uid, e.handle, (size_t)r, &f);
 	if (r < 0)
 		return r;
+	rep.open = f->id;
+	lease_open(o->d, f);
+	open_put(f);
+	rep.dir_lease = lease_grant_dir(o, &dir, in->dir, &rep.dir_lease_seq);
+	r = op_entry(o, &child, &st, open_want(&st, in->flags), &e);
+	if (r < 0)
+		return r;
+	if (!e.msg.lease && fstat(child.fd, &st) == 0)
+		op_attr(o->d, child.mount, child.fd, &st, &e.attr);
 	rep.entry = &e.msg;
 	return op_done(o, &rep.base);
 }
@@ -187,7 +248,11 @@ static size_t entry_packed(struct listing *l, const char *name, uint8_t *packed,
 	struct op_entry e;
 	struct stat st;
 
-	if (export_lookup(l->dir, name, &child, &st) < 0 || op_entry(l->o, &child, &st, &e) < 0 ||
+	if (export_lookup(l->dir, name, &child, &st) < 0)
+		return 0;
+	/* asked for by itself it will be recalled; here that would hold up a whole page of others. After the grant nobody can hide it */
+	if (lease_hidden(l->o, child.ex, lease_key(&st)) || op_entry(l->o, &child, &st, op_want(&st), &e) < 0 ||
+		(!e.msg.lease && lease_hidden(l->o, child.ex, lease_key(&st))) ||
 		sprite__fs__entry__get_packed_size(&e.msg) > FS_DIRENT_ENTRYMAX)
 		return 0;
 	*ino = e.attr.ino;
@@ -292,6 +357,8 @@ int op_readdir(struct op *o, const ProtobufCMessage *m)
 			return r;
 	}
 	r = op_begin(o, in->cred, in->handle, &dir);
+	if (r == 0)
+		rep.dir_lease = lease_grant_dir(o, &dir, in->handle, &rep.dir_lease_seq);
 	l.out = malloc(l.room);
 	if (r == 0 && !l.out)
 		r = -ENOMEM;

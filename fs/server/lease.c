@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Leases at work; see lease.h. Threads of our own run parked operations again, since rpc's workers have gone on to other requests.
+ *
+ * Locking: leases.lock guards the decisions and the queue. Recalls are pushed, and operations queued, after it was released.
+ */
+#include "fs/server/lease.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "conf/clock.h"
+#include "conf/log.h"
+
+#define RUNNERS 4
+
+struct leases {
+	pthread_mutex_t lock;
+	pthread_cond_t applied; /* an operation has ended: who found an object busy tries again */
+	pthread_cond_t queued;
+	struct consist c;
+	struct list queue; /* struct op by rerun */
+	bool stop;
+	pthread_t runner[RUNNERS];
+	int nrunners;
+};
+
+/* ---- running again ---------------------------------------------------------------------------------------- */
+
+static void *runner(void *arg)
+{
+	struct leases *l = arg;
+	struct list *n;
+
+	pthread_mutex_lock(&l->lock);
+	for (;;) {
+		while (!l->stop && list_empty(&l->queue))
+			pthread_cond_wait(&l->queued, &l->lock);
+		n = list_pop(&l->queue);
+		if (!n)
+			break; /* stopping */
+		pthread_mutex_unlock(&l->lock);
+		op_run(list_entry(n, struct op, rerun));
+		pthread_mutex_lock(&l->lock);
+	}
+	pthread_mutex_unlock(&l->lock);
+	return NULL;
+}
+
+int leases_start(struct fsd *d)
+{
+	struct leases *l = calloc(1, sizeof(*l));
+
+	if (!l)
+		return -ENOMEM;
+	pthread_mutex_init(&l->lock, NULL);
+	pthread_cond_init(&l->applied, NULL);
+	pthread_cond_init(&l->queued, NULL);
+	list_init(&l->queue);
+	consist_init(&l->c);
+	d->leases = l;
+	for (; l->nrunners < RUNNERS; l->nrunners++)
+		if (pthread_create(&l->runner[l->nrunners], NULL, runner, l) != 0)
+			return -EAGAIN;
+	return 0;
+}
+
+void leases_stop(struct fsd *d)
+{
+	struct leases *l = d->leases;
+
+	if (!l)
+		return;
+	pthread_mutex_lock(&l->lock);
+	l->stop = true;
+	pthread_cond_broadcast(&l->queued);
+	pthread_mutex_unlock(&l->lock);
+	for (int i = 0; i < l->nrunners; i++)
+		pthread_join(l->runner[i], NULL);
+	consist_clear(&l->c);
+	pthread_cond_destroy(&l->applied);
+	pthread_cond_destroy(&l->queued);
+	pthread_mutex_destroy(&l->lock);
+	free(l);
+	d->leases = NULL;
+}
+
+/* An operation that is still on its way out of its handler notices by `park` that it may start again. */
+static void op_wake(struct leases *l, struct op *o)
+{
+	int is = OP_RUNNING;
+
+	if (atomic_compare_exchange_strong(&o->park, &is, OP_WOKEN))
+		return;
+	atomic_store(&o->park, OP_RUNNING);
+	pthread_mutex_lock(&l->lock);
+	list_add_tail(&l->queue, &o->rerun);
+	pthread_cond_signal(&l->queued);
+	pthread_mutex_unlock(&l->lock);
+}
+
+/* Does what the decisions have brought about. No lock is held. */
+static void carry_out(struct fsd *d, struct cs_out *out)
+{
+	struct list *n;
+
+	while ((n = list_pop(&out->recalls))) {
+		struct cs_recall *r = list_entry(n, struct cs_recall, link);
+
+		events_push_recall(d, r);
+		free(r);
+	}
+	while ((n = list_pop(&out->runnable)))
+		op_wake(d->leases, container_of(list_entry(n, struct cs_op, link), struct op, cs));
+}
+
+/* ---- operations -------------------------------------------------------------------------------------------- */
+
+int lease_begin(struct op *o, const struct export *ex, const struct cs_need *need, int n)
+{
+	struct leases *l = o->d->leases;
+	struct cs_out out = CS_OUT_INIT(out);
+	enum cs_verdict v;
+
+	if (ex->conf->home)
+		return 0;
+	pthread_mutex_lock(&l->lock);
+	o->begun = true;
+	for (;;) {
+		bool held = o->cs.state == CS_OP_APPLYING;
+
+		v = atomic_load(&o->client->gone) ? CS_NOMEM : consist_begin(&l->c, &o->cs, need, n, clock_boot_ns(), &out);
+		if (v != CS_BUSY)
+			break;
+		if (held) /* it has let go of what it had */
+			pthread_cond_broadcast(&l->applied);
+		/* it runs system calls on another thread and ends soon; it waits for nobody */
+		if (!list_empty(&out.runnable) || !list_empty(&out.recalls)) {
+			pthread_mutex_unlock(&l->lock);
+			carry_out(o->d, &out);
+			pthread_mutex_lock(&l->lock);
+			continue;
+		}
+		pthread_cond_wait(&l->applied, &l->lock);
+	}
+	pthread_mutex_unlock(&l->lock);
+	carry_out(o->d, &out);
+	return v == CS_GO ? 0 : v == CS_WAIT ? OP_PARK : atomic_load(&o->client->gone) ? -ESTALE : -ENOMEM;
+}
+
+int lease_look(struct op *o, const struct export *ex, struct cs_key key, bool settle)
+{
+	struct cs_need n = {.key = key, .breaks = CS_WRITE, .settle = settle};
+
+	return lease_begin(o, ex, &n, 1);
+}
+
+bool lease_hidden(struct op *o, const struct export *ex, struct cs_key key)
+{
+	struct leases *l = o->d->leases;
+	bool r;
+
+	if (ex->conf->home)
+		return false;
+	pthread_mutex_lock(&l->lock);
+	r = consist_hidden(&l->c, o->client->id, key);
+	pthread_mutex_unlock(&l->lock);
+	return r;
+}
+
+void lease_end(struct op *o)
+{
+	struct leases *l = o->d->leases;
+	struct cs_out out = CS_OUT_INIT(out);
+
+	if (!o->begun)
+		return;
+	o->begun = false;
+	pthread_mutex_lock(&l->lock);
+	consist_end(&l->c, &o->cs, &out);
+	pthread_cond_broadcast(&l->applied);
+	pthread_mutex_unlock(&l->lock);
+	carry_out(o->d, &out);
+}
+
+/* ---- grants -------------------------------------------------------------------------------------------------- */
+
+uint32_t lease_grant(struct op *o, const struct export *ex, struct cs_key key, ProtobufCBinaryData handle, uint32_t bits, bool shared_ok,
+	uint64_t *seq)
+{
+	struct leases *l = o->d->leases;
+	uint32_t got;
+
+	if (ex->conf->home || !atomic_load(&o->client->leases))
+		return 0;
+	pthread_mutex_lock(&l->lock);
+	got = consist_grant(&l->c, o->client->id, key, handle.data, handle.len, bits, shared_ok, seq);
+	pthread_mutex_unlock(&l->lock);
+	return got;
+}
+
+uint32_t lease_grant_dir(struct op *o, const struct object *dir, ProtobufCBinaryData handle, uint64_t *seq)
+{
+	struct stat st;
+
+	if (dir->ex->conf->home || !atomic_load(&o->client->leases) || fstat(dir->fd, &st) < 0)
+		return 0;
+	return lease_grant(o, dir->ex, lease_key(&st), handle, CS_NAMES | CS_ATTR, false, seq);
+}
+
+void lease_open(struct fsd *d, struct open *f)
+{
+	if (f->ex->conf->home)
+		return;
+	pthread_mutex_lock(&d->leases->lock);
+	if (!atomic_load(&f->client->gone))
+		f->counted = consist_open(&d->leases->c, f->client->id, (struct cs_key){f->dev, f->ino}, f->write) == 0;
+	pthread_mutex_unlock(&d->leases->lock);
+}
+
+void lease_close(struct fsd *d, struct open *f)
+{
+	if (!f->counted)
+		return;
+	pthread_mutex_lock(&d->leases->lock);
+	consist_close(&d->leases->c, f->client->id, (struct cs_key){f->dev, f->ino}, f->write);
+	pthread_mutex_unlock(&d->leases->lock);
+}
+
+bool lease_shared_write(struct op *o, struct cs_key key)
+{
+	bool r;
+
+	pthread_mutex_lock(&o->d->leases->lock);
+	r = consist_shared_write(&o->d->leases->c, o->client->id, key);
+	pthread_mutex_unlock(&o->d->leases->lock);
+	return r;
+}
+
+/* ---- clients -------------------------------------------------------------------------------------------------- */
+
+void lease_client_add(struct op *o, bool ack_now)
+{
+	struct leases *l = o->d->leases;
+
+	pthread_mutex_lock(&l->lock);
+	if (!atomic_load(&o->client->gone) && consist_client_add(&l->c, o->client->id, ack_now) == 0)
+		atomic_store(&o->client->leases, true);
+	pthread_mutex_unlock(&l->lock);
+}
+
+void lease_client_gone(struct fsd *d, uint64_t client)
+{
+	struct cs_out out = CS_OUT_INIT(out);
+
+	pthread_mutex_lock(&d->leases->lock);
+	consist_client_gone(&d->leases->c, client, &out);
+	pthread_mutex_unlock(&d->leases->lock);
+	carry_out(d, &out);
+}
+
+void lease_ack(struct fsd *d, uint64_t client, uint64_t id)
+{
+	struct cs_out out = CS_OUT_INIT(out);
+
+	pthread_mutex_lock(&d->leases->lock);
+	consist_ack(&d->leases->c, client, id, &out);
+	pthread_mutex_unlock(&d->leases->lock);
+	carry_out(d, &out);
+}
+
+void lease_repeat(struct fsd *d, uint64_t client)
+{
+	struct cs_out out = CS_OUT_INIT(out);
+
+	pthread_mutex_lock(&d->leases->lock);
+	consist_repeat(&d->leases->c, client, &out);
+	pthread_mutex_unlock(&d->leases->lock);
+	carry_out(d, &out);
+}
+
+struct overdue {
+	uint64_t id[64];
+	int n;
+};
+
+static void overdue_note(void *arg, uint64_t client)
+{
+	struct overdue *v = arg;
+
+	if (v->n < 64)
+		v->id[v->n++] = client;
+}
+
+void lease_overdue(struct fsd *d, uint64_t since, void (*fn)(struct fsd *d, uint64_t client))
+{
+	struct overdue v = {.n = 0};
+
+	pthread_mutex_lock(&d->leases->lock);
+	consist_overdue(&d->leases->c, since, overdue_note, &v);
+	pthread_mutex_unlock(&d->leases->lock);
+	for (int i = 0; i < v.n; i++)
+		fn(d, v.id[i]);
+}
+
+bool lease_owes(struct fsd *d, uint64_t client)
+{
+	bool r;
+
+	pthread_mutex_lock(&d->leases->lock);
+	r = consist_owes(&d->leases->c, client);
+	pthread_mutex_unlock(&d->leases->lock);
+	return r;
+}
+
+size_t lease_count(struct fsd *d, uint64_t client)
+{
+	size_t n;
+
+	pthread_mutex_lock(&d->leases->lock);
+	n = consist_client_leases(&d->leases->c, client);
+	pthread_mutex_unlock(&d->leases->lock);
+	return n;
+}
+
+void lease_totals(struct fsd *d, size_t *leases, uint64_t *recalls)
+{
+	pthread_mutex_lock(&d->leases->lock);
+	*leases = d->leases->c.nleases;
+	*recalls = d->leases->c.recalls_sent;
+	pthread_mutex_unlock(&d->leases->lock);
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Leases at work: what consist.h decides, applied to operations. A handler says what it needs before it touches anything (lease_begin()); when
+ * acknowledgements are outstanding it returns OP_PARK, and is run again from its start when they are in. Grants go out with the replies.
+ *
+ * Home domains are used natively by their home and know no leases: for them every call here does nothing.
+ */
+#ifndef FS_SERVER_LEASE_H
+#define FS_SERVER_LEASE_H
+#include "fs/server/consist.h"
+#include "fs/server/op.h"
+
+int leases_start(struct fsd *d);
+/* After the rpc server has stopped taking calls: parked operations are answered ESTALE. */
+void leases_stop(struct fsd *d);
+
+/* This client takes leases from now on. */
+void lease_client_add(struct op *o, bool ack_now);
+void lease_client_gone(struct fsd *d, uint64_t client);
+void lease_ack(struct fsd *d, uint64_t client, uint64_t id);
+/* Its stream is there again: sends what it has not acknowledged. */
+void lease_repeat(struct fsd *d, uint64_t client);
+/* Once a second: clients that owe an acknowledgement for too long (fn is called without a lock). */
+void lease_overdue(struct fsd *d, uint64_t since, void (*fn)(struct fsd *d, uint64_t client));
+bool lease_owes(struct fsd *d, uint64_t client);
+size_t lease_count(struct fsd *d, uint64_t client);
+void lease_totals(struct fsd *d, size_t *leases, uint64_t *recalls);
+
+static inline struct cs_key lease_key(const struct stat *st)
+{
+	return (struct cs_key){st->st_dev, st->st_ino};
+}
+static inline struct cs_need lease_change(struct cs_key key, uint32_t breaks, const char *name)
+{
+	return (struct cs_need){.key = key, .breaks = breaks, .change = true, .name = name};
+}
+
+/* 0: go on. OP_PARK: return it at once. -ESTALE: the client was given up. */
+int lease_begin(struct op *o, const struct export *ex, const struct cs_need *need, int n);
+/* The same for one who only looks at attributes (or, `settle`, at contents that will be kept). */
+int lease_look(struct op *o, const struct export *ex, struct cs_key key, bool settle);
+/* Somebody else has changes of this object that the server does not know. */
+bool lease_hidden(struct op *o, const struct export *ex, struct cs_key key);
+/* Called by op.c before every answer. */
+void lease_end(struct op *o);
+
+/* Grants; returns the bits. State must be read after this. `seq` may be left alone when 0 is returned. */
+uint32_t lease_grant(struct op *o, const struct export *ex, struct cs_key key, ProtobufCBinaryData handle, uint32_t bits, bool shared_ok,
+	uint64_t *seq);
+/* NAMES and ATTR of a directory that the request named by `handle`. */
+uint32_t lease_grant_dir(struct op *o, const struct object *dir, ProtobufCBinaryData handle, uint64_t *seq);
+
+/* For the write-sharing rule. */
+void lease_open(struct fsd *d, struct open *f);
+void lease_close(struct fsd *d, struct open *f);
+bool lease_shared_write(struct op *o, struct cs_key key);
+
+#endif
