@@ -137,10 +137,14 @@ static void call_free(struct call *c)
 		stream_put(c->fs, c->st);
 	if (c->st2)
 		stream_put(c->fs, c->st2);
+	if (c->changes)
+		lease_change_end(fs, c->ino);
+	if (c->changes2)
+		lease_change_end(fs, c->ino2);
 	if (c->ino)
-		inode_put(c->fs, c->ino);
+		inode_put(fs, c->ino);
 	if (c->ino2)
-		inode_put(c->fs, c->ino2);
+		inode_put(fs, c->ino2);
 	free(c);
 	atomic_fetch_sub(&fs->calls, 1);
 }
@@ -241,6 +245,12 @@ static void call_completed(void *arg, int status, struct rpc_msg *out)
 	}
 }
 
+/* Which calls are of no use on a file that is open only here (open id 0). */
+static bool op_needs_open(enum fs_op op)
+{
+	return op != FS_READ && op != FS_READDIR && op != FS_GETATTR;
+}
+
 static void call_send(struct call *c)
 {
 	struct fs *fs = c->fs;
@@ -273,6 +283,12 @@ static void call_send(struct call *c)
 		return;
 	}
 	c->on_bulk = m->bulk && c->op != FS_PREFIXES;
+	if (c->st && op_needs_open(c->op) && (!c->st->open || (c->st2 && !c->st2->open))) {
+		c->state = CALL_NEW;
+		pthread_mutex_unlock(&fs->wait_lock);
+		stream_reopen(c);
+		return;
+	}
 	ch = c->on_bulk ? s->bulk : s->meta;
 	c->state = CALL_SENT;
 	c->refs++;

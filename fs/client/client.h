@@ -39,8 +39,12 @@ struct server {
 	atomic_bool up;			 /* the transport of `meta` */
 	pthread_t events;		 /* thread of the Events stream */
 	bool has_events;
+	atomic_bool leasing;		/* its grants count: we are known to it */
+	atomic_uint_fast64_t recalled_seq; /* the highest lease_seq of its recalls */
+	atomic_uint_fast64_t valid_until;  /* boot clock, ns: leases end then */
+	pthread_mutex_t ack_lock;	/* `stream` stays while it is held */
 	pthread_mutex_t lock;		/* the fields below */
-	struct rpc_stream *stream;	/* of `events`, to cancel it at the end */
+	struct rpc_stream *stream;	/* of `events`, to cancel it at the end; changed under both locks */
 	uint64_t epoch, lease_epoch;	/* as the server said last */
 	uint32_t lease_ms;		/* 0: not attached yet */
 	uint64_t renew_at;		/* boot clock, ns */
@@ -84,6 +88,13 @@ struct inode {
 	struct list streams;  /* what is open here, struct stream.link */
 	struct stat last;     /* of a domain's root: shown while its server is away */
 	bool has_last;
+	uint32_t changing;    /* local requests that hold the directory's inode lock; fs.recall_lock */
+	atomic_uint_fast64_t changes; /* how many there were */
+	/* leases, see lease.c */
+	uint64_t lease, recalled_seq, born_seq, stamp; /* stamp: counts what makes remembered attributes void */
+	struct stat attr; /* under LEASE_ATTR, when attr_valid */
+	uint64_t attr_change, attr_gen;
+	bool attr_valid, no_acl, no_cap; /* no_*: known not to have such an xattr */
 	/* what the kernel's page cache was filled under: kept over an open when the server says the same */
 	uint64_t seen_change;
 	int64_t seen_mtime, seen_ctime;
@@ -99,7 +110,11 @@ struct stream {
 	int flags;	  /* O_* of the open */
 	bool dir;
 	atomic_uint_fast64_t open; /* the server's id */
-	uint32_t uid, gid; /* who opened it: as whom it is opened again after a restart of the server */
+	bool released; /* inode.lock */
+	bool direct;   /* DIRECT_IO: no pages are cached by it */
+	uint32_t uid, gid; /* who opened it: as whom it is opened (again) at the server */
+	uint32_t *groups;
+	size_t ngroups;
 	/* reopening after FS_EREOPEN: fs.wait_lock */
 	bool reopening;
 	struct list waiters;
@@ -112,6 +127,10 @@ struct stream {
 	size_t page_len;
 	uint64_t page_cookie; /* where it begins */
 	bool page_end;	      /* nothing behind it */
+	uint64_t page_ns;     /* when it came, clock_mono_ns() */
+	uint64_t page_changes; /* ino's changes then */
+	uint64_t page_names_seq; /* the grant of NAMES that came with it, 0: none */
+	bool caches;	      /* the kernel keeps the listing (FOPEN_CACHE_DIR) */
 };
 
 struct fs {
@@ -145,6 +164,14 @@ struct fs {
 	pthread_t ticker;
 
 	atomic_uint_fast64_t count[FS_NOPS], nanos[FS_NOPS], retries, lock_ticket, attach_failures;
+	pthread_rwlock_t grant_lock; /* shared: a reply with a grant is being written */
+	pthread_mutex_t recall_lock; /* recalls, inode.changing; the last but inode.lock */
+	pthread_cond_t recall_cond;
+	struct list recall_queue, recall_busy;
+	atomic_uint_fast64_t recalls, epochs, local_opens, local_attrs;
+	atomic_uint_fast64_t victim_gen; /* grows when a change of ours may have changed the nlink of we know not what */
+	atomic_uint local_streams;
+	bool has_epoch; /* the kernel knows FUSE_NOTIFY_INC_EPOCH */
 	atomic_uint calls; /* that exist */
 	uint64_t asked_at; /* ticker only: for the table, last */
 	struct local_server *ctl;
@@ -178,6 +205,8 @@ struct call {
 	call_done done;
 	bool quick;    /* does not wait for a server that is away: done(EHOSTDOWN) */
 	bool attach;   /* goes to a domain that is not attached */
+	bool changes;  /* lease_change_begin() was called for ino (and ino2 when changes2) */
+	bool changes2;
 	bool waits;    /* a lock that may wait long: interrupts are for the server */
 	uint64_t start_ns;
 
@@ -224,6 +253,9 @@ struct call {
 	size_t size;
 	off_t off;
 	int flags;
+	void *arg;
+	uint64_t seq; /* ino's stamp when it was asked */
+	bool leased;  /* ATTR was held then */
 	struct fuse_file_info fi;
 
 	struct call_chunk *chunks;
@@ -267,9 +299,13 @@ bool inode_is_virtual(struct fs *fs, const struct inode *ino);
 /* Any open of it, for the server to find an unlinked file by; 0: none. */
 uint64_t inode_any_open(struct inode *ino);
 size_t inode_count(struct fs *fs);
+struct inode *inode_by_handle(struct fs *fs, const ProtobufCBinaryData *h); /* with a reference, or NULL */
+/* All that hold a lease of s, with references; *all is to be freed. With `reset` the seqs of every inode of s are forgotten. */
+size_t inode_leased(struct fs *fs, const struct server *s, bool reset, struct inode ***all);
 
 /* ---- stream.c */
 struct stream *stream_new(struct inode *ino, uint64_t open, int flags, bool dir, const struct fuse_ctx *who); /* takes over a reference of ino */
+void stream_groups(struct stream *st, const struct fuse_ctx *who); /* remembers whose groups it was opened with */
 void stream_hold(struct stream *st);
 void stream_put(struct fs *fs, struct stream *st);
 void stream_owner_add(struct stream *st, uint64_t owner);
@@ -277,6 +313,14 @@ void stream_owner_add(struct stream *st, uint64_t owner);
 bool stream_owner_drop(struct inode *ino, uint64_t owner);
 /* The server does not know c's open id any more: opens again, then sends c again. Called without locks. */
 void stream_reopen(struct call *c);
+/* Opens at the server what is only open here (open id 0), and waits for it; not from a handler. */
+void stream_open_local(struct fs *fs, struct inode *ino);
+/* The same without waiting; then call_submit(c). */
+void stream_open_local_then(struct inode *ino, struct call *c);
+/* Closes an open of the server that no stream has. Takes over a reference of ino. */
+void stream_close_id(struct fs *fs, struct inode *ino, uint64_t open, bool unlock, uint64_t owner);
+/* The kernel has let go of it. */
+void stream_release(struct fs *fs, struct stream *st, bool unlock, uint64_t owner);
 
 /* ---- prefix.c */
 int prefix_start(struct fs *fs, struct error *e);
@@ -286,12 +330,33 @@ struct pnode *prefix_child(struct fs *fs, struct pnode *p, const char *name, siz
 /* Starts attaching when needed and sees to it that the waiters hear of it. */
 void prefix_attach(struct fs *fs, struct domain *d);
 /* What an Attach said: handle, attributes, lease. */
-void prefix_attached(struct fs *fs, struct domain *d, const Sprite__Fs__AttachRep *rep);
+void prefix_attached(struct fs *fs, struct domain *d, const Sprite__Fs__AttachRep *rep, uint64_t sent);
 /* The n-th child (from 0) that is there, starting at index *i, which moves behind it. */
 struct pnode *prefix_nth(struct fs *fs, struct pnode *p, uint64_t *i);
 void prefix_rows(struct fs *fs, void (*fn)(void *arg, const struct pnode *p, const char *path), void *arg);
 
+/* ---- lease.c */
+#define LEASE_LONG 86400.0 /* seconds that the kernel may believe what is under a lease */
+void lease_init(struct fs *fs);
+int lease_start(struct fs *fs);
+void lease_reply_begin(struct fs *fs);
+void lease_reply_end(struct fs *fs);
+uint64_t lease_take(struct inode *ino, uint64_t lease, uint64_t seq);
+bool lease_has(struct inode *ino, uint64_t bits);
+void lease_keep_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a);
+void lease_forget_attr(struct inode *ino);
+bool lease_attr(struct fs *fs, struct inode *ino, struct stat *st);
+void lease_recall(struct server *s, const Sprite__Fs__Event *ev);
+void lease_drop_pages(struct fs *fs, struct inode *ino);
+void lease_change_begin(struct fs *fs, struct inode *dir);
+void lease_change_end(struct fs *fs, struct inode *dir);
+void lease_drop_all(struct server *s, bool restarted);
+/* The server answered what was sent at `sent` (boot clock): its leases go on. `epoch` and `lease_epoch` (0: not said) are what it said of itself. */
+void lease_renewed(struct server *s, uint64_t sent, uint64_t epoch, uint64_t lease_epoch, uint32_t lease_ms);
+void lease_tick(struct server *s, uint64_t now);
+
 /* ---- events.c */
+void events_ack(struct server *s, uint64_t id, const uint8_t *handle, size_t len);
 int events_start(struct server *s);
 void events_stop(struct server *s);
 
@@ -301,6 +366,7 @@ int session_run(struct fs *fs); /* until unmounted */
 void session_unmount(struct fs *fs);
 int session_reply_on(int fd); /* this thread's next answers go to that clone; returns the one before */
 int session_fd(void);
+int session_bump_epoch(struct fs *fs); /* the kernel looks up every name again; -errno when it cannot */
 bool session_kill_suid(void); /* of the request being handled: the kernel wants set-id bits cleared */
 void *session_buffer_take(void); /* the handler keeps the request's buffer */
 void session_buffer_give(void *buf);
@@ -316,8 +382,9 @@ void ops_attr(struct fuse_lowlevel_ops *ops);
 void ops_file(struct fuse_lowlevel_ops *ops);
 void ops_dir(struct fuse_lowlevel_ops *ops);
 void ops_lock(struct fuse_lowlevel_ops *ops);
-/* Answers LOOKUP, MKNOD, ... with an entry; forgets it again when the kernel does not take it. */
-void ops_reply_entry(struct call *c, const Sprite__Fs__Entry *e);
+struct inode *ops_entry_take(struct fs *fs, struct domain *dom, const Sprite__Fs__Entry *e, bool names, struct fuse_entry_param *p);
+bool ops_names_taken(struct inode *dir, uint64_t lease, uint64_t seq);
+void ops_dir_changed(struct fs *fs, struct inode *dir, const Sprite__Fs__Attr *a);
 void ops_unlock_owner(struct fs *fs, struct inode *ino, uint64_t owner, fuse_req_t req);
 
 /* ---- ctl.c */

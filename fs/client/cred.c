@@ -63,6 +63,8 @@ int cred_groups(pid_t tid, uint32_t **groups, size_t *n, void *(*alloc)(void *ar
 	for (end = p; *end && *end != '\n'; end++)
 		room += *end == ' ';
 	g = alloc(arg, (room + 1) * sizeof(*g));
+	if (!g)
+		return -ENOMEM;
 	while (p < end && count <= room) {
 		char *q;
 		unsigned long v = strtoul(p, &q, 10);

@@ -2,8 +2,7 @@
 /*
  * The Events stream of one server: it speaks, we acknowledge. Broken streams are opened again for as long as the mount lasts.
  *
- * RECALL: give up what is cached of a handle. Nothing is cached without a lease yet, so it is acknowledged as it comes; the place where pages and names
- * are invalidated is event_recall(), which runs in this thread of its own, because invalidation waits for requests of the kernel.
+ * RECALL: give up what is cached of a handle: lease.c. PREFIXES: the table has changed.
  */
 #include "fs/client/client.h"
 #include <errno.h>
@@ -12,29 +11,39 @@
 #include "conf/clock.h"
 #include "conf/log.h"
 
-static void event_recall(struct server *s, const Sprite__Fs__Event *ev)
-{
-	(void)s;
-	(void)ev;
-}
-
-static int event_handle(struct server *s, struct rpc_stream *stream, const Sprite__Fs__Event *ev)
+void events_ack(struct server *s, uint64_t id, const uint8_t *handle, size_t len)
 {
 	Sprite__Fs__EventAck ack = SPRITE__FS__EVENT_ACK__INIT;
 
+	ack.id = id;
+	ack.handle = (ProtobufCBinaryData){.len = len, .data = (uint8_t *)handle};
+	pthread_mutex_lock(&s->ack_lock);
+	if (s->stream)
+		rpc_stream_send(s->stream, &ack.base, NULL, 0);
+	pthread_mutex_unlock(&s->ack_lock);
+}
+
+static void event_handle(struct server *s, const Sprite__Fs__Event *ev)
+{
 	switch (ev->kind) {
 	case SPRITE__FS__EVENT__KIND__RECALL:
-		event_recall(s, ev);
+		lease_recall(s, ev);
 		break;
 	case SPRITE__FS__EVENT__KIND__PREFIXES:
 		atomic_store(&s->fs->table_stale, true);
 		break;
 	default:
-		return 0;
+		break;
 	}
-	ack.id = ev->id;
-	ack.handle = ev->handle;
-	return rpc_stream_send(stream, &ack.base, NULL, 0);
+}
+
+static void stream_set(struct server *s, struct rpc_stream *stream)
+{
+	pthread_mutex_lock(&s->ack_lock);
+	pthread_mutex_lock(&s->lock);
+	s->stream = stream;
+	pthread_mutex_unlock(&s->lock);
+	pthread_mutex_unlock(&s->ack_lock);
 }
 
 static int events_talk(struct server *s, struct rpc_stream *stream)
@@ -50,7 +59,8 @@ static int events_talk(struct server *s, struct rpc_stream *stream)
 		r = rpc_stream_recv(stream, &m, -1);
 		if (r != 1)
 			return r;
-		r = event_handle(s, stream, (Sprite__Fs__Event *)m.msg);
+		r = 0;
+		event_handle(s, (Sprite__Fs__Event *)m.msg);
 		rpc_msg_clear(&m);
 	}
 	return r;
@@ -66,13 +76,9 @@ static void *events_main(void *arg)
 	while (!s->fs->stopping) {
 		stream = NULL;
 		if (rpc_stream_open(s->meta, &fs_methods[FS_EVENTS], -1, &stream) == 0) {
-			pthread_mutex_lock(&s->lock);
-			s->stream = stream;
-			pthread_mutex_unlock(&s->lock);
+			stream_set(s, stream);
 			events_talk(s, stream);
-			pthread_mutex_lock(&s->lock);
-			s->stream = NULL;
-			pthread_mutex_unlock(&s->lock);
+			stream_set(s, NULL);
 			rpc_stream_cancel(stream);
 			rpc_stream_finish(stream, 0);
 		}

@@ -141,6 +141,7 @@ struct inode *inode_looked_up(struct fs *fs, struct domain *dom, const ProtobufC
 		memcpy(ino->handle, h->data, h->len);
 		ino->handle_len = h->len;
 		ino->type = mode & S_IFMT;
+		ino->born_seq = dom->server ? atomic_load(&dom->server->recalled_seq) : 0; /* lease.c, invariant 1 */
 		if (hash_set(&fs->by_handle, h->data, h->len, ino, NULL) < 0) {
 			hash_take_u64(&fs->by_id, ino->id);
 			inode_free(ino);
@@ -270,6 +271,42 @@ size_t inode_count(struct fs *fs)
 
 	pthread_mutex_lock(&fs->inode_lock);
 	n = fs->by_id.count;
+	pthread_mutex_unlock(&fs->inode_lock);
+	return n;
+}
+
+struct inode *inode_by_handle(struct fs *fs, const ProtobufCBinaryData *h)
+{
+	struct inode *ino;
+
+	pthread_mutex_lock(&fs->inode_lock);
+	ino = h->len ? hash_get(&fs->by_handle, h->data, h->len) : NULL;
+	if (ino)
+		ino->refs++;
+	pthread_mutex_unlock(&fs->inode_lock);
+	return ino;
+}
+
+size_t inode_leased(struct fs *fs, const struct server *s, bool reset, struct inode ***all)
+{
+	struct hash_iter it = {0};
+	struct inode *ino;
+	size_t n = 0;
+
+	pthread_mutex_lock(&fs->inode_lock);
+	*all = calloc(fs->by_id.count + 1, sizeof(**all));
+	while (*all && (ino = hash_next(&fs->by_id, &it))) {
+		if (!ino->dom || ino->dom->server != s)
+			continue;
+		pthread_mutex_lock(&ino->lock);
+		if (reset)
+			ino->recalled_seq = ino->born_seq = 0;
+		if (ino->lease) {
+			ino->refs++;
+			(*all)[n++] = ino;
+		}
+		pthread_mutex_unlock(&ino->lock);
+	}
 	pthread_mutex_unlock(&fs->inode_lock);
 	return n;
 }

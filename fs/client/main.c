@@ -124,9 +124,10 @@ static void on_init(void *userdata, struct fuse_conn_info *conn)
 {
 	struct fs *fs = userdata;
 	unsigned want = FUSE_CAP_ASYNC_READ | FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_DONT_MASK |
-			FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_POSIX_ACL | FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_ASYNC_DIO;
+			FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_POSIX_ACL | FUSE_CAP_ASYNC_DIO | FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO;
 
-	(void)fs;
+	/* pages of a home domain go when its attributes show a change; under leases they go by recall, and an mtime of our own making must not drop them */
+	want |= fs->whole ? FUSE_CAP_EXPLICIT_INVAL_DATA : FUSE_CAP_AUTO_INVAL_DATA;
 	conn->want = want & conn->capable;
 	conn->max_write = FS_IO_MAX;
 	conn->max_readahead = FS_IO_MAX;
@@ -164,6 +165,7 @@ static int start(struct fs *fs, struct error *e)
 		return r;
 	inode_table_init(fs);
 	call_init(fs);
+	lease_init(fs);
 	r = prefix_start(fs, e);
 	if (r == 0)
 		r = call_ticker_start(fs);
@@ -173,6 +175,8 @@ static int start(struct fs *fs, struct error *e)
 		return r == -EACCES ? error_set(e, EACCES, "%s: its server does not let this host in", fs->prefix)
 				    : error_set(e, ETIMEDOUT, "%s: no such domain in the prefix table, or its server is away", fs->prefix);
 	r = session_new(fs, e);
+	if (r == 0)
+		r = lease_start(fs);
 	if (r == 0)
 		r = session_mount(fs, !fs->whole, e);
 	if (r < 0)

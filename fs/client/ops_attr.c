@@ -6,8 +6,10 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
-static void reply_attr(struct call *c, const Sprite__Fs__Attr *a)
+static void reply_attr(struct call *c, const Sprite__Fs__GetattrRep *rep)
 {
+	const Sprite__Fs__Attr *a = rep->attr;
+	double timeout;
 	struct stat st;
 
 	if (!a) {
@@ -21,7 +23,29 @@ static void reply_attr(struct call *c, const Sprite__Fs__Attr *a)
 		c->ino->has_last = true;
 		pthread_mutex_unlock(&c->ino->lock);
 	}
-	fuse_reply_attr(c->req, &st, inode_timeout(c->ino, st.st_mode));
+	timeout = inode_timeout(c->ino, st.st_mode);
+	lease_reply_begin(c->fs);
+	if ((lease_take(c->ino, rep->lease, rep->lease_seq) & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && !S_ISFIFO(st.st_mode))
+		timeout = LEASE_LONG;
+	lease_keep_attr(c->fs, c->ino, a);
+	fuse_reply_attr(c->req, &st, timeout);
+	lease_reply_end(c->fs);
+}
+
+/* From memory, under a lease. */
+static bool reply_attr_kept(struct fs *fs, fuse_req_t req, struct inode *ino)
+{
+	struct stat st;
+	bool known;
+
+	lease_reply_begin(fs);
+	known = lease_attr(fs, ino, &st);
+	if (known)
+		fuse_reply_attr(req, &st, S_ISFIFO(st.st_mode) ? 0 : LEASE_LONG);
+	lease_reply_end(fs);
+	if (known)
+		atomic_fetch_add_explicit(&fs->local_attrs, 1, memory_order_relaxed);
+	return known;
 }
 
 static void reply_remembered(struct fs *fs, fuse_req_t req, struct inode *ino)
@@ -44,7 +68,7 @@ static void getattr_done(struct call *c, int err, struct rpc_msg *out)
 	else if (err)
 		fuse_reply_err(c->req, err);
 	else
-		reply_attr(c, ((Sprite__Fs__GetattrRep *)out->msg)->attr);
+		reply_attr(c, (Sprite__Fs__GetattrRep *)out->msg);
 }
 
 static void op_getattr(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
@@ -55,6 +79,10 @@ static void op_getattr(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 
 	if (inode_is_virtual(fs, ino)) {
 		reply_remembered(fs, req, ino);
+		inode_put(fs, ino);
+		return;
+	}
+	if (reply_attr_kept(fs, req, ino)) {
 		inode_put(fs, ino);
 		return;
 	}
@@ -105,7 +133,10 @@ static void op_setattr(fuse_req_t req, fuse_ino_t id, struct stat *st, int valid
 	c->m.setattr.attr = &c->attr;
 	if (fi)
 		call_stream(c, (struct stream *)fi->fh, &c->m.setattr.open);
-	call_submit(c);
+	if (c->m.setattr.valid & (FS_SET_MODE | FS_SET_UID | FS_SET_GID))
+		stream_open_local_then(ino, c); /* who has it open keeps it, whatever the new mode says */
+	else
+		call_submit(c);
 }
 
 /* ---- space */
@@ -195,12 +226,48 @@ static void xattr_done(struct call *c, int err, struct rpc_msg *out)
 		fuse_reply_iov(c->req, out->iov, out->niov);
 }
 
+/* The kernel asks for ACLs before many a permission check and for capabilities before every exec: mostly there are none. */
+static bool known_absent(struct fs *fs, fuse_ino_t id, const char *name)
+{
+	struct inode *ino = inode_get(fs, id);
+	bool acl = !strncmp(name, "system.posix_acl_", 17), cap = !strcmp(name, "security.capability"), r;
+
+	pthread_mutex_lock(&ino->lock);
+	r = (ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && ((acl && ino->no_acl) || (cap && ino->no_cap));
+	pthread_mutex_unlock(&ino->lock);
+	inode_put(fs, ino);
+	return r;
+}
+
+static void getxattr_done(struct call *c, int err, struct rpc_msg *out)
+{
+	if (err == ENODATA && !strcmp(c->m.xattr.name, "security.capability")) {
+		pthread_mutex_lock(&c->ino->lock);
+		/* only when no recall came since it was asked */
+		if ((c->ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && c->ino->stamp == c->seq && c->leased)
+			c->ino->no_cap = true;
+		pthread_mutex_unlock(&c->ino->lock);
+	}
+	xattr_done(c, err, out);
+}
+
 static void op_getxattr(fuse_req_t req, fuse_ino_t id, const char *name, size_t size)
 {
-	struct call *c = xattr_new(req, id, FS_GETXATTR, name, size, xattr_done);
+	struct fs *fs = fuse_req_userdata(req);
+	struct call *c;
 
-	if (c)
-		call_submit(c);
+	if (known_absent(fs, id, name)) {
+		fuse_reply_err(req, ENODATA);
+		return;
+	}
+	c = xattr_new(req, id, FS_GETXATTR, name, size, getxattr_done);
+	if (!c)
+		return;
+	pthread_mutex_lock(&c->ino->lock);
+	c->seq = c->ino->stamp;
+	c->leased = c->ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR;
+	pthread_mutex_unlock(&c->ino->lock);
+	call_submit(c);
 }
 
 static void op_listxattr(fuse_req_t req, fuse_ino_t id, size_t size)
@@ -214,6 +281,7 @@ static void op_listxattr(fuse_req_t req, fuse_ino_t id, size_t size)
 static void xattr_changed(struct call *c, int err, struct rpc_msg *out)
 {
 	(void)out;
+	lease_forget_attr(c->ino);
 	fuse_reply_err(c->req, err);
 }
 

@@ -15,40 +15,121 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include "conf/clock.h"
 #include "fs/dirent.h"
 
 #define TABLE	  0x7fffffff00000000ull
 #define TABLE_END 0x7fffffff7fffffffull
 #define PAGE_ASK  (128u << 10)
+#define FRESH_NS  200000000ull
 
 struct filler {
+	struct fs *fs;
 	fuse_req_t req;
+	struct domain *dom;
+	bool plus;
 	char *buf;
 	size_t size, used;
+	/* lookups counted by this reply, to be taken back when the kernel does not take it */
+	uint64_t *ids;
+	size_t nids;
 };
 
-/* false: full */
-static bool fill(struct filler *f, const char *name, uint64_t ino, uint32_t type, uint64_t cookie)
+static bool filler_init(struct filler *f, struct fs *fs, fuse_req_t req, struct domain *dom, size_t size, bool plus)
 {
-	struct stat st = {.st_ino = ino, .st_mode = DTTOIF(type)};
-	size_t n = fuse_add_direntry(f->req, f->buf + f->used, f->size - f->used, name, &st, (off_t)cookie);
+	memset(f, 0, sizeof(*f));
+	f->fs = fs;
+	f->req = req;
+	f->dom = dom;
+	f->plus = plus;
+	f->size = size;
+	f->buf = malloc(size);
+	f->ids = plus ? malloc(size / FS_DIRENT_HEAD * sizeof(*f->ids)) : NULL;
+	if (f->buf && (f->ids || !plus))
+		return true;
+	free(f->buf);
+	free(f->ids);
+	fuse_reply_err(req, ENOMEM);
+	return false;
+}
 
-	if (n > f->size - f->used)
+static void filler_reply(struct filler *f)
+{
+	size_t i;
+
+	if (fuse_reply_buf(f->req, f->buf, f->used) != 0)
+		for (i = 0; i < f->nids; i++)
+			inode_forget(f->fs, f->ids[i], 1);
+	free(f->buf);
+	free(f->ids);
+}
+
+/* The entry of a record, when it is there and not older than what we know. */
+static void entry_take(struct filler *f, const struct fs_dirent *d, bool names, struct fuse_entry_param *p)
+{
+	Sprite__Fs__Entry *e = d->entrylen ? sprite__fs__entry__unpack(NULL, d->entrylen, d->entry) : NULL;
+	struct inode *ino;
+	bool old;
+
+	if (!e || !e->attr)
+		goto out;
+	ino = ops_entry_take(f->fs, f->dom, e, names, p);
+	if (!ino) {
+		p->ino = 0;
+		goto out;
+	}
+	pthread_mutex_lock(&ino->lock);
+	old = e->attr->change < ino->attr_change;
+	pthread_mutex_unlock(&ino->lock);
+	if (old) {
+		inode_forget(f->fs, p->ino, 1);
+		p->ino = 0;
+	} else {
+		f->ids[f->nids++] = p->ino;
+	}
+out:
+	if (e)
+		sprite__fs__entry__free_unpacked(e, NULL);
+}
+
+/* false: full. `d` is NULL for names of the table. */
+static bool fill(struct filler *f, const char *name, uint64_t ino, uint32_t type, uint64_t cookie, const struct fs_dirent *d, bool names)
+{
+	struct fuse_entry_param p;
+	size_t need;
+
+	memset(&p, 0, sizeof(p));
+	if (f->plus) {
+		need = fuse_add_direntry_plus(f->req, NULL, 0, name, NULL, 0);
+		if (need > f->size - f->used)
+			return false;
+		if (d)
+			entry_take(f, d, names, &p);
+	}
+	if (!p.ino) {
+		p.attr.st_ino = ino;
+		p.attr.st_mode = DTTOIF(type);
+	}
+	if (f->plus)
+		need = fuse_add_direntry_plus(f->req, f->buf + f->used, f->size - f->used, name, &p, (off_t)cookie);
+	else
+		need = fuse_add_direntry(f->req, f->buf + f->used, f->size - f->used, name, &p.attr, (off_t)cookie);
+	if (need > f->size - f->used)
 		return false;
-	f->used += n;
+	f->used += need;
 	return true;
 }
 
 /* Names of the table from `off` on. Returns 1 when all are out, 0 when the buffer is full. */
-static int fill_table(struct fs *fs, struct filler *f, struct inode *dir, uint64_t off)
+static int fill_table(struct filler *f, struct inode *dir, uint64_t off)
 {
 	uint64_t i = off >= TABLE ? off - TABLE : 0;
 	struct pnode *k;
 
 	if (!dir->pnode)
 		return 1;
-	while ((k = prefix_nth(fs, dir->pnode, &i)))
-		if (!fill(f, k->name, k->inode->id + (1ull << 62), DT_DIR, TABLE + i))
+	while ((k = prefix_nth(f->fs, dir->pnode, &i)))
+		if (!fill(f, k->name, k->inode->id + (1ull << 62), DT_DIR, TABLE + i, NULL, false))
 			return 0;
 	return 1;
 }
@@ -58,20 +139,27 @@ static bool table_has(struct fs *fs, struct inode *dir, const char *name, size_t
 	return dir->pnode && prefix_child(fs, dir->pnode, name, len);
 }
 
-/* From the page that the stream holds, which begins at `cookie`. st->lock is held. Returns 1: something said, or the end; 0: ask the server. */
-static int fill_page(struct fs *fs, struct filler *f, struct stream *st, uint64_t cookie)
+/*
+ * From the page that the stream holds, which begins at `cookie`. st->lock is held. Returns true when something was said, or it is the end; false:
+ * ask the server. Attributes of a page that has lain here for long are left out where no lease says that they are still true.
+ */
+static bool fill_page(struct filler *f, struct stream *st, uint64_t cookie)
 {
 	struct fs_dirent d;
 	char name[256];
 	size_t at = 0, n;
+	bool fresh = clock_mono_ns() - st->page_ns < FRESH_NS || (st->ino->dom && !st->ino->dom->home);
+	bool names = st->page_names_seq && ops_names_taken(st->ino, SPRITE__FS__LEASE_BITS__LEASE_NAMES, st->page_names_seq);
 
 	if (!st->page || st->page_cookie != cookie)
-		return 0;
+		return false;
 	while (at < st->page_len && (n = fs_dirent_get(st->page + at, st->page_len - at, &d))) {
 		memcpy(name, d.name, d.namelen);
 		name[d.namelen] = 0;
-		if (!table_has(fs, st->ino, name, d.namelen) &&
-			!fill(f, name, inode_show_ino(fs, st->ino->dom, d.ino), d.type, d.cookie))
+		if (!fresh || !st->ino->dom || st->page_changes != atomic_load(&st->ino->changes))
+			d.entrylen = 0; /* or a name that was removed meanwhile would come to life in the kernel */
+		if (!table_has(f->fs, st->ino, name, d.namelen) &&
+			!fill(f, name, inode_show_ino(f->fs, st->ino->dom, d.ino), d.type, d.cookie, &d, names))
 			break;
 		at += n;
 		st->page_cookie = d.cookie;
@@ -82,119 +170,171 @@ static int fill_page(struct fs *fs, struct filler *f, struct stream *st, uint64_
 	return f->used || (st->page_end && !st->page_len);
 }
 
-static void reply_dir(struct filler *f)
-{
-	fuse_reply_buf(f->req, f->buf, f->used);
-}
-
-static void readdir_done(struct call *c, int err, struct rpc_msg *out);
-
-static void ask(struct call *c, struct stream *st, uint64_t cookie)
-{
-	call_cred(c, true);
-	c->m.readdir.cred = &c->cred;
-	c->handle = &c->m.readdir.handle;
-	call_stream(c, st, &c->m.readdir.open);
-	c->m.readdir.cookie = cookie;
-	c->m.readdir.size = PAGE_ASK;
-	call_submit(c);
-}
-
 static void readdir_done(struct call *c, int err, struct rpc_msg *out)
 {
-	struct filler f = {.req = c->req, .size = c->size};
 	struct stream *st = c->st;
+	Sprite__Fs__ReaddirRep *rep;
+	struct filler f;
 	uint8_t *page;
+	bool covered;
 
 	if (err) {
 		fuse_reply_err(c->req, err);
 		return;
 	}
-	f.buf = malloc(c->size);
 	page = malloc(out->bulk_len ? out->bulk_len : 1);
-	if (!f.buf || !page) {
-		free(f.buf);
-		free(page);
+	if (!page) {
 		fuse_reply_err(c->req, ENOMEM);
 		return;
 	}
+	if (!filler_init(&f, c->fs, c->req, c->dom, c->size, c->m.readdir.plus)) {
+		free(page);
+		return;
+	}
+	rep = (Sprite__Fs__ReaddirRep *)out->msg;
+	lease_reply_begin(c->fs);
+	covered = ops_names_taken(c->ino, rep->dir_lease, rep->dir_lease_seq);
 	pthread_mutex_lock(&st->lock);
 	free(st->page);
 	st->page = page;
 	st->page_len = rpc_msg_copy(out, page, out->bulk_len);
 	st->page_cookie = c->m.readdir.cookie;
-	st->page_end = ((Sprite__Fs__ReaddirRep *)out->msg)->end;
-	fill_page(c->fs, &f, st, st->page_cookie);
+	st->page_end = rep->end;
+	st->page_ns = clock_mono_ns();
+	st->page_changes = c->seq;
+	st->page_names_seq = covered ? rep->dir_lease_seq : 0;
+	fill_page(&f, st, st->page_cookie);
 	pthread_mutex_unlock(&st->lock);
-	reply_dir(&f);
-	free(f.buf);
+	filler_reply(&f);
+	lease_reply_end(c->fs);
+	if (!covered && st->caches)
+		lease_drop_pages(c->fs, c->ino);
 }
 
-static void op_readdir(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi)
+static void ask(struct call *c, struct stream *st, uint64_t cookie, bool plus)
+{
+	if (st->open) {
+		call_cred(c, true);
+	} else { /* as who opened it */
+		c->cred.uid = st->uid;
+		c->cred.gid = st->gid;
+		c->cred.groups = st->groups;
+		c->cred.n_groups = st->ngroups;
+	}
+	c->m.readdir.cred = &c->cred;
+	c->handle = &c->m.readdir.handle;
+	call_stream(c, st, &c->m.readdir.open);
+	c->m.readdir.cookie = cookie;
+	c->m.readdir.size = PAGE_ASK;
+	c->m.readdir.plus = plus;
+	c->seq = atomic_load(&c->ino->changes);
+	call_submit(c);
+}
+
+static void read_names(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi, bool plus)
 {
 	struct fs *fs = fuse_req_userdata(req);
 	struct stream *st = (struct stream *)fi->fh;
-	struct filler f = {.req = req, .buf = malloc(size), .size = size};
 	uint64_t cookie = (uint64_t)off;
-	bool in_table = !off || (cookie >= TABLE && cookie <= TABLE_END);
+	bool in_table = !off || (cookie >= TABLE && cookie <= TABLE_END), done;
+	struct filler f;
 	struct call *c;
-	int r = 0;
 
-	if (!f.buf) {
-		fuse_reply_err(req, ENOMEM);
+	if (!filler_init(&f, fs, req, st->ino->dom, size, plus))
 		return;
-	}
-	if (in_table && !fill_table(fs, &f, st->ino, cookie))
+	if (in_table && !fill_table(&f, st->ino, cookie))
 		goto reply;
 	if (in_table)
 		cookie = 0;
-	if (!st->open || (in_table && f.used)) /* virtual, or the next call goes on with the server's names */
+	if (inode_is_virtual(fs, st->ino) || (in_table && f.used)) /* else the next call goes on with the server's names */
 		goto reply;
+	lease_reply_begin(fs);
 	pthread_mutex_lock(&st->lock);
 	if (!cookie) {
 		free(st->page);
 		st->page = NULL;
 	}
-	r = fill_page(fs, &f, st, cookie);
+	done = fill_page(&f, st, cookie);
 	pthread_mutex_unlock(&st->lock);
-	if (r)
-		goto reply;
+	if (done)
+		filler_reply(&f);
+	lease_reply_end(fs);
+	if (done)
+		return;
 	free(f.buf);
+	free(f.ids);
 	c = call_new(fs, req, FS_READDIR, inode_get(fs, id), readdir_done);
 	if (!c)
 		return;
 	c->size = size;
-	ask(c, st, cookie);
+	ask(c, st, cookie, plus);
 	return;
 reply:
-	reply_dir(&f);
-	free(f.buf);
+	filler_reply(&f);
+}
+
+static void op_readdir(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	read_names(req, id, size, off, fi, false);
+}
+
+static void op_readdirplus(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	read_names(req, id, size, off, fi, true);
 }
 
 static void opendir_done(struct call *c, int err, struct rpc_msg *out)
 {
+	Sprite__Fs__OpenRep *rep;
 	struct stream *st;
+	bool gone;
 
 	if (err) {
 		fuse_reply_err(c->req, err);
 		return;
 	}
-	st = stream_new(inode_hold(c->fs, c->ino), ((Sprite__Fs__OpenRep *)out->msg)->open, c->flags, true, fuse_req_ctx(c->req));
+	rep = (Sprite__Fs__OpenRep *)out->msg;
+	st = stream_new(inode_hold(c->fs, c->ino), rep->open, c->flags, true, fuse_req_ctx(c->req));
 	if (!st) {
-		inode_put(c->fs, c->ino);
+		stream_close_id(c->fs, c->ino, rep->open, false, 0);
 		fuse_reply_err(c->req, ENOMEM);
 		return;
 	}
+	lease_reply_begin(c->fs);
+	lease_take(c->ino, rep->lease, rep->lease_seq);
+	lease_keep_attr(c->fs, c->ino, rep->attr);
 	c->fi.fh = (uint64_t)st;
-	if (fuse_reply_open(c->req, &c->fi) == -ENOENT) {
-		struct call *k = call_new(c->fs, NULL, FS_CLOSE, inode_hold(c->fs, c->ino), NULL);
+	gone = fuse_reply_open(c->req, &c->fi) == -ENOENT;
+	lease_reply_end(c->fs);
+	if (gone)
+		stream_release(c->fs, st, false, 0);
+}
 
-		if (k) {
-			k->m.close.open = st->open;
-			call_submit(k);
-		}
-		stream_put(c->fs, st);
+/*
+ * Under ATTR (so that the kernel's check of permission was true) a directory is opened without the server. What is listed may stay in the
+ * kernel's cache: a change by another client recalls the listing, one of our own the kernel sees.
+ */
+static bool opendir_here(struct fs *fs, fuse_req_t req, struct inode *ino, struct fuse_file_info *fi)
+{
+	const struct fuse_ctx *who = fuse_req_ctx(req);
+	struct stream *st = NULL;
+	struct stat attr;
+
+	lease_reply_begin(fs);
+	if (!ino->pnode && lease_attr(fs, ino, &attr) && (who->uid != 0 || (attr.st_mode & 0444) == 0444))
+		st = stream_new(inode_hold(fs, ino), 0, fi->flags | O_DIRECTORY, true, who);
+	if (st) {
+		stream_groups(st, who);
+		atomic_fetch_add(&fs->local_streams, 1);
+		atomic_fetch_add_explicit(&fs->local_opens, 1, memory_order_relaxed);
+		st->caches = true;
+		fi->cache_readdir = fi->keep_cache = 1;
+		fi->fh = (uint64_t)st;
+		if (fuse_reply_open(req, fi) == -ENOENT)
+			stream_release(fs, st, false, 0);
 	}
+	lease_reply_end(fs);
+	return st;
 }
 
 static void op_opendir(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
@@ -216,6 +356,10 @@ static void op_opendir(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 			stream_put(fs, st);
 		return;
 	}
+	if (opendir_here(fs, req, ino, fi)) {
+		inode_put(fs, ino);
+		return;
+	}
 	c = call_new(fs, req, FS_OPEN, ino, opendir_done);
 	if (!c)
 		return;
@@ -232,4 +376,5 @@ void ops_dir(struct fuse_lowlevel_ops *ops)
 {
 	ops->opendir = op_opendir;
 	ops->readdir = op_readdir;
+	ops->readdirplus = op_readdirplus;
 }

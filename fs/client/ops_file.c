@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define FMODE_EXEC 0x20 /* in the open flags of an exec, as the kernel passes them */
+
 /* With the attributes that came with an open: may the pages from before stay? Remembers them for the next one. */
 static bool pages_still_good(struct inode *ino, const Sprite__Fs__Attr *a)
 {
@@ -29,31 +31,31 @@ static bool pages_still_good(struct inode *ino, const Sprite__Fs__Attr *a)
 	return same;
 }
 
-static void choose_caching(struct domain *d, struct inode *ino, const Sprite__Fs__Attr *a, struct fuse_file_info *fi)
+/* `pages`: DATA is held, so that what is in the cache is good; a recall empties it. */
+static void choose_caching(struct stream *st, const Sprite__Fs__Attr *a, bool pages, struct fuse_file_info *fi)
 {
-	if (d->home && a)
-		fi->keep_cache = pages_still_good(ino, a);
+	if (st->ino->dom->home && a)
+		fi->keep_cache = pages_still_good(st->ino, a);
+	else if (pages)
+		fi->keep_cache = 1;
 	else
 		fi->direct_io = 1;
+	st->direct = fi->direct_io;
 }
 
-/* Closes an open that the kernel did not take or has released. Takes over the reference of ino. */
-static void server_close(struct fs *fs, struct inode *ino, uint64_t open, bool unlock, uint64_t owner)
+/* With a stream that the kernel is to know by fi; a stream that it does not take is released. */
+static void reply_open(struct call *c, struct stream *st)
 {
-	struct call *c = call_new(fs, NULL, FS_CLOSE, ino, NULL);
-
-	if (!c)
-		return;
-	c->m.close.open = open;
-	c->m.close.unlock_flock = unlock;
-	c->m.close.flock_owner = owner;
-	call_submit(c);
+	c->fi.fh = (uint64_t)st;
+	if (fuse_reply_open(c->req, &c->fi) == -ENOENT) /* interrupted meanwhile */
+		stream_release(c->fs, st, false, 0);
 }
 
 static void open_done(struct call *c, int err, struct rpc_msg *out)
 {
 	Sprite__Fs__OpenRep *rep;
 	struct stream *st;
+	uint64_t got;
 
 	if (err) {
 		fuse_reply_err(c->req, err);
@@ -62,23 +64,63 @@ static void open_done(struct call *c, int err, struct rpc_msg *out)
 	rep = (Sprite__Fs__OpenRep *)out->msg;
 	st = stream_new(inode_hold(c->fs, c->ino), rep->open, c->flags, false, fuse_req_ctx(c->req));
 	if (!st) {
-		server_close(c->fs, c->ino, rep->open, false, 0); /* the reference is the one meant for the stream */
+		stream_close_id(c->fs, c->ino, rep->open, false, 0); /* the reference is the one meant for the stream */
 		fuse_reply_err(c->req, ENOMEM);
 		return;
 	}
-	c->fi.fh = (uint64_t)st;
-	choose_caching(c->dom, c->ino, rep->attr, &c->fi);
-	if (fuse_reply_open(c->req, &c->fi) == -ENOENT) { /* interrupted meanwhile */
-		server_close(c->fs, inode_hold(c->fs, c->ino), st->open, false, 0);
-		stream_put(c->fs, st);
+	lease_reply_begin(c->fs);
+	got = lease_take(c->ino, rep->lease, rep->lease_seq);
+	lease_keep_attr(c->fs, c->ino, rep->attr);
+	choose_caching(st, rep->attr, !rep->shared_write && (got & SPRITE__FS__LEASE_BITS__LEASE_DATA), &c->fi);
+	reply_open(c, st);
+	lease_reply_end(c->fs);
+}
+
+/*
+ * Under ATTR an open for reading needs no word with the server: the kernel has checked permission with attributes that are true. The server is
+ * told when it must know (a lock, or a change that would take the file from us: stream_open_local).
+ */
+static bool open_here(struct fs *fs, fuse_req_t req, struct inode *ino, struct fuse_file_info *fi)
+{
+	const struct fuse_ctx *who = fuse_req_ctx(req);
+	struct stream *st = NULL;
+	struct stat attr;
+	bool all = false;
+
+	if ((fi->flags & O_ACCMODE) != O_RDONLY || (fi->flags & O_TRUNC))
+		return false;
+	lease_reply_begin(fs);
+	if (lease_attr(fs, ino, &attr) && S_ISREG(attr.st_mode)) {
+		all = (attr.st_mode & 0444) == 0444;
+		/* root may be nobody at the server; who may only execute cannot be read for by its right to read */
+		if (all || (who->uid != 0 && !(fi->flags & FMODE_EXEC)))
+			st = stream_new(inode_hold(fs, ino), 0, fi->flags, false, who);
 	}
+	if (st) {
+		if (!all)
+			stream_groups(st, who);
+		atomic_fetch_add(&fs->local_streams, 1);
+		atomic_fetch_add_explicit(&fs->local_opens, 1, memory_order_relaxed);
+		fi->keep_cache = 1;
+		fi->fh = (uint64_t)st;
+		if (fuse_reply_open(req, fi) == -ENOENT)
+			stream_release(fs, st, false, 0);
+	}
+	lease_reply_end(fs);
+	return st;
 }
 
 static void op_open(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 {
 	struct fs *fs = fuse_req_userdata(req);
-	struct call *c = call_new(fs, req, FS_OPEN, inode_get(fs, id), open_done);
+	struct inode *ino = inode_get(fs, id);
+	struct call *c;
 
+	if (open_here(fs, req, ino, fi)) {
+		inode_put(fs, ino);
+		return;
+	}
+	c = call_new(fs, req, FS_OPEN, ino, open_done);
 	if (!c)
 		return;
 	call_cred(c, true);
@@ -95,38 +137,34 @@ static void create_done(struct call *c, int err, struct rpc_msg *out)
 	Sprite__Fs__CreateRep *rep;
 	struct fuse_entry_param p;
 	struct stream *st = NULL;
+	struct fs *fs = c->fs;
 	struct inode *ino;
+	bool gone = false;
 
 	if (err) {
 		fuse_reply_err(c->req, err);
 		return;
 	}
 	rep = (Sprite__Fs__CreateRep *)out->msg;
-	if (!rep->entry || !rep->entry->attr) {
-		fuse_reply_err(c->req, EIO);
-		return;
-	}
-	ino = inode_looked_up(c->fs, c->dom, &rep->entry->handle, rep->entry->attr->mode);
+	ops_dir_changed(fs, c->ino, rep->dir_attr);
+	lease_reply_begin(fs);
+	ino = ops_entry_take(fs, c->dom, rep->entry, ops_names_taken(c->ino, rep->dir_lease, rep->dir_lease_seq), &p);
 	if (ino)
-		st = stream_new(inode_hold(c->fs, ino), rep->open, c->flags, false, fuse_req_ctx(c->req));
-	if (!st) {
-		server_close(c->fs, inode_hold(c->fs, c->ino), rep->open, false, 0);
-		fuse_reply_err(c->req, ENOMEM);
-		return;
+		st = stream_new(inode_hold(fs, ino), rep->open, c->flags, false, fuse_req_ctx(c->req));
+	if (st) {
+		c->fi.fh = (uint64_t)st;
+		choose_caching(st, rep->entry->attr, lease_has(ino, SPRITE__FS__LEASE_BITS__LEASE_DATA), &c->fi);
+		gone = fuse_reply_create(c->req, &p, &c->fi) == -ENOENT;
+	} else {
+		fuse_reply_err(c->req, EIO);
 	}
-	memset(&p, 0, sizeof(p));
-	p.ino = ino->id;
-	p.generation = 1;
-	inode_stat(c->fs, c->dom, rep->entry->attr, &p.attr);
-	p.attr_timeout = inode_timeout(ino, p.attr.st_mode);
-	p.entry_timeout = c->dom->home ? 1.0 : 0;
-	c->fi.fh = (uint64_t)st;
-	choose_caching(c->dom, ino, rep->entry->attr, &c->fi);
-	if (fuse_reply_create(c->req, &p, &c->fi) == -ENOENT) {
-		server_close(c->fs, inode_hold(c->fs, ino), st->open, false, 0);
-		stream_put(c->fs, st);
-		inode_forget(c->fs, p.ino, 1);
-	}
+	lease_reply_end(fs);
+	if (gone)
+		stream_release(fs, st, false, 0);
+	else if (!st)
+		stream_close_id(fs, inode_hold(fs, c->ino), rep->open, false, 0);
+	if (ino && (gone || !st))
+		inode_forget(fs, p.ino, 1);
 }
 
 static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
@@ -149,6 +187,8 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 	if (!c)
 		return;
 	call_cred(c, true);
+	c->changes = true;
+	lease_change_begin(fs, dir);
 	c->m.create.cred = &c->cred;
 	c->handle = &c->m.create.dir;
 	c->m.create.name = call_strdup(c, name);
@@ -163,12 +203,25 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 
 static void read_done(struct call *c, int err, struct rpc_msg *out)
 {
-	if (err)
+	Sprite__Fs__ReadRep *rep;
+	bool covered;
+
+	if (err) {
 		fuse_reply_err(c->req, err);
-	else if (out->bulk_len > c->size)
+		return;
+	}
+	if (out->bulk_len > c->size) {
 		fuse_reply_err(c->req, EIO);
-	else
-		fuse_reply_iov(c->req, out->iov, out->niov);
+		return;
+	}
+	rep = (Sprite__Fs__ReadRep *)out->msg;
+	lease_reply_begin(c->fs);
+	lease_take(c->ino, rep->lease, rep->lease_seq);
+	covered = lease_has(c->ino, SPRITE__FS__LEASE_BITS__LEASE_DATA);
+	fuse_reply_iov(c->req, out->iov, out->niov);
+	lease_reply_end(c->fs);
+	if (!covered && !c->dom->home && !c->st->direct)
+		lease_drop_pages(c->fs, c->ino);
 }
 
 static void op_read(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi)
@@ -180,6 +233,13 @@ static void op_read(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struc
 		return;
 	c->handle = &c->m.read.handle;
 	call_stream(c, (struct stream *)fi->fh, &c->m.read.open);
+	if (!c->st->open) {
+		c->cred.uid = c->st->uid;
+		c->cred.gid = c->st->gid;
+		c->cred.groups = c->st->groups;
+		c->cred.n_groups = c->st->ngroups;
+		c->m.read.cred = &c->cred;
+	}
 	c->m.read.offset = (uint64_t)off;
 	c->m.read.size = (uint32_t)(size < FS_IO_MAX ? size : FS_IO_MAX);
 	c->size = c->m.read.size;
@@ -188,10 +248,23 @@ static void op_read(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struc
 
 static void write_done(struct call *c, int err, struct rpc_msg *out)
 {
-	if (err)
+	Sprite__Fs__WriteRep *rep;
+	bool covered;
+
+	if (err) {
+		lease_forget_attr(c->ino);
 		fuse_reply_err(c->req, err);
+		return;
+	}
+	rep = (Sprite__Fs__WriteRep *)out->msg;
+	if (rep->attr)
+		lease_keep_attr(c->fs, c->ino, rep->attr);
 	else
-		fuse_reply_write(c->req, ((Sprite__Fs__WriteRep *)out->msg)->size);
+		lease_forget_attr(c->ino);
+	covered = c->st->direct || c->dom->home || (lease_has(c->ino, SPRITE__FS__LEASE_BITS__LEASE_DATA) && rep->offset == c->m.write.offset);
+	fuse_reply_write(c->req, rep->size);
+	if (!covered)
+		lease_drop_pages(c->fs, c->ino);
 }
 
 static void op_write(fuse_req_t req, fuse_ino_t id, const char *data, size_t size, off_t off, struct fuse_file_info *fi)
@@ -251,9 +324,8 @@ static void op_release(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 		if (more)
 			ops_unlock_owner(fs, inode_hold(fs, st->ino), owner, NULL);
 	} while (more);
-	if (st->open)
-		server_close(fs, inode_get(fs, id), st->open, fi->flock_release, fi->lock_owner);
-	stream_put(fs, st);
+	(void)id;
+	stream_release(fs, st, fi->flock_release, fi->lock_owner);
 	fuse_reply_err(req, 0);
 }
 
@@ -263,7 +335,7 @@ static void op_fsync(fuse_req_t req, fuse_ino_t id, int datasync, struct fuse_fi
 	struct stream *st = (struct stream *)fi->fh;
 	struct call *c;
 
-	if (!st->open) { /* a virtual directory */
+	if (inode_is_virtual(fs, st->ino)) {
 		fuse_reply_err(req, 0);
 		return;
 	}
@@ -276,10 +348,17 @@ static void op_fsync(fuse_req_t req, fuse_ino_t id, int datasync, struct fuse_fi
 	call_submit(c);
 }
 
+static void changed_done(struct call *c, int err, struct rpc_msg *out)
+{
+	(void)out;
+	lease_forget_attr(c->ino);
+	fuse_reply_err(c->req, err);
+}
+
 static void op_fallocate(fuse_req_t req, fuse_ino_t id, int mode, off_t off, off_t len, struct fuse_file_info *fi)
 {
 	struct fs *fs = fuse_req_userdata(req);
-	struct call *c = call_new(fs, req, FS_FALLOCATE, inode_get(fs, id), NULL);
+	struct call *c = call_new(fs, req, FS_FALLOCATE, inode_get(fs, id), changed_done);
 
 	if (!c)
 		return;
@@ -316,6 +395,7 @@ static void op_lseek(fuse_req_t req, fuse_ino_t id, off_t off, int whence, struc
 
 static void copy_done(struct call *c, int err, struct rpc_msg *out)
 {
+	lease_forget_attr(c->ino2);
 	if (err)
 		fuse_reply_err(c->req, err);
 	else

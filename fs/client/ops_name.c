@@ -8,10 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include "conf/clock.h"
 
-static void entry_param(struct fs *fs, struct inode *ino, const struct stat *st, struct fuse_entry_param *p)
+static void entry_param(struct inode *ino, const struct stat *st, struct fuse_entry_param *p)
 {
-	(void)fs;
 	memset(p, 0, sizeof(*p));
 	p->ino = ino->id;
 	p->generation = 1;
@@ -20,42 +20,128 @@ static void entry_param(struct fs *fs, struct inode *ino, const struct stat *st,
 	p->entry_timeout = ino->dom && ino->dom->home ? 1.0 : 0;
 }
 
-void ops_reply_entry(struct call *c, const Sprite__Fs__Entry *e)
+/* Between lease_reply_begin() and _end(): the inode of an entry, with one lookup counted, and what the kernel may believe of it. */
+struct inode *ops_entry_take(struct fs *fs, struct domain *dom, const Sprite__Fs__Entry *e, bool names, struct fuse_entry_param *p)
+{
+	struct inode *ino;
+	struct stat st;
+
+	if (!e || !e->attr)
+		return NULL;
+	ino = inode_looked_up(fs, dom, &e->handle, e->attr->mode);
+	if (!ino)
+		return NULL;
+	inode_stat(fs, dom, e->attr, &st);
+	entry_param(ino, &st, p);
+	if ((lease_take(ino, e->lease, e->lease_seq) & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && !S_ISFIFO(st.st_mode))
+		p->attr_timeout = LEASE_LONG;
+	lease_keep_attr(fs, ino, e->attr);
+	if (names)
+		p->entry_timeout = LEASE_LONG;
+	return ino;
+}
+
+bool ops_names_taken(struct inode *dir, uint64_t lease, uint64_t seq)
+{
+	return lease_take(dir, lease, seq) & SPRITE__FS__LEASE_BITS__LEASE_NAMES;
+}
+
+static void reply_entry(struct call *c, const Sprite__Fs__Entry *e, uint64_t dir_lease, uint64_t dir_seq)
 {
 	struct fs *fs = c->fs;
 	struct fuse_entry_param p;
 	struct inode *ino;
-	struct stat st;
+	bool gone = false;
 
-	if (!e || !e->attr) {
+	lease_reply_begin(fs);
+	ino = ops_entry_take(fs, c->dom, e, ops_names_taken(c->ino, dir_lease, dir_seq), &p);
+	if (ino) {
+		if (c->pnode && !ino->pnode)
+			ino->pnode = c->pnode;
+		gone = fuse_reply_entry(c->req, &p) == -ENOENT;
+	} else {
 		fuse_reply_err(c->req, EIO);
-		return;
 	}
-	ino = inode_looked_up(fs, c->dom, &e->handle, e->attr->mode);
-	if (!ino) {
-		fuse_reply_err(c->req, ENOMEM);
-		return;
-	}
-	if (c->pnode && !ino->pnode)
-		ino->pnode = c->pnode;
-	inode_stat(fs, c->dom, e->attr, &st);
-	entry_param(fs, ino, &st, &p);
-	if (fuse_reply_entry(c->req, &p) == -ENOENT)
+	lease_reply_end(fs);
+	if (gone)
 		inode_forget(fs, p.ino, 1);
 }
 
 static void entry_done(struct call *c, int err, struct rpc_msg *out)
 {
-	if (err)
+	Sprite__Fs__EntryRep *rep;
+
+	if (err) {
 		fuse_reply_err(c->req, err);
-	else
-		ops_reply_entry(c, ((Sprite__Fs__EntryRep *)out->msg)->entry);
+		return;
+	}
+	rep = (Sprite__Fs__EntryRep *)out->msg;
+	ops_dir_changed(c->fs, c->ino, rep->dir_attr);
+	reply_entry(c, rep->entry, rep->dir_lease, rep->dir_lease_seq);
 }
 
-static void err_done(struct call *c, int err, struct rpc_msg *out)
+/* A change of our own in a directory: the kernel asks for its attributes next. */
+void ops_dir_changed(struct fs *fs, struct inode *dir, const Sprite__Fs__Attr *a)
 {
-	(void)out;
+	if (a)
+		lease_keep_attr(fs, dir, a);
+	else
+		lease_forget_attr(dir);
+}
+
+/* Of a removal or rename, which may have changed the nlink of an inode that we do not know by name. */
+static void change_done(struct call *c, int err, struct rpc_msg *out)
+{
+	Sprite__Fs__ChangeRep *rep = err ? NULL : (Sprite__Fs__ChangeRep *)out->msg;
+
+	if (!err) {
+		atomic_fetch_add(&c->fs->victim_gen, 1);
+		ops_dir_changed(c->fs, c->ino, rep->dir_attr);
+		if (c->ino2 && c->ino2 != c->ino)
+			ops_dir_changed(c->fs, c->ino2, rep->to_attr);
+	}
 	fuse_reply_err(c->req, err);
+}
+
+static void victim_found(struct call *k, int err, struct rpc_msg *out)
+{
+	Sprite__Fs__LookupRep *rep = err ? NULL : (Sprite__Fs__LookupRep *)out->msg;
+	struct inode *ino = rep && rep->entry ? inode_by_handle(k->fs, &rep->entry->handle) : NULL;
+
+	if (!ino) {
+		call_submit(k->arg);
+		return;
+	}
+	stream_open_local_then(ino, k->arg);
+	inode_put(k->fs, ino);
+}
+
+/*
+ * Sends c, which takes the name `name` of `dir` away. Should that be the last name of a file that is open only here, then the server must know of
+ * it first, or it is gone for good. Which file it is only the server can tell; it is asked when there is any such file at all.
+ */
+static void submit_with_victim(struct call *c, struct inode *dir, const char *name)
+{
+	struct call *k;
+
+	if (!atomic_load(&c->fs->local_streams)) {
+		call_submit(c);
+		return;
+	}
+	k = call_new(c->fs, NULL, FS_LOOKUP, inode_hold(c->fs, dir), victim_found);
+	if (!k) {
+		call_submit(c);
+		return;
+	}
+	k->handle = &k->m.lookup.dir;
+	k->m.lookup.name = call_strdup(k, name);
+	k->cred.uid = c->cred.uid;
+	k->cred.gid = c->cred.gid;
+	k->cred.n_groups = c->cred.n_groups;
+	k->cred.groups = c->cred.groups; /* of c, which waits for us */
+	k->m.lookup.cred = &k->cred;
+	k->arg = c;
+	call_submit(k);
 }
 
 /* ---- lookup */
@@ -65,7 +151,7 @@ static void reply_pnode(struct fs *fs, fuse_req_t req, struct pnode *k, const st
 {
 	struct fuse_entry_param p;
 
-	entry_param(fs, k->inode, st, &p);
+	entry_param(k->inode, st, &p);
 	inode_count_lookup(fs, k->inode);
 	if (fuse_reply_entry(req, &p) == -ENOENT)
 		inode_forget(fs, p.ino, 1);
@@ -90,7 +176,7 @@ static void attach_lookup_done(struct call *c, int err, struct rpc_msg *out)
 	struct stat st;
 
 	if (!err)
-		prefix_attached(c->fs, c->dom, (Sprite__Fs__AttachRep *)out->msg);
+		prefix_attached(c->fs, c->dom, (Sprite__Fs__AttachRep *)out->msg, c->seq);
 	if (err == EINTR) {
 		fuse_reply_err(c->req, err);
 		return;
@@ -110,29 +196,46 @@ static void lookup_domain(struct fs *fs, fuse_req_t req, struct pnode *k)
 	c->pnode = k;
 	c->attach = true;
 	c->quick = true;
+	c->seq = clock_boot_ns();
 	call_cred(c, false);
 	c->m.attach.cred = &c->cred;
+	c->m.attach.leases = c->m.attach.ack_now = true;
 	c->m.attach.prefix = c->dom->prefix;
 	c->m.attach.instance = (char *)fs->mount;
 	call_submit(c);
 }
 
-static void lookup_done(struct call *c, int err, struct rpc_msg *out)
+static void reply_absent(struct call *c, const Sprite__Fs__LookupRep *rep)
 {
 	struct fuse_entry_param p;
+
+	memset(&p, 0, sizeof(p));
+	lease_reply_begin(c->fs);
+	if (c->dom->home)
+		p.entry_timeout = 1.0;
+	else if (rep && ops_names_taken(c->ino, rep->dir_lease, rep->dir_lease_seq))
+		p.entry_timeout = LEASE_LONG;
+	if (p.entry_timeout > 0)
+		fuse_reply_entry(c->req, &p);
+	else
+		fuse_reply_err(c->req, ENOENT);
+	lease_reply_end(c->fs);
+}
+
+static void lookup_done(struct call *c, int err, struct rpc_msg *out)
+{
+	Sprite__Fs__LookupRep *rep = out ? (Sprite__Fs__LookupRep *)out->msg : NULL;
 	struct stat st;
 
 	if (err == ENOENT && c->pnode) {
 		inode_virtual_stat(c->fs, c->pnode->inode, &st);
 		reply_pnode(c->fs, c->req, c->pnode, &st);
-	} else if (err == ENOENT && c->dom->home) {
-		memset(&p, 0, sizeof(p));
-		p.entry_timeout = 1.0;
-		fuse_reply_entry(c->req, &p);
+	} else if (err == ENOENT) {
+		reply_absent(c, rep);
 	} else if (err) {
 		fuse_reply_err(c->req, err);
 	} else {
-		ops_reply_entry(c, ((Sprite__Fs__LookupRep *)out->msg)->entry);
+		reply_entry(c, rep->entry, rep->dir_lease, rep->dir_lease_seq);
 	}
 }
 
@@ -208,8 +311,11 @@ static struct call *change_new(fuse_req_t req, enum fs_op op, fuse_ino_t parent,
 		return NULL;
 	}
 	c = call_new(fs, req, op, dir, done);
-	if (c)
+	if (c) {
 		call_cred(c, true);
+		c->changes = true;
+		lease_change_begin(fs, dir);
+	}
 	return c;
 }
 
@@ -246,7 +352,7 @@ static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, co
 
 static void remove_name(fuse_req_t req, fuse_ino_t parent, const char *name, bool dir)
 {
-	struct call *c = change_new(req, FS_REMOVE, parent, name, EBUSY, err_done);
+	struct call *c = change_new(req, FS_REMOVE, parent, name, EBUSY, change_done);
 
 	if (!c)
 		return;
@@ -254,7 +360,7 @@ static void remove_name(fuse_req_t req, fuse_ino_t parent, const char *name, boo
 	c->handle = &c->m.remove.dir;
 	c->m.remove.name = call_strdup(c, name);
 	c->m.remove.rmdir = dir;
-	call_submit(c);
+	submit_with_victim(c, c->ino, name);
 }
 
 static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -285,19 +391,21 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 		fuse_reply_err(req, err);
 		return;
 	}
-	c = change_new(req, FS_RENAME, parent, name, EBUSY, err_done);
+	c = change_new(req, FS_RENAME, parent, name, EBUSY, change_done);
 	if (!c) {
 		inode_put(fs, to_dir);
 		return;
 	}
 	c->ino2 = to_dir;
+	c->changes2 = true;
+	lease_change_begin(fs, to_dir);
 	c->m.rename.cred = &c->cred;
 	c->handle = &c->m.rename.dir;
 	c->handle2 = &c->m.rename.to_dir;
 	c->m.rename.name = call_strdup(c, name);
 	c->m.rename.to_name = call_strdup(c, to_name);
 	c->m.rename.flags = flags;
-	call_submit(c);
+	submit_with_victim(c, to_dir, to_name);
 }
 
 static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)

@@ -124,6 +124,7 @@ static struct server *server_find(struct fs *fs, const char *name, const struct 
 	s->fs = fs;
 	s->addr = *addr;
 	pthread_mutex_init(&s->lock, NULL);
+	pthread_mutex_init(&s->ack_lock, NULL);
 	s->meta = rpc_channel_open(fs->tls, addr, name, "meta");
 	s->bulk = rpc_channel_open(fs->tls, addr, name, "bulk");
 	if (!s->meta || !s->bulk) {
@@ -143,7 +144,7 @@ static struct server *server_find(struct fs *fs, const char *name, const struct 
 
 /* ---- attaching */
 
-void prefix_attached(struct fs *fs, struct domain *d, const Sprite__Fs__AttachRep *rep)
+void prefix_attached(struct fs *fs, struct domain *d, const Sprite__Fs__AttachRep *rep, uint64_t sent)
 {
 	struct server *s = d->server;
 
@@ -162,12 +163,7 @@ void prefix_attached(struct fs *fs, struct domain *d, const Sprite__Fs__AttachRe
 	pthread_mutex_unlock(&fs->wait_lock);
 	if (!s)
 		return;
-	pthread_mutex_lock(&s->lock);
-	s->epoch = rep->server_epoch;
-	if (!s->lease_ms && rep->lease_ms)
-		s->renew_at = clock_boot_ns() + rep->lease_ms / 3 * 1000000ull;
-	s->lease_ms = rep->lease_ms;
-	pthread_mutex_unlock(&s->lock);
+	lease_renewed(s, sent, rep->server_epoch, 0, rep->lease_ms);
 	if (events_start(s) < 0)
 		log_warn("%s: no thread for its events", s->name);
 }
@@ -177,7 +173,7 @@ static void attach_done(struct call *c, int err, struct rpc_msg *out)
 	struct domain *d = c->dom;
 
 	if (!err)
-		prefix_attached(c->fs, d, (Sprite__Fs__AttachRep *)out->msg);
+		prefix_attached(c->fs, d, (Sprite__Fs__AttachRep *)out->msg, c->seq);
 	else
 		atomic_fetch_add(&c->fs->attach_failures, 1);
 	pthread_mutex_lock(&c->fs->wait_lock);
@@ -211,6 +207,8 @@ void prefix_attach(struct fs *fs, struct domain *d)
 		return;
 	}
 	c->attach = true;
+	c->seq = clock_boot_ns();
+	c->m.attach.leases = c->m.attach.ack_now = true;
 	c->m.attach.prefix = d->prefix;
 	c->m.attach.instance = (char *)fs->mount;
 	c->m.attach.cred = &c->cred;
@@ -361,18 +359,9 @@ static void table_ask(struct fs *fs)
 static void renewed(struct call *c, int err, struct rpc_msg *out)
 {
 	Sprite__Fs__RenewRep *rep = err ? NULL : (Sprite__Fs__RenewRep *)out->msg;
-	struct server *s = c->server;
 
-	if (!rep)
-		return;
-	pthread_mutex_lock(&s->lock);
-	if (s->lease_epoch && s->lease_epoch != rep->lease_epoch)
-		log_warn("%s had given this client up: files are opened anew, locks are lost", s->name);
-	s->epoch = rep->server_epoch;
-	s->lease_epoch = rep->lease_epoch;
-	if (rep->lease_ms)
-		s->lease_ms = rep->lease_ms;
-	pthread_mutex_unlock(&s->lock);
+	if (rep)
+		lease_renewed(c->server, c->seq, rep->server_epoch, rep->lease_epoch, rep->lease_ms);
 }
 
 static void renew(struct server *s, uint64_t now)
@@ -393,6 +382,7 @@ static void renew(struct server *s, uint64_t now)
 		return;
 	c->server = s;
 	c->quick = true;
+	c->seq = clock_boot_ns();
 	c->m.renew.instance = (char *)fs->mount;
 	c->m.renew.lease_epoch = s->lease_epoch;
 	call_submit(c);
@@ -412,8 +402,10 @@ void prefix_tick(struct fs *fs, uint64_t now)
 		if (n < 64)
 			all[n++] = s;
 	pthread_mutex_unlock(&fs->table_lock);
-	for (i = 0; i < n; i++)
+	for (i = 0; i < n; i++) {
 		renew(all[i], now);
+		lease_tick(all[i], now);
+	}
 }
 
 int prefix_start(struct fs *fs, struct error *e)

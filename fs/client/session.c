@@ -24,7 +24,7 @@
 #ifndef FUSE_DIRECT_IO_ALLOW_MMAP
 #define FUSE_DIRECT_IO_ALLOW_MMAP (1ULL << 36)
 #endif
-#define FUSE_SUPER 0x65735546
+#define FUSE_NOTIFY_INC_EPOCH_CODE 8 /* FUSE_NOTIFY_INC_EPOCH, Linux 6.16 */
 #define BUFFER	   ((1u << 20) + 8192u)
 #define THREADS	   4
 #define SPARE	   16
@@ -70,6 +70,14 @@ void session_buffer_give(void *buf)
 	}
 	pthread_mutex_unlock(&spare_lock);
 	free(buf);
+}
+
+int session_bump_epoch(struct fs *fs)
+{
+	struct fuse_out_header h = {.len = sizeof(h), .error = FUSE_NOTIFY_INC_EPOCH_CODE};
+
+	atomic_fetch_add(&fs->epochs, 1);
+	return write(fs->dev, &h, sizeof(h)) == (ssize_t)sizeof(h) ? 0 : -errno;
 }
 
 static void *buffer_get(void)
@@ -325,6 +333,7 @@ int session_mount(struct fs *fs, bool nosuid, struct error *e)
 		return error_set(e, -r, "libfuse: %s", strerror(-r));
 	/* INIT first: a clone made before it would be of a connection that is not there yet */
 	r = request_read(fs, fs->dev);
+	fs->has_epoch = r == 0 && session_bump_epoch(fs) == 0;
 	return r < 0 ? error_set(e, -r, "%s: the kernel did not begin: %s", fs->mount, strerror(-r)) : 0;
 }
 

@@ -12,6 +12,7 @@
 #include <string.h>
 #include "conf/log.h"
 
+/* Takes over a reference of ino. open 0: open here only. */
 struct stream *stream_new(struct inode *ino, uint64_t open, int flags, bool dir, const struct fuse_ctx *who)
 {
 	struct stream *st = calloc(1, sizeof(*st));
@@ -31,6 +32,18 @@ struct stream *stream_new(struct inode *ino, uint64_t open, int flags, bool dir,
 	list_add_tail(&ino->streams, &st->link);
 	pthread_mutex_unlock(&ino->lock);
 	return st;
+}
+
+static void *plain_alloc(void *arg, size_t n)
+{
+	(void)arg;
+	return malloc(n);
+}
+
+void stream_groups(struct stream *st, const struct fuse_ctx *who)
+{
+	if (who->uid != 0 && who->pid > 0)
+		cred_groups(who->pid, &st->groups, &st->ngroups, plain_alloc, NULL);
 }
 
 void stream_hold(struct stream *st)
@@ -54,6 +67,7 @@ void stream_put(struct fs *fs, struct stream *st)
 		return;
 	pthread_mutex_destroy(&st->lock);
 	free(st->owner);
+	free(st->groups);
 	free(st->page);
 	free(st);
 	inode_put(fs, ino);
@@ -94,14 +108,69 @@ bool stream_owner_drop(struct inode *ino, uint64_t owner)
 	return found;
 }
 
+void stream_close_id(struct fs *fs, struct inode *ino, uint64_t open, bool unlock, uint64_t owner)
+{
+	struct call *c = call_new(fs, NULL, FS_CLOSE, ino, NULL);
+
+	if (!c)
+		return;
+	c->m.close.open = open;
+	c->m.close.unlock_flock = unlock;
+	c->m.close.flock_owner = owner;
+	call_submit(c);
+}
+
+/* The server knows it by `open` from now on; `local`: it was open only here when that was asked. */
+static void stream_opened(struct fs *fs, struct stream *st, uint64_t open, bool local)
+{
+	bool superfluous;
+
+	pthread_mutex_lock(&st->ino->lock);
+	superfluous = st->released || (local && st->open);
+	if (!superfluous) {
+		if (!st->open)
+			atomic_fetch_sub(&fs->local_streams, 1);
+		st->open = open;
+	}
+	pthread_mutex_unlock(&st->ino->lock);
+	if (superfluous)
+		stream_close_id(fs, inode_hold(fs, st->ino), open, false, 0);
+}
+
+void stream_release(struct fs *fs, struct stream *st, bool unlock, uint64_t owner)
+{
+	uint64_t open;
+
+	pthread_mutex_lock(&st->ino->lock);
+	st->released = true;
+	open = st->open;
+	if (!open && st->ino->dom)
+		atomic_fetch_sub(&fs->local_streams, 1);
+	pthread_mutex_unlock(&st->ino->lock);
+	if (open)
+		stream_close_id(fs, inode_hold(fs, st->ino), open, unlock, owner);
+	stream_put(fs, st);
+}
+
+static void open_fill(struct stream *st, Sprite__Fs__OpenReq *m, Sprite__Fs__Cred *cred)
+{
+	m->flags = (uint32_t)(st->flags & ~(O_TRUNC | O_EXCL | O_CREAT));
+	m->reclaim = true;
+	cred->uid = st->uid;
+	cred->gid = st->gid;
+	cred->groups = st->groups;
+	cred->n_groups = st->ngroups;
+	m->cred = cred;
+}
+
 static void reopened(struct call *c, int err, struct rpc_msg *out)
 {
 	struct stream *st = (struct stream *)c->fi.fh;
 
 	if (!err)
-		st->open = ((Sprite__Fs__OpenRep *)out->msg)->open;
+		stream_opened(c->fs, st, ((Sprite__Fs__OpenRep *)out->msg)->open, c->flags);
 	else
-		log_warn("%s: a file open there could not be opened again after the restart of its server: %s", c->dom->prefix, strerror(err));
+		log_warn("%s: a file open there could not be opened again: %s", c->dom->prefix, strerror(err));
 	pthread_mutex_lock(&c->fs->wait_lock);
 	st->reopening = false;
 	pthread_mutex_unlock(&c->fs->wait_lock);
@@ -109,15 +178,29 @@ static void reopened(struct call *c, int err, struct rpc_msg *out)
 	stream_put(c->fs, st);
 }
 
+/* Takes over a reference of st. */
+static void reopen_start(struct fs *fs, struct stream *st, call_done done, void *arg)
+{
+	struct call *k = call_new(fs, NULL, FS_OPEN, inode_hold(fs, st->ino), done);
+
+	if (!k)
+		abort();
+	k->handle = &k->m.open.handle;
+	open_fill(st, &k->m.open, &k->cred);
+	k->fi.fh = (uint64_t)st;
+	k->flags = !st->open; /* local */
+	k->arg = arg;
+	call_submit(k);
+}
+
 void stream_reopen(struct call *c)
 {
 	struct fs *fs = c->fs;
 	struct stream *st = c->st;
-	struct call *k;
 	bool start = false, resend = false;
 
-	/* With two streams: the one that is still as it was sent; when it is not clear, first one, then (after the next refusal) the other. */
-	if (c->st2 && (c->tries & 1))
+	/* With two streams: the one that is open here only; else first one, then (after the next refusal) the other. */
+	if (c->st2 && c->st->open && (!c->st2->open || (c->tries & 1)))
 		st = c->st2;
 	pthread_mutex_lock(&fs->wait_lock);
 	c->tries++;
@@ -139,23 +222,95 @@ void stream_reopen(struct call *c)
 	if (start) /* c may be gone as soon as the lock is released */
 		stream_hold(st);
 	pthread_mutex_unlock(&fs->wait_lock);
-	if (!start)
-		return;
-	k = call_new(fs, NULL, FS_OPEN, inode_hold(fs, st->ino), reopened);
-	if (!k) {
-		pthread_mutex_lock(&fs->wait_lock);
-		st->reopening = false;
-		pthread_mutex_unlock(&fs->wait_lock);
-		call_release_waiters(fs, &st->waiters, ENOMEM);
+	if (start)
+		reopen_start(fs, st, reopened, NULL);
+}
+
+/* ---- files that are open here only */
+
+/* The next local stream of ino after the `skip` first ones, with a reference. */
+static struct stream *next_local(struct inode *ino, unsigned skip)
+{
+	struct stream *st, *found = NULL;
+
+	pthread_mutex_lock(&ino->lock);
+	list_each(st, &ino->streams, link)
+		if (!st->open && !st->released && !skip--) {
+			st->refs++;
+			found = st;
+			break;
+		}
+	pthread_mutex_unlock(&ino->lock);
+	return found;
+}
+
+void stream_open_local(struct fs *fs, struct inode *ino)
+{
+	struct stream *st;
+	unsigned failed = 0;
+
+	while (ino->dom && ino->dom->server && (st = next_local(ino, failed))) {
+		Sprite__Fs__OpenReq m = SPRITE__FS__OPEN_REQ__INIT;
+		Sprite__Fs__Cred cred = SPRITE__FS__CRED__INIT;
+		struct rpc_msg out;
+		int r;
+
+		open_fill(st, &m, &cred);
+		m.handle = (ProtobufCBinaryData){.len = ino->handle_len, .data = ino->handle};
+		r = rpc_call(ino->dom->server->meta, &fs_methods[FS_OPEN], &m.base, NULL, 0, 5000, &out);
+		if (r == 0 && !out.err)
+			stream_opened(fs, st, ((Sprite__Fs__OpenRep *)out.msg)->open, true);
+		else
+			failed++;
+		if (r == 0)
+			rpc_msg_clear(&out);
 		stream_put(fs, st);
+	}
+}
+
+struct together {
+	atomic_int n;
+	struct call *c;
+};
+
+static void together_done(struct call *k, int err, struct rpc_msg *out)
+{
+	struct together *t = k->arg;
+	struct stream *st = (struct stream *)k->fi.fh;
+
+	if (!err)
+		stream_opened(k->fs, st, ((Sprite__Fs__OpenRep *)out->msg)->open, true);
+	stream_put(k->fs, st);
+	if (atomic_fetch_sub(&t->n, 1) == 1) {
+		call_submit(t->c);
+		free(t);
+	}
+}
+
+void stream_open_local_then(struct inode *ino, struct call *c)
+{
+	struct together *t;
+	struct stream *st;
+	unsigned i = 0;
+
+	st = atomic_load(&c->fs->local_streams) ? next_local(ino, 0) : NULL;
+	t = st ? malloc(sizeof(*t)) : NULL;
+	if (!t) {
+		if (st)
+			stream_put(c->fs, st);
+		call_submit(c);
 		return;
 	}
-	k->handle = &k->m.open.handle;
-	k->m.open.flags = (uint32_t)(st->flags & ~(O_TRUNC | O_EXCL | O_CREAT));
-	k->m.open.reclaim = true;
-	k->cred.uid = st->uid;
-	k->cred.gid = st->gid;
-	k->m.open.cred = &k->cred;
-	k->fi.fh = (uint64_t)st;
-	call_submit(k);
+	atomic_init(&t->n, 1);
+	t->c = c;
+	do {
+		atomic_fetch_add(&t->n, 1);
+		reopen_start(c->fs, st, together_done, t);
+		/* those under way are still local: skip them; one that was quick is passed over once too often, which the server's answer to its next use repairs */
+		i++;
+	} while ((st = next_local(ino, i)));
+	if (atomic_fetch_sub(&t->n, 1) == 1) {
+		call_submit(t->c);
+		free(t);
+	}
 }
