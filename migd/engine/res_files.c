@@ -377,6 +377,12 @@ static int files_dump(struct eng_proc *p, struct eng_image *out, struct error *e
 
 /* ---- fill ----------------------------------------------------------------------------------------- */
 
+/* A home's files have their native number at home; away the number of the mount that they lie on is mixed into the upper 16 bits (spritefsd, attr_fill). */
+static bool same_inode(uint64_t a, uint64_t b)
+{
+	return ((a ^ b) & 0xffffffffffff) == 0;
+}
+
 int file_open_path(struct eng_proc *p, const Sprite__Img__File *m, uint32_t flags, struct error *e)
 {
 	struct stat st;
@@ -384,7 +390,7 @@ int file_open_path(struct eng_proc *p, const Sprite__Img__File *m, uint32_t flag
 
 	if (fd < 0)
 		return error_set(e, -fd, "%s cannot be opened there: %s", m->path, strerror(-fd));
-	if (fstat(fd, &st) < 0 || st.st_ino != m->ino || (st.st_mode & S_IFMT) != (m->mode & S_IFMT)) {
+	if (fstat(fd, &st) < 0 || !same_inode(st.st_ino, m->ino) || (st.st_mode & S_IFMT) != (m->mode & S_IFMT)) {
 		close(fd);
 		return error_set(e, ESTALE, "%s is another file there (inode %llu, was %llu)", m->path, (unsigned long long)st.st_ino,
 				 (unsigned long long)m->ino);
