@@ -4,12 +4,14 @@
  * before the first instruction of the new program, it is moved like any other process: same pid, environment, working directory, descriptors, limits.
  *
  * If the move fails then, the process must not run here unnoticed: the reason goes to its standard error and it exits with 125 (with --local-ok it runs here).
+ * For that it stays held (family.exec_entry is set) until run_main() has written there: a few bytes at its entry point then call exit_group(125).
  */
 #include "migd/ctl.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
@@ -24,8 +26,7 @@
 #include "migd/hosts.h"
 #include "migd/move.h"
 #include "migd/proc.h"
-
-enum { OWN_FAILURE = 125 };
+#include "migd/transfer.h"
 
 struct run {
 	struct family *f;
@@ -56,21 +57,18 @@ static int actor_wait_exec(struct family *f, void *unused)
 			continue;
 		if (r < 0 || WIFEXITED(status) || WIFSIGNALED(status))
 			return -ESRCH;
-		if (status >> 8 == (SIGTRAP | PTRACE_EVENT_EXEC << 8))
+		if (status >> 8 == (SIGTRAP | PTRACE_EVENT_EXEC << 8)) {
+			struct user_regs_struct regs;
+
+			if (!ptrace(PTRACE_GETREGS, f->pid, 0, &regs))
+				f->exec_entry = regs.rip;
 			return 0;
+		}
 		if (status >> 16 == PTRACE_EVENT_STOP) /* job control: stays stopped until continued */
 			ptrace(PTRACE_LISTEN, f->pid, 0, 0);
 		else
 			ptrace(PTRACE_CONT, f->pid, 0, WSTOPSIG(status));
 	}
-}
-
-/* Is it still held by us in its exec stop? (A move that failed after the freeze has let it go.) */
-static bool held(pid_t pid)
-{
-	struct proc_info p;
-
-	return !proc_read(pid, &p) && p.tracer && p.state == 't';
 }
 
 static void write_reason(pid_t pid, const char *text)
@@ -82,40 +80,38 @@ static void write_reason(pid_t pid, const char *text)
 		dprintf(err, "mig: %s\n", text);
 }
 
-/* Makes it call exit_group(125) as its first and last act. */
+/* mov $231 (exit_group), %eax; mov $125, %edi; syscall */
+static const unsigned char exit_125[] = { 0xb8, 0xe7, 0, 0, 0, 0xbf, 0x7d, 0, 0, 0, 0x0f, 0x05 };
+
+static int let_go(struct family *f)
+{
+	uint64_t entry = f->exec_entry;
+
+	f->exec_entry = 0;
+	if (f->eng)
+		return transfer_thaw(f, NULL);
+	return entry ? ptrace(PTRACE_DETACH, f->pid, 0, 0) : 0;
+}
+
+/* Its first and last act will be exit_group(125). */
 static int actor_exit(struct family *f, void *arg)
 {
 	struct run *r = arg;
-	struct user_regs_struct regs;
-	long insn;
+	_cleanup_close_ int mem = -1;
+	char path[40];
 
 	write_reason(f->pid, r->e.text);
-	if (!held(f->pid)) {
-		kill(f->pid, SIGKILL);
-		return 0;
-	}
-	if (ptrace(PTRACE_GETREGS, f->pid, 0, &regs))
-		return -errno;
-	errno = 0;
-	insn = ptrace(PTRACE_PEEKTEXT, f->pid, regs.rip, 0);
-	if (errno || ptrace(PTRACE_POKETEXT, f->pid, regs.rip, (insn & ~0xffffl) | 0x050f)) { /* syscall */
-		kill(f->pid, SIGKILL);
-		return -errno;
-	}
-	regs.rax = SYS_exit_group;
-	regs.orig_rax = -1;
-	regs.rdi = OWN_FAILURE;
-	ptrace(PTRACE_SETREGS, f->pid, 0, &regs);
-	ptrace(PTRACE_DETACH, f->pid, 0, 0);
-	return 0;
+	snprintf(path, sizeof(path), "/proc/%d/mem", f->pid);
+	mem = open(path, O_RDWR | O_CLOEXEC);
+	if (!f->exec_entry || mem < 0 || pwrite(mem, exit_125, sizeof(exit_125), f->exec_entry) != sizeof(exit_125))
+		kill(f->pid, SIGKILL); /* better no run than one in the wrong place */
+	return let_go(f);
 }
 
 static int actor_detach(struct family *f, void *unused)
 {
 	(void)unused;
-	if (held(f->pid))
-		ptrace(PTRACE_DETACH, f->pid, 0, 0);
-	return 0;
+	return let_go(f);
 }
 
 static void *run_main(void *arg)
@@ -132,8 +128,9 @@ static void *run_main(void *arg)
 		err = move_family(f, &o, NULL, &r->e);
 		if (err && r->local_ok)
 			family_call(f, actor_detach, NULL);
-		else if (err && strcmp(f->host, f->m->conf->name) == 0)
+		else if (err && !strcmp(f->host, f->m->conf->name))
 			family_call(f, actor_exit, r);
+		f->exec_entry = 0;
 	}
 	if (err)
 		family_remove(f);

@@ -77,7 +77,7 @@ struct family {
 	struct relay_hub *relays; /* has its own lock */
 	struct outbox *outbox;	  /* likewise */
 	struct eng_family *eng;	  /* the actor's */
-	bool exec_wait;		  /* the actor's: `mig run`: traced until its exec */
+	uint64_t exec_entry;	  /* `mig run`: held in the stop of its exec, at this address; it must not run here unless ctl_run.c says so */
 
 	/* mailbox */
 	pthread_mutex_t box_lock;

@@ -317,7 +317,7 @@ static int do_abort(struct move *v)
 	if (!v->source && v->source_machine.state == MS_DOUBT)
 		mig_step(&v->source_machine, ME_ABORT, &act);
 	pthread_mutex_unlock(&f->lock);
-	if (act == MA_THAW)
+	if (act == MA_THAW && !f->exec_entry)
 		family_call(f, transfer_thaw, NULL);
 	if (v->source)
 		abort_host(v, v->source, v->old_gen);

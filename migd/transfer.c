@@ -261,7 +261,8 @@ static int give_up(struct family *f, struct send_plan *p, enum mig_event ev)
 	mig_step(p->machine, ev, &act);
 	pthread_mutex_unlock(&f->lock);
 	if (act == MA_THAW) {
-		family_call(f, transfer_thaw, NULL);
+		if (!f->exec_entry)
+			family_call(f, transfer_thaw, NULL);
 		pthread_mutex_lock(&f->lock);
 		mig_step(p->machine, ME_OK, &act);
 		pthread_mutex_unlock(&f->lock);

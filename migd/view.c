@@ -10,8 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
@@ -20,7 +21,6 @@
 #include "conf/log.h"
 
 #define IDLE_NS (60ull * 1000000000)
-#define FUSE_MAGIC 0x65735546
 enum { MOUNT_MS = 15000 };
 
 struct view {
@@ -79,18 +79,38 @@ void views_close(struct views *v)
 	free(v);
 }
 
-/* A FUSE mount that answers. A dead one (its spritefs was killed) is taken away. */
-static bool mounted(const char *dir)
+static bool in_mountinfo(const char *dir)
 {
-	struct statfs fs;
-	struct stat st;
+	_cleanup_fclose_ FILE *f = fopen("/proc/self/mountinfo", "re");
+	_cleanup_free_ char *line = NULL;
+	char where[4096];
+	size_t cap = 0;
 
-	if (stat(dir, &st)) {
-		if (errno == ENOTCONN || errno == EIO)
-			umount2(dir, MNT_DETACH);
+	while (f && getline(&line, &cap, f) > 0)
+		if (sscanf(line, "%*d %*d %*s %*s %4095s", where) == 1 && !strcmp(where, dir))
+			return true;
+	return false;
+}
+
+/* Does its spritefs live? Asking the mount itself could wait for a home that is cut off, and root may not be let in there at all. */
+static bool daemon_lives(struct views *v, const char *home)
+{
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int n = snprintf(a.sun_path, sizeof(a.sun_path), "%s/spritefs-hosts-%s.sock", v->m->conf->run_dir, home);
+
+	return fd >= 0 && n < (int)sizeof(a.sun_path) && !connect(fd, (struct sockaddr *)&a, sizeof(a));
+}
+
+static bool mounted(struct views *v, const struct view *w)
+{
+	if (!in_mountinfo(w->dir))
 		return false;
-	}
-	return !statfs(dir, &fs) && fs.f_type == FUSE_MAGIC;
+	if (daemon_lives(v, w->home))
+		return true;
+	log_warn("%s: its spritefs has died: mounting it again", w->dir);
+	umount2(w->dir, MNT_DETACH);
+	return false;
 }
 
 /* Waits for a child with a time limit. Returns its wait status, or -errno. */
@@ -146,7 +166,7 @@ static int view_mount(struct views *v, struct view *w, struct error *e)
 	if (err)
 		return error_set(e, err, "cannot start %s: %s", v->m->spritefs, strerror(err));
 	status = wait_child(pid, MOUNT_MS);
-	if (status == 0 && mounted(w->dir))
+	if (status == 0 && mounted(v, w))
 		return 0;
 	umount2(w->dir, MNT_DETACH);
 	return error_set(e, status == -ETIMEDOUT ? ETIMEDOUT : EHOSTUNREACH, "the files of %s cannot be mounted on %s (see the log of migd there)", w->home,
@@ -188,7 +208,7 @@ int view_get(struct views *v, const char *home, char **dir, struct error *e)
 	w = view_lookup(v, home);
 	if (!w)
 		err = error_set(e, ENOMEM, "out of memory");
-	else if (!mounted(w->dir))
+	else if (!mounted(v, w))
 		err = view_mount(v, w, e);
 	if (!err) {
 		*dir = strdup(w->dir);
