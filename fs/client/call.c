@@ -487,6 +487,7 @@ static void *call_ticker(void *arg)
 			last_tick = now;
 			pthread_mutex_unlock(&fs->wait_lock);
 			prefix_tick(fs, now);
+			stream_tick(fs, clock_mono_ns());
 			pthread_mutex_lock(&fs->wait_lock);
 		}
 		if (fs->stopping)
@@ -514,6 +515,7 @@ void call_init(struct fs *fs)
 	pthread_condattr_destroy(&a);
 	list_init(&fs->retry);
 	list_init(&fs->interrupted);
+	list_init(&fs->young);
 }
 
 int call_ticker_start(struct fs *fs)

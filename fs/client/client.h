@@ -95,16 +95,25 @@ struct inode {
 	struct stat attr; /* under LEASE_ATTR, when attr_valid */
 	uint64_t attr_change, attr_gen;
 	bool attr_valid, no_acl, no_cap; /* no_*: known not to have such an xattr */
-	/* what the kernel's page cache was filled under: kept over an open when the server says the same */
-	uint64_t seen_change;
-	int64_t seen_mtime, seen_ctime;
-	uint64_t seen_size;
+	/*
+	 * Home domains, which have no leases: the attributes that came last and when, and those that the kernel's pages were filled under. Pages are
+	 * kept over an open when both are the same.
+	 */
+	struct home_attr {
+		uint64_t change, size;
+		int64_t mtime, ctime;
+		uint32_t mode;
+		bool no_acl;
+	} now, seen;
+	uint64_t now_at, no_cap_at; /* clock_mono_ns(), 0: never */
 	bool has_seen;
 };
 
 /* An open file description of the kernel (fi->fh). */
 struct stream {
 	struct list link; /* inode.streams, under inode.lock */
+	struct list young; /* fs.young, under fs.wait_lock */
+	uint64_t opened_ns;
 	struct inode *ino;
 	uint32_t refs;	  /* inode.lock */
 	int flags;	  /* O_* of the open */
@@ -161,6 +170,7 @@ struct fs {
 	pthread_cond_t wait_cond;
 	struct list retry;	   /* calls that wait for their time */
 	struct list interrupted;   /* calls somebody wants to be rid of */
+	struct list young;	   /* streams of home domains that the server does not know yet, oldest first */
 	pthread_t ticker;
 
 	atomic_uint_fast64_t count[FS_NOPS], nanos[FS_NOPS], retries, lock_ticket, attach_failures;
@@ -295,6 +305,9 @@ void inode_stat(struct fs *fs, const struct domain *dom, const Sprite__Fs__Attr 
 void inode_virtual_stat(struct fs *fs, const struct inode *ino, struct stat *st);
 uint64_t inode_show_ino(const struct fs *fs, const struct domain *dom, uint64_t ino);
 double inode_timeout(const struct inode *ino, uint32_t mode);
+#define HOME_BOUND_NS 1000000000ull /* for how long names and attributes of a home domain are believed */
+void inode_home_attr(struct inode *ino, const Sprite__Fs__Attr *a);
+bool inode_home_fresh(struct inode *ino, struct home_attr *a); /* what came less than HOME_BOUND_NS ago */
 bool inode_is_virtual(struct fs *fs, const struct inode *ino);
 /* Any open of it, for the server to find an unlinked file by; 0: none. */
 uint64_t inode_any_open(struct inode *ino);
@@ -315,6 +328,9 @@ bool stream_owner_drop(struct inode *ino, uint64_t owner);
 void stream_reopen(struct call *c);
 /* Opens at the server what is only open here (open id 0), and waits for it; not from a handler. */
 void stream_open_local(struct fs *fs, struct inode *ino);
+/* Tells servers of home domains of what has been open here for a while. */
+void stream_tick(struct fs *fs, uint64_t now_mono);
+void stream_young(struct fs *fs, struct stream *st);
 /* The same without waiting; then call_submit(c). */
 void stream_open_local_then(struct inode *ino, struct call *c);
 /* Closes an open of the server that no stream has. Takes over a reference of ino. */

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
+#include "conf/clock.h"
 
 void inode_table_init(struct fs *fs)
 {
@@ -309,4 +309,23 @@ size_t inode_leased(struct fs *fs, const struct server *s, bool reset, struct in
 	}
 	pthread_mutex_unlock(&fs->inode_lock);
 	return n;
+}
+
+void inode_home_attr(struct inode *ino, const Sprite__Fs__Attr *a)
+{
+	pthread_mutex_lock(&ino->lock);
+	ino->now = (struct home_attr){.change = a->change, .size = a->size, .mtime = a->mtime, .ctime = a->ctime, .mode = a->mode, .no_acl = !a->has_acl};
+	ino->now_at = clock_mono_ns();
+	pthread_mutex_unlock(&ino->lock);
+}
+
+bool inode_home_fresh(struct inode *ino, struct home_attr *a)
+{
+	bool fresh;
+
+	pthread_mutex_lock(&ino->lock);
+	fresh = ino->now_at && clock_mono_ns() - ino->now_at < HOME_BOUND_NS;
+	*a = ino->now;
+	pthread_mutex_unlock(&ino->lock);
+	return fresh;
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include "conf/clock.h"
 
 static void reply_attr(struct call *c, const Sprite__Fs__GetattrRep *rep)
 {
@@ -28,6 +29,8 @@ static void reply_attr(struct call *c, const Sprite__Fs__GetattrRep *rep)
 	if ((lease_take(c->ino, rep->lease, rep->lease_seq) & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && !S_ISFIFO(st.st_mode))
 		timeout = LEASE_LONG;
 	lease_keep_attr(c->fs, c->ino, a);
+	if (c->dom->home)
+		inode_home_attr(c->ino, a);
 	fuse_reply_attr(c->req, &st, timeout);
 	lease_reply_end(c->fs);
 }
@@ -232,9 +235,15 @@ static bool known_absent(struct fs *fs, fuse_ino_t id, const char *name)
 	struct inode *ino = inode_get(fs, id);
 	bool acl = !strncmp(name, "system.posix_acl_", 17), cap = !strcmp(name, "security.capability"), r;
 
-	pthread_mutex_lock(&ino->lock);
-	r = (ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && ((acl && ino->no_acl) || (cap && ino->no_cap));
-	pthread_mutex_unlock(&ino->lock);
+	struct home_attr h;
+
+	if (ino->dom && ino->dom->home) {
+		r = inode_home_fresh(ino, &h) && ((acl && h.no_acl) || (cap && ino->no_cap_at && clock_mono_ns() - ino->no_cap_at < HOME_BOUND_NS));
+	} else {
+		pthread_mutex_lock(&ino->lock);
+		r = (ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && ((acl && ino->no_acl) || (cap && ino->no_cap));
+		pthread_mutex_unlock(&ino->lock);
+	}
 	inode_put(fs, ino);
 	return r;
 }
@@ -246,6 +255,7 @@ static void getxattr_done(struct call *c, int err, struct rpc_msg *out)
 		/* only when no recall came since it was asked */
 		if ((c->ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && c->ino->stamp == c->seq && c->leased)
 			c->ino->no_cap = true;
+		c->ino->no_cap_at = clock_mono_ns();
 		pthread_mutex_unlock(&c->ino->lock);
 	}
 	xattr_done(c, err, out);
@@ -282,6 +292,9 @@ static void xattr_changed(struct call *c, int err, struct rpc_msg *out)
 {
 	(void)out;
 	lease_forget_attr(c->ino);
+	pthread_mutex_lock(&c->ino->lock);
+	c->ino->now_at = c->ino->no_cap_at = 0;
+	pthread_mutex_unlock(&c->ino->lock);
 	fuse_reply_err(c->req, err);
 }
 

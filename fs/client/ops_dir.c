@@ -314,6 +314,18 @@ static void opendir_done(struct call *c, int err, struct rpc_msg *out)
  * Under ATTR (so that the kernel's check of permission was true) a directory is opened without the server. What is listed may stay in the
  * kernel's cache: a change by another client recalls the listing, one of our own the kernel sees.
  */
+static bool opendir_known(struct fs *fs, struct inode *ino, struct stat *st)
+{
+	struct home_attr h;
+
+	if (!ino->dom || !ino->dom->home)
+		return lease_attr(fs, ino, st);
+	if (!inode_home_fresh(ino, &h))
+		return false;
+	st->st_mode = h.mode;
+	return true;
+}
+
 static bool opendir_here(struct fs *fs, fuse_req_t req, struct inode *ino, struct fuse_file_info *fi)
 {
 	const struct fuse_ctx *who = fuse_req_ctx(req);
@@ -321,14 +333,14 @@ static bool opendir_here(struct fs *fs, fuse_req_t req, struct inode *ino, struc
 	struct stat attr;
 
 	lease_reply_begin(fs);
-	if (!ino->pnode && lease_attr(fs, ino, &attr) && (who->uid != 0 || (attr.st_mode & 0444) == 0444))
+	if (!ino->pnode && opendir_known(fs, ino, &attr) && (who->uid != 0 || (attr.st_mode & 0444) == 0444))
 		st = stream_new(inode_hold(fs, ino), 0, fi->flags | O_DIRECTORY, true, who);
 	if (st) {
 		stream_groups(st, who);
 		atomic_fetch_add(&fs->local_streams, 1);
 		atomic_fetch_add_explicit(&fs->local_opens, 1, memory_order_relaxed);
-		st->caches = true;
-		fi->cache_readdir = fi->keep_cache = 1;
+		st->caches = !ino->dom->home;
+		fi->cache_readdir = fi->keep_cache = st->caches;
 		fi->fh = (uint64_t)st;
 		if (fuse_reply_open(req, fi) == -ENOENT)
 			stream_release(fs, st, false, 0);

@@ -14,28 +14,25 @@
 
 #define FMODE_EXEC 0x20 /* in the open flags of an exec, as the kernel passes them */
 
-/* With the attributes that came with an open: may the pages from before stay? Remembers them for the next one. */
-static bool pages_still_good(struct inode *ino, const Sprite__Fs__Attr *a)
+/* May the pages from before stay? Only when the file is as it was when they were read. */
+static bool home_pages_good(struct inode *ino)
 {
+	struct home_attr *n = &ino->now, *s = &ino->seen;
 	bool same;
 
 	pthread_mutex_lock(&ino->lock);
-	same = ino->has_seen && ino->seen_change == a->change && ino->seen_mtime == a->mtime && ino->seen_ctime == a->ctime &&
-	       ino->seen_size == a->size;
-	ino->seen_change = a->change;
-	ino->seen_mtime = a->mtime;
-	ino->seen_ctime = a->ctime;
-	ino->seen_size = a->size;
+	same = ino->has_seen && n->change == s->change && n->mtime == s->mtime && n->ctime == s->ctime && n->size == s->size;
+	*s = *n;
 	ino->has_seen = true;
 	pthread_mutex_unlock(&ino->lock);
 	return same;
 }
 
 /* `pages`: DATA is held, so that what is in the cache is good; a recall empties it. */
-static void choose_caching(struct stream *st, const Sprite__Fs__Attr *a, bool pages, struct fuse_file_info *fi)
+static void choose_caching(struct stream *st, bool pages, struct fuse_file_info *fi)
 {
-	if (st->ino->dom->home && a)
-		fi->keep_cache = pages_still_good(st->ino, a);
+	if (st->ino->dom->home)
+		fi->keep_cache = home_pages_good(st->ino);
 	else if (pages)
 		fi->keep_cache = 1;
 	else
@@ -71,26 +68,33 @@ static void open_done(struct call *c, int err, struct rpc_msg *out)
 	lease_reply_begin(c->fs);
 	got = lease_take(c->ino, rep->lease, rep->lease_seq);
 	lease_keep_attr(c->fs, c->ino, rep->attr);
-	choose_caching(st, rep->attr, !rep->shared_write && (got & SPRITE__FS__LEASE_BITS__LEASE_DATA), &c->fi);
+	if (c->dom->home && rep->attr)
+		inode_home_attr(c->ino, rep->attr);
+	choose_caching(st, !rep->shared_write && (got & SPRITE__FS__LEASE_BITS__LEASE_DATA), &c->fi);
 	reply_open(c, st);
 	lease_reply_end(c->fs);
 }
 
 /*
  * Under ATTR an open for reading needs no word with the server: the kernel has checked permission with attributes that are true. The server is
- * told when it must know (a lock, or a change that would take the file from us: stream_open_local).
+ * told when it must know (a lock, or a change that would take the file from us: stream_open_local). In home domains, where nobody asks before
+ * a file is removed, attributes of the last second serve, and the server is told of what is still open after a moment (stream_tick).
  */
 static bool open_here(struct fs *fs, fuse_req_t req, struct inode *ino, struct fuse_file_info *fi)
 {
 	const struct fuse_ctx *who = fuse_req_ctx(req);
+	bool all = false, home = ino->dom && ino->dom->home, known;
 	struct stream *st = NULL;
+	struct home_attr h;
 	struct stat attr;
-	bool all = false;
 
 	if ((fi->flags & O_ACCMODE) != O_RDONLY || (fi->flags & O_TRUNC))
 		return false;
 	lease_reply_begin(fs);
-	if (lease_attr(fs, ino, &attr) && S_ISREG(attr.st_mode)) {
+	known = home ? inode_home_fresh(ino, &h) : lease_attr(fs, ino, &attr);
+	if (known && home)
+		attr.st_mode = h.mode;
+	if (known && S_ISREG(attr.st_mode)) {
 		all = (attr.st_mode & 0444) == 0444;
 		/* root may be nobody at the server; who may only execute cannot be read for by its right to read */
 		if (all || (who->uid != 0 && !(fi->flags & FMODE_EXEC)))
@@ -101,8 +105,10 @@ static bool open_here(struct fs *fs, fuse_req_t req, struct inode *ino, struct f
 			stream_groups(st, who);
 		atomic_fetch_add(&fs->local_streams, 1);
 		atomic_fetch_add_explicit(&fs->local_opens, 1, memory_order_relaxed);
-		fi->keep_cache = 1;
+		fi->keep_cache = home ? home_pages_good(ino) : 1;
 		fi->fh = (uint64_t)st;
+		if (home)
+			stream_young(fs, st);
 		if (fuse_reply_open(req, fi) == -ENOENT)
 			stream_release(fs, st, false, 0);
 	}
@@ -153,7 +159,7 @@ static void create_done(struct call *c, int err, struct rpc_msg *out)
 		st = stream_new(inode_hold(fs, ino), rep->open, c->flags, false, fuse_req_ctx(c->req));
 	if (st) {
 		c->fi.fh = (uint64_t)st;
-		choose_caching(st, rep->entry->attr, lease_has(ino, SPRITE__FS__LEASE_BITS__LEASE_DATA), &c->fi);
+		choose_caching(st, lease_has(ino, SPRITE__FS__LEASE_BITS__LEASE_DATA), &c->fi);
 		gone = fuse_reply_create(c->req, &p, &c->fi) == -ENOENT;
 	} else {
 		fuse_reply_err(c->req, EIO);

@@ -36,6 +36,8 @@ struct inode *ops_entry_take(struct fs *fs, struct domain *dom, const Sprite__Fs
 	if ((lease_take(ino, e->lease, e->lease_seq) & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && !S_ISFIFO(st.st_mode))
 		p->attr_timeout = LEASE_LONG;
 	lease_keep_attr(fs, ino, e->attr);
+	if (dom->home)
+		inode_home_attr(ino, e->attr);
 	if (names)
 		p->entry_timeout = LEASE_LONG;
 	return ino;

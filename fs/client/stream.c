@@ -10,7 +10,10 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include "conf/clock.h"
 #include "conf/log.h"
+
+#define YOUNG_NS 150000000ull
 
 /* Takes over a reference of ino. open 0: open here only. */
 struct stream *stream_new(struct inode *ino, uint64_t open, int flags, bool dir, const struct fuse_ctx *who)
@@ -27,6 +30,7 @@ struct stream *stream_new(struct inode *ino, uint64_t open, int flags, bool dir,
 	st->gid = who->gid;
 	st->refs = 1;
 	list_init(&st->waiters);
+	list_init(&st->young);
 	pthread_mutex_init(&st->lock, NULL);
 	pthread_mutex_lock(&ino->lock);
 	list_add_tail(&ino->streams, &st->link);
@@ -266,6 +270,49 @@ void stream_open_local(struct fs *fs, struct inode *ino)
 			rpc_msg_clear(&out);
 		stream_put(fs, st);
 	}
+}
+
+/* So that a program that runs from there, or any long reader, keeps its file when the home removes it. */
+void stream_young(struct fs *fs, struct stream *st)
+{
+	stream_hold(st);
+	st->opened_ns = clock_mono_ns();
+	pthread_mutex_lock(&fs->wait_lock);
+	list_add_tail(&fs->young, &st->young);
+	pthread_mutex_unlock(&fs->wait_lock);
+}
+
+static void young_done(struct call *k, int err, struct rpc_msg *out)
+{
+	struct stream *st = (struct stream *)k->fi.fh;
+
+	if (!err)
+		stream_opened(k->fs, st, ((Sprite__Fs__OpenRep *)out->msg)->open, true);
+	stream_put(k->fs, st);
+}
+
+void stream_tick(struct fs *fs, uint64_t now)
+{
+	struct stream *st;
+	bool wanted;
+
+	pthread_mutex_lock(&fs->wait_lock);
+	while (!list_empty(&fs->young)) {
+		st = list_entry(fs->young.next, struct stream, young);
+		if (now - st->opened_ns < YOUNG_NS)
+			break;
+		list_del(&st->young);
+		pthread_mutex_unlock(&fs->wait_lock);
+		pthread_mutex_lock(&st->ino->lock);
+		wanted = !st->released && !st->open;
+		pthread_mutex_unlock(&st->ino->lock);
+		if (wanted)
+			reopen_start(fs, st, young_done, NULL); /* with the reference of the list */
+		else
+			stream_put(fs, st);
+		pthread_mutex_lock(&fs->wait_lock);
+	}
+	pthread_mutex_unlock(&fs->wait_lock);
 }
 
 struct together {

@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Leases: what the kernel and this daemon may remember, and how it is taken back.
+ *
+ * A reply of the server may grant bits of LeaseBits on the objects it speaks of. Then the kernel is given long time-outs (ATTR: attributes, NAMES:
+ * entries, absent names and listings of a directory, DATA: pages) and it asks no more. The server recalls what another client's change would make
+ * stale, and applies the change after our acknowledgement. "Kernel caches are valid exactly while a lease is held."
+ *
+ * Invariants
+ *  1. A grant that a recall has overtaken is void: lease_seq of the reply <= the highest one recalled for that object. Inodes that are new here are
+ *     compared with the highest seq recalled from that server at all, as recalls of objects unknown here leave no other trace.
+ *  2. A reply with a valid grant is written to the kernel under `grant_lock` (shared); a recall notes its seq, then takes grant_lock once
+ *     (exclusively), then invalidates. So the kernel never gets a long time-out after the invalidation that should have ended it. What happens between
+ *     the write and the kernel's use of it is the kernel's: it compares attr_version, takes the directory's lock, waits for pages being read.
+ *  3. notify_inval_entry needs the directory's inode lock, which a local request that changes the directory holds until it is answered, and that may
+ *     depend on our acknowledgement (A and B both create in D). So when such a request is here (inode.changing), or comes while an invalidation waits, the
+ *     recall is done another way: FUSE_NOTIFY_INC_EPOCH makes the kernel look up every name again, without a lock.
+ *  4. Leases end with the server's: lease_ms after the sending of the last Renew that was answered; a little before that all is dropped.
+ */
+#include "fs/client/client.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include "conf/clock.h"
+#include "conf/log.h"
+
+#define THREADS	  4
+#define MARGIN_NS (1000 * 1000000ull)
+
+struct recall {
+	struct list link;    /* fs.recall_queue, then fs.recall_busy */
+	struct server *s;    /* NULL: nobody waits for an acknowledgement */
+	uint64_t id;
+	struct inode *ino;   /* held */
+	uint64_t bits;
+	char *name;	     /* one name of the directory; NULL: all */
+	bool at_lock;	     /* about to wait for the directory's lock, fs.recall_lock */
+	bool acked;	     /* fs.recall_lock */
+};
+
+void lease_init(struct fs *fs)
+{
+	pthread_rwlockattr_t a;
+
+	pthread_rwlockattr_init(&a);
+	pthread_rwlockattr_setkind_np(&a, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&fs->grant_lock, &a);
+	pthread_rwlockattr_destroy(&a);
+	pthread_mutex_init(&fs->recall_lock, NULL);
+	pthread_cond_init(&fs->recall_cond, NULL);
+	list_init(&fs->recall_queue);
+	list_init(&fs->recall_busy);
+}
+
+/* ---- granting */
+
+void lease_reply_begin(struct fs *fs)
+{
+	pthread_rwlock_rdlock(&fs->grant_lock);
+}
+
+void lease_reply_end(struct fs *fs)
+{
+	pthread_rwlock_unlock(&fs->grant_lock);
+}
+
+/* Between begin and end: takes what was granted and is not void; returns those bits. */
+uint64_t lease_take(struct inode *ino, uint64_t lease, uint64_t seq)
+{
+	struct server *s = ino->dom ? ino->dom->server : NULL;
+	uint64_t got = 0;
+
+	if (!lease || !s || !atomic_load(&s->leasing))
+		return 0;
+	if (!s->fs->has_epoch)
+		lease &= ~(uint64_t)SPRITE__FS__LEASE_BITS__LEASE_NAMES; /* could not be given back in every case */
+	if (lease & SPRITE__FS__LEASE_BITS__LEASE_WRITE)
+		lease |= SPRITE__FS__LEASE_BITS__LEASE_DATA | SPRITE__FS__LEASE_BITS__LEASE_ATTR;
+	pthread_mutex_lock(&ino->lock);
+	if (seq > ino->recalled_seq && ino->born_seq < seq) {
+		ino->lease |= lease;
+		got = lease;
+	}
+	pthread_mutex_unlock(&ino->lock);
+	return got;
+}
+
+bool lease_has(struct inode *ino, uint64_t bits)
+{
+	bool r;
+
+	pthread_mutex_lock(&ino->lock);
+	r = (ino->lease & bits) == bits;
+	pthread_mutex_unlock(&ino->lock);
+	return r;
+}
+
+/* Keeps attributes that came with (or under) ATTR; of two replies the one with the higher change counts. */
+void lease_keep_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a)
+{
+	uint64_t gen = atomic_load(&fs->victim_gen);
+
+	if (!a)
+		return;
+	pthread_mutex_lock(&ino->lock);
+	if ((ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && a->change >= ino->attr_change) {
+		inode_stat(fs, ino->dom, a, &ino->attr);
+		ino->attr_change = a->change;
+		ino->no_acl = !a->has_acl;
+		ino->attr_gen = gen;
+		ino->attr_valid = true;
+	}
+	pthread_mutex_unlock(&ino->lock);
+}
+
+/* After a change of our own whose reply did not bring the attributes: only what is newer than what we knew counts from now on. */
+void lease_forget_attr(struct inode *ino)
+{
+	pthread_mutex_lock(&ino->lock);
+	ino->attr_valid = ino->no_acl = ino->no_cap = false;
+	ino->attr_change++;
+	ino->stamp++;
+	pthread_mutex_unlock(&ino->lock);
+}
+
+bool lease_attr(struct fs *fs, struct inode *ino, struct stat *st)
+{
+	bool r;
+
+	pthread_mutex_lock(&ino->lock);
+	r = ino->attr_valid && (ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) &&
+	    (S_ISDIR(ino->attr.st_mode) || ino->attr_gen == atomic_load(&fs->victim_gen));
+	if (r)
+		*st = ino->attr;
+	pthread_mutex_unlock(&ino->lock);
+	return r;
+}
+
+/* ---- giving back */
+
+static void recall_free(struct fs *fs, struct recall *r)
+{
+	inode_put(fs, r->ino);
+	free(r->name);
+	free(r);
+}
+
+/* With fs.recall_lock. */
+static void ack(struct recall *r)
+{
+	if (r->acked || !r->s)
+		return;
+	r->acked = true;
+	events_ack(r->s, r->id, r->ino->handle, r->ino->handle_len);
+}
+
+/* Notes the recall, and waits until every reply that had not seen it is written. */
+static void recall_note(struct fs *fs, struct inode *ino, uint64_t bits, bool one_name, uint64_t seq)
+{
+	pthread_mutex_lock(&ino->lock);
+	if (seq > ino->recalled_seq)
+		ino->recalled_seq = seq;
+	if (one_name)
+		bits &= ~(uint64_t)SPRITE__FS__LEASE_BITS__LEASE_NAMES;
+	ino->lease &= ~bits;
+	ino->stamp++;
+	if (bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR)
+		ino->attr_valid = ino->no_acl = ino->no_cap = false;
+	pthread_mutex_unlock(&ino->lock);
+	pthread_rwlock_wrlock(&fs->grant_lock);
+	pthread_rwlock_unlock(&fs->grant_lock);
+}
+
+static void kernel_drop_pages(struct fs *fs, struct inode *ino)
+{
+	fuse_lowlevel_notify_inval_inode(fs->se, ino->id, 0, 0);
+}
+
+static void recall_run(struct fs *fs, struct recall *r)
+{
+	struct inode *ino = r->ino;
+	bool changing;
+
+	if (r->bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR)
+		stream_open_local(fs, ino);
+	if (r->bits & SPRITE__FS__LEASE_BITS__LEASE_DATA)
+		kernel_drop_pages(fs, ino);
+	else if (r->bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR)
+		fuse_lowlevel_notify_inval_inode(fs->se, ino->id, -1, 0);
+	if (!(r->bits & SPRITE__FS__LEASE_BITS__LEASE_NAMES))
+		return;
+	kernel_drop_pages(fs, ino); /* the listing, which the kernel keeps as the directory's pages */
+	pthread_mutex_lock(&fs->recall_lock);
+	changing = ino->changing > 0;
+	r->at_lock = true;
+	pthread_mutex_unlock(&fs->recall_lock);
+	if (!r->name || changing)
+		session_bump_epoch(fs);
+	else
+		fuse_lowlevel_notify_inval_entry(fs->se, ino->id, r->name, strlen(r->name));
+}
+
+static void *recall_main(void *arg)
+{
+	struct fs *fs = arg;
+	struct list *l;
+
+	pthread_setname_np(pthread_self(), "recall");
+	pthread_mutex_lock(&fs->recall_lock);
+	while (!fs->stopping) {
+		struct recall *r;
+
+		l = list_pop(&fs->recall_queue);
+		if (!l) {
+			pthread_cond_wait(&fs->recall_cond, &fs->recall_lock);
+			continue;
+		}
+		r = list_entry(l, struct recall, link);
+		list_add_tail(&fs->recall_busy, &r->link);
+		pthread_mutex_unlock(&fs->recall_lock);
+		recall_run(fs, r);
+		pthread_mutex_lock(&fs->recall_lock);
+		ack(r);
+		list_del(&r->link);
+		pthread_mutex_unlock(&fs->recall_lock);
+		recall_free(fs, r);
+		pthread_mutex_lock(&fs->recall_lock);
+	}
+	pthread_mutex_unlock(&fs->recall_lock);
+	return NULL;
+}
+
+int lease_start(struct fs *fs)
+{
+	pthread_t t;
+	int i;
+
+	for (i = 0; i < THREADS; i++) {
+		int r = pthread_create(&t, NULL, recall_main, fs);
+
+		if (r)
+			return -r;
+		pthread_detach(t);
+	}
+	return 0;
+}
+
+static void recall_queue(struct fs *fs, struct server *s, uint64_t id, struct inode *ino, uint64_t bits, const char *name)
+{
+	struct recall *r = calloc(1, sizeof(*r));
+
+	if (!r)
+		abort(); /* an acknowledgement that never comes would hold up another client */
+	r->s = s;
+	r->id = id;
+	r->ino = ino;
+	r->bits = bits;
+	r->name = name && *name ? strdup(name) : NULL;
+	pthread_mutex_lock(&fs->recall_lock);
+	list_add_tail(&fs->recall_queue, &r->link);
+	pthread_cond_signal(&fs->recall_cond);
+	pthread_mutex_unlock(&fs->recall_lock);
+}
+
+/* On the events thread. */
+void lease_recall(struct server *s, const Sprite__Fs__Event *ev)
+{
+	struct fs *fs = s->fs;
+	struct inode *ino;
+	bool one_name = ev->name && *ev->name;
+
+	atomic_fetch_add(&fs->recalls, 1);
+	/* before the inode is looked for: one that is made after this compares itself with it */
+	if (ev->lease_seq > atomic_load(&s->recalled_seq))
+		atomic_store(&s->recalled_seq, ev->lease_seq);
+	ino = inode_by_handle(fs, &ev->handle);
+	if (!ino) {
+		events_ack(s, ev->id, ev->handle.data, ev->handle.len);
+		return;
+	}
+	recall_note(fs, ino, ev->bits, one_name, ev->lease_seq);
+	recall_queue(fs, s, ev->id, ino, ev->bits, ev->name);
+}
+
+/* Pages of this file came into the kernel's cache without a lease: they go as soon as they can. */
+void lease_drop_pages(struct fs *fs, struct inode *ino)
+{
+	recall_queue(fs, NULL, 0, inode_hold(fs, ino), SPRITE__FS__LEASE_BITS__LEASE_DATA, NULL);
+}
+
+/* A local request that changes `dir` begins: recalls that wait for the directory's lock must not wait for it (invariant 3). */
+void lease_change_begin(struct fs *fs, struct inode *dir)
+{
+	struct recall *r;
+	bool bump = false;
+
+	pthread_mutex_lock(&fs->recall_lock);
+	dir->changing++;
+	atomic_fetch_add(&dir->changes, 1);
+	list_each(r, &fs->recall_busy, link)
+		bump |= r->ino == dir && !r->acked && r->at_lock;
+	if (bump) {
+		session_bump_epoch(fs);
+		list_each(r, &fs->recall_busy, link)
+			if (r->ino == dir && r->at_lock)
+				ack(r);
+	}
+	pthread_mutex_unlock(&fs->recall_lock);
+}
+
+void lease_change_end(struct fs *fs, struct inode *dir)
+{
+	pthread_mutex_lock(&fs->recall_lock);
+	dir->changing--;
+	pthread_mutex_unlock(&fs->recall_lock);
+}
+
+/* ---- the end of all leases of a server */
+
+/* The server has restarted, given us up, or been silent for too long: nothing that it granted counts any more. */
+void lease_drop_all(struct server *s, bool restarted)
+{
+	struct fs *fs = s->fs;
+	struct inode **all;
+	size_t i, n;
+
+	if (restarted)
+		atomic_store(&s->recalled_seq, 0);
+	n = inode_leased(fs, s, restarted, &all);
+	for (i = 0; i < n; i++)
+		recall_note(fs, all[i], ~0ull, false, 0);
+	session_bump_epoch(fs);
+	for (i = 0; i < n; i++)
+		recall_queue(fs, NULL, 0, all[i], SPRITE__FS__LEASE_BITS__LEASE_ATTR | SPRITE__FS__LEASE_BITS__LEASE_DATA, NULL);
+	free(all);
+	if (n)
+		log_note("%s: %zu leases dropped", s->name, n);
+}
+
+void lease_renewed(struct server *s, uint64_t sent, uint64_t epoch, uint64_t lease_epoch, uint32_t lease_ms)
+{
+	bool restarted, given_up;
+
+	pthread_mutex_lock(&s->lock);
+	restarted = s->epoch && s->epoch != epoch;
+	given_up = s->lease_epoch && lease_epoch && s->lease_epoch != lease_epoch;
+	s->epoch = epoch;
+	if (lease_epoch || restarted)
+		s->lease_epoch = lease_epoch;
+	if (lease_ms)
+		s->lease_ms = lease_ms;
+	pthread_mutex_unlock(&s->lock);
+	if (restarted || given_up) {
+		log_note("%s %s: caches are dropped, files are opened anew", s->name, restarted ? "was restarted" : "had given us up");
+		atomic_store(&s->leasing, false);
+		lease_drop_all(s, restarted);
+	}
+	if (lease_ms) {
+		atomic_store(&s->valid_until, sent + lease_ms * 1000000ull);
+		atomic_store(&s->leasing, true);
+	}
+}
+
+/* Every 100 ms: leases that could not be renewed are dropped while the server still honours them. */
+void lease_tick(struct server *s, uint64_t now)
+{
+	if (!atomic_load(&s->leasing) || now + MARGIN_NS < atomic_load(&s->valid_until))
+		return;
+	atomic_store(&s->leasing, false);
+	lease_drop_all(s, false);
+}
