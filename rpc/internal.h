@@ -2,10 +2,9 @@
 /*
  * What the files of rpc/ share; nobody else includes it.
  *
- * Threads: RT_THREADS threads wait in the process's one client completion queue and run tags; each server has a second
- * queue for new requests, drained by its workers, who run the handler in place (no hand-over between the thread that read the socket and the
- * handler). Everything that follows on a call (sent, closed, cancelled, received) is a tag of the first queue, so that it is never
- * stuck behind a handler that blocks. One clock thread runs timers and completions that cannot run where they become ready.
+ * Threads: RT_THREADS threads, and `workers` more per server, wait in the process's one completion queue and run tags. Handlers of unary calls run there
+ * too, at most `workers` at a time, so that somebody is always left for what must not wait: replies, closes, cancels. One clock
+ * thread runs timers and completions that cannot run where they become ready. Each stream accepted by a server has a thread of its own.
  */
 #ifndef RPC_INTERNAL_H
 #define RPC_INTERNAL_H
@@ -28,7 +27,9 @@ struct rt_tag {
 	void (*fn)(struct rt_tag *t, bool ok);
 };
 grpc_completion_queue *rt_cq(void);
-void rt_dispatch(grpc_event ev);
+/* n more (less) of the queue's threads may be busy in handlers for long. */
+int rt_threads_add(int n);
+void rt_threads_del(int n);
 int rt_thread(pthread_t *t, void *(*fn)(void *), void *arg, const char *name);
 
 /* A one-shot: set once, waited for by one thread. */

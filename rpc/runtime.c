@@ -5,6 +5,7 @@
  * Locking: `clock_lock` protects the timer list, `seq_lock` the numbers; neither is held while foreign code runs.
  */
 #include "rpc/internal.h"
+#include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
@@ -19,11 +20,14 @@
 #include "conf/clock.h"
 #include "conf/log.h"
 
-#define RT_THREADS 2
+#define RT_THREADS     2
+#define RT_THREADS_MAX 256
 
 static struct {
 	grpc_completion_queue *cq;
-	pthread_t threads[RT_THREADS], clock;
+	pthread_t threads[RT_THREADS_MAX], clock;
+	int nthreads, nwanted; /* threads_lock; wanted: beyond RT_THREADS, by servers */
+	pthread_mutex_t threads_lock;
 	pthread_mutex_t clock_lock;
 	pthread_cond_t clock_cond;
 	TAILQ_HEAD(rt_timers, rt_timer) timers; /* by when_ns */
@@ -32,6 +36,7 @@ static struct {
 	uint64_t next_seq;
 	TAILQ_HEAD(, rt_seq) unfinished; /* by seq */
 } rt = {
+	.threads_lock = PTHREAD_MUTEX_INITIALIZER,
 	.clock_lock = PTHREAD_MUTEX_INITIALIZER,
 	.seq_lock = PTHREAD_MUTEX_INITIALIZER,
 };
@@ -77,7 +82,7 @@ int rt_thread(pthread_t *t, void *(*fn)(void *), void *arg, const char *name)
 	return -r;
 }
 
-void rt_dispatch(grpc_event ev)
+static void rt_dispatch(grpc_event ev)
 {
 	struct rt_tag *t = ev.tag;
 
@@ -95,6 +100,29 @@ static void *poll_main(void *arg)
 		if (ev.type == GRPC_OP_COMPLETE)
 			rt_dispatch(ev);
 	}
+}
+
+/* Threads stay when a server stops: the next one takes them over. */
+int rt_threads_add(int n)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&rt.threads_lock);
+	rt.nwanted += n;
+	while (!r && rt.nthreads < RT_THREADS + rt.nwanted) {
+		r = rt.nthreads < RT_THREADS_MAX ? rt_thread(&rt.threads[rt.nthreads], poll_main, NULL, "rpc") : -EAGAIN;
+		if (!r)
+			rt.nthreads++;
+	}
+	pthread_mutex_unlock(&rt.threads_lock);
+	return r;
+}
+
+void rt_threads_del(int n)
+{
+	pthread_mutex_lock(&rt.threads_lock);
+	rt.nwanted -= n;
+	pthread_mutex_unlock(&rt.threads_lock);
 }
 
 /* ---- timers ---- */
@@ -188,6 +216,18 @@ void rt_seq_end(struct rt_seq *q)
 }
 
 /* ---- start and end ---- */
+/*
+ * Debian builds abseil, whose mutexes gRPC uses, with its search for lock cycles switched on: some 5 % of the CPU time of a call. There is a C++ function
+ * to switch it off; without it we are only slower.
+ */
+static void no_deadlock_search(void)
+{
+	void (*set)(int) = (void (*)(int))dlsym(RTLD_DEFAULT, "_ZN4absl7debian329SetMutexDeadlockDetectionModeENS0_15OnDeadlockCycleE");
+
+	if (set)
+		set(0); /* OnDeadlockCycle::kIgnore */
+}
+
 static void grpc_to_log(gpr_log_func_args *a)
 {
 	/* gRPC calls a peer that goes away an error; what matters to people is logged by our own code with the peer's name. */
@@ -204,12 +244,12 @@ void rpc_init(void)
 {
 	sigset_t all, old;
 	pthread_condattr_t ca;
-	int i;
 
 	/* A frame of 1 MiB is allocated and freed for every bulk call: without these each one goes to the kernel and back. */
 	mallopt(M_TRIM_THRESHOLD, 1 << 30);
 	mallopt(M_MMAP_THRESHOLD, 32 << 20);
 	mallopt(M_TOP_PAD, 16 << 20);
+	no_deadlock_search();
 	setenv("GRPC_POLL_STRATEGY", "epoll1", 0);
 	setenv("GRPC_DNS_RESOLVER", "native", 1); /* getaddrinfo: /etc/hosts counts */
 	setenv("GRPC_SSL_CIPHER_SUITES", CIPHERS_WITHOUT_TLS12, 1);
@@ -229,10 +269,7 @@ void rpc_init(void)
 	grpc_init();
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	rt.cq = grpc_completion_queue_create_for_next(NULL);
-	for (i = 0; i < RT_THREADS; i++)
-		if (rt_thread(&rt.threads[i], poll_main, NULL, "rpc") < 0)
-			abort();
-	if (rt_thread(&rt.clock, clock_main, NULL, "rpc-clock") < 0)
+	if (rt_threads_add(0) < 0 || rt_thread(&rt.clock, clock_main, NULL, "rpc-clock") < 0)
 		abort();
 }
 
@@ -246,8 +283,9 @@ void rpc_shutdown(void)
 	pthread_mutex_unlock(&rt.clock_lock);
 	pthread_join(rt.clock, NULL);
 	grpc_completion_queue_shutdown(rt.cq);
-	for (i = 0; i < RT_THREADS; i++)
+	for (i = 0; i < rt.nthreads; i++)
 		pthread_join(rt.threads[i], NULL);
+	rt.nthreads = rt.nwanted = 0;
 	grpc_completion_queue_destroy(rt.cq);
 	rt.cq = NULL;
 	pthread_cond_destroy(&rt.clock_cond);

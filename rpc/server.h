@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Private to server.c and request.c: the two structs of a server.
+ *
+ * Locking: server.lock: counts, queue, streams, peers. server.cache_lock: the reply cache. request.lock: cancelled, on_cancel, replied. None is
+ * held while a handler or a call-back runs; no two at once.
+ */
+#ifndef RPC_SERVER_H
+#define RPC_SERVER_H
+#include "rpc/internal.h"
+#include "rpc/replycache.h"
+
+#define PEER_MAX 256 /* bytes of a peer's name with its NUL: what DNS allows */
+
+struct slot {
+	struct rt_tag tag;
+	struct rpc_server *srv;
+	const struct rpc_service *svc;
+	void *handle;
+	grpc_call *call;
+	gpr_timespec deadline;
+	grpc_metadata_array md;
+	grpc_byte_buffer *payload;
+};
+
+/* Calls of methods that we do not have. */
+struct stray {
+	struct rt_tag tag;
+	struct rpc_server *srv;
+	grpc_call *call;
+	grpc_call_details details;
+	grpc_metadata_array md;
+};
+
+struct rpc_request {
+	STAILQ_ENTRY(rpc_request) link; /* srv->waiting */
+	struct rpc_server *srv;
+	const struct rpc_service *svc;
+	struct slot *slot;		/* to be asked again when this request is taken from the queue */
+	grpc_call *call;
+	struct rt_tag closed_tag, sent_tag;
+	_Atomic int ops;  /* closed, sent: the call's life */
+	_Atomic int refs; /* handler, closed, sent, hold */
+	struct frame_hold hold;
+	void (*release)(void *arg);
+	void *release_arg;
+	grpc_byte_buffer *payload; /* until it is decoded */
+	struct frame_head head;
+	struct rpc_msg msg;
+	grpc_byte_buffer *send;
+	pthread_mutex_t lock;
+	pthread_cond_t told;
+	bool cancelled, replied;
+	bool telling;	   /* on_cancel runs in `teller` */
+	pthread_t teller;
+	int was_cancelled; /* written by gRPC */
+	void (*on_cancel)(void *arg);
+	void *on_cancel_arg;
+	char *addr;
+	char peer[PEER_MAX];
+};
+
+struct rpc_server {
+	struct rpc_server_opts o;
+	grpc_server *gs;
+	struct slot *slots;
+	size_t nslots;
+	struct stray stray;
+	uint16_t *ports;
+	struct rt_tag down_tag;
+	struct rt_timer recheck;
+	_Atomic uint64_t last_warn_ns;
+
+	pthread_mutex_t lock;
+	pthread_cond_t idle;
+	bool started, stopping, rechecking, down;
+	int running;			   /* threads in handlers of unary calls, up to o.workers */
+	STAILQ_HEAD(, rpc_request) waiting; /* for one of those */
+	unsigned live;			   /* requests and streams */
+	size_t quiet;			   /* slots and stray that are asked no more */
+	struct stream_list streams;
+	unsigned nstreams;
+	LIST_HEAD(, peer) peers;
+
+	pthread_mutex_t cache_lock;
+	struct replycache *cache;
+};
+
+/* A request that has just come; srv->live counts it already. */
+struct rpc_request *request_new(struct slot *sl);
+/* Decodes, judges, and runs the handler if it is to run. */
+void request_run(struct rpc_request *rq);
+void drop_slice(void *reply); /* what the reply cache holds */
+bool server_may_warn(struct rpc_server *srv);
+
+#endif
