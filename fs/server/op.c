@@ -253,6 +253,16 @@ int op_entry(struct op *o, const struct object *obj, struct stat *st, uint32_t w
 	return 0;
 }
 
+Sprite__Fs__Attr *op_dir_attr(struct op *o, const struct object *dir, uint64_t lease, Sprite__Fs__Attr *a)
+{
+	struct stat st;
+
+	if (!(lease & CS_ATTR) || fstat(dir->fd, &st) < 0)
+		return NULL;
+	op_attr(o->d, dir->mount, dir->fd, &st, a);
+	return a;
+}
+
 struct op_path op_path(int fd)
 {
 	struct op_path p;

@@ -70,6 +70,8 @@ struct op_entry {
 };
 /* Fills it, granting what can be granted of `want` on the object; *st is read anew after a grant. */
 int op_entry(struct op *o, const struct object *obj, struct stat *st, uint32_t want, struct op_entry *e);
+/* A directory after its client's own change: filled and returned when `lease` vouches for it (CS_ATTR), else NULL. */
+Sprite__Fs__Attr *op_dir_attr(struct op *o, const struct object *dir, uint64_t lease, Sprite__Fs__Attr *a);
 /* What is worth having of an object of this type. */
 uint32_t op_want(const struct stat *st);
 

@@ -101,6 +101,7 @@ int op_make(struct op *o, const ProtobufCMessage *m)
 	Sprite__Fs__EntryRep rep = SPRITE__FS__ENTRY_REP__INIT;
 	struct object dir _cleanup_object_ = OBJECT_INIT, child _cleanup_object_ = OBJECT_INIT;
 	struct op_entry e;
+	Sprite__Fs__Attr dir_attr;
 	struct stat st;
 	int r = export_name_check(in->name);
 
@@ -121,6 +122,7 @@ int op_make(struct op *o, const ProtobufCMessage *m)
 	if (r < 0)
 		return r;
 	rep.entry = &e.msg;
+	rep.dir_attr = op_dir_attr(o, &dir, rep.dir_lease, &dir_attr);
 	return op_done(o, &rep.base);
 }
 
@@ -130,6 +132,7 @@ int op_link(struct op *o, const ProtobufCMessage *m)
 	Sprite__Fs__EntryRep rep = SPRITE__FS__ENTRY_REP__INIT;
 	struct object obj _cleanup_object_ = OBJECT_INIT, dir _cleanup_object_ = OBJECT_INIT;
 	struct op_entry e;
+	Sprite__Fs__Attr dir_attr;
 	struct stat st, dir_st;
 	struct cs_need need[2];
 	int r = export_name_check(in->name);
@@ -160,6 +163,7 @@ int op_link(struct op *o, const ProtobufCMessage *m)
 	if (r < 0)
 		return r;
 	rep.entry = &e.msg;
+	rep.dir_attr = op_dir_attr(o, &dir, rep.dir_lease, &dir_attr);
 	return op_done(o, &rep.base);
 }
 
@@ -194,7 +198,9 @@ static int remove_begin(struct op *o, const struct object *dir, const char *name
 int op_remove(struct op *o, const ProtobufCMessage *m)
 {
 	const Sprite__Fs__RemoveReq *in = (const void *)m;
-	Sprite__Fs__Empty rep = SPRITE__FS__EMPTY__INIT;
+	Sprite__Fs__ChangeRep rep = SPRITE__FS__CHANGE_REP__INIT;
+	Sprite__Fs__Attr attr;
+	uint64_t seq;
 	struct object dir _cleanup_object_ = OBJECT_INIT;
 	struct stat st;
 	int r = export_name_check(in->name);
@@ -209,6 +215,7 @@ int op_remove(struct op *o, const ProtobufCMessage *m)
 		return -errno;
 	op_changed(o->d, &st);
 	op_changed_fd(o->d, dir.fd);
+	rep.dir_attr = op_dir_attr(o, &dir, lease_grant_dir(o, &dir, in->dir, &seq), &attr);
 	return op_done(o, &rep.base);
 }
 
@@ -259,7 +266,9 @@ static int rename_begin(struct op *o, const struct object *from, const struct ob
 int op_rename(struct op *o, const ProtobufCMessage *m)
 {
 	const Sprite__Fs__RenameReq *in = (const void *)m;
-	Sprite__Fs__Empty rep = SPRITE__FS__EMPTY__INIT;
+	Sprite__Fs__ChangeRep rep = SPRITE__FS__CHANGE_REP__INIT;
+	Sprite__Fs__Attr attr, to_attr;
+	uint64_t seq;
 	struct object from _cleanup_object_ = OBJECT_INIT, to _cleanup_object_ = OBJECT_INIT;
 	struct rename_view v;
 	int r = export_name_check(in->name);
@@ -286,5 +295,8 @@ int op_rename(struct op *o, const ProtobufCMessage *m)
 		op_changed(o->d, &v.over);
 	op_changed_fd(o->d, from.fd);
 	op_changed_fd(o->d, to.fd);
+	rep.dir_attr = op_dir_attr(o, &from, lease_grant_dir(o, &from, in->dir, &seq), &attr);
+	if (!same_inode(&v.from, &v.to))
+		rep.to_attr = op_dir_attr(o, &to, lease_grant_dir(o, &to, in->to_dir, &seq), &to_attr);
 	return op_done(o, &rep.base);
 }

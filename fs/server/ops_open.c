@@ -169,6 +169,7 @@ int op_create(struct op *o, const ProtobufCMessage *m)
 	Sprite__Fs__CreateRep rep = SPRITE__FS__CREATE_REP__INIT;
 	struct object dir _cleanup_object_ = OBJECT_INIT, child _cleanup_object_ = OBJECT_INIT;
 	struct op_entry e;
+	Sprite__Fs__Attr dir_attr;
 	struct open *f;
 	struct stat st;
 	bool made = false;
@@ -204,6 +205,7 @@ int op_create(struct op *o, const ProtobufCMessage *m)
 	if (!e.msg.lease && fstat(child.fd, &st) == 0)
 		op_attr(o->d, child.mount, child.fd, &st, &e.attr);
 	rep.entry = &e.msg;
+	rep.dir_attr = op_dir_attr(o, &dir, rep.dir_lease, &dir_attr);
 	return op_done(o, &rep.base);
 }
 
