@@ -470,6 +470,12 @@ int eng_fd_install(struct eng_proc *p, int fd, int num, int flags)
 		if (r < 0)
 			return r;
 	}
+	if (p->core->transfer_num == num) { /* the program's own 700: the socket moves up, dup3() below takes its place */
+		r = ENG_SYS(t, SYS_fcntl, num, F_DUPFD_CLOEXEC, num + 1);
+		if (r < 0)
+			return r;
+		p->core->transfer_num = r;
+	}
 	at = eng_scratch_put(p, NULL, sizeof(x));
 	if (!at)
 		return -ENOSPC;

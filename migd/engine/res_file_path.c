@@ -109,14 +109,33 @@ static void probe_locks(struct eng_probe *p, const struct file_look *l)
 	file_reason(p, l, "%s held on %s: release it first", what, l->link);
 }
 
+/* /proc/PID of the process itself: there over there too, under the same number. */
+static bool own_proc(const struct eng_probe *p, const char *path)
+{
+	char *end;
+
+	return !strncmp(path, "/proc/", 6) && strtol(path + 6, &end, 10) == res_vpid(p->dir) && *end == '/';
+}
+
+static int access_mode(uint32_t flags)
+{
+	static const int mode[4] = {R_OK, W_OK, R_OK | W_OK, R_OK | W_OK};
+
+	return flags & O_PATH ? F_OK : mode[flags & O_ACCMODE];
+}
+
 static void probe_named(struct eng_probe *p, const struct file_look *l)
 {
+	if (own_proc(p, l->link))
+		return;
 	if (!l->st.st_nlink)
 		file_reason(p, l, "%s has been unlinked and cannot be opened again elsewhere: close it first", l->link);
 	else if (ends_deleted(l->link))
 		file_reason(p, l, "%s is a name that is gone (the file has others): open it by another name", l->link);
 	else if (host_tree(l->link))
 		file_reason(p, l, "%s belongs to this host alone: close it first", l->link);
+	else if (!res_may(p->dir, l->link, access_mode(l->flags)))
+		file_reason(p, l, "%s was opened with rights that the process no longer has: let its user have them (chmod, chown)", l->link);
 }
 
 static void regular_probe(struct eng_probe *p, const struct file_look *l)

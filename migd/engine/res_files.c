@@ -21,6 +21,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "migd/engine/inject.h"
 
 const struct eng_res res_files;
 
@@ -207,10 +208,8 @@ struct file_desc *file_by_id(struct eng_family *f, uint64_t id)
 static unsigned look_hash(const struct file_look *l)
 {
 	uint64_t h = l->st.st_ino * 0x9e3779b97f4a7c15u ^ l->st.st_dev ^ (uint64_t)l->flags << 20 ^ l->pos * 0xff51afd7ed558ccdu;
-	const char *p = strncmp(l->link, "anon_inode:", 11) ? "" : l->info;
 
-	for (p = strchr(p, '\n') ? strchr(p, '\n') : p; *p; p++)
-		h = (h ^ (unsigned char)*p) * 0x100000001b3u;
+	h ^= res_field_u64(l->info, "eventfd-id", 10, 0) * 0x100000001b3u; /* anonymous inodes are all one */
 	return (h ^ h >> 32) % BUCKETS;
 }
 
@@ -377,12 +376,6 @@ static int files_dump(struct eng_proc *p, struct eng_image *out, struct error *e
 
 /* ---- fill ----------------------------------------------------------------------------------------- */
 
-/* A home's files have their native number at home; away the number of the mount that they lie on is mixed into the upper 16 bits (spritefsd, attr_fill). */
-static bool same_inode(uint64_t a, uint64_t b)
-{
-	return ((a ^ b) & 0xffffffffffff) == 0;
-}
-
 int file_open_path(struct eng_proc *p, const Sprite__Img__File *m, uint32_t flags, struct error *e)
 {
 	struct stat st;
@@ -390,7 +383,9 @@ int file_open_path(struct eng_proc *p, const Sprite__Img__File *m, uint32_t flag
 
 	if (fd < 0)
 		return error_set(e, -fd, "%s cannot be opened there: %s", m->path, strerror(-fd));
-	if (fstat(fd, &st) < 0 || !same_inode(st.st_ino, m->ino) || (st.st_mode & S_IFMT) != (m->mode & S_IFMT)) {
+	bool proc = !strncmp(m->path, "/proc/", 6); /* of a process of the family; inodes are made up there */
+
+	if (fstat(fd, &st) < 0 || (!proc && !res_same_ino(st.st_ino, m->ino)) || (st.st_mode & S_IFMT) != (m->mode & S_IFMT)) {
 		close(fd);
 		return error_set(e, ESTALE, "%s is another file there (inode %llu, was %llu)", m->path, (unsigned long long)st.st_ino,
 				 (unsigned long long)m->ino);
@@ -448,7 +443,7 @@ static int files_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, c
 
 /* ---- finish --------------------------------------------------------------------------------------- */
 
-static int note_num(const struct file_look *l, void *ctx)
+static int close_num(const struct file_look *l, void *ctx)
 {
 	struct eng_proc *p = ctx;
 	long r = eng_syscall(p->threads[0], SYS_close, (long)l->num);
@@ -461,7 +456,8 @@ static int table_prepare(struct eng_proc *p, const Sprite__Img__Fds *m, struct e
 {
 	struct rlimit lim;
 	uint32_t top = 0;
-	int r = files_each(p->pid, p->dir, note_num, p);
+	inject_transfer_close(p); /* opened for the maps; comes again */
+	int r = files_each(p->pid, p->dir, close_num, p);
 
 	for (size_t i = 0; i < m->n_fd; i++)
 		if (m->fd[i]->num > top)
@@ -500,6 +496,15 @@ static int offset_set(struct file_desc *d, struct error *e)
 {
 	bool has = S_ISREG(d->image->mode) || S_ISDIR(d->image->mode);
 
+	/*
+	 * ext4 keeps where a listing is beside the offset and forgets to reset it when the first listing of a description is at the end of the
+	 * directory: after rewinddir(3) the directory would seem empty. One look at the start before makes it keep count.
+	 */
+	if (S_ISDIR(d->image->mode) && d->image->pos && !(d->image->flags & O_PATH)) {
+		char some[4096];
+
+		(void)!syscall(SYS_getdents64, d->fd, some, sizeof some);
+	}
 	if (!has || d->image->flags & O_PATH || lseek(d->fd, d->image->pos, SEEK_SET) >= 0)
 		return 0;
 	return error_set(e, errno, "%s: offset %lld: %s", d->image->path, (long long)d->image->pos, strerror(errno));

@@ -56,6 +56,8 @@ static int fs_probe(struct eng_probe *p)
 
 		if (why)
 			eng_reason(p, "working directory %s %s", cwd, why);
+		else if (!res_may(p->dir, cwd, X_OK))
+			eng_reason(p, "working directory %s was entered with rights that the process no longer has: cd elsewhere", cwd);
 	}
 	ssize_t n = procfs_tasks(p->pid, &task);
 

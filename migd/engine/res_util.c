@@ -2,7 +2,9 @@
 /* Small things that the resource modules share. No state, no locks. */
 #include "migd/engine/res_util.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/kcmp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -74,6 +76,57 @@ pid_t res_vpid(int dir)
 	}
 	free(status);
 	return pid;
+}
+
+struct ids {
+	unsigned uid, gid;
+	unsigned group[1024];
+	long ngroups;
+};
+
+static int ids_of(int dir, struct ids *d)
+{
+	char *status = eng_proc_read(dir, "status", NULL);
+	const char *u = status ? eng_field(status, "Uid") : NULL, *g = status ? eng_field(status, "Gid") : NULL,
+		   *v = status ? eng_field(status, "Groups") : NULL;
+	int r = u && g && v && sscanf(u, "%*u %*u %*u %u", &d->uid) == 1 && sscanf(g, "%*u %*u %*u %u", &d->gid) == 1 ? 0 : -ESRCH;
+
+	d->ngroups = 0;
+	for (char *end; !r && *v && *v != '\n' && d->ngroups < 1024; v = end) {
+		d->group[d->ngroups] = strtoul(v, &end, 10);
+		if (end == v)
+			break;
+		d->ngroups++;
+		while (*end == ' ')
+			end++;
+	}
+	free(status);
+	return r;
+}
+
+bool res_may(int dir, const char *path, int mode)
+{
+	struct ids d, mine;
+	int root = ids_of(dir, &d) < 0 ? -1 : openat(dir, "root", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	char *relative = NULL;
+	bool may = true;
+
+	if (root < 0 || d.uid == 0 || asprintf(&relative, ".%s", path) < 0)
+		goto out;
+	mine.ngroups = syscall(SYS_getgroups, 1024, mine.group);
+	if (mine.ngroups < 0 || syscall(SYS_setgroups, d.ngroups, d.group) < 0)
+		goto out;
+	mine.gid = syscall(SYS_setfsgid, d.gid);
+	mine.uid = syscall(SYS_setfsuid, d.uid); /* takes the file capabilities away too */
+	may = syscall(SYS_faccessat2, root, relative, mode, AT_EACCESS) == 0 || (errno != EACCES && errno != EPERM);
+	syscall(SYS_setfsuid, mine.uid);
+	syscall(SYS_setfsgid, mine.gid);
+	syscall(SYS_setgroups, mine.ngroups, mine.group);
+out:
+	free(relative);
+	if (root >= 0)
+		close(root);
+	return may;
 }
 
 int res_bad_record(struct error *e, const char *what)

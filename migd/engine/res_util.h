@@ -33,11 +33,23 @@ uint64_t res_clock(struct eng_thread *t, int clock);
 /* Whole link below `dir` (readlinkat), NUL-terminated; length or -errno. */
 ssize_t res_readlink(int dir, const char *name, char *buf, size_t size);
 
+/* A home's files have their native inode number at home; away the number of the mount that they lie on is mixed into its upper 16 bits (spritefsd). */
+static inline bool res_same_ino(uint64_t a, uint64_t b)
+{
+	return ((a ^ b) & 0xffffffffffff) == 0;
+}
+
 /* Field of /proc/PID/status-like text as a number of the given base; `missing` if it is not there. */
 uint64_t res_field_u64(const char *text, const char *key, int base, uint64_t missing);
 
 /* The process's number as it sees itself (last of NSpid); 0 when unknown. */
 pid_t res_vpid(int dir);
+
+/*
+ * May the process behind `dir` (by its file system ids and groups) get at `path` in its own root with `mode` (R_OK|W_OK|X_OK)? Descriptors may have been
+ * opened with other rights, before a change of user. Changes and restores the ids of the calling thread only.
+ */
+bool res_may(int dir, const char *path, int mode);
 
 /* Text for "cannot unpack record". -EBADMSG with `e` filled. */
 int res_bad_record(struct error *e, const char *what);
