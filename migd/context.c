@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/log.h"
+#include "migd/agent.h"
 #include "migd/cgroup.h"
 #include "migd/ctl.h"
 #include "migd/family.h"
@@ -18,6 +19,8 @@
 #include "migd/home.h"
 #include "migd/hosts.h"
 #include "migd/journal.h"
+#include "migd/master.h"
+#include "migd/office.h"
 #include "migd/owner.h"
 #include "migd/relay_rpc.h"
 #include "migd/status.h"
@@ -39,6 +42,8 @@ static const struct rpc_service services[] = {
 	{ &mig_methods[MIG_EVICT], home_evict, NULL },
 	{ &mig_methods[MIG_IMAGE], NULL, transfer_serve },
 	{ &mig_methods[MIG_RELAY], NULL, relay_rpc_serve },
+	{ &mig_methods[MIG_MASTER_REPORT], master_serve_report, NULL },
+	{ &mig_methods[MIG_MASTER_ASK], NULL, master_serve_ask },
 };
 
 /* Our programs lie beside us. */
@@ -95,7 +100,8 @@ int context_open(const struct conf *conf, struct migd **out, struct error *e)
 		err = make_dir(conf->state_dir, e);
 	if (!err)
 		err = rpc_tls_load(conf, &m->tls, e);
-	if (!err && (hosts_open(m, &m->hosts) || families_open(m, &m->families) || views_open(m, &m->views)))
+	if (!err && (hosts_open(m, &m->hosts) || families_open(m, &m->families) || views_open(m, &m->views) || master_open(m, &m->master) ||
+			    agents_open(m, &m->agents)))
 		err = error_set(e, ENOMEM, "out of memory");
 	if (!err && cgroups_open(&m->cgroups, &cge)) {
 		log_note("guests get no cgroup of their own: %s", cge.text);
@@ -130,6 +136,8 @@ int context_start(struct migd *m, struct error *e)
 	if (!err)
 		err = rpc_server_start(&o, &m->server, e);
 	if (!err)
+		err = office_open(m, &m->office, e);
+	if (!err)
 		err = local_server_start(sock, 0666, ctl_handler, m, &m->ctl, e);
 	if (!err)
 		thread_run(replayed_main, m);
@@ -143,8 +151,11 @@ void context_close(struct migd *m)
 	m->stopping = true;
 	if (m->ctl)
 		local_server_stop(m->ctl);
+	agents_close(m->agents);
+	office_close(m->office);
 	if (m->server)
 		rpc_server_stop(m->server);
+	master_close(m->master);
 	owner_close(m->owner);
 	views_close(m->views);
 	hosts_close(m->hosts);

@@ -14,6 +14,9 @@ struct journal;
 struct views;
 struct cgroups;
 struct owner;
+struct office;
+struct master;
+struct agents;
 
 struct migd {
 	const struct conf *conf;
@@ -26,6 +29,9 @@ struct migd {
 	struct views *views;	   /* mounts of other hosts' roots, for guests */
 	struct cgroups *cgroups;   /* NULL: this host has none that we may use */
 	struct owner *owner;	   /* is this host's owner away */
+	struct office *office;	   /* who is the master */
+	struct master *master;	   /* what we do when it is this host */
+	struct agents *agents;	   /* who asked here for slots on other hosts */
 	char *keeper, *spritefs;   /* paths of programs */
 	atomic_bool lend;	   /* does this host take guests */
 	atomic_bool stopping;

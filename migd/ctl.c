@@ -12,6 +12,7 @@
  *	status  {}
  */
 #include "migd/ctl.h"
+#include "migd/agent.h"
 #include <errno.h>
 #include <pwd.h>
 #include <stdlib.h>
@@ -475,6 +476,12 @@ void ctl_handler(void *ctx, struct local_conn *c, const struct local_cred *who, 
 		verb_lend(m, c, who, rq);
 	else if (!strcmp(verb, "evict") || !strcmp(verb, "stop-all"))
 		verb_evict(m, c, who, rq, verb[0] == 's');
+	else if (!strcmp(verb, "ask"))
+		agent_verb_ask(m, c, who, rq);
+	else if (!strcmp(verb, "more"))
+		agent_verb_more(m, c, who, rq);
+	else if (!strcmp(verb, "release"))
+		agent_verb_release(m, c, who, rq);
 	else if (!strcmp(verb, "status"))
 		local_ok(c, self_json(m));
 	else

@@ -20,6 +20,9 @@ const struct rpc_method mig_methods[MIG_METHODS] = {
 	[MIG_EVICT] = UNARY("Evict", evict_req, reply, true),
 	[MIG_IMAGE] = BULK("Image", image_frame),
 	[MIG_RELAY] = BULK("Relay", relay_frame),
+	[MIG_MASTER_REPORT] = { .name = "/sprite.master/Report", .kind = RPC_UNARY, .in = &sprite__master__report__descriptor,
+		.out = &sprite__master__report_rep__descriptor },
+	[MIG_MASTER_ASK] = { .name = "/sprite.master/Ask", .kind = RPC_BIDI, .in = &sprite__master__frame__descriptor, .out = &sprite__master__frame__descriptor },
 };
 
 void mig_reply(struct rpc_request *rq, int err, const char *fmt, ...)

@@ -300,7 +300,7 @@ static void ask_free(struct select *s, struct ask *k)
 
 static bool class_fits(const struct class *c, const struct select_ask *a)
 {
-	if (c->import == POLICY_NONE || (c->import == POLICY_ROOT && a->uid != 0))
+	if (c->import == POLICY_NONE || (c->import == POLICY_ROOT && a->uid != 0) || (c->import == POLICY_USERS && a->uid == 0))
 		return false;
 	return (!a->arch || same(a->arch, c->arch)) && (!a->features || same(a->features, c->features));
 }
@@ -604,6 +604,17 @@ static struct host *host_new(struct select *s, const char *name)
 	return x;
 }
 
+static void host_lose_grants(struct select *s, struct host *x)
+{
+	while (!list_empty(&x->grants)) {
+		struct grant *g = list_entry(x->grants.next, struct grant, by_host);
+		struct select_grant lost = g->pub;
+
+		grant_end(s, g);
+		s->hooks.lost(s->hooks.ctx, &lost);
+	}
+}
+
 int select_host_set(struct select *s, const struct select_host *h)
 {
 	struct host *x = hash_get_str(&s->hosts, h->name);
@@ -633,6 +644,8 @@ int select_host_set(struct select *s, const struct select_host *h)
 	x->slots = h->slots ? h->slots : 1;
 	totals_count(s, x, 1);
 	host_refile(x);
+	if (!x->offers)
+		host_lose_grants(s, x);
 	host_serve(s, x);
 	return 0;
 }
@@ -648,16 +661,10 @@ static void host_free(struct select *s, struct host *x)
 void select_host_gone(struct select *s, const char *name)
 {
 	struct host *x = hash_take_str(&s->hosts, name);
-	struct grant *g, *tmp;
 
 	if (!x)
 		return;
-	list_each_safe(g, tmp, &x->grants, by_host) {
-		struct select_grant lost = g->pub;
-
-		grant_end(s, g);
-		s->hooks.lost(s->hooks.ctx, &lost);
-	}
+	host_lose_grants(s, x);
 	host_free(s, x);
 }
 

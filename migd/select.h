@@ -20,7 +20,7 @@
 
 enum select_priority { SELECT_LOW, SELECT_NORMAL, SELECT_HIGH, SELECT_PRIORITIES };
 enum select_state { HOST_ACTIVE, HOST_IDLE, HOST_PART_USED, HOST_FULL, HOST_REFUSES, HOST_DOWN };
-enum select_policy { POLICY_ALL, POLICY_ROOT, POLICY_NONE };
+enum select_policy { POLICY_ALL, POLICY_USERS, POLICY_ROOT, POLICY_NONE }; /* whose work: everybody's, all but root's, root's only, nobody's */
 
 struct select_host { /* what a host says of itself */
 	const char *name;
@@ -64,7 +64,7 @@ struct select;
 struct select *select_new(const struct select_hooks *h);
 void select_free(struct select *s);
 
-/* New or changed. A host that stops offering takes no more; its grants go on (its own migd evicts) until released. Returns 0 or -ENOMEM. */
+/* New or changed. A host that stops offering loses its grants (its own migd evicts the guests). Returns 0 or -ENOMEM. */
 int select_host_set(struct select *s, const struct select_host *h);
 /* The host is down: its grants are lost. */
 void select_host_gone(struct select *s, const char *name);

@@ -175,6 +175,12 @@ static void test_host_gone_loses(void)
 	CU_ASSERT_EQUAL(select_ask(s, &a, g), 2);
 	select_host_gone(s, "a");
 	CU_ASSERT_EQUAL(nlost, 2);
+	host(s, "b", 1, 1, true);
+	CU_ASSERT_EQUAL(select_ask(s, &a, g), 1);
+	host(s, "b", 1, 1, false); /* its owner is back */
+	CU_ASSERT_EQUAL(nlost, 3);
+	CU_ASSERT_EQUAL(select_host_state(s, "b"), HOST_ACTIVE);
+	select_host_gone(s, "b");
 	select_totals(s, &t);
 	CU_ASSERT_EQUAL(t.hosts + t.used + t.slots, 0);
 	CU_ASSERT_EQUAL(select_release(s, g[0].id), -ENOENT);

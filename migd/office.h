@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Who is the master? One thread stands for election at the root server every second (through the local spritefs; fs/server/elect.h has the rule) and reports
+ * this host to whoever holds the office: every few seconds, and at once after office_report_soon().
+ * Locking: one lock inside; any thread.
+ */
+#ifndef MIGD_OFFICE_H
+#define MIGD_OFFICE_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "migd/context.h"
+
+struct office;
+int office_open(struct migd *m, struct office **out, struct error *e);
+void office_close(struct office *o); /* resigns */
+/* This host may act as the master now (until its lease runs out). */
+bool office_holding(struct office *o);
+/* Name of the master's host, "" = none known. Returns the term. */
+uint64_t office_master(struct office *o, char *name, size_t n);
+void office_report_soon(struct office *o);
+
+#endif
