@@ -15,6 +15,7 @@
 #include "fs/server/lease.h"
 #include "fs/server/op.h"
 #include "fs/server/mounts.h"
+#include "fs/server/recover.h"
 
 /* ---- status -------------------------------------------------------------------------------------------- */
 
@@ -96,7 +97,7 @@ json_t *fsd_status(struct fsd *d)
 	openstate_each(&d->opens, count_open, &opens);
 	locks_count(d, &held, &waiting);
 	lease_totals(d, &leases, &recalls);
-	return json_pack("{s:s,s:b,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:{s:I,s:I},s:o}", "name", d->conf->name, "root", d->root, "domains",
+	return json_pack("{s:s,s:b,s:b,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:{s:I,s:I},s:o}", "name", d->conf->name, "root", d->root, "grace", recover_in_grace(d), "domains",
 		domains_json(d), "clients", clients, "prefixes", prefixes_json(d), "grants", grants_json(&d->grants), "opens",
 		(json_int_t)opens, "leases", (json_int_t)leases, "recalls", (json_int_t)recalls, "locks", "held", (json_int_t)held, "waiting", (json_int_t)waiting, "rpc", rpcs_json(d));
 }

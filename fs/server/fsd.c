@@ -6,10 +6,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
+#include <unistd.h>
 #include "conf/clock.h"
 #include "conf/log.h"
 #include "fs/server/lease.h"
+#include "fs/server/recover.h"
 
 #define WORKERS 16
 
@@ -148,8 +149,10 @@ int fsd_start(struct fsd *d, const struct conf *c, struct rpc_tls *tls, struct e
 	r = exports_open(c, &d->exports, e);
 	if (r < 0)
 		return r;
-	if (!d->elect || locks_start(d) < 0 || events_start(d) < 0 || leases_start(d) < 0)
+	if (!d->elect || locks_start(d) < 0 || events_start(d) < 0 || leases_start(d) < 0 ||
+		recover_start(d) < 0)
 		return error_set(e, ENOMEM, "no memory");
+	atomic_store(&d->grace_hint, recover_in_grace(d));
 	if (d->root)
 		fsd_prefixes_load(d);
 	r = server_start(d, e);
@@ -175,22 +178,37 @@ static void clients_drop_all(struct fsd *d)
 {
 	struct list gone = LIST_INIT(gone);
 
-	if (!d->leases || !d->locks)
+	if (!d->leases || !d->locks || !d->recover)
 		return;
+	d->stopping = true; /* they are clients still, and will come back to the next run */
+	recover_abandon(d);
 	clients_sweep(&d->clients, UINT64_MAX, everyone, d, &gone);
 	fsd_release(d, &gone);
 }
 
+/* While rpc stops: it first cuts the calls off (their callers will ask the next run), then waits until they were answered. */
+static void *drop_later(void *arg)
+{
+	usleep(50000);
+	clients_drop_all(arg);
+	return NULL;
+}
+
 void fsd_stop(struct fsd *d)
 {
+	pthread_t dropper;
+	bool dropping = d->server && pthread_create(&dropper, NULL, drop_later, d) == 0;
+
 	if (d->control)
 		local_server_stop(d->control);
 	registrar_stop(d);
-	clients_drop_all(d);
 	if (d->server)
 		rpc_server_stop(d->server);
+	if (dropping)
+		pthread_join(dropper, NULL);
 	openstate_destroy(&d->opens);
 	leases_stop(d);
+	recover_stop(d);
 	clients_destroy(&d->clients);
 	locks_stop(d);
 	events_stop(d);
@@ -212,6 +230,8 @@ void fsd_release(struct fsd *d, struct list *gone)
 
 		locks_drop_client(d, c->id);
 		lease_client_gone(d, c->id);
+		if (!d->stopping)
+			recover_forget(d, c);
 		log_info("client %s (%s) is gone, with %zu open files", c->peer, c->instance, n);
 		client_put(c);
 	}
@@ -241,6 +261,7 @@ void fsd_tick(struct fsd *d)
 	uint64_t now = clock_boot_ns();
 	size_t expired = 0;
 
+	recover_tick(d);
 	lease_overdue(d, now - CLIENT_TERM_NS, overdue);
 	clients_sweep(&d->clients, now, in_the_way, d, &gone);
 	fsd_release(d, &gone);

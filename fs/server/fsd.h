@@ -20,6 +20,7 @@
 
 struct cs_recall;
 struct leases;
+struct recover;
 struct locks;
 struct events;
 struct registrar;
@@ -41,8 +42,11 @@ struct fsd {
 	struct grants grants;
 	struct locks *locks;
 	struct leases *leases;
+	struct recover *recover;
+	atomic_bool grace_hint; /* false: surely not in grace any more */
 	struct events *events;
 	struct registrar *registrar;
+	bool stopping;
 	bool root; /* this host keeps the prefix table */
 
 	pthread_mutex_t prefix_lock;

@@ -84,6 +84,14 @@ void leases_stop(struct fsd *d)
 	d->leases = NULL;
 }
 
+static void queue_op(struct leases *l, struct op *o)
+{
+	pthread_mutex_lock(&l->lock);
+	list_add_tail(&l->queue, &o->rerun);
+	pthread_cond_signal(&l->queued);
+	pthread_mutex_unlock(&l->lock);
+}
+
 /* An operation that is still on its way out of its handler notices by `park` that it may start again. */
 static void op_wake(struct leases *l, struct op *o)
 {
@@ -92,10 +100,12 @@ static void op_wake(struct leases *l, struct op *o)
 	if (atomic_compare_exchange_strong(&o->park, &is, OP_WOKEN))
 		return;
 	atomic_store(&o->park, OP_RUNNING);
-	pthread_mutex_lock(&l->lock);
-	list_add_tail(&l->queue, &o->rerun);
-	pthread_cond_signal(&l->queued);
-	pthread_mutex_unlock(&l->lock);
+	queue_op(l, o);
+}
+
+void lease_requeue(struct fsd *d, struct op *o)
+{
+	queue_op(d->leases, o);
 }
 
 /* Does what the decisions have brought about. No lock is held. */

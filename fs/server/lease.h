@@ -14,6 +14,9 @@ int leases_start(struct fsd *d);
 /* After the rpc server has stopped taking calls: parked operations are answered ESTALE. */
 void leases_stop(struct fsd *d);
 
+/* Runs the operation on one of the runners. */
+void lease_requeue(struct fsd *d, struct op *o);
+
 /* This client takes leases from now on. */
 void lease_client_add(struct op *o, bool ack_now);
 void lease_client_gone(struct fsd *d, uint64_t client);

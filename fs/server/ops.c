@@ -3,6 +3,7 @@
  * The frame of every operation: finds the client, calls the handler, makes the thread root again, answers errors. Runs on rpc's workers.
  */
 #include "fs/server/ops.h"
+#include "fs/server/recover.h"
 #include <errno.h>
 #include <stdlib.h>
 #include "conf/clock.h"
@@ -79,7 +80,7 @@ static void serve(struct fsd *d, struct rpc_request *rq, enum fs_op method)
 		op_fail(o, EUSERS);
 	else if (atomic_load(&o->client->fenced))
 		op_fail(o, ESTALE); /* it did not give back what others wait for */
-	else
+	else if (!recover_park(o))
 		op_run(o);
 }
 

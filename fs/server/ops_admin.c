@@ -7,6 +7,7 @@
 #include "conf/log.h"
 #include "fs/server/lease.h"
 #include "fs/server/ops.h"
+#include "fs/server/recover.h"
 
 int op_prefixes(struct op *o, const ProtobufCMessage *m)
 {
@@ -124,6 +125,9 @@ int op_attach(struct op *o, const ProtobufCMessage *m)
 		return r;
 	clients_claim(&o->d->clients, o->client, in->instance, &gone);
 	fsd_release(o->d, &gone);
+	r = recover_note(o->d, o->client);
+	if (r < 0)
+		return r;
 	if (in->leases && !ex->conf->home)
 		lease_client_add(o, in->ack_now);
 	rep.handle = e.msg.handle;
@@ -137,9 +141,12 @@ int op_attach(struct op *o, const ProtobufCMessage *m)
 
 int op_renew(struct op *o, const ProtobufCMessage *m)
 {
+	const Sprite__Fs__RenewReq *in = (const void *)m;
 	Sprite__Fs__RenewRep rep = SPRITE__FS__RENEW_REP__INIT;
 
-	(void)m;
+	if (in->recovered)
+		recover_done(o->d, o->client);
+	rep.grace = recover_in_grace(o->d);
 	rep.server_epoch = clock_epoch();
 	rep.lease_epoch = o->client->id;
 	rep.lease_ms = (uint32_t)(CLIENT_TERM_NS / 1000000);
