@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "migd/engine/inject.h"
@@ -105,34 +106,56 @@ static int put_data(struct eng_image *out, int fd, uint32_t id, off_t size)
 	return 0;
 }
 
-static int put_object(struct eng_proc *p, const struct map *m, struct eng_image *out)
+int object_put(struct eng_family *f, struct eng_image *out, int fd, const char *path, uint32_t *number)
 {
 	Sprite__Image__ImgObject im = SPRITE__IMAGE__IMG_OBJECT__INIT;
 	_cleanup_free_ char *label = NULL;
-	char name[64];
+	uint64_t dev;
 	struct stat st;
 	struct object *o;
-	int fd, r;
+	int r;
+
+	if (fstat(fd, &st) < 0) {
+		r = -errno;
+		close(fd);
+		return r;
+	}
+	dev = (uint64_t)major(st.st_dev) << 32 | minor(st.st_dev); /* as procfs_maps() has it */
+	o = object_find(f, dev, st.st_ino);
+	if (o) {
+		close(fd);
+		*number = o - f->objects->v + 1;
+		return 0;
+	}
+	o = object_add(f, dev, st.st_ino, fd);
+	if (!o) {
+		close(fd);
+		return -ENOMEM;
+	}
+	im.id = *number = o - f->objects->v + 1;
+	im.size = st.st_size;
+	im.memfd = !strncmp(path, "/memfd:", 7);
+	label = strdup(im.memfd ? path + 7 : strrchr(path, '/') ? strrchr(path, '/') + 1 : "shared");
+	if (label && strstr(label, " (deleted)"))
+		*strstr(label, " (deleted)") = '\0';
+	if (label && strlen(label) > 200) /* memfd_create(2) takes 249 */
+		label[200] = '\0';
+	im.name = label ? label : "";
+	r = eng_image_put_msg(out, IMG_OBJECT, 0, &im.base);
+	return r < 0 ? r : put_data(out, fd, im.id, st.st_size);
+}
+
+static int put_object(struct eng_proc *p, const struct map *m, struct eng_image *out)
+{
+	uint32_t number;
+	char name[64];
+	int fd;
 
 	if (object_find(p->family, m->dev, m->ino))
 		return 0;
 	snprintf(name, sizeof(name), "map_files/%lx-%lx", (long)m->start, (long)m->end);
 	fd = openat(p->dir, name, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	if (fstat(fd, &st) < 0 || !(o = object_add(p->family, m->dev, m->ino, fd))) {
-		close(fd);
-		return -ENOMEM;
-	}
-	im.id = o - p->family->objects->v + 1;
-	im.size = st.st_size;
-	im.memfd = !strncmp(m->path, "/memfd:", 7);
-	label = strdup(im.memfd ? m->path + 7 : "shared");
-	if (label && strstr(label, " (deleted)"))
-		*strstr(label, " (deleted)") = '\0';
-	im.name = label ? label : "";
-	r = eng_image_put_msg(out, IMG_OBJECT, 0, &im.base);
-	return r < 0 ? r : put_data(out, fd, im.id, st.st_size);
+	return fd < 0 ? -errno : object_put(p->family, out, fd, m->path, &number);
 }
 
 static int objects_dump_family(struct eng_family *f, struct eng_image *out, struct error *e)

@@ -71,15 +71,6 @@ static void socket_probe(struct eng_probe *p, const struct file_look *l)
 
 /* ---- the rest --------------------------------------------------------------------------------------- */
 
-static bool is_memfd(const struct file_look *l)
-{
-	return !strncmp(l->link, "/memfd:", 7);
-}
-static void memfd_probe(struct eng_probe *p, const struct file_look *l)
-{
-	file_reason(p, l, "memory file (memfd_create) %s: close it first", l->link + 1);
-}
-
 /* A queue's link is "/NAME", like that of a file: the file system tells. */
 static bool is_mqueue(const struct file_look *l)
 {
@@ -205,7 +196,6 @@ static int pidfd_open_it(struct eng_family *f, struct eng_proc *p, struct file_d
 
 const struct file_kind file_fifo = {.name = "fifo", .is = is_fifo, .probe = fifo_probe};
 const struct file_kind file_socket = {.name = "socket", .is = is_socket, .probe = socket_probe};
-const struct file_kind file_memfd = {.name = "memfd", .is = is_memfd, .probe = memfd_probe};
 const struct file_kind file_mqueue = {.name = "mqueue", .is = is_mqueue, .probe = mqueue_probe};
 const struct file_kind file_inotify = {.name = "inotify", .is = is_inotify, .probe = inotify_probe};
 const struct file_kind file_other = {.name = "other", .is = is_other, .probe = other_probe};

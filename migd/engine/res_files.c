@@ -27,9 +27,8 @@ const struct eng_res res_files;
 
 /* The first that fits: the general ones last. */
 static const struct file_kind *const kinds[] = {
-	&file_path_only, &file_tty,    &file_device,   &file_pipe,   &file_fifo,    &file_socket, &file_memfd, &file_mqueue,
-	&file_eventfd,
-	&file_timerfd,	 &file_epoll,  &file_signalfd, &file_inotify, &file_pidfd,  &file_directory, &file_regular, &file_other,
+	&file_path_only, &file_tty,	&file_device,  &file_pipe,    &file_fifo,  &file_socket,    &file_memfd,    &file_mqueue,  &file_eventfd,
+	&file_timerfd,	 &file_epoll,	&file_signalfd, &file_inotify, &file_pidfd, &file_directory, &file_unlinked, &file_regular, &file_other,
 };
 
 enum { BUCKETS = 1024 };
@@ -308,7 +307,7 @@ static int desc_dump(struct eng_family *f, struct file_desc *d, struct eng_image
 	m->ino = d->look.st.st_ino;
 	m->mode = d->look.st.st_mode;
 	m->rdev = d->look.st.st_rdev;
-	m->size = d->look.st.st_size;
+	d->out = out;
 	if (m->kind && m->path) {
 		r = owner_dump(d, m, e);
 		if (!r && d->kind->dump)

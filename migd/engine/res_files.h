@@ -29,6 +29,7 @@ struct file_desc { /* one open file description */
 	/* source */
 	struct file_look look; /* of the first holder found */
 	struct eng_proc *holder;
+	struct eng_image *out; /* while it is dumped */
 	uint64_t holders; /* descriptors that refer to it */
 	/* destination */
 	Sprite__Img__File *image;
@@ -52,7 +53,7 @@ struct file_kind {
 };
 
 extern const struct file_kind file_regular, file_directory, file_path_only, file_device, file_pipe, file_fifo, file_tty, file_eventfd, file_timerfd,
-	file_signalfd, file_epoll, file_inotify, file_pidfd, file_memfd, file_mqueue, file_socket, file_other;
+	file_signalfd, file_epoll, file_inotify, file_pidfd, file_memfd, file_unlinked, file_mqueue, file_socket, file_other;
 
 /* Adds "PID (comm): fd N: TEXT". */
 void file_reason(struct eng_probe *p, const struct file_look *l, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

@@ -10,6 +10,8 @@ int memory_hollow(struct eng_proc *p, struct error *e);
 
 /* objects.c */
 int object_number(struct eng_proc *p, const struct map *m, uint32_t *number);
+/* Source: writes the object behind fd (ours to keep; readable), unless it has been written already. `path`: as /proc shows it. */
+int object_put(struct eng_family *f, struct eng_image *out, int fd, const char *path, uint32_t *number);
 /* Destination: our fd of object `number`; -1: unknown. Borrowed. */
 int object_fd(struct eng_family *f, uint32_t number);
 

@@ -76,7 +76,7 @@ static void probe_namespaces(struct eng_probe *p)
 		}
 	char link[64]; /* of one that has no process yet nothing can be read */
 
-	if (res_readlink(p->dir, "ns/pid", link, sizeof link) < 0)
+	if (res_readlink(p->dir, "ns/uts", link, sizeof link) < 0) /* a zombie has none at all */
 		return;
 	if (res_readlink(p->dir, "ns/pid_for_children", link, sizeof link) == -ENOENT || ns_differs(p->dir, other, "pid_for_children"))
 		eng_reason(p, "has a pid namespace of its own for its children (unshare): start it without");

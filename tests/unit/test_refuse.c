@@ -178,10 +178,22 @@ static int s_lease(void)
 {
 	return has(fcntl(at("lease", O_RDONLY), F_SETLEASE, F_RDLCK));
 }
-static int shared_fd = -1;
+static int shared_fd = -1, unlinked_fd = -1;
 static int s_offset(void)
 {
 	return has(fcntl(shared_fd, F_DUPFD, 0));
+}
+static int s_unlinked_shared(void)
+{
+	return has(fcntl(unlinked_fd, F_DUPFD, 0));
+}
+static int s_unlinked_big(void)
+{
+	int fd = at("big", O_RDWR);
+	char path[200];
+
+	snprintf(path, sizeof path, "%s/big", dir);
+	return has(unlink(path)) || has(fallocate(fd, 0, 0, 65 << 20));
 }
 static int s_pidfd(void)
 {
@@ -355,6 +367,7 @@ static int s_32bit(void)
 		return 1;
 	close(fd);
 	close(shared_fd);
+	close(unlinked_fd);
 	execl(path, path, NULL);
 	return 1;
 }
@@ -369,7 +382,7 @@ static const struct state {
 	{"UDP socket", s_udp6, "fd *: UDP (IPv6) socket: close it first"},
 	{"unix socket", s_unix, "fd *: unix stream socket: close it first"},
 	{"netlink socket", s_netlink, "fd *: netlink socket: close it first"},
-	{"memfd", s_memfd, "fd *: memory file (memfd_create) memfd:thing (deleted): close it first"},
+	{"memfd", s_memfd, NULL},
 	{"inotify", s_inotify, "fd *: inotify watches files from this host: close it first"},
 	{"fanotify", s_fanotify, "fd *: fanotify watches files from this host: close it first"},
 	{"io_uring", s_uring, "fd *: io_uring ring: close it first"},
@@ -378,7 +391,11 @@ static const struct state {
 	{"BPF map", s_bpf, "fd *: BPF map: belongs to this kernel; close it first"},
 	{"message queue", s_mq, "fd *: POSIX message queue /test-refuse-*: close it first (mq_close)"},
 	{"named pipe", s_fifo, "fd *: named pipe */fifo: close it first"},
-	{"unlinked file", s_unlinked, "fd *: */gone (deleted) has been unlinked and cannot be opened again elsewhere: close it first"},
+	{"unlinked file", s_unlinked, NULL},
+	{"unlinked file, shared", s_unlinked_shared,
+		"fd *: */nameless (deleted) is open in process * too, which stays: move that one, or close it first"},
+	{"unlinked file, big", s_unlinked_big,
+		"fd *: */big (deleted) has been unlinked and holds 65 MiB, more than the 64 that can be carried: close it first"},
 	{"name that is gone", s_renamed, "fd *: */first (deleted) is a name that is gone (the file has others): open it by another name"},
 	{"/proc file", s_proc, "fd *: /proc/meminfo belongs to this host alone: close it first"},
 	{"device", s_kmsg, "fd *: /dev/kmsg is a device of this host: close it first"},
@@ -433,13 +450,14 @@ static void run(const struct state *s)
 		dup2(null, 0), dup2(null, 1), dup2(null, 2);
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		for (int fd = 3; fd < 64; fd++)
-			if (fd != p[1] && fd != shared_fd)
+			if (fd != p[1] && fd != shared_fd && fd != unlinked_fd)
 				close(fd);
 		report = fcntl(p[1], F_DUPFD_CLOEXEC, 100);
 		close(p[1]);
 		int r = s->make();
 
 		close(shared_fd);
+		close(unlinked_fd);
 		if (r && write(report, "x", 1) < 0)
 			_exit(1);
 		close(report);
@@ -513,6 +531,11 @@ int main(void)
 		return 1;
 	shared_fd = at("offset", O_RDWR);
 	shared_fd = fcntl(shared_fd, F_DUPFD, 50);
+	char nameless[200];
+
+	snprintf(nameless, sizeof nameless, "%s/nameless", dir);
+	unlinked_fd = fcntl(at("nameless", O_RDWR), F_DUPFD, 51);
+	unlink(nameless);
 	outsider = fork();
 	if (!outsider) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);

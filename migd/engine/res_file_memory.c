@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Files without a name: memfds, and regular files that have been unlinked while open (temporary files, here documents). Their content travels: it is an object
+ * of the family like shared memory (objects.c), so that a descriptor and a map of one memfd stay one thing. Over there each is a memfd.
+ *
+ * An unlinked file that somebody outside of the family has open too is refused, and so is a big one: it would fill the guest host's memory.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "migd/engine/res_files.h"
+#include "migd/engine/res_memory.h"
+
+enum { UNLINKED_MAX = 64 << 20 };
+
+static bool is_memfd(const struct file_look *l)
+{
+	return !strncmp(l->link, "/memfd:", 7) && S_ISREG(l->st.st_mode);
+}
+
+static bool is_unlinked(const struct file_look *l)
+{
+	return S_ISREG(l->st.st_mode) && !l->st.st_nlink && *l->link == '/' && !(l->flags & O_PATH) && strncmp(l->link, "/proc/", 6) &&
+	       strncmp(l->link, "/sys/", 5) && strncmp(l->link, "/secretmem", 10) && strncmp(l->link, "/SYSV", 5);
+}
+
+/* Somebody outside of the family who has this file open; 0: nobody. */
+static pid_t holder_outside(const struct eng_probe *p, const struct file_look *l)
+{
+	DIR *proc = opendir("/proc");
+	pid_t found = 0;
+
+	for (struct dirent *e; proc && !found && (e = readdir(proc));) {
+		pid_t pid = atoi(e->d_name);
+		char name[40], link[PATH_MAX];
+		bool inside = pid <= 0 || pid == getpid();
+
+		for (size_t i = 0; i < p->nfamily; i++)
+			inside |= p->family[i] == pid;
+		snprintf(name, sizeof name, "/proc/%d/fd", pid);
+		DIR *d = inside ? NULL : opendir(name);
+
+		for (struct dirent *n; d && !found && (n = readdir(d));) {
+			struct stat st;
+
+			if (res_readlink(dirfd(d), n->d_name, link, sizeof link) > 0 && !strcmp(link, l->link) &&
+			    !fstatat(dirfd(d), n->d_name, &st, 0) && st.st_ino == l->st.st_ino && st.st_dev == l->st.st_dev)
+				found = pid;
+		}
+		if (d)
+			closedir(d);
+	}
+	if (proc)
+		closedir(proc);
+	return found;
+}
+
+static bool traced_by_us(const struct eng_probe *p)
+{
+	_cleanup_free_ char *status = eng_proc_read(p->dir, "status", NULL);
+
+	return res_field_u64(status, "TracerPid", 10, 0) == (uint64_t)gettid();
+}
+
+static void memory_probe(struct eng_probe *p, const struct file_look *l)
+{
+	if (eng_field(l->info, "lock"))
+		file_reason(p, l, "lock held on %s: release it first", l->link);
+	if (!is_memfd(l) && (uint64_t)l->st.st_blocks * 512 > UNLINKED_MAX)
+		file_reason(p, l, "%s has been unlinked and holds %llu MiB, more than the %d that can be carried: close it first", l->link,
+			    (unsigned long long)l->st.st_blocks >> 11, UNLINKED_MAX >> 20);
+	pid_t who = traced_by_us(p) ? 0 : holder_outside(p, l);
+
+	if (who)
+		file_reason(p, l, "%s is open in process %d too, which stays: move that one, or close it first", l->link, who);
+}
+
+static int memory_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e)
+{
+	char name[32];
+
+	snprintf(name, sizeof name, "fd/%d", d->look.num);
+	/* Opened anew: the descriptor itself may be for writing only, and its offset is not ours to move. */
+	int fd = openat(d->look.dir, name, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return error_set(e, errno, "%s cannot be read: %s", d->look.link, strerror(errno));
+	int seals = fcntl(fd, F_GET_SEALS);
+
+	m->seals = seals > 0 ? seals : 0;
+	m->uid = d->look.st.st_uid;
+	m->gid = d->look.st.st_gid;
+	return object_put(f, d->out, fd, d->look.link, &m->object);
+}
+
+static int memory_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)
+{
+	const Sprite__Img__File *m = d->image;
+	int object = object_fd(f, m->object);
+	char name[40];
+
+	(void)p;
+	if (object < 0)
+		return res_bad_record(e, "files without a name");
+	if (fchmod(object, m->mode & 07777) < 0 || fchown(object, m->uid, m->gid) < 0)
+		return error_set(e, errno, "%s: %s", m->path, strerror(errno));
+	snprintf(name, sizeof name, "/proc/self/fd/%d", object);
+	int fd = open(name, (m->flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_ASYNC | O_DIRECT)) | O_CLOEXEC);
+
+	return fd < 0 ? error_set(e, errno, "%s: %s", m->path, strerror(errno)) : fd;
+}
+
+static int memory_finish_it(struct eng_proc *p, struct file_desc *d, int num, struct error *e)
+{
+	if (d->image->seals && fcntl(object_fd(p->family, d->image->object), F_ADD_SEALS, d->image->seals) < 0 && errno != EPERM)
+		return error_set(e, errno, "fd %d: seals of %s: %s", num, d->image->path, strerror(errno));
+	return 0;
+}
+
+const struct file_kind file_memfd = {.name = "memfd", .is = is_memfd, .probe = memory_probe, .dump = memory_dump, .open = memory_open, .finish = memory_finish_it};
+const struct file_kind file_unlinked = {.name = "unlinked", .is = is_unlinked, .probe = memory_probe, .dump = memory_dump, .open = memory_open};
