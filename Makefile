@@ -54,7 +54,7 @@ $(BUILD)/obj/%.o: %.c | $(GEN_H)
 # ---- programs --------------------------------------------------------------
 link = @mkdir -p $(@D); $(if $(Q),echo "  LD $@";) $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^)
 PROGRAMS := $(addprefix $(BUILD)/bin/,$(if $(wildcard fs/server/main.c),spritefsd) $(if $(wildcard fs/client/main.c),spritefs) \
-	$(if $(wildcard migd/main.c),migd) $(if $(wildcard migd/cli/mig.c),mig) $(if $(wildcard migd/engine/keeper_main.c),sprite-keeper) \
+	$(if $(wildcard migd/main.c),migd) $(if $(wildcard migd/cli/mig.c),mig sprite-sh) $(if $(wildcard migd/engine/keeper_main.c),sprite-keeper) \
 	$(if $(wildcard tests/lab/main.c),sprite-lab) $(if $(wildcard rpc/sprite-pki),sprite-pki) $(if $(wildcard fs/client/mount.sprite),mount.sprite))
 programs: $(PROGRAMS)
 
@@ -66,6 +66,9 @@ $(BUILD)/bin/migd: $(BUILD)/obj/migd/main.o $(O_MIGD) $(O_ENGINE) $(O_RPC) $(O_C
 	$(link) $(L_MIGD)
 $(BUILD)/bin/mig: $(BUILD)/obj/migd/cli/mig.o $(O_CLI) $(BUILD)/obj/rpc/local.o $(O_CONF)
 	$(link) $(L_CONF)
+# The shell of mig make: mig by another name (cmd_shell.c).
+$(BUILD)/bin/sprite-sh: $(BUILD)/bin/mig
+	@ln -sf mig $@
 $(BUILD)/bin/sprite-lab: $(O_LAB) $(O_CONF)
 	$(link) $(L_CONF)
 $(BUILD)/bin/sprite-pki: rpc/sprite-pki
@@ -78,19 +81,33 @@ $(BUILD)/bin/sprite-keeper: migd/engine/keeper_main.c $(wildcard migd/engine/*.h
 	$(Q)$(CC) $(CPPFLAGS) -std=gnu11 -O2 -g -Wall -Wextra -Werror -static -o $@ $<
 
 # ---- tests -----------------------------------------------------------------
+# Archives: a test pulls only what it uses, so client and server may both have an events.c with the same names.
+lib_objs = $(addprefix $(BUILD)/lib/,$(addsuffix .a,client server fs migd engine rpc conf))
+define archive
+$(BUILD)/lib/$(1).a: $(2)
+	@mkdir -p $$(@D); rm -f $$@; ar rcs $$@ $$^
+endef
+$(eval $(call archive,client,$(O_CLIENT)))
+$(eval $(call archive,server,$(O_SERVER)))
+$(eval $(call archive,fs,$(O_FS)))
+$(eval $(call archive,migd,$(O_MIGD)))
+$(eval $(call archive,engine,$(O_ENGINE)))
+$(eval $(call archive,rpc,$(O_RPC)))
+$(eval $(call archive,conf,$(O_CONF)))
+link_test = @mkdir -p $(@D); $(if $(Q),echo "  LD $@";) $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group
 UNITS := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(sort $(wildcard tests/unit/test_*.c)))
-$(BUILD)/tests/unit/%: $(BUILD)/obj/tests/unit/%.o $(O_CLIENT) $(O_SERVER) $(O_FS) $(O_MIGD) $(O_ENGINE) $(O_RPC) $(O_CONF)
-	$(link) $(L_MIGD) -lfuse3 -lcunit
+$(BUILD)/tests/unit/%: $(BUILD)/obj/tests/unit/%.o $(lib_objs)
+	$(link_test) $(L_MIGD) -lfuse3 -lcunit
 MOVES := $(patsubst tests/move/%.c,$(BUILD)/tests/move/%,$(sort $(wildcard tests/move/*.c)))
 $(BUILD)/tests/move/%: tests/move/%.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) -D_GNU_SOURCE -std=gnu11 -O2 -g -Wall -Wextra -Werror -pthread -o $@ $<
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(sort $(wildcard tests/bench/*.c)))
-$(BUILD)/tests/bench/%: $(BUILD)/obj/tests/bench/%.o $(O_MIGD) $(O_ENGINE) $(O_RPC) $(O_CONF)
-	$(link) $(L_RPC)
+$(BUILD)/tests/bench/%: $(BUILD)/obj/tests/bench/%.o $(lib_objs)
+	$(link_test) $(L_RPC)
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
-$(BUILD)/tests/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(O_CLIENT) $(O_SERVER) $(O_FS) $(O_MIGD) $(O_ENGINE) $(O_RPC) $(O_CONF)
-	$(link) $(L_MIGD) -lfuse3
+$(BUILD)/tests/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(lib_objs)
+	$(link_test) $(L_MIGD) -lfuse3
 .PHONY: tests
 tests: $(UNITS) $(MOVES) $(BENCHES) $(FUZZERS)
 
@@ -137,7 +154,7 @@ install: programs
 	install -d $(addprefix $(DESTDIR),$(LIBDIR) $(PREFIX)/bin $(PREFIX)/sbin $(UNITDIR) $(COMPDIR) $(DOCDIR) /etc/sprite)
 	install -m 755 $(PROGRAMS) $(DESTDIR)$(LIBDIR)
 	$(Q)for p in $(filter $(USER_PROGRAMS),$(notdir $(PROGRAMS))); do ln -sf ../lib/sprite/$$p $(DESTDIR)$(PREFIX)/bin/$$p; done
-	$(Q)for p in $(filter-out $(USER_PROGRAMS) sprite-keeper,$(notdir $(PROGRAMS))); do ln -sf ../lib/sprite/$$p $(DESTDIR)$(PREFIX)/sbin/$$p; done
+	$(Q)for p in $(filter-out $(USER_PROGRAMS) sprite-keeper sprite-sh,$(notdir $(PROGRAMS))); do ln -sf ../lib/sprite/$$p $(DESTDIR)$(PREFIX)/sbin/$$p; done
 	$(Q)for f in man/*.[1-8]; do install -D -m 644 $$f $(DESTDIR)$(MANDIR)/man$${f##*.}/$${f##*/}; done
 	$(Q)for f in units/*; do sed 's#/usr/sbin/#$(PREFIX)/sbin/#g' $$f > $(DESTDIR)$(UNITDIR)/$${f##*/} && chmod 644 $(DESTDIR)$(UNITDIR)/$${f##*/}; done
 	install -m 644 $(wildcard completion/*) $(DESTDIR)$(COMPDIR)

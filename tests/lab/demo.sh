@@ -96,9 +96,9 @@ moves_on() { local a; a=$(size); until_true 3 eval "[ \$(size) -gt $a ]"; }
 moves_on || wrong "it writes from there"
 good "python3 works on ws2, its output grows before the eyes of ws3"
 shows "ws1: kill -STOP $py"; on ws1 kill -STOP "$py"
-until_true 3 eval '[ "$(on ws1 ps -o state= -p $py | cut -c1)" = T ]' || wrong "it is stopped"
+until_true 3 eval '[[ $(on ws1 ps -o state= -p $py) == [Tt]* ]]' || wrong "it is stopped"
 a=$(size); sleep 0.5
-expect "stopped: ps on ws1 says T, and nothing is written any more" "$a" "$(size)"
+expect "stopped: ps on ws1 says so, and nothing is written any more" "$a" "$(size)"
 shows "ws1: kill -CONT $py"; on ws1 kill -CONT "$py"
 moves_on || wrong "it goes on"
 good "continued: it writes again"

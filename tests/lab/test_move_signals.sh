@@ -36,16 +36,16 @@ as sprite ws1 bash -c "for i in \$(seq 30); do kill -s RTMIN+1 $JOB; done"
 check "30 real-time signals: all" until_true 5 eval "[ \$(on ws1 grep -c '^got 1' $JD/out) = 31 ]"
 
 as sprite ws1 kill -STOP "$JOB"
-check "stop: it is stopped at home" until_true 5 eval '[ "$(state)" = T ]'
+check "stop: it is stopped at home" until_true 5 eval '[[ "$(state)" == [Tt] ]]'
 check "stop: and away" until_true 5 eval '[[ "$(remote_state)" =~ [Tt] ]]'
 a=$(on ws1 stat -c %s $JD/out); as sprite ws1 kill -s RTMIN+1 "$JOB"; sleep 0.4
 same "stopped is stopped" "$a" "$(on ws1 stat -c %s $JD/out)"
 as sprite ws1 kill -CONT "$JOB"
 check "continue: it goes on" until_true 5 eval "[ \$(on ws1 grep -c '^got 1' $JD/out) = 32 ]"
-check "continue: home shows it sleeping or running" until_true 5 eval '[ "$(state)" != T ]'
-as sprite ws1 kill -STOP "$JOB"; until_true 5 eval '[ "$(state)" = T ]'
+check "continue: home shows it sleeping or running" until_true 5 eval '[[ "$(state)" != [Tt] ]]'
+as sprite ws1 kill -STOP "$JOB"; until_true 5 eval '[[ "$(state)" == [Tt] ]]'
 check "a stopped one can go home" hop home
-check "and is stopped there" until_true 5 eval '[ "$(state)" = T ]'
+check "and is stopped there" until_true 5 eval '[[ "$(state)" == [Tt] ]]'
 as sprite ws1 kill -CONT "$JOB"; hop ws3 >/dev/null || flunk "move on"
 as sprite ws1 kill -HUP "$JOB"
 same "it ends by itself on a signal: exit status" 3 "$(job_status)"
