@@ -43,6 +43,7 @@ struct call {
 	int nbulk;
 	gpr_timespec deadline;
 	unsigned park_ms;
+	bool again;
 	rpc_done done;
 	void *arg;
 	bool cancelled, parked;	 /* ch->lock */
@@ -582,11 +583,25 @@ static int attempt(struct call *c)
 	return 0;
 }
 
+/* From now on the call says that it was sent before. */
+static void mark_again(struct call *c)
+{
+	grpc_slice s;
+
+	if (c->again || frame_control_again(c->control, &s) < 0)
+		return;
+	grpc_slice_unref(c->control);
+	c->control = s;
+	c->again = true;
+}
+
 static void park_fired(struct rt_timer *t)
 {
 	struct call *c = container_of(t, struct call, park);
 	struct rpc_msg none = { 0 };
 	int r;
+
+	mark_again(c);
 
 	pthread_mutex_lock(&c->ch->lock);
 	c->parked = false;

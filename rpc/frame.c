@@ -35,6 +35,7 @@ int frame_control(const struct frame_head *h, const ProtobufCMessage *msg, grpc_
 	head.seq = h->seq;
 	head.acked = h->acked;
 	head.err = h->err;
+	head.again = h->again;
 	hl = sprite__rpc__head__get_packed_size(&head);
 	ml = msg ? protobuf_c_message_get_packed_size(msg) : 0;
 	if (ml > RPC_CONTROL_MAX)
@@ -46,6 +47,29 @@ int frame_control(const struct frame_head *h, const ProtobufCMessage *msg, grpc_
 	if (msg)
 		protobuf_c_message_pack(msg, p);
 	*out = s;
+	return 0;
+}
+
+int frame_control_again(grpc_slice control, grpc_slice *out)
+{
+	const uint8_t *p = GRPC_SLICE_START_PTR(control);
+	size_t n = GRPC_SLICE_LENGTH(control), rest;
+	Sprite__Rpc__Head *head;
+	uint32_t hl;
+	uint8_t *q;
+
+	memcpy(&hl, p, 4);
+	hl = le32toh(hl);
+	head = sprite__rpc__head__unpack(NULL, hl, p + 4);
+	if (!head)
+		return -EPROTO;
+	head->again = true;
+	rest = n - 4 - hl;
+	*out = grpc_slice_malloc(4 + sprite__rpc__head__get_packed_size(head) + rest);
+	q = put32(GRPC_SLICE_START_PTR(*out), sprite__rpc__head__get_packed_size(head));
+	q += sprite__rpc__head__pack(head, q);
+	memcpy(q, p + 4 + hl, rest);
+	sprite__rpc__head__free_unpacked(head, NULL);
 	return 0;
 }
 
@@ -193,6 +217,7 @@ static int decode_head(struct cursor *c, struct frame_head *h)
 	h->epoch = head->epoch;
 	h->seq = head->seq;
 	h->acked = head->acked;
+	h->again = head->again;
 	sprite__rpc__head__free_unpacked(head, NULL);
 	return 0;
 }

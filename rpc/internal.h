@@ -64,6 +64,7 @@ void rt_seq_end(struct rt_seq *q);
 struct frame_head {
 	uint32_t version, err;
 	uint64_t epoch, seq, acked;
+	bool again;
 };
 static inline size_t frame_limit(const struct rpc_method *m)
 {
@@ -71,6 +72,8 @@ static inline size_t frame_limit(const struct rpc_method *m)
 }
 /* Header and message as one slice. `msg` NULL: no message. -EMSGSIZE. */
 int frame_control(const struct frame_head *h, const ProtobufCMessage *msg, grpc_slice *out);
+/* The same frame with `again` set, for a retry. -EPROTO: not a frame of ours. */
+int frame_control_again(grpc_slice control, grpc_slice *out);
 /* Counts user-data slices that are not yet released; starts at 1 for the owner. `last` runs when it falls to 0, inside gRPC: it must not call gRPC. */
 struct frame_hold {
 	_Atomic int count;

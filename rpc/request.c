@@ -309,6 +309,11 @@ uint64_t rpc_request_seq(const struct rpc_request *rq)
 	return rq->head.seq;
 }
 
+bool rpc_request_again(const struct rpc_request *rq)
+{
+	return rq->head.again;
+}
+
 const struct rpc_msg *rpc_request_msg(const struct rpc_request *rq)
 {
 	return &rq->msg;

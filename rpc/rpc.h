@@ -136,6 +136,8 @@ const char *rpc_request_peer(const struct rpc_request *rq);   /* the name in the
 const char *rpc_request_addr(const struct rpc_request *rq);   /* "ipv4:10.1.2.3:4567" */
 uint64_t rpc_request_epoch(const struct rpc_request *rq);     /* the peer's boot epoch */
 uint64_t rpc_request_seq(const struct rpc_request *rq);
+/* The caller has sent this call before. That the handler runs means that this server did not execute it; one before it may have. */
+bool rpc_request_again(const struct rpc_request *rq);
 const struct rpc_msg *rpc_request_msg(const struct rpc_request *rq);
 bool rpc_request_cancelled(const struct rpc_request *rq);
 /*

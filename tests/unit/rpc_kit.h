@@ -51,7 +51,7 @@ static const struct rpc_method kit_none = { "/t/None", RPC_UNARY, false, false, 
 static _Atomic uint32_t kit_executed[KIT_SEQ_MAX];
 static _Atomic uint32_t kit_total, kit_hanging, kit_cancelled, kit_lost, kit_str_ended;
 static _Atomic int kit_str_last; /* what the stream handler's last recv or send returned */
-static _Atomic bool kit_free;
+static _Atomic bool kit_free, kit_again;
 static char kit_dir[64], kit_last_peer[256], kit_last_addr[128];
 static _Atomic uint64_t kit_last_epoch;
 static struct pki_ca kit_ca;
@@ -159,6 +159,7 @@ static void hang_handler(void *ctx, struct rpc_request *rq)
 	(void)ctx;
 	if (kit_free) {
 		kit_executed[in->seq]++;
+		kit_again = rpc_request_again(rq);
 		rpc_reply(rq, 0, &out.base, NULL, 0, NULL, NULL);
 		return;
 	}

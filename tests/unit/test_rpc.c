@@ -295,6 +295,9 @@ static void test_wait_survives_cut(void)
 	relay_cut(r);
 	CU_ASSERT_TRUE(kit_wait(&done_ok, 1, 5000));
 	CU_ASSERT_EQUAL(kit_executed[9], 1);
+	CU_ASSERT_TRUE(kit_again); /* the handler was told */
+	CU_ASSERT_EQUAL(kit_num(c2, &kit_lock, 10, 0, 5000, NULL), 0);
+	CU_ASSERT_FALSE(kit_again);
 	CU_ASSERT_EQUAL(done_bad + done_cancelled, 0);
 	kit_free = false;
 	rpc_channel_close(c2);
@@ -461,6 +464,18 @@ static void test_watch(void)
 	relay_stop(r);
 }
 
+/* By name, as configurations have it; and a name that does not exist is a host that is down. */
+static void test_names(void)
+{
+	struct conf_addr a = { "localhost", port }, b = { "no-such-host.invalid", port };
+	struct rpc_channel *c2 = rpc_channel_open(tc, &a, "fs1", "x"), *c3 = rpc_channel_open(tc, &b, "fs1", "x");
+
+	CU_ASSERT_EQUAL(kit_num(c2, &kit_echo, 1, 0, 5000, NULL), 0);
+	CU_ASSERT_EQUAL(kit_num(c3, &kit_echo, 1, 0, 5000, NULL), -EHOSTDOWN);
+	rpc_channel_close(c2);
+	rpc_channel_close(c3);
+}
+
 /* A peer that says nothing any more, without closing anything, is noticed without a deadline. Both sides. */
 static void test_dead_peer(void)
 {
@@ -551,6 +566,7 @@ int main(int argc, char **argv)
 	CU_ADD_TEST(s, test_watch);
 	CU_ADD_TEST(s, test_resources);
 	CU_ADD_TEST(s, test_port_taken);
+	CU_ADD_TEST(s, test_names);
 	CU_ADD_TEST(s, test_dead_peer);
 	CU_basic_set_mode(CU_BRM_VERBOSE);
 	CU_basic_run_tests();
