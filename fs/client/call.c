@@ -338,6 +338,19 @@ void call_submit(struct call *c)
 	call_send(c);
 }
 
+void call_wake(struct call *c)
+{
+	if (c->woken)
+		c->woken(c);
+	else
+		call_submit(c);
+}
+
+void call_drop(struct call *c)
+{
+	call_unref(c);
+}
+
 void call_release_waiters(struct fs *fs, struct list *waiters, int err)
 {
 	struct list mine, *l;
@@ -488,6 +501,7 @@ static void *call_ticker(void *arg)
 			pthread_mutex_unlock(&fs->wait_lock);
 			prefix_tick(fs, now);
 			stream_tick(fs, clock_mono_ns());
+			wb_tick(fs, now, false);
 			pthread_mutex_lock(&fs->wait_lock);
 		}
 		if (fs->stopping)
@@ -516,6 +530,7 @@ void call_init(struct fs *fs)
 	list_init(&fs->retry);
 	list_init(&fs->interrupted);
 	list_init(&fs->young);
+	list_init(&fs->wb_files);
 }
 
 int call_ticker_start(struct fs *fs)

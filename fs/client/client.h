@@ -58,6 +58,9 @@ struct domain {
 	bool home;	       /* natively used by its host: see fs.md */
 	uint32_t mig_port;
 	bool attached, attaching;
+	atomic_bool full;	/* little space left: written through, so that write(2) tells */
+	atomic_bool written;	/* since the space was looked at */
+	uint64_t space_at;	/* when that was, ticker only */
 	struct list waiters; /* calls that need the root handle or a server */
 	struct inode *root;
 };
@@ -95,6 +98,14 @@ struct inode {
 	struct stat attr; /* under LEASE_ATTR, when attr_valid */
 	uint64_t attr_change, attr_gen;
 	bool attr_valid, no_acl, no_cap; /* no_*: known not to have such an xattr */
+	/* write-behind, see writeback.c */
+	struct list dirty, flying, wb_waiters; /* chunks; calls that wait for the file to be clean */
+	unsigned nflying;
+	uint64_t dirty_end;
+	bool wb_urgent;
+	int wb_error;
+	struct list wb_link; /* fs.wb_files, under fs.wait_lock, which holds a reference */
+	uint64_t wb_since;
 	/*
 	 * Home domains, which have no leases: the attributes that came last and when, and those that the kernel's pages were filled under. Pages are
 	 * kept over an open when both are the same.
@@ -120,6 +131,9 @@ struct stream {
 	bool dir;
 	atomic_uint_fast64_t open; /* the server's id */
 	bool released; /* inode.lock */
+	unsigned ndirty; /* chunks of write-behind that need it; inode.lock */
+	bool unlock;	 /* its close drops the flock of unlock_owner */
+	uint64_t unlock_owner;
 	bool direct;   /* DIRECT_IO: no pages are cached by it */
 	uint32_t uid, gid; /* who opened it: as whom it is opened (again) at the server */
 	uint32_t *groups;
@@ -170,17 +184,19 @@ struct fs {
 	pthread_cond_t wait_cond;
 	struct list retry;	   /* calls that wait for their time */
 	struct list interrupted;   /* calls somebody wants to be rid of */
+	struct list wb_files;	   /* inodes with dirty data, oldest first */
 	struct list young;	   /* streams of home domains that the server does not know yet, oldest first */
 	pthread_t ticker;
 
 	atomic_uint_fast64_t count[FS_NOPS], nanos[FS_NOPS], retries, lock_ticket, attach_failures;
 	pthread_rwlock_t grant_lock; /* shared: a reply with a grant is being written */
 	pthread_mutex_t recall_lock; /* recalls, inode.changing; the last but inode.lock */
-	pthread_cond_t recall_cond;
+	pthread_cond_t recall_cond, wb_cond; /* something was recalled; a chunk has arrived */
 	struct list recall_queue, recall_busy;
 	atomic_uint_fast64_t recalls, epochs, local_opens, local_attrs;
 	atomic_uint_fast64_t victim_gen; /* grows when a change of ours may have changed the nlink of we know not what */
 	atomic_uint local_streams;
+	atomic_uint_fast64_t dirty_bytes;
 	bool has_epoch; /* the kernel knows FUSE_NOTIFY_INC_EPOCH */
 	atomic_uint calls; /* that exist */
 	uint64_t asked_at; /* ticker only: for the table, last */
@@ -213,6 +229,7 @@ struct call {
 	struct iovec bulk;
 	void *buf; /* of the bulk bytes, from session_buffer_take() */
 	call_done done;
+	void (*woken)(struct call *c); /* instead of call_submit(), when it waited for a clean file */
 	bool quick;    /* does not wait for a server that is away: done(EHOSTDOWN) */
 	bool attach;   /* goes to a domain that is not attached */
 	bool changes;  /* lease_change_begin() was called for ino (and ino2 when changes2) */
@@ -281,6 +298,8 @@ char *call_strdup(struct call *c, const char *s);
 void call_cred(struct call *c, bool groups);
 void call_stream(struct call *c, struct stream *st, uint64_t *open); /* takes a reference */
 void call_submit(struct call *c);
+void call_wake(struct call *c); /* one that waited in wb_then(): goes on */
+void call_drop(struct call *c); /* one that was answered without being sent */
 /* Sends again all that `waiters` hold, or fails it with `err`. */
 void call_release_waiters(struct fs *fs, struct list *waiters, int err);
 void call_init(struct fs *fs);
@@ -366,10 +385,24 @@ void lease_recall(struct server *s, const Sprite__Fs__Event *ev);
 void lease_drop_pages(struct fs *fs, struct inode *ino);
 void lease_change_begin(struct fs *fs, struct inode *dir);
 void lease_change_end(struct fs *fs, struct inode *dir);
-void lease_drop_all(struct server *s, bool restarted);
+void lease_drop_all(struct server *s, bool restarted, bool given_up);
 /* The server answered what was sent at `sent` (boot clock): its leases go on. `epoch` and `lease_epoch` (0: not said) are what it said of itself. */
 void lease_renewed(struct server *s, uint64_t sent, uint64_t epoch, uint64_t lease_epoch, uint32_t lease_ms);
 void lease_tick(struct server *s, uint64_t now);
+
+/* ---- writeback.c */
+/* Takes the data and answers req; false: not under an exclusive lease, write through. */
+bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data, size_t len, uint64_t off, uint32_t uid, uint32_t gid, bool kill);
+void wb_then(struct fs *fs, struct inode *ino, struct call *c); /* call_submit(c) when the file is clean */
+bool wb_dirty(struct inode *ino);
+void wb_flush_start(struct fs *fs, struct inode *ino);
+void wb_flush_wait(struct fs *fs, struct inode *ino); /* not from a handler or a completion */
+int wb_error_take(struct inode *ino);
+uint64_t wb_dirty_end(struct inode *ino); /* 0: clean; else the file is at least as long */
+void wb_remember(struct fs *fs, struct inode *ino);
+void wb_tick(struct fs *fs, uint64_t now, bool all);
+void wb_discard(struct fs *fs, struct inode *ino);
+void wb_look_at_space(struct fs *fs, struct domain *d);
 
 /* ---- events.c */
 void events_ack(struct server *s, uint64_t id, const uint8_t *handle, size_t len);

@@ -101,6 +101,10 @@ static struct inode *inode_make(struct fs *fs, struct domain *dom, struct pnode 
 	ino->pnode = pnode;
 	pthread_mutex_init(&ino->lock, NULL);
 	list_init(&ino->streams);
+	list_init(&ino->dirty);
+	list_init(&ino->flying);
+	list_init(&ino->wb_waiters);
+	list_init(&ino->wb_link);
 	if (hash_set_u64(&fs->by_id, ino->id, ino, NULL) < 0) {
 		inode_free(ino);
 		return NULL;

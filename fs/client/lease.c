@@ -50,6 +50,7 @@ void lease_init(struct fs *fs)
 	pthread_rwlockattr_destroy(&a);
 	pthread_mutex_init(&fs->recall_lock, NULL);
 	pthread_cond_init(&fs->recall_cond, NULL);
+	pthread_cond_init(&fs->wb_cond, NULL);
 	list_init(&fs->recall_queue);
 	list_init(&fs->recall_busy);
 }
@@ -131,7 +132,7 @@ bool lease_attr(struct fs *fs, struct inode *ino, struct stat *st)
 
 	pthread_mutex_lock(&ino->lock);
 	r = ino->attr_valid && (ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) &&
-	    (S_ISDIR(ino->attr.st_mode) || ino->attr_gen == atomic_load(&fs->victim_gen));
+	    list_empty(&ino->dirty) && list_empty(&ino->flying) && (S_ISDIR(ino->attr.st_mode) || ino->attr_gen == atomic_load(&fs->victim_gen));
 	if (r)
 		*st = ino->attr;
 	pthread_mutex_unlock(&ino->lock);
@@ -183,6 +184,8 @@ static void recall_run(struct fs *fs, struct recall *r)
 	struct inode *ino = r->ino;
 	bool changing;
 
+	if (r->s && (r->bits & (SPRITE__FS__LEASE_BITS__LEASE_WRITE | SPRITE__FS__LEASE_BITS__LEASE_DATA)))
+		wb_flush_wait(fs, ino);
 	if (r->bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR)
 		stream_open_local(fs, ino);
 	if (r->bits & SPRITE__FS__LEASE_BITS__LEASE_DATA)
@@ -320,7 +323,7 @@ void lease_change_end(struct fs *fs, struct inode *dir)
 /* ---- the end of all leases of a server */
 
 /* The server has restarted, given us up, or been silent for too long: nothing that it granted counts any more. */
-void lease_drop_all(struct server *s, bool restarted)
+void lease_drop_all(struct server *s, bool restarted, bool given_up)
 {
 	struct fs *fs = s->fs;
 	struct inode **all;
@@ -329,8 +332,11 @@ void lease_drop_all(struct server *s, bool restarted)
 	if (restarted)
 		atomic_store(&s->recalled_seq, 0);
 	n = inode_leased(fs, s, restarted, &all);
-	for (i = 0; i < n; i++)
+	for (i = 0; i < n; i++) {
 		recall_note(fs, all[i], ~0ull, false, 0);
+		if (given_up)
+			wb_discard(fs, all[i]);
+	}
 	session_bump_epoch(fs);
 	for (i = 0; i < n; i++)
 		recall_queue(fs, NULL, 0, all[i], SPRITE__FS__LEASE_BITS__LEASE_ATTR | SPRITE__FS__LEASE_BITS__LEASE_DATA, NULL);
@@ -355,7 +361,7 @@ void lease_renewed(struct server *s, uint64_t sent, uint64_t epoch, uint64_t lea
 	if (restarted || given_up) {
 		log_note("%s %s: caches are dropped, files are opened anew", s->name, restarted ? "was restarted" : "had given us up");
 		atomic_store(&s->leasing, false);
-		lease_drop_all(s, restarted);
+		lease_drop_all(s, restarted, given_up && !restarted);
 	}
 	if (lease_ms) {
 		atomic_store(&s->valid_until, sent + lease_ms * 1000000ull);
@@ -369,5 +375,5 @@ void lease_tick(struct server *s, uint64_t now)
 	if (!atomic_load(&s->leasing) || now + MARGIN_NS < atomic_load(&s->valid_until))
 		return;
 	atomic_store(&s->leasing, false);
-	lease_drop_all(s, false);
+	lease_drop_all(s, false, false); /* what is dirty waits: the server may be back in time, or else say that it gave us up */
 }

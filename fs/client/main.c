@@ -229,6 +229,9 @@ static void end(struct fs *fs)
 {
 	int i;
 
+	wb_tick(fs, 0, true);
+	for (i = 0; i < 500 && atomic_load(&fs->dirty_bytes) > 0; i++)
+		usleep(10000);
 	session_unmount(fs);
 	/* what was released last is still on its way */
 	for (i = 0; i < 20 && atomic_load(&fs->calls) > 0; i++)

@@ -74,6 +74,15 @@ static void getattr_done(struct call *c, int err, struct rpc_msg *out)
 		reply_attr(c, (Sprite__Fs__GetattrRep *)out->msg);
 }
 
+/* The file is clean: the replies to its last writes brought its attributes. */
+static void getattr_woken(struct call *c)
+{
+	if (reply_attr_kept(c->fs, c->req, c->ino))
+		call_drop(c);
+	else
+		call_submit(c);
+}
+
 static void op_getattr(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 {
 	struct fs *fs = fuse_req_userdata(req);
@@ -85,7 +94,7 @@ static void op_getattr(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 		inode_put(fs, ino);
 		return;
 	}
-	if (reply_attr_kept(fs, req, ino)) {
+	if (reply_attr_kept(fs, req, ino)) { /* not when it is dirty */
 		inode_put(fs, ino);
 		return;
 	}
@@ -100,7 +109,16 @@ static void op_getattr(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 	else
 		c->m.getattr.open = inode_any_open(ino);
 	c->quick = ino == ino->dom->root;
-	call_submit(c);
+	c->woken = getattr_woken;
+	wb_then(fs, ino, c);
+}
+
+static void setattr_woken(struct call *c)
+{
+	if (c->m.setattr.valid & (FS_SET_MODE | FS_SET_UID | FS_SET_GID))
+		stream_open_local_then(c->ino, c); /* who has it open keeps it, whatever the new mode says */
+	else
+		call_submit(c);
 }
 
 static int64_t ns(const struct timespec *t)
@@ -136,10 +154,8 @@ static void op_setattr(fuse_req_t req, fuse_ino_t id, struct stat *st, int valid
 	c->m.setattr.attr = &c->attr;
 	if (fi)
 		call_stream(c, (struct stream *)fi->fh, &c->m.setattr.open);
-	if (c->m.setattr.valid & (FS_SET_MODE | FS_SET_UID | FS_SET_GID))
-		stream_open_local_then(ino, c); /* who has it open keeps it, whatever the new mode says */
-	else
-		call_submit(c);
+	c->woken = setattr_woken;
+	wb_then(fs, ino, c);
 }
 
 /* ---- space */

@@ -70,6 +70,8 @@ static void open_done(struct call *c, int err, struct rpc_msg *out)
 	lease_keep_attr(c->fs, c->ino, rep->attr);
 	if (c->dom->home && rep->attr)
 		inode_home_attr(c->ino, rep->attr);
+	if (c->flags & O_TRUNC)
+		fuse_lowlevel_notify_inval_inode(c->fs->se, c->ino->id, -1, 0);
 	choose_caching(st, !rep->shared_write && (got & SPRITE__FS__LEASE_BITS__LEASE_DATA), &c->fi);
 	reply_open(c, st);
 	lease_reply_end(c->fs);
@@ -135,7 +137,7 @@ static void op_open(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 	c->m.open.flags = (uint32_t)fi->flags;
 	c->flags = fi->flags;
 	c->fi = *fi;
-	call_submit(c);
+	wb_then(fs, ino, c);
 }
 
 static void create_done(struct call *c, int err, struct rpc_msg *out)
@@ -249,7 +251,7 @@ static void op_read(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struc
 	c->m.read.offset = (uint64_t)off;
 	c->m.read.size = (uint32_t)(size < FS_IO_MAX ? size : FS_IO_MAX);
 	c->size = c->m.read.size;
-	call_submit(c);
+	wb_then(fs, c->ino, c);
 }
 
 static void write_done(struct call *c, int err, struct rpc_msg *out)
@@ -267,6 +269,8 @@ static void write_done(struct call *c, int err, struct rpc_msg *out)
 		lease_keep_attr(c->fs, c->ino, rep->attr);
 	else
 		lease_forget_attr(c->ino);
+	if (c->m.write.kill_suid) /* the mode that the kernel knows is not the true one any more */
+		fuse_lowlevel_notify_inval_inode(c->fs->se, c->ino->id, -1, 0);
 	covered = c->st->direct || c->dom->home || (lease_has(c->ino, SPRITE__FS__LEASE_BITS__LEASE_DATA) && rep->offset == c->m.write.offset);
 	fuse_reply_write(c->req, rep->size);
 	if (!covered)
@@ -276,16 +280,19 @@ static void write_done(struct call *c, int err, struct rpc_msg *out)
 static void op_write(fuse_req_t req, fuse_ino_t id, const char *data, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct fs *fs = fuse_req_userdata(req);
-	struct call *c = call_new(fs, req, FS_WRITE, inode_get(fs, id), write_done);
 	struct stream *st = (struct stream *)fi->fh;
+	const struct fuse_ctx *who = fuse_req_ctx(req);
+	/* of a mapping: nobody in particular writes */
+	uint32_t uid = fi->writepage ? st->uid : who->uid, gid = fi->writepage ? st->gid : who->gid;
+	struct call *c;
 
+	if (!(fi->flags & (O_SYNC | O_DSYNC | O_DIRECT)) && wb_write(fs, req, st, data, size, (uint64_t)off, uid, gid, session_kill_suid()))
+		return;
+	c = call_new(fs, req, FS_WRITE, inode_get(fs, id), write_done);
 	if (!c)
 		return;
-	call_cred(c, false);
-	if (fi->writepage) { /* of a mapping: nobody in particular writes */
-		c->cred.uid = st->uid;
-		c->cred.gid = st->gid;
-	}
+	c->cred.uid = uid;
+	c->cred.gid = gid;
 	c->m.write.cred = &c->cred;
 	c->handle = &c->m.write.handle;
 	call_stream(c, st, &c->m.write.open);
@@ -296,14 +303,20 @@ static void op_write(fuse_req_t req, fuse_ino_t id, const char *data, size_t siz
 	c->bulk.iov_base = (void *)data;
 	c->bulk.iov_len = size;
 	c->buf = session_buffer_take();
-	call_submit(c);
+	wb_then(fs, c->ino, c);
 }
 
 static void op_flush(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 {
 	struct fs *fs = fuse_req_userdata(req);
 	struct inode *ino = inode_get(fs, id);
+	int err = wb_error_take(ino);
 
+	if (err) {
+		inode_put(fs, ino);
+		fuse_reply_err(req, err);
+		return;
+	}
 	/* close(2) of any descriptor drops the process's fcntl locks (fcntl(2)); the kernel keeps no list of ours */
 	if (stream_owner_drop(ino, fi->lock_owner)) {
 		ops_unlock_owner(fs, ino, fi->lock_owner, req);
@@ -335,6 +348,14 @@ static void op_release(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 	fuse_reply_err(req, 0);
 }
 
+static void fsync_done(struct call *c, int err, struct rpc_msg *out)
+{
+	int lost = wb_error_take(c->ino);
+
+	(void)out;
+	fuse_reply_err(c->req, err ? err : lost);
+}
+
 static void op_fsync(fuse_req_t req, fuse_ino_t id, int datasync, struct fuse_file_info *fi)
 {
 	struct fs *fs = fuse_req_userdata(req);
@@ -345,13 +366,13 @@ static void op_fsync(fuse_req_t req, fuse_ino_t id, int datasync, struct fuse_fi
 		fuse_reply_err(req, 0);
 		return;
 	}
-	c = call_new(fs, req, FS_FSYNC, inode_get(fs, id), NULL);
+	c = call_new(fs, req, FS_FSYNC, inode_get(fs, id), fsync_done);
 	if (!c)
 		return;
 	c->handle = &c->m.fsync.handle;
 	call_stream(c, st, &c->m.fsync.open);
 	c->m.fsync.data_only = datasync;
-	call_submit(c);
+	wb_then(fs, c->ino, c);
 }
 
 static void changed_done(struct call *c, int err, struct rpc_msg *out)
@@ -375,7 +396,7 @@ static void op_fallocate(fuse_req_t req, fuse_ino_t id, int mode, off_t off, off
 	c->m.fallocate.mode = (uint32_t)mode;
 	c->m.fallocate.offset = (uint64_t)off;
 	c->m.fallocate.length = (uint64_t)len;
-	call_submit(c);
+	wb_then(fs, c->ino, c);
 }
 
 static void seek_done(struct call *c, int err, struct rpc_msg *out)
@@ -396,7 +417,7 @@ static void op_lseek(fuse_req_t req, fuse_ino_t id, off_t off, int whence, struc
 	call_stream(c, (struct stream *)fi->fh, &c->m.seek.open);
 	c->m.seek.offset = (uint64_t)off;
 	c->m.seek.whence = (uint32_t)whence;
-	call_submit(c);
+	wb_then(fs, c->ino, c);
 }
 
 static void copy_done(struct call *c, int err, struct rpc_msg *out)
@@ -406,6 +427,12 @@ static void copy_done(struct call *c, int err, struct rpc_msg *out)
 		fuse_reply_err(c->req, err);
 	else
 		fuse_reply_write(c->req, ((Sprite__Fs__CopyRep *)out->msg)->copied);
+}
+
+static void copy_woken(struct call *c)
+{
+	c->woken = NULL;
+	wb_then(c->fs, c->ino2, c);
 }
 
 static void op_copy(fuse_req_t req, fuse_ino_t in, off_t off_in, struct fuse_file_info *fi_in, fuse_ino_t out, off_t off_out,
@@ -431,7 +458,8 @@ static void op_copy(fuse_req_t req, fuse_ino_t in, off_t off_in, struct fuse_fil
 	c->m.copy.off_out = (uint64_t)off_out;
 	c->m.copy.length = len;
 	c->m.copy.flags = (uint32_t)flags;
-	call_submit(c);
+	c->woken = copy_woken;
+	wb_then(fs, c->ino, c);
 }
 
 void ops_file(struct fuse_lowlevel_ops *ops)

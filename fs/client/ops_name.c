@@ -25,6 +25,7 @@ struct inode *ops_entry_take(struct fs *fs, struct domain *dom, const Sprite__Fs
 {
 	struct inode *ino;
 	struct stat st;
+	uint64_t end;
 
 	if (!e || !e->attr)
 		return NULL;
@@ -38,6 +39,11 @@ struct inode *ops_entry_take(struct fs *fs, struct domain *dom, const Sprite__Fs
 	lease_keep_attr(fs, ino, e->attr);
 	if (dom->home)
 		inode_home_attr(ino, e->attr);
+	if (S_ISREG(st.st_mode) && (end = wb_dirty_end(ino))) { /* the server does not know all of it */
+		if (end > (uint64_t)p->attr.st_size)
+			p->attr.st_size = (off_t)end;
+		p->attr_timeout = 0;
+	}
 	if (names)
 		p->entry_timeout = LEASE_LONG;
 	return ino;

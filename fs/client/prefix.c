@@ -17,6 +17,7 @@
 #include "conf/clock.h"
 #include "conf/log.h"
 
+#define SPACE_EVERY_NS 1000000000ull
 #define ASK_EVERY_NS (5000 * 1000000ull)
 
 static struct pnode *pnode_new(struct fs *fs, struct pnode *parent, const char *name, size_t len)
@@ -166,6 +167,8 @@ void prefix_attached(struct fs *fs, struct domain *d, const Sprite__Fs__AttachRe
 	lease_renewed(s, sent, rep->server_epoch, 0, rep->lease_ms);
 	if (events_start(s) < 0)
 		log_warn("%s: no thread for its events", s->name);
+	if (!d->home)
+		wb_look_at_space(fs, d);
 }
 
 static void attach_done(struct call *c, int err, struct rpc_msg *out)
@@ -388,6 +391,17 @@ static void renew(struct server *s, uint64_t now)
 	call_submit(c);
 }
 
+static void space_tick(struct fs *fs, struct pnode *p, uint64_t now)
+{
+	for (; p; p = p->next) {
+		if (p->dom && p->dom->attached && now - p->dom->space_at > SPACE_EVERY_NS && (atomic_exchange(&p->dom->written, false) || p->dom->full)) {
+			p->dom->space_at = now;
+			wb_look_at_space(fs, p->dom);
+		}
+		space_tick(fs, p->child, now);
+	}
+}
+
 void prefix_tick(struct fs *fs, uint64_t now)
 {
 	struct server *s, *all[64];
@@ -402,6 +416,7 @@ void prefix_tick(struct fs *fs, uint64_t now)
 		if (n < 64)
 			all[n++] = s;
 	pthread_mutex_unlock(&fs->table_lock);
+	space_tick(fs, fs->root, now);
 	for (i = 0; i < n; i++) {
 		renew(all[i], now);
 		lease_tick(all[i], now);

@@ -145,13 +145,20 @@ void stream_release(struct fs *fs, struct stream *st, bool unlock, uint64_t owne
 {
 	uint64_t open;
 
+	bool dirty;
+
 	pthread_mutex_lock(&st->ino->lock);
 	st->released = true;
+	st->unlock = unlock;
+	st->unlock_owner = owner;
 	open = st->open;
+	dirty = st->ndirty;
 	if (!open && st->ino->dom)
 		atomic_fetch_sub(&fs->local_streams, 1);
 	pthread_mutex_unlock(&st->ino->lock);
-	if (open)
+	if (dirty) /* the last chunk closes it */
+		wb_flush_start(fs, st->ino);
+	else if (open)
 		stream_close_id(fs, inode_hold(fs, st->ino), open, unlock, owner);
 	stream_put(fs, st);
 }

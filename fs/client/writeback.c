@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Write-behind: what programs write under an exclusive lease (LEASE_WRITE) is answered at once and sent to the server a little later, small writes
+ * put together up to 1 MiB, the last of a file together with its close. Sprite kept such data for 30 s; here it leaves when the file is closed,
+ * when a megabyte is together, or after FLUSH_AFTER_NS.
+ *
+ * Invariants
+ *  1. Data is taken only while LEASE_WRITE is held; that is decided under inode.lock, where a recall clears the bit. A recall of WRITE sends
+ *     everything and waits before it is acknowledged, so that no other node can see the file without it.
+ *  2. Chunks of one file that overlap are sent one after the other, in the order of the writes.
+ *  3. Whatever shows the file (attributes, reads, seeks, copies, truncation, fsync) waits until its dirty chunks are at the server: wb_then().
+ *  4. Data that the server refuses is reported: at the next write, fsync or close of the file on this node (inode.wb_error), and in the log.
+ *  5. An open id is closed after its last chunk has arrived.
+ *
+ * Chunk: DIRTY (in inode.dirty, may grow) -> FLYING (sent) -> gone. Locking: inode.lock for the lists of the inode and the counts of streams.
+ */
+#include "fs/client/client.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include "conf/clock.h"
+#include "conf/log.h"
+
+#define CHUNK_MAX      FS_IO_MAX
+#define FLYING_MAX     4
+#define FLUSH_AFTER_NS 2000000000ull
+#define DIRTY_MAX      (48ull << 20) /* of all files; beyond it writers wait for their own chunk */
+#define SPACE_MIN      (512ull << 20)
+#define TAKE_FROM      (256u << 10)  /* writes of this size keep the request's buffer instead of being copied */
+
+struct chunk {
+	struct list link; /* inode.dirty or inode.flying */
+	struct inode *ino;
+	struct stream *st; /* held */
+	uint64_t off;
+	size_t len, room;
+	uint8_t *data;
+	void *buf;	   /* data lies in a request's buffer */
+	uint32_t uid, gid;
+	bool kill_suid, sealed;
+	uint64_t since;
+	fuse_req_t *reqs;  /* writers who wait for it */
+	int *fds;
+	size_t *sizes;
+	unsigned nreqs;
+};
+
+static void wb_kick(struct fs *fs, struct inode *ino);
+
+static bool overlap(const struct chunk *a, const struct chunk *b)
+{
+	return a->off < b->off + b->len && b->off < a->off + a->len;
+}
+
+static void chunk_free(struct fs *fs, struct chunk *k)
+{
+	if (k->buf)
+		session_buffer_give(k->buf);
+	else
+		free(k->data);
+	free(k->reqs);
+	free(k->fds);
+	free(k->sizes);
+	stream_put(fs, k->st);
+	free(k);
+}
+
+/* Answers those who waited for the chunk. */
+static void chunk_answer(struct chunk *k, int err)
+{
+	unsigned i;
+	int old;
+
+	for (i = 0; i < k->nreqs; i++) {
+		old = session_reply_on(k->fds[i]);
+		if (err)
+			fuse_reply_err(k->reqs[i], err);
+		else
+			fuse_reply_write(k->reqs[i], k->sizes[i]);
+		session_reply_on(old);
+	}
+}
+
+static bool chunk_wait(struct chunk *k, fuse_req_t req, size_t size)
+{
+	fuse_req_t *r = realloc(k->reqs, (k->nreqs + 1) * sizeof(*r));
+	int *f = realloc(k->fds, (k->nreqs + 1) * sizeof(*f));
+	size_t *z = realloc(k->sizes, (k->nreqs + 1) * sizeof(*z));
+
+	if (r)
+		k->reqs = r;
+	if (f)
+		k->fds = f;
+	if (z)
+		k->sizes = z;
+	if (!r || !f || !z)
+		return false;
+	r[k->nreqs] = req;
+	f[k->nreqs] = session_fd();
+	z[k->nreqs++] = size;
+	return true;
+}
+
+/* ---- sending */
+
+static void chunk_done(struct call *c, int err, struct rpc_msg *out)
+{
+	struct chunk *k = c->arg;
+	struct inode *ino = k->ino;
+	struct fs *fs = c->fs;
+	Sprite__Fs__WriteRep *rep = err ? NULL : (Sprite__Fs__WriteRep *)out->msg;
+	struct list ready;
+	struct list *l;
+	bool close_id;
+	uint64_t open;
+
+	if (!err && rep->size != k->len)
+		err = EIO;
+	if (rep && rep->attr)
+		lease_keep_attr(fs, ino, rep->attr);
+	else
+		lease_forget_attr(ino);
+	if (err == ENOSPC || err == EDQUOT)
+		atomic_store(&c->dom->full, true);
+	atomic_store(&c->dom->written, true);
+	if (err)
+		log_error("%s: %zu bytes written here are lost: %s", c->dom->prefix, k->len, strerror(err));
+	list_init(&ready);
+	pthread_mutex_lock(&ino->lock);
+	list_del(&k->link);
+	ino->nflying--;
+	if (err && !k->nreqs)
+		ino->wb_error = err;
+	k->st->ndirty--;
+	/* released meanwhile, and this was the last: the close did not go with it */
+	close_id = k->st->released && !k->st->ndirty && !c->m.write.close && k->st->open;
+	open = k->st->open;
+	if (list_empty(&ino->dirty) && list_empty(&ino->flying))
+		list_splice_tail(&ready, &ino->wb_waiters);
+	pthread_mutex_unlock(&ino->lock);
+	atomic_fetch_sub(&fs->dirty_bytes, k->len);
+	chunk_answer(k, err);
+	if (close_id)
+		stream_close_id(fs, inode_hold(fs, ino), open, k->st->unlock, k->st->unlock_owner);
+	pthread_mutex_lock(&fs->recall_lock);
+	pthread_cond_broadcast(&fs->wb_cond);
+	pthread_mutex_unlock(&fs->recall_lock);
+	while ((l = list_pop(&ready)))
+		call_wake(list_entry(l, struct call, link));
+	wb_kick(fs, ino);
+	chunk_free(fs, k);
+}
+
+static void chunk_send(struct fs *fs, struct chunk *k, bool close)
+{
+	struct call *c = call_new(fs, NULL, FS_WRITE, inode_hold(fs, k->ino), chunk_done);
+
+	if (!c)
+		abort();
+	c->cred.uid = k->uid;
+	c->cred.gid = k->gid;
+	c->m.write.cred = &c->cred;
+	c->handle = &c->m.write.handle;
+	call_stream(c, k->st, &c->m.write.open);
+	c->m.write.offset = k->off;
+	c->m.write.kill_suid = k->kill_suid;
+	c->m.write.close = close;
+	c->bulk.iov_base = k->data;
+	c->bulk.iov_len = k->len;
+	c->arg = k;
+	call_submit(c);
+}
+
+/* With inode.lock: the next chunk that may be sent now, moved to flying; NULL: none. */
+static struct chunk *chunk_next(struct inode *ino)
+{
+	struct chunk *k, *f;
+	bool clash = false;
+
+	if (ino->nflying >= FLYING_MAX || list_empty(&ino->dirty))
+		return NULL;
+	k = list_entry(ino->dirty.next, struct chunk, link);
+	if (!k->sealed && !ino->wb_urgent && list_empty(&ino->wb_waiters))
+		return NULL;
+	list_each(f, &ino->flying, link)
+		clash |= overlap(k, f);
+	if (clash)
+		return NULL;
+	list_move_tail(&ino->flying, &k->link);
+	ino->nflying++;
+	return k;
+}
+
+static void wb_kick(struct fs *fs, struct inode *ino)
+{
+	struct chunk *k;
+	bool close;
+
+	for (;;) {
+		pthread_mutex_lock(&ino->lock);
+		k = chunk_next(ino);
+		close = k && k->st->released && k->st->ndirty == 1 && !k->st->unlock;
+		if (list_empty(&ino->dirty))
+			ino->wb_urgent = false;
+		pthread_mutex_unlock(&ino->lock);
+		if (!k)
+			return;
+		chunk_send(fs, k, close);
+	}
+}
+
+/* ---- taking */
+
+/* With inode.lock. The chunk that this write may be appended to. */
+static struct chunk *chunk_for(struct inode *ino, struct stream *st, uint64_t off, size_t len, uint32_t uid, uint32_t gid, bool kill)
+{
+	struct chunk *k;
+
+	if (list_empty(&ino->dirty))
+		return NULL;
+	k = list_entry(ino->dirty.prev, struct chunk, link);
+	if (k->sealed || k->buf || k->st != st || k->uid != uid || k->gid != gid || k->kill_suid != kill || k->off + k->len != off ||
+		k->len + len > CHUNK_MAX)
+		return NULL;
+	if (k->len + len > k->room) {
+		size_t room = k->room * 2 > k->len + len ? k->room * 2 : k->len + len;
+		uint8_t *p = realloc(k->data, room);
+
+		if (!p)
+			return NULL;
+		k->data = p;
+		k->room = room;
+	}
+	return k;
+}
+
+static struct chunk *chunk_new(struct inode *ino, struct stream *st, uint64_t off, const void *data, size_t len)
+{
+	struct chunk *k = calloc(1, sizeof(*k));
+
+	if (!k)
+		return NULL;
+	k->ino = ino;
+	k->st = st;
+	k->off = off;
+	k->since = clock_boot_ns();
+	if (len >= TAKE_FROM) {
+		k->buf = session_buffer_take();
+		k->data = (uint8_t *)data;
+		k->len = len;
+		k->sealed = true;
+	} else {
+		k->room = len < 4096 ? 4096 : len;
+		k->data = malloc(k->room);
+		if (!k->data) {
+			free(k);
+			return NULL;
+		}
+	}
+	return k;
+}
+
+bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data, size_t len, uint64_t off, uint32_t uid, uint32_t gid, bool kill)
+{
+	struct inode *ino = st->ino;
+	struct chunk *k;
+	bool full = atomic_load(&fs->dirty_bytes) > DIRTY_MAX, first, waits;
+	int err;
+
+	if (!len || st->direct || !ino->dom || atomic_load(&ino->dom->full))
+		return false;
+	if (kill) /* the mode that the kernel knows will not be the true one */
+		fuse_lowlevel_notify_inval_inode(fs->se, ino->id, -1, 0);
+	pthread_mutex_lock(&ino->lock);
+	if (!(ino->lease & SPRITE__FS__LEASE_BITS__LEASE_WRITE)) {
+		pthread_mutex_unlock(&ino->lock);
+		return false;
+	}
+	err = ino->wb_error;
+	ino->wb_error = 0;
+	if (err) {
+		pthread_mutex_unlock(&ino->lock);
+		fuse_reply_err(req, err);
+		return true;
+	}
+	first = list_empty(&ino->dirty) && list_empty(&ino->flying);
+	k = len >= TAKE_FROM ? NULL : chunk_for(ino, st, off, len, uid, gid, kill);
+	if (!k) {
+		if (!list_empty(&ino->dirty))
+			list_entry(ino->dirty.prev, struct chunk, link)->sealed = true;
+		k = chunk_new(ino, st, off, data, len);
+		if (!k) {
+			pthread_mutex_unlock(&ino->lock);
+			return false;
+		}
+		st->refs++;
+		st->ndirty++;
+		k->uid = uid;
+		k->gid = gid;
+		k->kill_suid = kill;
+		list_add_tail(&ino->dirty, &k->link);
+	}
+	if (!k->buf) {
+		memcpy(k->data + k->len, data, len);
+		k->len += len;
+		k->sealed |= k->len == CHUNK_MAX;
+	}
+	if (first || off + len > ino->dirty_end)
+		ino->dirty_end = off + len;
+	ino->attr_valid = false; /* until the server has said what the write made of them */
+	atomic_fetch_add(&fs->dirty_bytes, len);
+	waits = full && chunk_wait(k, req, len);
+	if (waits)
+		ino->wb_urgent = true;
+	pthread_mutex_unlock(&ino->lock);
+	if (!waits)
+		fuse_reply_write(req, len);
+	if (first)
+		wb_remember(fs, ino);
+	wb_kick(fs, ino); /* k may be gone as soon as it is sent */
+	return true;
+}
+
+/* ---- waiting */
+
+bool wb_dirty(struct inode *ino)
+{
+	bool r;
+
+	pthread_mutex_lock(&ino->lock);
+	r = !list_empty(&ino->dirty) || !list_empty(&ino->flying);
+	pthread_mutex_unlock(&ino->lock);
+	return r;
+}
+
+void wb_then(struct fs *fs, struct inode *ino, struct call *c)
+{
+	bool wait;
+
+	pthread_mutex_lock(&ino->lock);
+	wait = !list_empty(&ino->dirty) || !list_empty(&ino->flying);
+	if (wait) {
+		ino->wb_urgent = true;
+		list_add_tail(&ino->wb_waiters, &c->link);
+	}
+	pthread_mutex_unlock(&ino->lock);
+	if (wait)
+		wb_kick(fs, ino);
+	else
+		call_wake(c);
+}
+
+void wb_flush_start(struct fs *fs, struct inode *ino)
+{
+	pthread_mutex_lock(&ino->lock);
+	ino->wb_urgent = !list_empty(&ino->dirty);
+	pthread_mutex_unlock(&ino->lock);
+	wb_kick(fs, ino);
+}
+
+void wb_flush_wait(struct fs *fs, struct inode *ino)
+{
+	wb_flush_start(fs, ino);
+	pthread_mutex_lock(&fs->recall_lock);
+	while (wb_dirty(ino) && !fs->stopping)
+		pthread_cond_wait(&fs->wb_cond, &fs->recall_lock);
+	pthread_mutex_unlock(&fs->recall_lock);
+}
+
+int wb_error_take(struct inode *ino)
+{
+	int err;
+
+	pthread_mutex_lock(&ino->lock);
+	err = ino->wb_error;
+	ino->wb_error = 0;
+	pthread_mutex_unlock(&ino->lock);
+	return err;
+}
+
+uint64_t wb_dirty_end(struct inode *ino)
+{
+	uint64_t end = 0;
+
+	pthread_mutex_lock(&ino->lock);
+	if (!list_empty(&ino->dirty) || !list_empty(&ino->flying))
+		end = ino->dirty_end;
+	pthread_mutex_unlock(&ino->lock);
+	return end;
+}
+
+/* ---- by age */
+
+void wb_remember(struct fs *fs, struct inode *ino)
+{
+	bool add;
+
+	pthread_mutex_lock(&fs->inode_lock);
+	pthread_mutex_lock(&fs->wait_lock);
+	add = list_empty(&ino->wb_link);
+	if (add) {
+		ino->refs++;
+		ino->wb_since = clock_boot_ns();
+		list_add_tail(&fs->wb_files, &ino->wb_link);
+	}
+	pthread_mutex_unlock(&fs->wait_lock);
+	pthread_mutex_unlock(&fs->inode_lock);
+}
+
+void wb_tick(struct fs *fs, uint64_t now, bool all)
+{
+	struct inode *ino;
+	unsigned n = 0;
+
+	pthread_mutex_lock(&fs->wait_lock);
+	list_each(ino, &fs->wb_files, wb_link)
+		n++;
+	while (n-- && !list_empty(&fs->wb_files)) {
+		ino = list_entry(fs->wb_files.next, struct inode, wb_link);
+		if (!all && now - ino->wb_since < FLUSH_AFTER_NS)
+			break;
+		list_del(&ino->wb_link);
+		pthread_mutex_unlock(&fs->wait_lock);
+		wb_flush_start(fs, ino);
+		if (wb_dirty(ino))
+			wb_remember(fs, ino);
+		inode_put(fs, ino);
+		pthread_mutex_lock(&fs->wait_lock);
+	}
+	pthread_mutex_unlock(&fs->wait_lock);
+}
+
+/* The server gave us up: what was not sent under its lease must not be sent without (fencing). */
+void wb_discard(struct fs *fs, struct inode *ino)
+{
+	struct list gone, *l;
+
+	list_init(&gone);
+	pthread_mutex_lock(&ino->lock);
+	list_splice_tail(&gone, &ino->dirty);
+	if (!list_empty(&gone))
+		ino->wb_error = EIO;
+	pthread_mutex_unlock(&ino->lock);
+	while ((l = list_pop(&gone))) {
+		struct chunk *k = list_entry(l, struct chunk, link);
+		struct list ready;
+
+		log_error("%s: %zu bytes written here are lost: the server had given this host up", ino->dom->prefix, k->len);
+		list_init(&ready);
+		pthread_mutex_lock(&ino->lock);
+		k->st->ndirty--;
+		if (list_empty(&ino->flying))
+			list_splice_tail(&ready, &ino->wb_waiters);
+		pthread_mutex_unlock(&ino->lock);
+		atomic_fetch_sub(&fs->dirty_bytes, k->len);
+		chunk_answer(k, EIO);
+		while ((l = list_pop(&ready)))
+			call_wake(list_entry(l, struct call, link));
+		chunk_free(fs, k);
+	}
+}
+
+/* ---- space: as long as there is plenty, a full disk cannot come as a surprise after write(2) has said yes */
+
+static void space_known(struct call *c, int err, struct rpc_msg *out)
+{
+	Sprite__Fs__StatfsRep *r = err ? NULL : (Sprite__Fs__StatfsRep *)out->msg;
+
+	if (r)
+		atomic_store(&c->dom->full, r->bavail * r->frsize < SPACE_MIN);
+}
+
+void wb_look_at_space(struct fs *fs, struct domain *d)
+{
+	struct call *c = call_new(fs, NULL, FS_STATFS, inode_hold(fs, d->root), space_known);
+
+	if (!c)
+		return;
+	c->handle = &c->m.statfs.handle;
+	c->quick = true;
+	call_submit(c);
+}
