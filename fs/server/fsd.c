@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "fs/server/intent.h"
 #include "fs/server/lease.h"
 #include "fs/server/recover.h"
 
@@ -152,6 +153,9 @@ int fsd_start(struct fsd *d, const struct conf *c, struct rpc_tls *tls, struct e
 	if (!d->elect || locks_start(d) < 0 || events_start(d) < 0 || leases_start(d) < 0 ||
 		recover_start(d) < 0)
 		return error_set(e, ENOMEM, "no memory");
+	d->intents = intents_open(c->state_dir);
+	if (!d->intents)
+		return error_set(e, errno, "%s/intents: %s", c->state_dir, strerror(errno));
 	atomic_store(&d->grace_hint, recover_in_grace(d));
 	if (d->root)
 		fsd_prefixes_load(d);
@@ -208,6 +212,7 @@ void fsd_stop(struct fsd *d)
 		pthread_join(dropper, NULL);
 	openstate_destroy(&d->opens);
 	leases_stop(d);
+	intents_close(d->intents);
 	recover_stop(d);
 	clients_destroy(&d->clients);
 	locks_stop(d);

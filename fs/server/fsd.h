@@ -19,6 +19,7 @@
 #include "rpc/rpc.h"
 
 struct cs_recall;
+struct intents;
 struct leases;
 struct recover;
 struct locks;
@@ -43,6 +44,7 @@ struct fsd {
 	struct locks *locks;
 	struct leases *leases;
 	struct recover *recover;
+	struct intents *intents;
 	atomic_bool grace_hint; /* false: surely not in grace any more */
 	struct events *events;
 	struct registrar *registrar;

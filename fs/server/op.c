@@ -110,6 +110,25 @@ struct open *op_open(struct op *o, uint64_t id, int *err)
 	return f;
 }
 
+/* ---- calls repeated after a restart ---------------------------------------------------------------------- */
+
+const struct intent *op_repeated(struct op *o)
+{
+	if (o->repeated == OP_UNASKED)
+		o->repeated = intents_take(o->d->intents, o->client->peer, rpc_request_epoch(o->rq), rpc_request_seq(o->rq),
+				      (uint16_t)o->method, &o->intent) ?
+			OP_REPEATED :
+			OP_FIRST;
+	return o->repeated == OP_REPEATED ? &o->intent : NULL;
+}
+
+void op_intend(struct op *o, const struct stat *st, uint64_t extra)
+{
+	struct intent in = {(uint16_t)o->method, st ? st->st_dev : 0, st ? st->st_ino : 0, extra};
+
+	intents_put(o->d->intents, o->client->peer, rpc_request_epoch(o->rq), rpc_request_seq(o->rq), &in);
+}
+
 /* ---- answers ------------------------------------------------------------------------------------------ */
 
 void op_free(struct op *o)

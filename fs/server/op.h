@@ -13,6 +13,7 @@
 #include "fs/server/consist.h"
 #include "fs/server/fsd.h"
 #include "fs/server/ids.h"
+#include "fs/server/intent.h"
 
 #define OP_LATER 1
 #define OP_PARK	 2 /* from lease_begin(): it will be run again from its start */
@@ -30,6 +31,8 @@ struct op {
 	bool begun;	       /* cs is to be ended */
 	atomic_int park;       /* enum op_park */
 	struct list rerun;     /* leases.lock */
+	enum { OP_UNASKED, OP_FIRST, OP_REPEATED } repeated;
+	struct intent intent; /* OP_REPEATED */
 	struct ids ids;
 };
 typedef int (*op_handler)(struct op *o, const ProtobufCMessage *m);
@@ -46,6 +49,15 @@ int op_become(struct op *o);
 void op_root(struct op *o);
 /* The open `id` of this client (counted), still allowed. NULL and *err = -FS_EREOPEN or -EACCES. */
 struct open *op_open(struct op *o, uint64_t id, int *err);
+
+/* The record of this very call by the last run of the server, which may have done it before it was killed; NULL: it is new. */
+const struct intent *op_repeated(struct op *o);
+static inline bool op_intent_is(const struct intent *it, const struct stat *st)
+{
+	return it->dev == st->st_dev && it->ino == st->st_ino;
+}
+/* Writes down what is to be done to `st` (NULL: it is not there yet). Just before it is done. */
+void op_intend(struct op *o, const struct stat *st, uint64_t extra);
 
 int op_done(struct op *o, const ProtobufCMessage *out);
 int op_done_bulk(struct op *o, const ProtobufCMessage *out, void *data, size_t n); /* frees data when sent */

@@ -72,6 +72,7 @@ static void serve(struct fsd *d, struct rpc_request *rq, enum fs_op method)
 	o->entered = false;
 	o->started = clock_mono_ns();
 	o->begun = false;
+	o->repeated = OP_UNASKED;
 	atomic_init(&o->park, OP_RUNNING);
 	list_init(&o->rerun);
 	o->client = clients_get(&d->clients, rpc_request_peer(rq), rpc_request_epoch(rq));

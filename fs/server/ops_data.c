@@ -120,13 +120,39 @@ static ssize_t write_full(int fd, struct iovec *v, int n, off_t at, int flags)
 	return done;
 }
 
+/* Do the bytes at `at` equal these? */
+static bool appended_before(int fd, const struct iovec *v, int n, uint64_t at)
+{
+	char buf[16384];
+
+	for (int i = 0; i < n; i++)
+		for (size_t done = 0; done < v[i].iov_len;) {
+			size_t len = v[i].iov_len - done < sizeof(buf) ? v[i].iov_len - done : sizeof(buf);
+
+			if (pread(fd, buf, len, (off_t)at) != (ssize_t)len || memcmp(buf, (char *)v[i].iov_base + done, len))
+				return false;
+			done += len;
+			at += len;
+		}
+	return true;
+}
+
 /*
  * An append lands at the end as it is then, together with the native writers of a home: RWF_APPEND with the descriptor's own offset tells where. A
  * second, partial round (disk full) would not be contiguous, so there is only one.
  */
-static ssize_t write_append(struct open *f, struct iovec *v, int n, int flags, uint64_t *offset)
+static ssize_t write_append(struct op *o, struct open *f, struct iovec *v, int n, int flags, uint64_t *offset)
 {
+	const struct intent *it = op_repeated(o);
+	struct stat st;
 	ssize_t r;
+
+	if (it && appended_before(f->fd, v, n, it->extra)) {
+		*offset = it->extra;
+		return (ssize_t)rpc_request_msg(o->rq)->bulk_len;
+	}
+	if (fstat(f->fd, &st) == 0)
+		op_intend(o, &st, (uint64_t)st.st_size); /* nobody else appends meanwhile: the file is ours to change now */
 
 	pthread_mutex_lock(&f->lock);
 	do
@@ -177,7 +203,7 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 	if (r == 0) {
 		memcpy(v, msg->iov, (size_t)msg->niov * sizeof(v[0]));
 		rep.offset = in->offset;
-		n = in->append ? write_append(f, v, msg->niov, flags, &rep.offset) :
+		n = in->append ? write_append(o, f, v, msg->niov, flags, &rep.offset) :
 				 write_full(f->fd, v, msg->niov, (off_t)in->offset, flags);
 		r = n < 0 ? (int)n : fstat(f->fd, &st) < 0 ? -errno : 0;
 	}

@@ -68,6 +68,15 @@ static int name_begin(struct op *o, const struct object *dir, const char *name)
 	return lease_begin(o, dir->ex, &need, 1);
 }
 
+/* After EEXIST: was it this call that made the name, in the last run? */
+static bool made_before(struct op *o, const struct object *dir, const char *name, mode_t type)
+{
+	struct stat st;
+
+	return op_repeated(o) && fstatat(dir->fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && (st.st_mode & S_IFMT) == type &&
+		st.st_uid == o->ids.uid;
+}
+
 static int make_node(int dirfd, const Sprite__Fs__MakeReq *in)
 {
 	mode_t mode = in->mode & 07777;
@@ -109,8 +118,13 @@ int op_make(struct op *o, const ProtobufCMessage *m)
 		r = op_begin(o, in->cred, in->dir, &dir);
 	if (r == 0)
 		r = name_begin(o, &dir, in->name);
-	if (r == 0)
+	if (r == 0) {
+		op_repeated(o);
+		op_intend(o, NULL, 0);
 		r = make_node(dir.fd, in);
+	}
+	if (r == -EEXIST && made_before(o, &dir, in->name, in->mode & S_IFMT))
+		r = 0;
 	if (r)
 		return r;
 	op_changed_fd(o->d, dir.fd);
@@ -124,6 +138,16 @@ int op_make(struct op *o, const ProtobufCMessage *m)
 	rep.entry = &e.msg;
 	rep.dir_attr = op_dir_attr(o, &dir, rep.dir_lease, &dir_attr);
 	return op_done(o, &rep.base);
+}
+
+static bool linked_before(struct op *o, const struct object *dir, const char *name)
+{
+	const struct intent *it = op_repeated(o);
+	struct stat st;
+	bool r = it && fstatat(dir->fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && op_intent_is(it, &st);
+
+	errno = EEXIST;
+	return r;
 }
 
 int op_link(struct op *o, const ProtobufCMessage *m)
@@ -152,7 +176,10 @@ int op_link(struct op *o, const ProtobufCMessage *m)
 	r = lease_begin(o, dir.ex, need, 2);
 	if (r)
 		return r;
-	if (linkat(AT_FDCWD, op_path(obj.fd).s, dir.fd, in->name, AT_SYMLINK_FOLLOW) < 0)
+	op_repeated(o);
+	op_intend(o, &st, 0);
+	if (linkat(AT_FDCWD, op_path(obj.fd).s, dir.fd, in->name, AT_SYMLINK_FOLLOW) < 0 &&
+		!(errno == EEXIST && linked_before(o, &dir, in->name)))
 		return -errno;
 	op_changed_fd(o->d, dir.fd);
 	op_changed_fd(o->d, obj.fd);
@@ -209,8 +236,11 @@ int op_remove(struct op *o, const ProtobufCMessage *m)
 		r = op_begin(o, in->cred, in->dir, &dir);
 	if (r == 0)
 		r = remove_begin(o, &dir, in->name, &st);
+	if ((r == -ENOENT && op_repeated(o)) || (r == 0 && op_repeated(o) && !op_intent_is(op_repeated(o), &st)))
+		return op_done(o, &rep.base); /* it was removed by this call, before the server was killed */
 	if (r)
 		return r;
+	op_intend(o, &st, 0);
 	if (unlinkat(dir.fd, in->name, in->rmdir ? AT_REMOVEDIR : 0) < 0)
 		return -errno;
 	op_changed(o->d, &st);
@@ -263,6 +293,16 @@ static int rename_begin(struct op *o, const struct object *from, const struct ob
 	}
 }
 
+/* `src`: what is to be moved now, NULL when there is none. */
+static bool renamed_before(struct op *o, const struct object *to, const char *to_name, const struct stat *src)
+{
+	const struct intent *it = op_repeated(o);
+	struct stat st;
+
+	return it && !(src && op_intent_is(it, src)) && fstatat(to->fd, to_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+		op_intent_is(it, &st);
+}
+
 int op_rename(struct op *o, const ProtobufCMessage *m)
 {
 	const Sprite__Fs__RenameReq *in = (const void *)m;
@@ -286,8 +326,11 @@ int op_rename(struct op *o, const ProtobufCMessage *m)
 	if (from.ex != to.ex || from.mount != to.mount)
 		return -EXDEV;
 	r = rename_begin(o, &from, &to, in, &v);
+	if ((r == 0 || r == -ENOENT) && renamed_before(o, &to, in->to_name, r == 0 ? &v.src : NULL))
+		return op_done(o, &rep.base);
 	if (r)
 		return r;
+	op_intend(o, &v.src, 0);
 	if (renameat2(from.fd, in->name, to.fd, in->to_name, in->flags) < 0)
 		return -errno;
 	op_changed(o->d, &v.src);

@@ -136,6 +136,8 @@ static int create_or_open(struct op *o, const struct object *dir, const Sprite__
 		r = lease_begin(o, dir->ex, &need, 1);
 		if (r)
 			return r == OP_PARK ? CREATE_PARK : r;
+		op_repeated(o);
+		op_intend(o, NULL, 0);
 		fd = openat(dir->fd, in->name, flags | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, in->mode & 07777);
 		if (fd >= 0) {
 			path = open(op_path(fd).s, O_PATH | O_CLOEXEC); /* the same object, whatever the name means by now */
@@ -145,7 +147,8 @@ static int create_or_open(struct op *o, const struct object *dir, const Sprite__
 			*made = true;
 			return r < 0 ? r : fd;
 		}
-		if (errno != EEXIST || (in->flags & O_EXCL))
+		/* when the last run has made it for this very call, O_EXCL holds */
+		if (errno != EEXIST || ((in->flags & O_EXCL) && !op_repeated(o)))
 			return -errno;
 		r = export_lookup(dir, in->name, child, st);
 		if (r == -ENOENT)

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The log of intents: what a change is about, written down just before it is made. A client repeats a call that was not answered under the same
+ * sequence number; within one run rpc's reply cache answers it, after a restart this log tells what the call had meant, and the handler looks whether it was done: else a
+ * rename that was made, and whose answer was lost with the server, would be answered ENOENT.
+ *
+ * The log lies in the page cache when the server is killed, and is not synced: after a crash of the machine it is as good as the changes are that it
+ * speaks of. Two files: when the new one is full it becomes the old one. Records of the last run are read at the start.
+ *
+ * Record: u32 magic, u16 method, u16 length of the peer's name, u64 epoch, seq, dev, ino, extra, then the name; little-endian; u32 check at the end.
+ */
+#ifndef FS_SERVER_INTENT_H
+#define FS_SERVER_INTENT_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define INTENT_FILE_MAX (8u << 20)
+
+struct intents;
+struct intent {
+	uint16_t method;
+	uint64_t dev, ino; /* the inode that it is about; 0: none */
+	uint64_t extra;	   /* append: where it was to land */
+};
+
+/* Reads what is in `dir` (intents.old, intents), then goes on writing there. NULL with errno set. */
+struct intents *intents_open(const char *dir);
+void intents_close(struct intents *t);
+/* Any thread. Failing to write is worth a warning, not a refusal. */
+void intents_put(struct intents *t, const char *peer, uint64_t epoch, uint64_t seq, const struct intent *in);
+/* The record of the last run with this number, of this method. Taken out: a call is resolved once. */
+bool intents_take(struct intents *t, const char *peer, uint64_t epoch, uint64_t seq, uint16_t method, struct intent *out);
+size_t intents_left(struct intents *t);
+
+#endif
