@@ -82,7 +82,7 @@ $(BUILD)/bin/sprite-keeper: migd/engine/keeper_main.c $(wildcard migd/engine/*.h
 
 # ---- tests -----------------------------------------------------------------
 # Archives: a test pulls only what it uses, so client and server may both have an events.c with the same names.
-lib_objs = $(addprefix $(BUILD)/lib/,$(addsuffix .a,client server fs migd engine rpc conf))
+lib_objs = $(addprefix $(BUILD)/lib/,$(addsuffix .a,client server fs cli migd engine rpc conf))
 define archive
 $(BUILD)/lib/$(1).a: $(2)
 	@mkdir -p $$(@D); rm -f $$@; ar rcs $$@ $$^
@@ -90,6 +90,7 @@ endef
 $(eval $(call archive,client,$(O_CLIENT)))
 $(eval $(call archive,server,$(O_SERVER)))
 $(eval $(call archive,fs,$(O_FS)))
+$(eval $(call archive,cli,$(O_CLI)))
 $(eval $(call archive,migd,$(O_MIGD)))
 $(eval $(call archive,engine,$(O_ENGINE)))
 $(eval $(call archive,rpc,$(O_RPC)))

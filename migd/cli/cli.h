@@ -34,6 +34,8 @@ int cmd_hosts(int argc, char **argv);
 int cmd_lend(int argc, char **argv);
 int cmd_evict(int argc, char **argv);
 int cmd_stop_all(int argc, char **argv);
+int cmd_make(int argc, char **argv);
+int cmd_shell(int argc, char **argv); /* as sprite-sh */
 
 /* Prints "mig: text" (and how the verb is used); returns MIG_USAGE. `verb` names the entry of commands[]. */
 int usage_error(const char *verb, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -10,6 +10,7 @@
 
 const struct command commands[] = {
 	{"run", cmd_run, "run [-H HOST] [--local-ok] [-b] [-v] [--] CMD...", "run a command on an idle host"},
+	{"make", cmd_make, "make [-j N] [--local N] [--remote N] [--priority low|normal] [--verbose] [ARGUMENTS OF MAKE]", "make with recipes on idle hosts"},
 	{"move", cmd_move, "move [-n] [-H HOST] [--max-freeze MS] [-q] PID...", "move running processes, with their descendants"},
 	{"home", cmd_home, "home [-q] PID...", "bring processes home"},
 	{"explain", cmd_explain, "explain [--json] PID", "what a process holds, and what forbids moving it"},
@@ -31,6 +32,10 @@ static void help(FILE *to)
 
 int main(int argc, char **argv)
 {
+	const char *slash = strrchr(argv[0], '/');
+
+	if (!strcmp(slash ? slash + 1 : argv[0], "sprite-sh"))
+		return cmd_shell(argc, argv);
 	if (argc < 2) {
 		help(stderr);
 		return MIG_USAGE;

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * mig make: GNU make whose recipes run here or on idle hosts (Sprite's pmake). make itself, and makes that it starts, run here; its shell is sprite-sh (cmd_shell.c).
+ * Parallelism follows the slots: the job server is ours (make_agent.h), make only inherits it.
+ *
+ * .NOEXPORT: TARGET...   in the makefile keeps those recipes here, as pmake had it; in GNU make the line is a rule without effect.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "migd/cli/cli.h"
+#include "migd/cli/make_agent.h"
+
+extern char **environ;
+
+enum { REMOTE_DEFAULT = 64, REMOTE_MAX = 1024 };
+
+struct make_args {
+	const char *argv[1024];
+	int n;
+	const char *file;
+};
+
+static bool number_of(const char *s, unsigned max, unsigned *out)
+{
+	char *end;
+	unsigned long v = strtoul(s, &end, 10);
+
+	if (!*s || *end || v > max)
+		return false;
+	*out = (unsigned)v;
+	return true;
+}
+
+/* The value of "-jN", "-j N", "--jobs=N": where an option of ours may be written in all of make's ways. NULL: not that option. */
+static const char *option(int argc, char **argv, int *i, char letter, const char *name)
+{
+	size_t n = strlen(name);
+
+	if (argv[*i][0] == '-' && argv[*i][1] == letter)
+		return argv[*i][2] ? argv[*i] + 2 : *i + 1 < argc ? argv[++*i] : "";
+	if (!strncmp(argv[*i], "--", 2) && !strncmp(argv[*i] + 2, name, n)) {
+		if (argv[*i][2 + n] == '=')
+			return argv[*i] + 3 + n;
+		if (!argv[*i][2 + n])
+			return *i + 1 < argc ? argv[++*i] : "";
+	}
+	return NULL;
+}
+
+/* Takes our options out, leaves make's. */
+static int parse(int argc, char **argv, struct make_opts *o, struct make_args *m)
+{
+	unsigned jobs = 0;
+
+	for (int i = 1; i < argc; i++) {
+		const char *v;
+
+		if (m->n >= (int)ARRAY_SIZE(m->argv) - 40)
+			return usage_error("make", "too many arguments");
+		if ((v = option(argc, argv, &i, 'j', "jobs"))) {
+			if (!number_of(v, REMOTE_MAX, &jobs) || !jobs)
+				return usage_error("make", "-j: expected a number of recipes at a time, 1 to %d, found \"%s\"", REMOTE_MAX, v);
+		} else if ((v = option(argc, argv, &i, 0x7f, "local"))) {
+			if (!number_of(v, REMOTE_MAX, &o->local) || !o->local)
+				return usage_error("make", "--local: expected a number from 1, found \"%s\"", v);
+		} else if ((v = option(argc, argv, &i, 0x7f, "remote"))) {
+			if (!number_of(v, REMOTE_MAX, &o->remote))
+				return usage_error("make", "--remote: expected a number of slots, found \"%s\"", v);
+		} else if ((v = option(argc, argv, &i, 0x7f, "priority"))) {
+			o->priority = v;
+		} else if (!strcmp(argv[i], "--verbose")) {
+			o->verbose = true;
+		} else {
+			if (!strcmp(argv[i], "-f") && i + 1 < argc)
+				m->file = argv[i + 1];
+			m->argv[m->n++] = argv[i];
+		}
+	}
+	if (jobs) {
+		if (o->local > jobs)
+			o->local = jobs;
+		if (o->remote > jobs - o->local)
+			o->remote = jobs - o->local;
+	}
+	return 0;
+}
+
+/* Targets after ".NOEXPORT:" get a shell of their own, the real one, whatever else is said. */
+static void add_noexport(struct make_args *m, const char *shell)
+{
+	static const char *const names[] = {"GNUmakefile", "makefile", "Makefile"};
+	_cleanup_fclose_ FILE *f = m->file ? fopen(m->file, "re") : NULL;
+	_cleanup_free_ char *line = NULL;
+	size_t cap = 0;
+
+	for (size_t i = 0; !m->file && !f && i < ARRAY_SIZE(names); i++)
+		f = fopen(names[i], "re");
+	while (f && getline(&line, &cap, f) > 0) {
+		char *save = NULL;
+
+		if (strncmp(line, ".NOEXPORT:", 10))
+			continue;
+		for (char *t = strtok_r(line + 10, " \t\\\n", &save); t && m->n < (int)ARRAY_SIZE(m->argv) - 8; t = strtok_r(NULL, " \t\\\n", &save)) {
+			char *eval;
+
+			if (asprintf(&eval, "--eval=%s: private override SHELL=%s", t, shell) > 0)
+				m->argv[m->n++] = eval; /* lives as long as we */
+		}
+	}
+}
+
+static void sprite_sh(char *to, size_t n)
+{
+	char exe[PATH_MAX];
+	ssize_t k = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
+	char *slash;
+
+	exe[k > 0 ? k : 0] = 0;
+	slash = strrchr(exe, '/');
+	if (slash)
+		*slash = 0;
+	snprintf(to, n, "%.*s/sprite-sh", (int)n - 12, exe);
+}
+
+static int run_make(struct make_args *m)
+{
+	pid_t pid;
+	int status, err;
+
+	m->argv[m->n] = NULL;
+	err = posix_spawnp(&pid, "make", NULL, NULL, (char **)m->argv, environ);
+	if (err) {
+		failed("make: %s", strerror(err));
+		return 127;
+	}
+	/* Ctrl-C is for make, which ends its recipes and then itself: we stay to pass on their last words. */
+	signal(SIGINT, SIG_IGN);
+	signal(SIGQUIT, SIG_IGN);
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	if (WIFEXITED(status))
+		return WEXITSTATUS(status);
+	return 128 + WTERMSIG(status);
+}
+
+int cmd_make(int argc, char **argv)
+{
+	struct make_opts o = {.local = (unsigned)sysconf(_SC_NPROCESSORS_ONLN), .remote = REMOTE_DEFAULT, .priority = "normal"};
+	static struct make_args m = {.argv = {"make"}, .n = 1};
+	const char *old = getenv("MAKEFLAGS"), *shell = getenv("MIG_MAKE_SHELL");
+	char sh[PATH_MAX], var[PATH_MAX + 8];
+	_cleanup_free_ char *flags = NULL;
+	struct make_agent *a;
+	struct error e = {0};
+	int jobs[2], r = parse(argc, argv, &o, &m);
+
+	if (r)
+		return r;
+	shell = shell ? shell : "/bin/sh";
+	sprite_sh(sh, sizeof(sh));
+	if (access(sh, X_OK))
+		return failed("%s: %s", sh, strerror(errno));
+	if (pipe(jobs)) /* inherited by make: no close-on-exec */
+		return failed("no pipe for the job server: %s", strerror(errno));
+	r = make_agent_start(&o, jobs, &a, &e);
+	if (r)
+		return failed("%s", e.text);
+	add_noexport(&m, shell);
+	snprintf(var, sizeof(var), "SHELL=%s", sh);
+	m.argv[m.n++] = var;
+	if (asprintf(&flags, "%s -j --jobserver-auth=%d,%d", old ? old : "", jobs[0], jobs[1]) < 0)
+		return failed("out of memory");
+	setenv("MAKEFLAGS", flags, 1);
+	setenv("MIG_MAKE_AGENT", make_agent_path(a), 1);
+	setenv("MIG_MAKE_SHELL", shell, 1);
+	r = run_make(&m);
+	make_agent_stop(a);
+	return r;
+}

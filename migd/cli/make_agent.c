@@ -1,0 +1,479 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The agent of mig make; see make_agent.h. One thread polls everything; one more sits in the question to migd and passes its rows on by a pipe. */
+#include "migd/cli/make_agent.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "conf/clock.h"
+#include "migd/cli/cli.h"
+#include "migd/cli/make_pool.h"
+
+enum { OUTPUT_MAX = 16 << 20, COMMAND_MAX = 256 << 10 };
+
+struct recipe {
+	struct list node;
+	char *command;
+	int pid, pidfd;
+	int from[2]; /* its output and error, our ends; -1: ended */
+	int to[2];   /* where they would have gone */
+	uint64_t start_ns;
+	bool ended;
+	char *text; /* chunks: 1 byte which, 4 bytes length, bytes */
+	size_t len, cap;
+};
+
+struct make_agent {
+	struct make_opts o;
+	char dir[64], path[80];
+	int listen_fd, stop_fd, rows[2];
+	int jobs[2];
+	unsigned debt; /* tokens to take out of the job server as they come back */
+	struct pool pool;
+	struct list recipes;
+	uint64_t agent; /* as migd numbers us */
+	pthread_t thread, asker;
+	bool asking;
+};
+
+/* ---- migd's rows ---- */
+
+static void row_in(void *arg, json_t *line)
+{
+	struct make_agent *a = arg;
+	json_t *copy = json_incref(line);
+
+	if (write(a->rows[1], &copy, sizeof(copy)) != sizeof(copy))
+		json_decref(copy);
+}
+
+static void *asker_main(void *arg)
+{
+	struct make_agent *a = arg;
+	struct error e = {0};
+	json_t *rq = json_pack("{s:s, s:i, s:b, s:s}", "verb", "ask", "want", (int)a->o.remote, "wait", 1, "priority", a->o.priority);
+	int r = ask(rq, row_in, a, NULL, &e);
+
+	if (r && a->o.verbose)
+		failed("all runs here: %s", e.text);
+	return NULL;
+}
+
+static void token_put(struct make_agent *a)
+{
+	if (a->debt)
+		a->debt--;
+	else if (write(a->jobs[1], "+", 1) != 1)
+		failed("job server: %s", strerror(errno));
+}
+
+static void token_take(struct make_agent *a)
+{
+	struct pollfd p = {.fd = a->jobs[0], .events = POLLIN};
+	char c;
+
+	/* Others read there too: never wait. What is in use now comes back when its recipe ends. */
+	if (poll(&p, 1, 0) != 1 || read(a->jobs[0], &c, 1) != 1)
+		a->debt++;
+}
+
+static void simple_verb(struct make_agent *a, const char *verb, json_t *extra)
+{
+	json_t *rq = json_pack("{s:s, s:I}", "verb", verb, "agent", (json_int_t)a->agent);
+
+	json_object_update(rq, extra);
+	json_decref(extra);
+	ask(rq, NULL, NULL, NULL, NULL);
+}
+
+static void slot_back(struct make_agent *a, struct pool_slot *s)
+{
+	simple_verb(a, "release", json_pack("{s:I}", "id", (json_int_t)s->id));
+	pool_lose(&a->pool, s);
+	token_take(a);
+}
+
+static void row(struct make_agent *a, json_t *line)
+{
+	json_t *g = json_object_get(line, "granted"), *l = json_object_get(line, "lost"), *r = json_object_get(line, "reclaim");
+	json_t *x = g ? g : l ? l : r;
+	uint64_t id = (uint64_t)json_integer_value(json_object_get(x, "id"));
+	const char *host = json_string_value(json_object_get(x, "host"));
+	struct pool_slot *s = x ? pool_find(&a->pool, id) : NULL;
+
+	if (json_object_get(line, "agent"))
+		a->agent = (uint64_t)json_integer_value(json_object_get(line, "agent"));
+	if (x && a->o.verbose)
+		fprintf(stderr, "mig: %s %s\n", host, g ? "works for us" : l ? "is lost (its owner is back, or it is down)" : "is wanted by others");
+	if (g && host && !pool_grant(&a->pool, id, host)) {
+		token_put(a);
+	} else if (l && s) {
+		pool_lose(&a->pool, s);
+		token_take(a);
+	} else if (r && s && s->pid) {
+		s->reclaimed = true;
+		ask(json_pack("{s:s, s:[i]}", "verb", "home", "pids", s->pid), NULL, NULL, NULL, NULL);
+	} else if (r && s) {
+		slot_back(a, s);
+	}
+}
+
+/* ---- output ---- */
+
+static void write_all(int fd, const char *p, size_t n)
+{
+	while (n) {
+		ssize_t k = write(fd, p, n);
+
+		if (k < 0 && errno == EINTR)
+			continue;
+		if (k <= 0)
+			return; /* whoever reads our output has gone: so would the recipe's own write have failed */
+		p += k;
+		n -= (size_t)k;
+	}
+}
+
+static void output_flush(struct recipe *r)
+{
+	for (size_t at = 0; at < r->len;) {
+		uint32_t n;
+
+		memcpy(&n, r->text + at + 1, sizeof(n));
+		write_all(r->to[(int)r->text[at]], r->text + at + 5, n);
+		at += 5 + n;
+	}
+	r->len = 0;
+}
+
+static void output_add(struct recipe *r, int which, const char *p, uint32_t n)
+{
+	if (r->len + n + 5 > r->cap) {
+		size_t cap = r->cap ? r->cap * 2 : 65536;
+		char *bigger = cap <= OUTPUT_MAX ? realloc(r->text, cap) : NULL;
+
+		if (!bigger) { /* too much to keep: from here on as it comes */
+			output_flush(r);
+			write_all(r->to[which], p, n);
+			return;
+		}
+		r->text = bigger;
+		r->cap = cap;
+	}
+	r->text[r->len] = (char)which;
+	memcpy(r->text + r->len + 1, &n, sizeof(n));
+	memcpy(r->text + r->len + 5, p, n);
+	r->len += 5 + n;
+}
+
+static void output_read(struct recipe *r, int which)
+{
+	char buf[16384];
+	ssize_t n;
+
+	while ((n = read(r->from[which], buf, sizeof(buf))) > 0)
+		output_add(r, which, buf, (uint32_t)n);
+	if (n == 0) {
+		close(r->from[which]);
+		r->from[which] = -1;
+	}
+	if (r->ended) /* a daemon it left behind still writes */
+		output_flush(r);
+}
+
+/* ---- recipes ---- */
+
+static void recipe_free(struct recipe *r)
+{
+	output_flush(r);
+	list_del(&r->node);
+	for (int i = 0; i < 2; i++) {
+		if (r->from[i] >= 0)
+			close(r->from[i]);
+		if (r->to[i] >= 0)
+			close(r->to[i]);
+	}
+	if (r->pidfd >= 0)
+		close(r->pidfd);
+	free(r->text);
+	free(r->command);
+	free(r);
+}
+
+static void recipe_end(struct make_agent *a, struct recipe *r)
+{
+	struct pool_slot *s = pool_end(&a->pool, r->command, r->pid, clock_mono_ns() - r->start_ns);
+
+	for (int i = 0; i < 2; i++)
+		if (r->from[i] >= 0)
+			output_read(r, i);
+	output_flush(r);
+	r->ended = true;
+	close(r->pidfd);
+	r->pidfd = -1;
+	if (s && s->reclaimed)
+		slot_back(a, s);
+}
+
+/* One line and two descriptors. */
+static int receive(int fd, char *buf, size_t size, int to[2])
+{
+	char control[CMSG_SPACE(2 * sizeof(int))] __attribute__((aligned(8)));
+	struct iovec iov = {buf, size - 1};
+	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+	ssize_t n = recvmsg(fd, &mh, MSG_CMSG_CLOEXEC);
+	struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&mh) : NULL;
+
+	if (!c || c->cmsg_type != SCM_RIGHTS || c->cmsg_len != CMSG_LEN(2 * sizeof(int)))
+		return -EPROTO;
+	memcpy(to, CMSG_DATA(c), 2 * sizeof(int));
+	while (!memchr(buf, '\n', (size_t)n) && (size_t)n < size - 1) {
+		ssize_t k = read(fd, buf + n, size - 1 - (size_t)n);
+
+		if (k <= 0)
+			return -EPROTO;
+		n += k;
+	}
+	buf[n] = 0;
+	return 0;
+}
+
+static int answer(int fd, const char *host, const int ends[2])
+{
+	char control[CMSG_SPACE(2 * sizeof(int))] __attribute__((aligned(8))) = {0};
+	_cleanup_free_ char *line = NULL;
+	struct iovec iov;
+	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&mh);
+
+	if (asprintf(&line, "{\"host\":\"%s\"}\n", host) < 0)
+		return -ENOMEM;
+	iov = (struct iovec){line, strlen(line)};
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(2 * sizeof(int));
+	memcpy(CMSG_DATA(c), ends, 2 * sizeof(int));
+	return sendmsg(fd, &mh, MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+static struct recipe *recipe_new(int fd, char *line)
+{
+	struct recipe *r = calloc(1, sizeof(*r));
+	json_t *rq = json_loads(line, 0, NULL);
+	const char *command = json_string_value(json_object_get(rq, "command"));
+	struct ucred who;
+	socklen_t n = sizeof(who);
+
+	if (r && command && !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &n)) {
+		list_init(&r->node);
+		r->command = strdup(command);
+		r->pid = who.pid;
+		r->pidfd = (int)syscall(SYS_pidfd_open, who.pid, 0);
+		r->start_ns = clock_mono_ns();
+		r->from[0] = r->from[1] = r->to[0] = r->to[1] = -1;
+	}
+	json_decref(rq);
+	if (!r || !r->command || r->pidfd < 0) {
+		if (r && r->command)
+			recipe_free(r);
+		else
+			free(r);
+		return NULL;
+	}
+	return r;
+}
+
+static void accept_recipe(struct make_agent *a)
+{
+	static char line[COMMAND_MAX];
+	struct timeval patience = {.tv_sec = 5};
+	_cleanup_close_ int fd = accept4(a->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+	int to[2] = {-1, -1}, out[2], err[2];
+	struct pool_slot *s;
+	struct recipe *r;
+
+	if (fd < 0)
+		return;
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	r = receive(fd, line, sizeof(line), to) ? NULL : recipe_new(fd, line);
+	if (!r || pipe2(out, O_CLOEXEC)) {
+		for (int i = 0; i < 2; i++)
+			if (to[i] >= 0)
+				close(to[i]);
+		if (r)
+			recipe_free(r);
+		return;
+	}
+	r->to[0] = to[0];
+	r->to[1] = to[1];
+	r->from[0] = out[0];
+	if (pipe2(err, O_CLOEXEC)) {
+		close(out[1]);
+		recipe_free(r);
+		return;
+	}
+	r->from[1] = err[0];
+	fcntl(r->from[0], F_SETFL, O_NONBLOCK);
+	fcntl(r->from[1], F_SETFL, O_NONBLOCK);
+	s = pool_start(&a->pool, r->command, r->pid);
+	answer(fd, s ? s->host : "", (const int[2]){out[1], err[1]});
+	if (s && a->o.verbose)
+		fprintf(stderr, "mig: %.60s -> %s\n", r->command, s->host);
+	close(out[1]);
+	close(err[1]);
+	list_add_tail(&a->recipes, &r->node);
+}
+
+/* ---- the loop ---- */
+
+static size_t fill_poll(struct make_agent *a, struct pollfd **fds, size_t *cap)
+{
+	size_t n = 0, need = 4;
+	struct recipe *r;
+
+	list_each(r, &a->recipes, node)
+		need += 3;
+	if (need > *cap) {
+		struct pollfd *more = realloc(*fds, need * 2 * sizeof(*more));
+
+		if (!more)
+			return 0;
+		*fds = more;
+		*cap = need * 2;
+	}
+	(*fds)[n++] = (struct pollfd){.fd = a->stop_fd, .events = POLLIN};
+	(*fds)[n++] = (struct pollfd){.fd = a->listen_fd, .events = POLLIN};
+	(*fds)[n++] = (struct pollfd){.fd = a->rows[0], .events = POLLIN};
+	(*fds)[n++] = (struct pollfd){.fd = a->debt ? a->jobs[0] : -1, .events = POLLIN};
+	list_each(r, &a->recipes, node) {
+		(*fds)[n++] = (struct pollfd){.fd = r->pidfd, .events = POLLIN};
+		(*fds)[n++] = (struct pollfd){.fd = r->from[0], .events = POLLIN};
+		(*fds)[n++] = (struct pollfd){.fd = r->from[1], .events = POLLIN};
+	}
+	return n;
+}
+
+static void look_at_recipes(struct make_agent *a, const struct pollfd *p, size_t n)
+{
+	struct recipe *r, *tmp;
+	size_t i = 4;
+
+	list_each_safe(r, tmp, &a->recipes, node) {
+		if (i + 3 > n)
+			return; /* came after the poll */
+		for (int k = 0; k < 2; k++)
+			if (p[i + 1 + (size_t)k].revents && r->from[k] >= 0)
+				output_read(r, k);
+		if (p[i].revents && r->pidfd >= 0)
+			recipe_end(a, r);
+		if (r->ended && r->from[0] < 0 && r->from[1] < 0)
+			recipe_free(r);
+		i += 3;
+	}
+}
+
+static void *agent_main(void *arg)
+{
+	struct make_agent *a = arg;
+	struct pollfd *p = NULL;
+	size_t cap = 0, n;
+	char c;
+
+	while ((n = fill_poll(a, &p, &cap)) && (poll(p, n, -1) >= 0 || errno == EINTR)) {
+		json_t *line;
+
+		look_at_recipes(a, p, n);
+		if (p[2].revents && read(a->rows[0], &line, sizeof(line)) == sizeof(line)) {
+			row(a, line);
+			json_decref(line);
+		}
+		if (p[3].revents && a->debt && poll(&p[3], 1, 0) == 1 && read(a->jobs[0], &c, 1) == 1)
+			a->debt--;
+		if (p[1].revents)
+			accept_recipe(a);
+		if (p[0].revents)
+			break;
+	}
+	free(p);
+	return NULL;
+}
+
+static int listen_at(struct make_agent *a, struct error *e)
+{
+	struct sockaddr_un un = {.sun_family = AF_UNIX};
+
+	strcpy(a->dir, "/tmp/mig-make.XXXXXX");
+	if (!mkdtemp(a->dir))
+		return error_set(e, errno, "/tmp: cannot make a directory: %s", strerror(errno));
+	snprintf(a->path, sizeof(a->path), "%s/agent", a->dir);
+	strcpy(un.sun_path, a->path);
+	a->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (a->listen_fd < 0 || bind(a->listen_fd, (struct sockaddr *)&un, sizeof(un)) || listen(a->listen_fd, 1024))
+		return error_set(e, errno, "%s: %s", a->path, strerror(errno));
+	return 0;
+}
+
+int make_agent_start(const struct make_opts *o, const int jobs[2], struct make_agent **out, struct error *e)
+{
+	struct make_agent *a = calloc(1, sizeof(*a));
+	int err;
+
+	if (!a)
+		return error_set(e, ENOMEM, "out of memory");
+	a->o = *o;
+	a->jobs[0] = jobs[0];
+	a->jobs[1] = jobs[1];
+	a->listen_fd = -1;
+	list_init(&a->recipes);
+	pool_init(&a->pool);
+	a->stop_fd = eventfd(0, EFD_CLOEXEC);
+	err = a->stop_fd < 0 || pipe2(a->rows, O_CLOEXEC) ? error_set(e, errno, "%s", strerror(errno)) : listen_at(a, e);
+	for (unsigned i = 1; !err && i < o->local; i++) /* make has one token of its own */
+		token_put(a);
+	if (!err && pthread_create(&a->thread, NULL, agent_main, a))
+		err = error_set(e, EAGAIN, "no thread");
+	if (err) {
+		if (a->dir[0])
+			rmdir(a->dir);
+		free(a);
+		return err;
+	}
+	a->asking = o->remote && !pthread_create(&a->asker, NULL, asker_main, a);
+	*out = a;
+	return 0;
+}
+
+const char *make_agent_path(const struct make_agent *a)
+{
+	return a->path;
+}
+
+void make_agent_stop(struct make_agent *a)
+{
+	struct recipe *r, *tmp;
+	uint64_t one = 1;
+
+	if (write(a->stop_fd, &one, sizeof(one)) != sizeof(one))
+		return;
+	pthread_join(a->thread, NULL);
+	list_each_safe(r, tmp, &a->recipes, node) {
+		if (!r->ended)
+			recipe_end(a, r);
+		recipe_free(r);
+	}
+	/* The asker's connection closes with this process, which gives every slot back. */
+	if (a->asking)
+		pthread_detach(a->asker);
+	unlink(a->path);
+	rmdir(a->dir);
+}

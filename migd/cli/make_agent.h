@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The agent of one mig make: a thread beside make(1) that gives recipes (sprite-sh, cmd_shell.c) their places, keeps each recipe's output whole, and
+ * lets make's parallelism follow the slots that migd grants, by putting tokens into make's job server and taking them out (GNU make manual, "POSIX Jobserver").
+ *
+ * A recipe's shell connects to `path` (a unix socket in a directory that only its owner may enter), sends one line {"command": "..."}
+ * with its standard output and error (SCM_RIGHTS), and gets one line {"host": "NAME or empty"} with two pipes to write to instead. Then it execs.
+ */
+#ifndef MIGD_CLI_MAKE_AGENT_H
+#define MIGD_CLI_MAKE_AGENT_H
+#include <stdbool.h>
+#include "conf/error.h"
+
+struct make_agent;
+struct make_opts {
+	unsigned local;	 /* recipes that run here at a time, at least 1 */
+	unsigned remote; /* slots to ask for, 0 = none */
+	bool verbose;
+	const char *priority; /* low, normal, high */
+};
+/* jobs[2]: make's job server: read and write end. */
+int make_agent_start(const struct make_opts *o, const int jobs[2], struct make_agent **out, struct error *e);
+const char *make_agent_path(const struct make_agent *a);
+/* After make has ended: passes on what is left of the output, gives the slots back. */
+void make_agent_stop(struct make_agent *a);
+
+#endif
