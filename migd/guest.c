@@ -697,9 +697,9 @@ static int actor_reattach(struct family *f, void *arg)
 	int err;
 
 	transfer_hooks(f, &hooks);
-	err = eng_reattach(arg, &hooks, &f->eng, &e);
+	err = arg ? eng_reattach(arg, &hooks, &f->eng, &e) : error_set(&e, ESRCH, "it was not complete");
 	if (err)
-		log_warn("family %s: its nest is not there any more: %s", f->id, e.text);
+		log_warn("family %s: its nest is given up: %s", f->id, e.text);
 	return err;
 }
 
@@ -711,7 +711,7 @@ void guest_replay(struct migd *m, const json_t *r)
 	struct error e = { 0 };
 	struct family *f;
 
-	if (!home || !state || family_create(m->families,
+	if (!home || family_create(m->families,
 			&(struct family_new){ .role = FAM_GUEST, .id = id, .home = home, .uid = json_integer_value(json_object_get(r, "uid")),
 				.gid = json_integer_value(json_object_get(r, "gid")), .pid = json_integer_value(json_object_get(r, "pid")),
 				.comm = json_string_value(json_object_get(r, "comm")), .on_event = guest_event },
@@ -724,7 +724,7 @@ void guest_replay(struct migd *m, const json_t *r)
 	f->machine.state = json_is_true(json_object_get(r, "runs")) ? MD_RUNNING : MD_DOUBT;
 	pthread_mutex_unlock(&f->lock);
 	if (family_call(f, actor_reattach, (void *)state))
-		guest_forget(f);
+		guest_forget(f); /* what is left of it ends with its cgroup */
 	else
 		log_note("family %s: %d (%s) found again, %s", f->id, f->pid, f->comm, mig_state_name(f->machine.state));
 	family_put(f);

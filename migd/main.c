@@ -3,6 +3,7 @@
  * migd: moves processes between workstations. See context.h for its parts.
  * Families that are away, and guests, live on when it ends: a new one finds them again by its journal.
  */
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -16,11 +17,12 @@
 #include "migd/home.h"
 #include "migd/view.h"
 
-enum { TICK_MS = 1000, HOMES_EVERY = 3 };
+enum { TICK_MS = 1000, HOMES_EVERY = 3, TRIM_EVERY = 4, ARENAS = 2 };
 
 static void run(struct daemon *d, struct migd *m)
 {
 	struct pollfd p = { .fd = d->signal_fd, .events = POLLIN };
+	unsigned images = 0;
 
 	for (unsigned n = 1;; n++) {
 		if (poll(&p, 1, TICK_MS) > 0) {
@@ -34,6 +36,10 @@ static void run(struct daemon *d, struct migd *m)
 		if (n % HOMES_EVERY == 0)
 			homes_tick(m);
 		views_tick(m->views);
+		if (n % TRIM_EVERY == 0 && m->images != images) { /* the memory that images went through belongs to this host's owner */
+			images = m->images;
+			malloc_trim(0);
+		}
 		notify_status("%zu away, %zu guests", families_count(m->families, FAM_HOME), families_count(m->families, FAM_GUEST));
 	}
 }
@@ -49,6 +55,7 @@ int main(int argc, char **argv)
 	if (!daemon_begin(&d, argc, argv, &status))
 		return status;
 	setrlimit(RLIMIT_NOFILE, &files);
+	mallopt(M_ARENA_MAX, ARENAS);
 	rpc_init();
 	if (context_open(d.conf, &m, &e) || context_start(m, &e)) {
 		log_error("cannot start: %s", e.text);

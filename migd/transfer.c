@@ -284,6 +284,7 @@ int transfer_send(struct family *f, struct send_plan *p, struct error *e)
 	pthread_mutex_unlock(&f->lock);
 	if (err)
 		return error_set(e, EBUSY, "%d (%s) is on its way already", f->pid, f->comm);
+	f->m->images++;
 	fault_point("freeze");
 	t0 = clock_mono_ns();
 	err = family_call(f, actor_freeze, &a);
@@ -455,6 +456,7 @@ void transfer_serve(void *ctx, struct rpc_stream *s)
 	f = image_family(m, rpc_stream_peer(s), (const Sprite__Mig__ImageFrame *)first.msg, &e);
 	rpc_msg_clear(&first);
 	err = f ? fill_from(f, s, &e) : -ESTALE;
+	m->images++;
 	if (f)
 		filled(f, err);
 	if (!err)
