@@ -123,6 +123,7 @@ static void kick_parked(struct rpc_channel *ch)
 
 static void watch_more(struct rpc_channel *ch)
 {
+	HANDOVER_GIVE(&ch->watch);
 	grpc_channel_watch_connectivity_state(ch->gc, ch->state, gpr_inf_future(GPR_CLOCK_MONOTONIC), rt_cq(), &ch->watch);
 }
 
@@ -577,8 +578,7 @@ static int attempt(struct call *c)
 	gcall = c->gcall = new_call_locked(ch, c->m, c->deadline);
 	grpc_call_ref(gcall); /* a quick end drops the other reference before start_batch returns */
 	pthread_mutex_unlock(&ch->lock);
-	if (grpc_call_start_batch(gcall, op, 6, &c->tag, NULL) != GRPC_CALL_OK)
-		abort(); /* only wrong use of the API does that */
+	rt_start(gcall, op, 6, &c->tag);
 	grpc_call_unref(gcall);
 	return 0;
 }

@@ -75,6 +75,7 @@ int frame_control_again(grpc_slice control, grpc_slice *out)
 
 static void hold_release(void *arg)
 {
+	HANDOVER_TAKE(arg);
 	frame_hold_drop(arg);
 }
 
@@ -104,6 +105,8 @@ int frame_buffer(grpc_slice control, const struct iovec *bulk, int nbulk, struct
 			s[n++] = grpc_slice_from_copied_buffer(bulk[i].iov_base, bulk[i].iov_len);
 		}
 	}
+	if (hold)
+		HANDOVER_GIVE(hold);
 	*out = grpc_raw_byte_buffer_create(s, n);
 	for (i = 1; i < n; i++)
 		grpc_slice_unref(s[i]);

@@ -334,6 +334,7 @@ static int verify(void *data, grpc_tls_custom_verification_check_request *rq, gr
 
 	(void)cb;
 	(void)cb_arg;
+	HANDOVER_TAKE(v);
 	if (v->server)
 		r = judge_pem(v->t, pem, X509_PURPOSE_SSL_CLIENT, NULL, &e);
 	else if (rq->target_name && *rq->target_name)
@@ -359,6 +360,7 @@ static void verifier_free(void *data)
 {
 	struct verifier *v = data;
 
+	HANDOVER_TAKE(v);
 	tls_unref(v->t);
 	free(v);
 }
@@ -373,6 +375,7 @@ static grpc_tls_credentials_options *options(struct rpc_tls *t, bool server)
 	if (!v)
 		abort();
 	*v = (struct verifier){ { v, verify, verify_cancel, verifier_free }, tls_ref(t), server };
+	HANDOVER_GIVE(v);
 	gv = grpc_tls_certificate_verifier_external_create(&v->ext);
 	grpc_tls_credentials_options_set_certificate_provider(o, t->files);
 	grpc_tls_credentials_options_watch_root_certs(o);

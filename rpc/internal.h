@@ -22,10 +22,23 @@
 #define RPC_MD_ERRNO	"sprite-errno" /* trailing metadata of a stream */
 #define RPC_MD_EPOCH	"sprite-epoch" /* initial metadata of a stream */
 
+/* What is handed over through gRPC: its locks are unknown to the thread sanitizer. */
+#ifdef __SANITIZE_THREAD__
+void __tsan_acquire(void *p);
+void __tsan_release(void *p);
+#define HANDOVER_GIVE(p) __tsan_release(p)
+#define HANDOVER_TAKE(p) __tsan_acquire(p)
+#else
+#define HANDOVER_GIVE(p) ((void)(p))
+#define HANDOVER_TAKE(p) ((void)(p))
+#endif
+
 /* ---- runtime.c ---- */
 struct rt_tag {
 	void (*fn)(struct rt_tag *t, bool ok);
 };
+/* Starts operations of a call; t->fn runs when all are over. */
+void rt_start(grpc_call *call, const grpc_op *op, size_t n, struct rt_tag *t);
 grpc_completion_queue *rt_cq(void);
 /* n more (less) of the queue's threads may be busy in handlers for long. */
 int rt_threads_add(int n);

@@ -117,8 +117,7 @@ struct rpc_request *request_new(struct slot *sl)
 	memset(&op, 0, sizeof(op));
 	op.op = GRPC_OP_RECV_CLOSE_ON_SERVER;
 	op.data.recv_close_on_server.cancelled = &rq->was_cancelled;
-	if (grpc_call_start_batch(rq->call, &op, 1, &rq->closed_tag, NULL) != GRPC_CALL_OK)
-		abort();
+	rt_start(rq->call, &op, 1, &rq->closed_tag);
 	return rq;
 }
 
@@ -146,8 +145,7 @@ static void send_reply(struct rpc_request *rq, const grpc_slice *control, const 
 	op[n].op = GRPC_OP_SEND_STATUS_FROM_SERVER;
 	op[n].data.send_status_from_server.status = status;
 	op[n++].data.send_status_from_server.status_details = &text;
-	if (grpc_call_start_batch(rq->call, op, n, &rq->sent_tag, NULL) != GRPC_CALL_OK)
-		abort();
+	rt_start(rq->call, op, n, &rq->sent_tag);
 	grpc_slice_unref(text);
 	frame_hold_drop(&rq->hold);
 	request_unref(rq);

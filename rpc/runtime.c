@@ -82,10 +82,18 @@ int rt_thread(pthread_t *t, void *(*fn)(void *), void *arg, const char *name)
 	return -r;
 }
 
+void rt_start(grpc_call *call, const grpc_op *op, size_t n, struct rt_tag *t)
+{
+	HANDOVER_GIVE(t);
+	if (grpc_call_start_batch(call, op, n, t, NULL) != GRPC_CALL_OK)
+		abort(); /* only wrong use of the API does that */
+}
+
 static void rt_dispatch(grpc_event ev)
 {
 	struct rt_tag *t = ev.tag;
 
+	HANDOVER_TAKE(t);
 	t->fn(t, ev.success);
 }
 

@@ -37,6 +37,7 @@ static void slot_ask(struct slot *sl)
 	sl->call = NULL;
 	sl->payload = NULL;
 	grpc_metadata_array_init(&sl->md);
+	HANDOVER_GIVE(&sl->tag);
 	if (grpc_server_request_registered_call(srv->gs, sl->handle, &sl->call, &sl->deadline, &sl->md,
 		    sl->svc->method->kind == RPC_UNARY ? &sl->payload : NULL, rt_cq(), rt_cq(), &sl->tag) != GRPC_CALL_OK)
 		abort();
@@ -232,6 +233,7 @@ static void stray_ask(struct stray *st)
 {
 	grpc_call_details_init(&st->details);
 	grpc_metadata_array_init(&st->md);
+	HANDOVER_GIVE(&st->tag);
 	if (grpc_server_request_call(st->srv->gs, &st->call, &st->details, &st->md, rt_cq(), rt_cq(), &st->tag) != GRPC_CALL_OK)
 		abort();
 }
@@ -440,6 +442,7 @@ void rpc_server_stop(struct rpc_server *srv)
 	if (srv->rechecking)
 		rt_timer_hurry(&srv->recheck);
 	pthread_mutex_unlock(&srv->lock);
+	HANDOVER_GIVE(&srv->down_tag);
 	grpc_server_shutdown_and_notify(srv->gs, rt_cq(), &srv->down_tag);
 	grpc_server_cancel_all_calls(srv->gs);
 	pthread_mutex_lock(&srv->lock);

@@ -81,8 +81,7 @@ const char *rpc_stream_peer(const struct rpc_stream *s)
 static void start(struct rpc_stream *s, grpc_op *op, size_t n, struct rt_tag *t)
 {
 	s->pending++;
-	if (grpc_call_start_batch(s->call, op, n, t, NULL) != GRPC_CALL_OK)
-		abort(); /* only wrong use of the API does that */
+	rt_start(s->call, op, n, t);
 }
 
 static void receive_more(struct rpc_stream *s)

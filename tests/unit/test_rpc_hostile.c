@@ -76,7 +76,7 @@ static grpc_status_code raw_call(const struct rpc_method *m, const void *p, size
 	op[i].data.recv_status_on_client.trailing_metadata = &b;
 	op[i].data.recv_status_on_client.status = &status;
 	op[i++].data.recv_status_on_client.status_details = &details;
-	CU_ASSERT_EQUAL_FATAL(grpc_call_start_batch(call, op, i, &r.tag, NULL), GRPC_CALL_OK);
+	rt_start(call, op, i, &r.tag);
 	rt_event_wait(&r.over);
 	grpc_slice_unref(details);
 	grpc_slice_unref(sl);
