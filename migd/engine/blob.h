@@ -34,7 +34,7 @@ struct blob_head { /* offsets are known to blob_code.c */
 	uint64_t magic;
 	uint64_t trap[4]; /* the program's own SIGTRAP action */
 	int32_t vpid;
-	uint32_t state; /* enum eng_state when last changed */
+	uint32_t state; /* 1: put in by a dump, the true thread is parked here; 0: a vessel */
 };
 struct blob_slot {
 	siginfo_t info; /* 0 */

@@ -20,6 +20,7 @@ struct ksigaction { /* the kernel's, not libc's */
 struct eng_thread_core {
 	bool stopped;			 /* in ptrace stop */
 	bool gone;
+	bool looked, masked;		 /* `frozen` is valid; the signal mask is ours */
 	int how;			 /* ptrace request that lets it run on: PTRACE_CONT or PTRACE_SYSCALL */
 	struct user_regs_struct frozen;	 /* as PTRACE_INTERRUPT left them: what a thaw gives back */
 	uint64_t slot;			 /* address of its struct blob_slot */
@@ -32,6 +33,8 @@ struct eng_thread_core {
 	uint64_t slept_ns;		 /* source: how long it had been blocked when frozen */
 	bool has_remaining;
 	uint64_t remaining;
+	long wait_nr;			 /* the call that has_remaining is about */
+	char wchan[32];			 /* source: kernel function it slept in */
 };
 
 struct eng_proc_core {
@@ -74,6 +77,7 @@ struct eng_family {
 	struct objects *objects;
 	int64_t mono_offset, boot_offset; /* guest host: the family's clocks minus this host's */
 	char *head_hostname;
+	uint64_t not_before; /* home: CLOCK_MONOTONIC as the family saw it last while away */
 };
 
 /* events.c */
@@ -86,6 +90,7 @@ void event_exit_seen(struct eng_proc *p, struct eng_thread *t, int st);
 
 /* hollow.c: looks at every watched thread (waitpid, keeper's messages) and pushes what it finds. */
 void watch_collect(struct eng_family *f);
+void hollow_watch_all(struct eng_family *f); /* back to waiting for signals; what a slot holds is told */
 int hollow_stop_all(struct eng_family *f); /* every thread into a ptrace stop */
 
 /* explain.c: eng_explain, for a family at home or in a nest. */
@@ -122,6 +127,11 @@ int regs_set(struct eng_thread *t, const struct user_regs_struct *r);
 int regs_get(struct eng_thread *t, struct user_regs_struct *r);
 /* Calls under a relative time-out that the kernel would go on with (-ERESTART_RESTARTBLOCK): arranges the same in a fresh task. */
 int regs_rearm(struct eng_thread *t);
+int regs_leave_vdso(struct eng_thread *t, uint64_t start, uint64_t end);
+
+/* deadlines.c: when the interrupted wait of a thread on this host ends. */
+void deadline_note(pid_t tid, uint64_t left_ns);
+int deadline_left(pid_t tid, uint64_t *left_ns);
 
 /* family.c */
 struct eng_family *family_new(const struct eng_hooks *h);

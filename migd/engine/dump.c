@@ -141,6 +141,7 @@ static int put_head(struct eng_family *f, struct eng_image *out)
 		h.proc = list;
 		h.mono = now_ns(CLOCK_MONOTONIC) + f->mono_offset;
 		h.boot = now_ns(CLOCK_BOOTTIME) + f->boot_offset;
+		h.real = now_ns(CLOCK_REALTIME);
 		h.hostname = f->head_hostname ? f->head_hostname : host;
 		h.page_size = sysconf(_SC_PAGESIZE);
 		r = eng_image_put_msg(out, IMG_HEAD, 0, &h.base);

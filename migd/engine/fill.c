@@ -59,19 +59,55 @@ static int find_tid(struct eng_proc *p, pid_t vtid, pid_t *tid)
 	return -ESRCH;
 }
 
-/* At home the number is had by the kernel's own counter: nobody but root may name it, and a hollow is not root. */
-static void aim_next_pid(struct eng_proc *p, pid_t want)
-{
-	char text[16];
-	int fd, n = snprintf(text, sizeof(text), "%d", want - 1);
+/*
+ * At home the number is had by the kernel's own counter: nobody but root may name it, and a hollow is not root. Numbers born away lie above the usual
+ * pid_max, which is raised for that moment.
+ */
+struct aim {
+	char last[16], max[16];
+};
 
-	if (p->core->caps)
-		return;
-	fd = open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC);
-	if (fd < 0 || write(fd, text, n) != n)
-		log_warn("engine: ns_last_pid: %s", strerror(errno));
+static void put_sysctl(const char *name, const char *text)
+{
+	int fd = open(name, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text))
+		log_warn("engine: %s: %s", name, strerror(errno));
 	if (fd >= 0)
 		close(fd);
+}
+
+static void get_sysctl(const char *name, char *text, size_t len)
+{
+	_cleanup_free_ char *s = eng_proc_read(AT_FDCWD, name, NULL);
+
+	snprintf(text, len, "%s", s ? s : "");
+}
+
+static void aim_next_pid(struct eng_proc *p, pid_t want, struct aim *a)
+{
+	char text[16];
+
+	a->last[0] = a->max[0] = '\0';
+	if (p->core->caps)
+		return;
+	get_sysctl("/proc/sys/kernel/pid_max", a->max, sizeof(a->max));
+	if (want >= atoi(a->max)) {
+		get_sysctl("/proc/sys/kernel/ns_last_pid", a->last, sizeof(a->last));
+		put_sysctl("/proc/sys/kernel/pid_max", "4194304");
+	} else {
+		a->max[0] = '\0';
+	}
+	snprintf(text, sizeof(text), "%d", want - 1);
+	put_sysctl("/proc/sys/kernel/ns_last_pid", text);
+}
+
+static void aim_done(const struct aim *a)
+{
+	if (a->last[0])
+		put_sysctl("/proc/sys/kernel/ns_last_pid", a->last);
+	if (a->max[0])
+		put_sysctl("/proc/sys/kernel/pid_max", a->max);
 }
 
 static int make_thread(struct eng_proc *p, unsigned slot, pid_t vtid, struct error *e)
@@ -81,6 +117,7 @@ static int make_thread(struct eng_proc *p, unsigned slot, pid_t vtid, struct err
 	struct clone_args a = {.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM, .stack = top - BLOB_STACK / 2,
 		.stack_size = BLOB_STACK / 2};
 	struct eng_thread *t;
+	struct aim aim;
 	pid_t tid;
 	long r;
 
@@ -92,8 +129,9 @@ static int make_thread(struct eng_proc *p, unsigned slot, pid_t vtid, struct err
 	}
 	at = eng_scratch_put(p, &a, sizeof(a));
 	for (int try = 0;; try++) {
-		aim_next_pid(p, vtid);
+		aim_next_pid(p, vtid, &aim);
 		r = ENG_SYS(p->threads[0], SYS_clone3, at, sizeof(a), 0, 0, 0, blob_slot_addr(c->blob, slot));
+		aim_done(&aim);
 		if (r < 0)
 			return error_set(e, -r, "thread %d of process %d cannot be made: %s", vtid, p->vpid, strerror(-r));
 		if (r == vtid)
@@ -238,6 +276,7 @@ static int vessel_child(struct eng_family *f, struct eng_proc *parent, const img
 	struct eng_thread *t;
 	uint64_t at;
 	pid_t pid = 0, want = m->pid;
+	struct aim aim;
 	long r;
 
 	eng_scratch_reset(parent);
@@ -246,8 +285,9 @@ static int vessel_child(struct eng_family *f, struct eng_proc *parent, const img
 		a.set_tid_size = 1;
 	}
 	at = eng_scratch_put(parent, &a, sizeof(a));
-	aim_next_pid(parent, m->pid);
+	aim_next_pid(parent, m->pid, &aim);
 	r = ENG_SYS(parent->threads[0], SYS_clone3, at, sizeof(a), 0, 0, 0, parent->threads[0]->core->slot);
+	aim_done(&aim);
 	if (r < 0 || r != m->pid)
 		return error_set(e, r < 0 ? -r : EEXIST, "process %d cannot be made: %s", m->pid, r < 0 ? strerror(-r) : "that number is taken");
 	r = find_child(parent, m->pid, &pid);
@@ -319,12 +359,27 @@ static int read_head(struct eng_image *in, img_head **h, struct error *e)
 	return check_head(*h, e);
 }
 
-static int64_t clock_offset(clockid_t c, uint64_t there)
+static uint64_t clock_now(clockid_t c)
 {
 	struct timespec ts;
 
 	clock_gettime(c, &ts);
-	return (int64_t)(there - (ts.tv_sec * 1000000000ULL + ts.tv_nsec));
+	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
+}
+
+/* How long ago the image was begun, by the calendar that both hosts share. A difference that cannot be travel time is one between their clocks: none then. */
+static uint64_t travel_ns(const img_head *h)
+{
+	int64_t t = (int64_t)clock_now(CLOCK_REALTIME) - h->real;
+
+	return t > 0 && t < 10000000000LL ? t : 0;
+}
+
+/* The family's clock never goes back: who comes home to a clock that is behind waits until it is not (offsets of calendars are small). */
+static void wait_for_clock(struct eng_family *f)
+{
+	for (int i = 0; i < 2000 && clock_now(CLOCK_MONOTONIC) < f->not_before; i++)
+		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 }
 
 static int make_family(struct eng_family *f, const img_head *h, struct error *e)
@@ -359,8 +414,8 @@ int eng_nest(int fd, const struct eng_nest_opts *o, const struct eng_hooks *hook
 		if (!mine.hostname)
 			mine.hostname = h->hostname;
 		f->head_hostname = strdup(h->hostname);
-		f->mono_offset = clock_offset(CLOCK_MONOTONIC, h->mono);
-		f->boot_offset = clock_offset(CLOCK_BOOTTIME, h->boot);
+		f->mono_offset = (int64_t)(h->mono + travel_ns(h) - clock_now(CLOCK_MONOTONIC));
+		f->boot_offset = (int64_t)(h->boot + travel_ns(h) - clock_now(CLOCK_BOOTTIME));
 		r = nest_start(f, &mine, f->mono_offset, f->boot_offset, e);
 	}
 	if (r == 0)
@@ -445,6 +500,8 @@ static int revive(struct eng_family *f, struct eng_image *in, struct error *e)
 
 	if (r == 0)
 		r = hollow_stop_all(f);
+	if (r == 0)
+		f->not_before = h->mono;
 	for (size_t i = 0; i < f->nprocs && r == 0; i++) {
 		const img_proc *m = in_head(h, f->procs[i]->vpid);
 
@@ -549,6 +606,7 @@ int eng_release_threads(struct eng_family *f)
 		inject_unblob(p);
 		for (unsigned k = 0; k < p->nthreads; k++) {
 			p->threads[k]->core->frozen = p->threads[k]->regs;
+			p->threads[k]->core->looked = p->threads[k]->core->masked = true;
 			freeze_thread_resume(p->threads[k], false);
 		}
 		if (p->core->stop_sig)
@@ -561,6 +619,8 @@ int eng_resume(struct eng_family *f, struct error *e)
 {
 	if (f->state != ENG_FILLED)
 		return error_set(e, EINVAL, "resume of a family that is not filled");
+	if (!f->nest)
+		wait_for_clock(f);
 	eng_release_threads(f);
 	if (f->nest)
 		nest_running(f);

@@ -107,12 +107,16 @@ static double exec_start_ms(const char *path)
 static void thread_slept(struct eng_thread *t)
 {
 	char path[80];
+	_cleanup_free_ char *wchan = NULL;
 	double then, now;
 
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/sched", t->proc->pid, t->tid);
 	then = exec_start_ms(path);
 	snprintf(path, sizeof(path), "/proc/self/task/%d/sched", (int)gettid());
 	now = exec_start_ms(path);
+	snprintf(path, sizeof(path), "task/%d/wchan", t->tid);
+	wchan = eng_proc_read(t->proc->dir, path, NULL);
+	snprintf(t->core->wchan, sizeof(t->core->wchan), "%s", wchan ? wchan : "");
 	t->core->slept_ns = then > 0 && now > then ? (now - then) * 1e6 : 0;
 }
 
@@ -292,19 +296,40 @@ static int freeze_tree(struct eng_family *f, struct error *e)
 	return 0;
 }
 
+static void find_vdso(struct eng_proc *p, uint64_t *start, uint64_t *end)
+{
+	struct maps *maps;
+
+	if (procfs_maps(p->dir, false, &maps) < 0)
+		return;
+	for (size_t i = 0; i < maps->n; i++)
+		if (maps->m[i].kind == KIND_VDSO) {
+			*start = maps->m[i].start;
+			*end = maps->m[i].end;
+		}
+	maps_free(maps);
+}
+
 static int family_look(struct eng_family *f, struct eng_reasons *why, struct error *e)
 {
 	for (size_t i = 0; i < f->nprocs; i++) {
 		struct eng_proc *p = f->procs[i];
 		int r = proc_order(p, e);
 
-		for (unsigned k = 0; k < p->nthreads && r == 0; k++)
-			r = regs_frozen(p->threads[k], why, e);
-		for (unsigned k = 0; k < p->nthreads && r == 0; k++) {
-			uint64_t mask = ~(1ULL << (SIGTRAP - 1));
+		uint64_t mask = ~(1ULL << (SIGTRAP - 1)), vdso = 0, vdso_end = 0;
 
-			if (ptrace(PTRACE_SETSIGMASK, p->threads[k]->tid, 8, &mask) < 0)
+		find_vdso(p, &vdso, &vdso_end);
+		for (unsigned k = 0; k < p->nthreads && r == 0; k++) {
+			struct eng_thread *t = p->threads[k];
+
+			if (ptrace(PTRACE_GETSIGMASK, t->tid, 8, &t->sigmask) < 0 || ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) < 0)
 				r = -ESRCH;
+			else
+				t->core->masked = true;
+			if (r == 0)
+				r = regs_leave_vdso(t, vdso, vdso_end);
+			if (r == 0)
+				r = regs_frozen(t, why, e);
 		}
 		if (r < 0)
 			return error_set(e, -r, "process %d ended while it was stopped", p->vpid);
@@ -318,8 +343,10 @@ int freeze_thread_resume(struct eng_thread *t, bool stop_again)
 {
 	if (t->core->gone || !t->core->stopped)
 		return -ESRCH;
-	regs_set(t, &t->core->frozen);
-	ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask);
+	if (t->core->looked)
+		regs_set(t, &t->core->frozen);
+	if (t->core->masked)
+		ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask);
 	t->core->stopped = false;
 	(void)stop_again;
 	return ptrace(PTRACE_DETACH, t->tid, 0, 0) < 0 ? -errno : 0;

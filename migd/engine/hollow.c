@@ -215,6 +215,17 @@ static int thread_stop(struct eng_thread *t)
 	return 0;
 }
 
+void hollow_watch_all(struct eng_family *f)
+{
+	for (size_t i = 0; i < f->nprocs; i++)
+		for (unsigned k = 0; k < f->procs[i]->nthreads; k++) {
+			struct eng_thread *t = f->procs[i]->threads[k];
+
+			take_slot(t);
+			thread_watch(t);
+		}
+}
+
 int hollow_stop_all(struct eng_family *f)
 {
 	int r = 0;

@@ -151,7 +151,7 @@ int inject_blob(struct eng_proc *p, unsigned nslots, struct error *e)
 	struct eng_thread *t = p->threads[0];
 	struct eng_proc_core *c = p->core;
 	size_t size = blob_size(nslots);
-	struct blob_head head = {.all = ~(1ULL << (SIGTRAP - 1)), .mode = BLOB_PARK, .nslots = nslots, .magic = BLOB_MAGIC, .vpid = p->vpid};
+	struct blob_head head = {.all = ~(1ULL << (SIGTRAP - 1)), .mode = BLOB_PARK, .nslots = nslots, .magic = BLOB_MAGIC, .vpid = p->vpid, .state = p->family->state == ENG_FROZEN};
 	struct ksigaction act = {c->blob + BLOB_AT(handler), 0x04000000 /* SA_RESTORER */, c->blob + BLOB_AT(restorer), ~0ULL};
 	uint64_t scratch = c->blob + BLOB_SCRATCH;
 	long r;

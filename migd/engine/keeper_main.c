@@ -450,6 +450,27 @@ static void set_clocks(const struct keeper_setup *s)
 	write_at(AT_FDCWD, "/proc/self/timens_offsets", text);
 }
 
+/*
+ * Who is born here needs a number that is free at home as well: from a random place far above what a home uses by itself. (Before Linux 6.14 pid_max is
+ * one for the whole host: the outer raised it.)
+ */
+static void set_numbers(void)
+{
+	unsigned random = 0;
+	char text[16];
+	int fd = open("/proc/sys/kernel/pid_max", O_WRONLY | O_CLOEXEC);
+
+	if (fd >= 0) {
+		if (write(fd, "4194304", 7) != 7)
+			fprintf(stderr, "sprite-keeper: pid_max: %s\n", strerror(errno));
+		close(fd);
+	}
+	if (getentropy(&random, sizeof(random)) < 0)
+		fail("random numbers");
+	snprintf(text, sizeof(text), "%u", 1000000 + random % 3000000);
+	write_at(AT_FDCWD, "/proc/sys/kernel/ns_last_pid", text);
+}
+
 static void lo_up(void)
 {
 	struct ifreq r = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
@@ -499,6 +520,7 @@ static void inner_main(const struct keeper_setup *s)
 	sigset_t all;
 
 	set_clocks(s);
+	set_numbers();
 	if (sethostname(s->hostname, strlen(s->hostname)) < 0)
 		fail("hostname");
 	if (!s->host_network)

@@ -20,6 +20,7 @@
 #include "conf/log.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/res_memory.h"
+#include "migd/engine/res_util.h"
 #include "rpc/image.pb-c.h"
 
 typedef Sprite__Image__ImgMap img_map;
@@ -150,7 +151,7 @@ static int check_file(const Sprite__Image__ImgFile *want, const struct stat *st,
 {
 	int64_t mtime = st->st_mtim.tv_sec * 1000000000LL + st->st_mtim.tv_nsec;
 
-	if ((st->st_mode & S_IFMT) == (want->mode & S_IFMT) && st->st_ino == want->ino && (shared || (uint64_t)st->st_size == want->size))
+	if ((st->st_mode & S_IFMT) == (want->mode & S_IFMT) && res_same_ino(st->st_ino, want->ino) && (shared || (uint64_t)st->st_size == want->size))
 		return 0;
 	if ((st->st_mode & S_IFMT) == (want->mode & S_IFMT) && (uint64_t)st->st_size == want->size && mtime == want->mtime)
 		return 0;

@@ -169,6 +169,32 @@ int nest_start(struct eng_family *f, const struct eng_nest_opts *o, int64_t mono
 	return events_add(f, n->sock);
 }
 
+int nest_attach(struct eng_family *f, const char *name, pid_t keeper, struct error *e)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	struct keeper_msg m = {.op = KEEPER_HELLO};
+	struct nest *n = calloc(1, sizeof(*n));
+	int len, one = 1, r;
+
+	if (!n)
+		return error_set(e, ENOMEM, "no memory");
+	len = snprintf(n->name, sizeof(n->name), "%s", name);
+	n->keeper = keeper;
+	n->pidfd = syscall(SYS_pidfd_open, keeper, 0);
+	n->sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	memcpy(a.sun_path + 1, name, len);
+	setsockopt(n->sock, SOL_SOCKET, SO_PASSCRED, &one, sizeof(one));
+	r = connect(n->sock, (void *)&a, offsetof(struct sockaddr_un, sun_path) + 1 + len) < 0 ? -errno : 0;
+	if (r == 0)
+		r = send(n->sock, &m, sizeof(m), MSG_NOSIGNAL) < 0 ? -errno : await(f, n, KEEPER_READY, &m, NULL);
+	if (r < 0) {
+		nest_free(n);
+		return error_set(e, -r, "the keeper of the nest (process %d) does not answer: %s", keeper, strerror(-r));
+	}
+	f->nest = n;
+	return events_add(f, n->sock);
+}
+
 int nest_vessel(struct nest *n, pid_t vpid, pid_t ppid, pid_t pgid, pid_t sid, pid_t *pid, struct error *e)
 {
 	struct keeper_msg m = {.op = KEEPER_VESSEL, .pid = vpid, .ppid = ppid, .pgid = pgid, .sid = sid};

@@ -7,6 +7,7 @@
  *   -512 ERESTARTSYS, -513 ERESTARTNOINTR, -514 ERESTARTNOHAND: the kernel re-executes the call when it runs on (or says EINTR if a handler runs first): as they are;
  *   -516 ERESTART_RESTARTBLOCK: goes on with state kept in the task: regs_rearm() makes the same state in the fresh task, or
  *        the call is simply made again (absolute times);
+ *        When it was gone on with once already, orig_rax says restart_syscall: which call it was is read from the code, what is left from deadlines.c;
  *   -EINTR from calls that never restart (epoll_wait, semop, ...): it is our interrupt that they saw, so -514 is put in its place.
  */
 #include <errno.h>
@@ -42,13 +43,34 @@ static bool never_restarts(long nr)
 	return false;
 }
 
+/*
+ * restart_syscall hides which call goes on. Nearly all code loads the number right before the instruction: b8 NR 0f 05. Else what it sleeps in tells.
+ */
+static long hidden_call(struct eng_thread *t, const struct user_regs_struct *r)
+{
+	unsigned char code[7];
+	uint32_t nr;
+
+	if (r->orig_rax != SYS_restart_syscall)
+		return r->orig_rax;
+	if (eng_peek(t->proc, r->rip - 7, code, sizeof(code)) == 0 && code[0] == 0xb8 && code[5] == 0x0f && code[6] == 0x05) {
+		memcpy(&nr, code + 1, sizeof(nr));
+		return nr;
+	}
+	if (strstr(t->core->wchan, "futex"))
+		return SYS_futex;
+	if (strstr(t->core->wchan, "poll"))
+		return SYS_poll;
+	return r->rdi < 64 ? SYS_clock_nanosleep : SYS_nanosleep;
+}
+
 /* The time-out of an interrupted relative wait, in ns; -1: none or absolute. */
 static int64_t relative_timeout(struct eng_thread *t, const struct user_regs_struct *r)
 {
 	struct timespec ts;
 	uint64_t at = 0;
 
-	switch ((long)r->orig_rax) {
+	switch ((long)t->core->wait_nr) {
 	case SYS_poll:
 		return (int32_t)r->rdx < 0 ? -1 : (int64_t)(int32_t)r->rdx * 1000000;
 	case SYS_nanosleep:
@@ -79,13 +101,47 @@ static void arrange_syscall(struct eng_thread *t)
 	}
 	if ((long)r->rax != -ERESTART_RESTARTBLOCK)
 		return;
+	t->core->wait_nr = hidden_call(t, r);
 	timeout = relative_timeout(t, r);
-	if (timeout < 0) { /* absolute: the same call again is right. (Futexes keep theirs absolute or have none.) */
+	if (timeout < 0) { /* absolute: the same call again is right */
+		r->orig_rax = t->core->wait_nr;
 		r->rax = -ERESTARTNOHAND;
 		return;
 	}
 	t->core->has_remaining = true;
+	if (r->orig_rax == SYS_restart_syscall && deadline_left(t->tid, &t->core->remaining) == 0)
+		return;
 	t->core->remaining = (uint64_t)timeout > t->core->slept_ns ? timeout - t->core->slept_ns : 0;
+}
+
+static int step_out(struct eng_thread *t, uint64_t start, uint64_t end)
+{
+	struct user_regs_struct r;
+	int st;
+
+	for (int i = 0; i < 20000; i++) {
+		if (regs_get(t, &r) < 0)
+			return -ESRCH;
+		if (r.rip < start || r.rip >= end)
+			return 0;
+		t->core->how = PTRACE_SINGLESTEP;
+		if (ptrace(PTRACE_SINGLESTEP, t->tid, 0, 0) < 0 || inject_wait(t, &st) < 0)
+			return -ESRCH;
+	}
+	return -EBUSY;
+}
+
+/*
+ * Nobody may be inside of the vdso: it works on pointers into its data pages, which are others in a time namespace (the guest's) and outside of one. A call
+ * takes some tens of instructions, so: step to its end. (Signals are blocked by now.)
+ */
+int regs_leave_vdso(struct eng_thread *t, uint64_t start, uint64_t end)
+{
+	struct user_regs_struct r;
+
+	if (regs_get(t, &r) < 0)
+		return -ESRCH;
+	return r.rip >= start && r.rip < end && (long)r.orig_rax < 0 ? step_out(t, start, end) : 0;
 }
 
 /* Inside of a critical section: go to its abort handler, as the kernel does when it moves a thread to another CPU. */
@@ -121,12 +177,40 @@ int regs_frozen(struct eng_thread *t, struct eng_reasons *why, struct error *e)
 	if (regs_get(t, &t->core->frozen) < 0)
 		return -ESRCH;
 	t->regs = t->core->frozen;
+	t->core->looked = true;
 	if (t->regs.cs != 0x33)
 		return error_set(e, EOPNOTSUPP, "thread %d runs 32-bit code: build it for x86-64", t->vtid);
-	if (ptrace(PTRACE_GETSIGMASK, t->tid, 8, &t->sigmask) < 0)
-		return -ESRCH;
 	arrange_syscall(t);
 	return arrange_rseq(t);
+}
+
+/* The call that goes on, with its time-out replaced by what is left. */
+static void rearm_regs(struct eng_thread *t, struct user_regs_struct *r, uint64_t ts_at)
+{
+	const struct user_regs_struct *w = &t->regs;
+
+	r->rdi = w->rdi;
+	r->rsi = w->rsi;
+	r->rdx = w->rdx;
+	r->r10 = w->r10;
+	r->r8 = w->r8;
+	r->r9 = w->r9;
+	r->rax = t->core->wait_nr;
+	r->orig_rax = -1;
+	r->rip = t->proc->core->sysinsn;
+	switch (t->core->wait_nr) {
+	case SYS_poll:
+		r->rdx = (t->core->remaining + 999999) / 1000000;
+		break;
+	case SYS_nanosleep:
+		r->rdi = ts_at;
+		break;
+	case SYS_clock_nanosleep:
+		r->rdx = ts_at;
+		break;
+	default:
+		r->r10 = ts_at;
+	}
 }
 
 /*
@@ -135,6 +219,27 @@ int regs_frozen(struct eng_thread *t, struct eng_reasons *why, struct error *e)
  */
 int regs_rearm(struct eng_thread *t)
 {
-	(void)t;
+	struct timespec ts = {t->core->remaining / 1000000000, t->core->remaining % 1000000000};
+	struct user_regs_struct r;
+	uint64_t at;
+	int st;
+
+	eng_scratch_reset(t->proc);
+	at = eng_scratch_put(t->proc, &ts, sizeof(ts));
+	if (!at || regs_get(t, &r) < 0)
+		return -ESRCH;
+	rearm_regs(t, &r, at);
+	if (regs_set(t, &r) < 0)
+		return -ESRCH;
+	t->core->how = PTRACE_SYSCALL;
+	if (ptrace(PTRACE_SYSCALL, t->tid, 0, 0) < 0 || inject_wait(t, &st) < 0) /* at its entry ... */
+		return -ESRCH;
+	t->core->how = PTRACE_CONT;
+	if (ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0 || ptrace(PTRACE_CONT, t->tid, 0, 0) < 0 || inject_wait(t, &st) < 0 || regs_get(t, &r) < 0)
+		return -ESRCH; /* ... it finds itself interrupted */
+	t->regs.rax = r.rax;
+	t->regs.orig_rax = (long)r.rax == -ERESTART_RESTARTBLOCK || (long)r.rax == -ERESTARTNOHAND ? (uint64_t)t->core->wait_nr : (uint64_t)-1;
+	if ((long)r.rax == -ERESTART_RESTARTBLOCK)
+		deadline_note(t->tid, t->core->remaining);
 	return 0;
 }

@@ -76,6 +76,7 @@ static int dump_thread(struct eng_thread *t, struct eng_image *out, struct error
 	m.comm = c->comm;
 	m.remaining = c->remaining;
 	m.has_remaining = c->has_remaining;
+	m.wait_nr = c->wait_nr;
 	return eng_image_put_msg(out, IMG_THREAD, t->proc->vpid, &m.base);
 }
 
@@ -125,6 +126,7 @@ static int threads_fill(struct eng_family *f, struct eng_proc *p, uint32_t type,
 	snprintf(t->core->comm, sizeof(t->core->comm), "%s", m->comm);
 	t->core->remaining = m->remaining;
 	t->core->has_remaining = m->has_remaining;
+	t->core->wait_nr = m->wait_nr;
 	sprite__image__img_thread__free_unpacked(m, NULL);
 	return 0;
 }

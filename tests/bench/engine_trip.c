@@ -113,11 +113,18 @@ static int relay_open(void *ctx, struct eng_relay *r)
 
 static const struct eng_hooks hooks = {.relay_found = relay_found, .relay_open = relay_open};
 
+static pid_t child;
+static struct eng_family *the_nest;
+
 static void must(int r, const struct error *e, const char *what)
 {
 	if (r >= 0)
 		return;
 	fprintf(stderr, "engine_trip: %s: %s (%s)\n", what, e->text, strerror(-r));
+	if (child)
+		kill(child, SIGKILL);
+	if (the_nest)
+		eng_discard(the_nest);
 	exit(125);
 }
 
@@ -249,6 +256,7 @@ static void come_back(struct eng_family *home, struct eng_family *nest, bool qui
 	if (!quiet)
 		printf("back: frozen %.2f ms (freeze %.2f dump %.2f fill %.2f resume %.2f)", ms(eng_frozen_ns(nest), t4), ms(eng_frozen_ns(nest), t1), ms(t1, t2),
 			ms(t2, t3), ms(t3, t4));
+	the_nest = NULL;
 	must(eng_discard(nest), &e, "discard");
 	if (!quiet)
 		printf(" discard %.2f\n", ms(t4, clock_mono_ns()));
@@ -319,7 +327,7 @@ int main(int argc, char **argv)
 	unsigned trips = 1, wait_ms = 200;
 	bool quiet = false;
 	int opt, st = 0;
-	pid_t pid, child = 0;
+	pid_t pid;
 
 	log_init("engine_trip");
 	while ((opt = getopt(argc, argv, "+n:w:k:q")) != -1)
@@ -355,7 +363,7 @@ int main(int argc, char **argv)
 			child = 0;
 			break;
 		}
-		nest = go_out(&home, pid, keeper, quiet);
+		nest = the_nest = go_out(&home, pid, keeper, quiet);
 		if (linger(home, nest, wait_ms)) {
 			eng_discard(nest);
 			eng_discard(home);

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * When the wait of a thread that was moved while waiting ends: the kernel knows, but tells nobody; it is needed when that thread is moved again in the same
+ * wait. A table by (tid, its start time), oldest entries overwritten. Lock: `lock` guards all.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
+#include "conf/clock.h"
+#include "migd/engine/core.h"
+#include "migd/engine/procfs.h"
+
+enum { ENTRIES = 4096 };
+static struct {
+	pid_t tid;
+	uint64_t start, end_ns;
+} table[ENTRIES];
+static unsigned next;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static int start_time(pid_t tid, uint64_t *start)
+{
+	struct procfs_stat st;
+	char path[64];
+	int dir, r;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d", tid, tid);
+	dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0)
+		return -ESRCH;
+	r = procfs_stat(dir, &st);
+	close(dir);
+	*start = st.start;
+	return r;
+}
+
+void deadline_note(pid_t tid, uint64_t left_ns)
+{
+	uint64_t start;
+
+	if (start_time(tid, &start) < 0)
+		return;
+	pthread_mutex_lock(&lock);
+	table[next].tid = tid;
+	table[next].start = start;
+	table[next].end_ns = clock_mono_ns() + left_ns;
+	next = (next + 1) % ENTRIES;
+	pthread_mutex_unlock(&lock);
+}
+
+int deadline_left(pid_t tid, uint64_t *left_ns)
+{
+	uint64_t start, now = clock_mono_ns();
+	int r = -ENOENT;
+
+	if (start_time(tid, &start) < 0)
+		return -ESRCH;
+	pthread_mutex_lock(&lock);
+	for (unsigned i = 1; i <= ENTRIES && r < 0; i++) { /* newest first */
+		unsigned at = (next + ENTRIES - i) % ENTRIES;
+
+		if (table[at].tid != tid || table[at].start != start)
+			continue;
+		if (table[at].end_ns < now) /* of an earlier wait: this one has not ended */
+			break;
+		*left_ns = table[at].end_ns - now;
+		r = 0;
+	}
+	pthread_mutex_unlock(&lock);
+	return r;
+}

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Finding hollows, parked families and nests again after migd was restarted.
+ *
+ * eng_save() writes one fact a line. eng_reattach() believes of it only what it can check: a process is the same if its start time is; whether it is parked,
+ * hollow or runs is read from the process itself (the blob's head and slots), because the text may be older than that.
+ *
+ *   kind home|nest MONO BOOT HOSTNAME      nest NAME PID START
+ *   proc VPID PID START BLOB PPID PGID SID STOP CAPS UID GID PARENT
+ *   thread VTID TID SLOT                   (of the proc before it)
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "conf/log.h"
+#include "migd/engine/inject.h"
+#include "migd/engine/memory.h"
+#include "migd/engine/nest.h"
+
+static uint64_t start_of(pid_t pid)
+{
+	struct procfs_stat st = {0};
+	char path[64];
+	_cleanup_close_ int dir = -1;
+
+	snprintf(path, sizeof(path), "/proc/%d", pid);
+	dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return dir >= 0 && procfs_stat(dir, &st) == 0 ? st.start : 0;
+}
+
+int eng_save(const struct eng_family *f, char **text)
+{
+	size_t len;
+	FILE *o = open_memstream(text, &len);
+
+	if (!o)
+		return -ENOMEM;
+	fprintf(o, "kind %s %ld %ld %s\n", f->nest ? "nest" : "home", (long)f->mono_offset, (long)f->boot_offset,
+		f->head_hostname ? f->head_hostname : "-");
+	if (f->nest)
+		fprintf(o, "nest %s %d %lu\n", f->nest->name, f->nest->keeper, (long)start_of(f->nest->keeper));
+	for (size_t i = 0; i < f->nprocs; i++) {
+		const struct eng_proc *p = f->procs[i];
+		const struct eng_proc_core *c = p->core;
+
+		if (c->dead)
+			continue;
+		fprintf(o, "proc %d %d %lu %lx %d %d %d %d %d %u %u %d\n", p->vpid, p->pid, (long)start_of(p->pid), (long)c->blob,
+			f->nest ? c->home_ppid : p->ppid, f->nest ? c->home_pgid : p->pgid, f->nest ? c->home_sid : p->sid, c->stop_sig, c->caps, c->uid,
+			c->gid, p->parent ? p->parent->vpid : 0);
+		for (unsigned k = 0; k < p->nthreads; k++)
+			fprintf(o, "thread %d %d %lx\n", p->threads[k]->vtid, p->threads[k]->tid, (long)p->threads[k]->core->slot);
+	}
+	return fclose(o) ? -ENOMEM : 0;
+}
+
+/* ---- reading ---------------------------------------------------------------------------------------- */
+static int read_proc(struct eng_family *f, const char *l, struct error *e)
+{
+	int vpid, pid, ppid, pgid, sid, stop, caps, parent;
+	unsigned long start, blob;
+	unsigned uid, gid;
+	struct eng_proc *p;
+
+	if (sscanf(l, "proc %d %d %lu %lx %d %d %d %d %d %u %u %d", &vpid, &pid, &start, &blob, &ppid, &pgid, &sid, &stop, &caps, &uid, &gid, &parent) != 12)
+		return error_set(e, EPROTO, "saved state: %s", l);
+	if (!start || start_of(pid) != start)
+		return f->nprocs ? 0 : error_set(e, ESRCH, "process %d has ended", vpid);
+	p = proc_new(f, pid, vpid);
+	if (!p)
+		return error_set(e, ENOMEM, "no memory");
+	p->ppid = p->core->home_ppid = ppid;
+	p->pgid = p->core->home_pgid = pgid;
+	p->sid = p->core->home_sid = sid;
+	p->parent = eng_proc_by_vpid(f, parent);
+	p->core->blob = blob;
+	p->core->stop_sig = stop;
+	p->core->caps = caps;
+	p->core->uid = uid;
+	p->core->gid = gid;
+	return proc_open(p) < 0 ? error_set(e, ESRCH, "process %d has ended", vpid) : 0;
+}
+
+static int read_thread(struct eng_family *f, const char *l, struct error *e)
+{
+	struct eng_thread *t;
+	unsigned long slot;
+	int vtid, tid;
+
+	if (!f->nprocs || sscanf(l, "thread %d %d %lx", &vtid, &tid, &slot) != 3)
+		return error_set(e, EPROTO, "saved state: %s", l);
+	t = thread_new(f->procs[f->nprocs - 1], tid, vtid);
+	if (!t)
+		return error_set(e, ENOMEM, "no memory");
+	t->core->slot = slot;
+	return 0;
+}
+
+static int read_lines(struct eng_family *f, const char *state, struct error *e)
+{
+	_cleanup_free_ char *copy = strdup(state);
+	char *save = NULL;
+	int r = copy ? 0 : -ENOMEM;
+
+	for (char *l = strtok_r(copy, "\n", &save); l && r == 0; l = strtok_r(NULL, "\n", &save)) {
+		char kind[8], host[65], name[64];
+		long mono, boot;
+		unsigned long start;
+		int pid;
+
+		if (sscanf(l, "kind %7s %ld %ld %64s", kind, &mono, &boot, host) == 4) {
+			f->home = !strcmp(kind, "home");
+			f->mono_offset = mono;
+			f->boot_offset = boot;
+			f->head_hostname = strcmp(host, "-") ? strdup(host) : NULL;
+		} else if (sscanf(l, "nest %63s %d %lu", name, &pid, &start) == 3) {
+			r = start && start_of(pid) == start ? nest_attach(f, name, pid, e) : error_set(e, ESRCH, "the nest has ended");
+		} else if (!strncmp(l, "proc ", 5)) {
+			r = read_proc(f, l, e);
+		} else if (!strncmp(l, "thread ", 7)) {
+			r = read_thread(f, l, e);
+		} else {
+			r = error_set(e, EPROTO, "saved state: %s", l);
+		}
+	}
+	return r < 0 || f->nprocs ? r : error_set(e, ESRCH, "no process of the family is left");
+}
+
+/* ---- looking ---------------------------------------------------------------------------------------- */
+/* Where the blob is in p: 1 and *head, 0: not in it. */
+static int find_blob(struct eng_proc *p, struct blob_head *head, struct maps *maps)
+{
+	for (size_t i = 0; i < maps->n; i++) {
+		uint64_t base = maps->m[i].start;
+
+		if (maps->m[i].end - base != 0x1000 || maps->m[i].kind != KIND_ANON || eng_peek(p, base + BLOB_HEAD, head, sizeof(*head)) < 0)
+			continue;
+		if (head->magic != BLOB_MAGIC || head->vpid != p->vpid || head->nslots > 100000)
+			continue;
+		p->core->blob = base;
+		p->core->nslots = head->nslots;
+		p->core->blob_in = true;
+		memcpy(&p->core->trap, head->trap, sizeof(p->core->trap));
+		return 1;
+	}
+	return 0;
+}
+
+/* The threads of a process with the blob in it, from the slots; thread lists of the text may be older. */
+static int find_threads(struct eng_proc *p)
+{
+	_cleanup_free_ pid_t *tids = NULL;
+	ssize_t n = procfs_tasks(p->pid, &tids);
+
+	while (p->nthreads)
+		thread_drop(p, p->nthreads - 1);
+	for (ssize_t i = 0; i < n; i++) {
+		char path[64];
+		struct eng_thread *t;
+		pid_t vtid;
+		int depth;
+
+		snprintf(path, sizeof(path), "task/%d/status", tids[i]);
+		if (procfs_nspid(p->dir, path, &vtid, &depth) < 0)
+			continue;
+		t = thread_new(p, tids[i], vtid);
+		if (!t)
+			return -ENOMEM;
+		if (vtid == p->vpid && p->nthreads > 1) {
+			struct eng_thread *first = p->threads[0];
+
+			p->threads[0] = t;
+			p->threads[p->nthreads - 1] = first;
+		}
+	}
+	return n > 0 && p->nthreads ? 0 : -ESRCH;
+}
+
+static int take_thread(struct eng_thread *t)
+{
+	struct eng_proc_core *c = t->proc->core;
+	struct blob_slot s;
+	struct {
+		uint64_t ptr;
+		uint32_t size, signature, flags, pad;
+	} conf = {0};
+	int r = 0;
+
+	for (unsigned i = 0; i < c->nslots; i++)
+		if (eng_peek(t->proc, blob_slot_addr(c->blob, i), &s, sizeof(s)) == 0 && s.vtid == t->vtid) {
+			t->core->slot = blob_slot_addr(c->blob, i);
+			break;
+		}
+	if (!t->core->slot)
+		return -ENOENT;
+	if (ptrace(PTRACE_SEIZE, t->tid, 0, PTRACE_O_TRACESYSGOOD) < 0 || ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0)
+		return -errno;
+	t->core->how = PTRACE_CONT;
+	r = inject_wait(t, NULL);
+	if (r < 0)
+		return r;
+	t->regs = s.regs;
+	if ((long)t->regs.rax == -516 && (long)t->regs.orig_rax >= 0) /* its restart block may be of another task: the call is made again */
+		t->regs.rax = -514;
+	t->core->frozen = t->regs;
+	t->sigmask = s.sigmask;
+	t->core->looked = t->core->masked = true;
+	if (ptrace(0x420f /* PTRACE_GET_RSEQ_CONFIGURATION */, t->tid, sizeof(conf), &conf) == sizeof(conf) && conf.ptr) {
+		t->core->rseq = conf.ptr;
+		t->core->rseq_len = conf.size;
+		t->core->rseq_sig = conf.signature;
+	}
+	return 0;
+}
+
+/* What state p is in, and if it is ours: caught. */
+static int take_proc(struct eng_proc *p, struct error *e, enum eng_state *state)
+{
+	struct blob_head head;
+	struct maps *maps;
+	int r = procfs_maps(p->dir, false, &maps);
+
+	if (r < 0)
+		return error_set(e, -r, "process %d has ended", p->vpid);
+	inject_prepare(p, maps);
+	r = find_blob(p, &head, maps);
+	maps_free(maps);
+	if (r == 0) {
+		*state = ENG_RUNNING;
+		return 0;
+	}
+	*state = head.mode == BLOB_WATCH ? ENG_HOLLOW : p->family->nest && !head.state ? ENG_FILLED : ENG_PARKED;
+	r = find_threads(p);
+	for (unsigned i = 0; i < p->nthreads && r == 0; i++)
+		r = take_thread(p->threads[i]);
+	return r < 0 ? error_set(e, -r, "process %d cannot be caught: %s", p->vpid, strerror(-r)) : 0;
+}
+
+int eng_reattach(const char *state, const struct eng_hooks *h, struct eng_family **out, struct error *e)
+{
+	struct eng_family *f = family_new(h);
+	enum eng_state first = ENG_RUNNING, s = ENG_RUNNING;
+	int r = f ? read_lines(f, state, e) : error_set(e, ENOMEM, "no memory");
+
+	for (size_t i = 0; r == 0 && i < f->nprocs; i++) {
+		r = take_proc(f->procs[i], e, &s);
+		if (i == 0)
+			first = s;
+	}
+	if (r == 0 && first == ENG_RUNNING && !f->nest)
+		r = error_set(e, ENOENT, "process %d runs here: it never left", f->procs[0]->vpid);
+	if (r < 0) {
+		family_free(f);
+		return r;
+	}
+	f->state = first;
+	if (first == ENG_HOLLOW)
+		hollow_watch_all(f);
+	*out = f;
+	return 0;
+}
+
+const char *eng_state_name(const struct eng_family *f)
+{
+	static const char *const names[] = {"frozen", "parked", "hollow", "nested", "filled", "running"};
+
+	return names[f->state];
+}
