@@ -255,6 +255,8 @@ int lock_take(struct lock_table *t, const void *key, size_t keylen, const struct
 
 	if (want->start < 0 || want->end < want->start)
 		return -EINVAL;
+	if (t->nheld >= LOCK_MAX)
+		return -ENOLCK;
 	o = object_get(t, key, keylen, true);
 	if (!o)
 		return -ENOMEM;

@@ -16,6 +16,7 @@
 #include "conf/list.h"
 
 #define LOCK_EOF INT64_MAX
+#define LOCK_MAX (1u << 20) /* ranges held in one table; more are ENOLCK */
 
 enum lock_type { RANGE_READ, RANGE_WRITE };
 

@@ -115,7 +115,8 @@ struct open *op_open(struct op *o, uint64_t id, int *err)
 const struct intent *op_repeated(struct op *o)
 {
 	if (o->repeated == OP_UNASKED)
-		o->repeated = intents_take(o->d->intents, o->client->peer, rpc_request_epoch(o->rq), rpc_request_seq(o->rq),
+		o->repeated = rpc_request_again(o->rq) &&
+				intents_take(o->d->intents, o->client->peer, rpc_request_epoch(o->rq), rpc_request_seq(o->rq),
 				      (uint16_t)o->method, &o->intent) ?
 			OP_REPEATED :
 			OP_FIRST;

@@ -13,6 +13,7 @@
 #include "conf/hash.h"
 #include "fs/server/client.h"
 #include "fs/server/export.h"
+#include <protobuf-c/protobuf-c.h>
 
 struct open {
 	uint64_t id;
@@ -34,6 +35,12 @@ struct open {
 	pthread_mutex_t lock;
 	uint64_t dir_pos; /* cookie at which the descriptor stands (lock) */
 };
+
+/* The handle that it was opened by: what a client says of itself is not to be trusted. */
+static inline ProtobufCBinaryData open_handle_of(struct open *o)
+{
+	return (ProtobufCBinaryData){o->handle_len, o->handle};
+}
 
 struct openstate {
 	pthread_mutex_t lock;

@@ -58,6 +58,12 @@ void op_run(struct op *o)
 	}
 }
 
+/* After these the client may hold something that it must be able to bring back after a restart. */
+static bool holds_something(enum fs_op m)
+{
+	return m == FS_ATTACH || m == FS_OPEN || m == FS_CREATE || m == FS_LOCK;
+}
+
 static void serve(struct fsd *d, struct rpc_request *rq, enum fs_op method)
 {
 	struct op *o = malloc(sizeof(*o));
@@ -81,6 +87,8 @@ static void serve(struct fsd *d, struct rpc_request *rq, enum fs_op method)
 		op_fail(o, EUSERS);
 	else if (atomic_load(&o->client->fenced))
 		op_fail(o, ESTALE); /* it did not give back what others wait for */
+	else if (!atomic_load(&o->client->noted) && holds_something(method) && recover_note(d, o->client) < 0)
+		op_fail(o, EIO);
 	else if (!recover_park(o))
 		op_run(o);
 }

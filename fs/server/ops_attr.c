@@ -41,7 +41,7 @@ int op_getattr(struct op *o, const ProtobufCMessage *m)
 	if (in->open) /* it reaches also what is unlinked; closed meanwhile or of a former life, the handle does */
 		f = op_open(o, in->open, &r);
 	if (f) {
-		r = getattr_of(o, f->ex, f->mount, f->fd, in->handle, &rep, &attr);
+		r = getattr_of(o, f->ex, f->mount, f->fd, open_handle_of(f), &rep, &attr);
 		open_put(f);
 	} else if (r == 0 || r == -FS_EREOPEN) {
 		r = op_begin(o, in->cred, in->handle, &obj);
@@ -112,6 +112,13 @@ static int change_begin(struct op *o, const struct object *obj, uint32_t breaks)
 	return lease_begin(o, obj->ex, &need, 1);
 }
 
+static bool open_is(const struct open *f, const struct object *obj)
+{
+	struct stat st;
+
+	return fstat(obj->fd, &st) == 0 && st.st_dev == f->dev && st.st_ino == f->ino;
+}
+
 int op_setattr(struct op *o, const ProtobufCMessage *m)
 {
 	const Sprite__Fs__SetattrReq *in = (const void *)m;
@@ -130,6 +137,8 @@ int op_setattr(struct op *o, const ProtobufCMessage *m)
 			return r;
 	}
 	r = op_begin(o, in->cred, in->handle, &obj);
+	if (r == 0 && f && !open_is(f, &obj))
+		r = -EINVAL;
 	if (r == 0)
 		r = change_begin(o, &obj, in->valid & FS_SET_SIZE ? CS_ATTR | CS_DATA : CS_ATTR);
 	if (r == 0)

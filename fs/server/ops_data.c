@@ -77,7 +77,8 @@ int op_read(struct op *o, const ProtobufCMessage *m)
 	r = in->offset > INT64_MAX ? -EINVAL : fstat(fd, &st) < 0 ? -errno : lease_look(o, ex, lease_key(&st), true);
 	if (r == 0) {
 		/* a page may stay in the reader's kernel: it needs a lease even while others write */
-		rep.lease = lease_grant(o, ex, lease_key(&st), in->handle, CS_DATA | CS_ATTR, true, &rep.lease_seq);
+		rep.lease = lease_grant(o, ex, lease_key(&st), f ? open_handle_of(f) : in->handle, CS_DATA | CS_ATTR, true,
+			&rep.lease_seq);
 		data = malloc(size ? size : 1);
 		r = !data ? -ENOMEM : fstat(fd, &st) < 0 ? -errno : 0; /* before the data: a change while reading shows as a later `change` */
 	}
@@ -178,9 +179,9 @@ static int write_begin(struct op *o, struct open *f, const Sprite__Fs__Cred *cre
 }
 
 /* After it: what the writer may keep. Write-behind only for who has the file open for writing. */
-static uint32_t write_grant(struct op *o, struct open *f, ProtobufCBinaryData handle, uint64_t *seq)
+static uint32_t write_grant(struct op *o, struct open *f, uint64_t *seq)
 {
-	return lease_grant(o, f->ex, (struct cs_key){f->dev, f->ino}, handle, CS_DATA | CS_ATTR | (f->write ? CS_WRITE : 0), false, seq);
+	return lease_grant(o, f->ex, (struct cs_key){f->dev, f->ino}, open_handle_of(f), CS_DATA | CS_ATTR | (f->write ? CS_WRITE : 0), false, seq);
 }
 
 int op_write(struct op *o, const ProtobufCMessage *m)
@@ -209,7 +210,7 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 	}
 	if (r == 0) {
 		op_changed(o->d, &st);
-		rep.lease = write_grant(o, f, in->handle, &rep.lease_seq);
+		rep.lease = write_grant(o, f, &rep.lease_seq);
 		if (rep.lease && fstat(f->fd, &st) < 0)
 			r = -errno;
 		op_attr(o->d, f->mount, f->fd, &st, &attr);
@@ -278,7 +279,7 @@ int op_fallocate(struct op *o, const ProtobufCMessage *m)
 		r = -errno;
 	if (r == 0) {
 		op_changed(o->d, &st);
-		rep.lease = write_grant(o, f, in->handle, &rep.lease_seq);
+		rep.lease = write_grant(o, f, &rep.lease_seq);
 		if (rep.lease && fstat(f->fd, &st) < 0)
 			r = -errno;
 		op_attr(o->d, f->mount, f->fd, &st, &attr);

@@ -187,12 +187,15 @@ int recover_note(struct fsd *d, struct client *c)
 
 	pthread_mutex_lock(&r->lock);
 	k = known_find(r, c);
-	if (!k) {
+	if (k) {
+		atomic_store(&c->noted, true);
+	} else {
 		/* another life of the same mount: the old one will not come back */
 		list_each_safe(k, next, &r->known, link)
 			if (c->instance[0] && !strcmp(k->peer, c->peer) && !strcmp(k->instance, c->instance))
 				known_free(k);
 		err = known_add(r, c->peer, c->epoch, c->instance, true) ? list_save(r) : -ENOMEM;
+		atomic_store(&c->noted, err == 0);
 		grace_check(r, clock_boot_ns(), &run);
 	}
 	pthread_mutex_unlock(&r->lock);
