@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+# lab: own
+# timeout: 240
+# What a host refuses by policy or by certificate, in words that say what to do; and that nothing happens to the process.
+. "$(dirname "$0")/lib.sh"
+lab_up -n 3 --bind "$TESTS:/opt/sprite/tests"
+job_dir
+job "sleep 1000"
+mig_root() { on ws1 mig "$@"; }
+restart() { lab kill "$1" migd >/dev/null 2>&1; until_true 10 lab start "$1" migd; }
+# conf NODE PYTHON: changes the node's sprite.conf (c is the dict) and starts its migd again
+conf() { sh_on "$1" 'python3 -c "
+import json,sys
+p=\"/etc/sprite/sprite.conf\"; c=json.load(open(p)); exec(sys.argv[1]); json.dump(c,open(p,\"w\"))" "$1"' "$2" && restart "$1"; }
+
+check "lend off" on ws2 mig lend off
+refused "a host that does not lend itself" 1 'lend' mig move -H ws2 "$JOB"
+check "that survives a restart" restart ws2
+refused "it still does not" 1 'lend' mig move -H ws2 "$JOB"
+refused "only root may change it" 1 'root' as sprite ws2 mig lend on
+check "lend on" on ws2 mig lend on
+check "now it goes" mig move -H ws2 "$JOB"
+check "and home" mig home "$JOB"
+
+check "ws3 takes no processes of root" conf ws3 'c["migd"]["root_guests"]=False'
+on ws1 sh -c 'sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >/tmp/rootjob'
+R=$(on ws1 cat /tmp/rootjob)
+refused "a process of root is refused there" 1 'root_guests' on ws1 mig move -H ws3 "$R"
+check "a user's process is not" mig move -H ws3 "$JOB"
+on ws3 sh -c 'sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >/tmp/rootjob'
+refused "nor does ws3 give away its own root" 1 'root_guests' on ws3 sh -c 'mig move -H ws1 $(cat /tmp/rootjob)'
+check "home again" mig home "$JOB"
+on ws1 kill "$R"
+
+# certificates: of another CA, of another name, expired
+P=$TMP/pki
+on ws2 sh -c 'cp -r /etc/sprite/tls /etc/sprite/tls.good'
+put() { on ws2 sh -c "cat >/etc/sprite/tls/host.$1" <"$2"; }
+"$BIN/sprite-pki" --help >"$TMP/help" 2>&1
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$TMP/ca.key" -out "$TMP/ca.crt" -subj /CN=other -days 30 2>/dev/null
+issue() { # NAME DAYS_FROM DAYS_TO: a certificate of the other CA
+	openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$TMP/h.key" -out "$TMP/h.csr" -subj "/CN=$1" 2>/dev/null
+	openssl x509 -req -in "$TMP/h.csr" -CA "$TMP/ca.crt" -CAkey "$TMP/ca.key" -CAcreateserial -out "$TMP/h.crt" -days 30 \
+		-extfile <(printf 'subjectAltName=DNS:%s' "$1") 2>/dev/null
+}
+issue ws2
+put crt "$TMP/h.crt"; put key "$TMP/h.key"; restart ws2
+refused "a certificate of another CA" 1 'ws2.*(certificate|answer)' mig move -H ws2 "$JOB"
+check "it runs on here" on ws1 sh -c "[ \$(ps -o state= -p $JOB) = S ]"
+on ws2 sh -c 'rm -rf /etc/sprite/tls; mv /etc/sprite/tls.good /etc/sprite/tls'; restart ws2
+check "with the right one it goes" until_true 20 mig move -H ws2 "$JOB"
+check "home" mig home "$JOB"
+on ws3 sh -c 'cat /etc/sprite/tls/host.crt' >"$TMP/ws3.crt"; on ws3 sh -c 'cat /etc/sprite/tls/host.key' >"$TMP/ws3.key"
+on ws2 sh -c 'cp -r /etc/sprite/tls /etc/sprite/tls.good'
+put crt "$TMP/ws3.crt"; put key "$TMP/ws3.key"; lab kill ws2 migd >/dev/null; lab start ws2 migd >/dev/null 2>&1
+refused "a certificate of another name" 1 'ws2.*(certificate|answer)' mig move -H ws2 "$JOB"
+on ws2 sh -c 'rm -rf /etc/sprite/tls; mv /etc/sprite/tls.good /etc/sprite/tls'; restart ws2
+
+refused "eviction by somebody else" 1 'root' as guest ws2 mig evict --all
+check "there" until_true 20 mig move -H ws2 "$JOB"
+check "its host sends it home" on ws2 mig evict --all
+check "it is home" until_true 10 eval '[ -z "$(residue)" ] && [ -z "$(mig ps --no-header)" ] && on ws1 kill -0 $JOB'
+check "stop-all" on ws2 mig stop-all
+refused "and takes nobody any more" 1 'lend' mig move -H ws2 "$JOB"
+on ws1 kill "$JOB"
+same "nothing is left" "" "$(residue)"
+finish
