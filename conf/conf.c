@@ -165,6 +165,11 @@ static void check_export(struct conf_reader *r, const struct conf *c, size_t i)
 		conf_expected_found(r, w, "a prefix outside /hosts, which belongs to the home domains", "\"%s\"", x->prefix);
 	if (!strcmp(x->prefix, "/.sprite") || !strncmp(x->prefix, "/.sprite/", 9))
 		conf_expected_found(r, w, "a prefix outside /.sprite, which shows the state of the file system", "\"%s\"", x->prefix);
+	for (char **h = x->home ? x->hosts : NULL; h && *h; h++) {
+		snprintf(want, sizeof(want), "spritefsd.exports[%zu].hosts", i);
+		if (!strcmp(*h, "*"))
+			conf_expected_found(r, want, "names of hosts, since a home is never open to everybody", "\"*\"");
+	}
 	for (size_t j = 0; j < i; j++)
 		if (c->exports[j].prefix && !strcmp(c->exports[j].prefix, x->prefix))
 			conf_expected_found(r, w, "a prefix that is exported once", "\"%s\", exported by exports[%zu] too", x->prefix, j);

@@ -29,7 +29,7 @@ struct conf_export {
 	bool readonly;
 	bool root_squash; /* default true for served domains, false for home */
 	char **hosts;	  /* names (certificates) allowed; NULL-terminated; {"*"} = every certificate of our CA (default). Home: who may
-			   * attach without a grant; default nobody */
+			   * attach without a grant (never "*"); default nobody */
 	uint32_t uid_min, uid_max; /* callers outside act as nobody */
 };
 

@@ -171,6 +171,8 @@ static void test_refused(void)
 		{",\"spritefsd\":{\"exports\":[{\"prefix\":\"/a\",\"path\":\"/\",\"x\":1}]}", "spritefsd.exports[0].x: expected one of the keys prefix, path,"},
 		{",\"spritefsd\":{\"exports\":[{\"prefix\":\"/hosts/ws2\",\"path\":\"/\",\"home\":true}]}", "\"/hosts/ws1\", this host's own"},
 		{",\"spritefsd\":{\"exports\":[{\"prefix\":\"/hosts/ws1\",\"path\":\"/\"}]}", "prefix outside /hosts"},
+		{",\"spritefsd\":{\"exports\":[{\"prefix\":\"/hosts/ws1\",\"path\":\"/\",\"home\":true,\"hosts\":[\"ws2\",\"*\"]}]}",
+			"exports[0].hosts: expected names of hosts, since a home is never open to everybody, found \"*\""},
 		{",\"spritefsd\":{\"exports\":[{\"prefix\":\"/.sprite\",\"path\":\"/\"}]}", "prefix outside /.sprite"},
 		{",\"spritefsd\":{\"exports\":[{\"prefix\":\"/a\",\"path\":\"/\"},{\"prefix\":\"/a/\",\"path\":\"/\"}]}",
 			"exports[1].prefix: expected a prefix that is exported once"},
