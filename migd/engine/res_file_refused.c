@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -26,47 +25,6 @@ static bool is_fifo(const struct file_look *l)
 static void fifo_probe(struct eng_probe *p, const struct file_look *l)
 {
 	file_reason(p, l, "named pipe %s: close it first", l->link);
-}
-
-/* ---- sockets ---------------------------------------------------------------------------------------- */
-
-static bool is_socket(const struct file_look *l)
-{
-	return S_ISSOCK(l->st.st_mode);
-}
-
-/* "TCP socket", "unix stream socket", ... */
-static void socket_name(const struct file_look *l, char *out, size_t size)
-{
-	static const char *const types[] = {"?", "stream", "datagram", "raw", "reliable datagram", "seqpacket"};
-	int domain = 0, type = 0;
-	socklen_t n = sizeof domain;
-	_cleanup_close_ int pidfd = syscall(SYS_pidfd_open, l->pid, 0);
-	_cleanup_close_ int fd = pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, l->num, 0);
-
-	if (fd >= 0) {
-		getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &n);
-		getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &n);
-	}
-	const char *kind = type > 0 && type < 6 ? types[type] : "";
-
-	if (domain == AF_INET || domain == AF_INET6)
-		snprintf(out, size, "%s%s socket", type == SOCK_STREAM ? "TCP" : type == SOCK_DGRAM ? "UDP" : "raw IP",
-			 domain == AF_INET6 ? " (IPv6)" : "");
-	else if (domain == AF_UNIX)
-		snprintf(out, size, "unix %s socket", kind);
-	else if (domain == AF_NETLINK)
-		snprintf(out, size, "netlink socket");
-	else
-		snprintf(out, size, "%s socket of family %d", kind, domain);
-}
-
-static void socket_probe(struct eng_probe *p, const struct file_look *l)
-{
-	char name[80];
-
-	socket_name(l, name, sizeof name);
-	file_reason(p, l, "%s: close it first", name);
 }
 
 /* ---- the rest --------------------------------------------------------------------------------------- */
@@ -195,7 +153,6 @@ static int pidfd_open_it(struct eng_family *f, struct eng_proc *p, struct file_d
 }
 
 const struct file_kind file_fifo = {.name = "fifo", .is = is_fifo, .probe = fifo_probe};
-const struct file_kind file_socket = {.name = "socket", .is = is_socket, .probe = socket_probe};
 const struct file_kind file_mqueue = {.name = "mqueue", .is = is_mqueue, .probe = mqueue_probe};
 const struct file_kind file_inotify = {.name = "inotify", .is = is_inotify, .probe = inotify_probe};
 const struct file_kind file_other = {.name = "other", .is = is_other, .probe = other_probe};

@@ -357,6 +357,8 @@ static int timers_finish(struct eng_proc *p, struct error *e)
 
 		if (it->which == ITIMER_REAL && left)
 			left = left > gone_by ? left - gone_by : 1;
+		if (!left) /* it has fired and stands still until its signal is taken (Linux 6.13): that signal waits in the image as a plain one */
+			left = it->interval;
 		struct itimerval v = {ns_tv(it->interval), ns_tv(left)};
 
 		if (!it->interval)

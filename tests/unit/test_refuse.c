@@ -44,6 +44,7 @@
 #include "migd/engine/engine.h"
 
 static char dir[] = "/tmp/test-refuse-XXXXXX";
+static int shared_fd = -1, unlinked_fd = -1, half_fd = -1, other_half = -1; /* shared with the outsider */
 static int report = -1; /* the child's end: closed when the state is there */
 static pid_t outsider;	/* a process that is not in the family and lives as long as the test */
 
@@ -79,6 +80,23 @@ static int s_unix(void)
 
 	snprintf(a.sun_path, sizeof a.sun_path, "%s/sock", dir);
 	return has(bind(fd, (struct sockaddr *)&a, sizeof a)) || has(listen(fd, 1));
+}
+static int s_unix_named(void)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+
+	snprintf(a.sun_path, sizeof a.sun_path, "%s/named", dir);
+	return has(bind(socket(AF_UNIX, SOCK_DGRAM, 0), (struct sockaddr *)&a, sizeof a));
+}
+static int s_unix_half(void)
+{
+	return has(fcntl(half_fd, F_DUPFD, 0));
+}
+static int s_unix_pair(void)
+{
+	int s[2];
+
+	return has(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, s));
 }
 static int s_netlink(void)
 {
@@ -178,7 +196,6 @@ static int s_lease(void)
 {
 	return has(fcntl(at("lease", O_RDONLY), F_SETLEASE, F_RDLCK));
 }
-static int shared_fd = -1, unlinked_fd = -1;
 static int s_offset(void)
 {
 	return has(fcntl(shared_fd, F_DUPFD, 0));
@@ -302,14 +319,26 @@ static int s_traced(void)
 		for (;;)
 			pause();
 	}
-	usleep(100000);
+	char text[4096], *at = NULL;
+
+	for (int i = 0; i < 1000 && (!at || !atoi(at + 10)); i++) { /* until it has us */
+		int fd = open("/proc/self/status", O_RDONLY);
+		ssize_t n = read(fd, text, sizeof text - 1);
+
+		close(fd);
+		text[n > 0 ? n : 0] = 0;
+		at = strstr(text, "TracerPid:");
+		usleep(10000);
+	}
 	return tracer < 0;
 }
+static volatile bool is_apart;
 static void *apart(void *arg)
 {
 	(void)arg;
 	if (unshare(CLONE_FILES) == 0)
 		close_range(3, ~0u, 0);
+	is_apart = true;
 	for (;;)
 		pause();
 	return NULL;
@@ -319,7 +348,8 @@ static int s_thread(void)
 	pthread_t t;
 
 	pthread_create(&t, NULL, apart, NULL);
-	usleep(100000);
+	while (!is_apart)
+		usleep(1000);
 	return 0;
 }
 static int sleeper(void *arg)
@@ -368,6 +398,7 @@ static int s_32bit(void)
 	close(fd);
 	close(shared_fd);
 	close(unlinked_fd);
+	close(half_fd);
 	execl(path, path, NULL);
 	return 1;
 }
@@ -380,7 +411,10 @@ static const struct state {
 	{"nothing special", s_none, NULL},
 	{"TCP socket", s_tcp, "fd *: TCP socket: close it first"},
 	{"UDP socket", s_udp6, "fd *: UDP (IPv6) socket: close it first"},
-	{"unix socket", s_unix, "fd *: unix stream socket: close it first"},
+	{"unix socket", s_unix, "fd *: unix stream socket that listens: close it first"},
+	{"named unix socket", s_unix_named, "fd *: unix datagram socket with a name (*/named): close it first"},
+	{"unix socket, other end stays", s_unix_half, "fd *: unix stream socket whose other end stays here: close it first"},
+	{"unix pair", s_unix_pair, NULL},
 	{"netlink socket", s_netlink, "fd *: netlink socket: close it first"},
 	{"memfd", s_memfd, NULL},
 	{"inotify", s_inotify, "fd *: inotify watches files from this host: close it first"},
@@ -450,7 +484,7 @@ static void run(const struct state *s)
 		dup2(null, 0), dup2(null, 1), dup2(null, 2);
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		for (int fd = 3; fd < 64; fd++)
-			if (fd != p[1] && fd != shared_fd && fd != unlinked_fd)
+			if (fd != p[1] && fd != shared_fd && fd != unlinked_fd && fd != half_fd)
 				close(fd);
 		report = fcntl(p[1], F_DUPFD_CLOEXEC, 100);
 		close(p[1]);
@@ -458,6 +492,7 @@ static void run(const struct state *s)
 
 		close(shared_fd);
 		close(unlinked_fd);
+		close(half_fd);
 		if (r && write(report, "x", 1) < 0)
 			_exit(1);
 		close(report);
@@ -472,6 +507,10 @@ static void run(const struct state *s)
 	if (missing) {
 		printf("\n    (%s: not to be had here)", s->name);
 	} else {
+		siginfo_t si;
+
+		if (s->make == s_zombie) /* the pipe closes a moment before it is one */
+			waitid(P_PID, pid, &si, WEXITED | WNOWAIT);
 		int r = eng_explain(pid, &why, NULL, &e);
 		const char *text = why.n ? strstr(why.line[0], "): ") : NULL;
 
@@ -536,6 +575,12 @@ int main(void)
 	snprintf(nameless, sizeof nameless, "%s/nameless", dir);
 	unlinked_fd = fcntl(at("nameless", O_RDWR), F_DUPFD, 51);
 	unlink(nameless);
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
+		return 1;
+	half_fd = fcntl(pair[0], F_DUPFD, 52);
+	other_half = pair[1];
 	outsider = fork();
 	if (!outsider) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);

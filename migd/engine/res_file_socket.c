@@ -1,0 +1,493 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Unix sockets whose both ends are in the family (socketpair(2), or connected over a name), with what is under way in them; and fresh ones that are not connected.
+ * Everything else is refused by name: other families of sockets, listening ones, names in the file tree, a peer that stays, descriptors under way (SCM_RIGHTS).
+ *
+ * Who is whose peer, and which half is shut down, the kernel tells by sock_diag(7), asked in the family's network namespace.
+ * A pair is made by the process that made it (SO_PEERCRED shows that one), with the family's user ids; what waited is sent again from the other end.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <linux/sock_diag.h>
+#include <linux/unix_diag.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "migd/engine/core.h"
+#include "migd/engine/res_files.h"
+
+enum { MESSAGE_MAX = 1 << 20 };
+
+struct peer { /* what sock_diag tells */
+	bool known, has_peer, named;
+	uint32_t ino; /* of the peer; 0 with has_peer false: none */
+	uint8_t state, shut;
+};
+struct pair { /* destination: a pair that has been made, its ends not all given out yet; ->res[] of res_sockets */
+	struct pair *next;
+	uint64_t sock[2];
+	int fd[2];
+};
+
+const struct eng_res res_sockets;
+
+/* ---- sock_diag -------------------------------------------------------------------------------------- */
+
+static int diag_ask(int nl, uint32_t ino, struct peer *out)
+{
+	struct {
+		struct nlmsghdr h;
+		struct unix_diag_req r;
+	} q = {
+		.h = {.nlmsg_len = sizeof q, .nlmsg_type = SOCK_DIAG_BY_FAMILY, .nlmsg_flags = NLM_F_REQUEST},
+		.r = {.sdiag_family = AF_UNIX, .udiag_states = ~0u, .udiag_ino = ino, .udiag_show = UDIAG_SHOW_PEER | UDIAG_SHOW_NAME,
+		      .udiag_cookie = {~0u, ~0u}},
+	};
+	char buf[8192] __attribute__((aligned(8)));
+
+	memset(out, 0, sizeof *out);
+	if (send(nl, &q, sizeof q, 0) < 0)
+		return -errno;
+	ssize_t n = recv(nl, buf, sizeof buf, 0);
+	struct nlmsghdr *h = (struct nlmsghdr *)buf;
+
+	if (n < 0 || !NLMSG_OK(h, n))
+		return n < 0 ? -errno : -EBADMSG;
+	if (h->nlmsg_type == NLMSG_ERROR)
+		return ((struct nlmsgerr *)NLMSG_DATA(h))->error;
+	struct unix_diag_msg *m = NLMSG_DATA(h);
+	int left = h->nlmsg_len - NLMSG_LENGTH(sizeof *m);
+
+	out->known = true;
+	out->state = m->udiag_state;
+	for (struct rtattr *a = (struct rtattr *)(m + 1); RTA_OK(a, left); a = RTA_NEXT(a, left))
+		switch (a->rta_type) {
+		case UNIX_DIAG_PEER:
+			out->has_peer = true;
+			out->ino = *(uint32_t *)RTA_DATA(a);
+			break;
+		case UNIX_DIAG_NAME:
+			out->named = RTA_PAYLOAD(a) > 0;
+			break;
+		case UNIX_DIAG_SHUTDOWN:
+			out->shut = *(uint8_t *)RTA_DATA(a);
+			break;
+		}
+	return 0;
+}
+
+/* Asks in the network namespace of the process behind dir; the calling thread goes there and comes back. */
+static int diag(int dir, uint32_t ino, struct peer *out)
+{
+	_cleanup_close_ int there = openat(dir, "ns/net", O_RDONLY | O_CLOEXEC);
+	_cleanup_close_ int here = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+
+	if (there < 0 || here < 0)
+		return -errno;
+	if (setns(there, CLONE_NEWNET) < 0)
+		return -errno;
+	_cleanup_close_ int nl = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+	int r = nl < 0 ? -errno : 0;
+
+	if (setns(here, CLONE_NEWNET) < 0)
+		return -errno; /* cannot be: it was ours a moment ago */
+	return r < 0 ? r : diag_ask(nl, ino, out);
+}
+
+/* ---- probe ------------------------------------------------------------------------------------------ */
+
+static bool is_socket(const struct file_look *l)
+{
+	return S_ISSOCK(l->st.st_mode);
+}
+
+static void socket_kind(int fd, int *domain, int *type)
+{
+	socklen_t n = sizeof *domain;
+
+	*domain = *type = 0;
+	if (fd < 0)
+		return;
+	getsockopt(fd, SOL_SOCKET, SO_DOMAIN, domain, &n);
+	getsockopt(fd, SOL_SOCKET, SO_TYPE, type, &n);
+}
+
+/* "TCP socket", "unix stream socket", ... */
+static void socket_name(int domain, int type, char *out, size_t size)
+{
+	static const char *const types[] = {"?", "stream", "datagram", "raw", "reliable datagram", "seqpacket"};
+	const char *kind = type > 0 && type < 6 ? types[type] : "";
+
+	if (domain == AF_INET || domain == AF_INET6)
+		snprintf(out, size, "%s%s socket", type == SOCK_STREAM ? "TCP" : type == SOCK_DGRAM ? "UDP" : "raw IP",
+			 domain == AF_INET6 ? " (IPv6)" : "");
+	else if (domain == AF_UNIX)
+		snprintf(out, size, "unix %s socket", kind);
+	else if (domain == AF_NETLINK)
+		snprintf(out, size, "netlink socket");
+	else
+		snprintf(out, size, "%s socket of family %d", kind, domain);
+}
+
+struct holder {
+	uint32_t ino;
+	bool found;
+};
+static int holder_one(const struct file_look *l, void *ctx)
+{
+	struct holder *h = ctx;
+
+	h->found |= S_ISSOCK(l->st.st_mode) && (uint32_t)l->st.st_ino == h->ino;
+	return h->found;
+}
+
+/* Does a process of the family hold the socket? */
+static bool in_family(struct eng_probe *p, uint32_t ino)
+{
+	struct holder h = {.ino = ino};
+
+	for (size_t i = 0; i < p->nfamily && !h.found; i++) {
+		char name[32];
+
+		snprintf(name, sizeof name, "/proc/%d", p->family[i]);
+		_cleanup_close_ int dir = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+		if (dir >= 0)
+			files_each(p->family[i], dir, holder_one, &h);
+	}
+	return h.found;
+}
+
+static void unix_probe(struct eng_probe *p, const struct file_look *l, int fd, const char *name)
+{
+	struct sockaddr_un a = {0};
+	socklen_t n = sizeof a, on = sizeof(int);
+	int listening = 0;
+	struct peer peer;
+
+	getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &on);
+	if (listening) {
+		file_reason(p, l, "%s that listens: close it first", name);
+		return;
+	}
+	if (getsockname(fd, (struct sockaddr *)&a, &n) == 0 && n > sizeof a.sun_family) {
+		file_reason(p, l, "%s with a name (%s%.100s): close it first", name, a.sun_path[0] ? "" : "@",
+			    a.sun_path[0] ? a.sun_path : a.sun_path + 1);
+		return;
+	}
+	if (diag(l->dir, l->st.st_ino, &peer) < 0)
+		file_reason(p, l, "%s: this kernel does not tell its peer (unix_diag)", name);
+	else if (peer.has_peer && peer.ino && !in_family(p, peer.ino))
+		file_reason(p, l, "%s whose other end stays here: close it first", name);
+}
+
+static void socket_probe(struct eng_probe *p, const struct file_look *l)
+{
+	char name[80];
+	int domain, type;
+	_cleanup_close_ int pidfd = syscall(SYS_pidfd_open, l->pid, 0);
+	_cleanup_close_ int fd = pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, l->num, 0);
+
+	socket_kind(fd, &domain, &type);
+	socket_name(domain, type, name, sizeof name);
+	if (domain == AF_UNIX)
+		unix_probe(p, l, fd, name);
+	else
+		file_reason(p, l, "%s: close it first", name);
+}
+
+/* ---- dump ------------------------------------------------------------------------------------------- */
+
+static uint64_t timeout_of(int fd, int option)
+{
+	struct timeval t = {0};
+	socklen_t n = sizeof t;
+
+	getsockopt(fd, SOL_SOCKET, option, &t, &n);
+	return (uint64_t)t.tv_sec * 1000000u + t.tv_usec;
+}
+static int number_of(int fd, int option)
+{
+	int v = 0;
+	socklen_t n = sizeof v;
+
+	getsockopt(fd, SOL_SOCKET, option, &v, &n);
+	return v;
+}
+
+/* One message (or a piece of a stream) at the peeking offset. 1, 0: nothing more; -errno. */
+static int peek_one(int fd, Sprite__Img__Socket *m, char *buf, bool stream)
+{
+	char control[256];
+	struct iovec v = {buf, MESSAGE_MAX};
+	struct msghdr h = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+	ssize_t n = recvmsg(fd, &h, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC | MSG_TRUNC);
+
+	if (n < 0)
+		return errno == EAGAIN ? 0 : -errno;
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(&h); c; c = CMSG_NXTHDR(&h, c))
+		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+			for (size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++)
+				close(((int *)CMSG_DATA(c))[i]);
+			return -EPERM;
+		}
+	if (n == 0 && stream)
+		return 0;
+	if (n > MESSAGE_MAX)
+		return -EMSGSIZE;
+	void *more = realloc(m->queue, (m->n_queue + 1) * sizeof *m->queue);
+
+	if (!more)
+		return -ENOMEM;
+	m->queue = more;
+	m->queue[m->n_queue].data = malloc(n + 1);
+	if (!m->queue[m->n_queue].data)
+		return -ENOMEM;
+	memcpy(m->queue[m->n_queue].data, buf, n);
+	m->queue[m->n_queue++].len = n;
+	return 1;
+}
+
+static int queue_dump(int fd, Sprite__Img__Socket *m, struct error *e)
+{
+	int off = number_of(fd, SO_PEEK_OFF), zero = 0, r;
+	_cleanup_free_ char *buf = malloc(MESSAGE_MAX);
+
+	if (!buf)
+		return -ENOMEM;
+	if (setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &zero, sizeof zero) < 0)
+		return error_set(e, errno, "unix socket: SO_PEEK_OFF: %s", strerror(errno));
+	while ((r = peek_one(fd, m, buf, m->type == SOCK_STREAM)) > 0)
+		;
+	setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &off, sizeof off);
+	if (r == -EPERM)
+		return error_set(e, EBUSY, "descriptors are under way in a unix socket (SCM_RIGHTS): try again later");
+	return r < 0 ? error_set(e, -r, "unix socket: what is under way cannot be read: %s", strerror(-r)) : 0;
+}
+
+static int socket_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e)
+{
+	_cleanup_close_ int fd = eng_fd_get(d->holder, d->look.num);
+	int domain, type;
+	struct peer peer;
+	struct ucred cred = {0};
+	socklen_t n = sizeof cred;
+
+	if (fd < 0)
+		return fd;
+	socket_kind(fd, &domain, &type);
+	if (domain != AF_UNIX || number_of(fd, SO_ACCEPTCONN))
+		return error_set(e, ENOTSUP, "this socket cannot be carried");
+	int r = diag(d->look.dir, d->look.st.st_ino, &peer);
+
+	if (r < 0)
+		return error_set(e, -r, "unix_diag: %s", strerror(-r));
+	Sprite__Img__Socket *s = m->socket = malloc(sizeof *s);
+
+	if (!s)
+		return -ENOMEM;
+	sprite__img__socket__init(s);
+	s->sock = d->look.st.st_ino;
+	s->type = type;
+	s->connected = peer.has_peer;
+	s->peer = peer.ino;
+	s->shut_rd = peer.shut & 1;
+	s->shut_wr = peer.shut & 2;
+	s->sndbuf = number_of(fd, SO_SNDBUF);
+	s->rcvbuf = number_of(fd, SO_RCVBUF);
+	s->passcred = number_of(fd, SO_PASSCRED);
+	s->rcvtimeo = timeout_of(fd, SO_RCVTIMEO);
+	s->sndtimeo = timeout_of(fd, SO_SNDTIMEO);
+	s->peek_off = number_of(fd, SO_PEEK_OFF);
+	bool there = false;
+
+	for (struct file_desc *c = files_first(f); c; c = c->next)
+		there |= c->kind == &file_socket && (uint32_t)c->look.st.st_ino == peer.ino;
+	if (peer.ino && !there)
+		return error_set(e, ENOTSUP, "unix socket whose other end stays here");
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &n) == 0)
+		for (size_t i = 0; i < eng_nprocs(f); i++)
+			if (eng_proc_at(f, i)->pid == cred.pid)
+				s->maker = eng_proc_at(f, i)->vpid;
+	return s->connected || type == SOCK_DGRAM ? queue_dump(fd, s, e) : 0;
+}
+
+/* ---- destination ------------------------------------------------------------------------------------ */
+
+static struct pair **pairs_of(struct eng_family *f)
+{
+	return (struct pair **)eng_family_res(f, &res_sockets);
+}
+
+/* The target makes it, so that it lies in the family's network namespace and shows the family's user as its maker. */
+static int target_socket(struct eng_proc *p, int type, bool pair, int fd[2])
+{
+	struct eng_thread *t = p->threads[0];
+	struct eng_call c[6];
+	size_t n = 0, at;
+	int num[2];
+
+	eng_scratch_reset(p);
+	uint64_t where = eng_scratch_put(p, NULL, sizeof num);
+
+	if (p->core->caps) {
+		c[n++] = (struct eng_call){SYS_setresgid, {-1u, p->core->gid, -1u}, 0, 0, 0};
+		c[n++] = (struct eng_call){SYS_setresuid, {-1u, p->core->uid, 0}, 0, 0, 0};
+	}
+	at = n;
+	c[n++] = pair ? (struct eng_call){SYS_socketpair, {AF_UNIX, type | SOCK_CLOEXEC, 0, where}, 0, 1, 0}
+		      : (struct eng_call){SYS_socket, {AF_UNIX, type | SOCK_CLOEXEC, 0}, 0, 1, 0};
+	if (p->core->caps) {
+		c[n++] = (struct eng_call){SYS_setresuid, {-1u, 0, -1u}, 0, 0, 0};
+		c[n++] = (struct eng_call){SYS_setresgid, {-1u, 0, -1u}, 0, 0, 0};
+	}
+	int r = eng_batch(t, c, n, NULL);
+
+	if (r < 0 || c[at].ret < 0)
+		return r < 0 ? r : (int)c[at].ret;
+	num[0] = num[1] = c[at].ret;
+	if (pair && (r = eng_peek(p, where, num, sizeof num)) < 0)
+		return r;
+	fd[0] = eng_fd_get(p, num[0]);
+	fd[1] = pair ? eng_fd_get(p, num[1]) : -1;
+	eng_syscall(t, SYS_close, (long)num[0]);
+	if (pair)
+		eng_syscall(t, SYS_close, (long)num[1]);
+	return fd[0] < 0 ? fd[0] : pair && fd[1] < 0 ? fd[1] : 0;
+}
+
+static void options_set(int fd, const Sprite__Img__Socket *m)
+{
+	struct timeval r = {m->rcvtimeo / 1000000, m->rcvtimeo % 1000000}, s = {m->sndtimeo / 1000000, m->sndtimeo % 1000000};
+	int sndbuf = m->sndbuf / 2, rcvbuf = m->rcvbuf / 2, pass = m->passcred, off = m->peek_off; /* the kernel doubles buffers */
+
+	if (number_of(fd, SO_SNDBUF) != (int)m->sndbuf && setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &sndbuf, sizeof sndbuf) < 0)
+		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof sndbuf);
+	if (number_of(fd, SO_RCVBUF) != (int)m->rcvbuf && setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &rcvbuf, sizeof rcvbuf) < 0)
+		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &rcvbuf, sizeof rcvbuf);
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &r, sizeof r);
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &s, sizeof s);
+	if (pass)
+		setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &pass, sizeof pass);
+	if (off >= 0)
+		setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &off, sizeof off);
+}
+
+/* What waited at m's socket is sent from its other end, `from`, with room for all of it. */
+static int queue_fill(int from, const Sprite__Img__Socket *m)
+{
+	int was = number_of(from, SO_SNDBUF) / 2, room = 8 << 20;
+
+	if (m->n_queue && setsockopt(from, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof room) < 0)
+		setsockopt(from, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+	for (size_t i = 0; i < m->n_queue; i++)
+		if (send(from, m->queue[i].data, m->queue[i].len, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)m->queue[i].len)
+			return errno ? -errno : -EIO;
+	if (m->n_queue)
+		setsockopt(from, SOL_SOCKET, SO_SNDBUF, &was, sizeof was);
+	return 0;
+}
+
+/* One end of a new pair: the other one waits in the list until its description comes, or is closed if it has none. */
+static int pair_make(struct eng_family *f, struct eng_proc *p, const Sprite__Img__Socket *m, int *out)
+{
+	struct eng_proc *maker = m->maker ? eng_proc_by_vpid(f, m->maker) : NULL;
+	struct pair *q = calloc(1, sizeof *q);
+
+	if (!q)
+		return -ENOMEM;
+	int r = target_socket(maker ? maker : p, m->type, true, q->fd);
+
+	if (r < 0) {
+		free(q);
+		return r;
+	}
+	q->sock[0] = m->sock;
+	q->sock[1] = m->peer;
+	*out = q->fd[0];
+	r = queue_fill(q->fd[1], m);
+	if (!m->peer) { /* the other end is gone: so are we with it, after what it had sent */
+		close(q->fd[1]);
+		free(q);
+		return r;
+	}
+	q->fd[0] = -1;
+	q->next = *pairs_of(f);
+	*pairs_of(f) = q;
+	return r;
+}
+
+static int socket_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)
+{
+	const Sprite__Img__Socket *m = d->image->socket;
+	int fd[2] = {-1, -1}, r = 0;
+
+	if (!m)
+		return res_bad_record(e, "sockets");
+	if (!m->connected) {
+		r = target_socket(p, m->type, false, fd);
+	} else {
+		struct pair *q = *pairs_of(f);
+
+		while (q && !(q->sock[1] == m->sock && q->fd[1] >= 0))
+			q = q->next;
+		if (q) {
+			fd[0] = q->fd[1];
+			q->fd[1] = -1;
+			for (struct file_desc *c = files_first(f); c; c = c->next) /* its peer, whose end sends what waits here */
+				if (c != d && c->image && c->image->socket && c->image->socket->sock == m->peer && c->fd >= 0)
+					r = queue_fill(c->fd, m);
+		} else {
+			r = pair_make(f, p, m, &fd[0]);
+		}
+	}
+	if (r < 0)
+		return error_set(e, -r, "unix socket: %s", strerror(-r));
+	options_set(fd[0], m);
+	return fd[0];
+}
+
+/* Shutting down comes after both ends have got what waited for them. */
+static int socket_finish(struct eng_proc *p, struct file_desc *d, int num, struct error *e)
+{
+	const Sprite__Img__Socket *m = d->image->socket;
+
+	(void)p, (void)num, (void)e;
+	if (m->shut_rd || m->shut_wr)
+		shutdown(d->fd, m->shut_rd && m->shut_wr ? SHUT_RDWR : m->shut_rd ? SHUT_RD : SHUT_WR);
+	return 0;
+}
+
+static void sockets_release(struct eng_family *f, struct eng_proc *p)
+{
+	if (p)
+		return;
+	for (struct pair *q; (q = *pairs_of(f));) {
+		*pairs_of(f) = q->next;
+		for (int i = 0; i < 2; i++)
+			if (q->fd[i] >= 0)
+				close(q->fd[i]);
+		free(q);
+	}
+}
+
+static int sockets_finish(struct eng_proc *p, struct error *e)
+{
+	(void)e;
+	if (p == eng_proc_at(p->family, eng_nprocs(p->family) - 1))
+		sockets_release(p->family, NULL);
+	return 0;
+}
+
+const struct file_kind file_socket = {
+	.name = "socket", .is = is_socket, .probe = socket_probe, .dump = socket_dump, .open = socket_open, .finish = socket_finish};
+const struct eng_res res_sockets = {.name = "sockets", .finish = sockets_finish, .release = sockets_release};
