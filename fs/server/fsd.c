@@ -147,6 +147,7 @@ int fsd_start(struct fsd *d, const struct conf *c, struct rpc_tls *tls, struct e
 	d->opens.closed = open_closed;
 	d->opens.closed_arg = d;
 	grants_init(&d->grants);
+	graves_init(&d->graves);
 	r = exports_open(c, &d->exports, e);
 	if (r < 0)
 		return r;
@@ -217,6 +218,7 @@ void fsd_stop(struct fsd *d)
 	clients_destroy(&d->clients);
 	locks_stop(d);
 	events_stop(d);
+	graves_expire(&d->graves, UINT64_MAX);
 	exports_close(&d->exports);
 	grants_destroy(&d->grants);
 	elect_free(d->elect);
@@ -267,6 +269,7 @@ void fsd_tick(struct fsd *d)
 	size_t expired = 0;
 
 	recover_tick(d);
+	graves_expire(&d->graves, now);
 	lease_overdue(d, now - CLIENT_TERM_NS, overdue);
 	clients_sweep(&d->clients, now, in_the_way, d, &gone);
 	fsd_release(d, &gone);

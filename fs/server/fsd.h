@@ -14,6 +14,7 @@
 #include "fs/server/elect.h"
 #include "fs/server/export.h"
 #include "fs/server/grant.h"
+#include "fs/server/grave.h"
 #include "fs/server/openstate.h"
 #include "rpc/local.h"
 #include "rpc/rpc.h"
@@ -41,6 +42,7 @@ struct fsd {
 	struct clients clients;
 	struct openstate opens;
 	struct grants grants;
+	struct graves graves;
 	struct locks *locks;
 	struct leases *leases;
 	struct recover *recover;

@@ -47,6 +47,11 @@ void op_run(struct op *o)
 
 		if (r == OP_LATER)
 			return;
+		if (r == -ENOSPC) { /* perhaps what we keep of removed files was the last of it: once more */
+			op_root(o);
+			if (graves_expire(&o->d->graves, UINT64_MAX))
+				continue;
+		}
 		if (r != OP_PARK) {
 			op_fail(o, r < 0 ? -r : EIO);
 			return;

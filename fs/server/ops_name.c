@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
+#include "conf/cleanup.h"
+#include "conf/clock.h"
 #include "fs/server/lease.h"
 #include "fs/server/ops.h"
 
@@ -227,6 +229,7 @@ int op_remove(struct op *o, const ProtobufCMessage *m)
 	const Sprite__Fs__RemoveReq *in = (const void *)m;
 	Sprite__Fs__ChangeRep rep = SPRITE__FS__CHANGE_REP__INIT;
 	Sprite__Fs__Attr attr;
+	_cleanup_close_ int grave = -1;
 	uint64_t seq;
 	struct object dir _cleanup_object_ = OBJECT_INIT;
 	struct stat st;
@@ -241,8 +244,10 @@ int op_remove(struct op *o, const ProtobufCMessage *m)
 	if (r)
 		return r;
 	op_intend(o, &st, 0);
+	grave = grave_open(dir.fd, in->name, &st);
 	if (unlinkat(dir.fd, in->name, in->rmdir ? AT_REMOVEDIR : 0) < 0)
 		return -errno;
+	grave_keep(&o->d->graves, steal_fd(&grave), clock_boot_ns());
 	op_changed(o->d, &st);
 	op_changed_fd(o->d, dir.fd);
 	rep.dir_attr = op_dir_attr(o, &dir, lease_grant_dir(o, &dir, in->dir, &seq), &attr);
@@ -308,6 +313,7 @@ int op_rename(struct op *o, const ProtobufCMessage *m)
 	const Sprite__Fs__RenameReq *in = (const void *)m;
 	Sprite__Fs__ChangeRep rep = SPRITE__FS__CHANGE_REP__INIT;
 	Sprite__Fs__Attr attr, to_attr;
+	_cleanup_close_ int grave = -1;
 	uint64_t seq;
 	struct object from _cleanup_object_ = OBJECT_INIT, to _cleanup_object_ = OBJECT_INIT;
 	struct rename_view v;
@@ -331,8 +337,11 @@ int op_rename(struct op *o, const ProtobufCMessage *m)
 	if (r)
 		return r;
 	op_intend(o, &v.src, 0);
+	if (v.replaced && !(in->flags & RENAME_EXCHANGE))
+		grave = grave_open(to.fd, in->to_name, &v.over);
 	if (renameat2(from.fd, in->name, to.fd, in->to_name, in->flags) < 0)
 		return -errno;
+	grave_keep(&o->d->graves, steal_fd(&grave), clock_boot_ns());
 	op_changed(o->d, &v.src);
 	if (v.replaced)
 		op_changed(o->d, &v.over);

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Inodes whose last name has just gone. Another client may be half way through a path to one (looked up, not yet read or opened); on one machine it would still
+ * reach it. So a descriptor keeps each for a while: no ESTALE where a local file system has none. Large files are not kept (their space is wanted
+ * back, and who has one open holds it anyway), and when space runs out all are let go.
+ *
+ * Locking: one mutex; descriptors are closed after it was released.
+ */
+#ifndef FS_SERVER_GRAVE_H
+#define FS_SERVER_GRAVE_H
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+#define GRAVES	      2048
+#define GRAVE_NS      20000000000ull
+#define GRAVE_BLOCKS  128 /* of 512 bytes */
+
+struct graves {
+	pthread_mutex_t lock;
+	struct {
+		int fd;
+		uint64_t since;
+	} v[GRAVES];
+	unsigned head, n; /* a ring: n from head on */
+};
+
+void graves_init(struct graves *g);
+/* Opens what `name` is, if it is worth keeping when its name goes: -1 if not. */
+int grave_open(int dirfd, const char *name, const struct stat *st);
+/* Keeps it; -1 is ignored. */
+void grave_keep(struct graves *g, int fd, uint64_t now);
+/* Lets go what is older; UINT64_MAX: all. Returns how many went. */
+unsigned graves_expire(struct graves *g, uint64_t now);
+
+#endif
