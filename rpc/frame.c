@@ -283,6 +283,8 @@ int frame_decode(grpc_byte_buffer *bb, size_t limit, const ProtobufCMessageDescr
 	int r;
 
 	c.left = c.sb->length;
+	if (c.left > 4096)
+		rt_active();
 	if (bb->type != GRPC_BB_RAW || bb->data.raw.compression != GRPC_COMPRESS_NONE)
 		r = -EPROTO;
 	else if (c.left > limit)

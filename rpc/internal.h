@@ -45,6 +45,8 @@ int rt_threads_add(int n);
 void rt_threads_del(int n);
 int rt_thread(pthread_t *t, void *(*fn)(void *), void *arg, const char *name);
 
+void rt_active(void); /* frames come: memory is better kept */
+
 /* A one-shot: set once, waited for by one thread. */
 struct rt_event {
 	_Atomic uint32_t set;

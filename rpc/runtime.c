@@ -32,6 +32,9 @@ static struct {
 	pthread_cond_t clock_cond;
 	TAILQ_HEAD(rt_timers, rt_timer) timers; /* by when_ns */
 	bool stop;
+	struct rt_timer trim;
+	_Atomic bool active; /* a frame came since the timer ran last */
+	bool grown;
 	pthread_mutex_t seq_lock;
 	uint64_t next_seq;
 	TAILQ_HEAD(, rt_seq) unfinished; /* by seq */
@@ -223,6 +226,29 @@ void rt_seq_end(struct rt_seq *q)
 	pthread_mutex_unlock(&rt.seq_lock);
 }
 
+/* ---- memory ---- */
+/*
+ * The allocator is told to keep what is freed (rpc_init()): right under load, but a daemon that has moved one big process would stay big. After
+ * half a minute without a frame everything goes back to the kernel.
+ */
+#define TRIM_MS 30000
+
+void rt_active(void)
+{
+	atomic_store_explicit(&rt.active, true, memory_order_relaxed);
+}
+
+static void trim(struct rt_timer *t)
+{
+	if (atomic_exchange(&rt.active, false)) {
+		rt.grown = true;
+	} else if (rt.grown) {
+		malloc_trim(0);
+		rt.grown = false;
+	}
+	rt_timer_arm(t, TRIM_MS);
+}
+
 /* ---- start and end ---- */
 /*
  * Debian builds abseil, whose mutexes gRPC uses, with its search for lock cycles switched on: some 5 % of the CPU time of a call. There is a C++ function
@@ -252,11 +278,15 @@ void rpc_init(void)
 {
 	sigset_t all, old;
 	pthread_condattr_t ca;
+	long cpus;
 
 	/* A frame of 1 MiB is allocated and freed for every bulk call: without these each one goes to the kernel and back. */
 	mallopt(M_TRIM_THRESHOLD, 1 << 30);
 	mallopt(M_MMAP_THRESHOLD, 32 << 20);
 	mallopt(M_TOP_PAD, 16 << 20);
+	/* Few arenas: what one thread frees another uses, and only the first one's top is ever given back. */
+	cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	mallopt(M_ARENA_MAX, cpus < 8 ? 1 : cpus < 32 ? 2 : 4);
 	no_deadlock_search();
 	setenv("GRPC_POLL_STRATEGY", "epoll1", 0);
 	setenv("GRPC_DNS_RESOLVER", "native", 1); /* getaddrinfo: /etc/hosts counts */
@@ -277,6 +307,8 @@ void rpc_init(void)
 	grpc_init();
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	rt.cq = grpc_completion_queue_create_for_next(NULL);
+	rt.trim.fn = trim;
+	rt_timer_arm(&rt.trim, TRIM_MS);
 	if (rt_threads_add(0) < 0 || rt_thread(&rt.clock, clock_main, NULL, "rpc-clock") < 0)
 		abort();
 }
