@@ -76,7 +76,7 @@ static void replay(void *arg, json_t *r)
 
 	if (!strcmp(t, "guest"))
 		guest_replay(m, r);
-	else if (!strcmp(t, "away") || !strcmp(t, "commit"))
+	else if (!strcmp(t, "away") || !strcmp(t, "move") || !strcmp(t, "commit"))
 		home_replay(m, r);
 }
 
@@ -114,12 +114,6 @@ int context_open(const struct conf *conf, struct migd **out, struct error *e)
 	return err;
 }
 
-static void *replayed_main(void *arg)
-{
-	homes_replayed(arg);
-	return NULL;
-}
-
 int context_start(struct migd *m, struct error *e)
 {
 	struct rpc_server_opts o = { .tls = m->tls, .listen = m->conf->mig_listen, .nlisten = m->conf->mig_nlisten, .workers = WORKERS, .services = services,
@@ -131,6 +125,8 @@ int context_start(struct migd *m, struct error *e)
 		return error_set(e, ENOMEM, "out of memory");
 	/* Nobody may ask before we know again what we hold. */
 	err = journal_open(journal, replay, m, &m->journal, e);
+	if (!err)
+		homes_replayed(m);
 	if (!err && owner_open(m, &m->owner, e))
 		err = -EIO;
 	if (!err)
@@ -139,8 +135,6 @@ int context_start(struct migd *m, struct error *e)
 		err = office_open(m, &m->office, e);
 	if (!err)
 		err = local_server_start(sock, 0666, ctl_handler, m, &m->ctl, e);
-	if (!err)
-		thread_run(replayed_main, m);
 	return err;
 }
 

@@ -385,10 +385,10 @@ static json_t *host_row(struct migd *m, const struct host_status *s)
 	json_t *o;
 
 	host_addr(s->host, &a);
-	o = json_pack("{s:s, s:s, s:b, s:s, s:i}", "name", host_name(s->host), "state", r ? "up" : a.port ? "down" : "no migd", "self",
+	o = json_pack("{s:s, s:s, s:b, s:s, s:i}", "name", host_name(s->host), "state", r ? "up" : host_without_migd(s->host) ? "no migd" : "down", "self",
 		!strcmp(host_name(s->host), m->conf->name), "address", a.host, "port", a.port);
 	if (!r) {
-		json_object_set_new(o, "error", json_string(a.port ? strerror(-s->err) : "no migd runs there"));
+		json_object_set_new(o, "error", json_string(host_without_migd(s->host) ? "no migd runs there" : strerror(-s->err)));
 		return o;
 	}
 	json_object_update_new(o, json_pack("{s:b, s:b, s:I, s:s, s:f, s:i, s:i, s:i, s:I, s:b, s:s, s:o, s:o}", "lend", r->lend, "idle", r->idle, "idle_ms",

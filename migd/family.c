@@ -107,6 +107,7 @@ static void family_free(struct family *f)
 	pthread_cond_destroy(&f->changed);
 	pthread_mutex_destroy(&f->lock);
 	free(f->members);
+	free(f->replay_state);
 	free(f);
 }
 

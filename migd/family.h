@@ -77,6 +77,10 @@ struct family {
 	struct relay_hub *relays; /* has its own lock */
 	struct outbox *outbox;	  /* likewise */
 	struct eng_family *eng;	  /* the actor's */
+	bool whole;		  /* guest, the actor's: the image has come in whole */
+	/* while the journal is replayed, before anybody else knows the record: */
+	char *replay_state;
+	bool replay_away, replay_commit;
 	uint64_t exec_entry;	  /* `mig run`: held in the stop of its exec, at this address; it must not run here unless ctl_run.c says so */
 
 	/* mailbox */

@@ -50,7 +50,7 @@ void guest_forget(struct family *f)
 		return;
 	family_remove(f);
 	relay_rpc_close(f);
-	journal_write(f->m->journal, journal_record("drop", f->id, f->gen));
+	journal_note(f->m->journal, journal_record("drop", f->id, f->gen));
 	cgroup_name(f, name, sizeof(name));
 	if (f->m->cgroups)
 		cgroup_remove(f->m->cgroups, name, 2000);
@@ -62,7 +62,12 @@ static int actor_save(struct family *f, void *arg)
 	return f->eng ? eng_save(f->eng, arg) : -ESRCH;
 }
 
-/* In the actor or not: what a restarted migd must know to find the nest again. */
+static bool is_source(enum mig_state s)
+{
+	return s >= MS_RUNNING && s <= MS_GONE;
+}
+
+/* In the actor: what a restarted migd must know to find the nest again. */
 static int journal_state(struct family *f, void *unused)
 {
 	_cleanup_free_ char *state = NULL;
@@ -78,11 +83,12 @@ static int journal_state(struct family *f, void *unused)
 	json_object_set_new(r, "gid", json_integer(f->gid));
 	json_object_set_new(r, "pid", json_integer(f->pid));
 	json_object_set_new(r, "comm", json_string(f->comm));
-	json_object_set_new(r, "runs", json_boolean(f->machine.state == MD_RUNNING || f->machine.state == MS_RUNNING));
+	json_object_set_new(r, "runs", json_boolean(f->machine.state == MD_RUNNING || is_source(f->machine.state)));
+	json_object_set_new(r, "whole", json_boolean(f->whole));
 	json_object_set_new(r, "signal", json_integer(f->signal_seq));
 	json_object_set_new(r, "state", state ? json_string(state) : json_null());
 	pthread_mutex_unlock(&f->lock);
-	if (journal_write(f->m->journal, r))
+	if (journal_note(f->m->journal, r))
 		log_warn("family %s: the journal cannot be written: a restarted migd will not find it", f->id);
 	return 0;
 }
@@ -108,7 +114,11 @@ int guest_nest(struct family *f, int fd, const struct eng_hooks *hooks, struct e
 	o.root = root;
 	o.cgroup = cg;
 	o.host_network = f->m->conf->guest_network && !strcmp(f->m->conf->guest_network, "host");
-	return eng_nest(fd, &o, hooks, &f->eng, e);
+	int err = eng_nest(fd, &o, hooks, &f->eng, e);
+
+	if (!err)
+		journal_state(f, NULL);
+	return err;
 }
 
 /* ---- events of the engine: told to the home, in order ---- */
@@ -697,7 +707,14 @@ static int actor_reattach(struct family *f, void *arg)
 	int err;
 
 	transfer_hooks(f, &hooks);
-	err = arg ? eng_reattach(arg, &hooks, &f->eng, &e) : error_set(&e, ESRCH, "it was not complete");
+	err = arg ? eng_reattach(arg, &hooks, &f->eng, &e) : error_set(&e, ESRCH, "nothing is known of it");
+	if (!err && !f->whole) {
+		eng_abandon(f->eng);
+		f->eng = NULL;
+		err = error_set(&e, ESTALE, "its image had not come in whole");
+	}
+	if (!err && !strcmp(eng_state_name(f->eng), "running"))
+		f->machine.state = MD_RUNNING;
 	if (err)
 		log_warn("family %s: its nest is given up: %s", f->id, e.text);
 	return err;
@@ -721,7 +738,9 @@ void guest_replay(struct migd *m, const json_t *r)
 	pthread_mutex_lock(&f->lock);
 	f->gen = json_integer_value(json_object_get(r, "g"));
 	f->signal_seq = json_integer_value(json_object_get(r, "signal"));
-	f->machine.state = json_is_true(json_object_get(r, "runs")) ? MD_RUNNING : MD_DOUBT;
+	/* What it is now, actor_reattach() finds out; what it was, a destination or a source, tells who may let it run. */
+	f->machine.state = json_is_true(json_object_get(r, "runs")) ? MS_DOUBT : MD_DOUBT;
+	f->whole = json_is_true(json_object_get(r, "whole"));
 	pthread_mutex_unlock(&f->lock);
 	if (family_call(f, actor_reattach, (void *)state))
 		guest_forget(f); /* what is left of it ends with its cgroup */

@@ -88,7 +88,7 @@ void home_forget(struct family *f)
 	pthread_mutex_unlock(&f->lock);
 	family_remove(f);
 	relay_rpc_close(f);
-	journal_write(f->m->journal, journal_record("end", f->id, f->gen));
+	journal_note(f->m->journal, journal_record("end", f->id, f->gen));
 	if (strcmp(host, f->m->conf->name))
 		access_revoke(f->m, host, f->uid, f->id);
 }
@@ -367,7 +367,8 @@ static json_t *members_json(const struct family *f)
 	return a;
 }
 
-int home_journal(struct family *f)
+/* In the actor's absence: all that a restarted migd must know. */
+static json_t *home_record(struct family *f, const char *type, uint64_t gen)
 {
 	_cleanup_free_ char *state = NULL;
 	json_t *r;
@@ -375,7 +376,7 @@ int home_journal(struct family *f)
 	if (family_call(f, actor_save, &state))
 		state = NULL;
 	pthread_mutex_lock(&f->lock);
-	r = journal_record("away", f->id, f->gen);
+	r = journal_record(type, f->id, gen);
 	json_object_set_new(r, "host", json_string(f->host));
 	json_object_set_new(r, "uid", json_integer(f->uid));
 	json_object_set_new(r, "gid", json_integer(f->gid));
@@ -386,76 +387,133 @@ int home_journal(struct family *f)
 	json_object_set_new(r, "members", members_json(f));
 	json_object_set_new(r, "state", state ? json_string(state) : json_null());
 	pthread_mutex_unlock(&f->lock);
+	return r;
+}
+
+int home_journal(struct family *f)
+{
+	return journal_note(f->m->journal, home_record(f, "away", f->gen));
+}
+
+void home_journal_move(struct family *f, uint64_t gen)
+{
+	if (journal_note(f->m->journal, home_record(f, "move", gen)))
+		log_warn("family %s: the journal cannot be written", f->id);
+}
+
+int home_journal_commit(struct family *f, uint64_t gen, const char *dest)
+{
+	json_t *r = home_record(f, "commit", gen);
+
+	json_object_set_new(r, "host", json_string(dest));
 	return journal_write(f->m->journal, r);
 }
 
-static int actor_reattach(struct family *f, void *arg)
-{
-	struct eng_hooks hooks;
-	struct error e = { 0 };
-	int err;
+/* ---- after a restart ---- */
 
-	transfer_hooks(f, &hooks);
-	err = eng_reattach(arg, &hooks, &f->eng, &e);
-	if (err)
-		log_warn("family %s: its hollows are not there any more: %s", f->id, e.text);
-	return err;
-}
-
-void home_replay(struct migd *m, const json_t *r)
+static struct family *replay_family(struct migd *m, const json_t *r)
 {
-	const char *id = json_string_value(json_object_get(r, "f")), *type = json_string_value(json_object_get(r, "t"));
-	const char *state = json_string_value(json_object_get(r, "state")), *host = json_string_value(json_object_get(r, "host"));
-	const char *boot = json_string_value(json_object_get(r, "boot"));
+	const char *id = json_string_value(json_object_get(r, "f"));
 	struct family *f = family_find(m->families, FAM_HOME, id);
-	json_t *one, *members = json_object_get(r, "members");
-	size_t i;
 
-	if (!strcmp(type, "commit") && f && host) { /* decided before we died: GO may not have been said */
-		pthread_mutex_lock(&f->lock);
-		f->gen = json_integer_value(json_object_get(r, "g"));
-		if (f->attempt < f->gen)
-			f->attempt = f->gen;
-		snprintf(f->host, sizeof(f->host), "%s", host);
-		f->machine.state = MC_IDLE;
-		f->moving = true;
-		pthread_mutex_unlock(&f->lock);
-	}
-	if (f || !state || !host) {
-		family_put(f);
-		return;
-	}
-	if (boot && strcmp(boot, clock_boot_id())) {
-		log_warn("family %s was away when this host went down: it is over", id);
-		journal_write(m->journal, journal_record("end", id, json_integer_value(json_object_get(r, "g"))));
-		return;
-	}
+	if (f)
+		return f;
 	if (family_create(m->families,
 		    &(struct family_new){ .role = FAM_HOME, .id = id, .home = m->conf->name, .uid = json_integer_value(json_object_get(r, "uid")),
 			    .gid = json_integer_value(json_object_get(r, "gid")), .pid = json_integer_value(json_object_get(r, "pid")),
 			    .comm = json_string_value(json_object_get(r, "comm")), .on_event = home_event },
 		    &f))
+		return NULL;
+	return f;
+}
+
+/* Records come in order: away, move, commit. What they amount to is decided when all are known. */
+void home_replay(struct migd *m, const json_t *r)
+{
+	const char *type = json_string_value(json_object_get(r, "t")), *state = json_string_value(json_object_get(r, "state"));
+	const char *host = json_string_value(json_object_get(r, "host")), *boot = json_string_value(json_object_get(r, "boot"));
+	uint64_t gen = json_integer_value(json_object_get(r, "g")), attempt = json_integer_value(json_object_get(r, "attempt"));
+	json_t *one, *members = json_object_get(r, "members");
+	struct family *f;
+	size_t i;
+
+	if (!boot || strcmp(boot, clock_boot_id())) {
+		log_note("family %s was away when this host went down: it is over", json_string_value(json_object_get(r, "f")));
+		journal_note(m->journal, journal_record("end", json_string_value(json_object_get(r, "f")), gen));
+		return;
+	}
+	f = replay_family(m, r);
+	if (!f)
 		return;
 	pthread_mutex_lock(&f->lock);
-	f->gen = json_integer_value(json_object_get(r, "g"));
-	f->attempt = json_integer_value(json_object_get(r, "attempt"));
-	if (f->attempt < f->gen)
-		f->attempt = f->gen;
-	snprintf(f->host, sizeof(f->host), "%s", host);
+	f->attempt = attempt > f->attempt ? attempt : f->attempt;
+	f->attempt = gen > f->attempt ? gen : f->attempt;
+	if (strcmp(type, "move")) {
+		f->gen = gen;
+		snprintf(f->host, sizeof(f->host), "%s", host ? host : "");
+		f->replay_commit = !strcmp(type, "commit");
+		f->replay_away = !f->replay_commit || f->replay_away;
+	}
+	if (state) {
+		free(f->replay_state);
+		f->replay_state = strdup(state);
+	}
 	json_array_foreach(members, i, one)
 		family_add_member(f, json_integer_value(json_object_get(one, "pid")), json_integer_value(json_object_get(one, "ppid")), NULL,
 			json_is_true(json_object_get(one, "hollow")));
-	f->moving = !strcmp(type, "commit");
 	pthread_mutex_unlock(&f->lock);
-	if (family_call(f, actor_reattach, (void *)state)) {
-		home_forget(f); /* killed while we were dead: the guest host is told when it asks */
-	} else {
-		struct error e = { 0 };
-
-		access_grant(m, host, f->uid, f->id, &e);
-		log_note("family %s: %d (%s) found again, away on %s", f->id, f->pid, f->comm, host);
-	}
 	family_put(f);
+}
+
+/* In the actor. 0: goes on being away (or on its way); 1: it is here and runs, nothing remains to be done; -errno: its hollows are gone. */
+static int actor_reattach(struct family *f, void *unused)
+{
+	struct eng_hooks hooks;
+	struct error e = { 0 };
+	const char *state;
+	int err;
+
+	(void)unused;
+	transfer_hooks(f, &hooks);
+	err = f->replay_state ? eng_reattach(f->replay_state, &hooks, &f->eng, &e) : error_set(&e, ESRCH, "nothing is known of them");
+	if (err == -ENOENT)
+		return 1;
+	if (err) {
+		log_warn("family %s: its hollows are not there any more: %s", f->id, e.text);
+		return err;
+	}
+	state = eng_state_name(f->eng);
+	log_debug("family %s: found %s", f->id, state);
+	if (f->replay_commit)
+		return 0;
+	if (f->replay_away) {
+		if (strcmp(state, "hollow"))
+			eng_abandon(f->eng); /* it was coming home, undecided */
+		return 0;
+	}
+	transfer_thaw(f, NULL); /* it had not left */
+	return 1;
+}
+
+static void replay_end(struct family *f)
+{
+	bool here = !strcmp(f->host, f->m->conf->name);
+	int r = family_call(f, actor_reattach, NULL);
+	struct error e = { 0 };
+
+	if (r) {
+		if (r > 0)
+			log_note("family %s: %d (%s) runs here", f->id, f->pid, f->comm);
+		home_forget(f); /* a guest host that still has it is told so when it asks */
+		return;
+	}
+	if (!here)
+		access_grant(f->m, f->host, f->uid, f->id, &e);
+	log_note("family %s: %d (%s) found again, %s %s", f->id, f->pid, f->comm, f->replay_commit ? "on its way to" : "away on", f->host);
+	if (f->replay_commit) {
+		f->moving = true;
+		move_finish(f);
+	}
 }
 
 void homes_replayed(struct migd *m)
@@ -464,7 +522,6 @@ void homes_replayed(struct migd *m)
 	size_t n = families_list(m->families, FAM_HOME, &v);
 
 	for (size_t i = 0; i < n; i++)
-		if (v[i]->moving && !v[i]->dead)
-			move_finish(v[i]);
+		replay_end(v[i]);
 	families_list_free(v, n);
 }

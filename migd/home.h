@@ -21,8 +21,12 @@ void home_bury(struct family *f, const char *why);
 void home_forget(struct family *f);
 /* Writes what a restarted migd must know of a family that is away. */
 int home_journal(struct family *f);
+/* It is frozen for attempt `gen`; if we die from here on it may be found parked. */
+void home_journal_move(struct family *f, uint64_t gen);
+/* The decision, synced. */
+int home_journal_commit(struct family *f, uint64_t gen, const char *dest);
 void home_replay(struct migd *m, const json_t *record);
-/* After all records have been replayed. */
+/* After all records have been replayed, before anybody can ask: finds the processes again and goes on with what was decided. */
 void homes_replayed(struct migd *m);
 
 #endif

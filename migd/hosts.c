@@ -14,7 +14,8 @@ struct host {
 	struct list node;
 	struct hosts *hosts;
 	struct conf_addr addr;	     /* lock */
-	bool listed;		     /* lock: in the table when it was last read */
+	uint64_t read;		     /* lock: number of the last reading of the table that held it */
+	bool told_none;		     /* lock: the table says that no migd runs there. It may be 10 s old: calling it tells */
 	struct rpc_channel *ch[2];   /* lock: control, bulk */
 	char name[256];
 };
@@ -24,6 +25,7 @@ struct hosts {
 	pthread_mutex_t lock;
 	struct list list;    /* lock: by name */
 	uint64_t fresh_ns;   /* lock: when the table was read; 0: never */
+	uint64_t reading, whole; /* lock: number of the latest reading begun, and of the latest that came to its end */
 };
 
 int hosts_open(struct migd *m, struct hosts **out)
@@ -79,13 +81,14 @@ static void insert_sorted(struct hosts *h, struct host *n)
 
 struct row_arg {
 	struct hosts *h;
-	bool first;
+	uint64_t reading;
 };
 
 /* One row of the table. Only a host's own root tells of its migd. */
 static void table_row(void *arg, json_t *line)
 {
-	struct hosts *h = arg;
+	struct row_arg *ra = arg;
+	struct hosts *h = ra->h;
 	const char *server = json_string_value(json_object_get(line, "server"));
 	const char *host = json_string_value(json_object_get(line, "host"));
 	json_int_t port = json_integer_value(json_object_get(line, "mig_port"));
@@ -106,7 +109,11 @@ static void table_row(void *arg, json_t *line)
 		strcpy(x->name, server);
 		insert_sorted(h, x);
 	}
-	x->listed = true;
+	if (x->read < ra->reading)
+		x->read = ra->reading;
+	x->told_none = !port;
+	if (!port)
+		port = x->addr.port ? x->addr.port : CONF_MIG_PORT;
 	if (x->addr.port != port || strcmp(x->addr.host, host)) {
 		/* It has moved: calls under way on the old address end by themselves. */
 		memcpy(old, x->ch, sizeof(old));
@@ -124,7 +131,7 @@ int hosts_refresh(struct hosts *h, int max_age_ms, struct error *e)
 {
 	uint64_t now = clock_boot_ns();
 	_cleanup_free_ char *path = NULL;
-	struct host *x;
+	struct row_arg ra = { .h = h };
 	json_t *answer = NULL;
 	int err;
 
@@ -133,12 +140,11 @@ int hosts_refresh(struct hosts *h, int max_age_ms, struct error *e)
 		pthread_mutex_unlock(&h->lock);
 		return 0;
 	}
-	list_each(x, &h->list, node)
-		x->listed = false;
+	ra.reading = ++h->reading;
 	pthread_mutex_unlock(&h->lock);
 	if (asprintf(&path, "%s/spritefs.sock", h->m->conf->run_dir) < 0)
 		return error_set(e, ENOMEM, "out of memory");
-	err = local_call(path, json_pack("{s:s}", "verb", "prefixes"), table_row, h, &answer, e);
+	err = local_call(path, json_pack("{s:s}", "verb", "prefixes"), table_row, &ra, &answer, e);
 	json_decref(answer);
 	if (err) {
 		error_prefix(e, "the list of hosts comes from spritefs, which does not answer (is %s mounted?)", h->m->conf->mount);
@@ -146,32 +152,41 @@ int hosts_refresh(struct hosts *h, int max_age_ms, struct error *e)
 	}
 	pthread_mutex_lock(&h->lock);
 	h->fresh_ns = now;
+	if (h->whole < ra.reading)
+		h->whole = ra.reading;
 	pthread_mutex_unlock(&h->lock);
 	return 0;
 }
 
 struct host *hosts_find(struct hosts *h, const char *name, struct error *e)
 {
+	struct error own = { 0 };
 	struct host *x;
-	bool listed = false, has_migd = false;
 
-	hosts_refresh(h, 1000, e);
-	pthread_mutex_lock(&h->lock);
-	x = lookup(h, name);
-	if (x) {
-		listed = x->listed;
-		has_migd = x->addr.port != 0;
+	for (int i = 0; i < 2; i++) { /* what is not in a table of a second ago may be in a new one */
+		own.code = 0;
+		hosts_refresh(h, i ? 0 : 1000, &own);
+		pthread_mutex_lock(&h->lock);
+		x = lookup(h, name);
+		pthread_mutex_unlock(&h->lock);
+		if (x)
+			return x; /* also one that fell out of the table a moment ago: calling it tells */
 	}
-	pthread_mutex_unlock(&h->lock);
-	if (x && has_migd)
-		return x; /* also one that fell out of the table a moment ago: calling it tells */
-	if (e && e->code)
-		return NULL;
-	if (x && listed)
-		error_set(e, EOPNOTSUPP, "%s runs no migd: start it there (systemctl start migd)", name);
+	if (own.code)
+		error_set(e, own.code, "%s", own.text);
 	else
 		error_set(e, ENXIO, "%s: no such host: see mig hosts", name);
 	return NULL;
+}
+
+bool host_without_migd(struct host *h)
+{
+	bool none;
+
+	pthread_mutex_lock(&h->hosts->lock);
+	none = h->told_none;
+	pthread_mutex_unlock(&h->hosts->lock);
+	return none;
 }
 
 const char *host_name(const struct host *h)
@@ -231,6 +246,8 @@ static int call_failed(struct host *h, int err, struct error *e)
 {
 	switch (-err) {
 	case EHOSTDOWN:
+		if (host_without_migd(h))
+			return error_set(e, EHOSTDOWN, "%s runs no migd: start it there (systemctl start migd)", h->name);
 		return error_set(e, EHOSTDOWN, "%s does not answer: is it up, and does its migd run?", h->name);
 	case ETIMEDOUT:
 		return error_set(e, ETIMEDOUT, "%s did not answer in time", h->name);
@@ -304,7 +321,7 @@ int hosts_status(struct hosts *h, bool guests, int timeout_ms, struct host_statu
 	count = 0;
 	if (s && calls)
 		list_each(x, &h->list, node)
-			if (x->listed)
+			if (x->read >= h->whole)
 				s[count++].host = x;
 	pthread_mutex_unlock(&h->lock);
 	if (!s || !calls) {
@@ -315,12 +332,9 @@ int hosts_status(struct hosts *h, bool guests, int timeout_ms, struct host_statu
 	req.guests = guests;
 	sem_init(&done, 0, 0);
 	for (size_t i = 0; i < count; i++) {
-		struct conf_addr a;
-		struct rpc_channel *ch;
+		struct rpc_channel *ch = host_channel(s[i].host);
 
-		host_addr(s[i].host, &a);
-		s[i].err = -EOPNOTSUPP;
-		ch = a.port ? host_channel(s[i].host) : NULL;
+		s[i].err = -ENOMEM;
 		if (!ch)
 			continue;
 		calls[i] = (struct status_call){ &s[i], &done };

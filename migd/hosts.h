@@ -20,8 +20,10 @@ void hosts_close(struct hosts *h);
 
 /* Reads the table again if it is older than max_age_ms. -errno: the local spritefs does not answer; what was known before stays. */
 int hosts_refresh(struct hosts *h, int max_age_ms, struct error *e);
-/* NULL with e filled: no such host (ENXIO), or one without a migd (EOPNOTSUPP). */
+/* NULL with e filled: no such host (ENXIO), or the list cannot be had. */
 struct host *hosts_find(struct hosts *h, const char *name, struct error *e);
+/* Does the table say that it runs no migd? */
+bool host_without_migd(struct host *h);
 const char *host_name(const struct host *h);
 /* Where its migd listens. */
 void host_addr(struct host *h, struct conf_addr *out);

@@ -230,7 +230,7 @@ void journal_close(struct journal *j)
 	free(j);
 }
 
-int journal_write(struct journal *j, json_t *record)
+static int put(struct journal *j, json_t *record, bool sync)
 {
 	int err = 0;
 
@@ -243,9 +243,19 @@ int journal_write(struct journal *j, json_t *record)
 		err = append_record(j->fd, record);
 		j->torn = err != 0;
 	}
-	if (!err && fdatasync(j->fd))
+	if (!err && sync && fdatasync(j->fd))
 		err = -errno;
 	pthread_mutex_unlock(&j->lock);
 	json_decref(record);
 	return err;
+}
+
+int journal_write(struct journal *j, json_t *record)
+{
+	return put(j, record, true);
+}
+
+int journal_note(struct journal *j, json_t *record)
+{
+	return put(j, record, false);
 }

@@ -17,7 +17,7 @@
 /*
  * Types. A later record of the same family replaces the earlier one of the same role, but for COMMIT, whose record is the decision itself.
  *   home:  "away"  gen, host, uid, pid, ..., state (eng_save): the family is away, decided
- *          "move"  gen (of the attempt), dest: a move is under way, undecided
+ *          "move"  gen (of the attempt), state: it is frozen for a move that is undecided
  *          "commit" gen, host: decided; "abort" gen: given up (only written where a commit may have been); "end": it is over or runs at home again
  *   guest: "guest" gen, home, state: it is here; "drop": it is not
  */
@@ -28,6 +28,8 @@ int journal_open(const char *path, journal_fn live, void *arg, struct journal **
 void journal_close(struct journal *j);
 /* Takes the record (steals), writes and syncs it. -errno: it is not known whether it will be found after a crash. */
 int journal_write(struct journal *j, json_t *record);
+/* The same without waiting for the disk: survives the death of this daemon, which is all that matters for what a reboot ends anyway. */
+int journal_note(struct journal *j, json_t *record);
 /* {"t": type, "f": family, "g": gen} to add to. */
 json_t *journal_record(const char *type, const char *family, uint64_t gen);
 

@@ -8,7 +8,6 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
 #include "migd/fault.h"
@@ -135,30 +134,14 @@ static int send_from_there(struct move *v)
 	return 0;
 }
 
-static int actor_save(struct family *f, void *arg)
-{
-	return f->eng ? eng_save(f->eng, arg) : -ESRCH;
-}
-
 /* The decision. What follows may only go forward. */
 static int do_commit(struct move *v)
 {
-	_cleanup_free_ char *state = NULL;
 	struct family *f = v->f;
-	json_t *r = journal_record("commit", f->id, v->gen);
 	int err;
 
-	if (family_call(f, actor_save, &state))
-		state = NULL;
-	json_object_set_new(r, "host", json_string(v->o->dest));
-	json_object_set_new(r, "uid", json_integer(f->uid));
-	json_object_set_new(r, "gid", json_integer(f->gid));
-	json_object_set_new(r, "pid", json_integer(f->pid));
-	json_object_set_new(r, "comm", json_string(f->comm));
-	json_object_set_new(r, "boot", json_string(clock_boot_id()));
-	json_object_set_new(r, "state", state ? json_string(state) : json_null());
 	fault_point("commit");
-	err = journal_write(v->m->journal, r);
+	err = home_journal_commit(f, v->gen, v->o->dest);
 	if (err)
 		return error_set(v->e, -err, "the journal of %s cannot be written: %s", v->m->conf->name, strerror(-err));
 	fault_point("committed");
@@ -258,9 +241,12 @@ static int actor_hollow(struct family *f, void *arg)
 {
 	struct move *v = arg;
 	struct error e = { 0 };
-	int err = eng_hollow(f->eng, &e);
+	int err;
 
 	(void)v;
+	if (!f->eng || !strcmp(eng_state_name(f->eng), "hollow"))
+		return 0; /* a restarted migd cannot know how far its predecessor came */
+	err = eng_hollow(f->eng, &e);
 	if (err)
 		log_error("family %s: %d keeps its memory here: %s", f->id, f->pid, e.text);
 	return err;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include "conf/clock.h"
 #include "conf/list.h"
 #include "conf/log.h"
 #include "migd/family.h"
@@ -41,6 +42,7 @@ int outbox_new(struct family *f, struct outbox **out)
 	if (!o)
 		return -ENOMEM;
 	o->f = f;
+	o->seq = clock_real_ns(); /* above all that a dead predecessor has used */
 	pthread_mutex_init(&o->lock, NULL);
 	pthread_condattr_init(&a);
 	pthread_condattr_setclock(&a, CLOCK_MONOTONIC);

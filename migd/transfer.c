@@ -13,6 +13,7 @@
 #include "conf/log.h"
 #include "migd/fault.h"
 #include "migd/guest.h"
+#include "migd/home.h"
 #include "migd/outbox.h"
 #include "migd/relay.h"
 
@@ -293,6 +294,11 @@ int transfer_send(struct family *f, struct send_plan *p, struct error *e)
 	pthread_mutex_unlock(&f->lock);
 	if (err)
 		return err;
+	/* From the dump on it would stay parked if we died: we must find it again then. */
+	if (f->role == FAM_HOME)
+		home_journal_move(f, p->to_gen);
+	else
+		guest_journal(f);
 	if (f->role == FAM_GUEST) {
 		/* What it has said so far arrives before it does: reports, output, unread input. */
 		err = outbox_flush(f->outbox, FLUSH_MS);
@@ -360,6 +366,7 @@ static int work_fill(struct family *f, int fd, struct error *e)
 		err = error_set(e, ESRCH, "the hollows of %d are gone", f->pid);
 	if (!err)
 		err = eng_fill(f->eng, fd, &hooks, e);
+	f->whole = !err;
 	if (err && f->eng) {
 		eng_abandon(f->eng);
 		if (f->role == FAM_GUEST)
