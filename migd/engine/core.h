@@ -57,6 +57,7 @@ struct eng_proc_core {
 	void *mm;	  /* destination: unpacked ImgMm until finish */
 	char comm[17];
 	bool exit_sent;
+	bool seen;	  /* found again in this freeze */
 	int mirrored; /* home: a stop signal that is being played on the hollow */
 	pid_t home_ppid, home_pgid, home_sid; /* guest host: as the image said */
 };
@@ -91,6 +92,7 @@ void event_exit_seen(struct eng_proc *p, struct eng_thread *t, int st);
 /* hollow.c: looks at every watched thread (waitpid, keeper's messages) and pushes what it finds. */
 void watch_collect(struct eng_family *f);
 void hollow_watch_all(struct eng_family *f); /* back to waiting for signals; what a slot holds is told */
+int hollow_end(struct eng_family *f, pid_t pid, int status, bool reviving); /* eng_exit_hollow; reviving: its parent stays stopped */
 int hollow_stop_all(struct eng_family *f); /* every thread into a ptrace stop */
 
 /* explain.c: eng_explain, for a family at home or in a nest. */

@@ -153,25 +153,29 @@ static int put_head(struct eng_family *f, struct eng_image *out)
 	return r;
 }
 
-/* On a guest host our pids of parents and groups are this host's: the family's numbers are those of the last image, but for who was born here. */
+/* The family's number of a process of this host; `otherwise` if it is gone. */
+static pid_t family_number(pid_t host, pid_t otherwise)
+{
+	char path[64];
+	pid_t vpid;
+	int depth;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", host);
+	return host > 0 && procfs_nspid(-100 /* AT_FDCWD */, path, &vpid, &depth) == 0 && depth > 1 ? vpid : otherwise;
+}
+
+/* On a guest host /proc shows this host's pids of parents, groups and sessions. */
 static void numbers_of_guests(struct eng_family *f)
 {
 	for (size_t i = 0; i < f->nprocs; i++) {
-		struct eng_proc *p = f->procs[i], *leader = NULL;
+		struct eng_proc *p = f->procs[i];
 
+		p->pgid = family_number(p->pgid, p->core->home_pgid);
+		p->sid = family_number(p->sid, p->core->home_sid);
 		if (p->parent)
 			p->ppid = p->parent->vpid;
-		for (size_t k = 0; k < f->nprocs; k++)
-			if (f->procs[k]->pid == p->pgid)
-				leader = f->procs[k];
-		p->pgid = leader ? leader->vpid : p->core->home_pgid;
-		leader = NULL;
-		for (size_t k = 0; k < f->nprocs; k++)
-			if (f->procs[k]->pid == p->sid)
-				leader = f->procs[k];
-		p->sid = leader ? leader->vpid : p->core->home_sid;
-		if (!p->parent)
-			p->ppid = p->core->home_ppid;
+		else
+			p->ppid = i ? 1 : p->core->home_ppid; /* an orphan of the family, or its root */
 	}
 }
 

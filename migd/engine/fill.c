@@ -315,17 +315,17 @@ static int vessel_child(struct eng_family *f, struct eng_proc *parent, const img
 	return r < 0 ? error_set(e, -r, "vessel %d cannot be caught: %s", m->pid, strerror(-r)) : 0;
 }
 
-/* Groups and sessions inside of the family, once all are there. */
+/* Groups and sessions inside of the family, once all are there. What was inherited from the parent is right already. */
 static int vessel_group(struct eng_proc *p, const img_proc *m)
 {
 	struct eng_thread *t = p->threads[0];
-	long r = 0;
+	long pgid = ENG_SYS(t, SYS_getpgid, 0), sid = ENG_SYS(t, SYS_getsid, 0), r = 0;
 
 	if (!p->parent)
 		return 0;
-	if (m->sid == m->pid)
+	if (m->sid == m->pid && sid != m->sid)
 		r = ENG_SYS(t, SYS_setsid, 0);
-	else if (m->pgid == m->pid || eng_proc_by_vpid(p->family, m->pgid))
+	else if (m->pgid > 1 && pgid != m->pgid)
 		r = ENG_SYS(t, SYS_setpgid, 0, m->pgid);
 	return r < 0 ? r : 0;
 }
@@ -389,9 +389,7 @@ static int make_family(struct eng_family *f, const img_head *h, struct error *e)
 	for (size_t i = 1; i < h->n_proc && r == 0; i++) {
 		struct eng_proc *parent = eng_proc_by_vpid(f, h->proc[i]->ppid);
 
-		if (!parent)
-			return error_set(e, EPROTO, "image: process %d has no parent in the family", h->proc[i]->pid);
-		r = vessel_child(f, parent, h->proc[i], e);
+		r = parent ? vessel_child(f, parent, h->proc[i], e) : vessel_root(f, h->proc[i], e);
 	}
 	for (size_t i = 1; i < h->n_proc && r == 0; i++) {
 		r = vessel_group(f->procs[i], h->proc[i]);
@@ -502,13 +500,16 @@ static int revive(struct eng_family *f, struct eng_image *in, struct error *e)
 		r = hollow_stop_all(f);
 	if (r == 0)
 		f->not_before = h->mono;
+	for (size_t i = f->nprocs; i-- > 0 && r == 0;) { /* who ended away and was waited for there */
+		if (in_head(h, f->procs[i]->vpid))
+			continue;
+		r = f->procs[i]->core->dead ? 0 : hollow_end(f, f->procs[i]->vpid, 0, true);
+		if (r == 0)
+			proc_drop(f, i);
+	}
 	for (size_t i = 0; i < f->nprocs && r == 0; i++) {
 		const img_proc *m = in_head(h, f->procs[i]->vpid);
 
-		if (!m) {
-			r = error_set(e, EOPNOTSUPP, "process %d is at home as a hollow and not in the image", f->procs[i]->vpid);
-			break;
-		}
 		r = revive_one(f->procs[i], m, e);
 	}
 	for (size_t i = 0; h && i < h->n_proc && r == 0; i++) {

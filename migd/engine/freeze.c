@@ -78,6 +78,7 @@ static int thread_await(struct eng_thread *t, struct error *e)
 		if (r == 0)
 			return error_set(e, EBUSY, "thread %d does not stop: it is in an uninterruptible wait (vfork or a device): try again later", t->vtid);
 		if (r < 0 || WIFEXITED(st) || WIFSIGNALED(st)) {
+			log_debug("engine: thread %d ended while it was stopped: %d, status %x", t->tid, r, st);
 			t->core->gone = true;
 			return -ESRCH;
 		}
@@ -215,6 +216,7 @@ static int proc_order(struct eng_proc *p, struct error *e)
 			p->threads[0] = t;
 			return 0;
 		}
+	log_debug("engine: process %d: %u threads, first %d", p->pid, p->nthreads, p->nthreads ? p->threads[0]->tid : 0);
 	return error_set(e, EOPNOTSUPP, "process %d: its first thread has ended while others run on: not carried", p->vpid);
 }
 
@@ -243,7 +245,7 @@ static int add_process(struct eng_family *f, pid_t pid, struct eng_proc *parent,
 	if (procfs_nspid(-100, path, &vpid, &depth) < 0)
 		return -ESRCH;
 	p = eng_proc_by_vpid(f, vpid);
-	if (p && p->pid == pid && p->nthreads)
+	if (p && p->pid == pid && p->core->seen && p->nthreads)
 		return 0;
 	if (!p)
 		p = proc_new(f, pid, vpid);
@@ -251,6 +253,8 @@ static int add_process(struct eng_family *f, pid_t pid, struct eng_proc *parent,
 		return -ENOMEM;
 	p->pid = pid;
 	p->parent = parent;
+	p->core->seen = false;
+	p->core->stop_sig = 0;
 	r = proc_open(p);
 	if (r == 0)
 		r = proc_freeze(p, e);
@@ -258,41 +262,83 @@ static int add_process(struct eng_family *f, pid_t pid, struct eng_proc *parent,
 		r = -ESRCH;
 	if (r > 0)
 		r = proc_identity(p);
+	p->core->seen = r >= 0;
 	return r < 0 ? r : 1;
 }
 
-static void drop_vpid(struct eng_family *f, const struct eng_proc *p)
+/* Who ended while the lists were read, or (a guest family) since the last move. */
+static void drop_unseen(struct eng_family *f)
 {
-	for (size_t i = 0; i < f->nprocs; i++)
-		if (f->procs[i] == p)
+	for (size_t i = f->nprocs; i-- > 1;)
+		if (!f->procs[i]->core->seen)
 			proc_drop(f, i);
 }
 
-/* Descendants, breadth first: parents come before children in f->procs. Rounds until nobody new is found. */
+/* Parents before children, as the destination makes them: a family that lived on since its last move may be out of order. */
+static void order_family(struct eng_family *f)
+{
+	for (size_t i = 1; i < f->nprocs; i++)
+		for (size_t k = i + 1; k < f->nprocs; k++)
+			if (f->procs[i]->parent == f->procs[k]) {
+				struct eng_proc *p = f->procs[k];
+
+				memmove(&f->procs[i + 1], &f->procs[i], (k - i) * sizeof(p));
+				f->procs[i] = p;
+				k = i;
+			}
+}
+
+static int add_children(struct eng_family *f, pid_t of, struct eng_proc *parent, struct error *e)
+{
+	_cleanup_free_ pid_t *kids = NULL;
+	ssize_t n = procfs_children(of, &kids);
+	int fresh = 0;
+
+	for (ssize_t k = 0; k < n; k++) {
+		int r;
+
+		if (!parent && nest_is_standin(f->nest, kids[k])) {
+			r = add_children(f, kids[k], NULL, e);
+			if (r < 0)
+				return r;
+			fresh += r;
+			continue;
+		}
+		r = add_process(f, kids[k], parent, e);
+		if (r < 0 && r != -ESRCH)
+			return r;
+		fresh += r > 0;
+	}
+	return fresh;
+}
+
+/*
+ * All descendants; on a guest host also who was orphaned there, which are children of the keeper. Rounds until nobody new is found: threads of a stopped process
+ * bear nobody any more.
+ */
 static int freeze_tree(struct eng_family *f, struct error *e)
 {
-	int fresh;
+	int fresh, r;
 
 	do {
 		fresh = 0;
 		for (size_t i = 0; i < f->nprocs; i++) {
-			_cleanup_free_ pid_t *kids = NULL;
-			ssize_t n = procfs_children(f->procs[i]->pid, &kids);
-
-			for (ssize_t k = 0; k < n; k++) {
-				size_t before = f->nprocs;
-				int r = add_process(f, kids[k], f->procs[i], e);
-
-				if (r == -ESRCH && f->nprocs > before)
-					drop_vpid(f, f->procs[f->nprocs - 1]);
-				else if (r < 0 && r != -ESRCH)
-					return r;
-				else if (r > 0)
-					fresh++;
-			}
-			/* threads of a process already stopped can only have been born before it stopped: proc_freeze saw them */
+			if (!f->procs[i]->core->seen)
+				continue;
+			r = add_children(f, f->procs[i]->pid, f->procs[i], e);
+			if (r < 0)
+				return r;
+			fresh += r;
+		}
+		if (f->nest) {
+			r = add_children(f, f->nest->keeper, NULL, e);
+			if (r < 0)
+				return r;
+			fresh += r;
 		}
 	} while (fresh);
+	drop_unseen(f);
+	order_family(f);
 	return 0;
 }
 
@@ -384,6 +430,8 @@ static int freeze_all(struct eng_family *f, pid_t pid, struct eng_reasons *why, 
 {
 	int r = add_process(f, pid, NULL, e);
 
+	if (r >= 0 && !f->procs[0]->core->seen)
+		r = -ESRCH;
 	if (r >= 0)
 		r = freeze_tree(f, e);
 	if (r >= 0)

@@ -95,6 +95,8 @@ static void tell_signal(struct eng_thread *t, const siginfo_t *si)
 
 	if (si->si_signo == SIGCONT && si->si_pid == getpid()) /* our own, from eng_stop_hollow() */
 		return;
+	if (si->si_signo == SIGCHLD && si->si_code > 0 && eng_proc_by_vpid(t->proc->family, si->si_pid)) /* a hollow's end, which the guest knows of */
+		return;
 	if (si->si_code == SI_TKILL)
 		ev.tid = t->vtid;
 	event_push(t->proc->family, &ev);
@@ -231,7 +233,7 @@ int hollow_stop_all(struct eng_family *f)
 	int r = 0;
 
 	for (size_t i = 0; i < f->nprocs; i++)
-		for (unsigned k = 0; k < f->procs[i]->nthreads && r == 0; k++)
+		for (unsigned k = 0; !f->procs[i]->core->dead && k < f->procs[i]->nthreads && r == 0; k++)
 			r = thread_stop(f->procs[i]->threads[k]);
 	return r;
 }
@@ -296,7 +298,25 @@ static int exit_by_code(struct eng_proc *p, int code)
 	return ptrace(PTRACE_CONT, t->tid, 0, 0) < 0 ? -errno : 0;
 }
 
+/* The parent hollow waits for it, and takes the SIGCHLD that it got for it. */
+static void reap_by_parent(struct eng_proc *p)
+{
+	struct eng_thread *t = p->parent->threads[0];
+	uint64_t set = 1ULL << (SIGCHLD - 1), at;
+	struct timespec none = {0, 0};
+
+	eng_scratch_reset(p->parent);
+	at = eng_scratch_put(p->parent, &set, sizeof(set));
+	ENG_SYS(t, SYS_wait4, p->vpid, 0, WNOHANG | __WALL, 0);
+	ENG_SYS(t, SYS_rt_sigtimedwait, at, 0, eng_scratch_put(p->parent, &none, sizeof(none)), 8);
+}
+
 int eng_exit_hollow(struct eng_family *f, pid_t pid, int status)
+{
+	return hollow_end(f, pid, status, false);
+}
+
+int hollow_end(struct eng_family *f, pid_t pid, int status, bool reviving)
 {
 	struct eng_proc *p = eng_proc_by_vpid(f, pid);
 	int r = 0;
@@ -318,8 +338,9 @@ int eng_exit_hollow(struct eng_family *f, pid_t pid, int status)
 		reap(p);
 	if (r == 0 && p->parent && !p->parent->core->dead) { /* its parent waited for it away: here the hollow does */
 		if (thread_stop(p->parent->threads[0]) == 0) {
-			ENG_SYS(p->parent->threads[0], SYS_wait4, p->vpid, 0, WNOHANG | __WALL, 0);
-			thread_watch(p->parent->threads[0]);
+			reap_by_parent(p);
+			if (f->state == ENG_HOLLOW && !reviving)
+				thread_watch(p->parent->threads[0]);
 		}
 	}
 	return r == -ESRCH ? 0 : r;

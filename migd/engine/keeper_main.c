@@ -219,7 +219,7 @@ static int wait_one(siginfo_t *si, int flags, struct rusage *ru)
 }
 
 /* Which stand-ins there are: they live as long as the nest. */
-static pid_t standin[64];
+static pid_t standin[16];
 static unsigned nstandins;
 
 static bool is_standin(pid_t pid)
@@ -248,41 +248,42 @@ static void vessel_main(pid_t pgid, pid_t sid)
 }
 
 /*
- * A stand-in is told what to make next by a pipe of its own: it forks whoever must be its child (parent and session are inherited).
+ * A stand-in is told what to make next by a pipe of its own, for parent and session are inherited: who has to be in a session is forked by its leader. All
+ * pipes are made before the first stand-in, so that the inner can speak to a grandchild.
  */
 struct order {
 	pid_t pid, pgid, sid;
-	bool vessel;
+	int slot; /* stand-in: which pipe is its own; -1: a vessel */
 };
-static int order_pipe[64];
+enum { STANDINS = 16, PIPES = 130 };
+
+static int order_in(int slot)
+{
+	return PIPES + slot * 2;
+}
+
+static int order_out(int slot)
+{
+	return PIPES + slot * 2 + 1;
+}
 
 static void serve_orders(int in);
 
-static pid_t make_child(const struct order *o, int *orders)
+static pid_t make_child(const struct order *o)
 {
-	int p[2] = {-1, -1};
-	pid_t pid;
+	pid_t pid = clone_as(o->pid);
 
-	if (!o->vessel && pipe2(p, O_CLOEXEC) < 0)
-		return -1;
-	pid = clone_as(o->pid);
 	if (pid == 0) {
-		if (o->vessel)
+		if (o->slot < 0)
 			vessel_main(o->pgid, o->sid);
-		close(p[1]);
 		if (o->sid == getpid())
 			setsid();
-		else if (o->pgid)
-			setpgid(0, o->pgid == getpid() ? 0 : o->pgid);
-		serve_orders(p[0]);
+		else if (o->pgid == getpid())
+			setpgid(0, 0);
+		serve_orders(order_in(o->slot));
 	}
-	if (!o->vessel) {
-		close(p[0]);
-		if (pid < 0)
-			close(p[1]);
-		else
-			*orders = p[1];
-	}
+	if (pid > 0 && o->slot >= 0 && o->pgid == o->pid && o->sid != o->pid)
+		setpgid(pid, pid); /* as shells do: whoever is made next can join it */
 	return pid;
 }
 
@@ -306,7 +307,7 @@ static void serve_orders(int in)
 
 		if (poll(pf, 2, -1) < 0)
 			continue;
-		if (pf[0].revents & POLLIN && read(in, &o, sizeof(o)) == sizeof(o) && make_child(&o, &order_pipe[0]) < 0) {
+		if (pf[0].revents & POLLIN && read(in, &o, sizeof(o)) == sizeof(o) && make_child(&o) < 0) {
 			struct keeper_msg m = {.op = KEEPER_VESSEL, .pid = o.pid, .err = errno};
 
 			send(conn, &m, sizeof(m), MSG_NOSIGNAL);
@@ -329,47 +330,63 @@ static int find_standin(pid_t pid)
 	return -1;
 }
 
-/* The inner makes all stand-ins itself: a leader of a session first, then the parent in that session by order to the leader... here: flat. */
-static int add_standin(pid_t pid, pid_t pgid, pid_t sid)
+static int give_order(int by, const struct order *o)
 {
-	struct order o = {.pid = pid, .pgid = pgid, .sid = sid};
-
-	if (pid <= 1 || find_standin(pid) >= 0)
-		return 0;
-	if (nstandins == sizeof(standin) / sizeof(standin[0]))
-		return -ENFILE;
-	if (make_child(&o, &order_pipe[nstandins]) < 0)
-		return -errno;
-	standin[nstandins++] = pid;
-	return 0;
+	if (by < 0)
+		return make_child(o) < 0 ? -errno : 0;
+	return write(order_out(by), o, sizeof(*o)) == sizeof(*o) ? 0 : -EIO;
 }
 
-/*
- * Parent, group and session of a vessel. Session: its leader's stand-in forks it, so the session is inherited; the parent's number is right when the leader is
- * the parent too, which is what a shell's job has; else the leader's stand-in stands for the parent as well.
- */
-static int make_vessel(const struct keeper_msg *m)
+/* The stand-in's slot, or -errno. by: slot of who forks it, -1: the inner. */
+static int have_standin(pid_t pid, pid_t pgid, pid_t sid, int by)
 {
-	struct order o = {.pid = m->pid, .pgid = m->pgid, .sid = m->sid, .vessel = true};
-	int r = 0, by = -1;
+	struct order o = {.pid = pid, .pgid = pgid, .sid = sid, .slot = nstandins};
+	int r = find_standin(pid);
 
-	if (m->sid > 1 && m->sid != m->pid)
-		r = add_standin(m->sid, m->sid, m->sid);
-	else if (m->ppid > 1)
-		r = add_standin(m->ppid, 0, 0);
+	if (r >= 0)
+		return r;
+	if (nstandins == STANDINS)
+		return -ENFILE;
+	r = give_order(by, &o);
 	if (r < 0)
 		return r;
-	by = find_standin(m->sid > 1 && m->sid != m->pid ? m->sid : m->ppid);
-	if (o.pgid == o.sid && o.sid != o.pid)
-		o.pgid = 0; /* inherited */
-	else if (o.pgid && o.pgid != o.pid)
-		o.pgid = o.pid; /* a group whose leader stayed: its own here */
-	if (by < 0) {
-		int none;
+	standin[nstandins] = pid;
+	return nstandins++;
+}
 
-		return make_child(&o, &none) < 0 ? -errno : 0;
+/* Is there a process with this number that is no stand-in: one of the family? */
+static bool is_guest(pid_t pid)
+{
+	return pid > 1 && find_standin(pid) < 0 && kill(pid, 0) == 0;
+}
+
+/* A vessel with the right parent, group and session, whose owners may all have stayed at home. */
+static int make_vessel(const struct keeper_msg *m)
+{
+	struct order o = {.pid = m->pid, .pgid = m->pgid, .sid = m->sid, .slot = -1};
+	int session = -1, group = -1, parent;
+
+	if (m->sid > 1 && m->sid != m->pid && !is_guest(m->sid)) {
+		session = have_standin(m->sid, m->sid, m->sid, -1);
+		if (session < 0)
+			return session;
 	}
-	return write(order_pipe[by], &o, sizeof(o)) == sizeof(o) ? 0 : -EIO;
+	if (m->pgid > 1 && m->pgid != m->pid && m->pgid != m->sid && !is_guest(m->pgid)) {
+		group = have_standin(m->pgid, m->pgid, m->sid, session);
+		if (group < 0)
+			return group;
+	}
+	parent = session;
+	if (m->ppid > 1 && m->ppid == m->pgid && group >= 0) {
+		parent = group;
+	} else if (m->ppid > 1 && m->ppid != m->sid && !is_guest(m->ppid)) {
+		parent = have_standin(m->ppid, 0, m->sid, session);
+		if (parent < 0)
+			return parent;
+	}
+	if (m->pgid <= 1)
+		o.pgid = 0;
+	return give_order(parent, &o);
 }
 
 static int send_signal(struct keeper_msg *m)
@@ -537,6 +554,14 @@ static void inner_main(const struct keeper_setup *s)
 	pipe_fd[1] = fcntl(pipe_fd[1], F_DUPFD_CLOEXEC, 20);
 	if (dup3(pipe_fd[0], REPORT_IN, O_CLOEXEC) < 0 || dup3(pipe_fd[1], REPORT_OUT, O_CLOEXEC) < 0)
 		fail("report pipe");
+	for (int i = 0; i < STANDINS; i++) {
+		int p[2];
+
+		if (pipe2(p, O_CLOEXEC) < 0 || p[0] > PIPES || dup3(p[0], order_in(i), O_CLOEXEC) < 0 || dup3(p[1], order_out(i), O_CLOEXEC) < 0)
+			fail("order pipes");
+		close(p[0]);
+		close(p[1]);
+	}
 	umask(022);
 	send(conn, &m, sizeof(m), MSG_NOSIGNAL);
 	for (;;) {

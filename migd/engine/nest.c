@@ -12,7 +12,9 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -88,6 +90,8 @@ static int receive(struct nest *n, struct keeper_msg *m, pid_t *sender, int ms)
 	return 0;
 }
 
+static int timer_start(struct eng_family *f);
+
 static void on_event(struct eng_family *f, const struct keeper_msg *m)
 {
 	struct eng_event ev = {.pid = m->pid, .status = m->status, .usage = m->usage};
@@ -140,8 +144,7 @@ int nest_start(struct eng_family *f, const struct eng_nest_opts *o, int64_t mono
 
 	if (!n)
 		return error_set(e, ENOMEM, "no memory");
-	n->pidfd = -1;
-	n->sock = -1;
+	n->pidfd = n->sock = n->timer = -1;
 	snprintf(s.hostname, sizeof(s.hostname), "%s", o->hostname ? o->hostname : "");
 	snprintf(s.root, sizeof(s.root), "%s", o->root ? o->root : "");
 	snprintf(s.sprite, sizeof(s.sprite), "%s", o->sprite ? o->sprite : "");
@@ -166,7 +169,8 @@ int nest_start(struct eng_family *f, const struct eng_nest_opts *o, int64_t mono
 		return error_set(e, r < 0 ? -r : ESRCH, "%s cannot make the namespaces (root %s): %s", o->keeper, s.root, strerror(r < 0 ? -r : ESRCH));
 	}
 	f->nest = n;
-	return events_add(f, n->sock);
+	r = events_add(f, n->sock);
+	return r < 0 ? r : timer_start(f);
 }
 
 int nest_attach(struct eng_family *f, const char *name, pid_t keeper, struct error *e)
@@ -180,6 +184,7 @@ int nest_attach(struct eng_family *f, const char *name, pid_t keeper, struct err
 		return error_set(e, ENOMEM, "no memory");
 	len = snprintf(n->name, sizeof(n->name), "%s", name);
 	n->keeper = keeper;
+	n->timer = -1;
 	n->pidfd = syscall(SYS_pidfd_open, keeper, 0);
 	n->sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	memcpy(a.sun_path + 1, name, len);
@@ -192,7 +197,8 @@ int nest_attach(struct eng_family *f, const char *name, pid_t keeper, struct err
 		return error_set(e, -r, "the keeper of the nest (process %d) does not answer: %s", keeper, strerror(-r));
 	}
 	f->nest = n;
-	return events_add(f, n->sock);
+	r = events_add(f, n->sock);
+	return r < 0 ? r : timer_start(f);
 }
 
 int nest_vessel(struct nest *n, pid_t vpid, pid_t ppid, pid_t pgid, pid_t sid, pid_t *pid, struct error *e)
@@ -231,6 +237,8 @@ void nest_free(struct nest *n)
 		close(n->sock);
 	if (n->pidfd >= 0)
 		close(n->pidfd);
+	if (n->timer >= 0)
+		close(n->timer);
 	free(n);
 }
 
@@ -239,6 +247,7 @@ pid_t nest_refreeze(struct eng_family *f, pid_t vpid)
 	struct eng_proc *p;
 
 	for (size_t i = f->nprocs; i-- > 0;) {
+		f->procs[i]->core->seen = false;
 		while (f->procs[i]->nthreads)
 			thread_drop(f->procs[i], f->procs[i]->nthreads - 1);
 		if (f->procs[i]->core->dead)
@@ -248,17 +257,107 @@ pid_t nest_refreeze(struct eng_family *f, pid_t vpid)
 	return p ? p->pid : -ESRCH;
 }
 
+bool nest_is_standin(const struct nest *n, pid_t pid)
+{
+	struct stat a, b;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/exe", n->keeper);
+	if (stat(path, &a) < 0)
+		return false;
+	snprintf(path, sizeof(path), "/proc/%d/exe", pid);
+	return stat(path, &b) == 0 && a.st_ino == b.st_ino && a.st_dev == b.st_dev;
+}
+
 void nest_running(struct eng_family *f)
 {
 	f->state = ENG_RUNNING;
+	for (size_t i = 0; i < f->nprocs; i++) /* nothing is traced any more */
+		while (f->procs[i]->nthreads)
+			thread_drop(f->procs[i], f->procs[i]->nthreads - 1);
+}
+
+/* ---- births and deaths ------------------------------------------------------------------------------ */
+static void born(struct eng_family *f, pid_t pid, pid_t ppid)
+{
+	struct eng_event ev = {.kind = ENG_BORN, .ppid = ppid};
+	struct eng_proc *p;
+	char path[64];
+	pid_t vpid;
+	int depth;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	if (procfs_nspid(AT_FDCWD, path, &vpid, &depth) < 0)
+		return;
+	p = eng_proc_by_vpid(f, vpid);
+	if (!p) {
+		p = proc_new(f, pid, vpid);
+		if (!p)
+			return;
+		ev.pid = vpid;
+		event_push(f, &ev);
+	}
+	p->core->seen = true;
+}
+
+static void scan_below(struct eng_family *f, pid_t pid, pid_t vpid)
+{
+	_cleanup_free_ pid_t *kids = NULL;
+	ssize_t n = procfs_children(pid, &kids);
+
+	for (ssize_t i = 0; i < n; i++) {
+		struct eng_proc *p = NULL;
+
+		if (nest_is_standin(f->nest, kids[i])) {
+			scan_below(f, kids[i], vpid);
+			continue;
+		}
+		born(f, kids[i], vpid);
+		for (size_t k = 0; k < f->nprocs && !p; k++)
+			if (f->procs[k]->pid == kids[i])
+				p = f->procs[k];
+		if (p)
+			scan_below(f, kids[i], p->vpid);
+	}
+}
+
+/* Forks are not traced (that would cost every fork): the tree is looked at ten times a second. */
+static void scan(struct eng_family *f)
+{
+	for (size_t i = 0; i < f->nprocs; i++)
+		f->procs[i]->core->seen = false;
+	scan_below(f, f->nest->keeper, 1);
+	for (size_t i = f->nprocs; i-- > 1;) {
+		struct eng_proc *p = f->procs[i];
+		struct eng_event ev = {.kind = ENG_EXITED, .pid = p->vpid};
+
+		if (p->core->seen)
+			continue;
+		if (!p->core->exit_sent) /* its own parent has waited for it: nobody else wants its status */
+			event_push(f, &ev);
+		proc_drop(f, i);
+	}
+}
+
+static int timer_start(struct eng_family *f)
+{
+	struct itimerspec every = {{0, 100000000}, {0, 100000000}};
+
+	f->nest->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (f->nest->timer < 0 || timerfd_settime(f->nest->timer, 0, &every, NULL) < 0)
+		return -errno;
+	return events_add(f, f->nest->timer);
 }
 
 void nest_collect(struct eng_family *f)
 {
 	struct keeper_msg m;
+	uint64_t ticks;
 
 	while (receive(f->nest, &m, NULL, 0) == 0)
 		on_event(f, &m);
+	if (read(f->nest->timer, &ticks, sizeof(ticks)) == sizeof(ticks) && f->state == ENG_RUNNING)
+		scan(f);
 }
 
 int eng_signal(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info)

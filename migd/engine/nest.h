@@ -9,6 +9,7 @@ struct nest {
 	pid_t keeper; /* on this host */
 	int pidfd;
 	int sock;
+	int timer;	/* births and deaths are looked for at its ticks */
 	char name[64]; /* abstract socket for a restarted migd */
 };
 /* 0 or -errno; the nest of f is made. */
@@ -24,5 +25,7 @@ pid_t nest_refreeze(struct eng_family *f, pid_t vpid);
 /* Family runs (again): nothing of it is traced. */
 void nest_running(struct eng_family *f);
 void nest_collect(struct eng_family *f);
+/* Is host process pid one of the keeper's own (stand-ins for who stayed at home)? */
+bool nest_is_standin(const struct nest *n, pid_t pid);
 
 #endif
