@@ -77,7 +77,11 @@ static void getattr_done(struct call *c, int err, struct rpc_msg *out)
 /* The file is clean: the replies to its last writes brought its attributes. */
 static void getattr_woken(struct call *c)
 {
-	if (reply_attr_kept(c->fs, c->req, c->ino))
+	int fd = session_reply_on(c->fd); /* we may be on an rpc thread */
+	bool known = reply_attr_kept(c->fs, c->req, c->ino);
+
+	session_reply_on(fd);
+	if (known)
 		call_drop(c);
 	else
 		call_submit(c);
