@@ -258,6 +258,13 @@ static int map_line(const char *l, const char *eol, struct map *m)
 	return m->path ? 0 : -ENOMEM;
 }
 
+static bool ends_deleted(const char *path)
+{
+	size_t n = strlen(path);
+
+	return n > 10 && !strcmp(path + n - 10, " (deleted)");
+}
+
 static void map_classify(struct map *m)
 {
 	if (!strcmp(m->path, "[vdso]"))
@@ -270,7 +277,8 @@ static void map_classify(struct map *m)
 		m->kind = KIND_ANON;
 	else if (!strcmp(m->path, "/dev/zero") && !m->shared)
 		m->kind = KIND_ANON;
-	else if (m->shared && (!strncmp(m->path, "/dev/zero (deleted)", 19) || !strncmp(m->path, "/memfd:", 7)))
+	else if (m->shared && (!strncmp(m->path, "/dev/zero (deleted)", 19) || !strncmp(m->path, "/memfd:", 7) ||
+			       (!strncmp(m->path, "/dev/shm/", 9) && ends_deleted(m->path)))) /* sem_open(3) of python's multiprocessing */
 		m->kind = KIND_OBJECT;
 	else
 		m->kind = m->shared ? KIND_FILE_SHARED : KIND_FILE_PRIV;

@@ -3,6 +3,7 @@
  * What a process has around it that no module carries: only refusals here, by name and with the remedy. Namespaces of its own, 32-bit code, seccomp,
  * SysV IPC that it has used, memory shared with a process that stays.
  */
+#include <dirent.h>
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -116,18 +117,83 @@ static void probe_seccomp(struct eng_probe *p)
 
 /* ---- memory and handlers of another process ------------------------------------------------------------ */
 
+static bool is_zombie(pid_t pid)
+{
+	char name[32];
+	struct procfs_stat st;
+
+	snprintf(name, sizeof name, "/proc/%d", pid);
+	_cleanup_close_ int dir = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	return dir < 0 || procfs_stat(dir, &st) < 0 || st.state == 'Z' || st.state == 'X';
+}
+
 static void probe_shared(struct eng_probe *p)
 {
+	struct procfs_stat st;
+
+	if (is_zombie(p->pid)) /* has no memory; two of them would be alike */
+		return;
 	for (size_t i = 0; i < p->nfamily; i++) {
 		pid_t q = p->family[i];
 
-		if (q != p->pid && q < p->pid && res_same(p->pid, q, KCMP_VM, 0, 0))
+		if (q != p->pid && q < p->pid && res_same(p->pid, q, KCMP_VM, 0, 0) && !is_zombie(q))
 			eng_reason(p, "shares its memory with process %d (vfork in progress or clone): try again later", q);
 	}
-	struct procfs_stat st;
-
 	if (p->pid == p->root && !procfs_stat(p->dir, &st) && st.ppid > 0 && res_same(p->pid, st.ppid, KCMP_VM, 0, 0))
 		eng_reason(p, "shares its memory with its parent (vfork in progress): try again later");
+}
+
+/* First process outside of the family that maps the object "MAJOR:MINOR INODE" of `key`; 0: none. */
+static pid_t mapper_outside(struct eng_probe *p, const char *key)
+{
+	DIR *proc = opendir("/proc");
+	pid_t found = 0;
+
+	for (struct dirent *e; proc && !found && (e = readdir(proc));) {
+		pid_t pid = atoi(e->d_name);
+		char name[40];
+		bool inside = pid <= 0 || pid == getpid();
+
+		for (size_t i = 0; i < p->nfamily; i++)
+			inside |= p->family[i] == pid;
+		snprintf(name, sizeof name, "/proc/%d/maps", pid);
+		_cleanup_free_ char *text = inside ? NULL : eng_proc_read(AT_FDCWD, name, NULL);
+
+		if (text && strstr(text, key))
+			found = pid;
+	}
+	if (proc)
+		closedir(proc);
+	return found;
+}
+
+/* Shared memory without a name (or with one that only this host has) must be the family's alone: it travels with it. */
+static void probe_objects(struct eng_probe *p)
+{
+	_cleanup_free_ char *status = eng_proc_read(p->dir, "status", NULL);
+	struct maps *maps;
+	uint64_t last = 0;
+
+	if (res_field_u64(status, "TracerPid", 10, 0) == (uint64_t)gettid()) /* looked at when it still ran */
+		return;
+	if (procfs_maps(p->dir, false, &maps) < 0)
+		return;
+	for (size_t i = 0; i < maps->n; i++) {
+		const struct map *m = &maps->m[i];
+		char key[64];
+
+		if (m->kind != KIND_OBJECT || m->ino == last)
+			continue;
+		last = m->ino;
+		snprintf(key, sizeof key, " %02x:%02x %llu ", (unsigned)(m->dev >> 32), (unsigned)m->dev, (unsigned long long)m->ino);
+		pid_t who = mapper_outside(p, key);
+
+		if (who)
+			eng_reason(p, "shares memory (%s) with process %d, which stays: move that one",
+				   strncmp(m->path, "/dev/zero", 9) ? m->path : "mmap", who);
+	}
+	maps_free(maps);
 }
 
 /* ---- SysV IPC ------------------------------------------------------------------------------------------ */
@@ -173,6 +239,7 @@ static int misc_probe(struct eng_probe *p)
 	probe_code(p);
 	probe_seccomp(p);
 	probe_shared(p);
+	probe_objects(p);
 	probe_semaphores(p);
 	probe_queues(p);
 	return 0;

@@ -370,6 +370,11 @@ static int s_clone_vm(void)
 {
 	return has(clone(sleeper, stack[1] + sizeof stack[1], CLONE_VM | SIGCHLD, NULL));
 }
+static char *shared_map; /* the outsider has it too */
+static int s_shared_map(void)
+{
+	return shared_map[0]++ > 100;
+}
 static int s_cputimer(void)
 {
 	clockid_t c;
@@ -461,6 +466,7 @@ static const struct state {
 	{"thread apart", s_thread, "thread * has descriptors or a working directory of its own (unshare): cannot be carried"},
 	{"clone(CLONE_FS)", s_clone_fs, "shares descriptors or working directory with process * (clone): cannot be carried"},
 	{"clone(CLONE_VM)", s_clone_vm, "shares its memory with process * (vfork in progress or clone): try again later"},
+	{"shared memory", s_shared_map, "shares memory (mmap) with process *, which stays: move that one"},
 	{"foreign CPU timer", s_cputimer, "POSIX timer on the CPU clock of process *: delete it first"},
 	{"zombie", s_zombie, "has ended already and waits for its parent (zombie): let the parent wait for it"},
 	{"32-bit", s_32bit, "is a 32-bit program: use its 64-bit version"},
@@ -486,6 +492,8 @@ static void run(const struct state *s)
 		for (int fd = 3; fd < 64; fd++)
 			if (fd != p[1] && fd != shared_fd && fd != unlinked_fd && fd != half_fd)
 				close(fd);
+		if (s->make != s_shared_map)
+			munmap(shared_map, 4096);
 		report = fcntl(p[1], F_DUPFD_CLOEXEC, 100);
 		close(p[1]);
 		int r = s->make();
@@ -581,6 +589,9 @@ int main(void)
 		return 1;
 	half_fd = fcntl(pair[0], F_DUPFD, 52);
 	other_half = pair[1];
+	shared_map = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shared_map == MAP_FAILED)
+		return 1;
 	outsider = fork();
 	if (!outsider) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
