@@ -62,12 +62,20 @@ struct eng_proc_core {
 	pid_t home_ppid, home_pgid, home_sid; /* guest host: as the image said */
 };
 
+struct zombie { /* a member that has ended and that its parent has not waited for */
+	pid_t pid, vpid, parent; /* this host's; the family's */
+	pid_t pgid, sid;	 /* the family's */
+	int status;
+};
+
 struct eng_family {
 	enum eng_state state;
 	bool home;	   /* hollows (or about to be); false: a nest */
 	struct eng_hooks hooks;
 	struct eng_proc **procs;
 	size_t nprocs;
+	struct zombie *zombies; /* source: found by the freeze. Home: those that were left */
+	size_t nzombies;
 	pid_t *vpids;
 	void *res[ENG_RES_MAX];
 	int event_fd; /* epoll of the next and the keeper's socket */
@@ -92,7 +100,11 @@ void event_exit_seen(struct eng_proc *p, struct eng_thread *t, int st);
 /* hollow.c: looks at every watched thread (waitpid, keeper's messages) and pushes what it finds. */
 void watch_collect(struct eng_family *f);
 void hollow_watch_all(struct eng_family *f); /* back to waiting for signals; what a slot holds is told */
-int hollow_end(struct eng_family *f, pid_t pid, int status, bool reviving); /* eng_exit_hollow; reviving: its parent stays stopped */
+enum { END_REAP = 1, END_KEEP = 2 };
+void hollow_reap_zombie(struct eng_proc *parent, pid_t vpid);
+void hollow_drain_chld(struct eng_proc *parent);
+int vessel_die(struct eng_proc *p, int status); /* a stopped vessel ends in that way, and we have let go of it */
+int hollow_end(struct eng_family *f, pid_t pid, int status, int how); /* eng_exit_hollow; reviving: its parent stays stopped */
 int hollow_stop_all(struct eng_family *f); /* every thread into a ptrace stop */
 
 /* explain.c: eng_explain, for a family at home or in a nest. */

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
@@ -123,8 +124,9 @@ static int head_proc(struct eng_proc *p, Sprite__Image__ImgProc *m)
 
 static int put_head(struct eng_family *f, struct eng_image *out)
 {
-	_cleanup_free_ Sprite__Image__ImgProc *v = calloc(f->nprocs, sizeof(*v));
-	_cleanup_free_ Sprite__Image__ImgProc **list = calloc(f->nprocs, sizeof(*list));
+	size_t all = f->nprocs + f->nzombies;
+	_cleanup_free_ Sprite__Image__ImgProc *v = calloc(all, sizeof(*v));
+	_cleanup_free_ Sprite__Image__ImgProc **list = calloc(all, sizeof(*list));
 	Sprite__Image__ImgHead h = SPRITE__IMAGE__IMG_HEAD__INIT;
 	char host[65] = "";
 	int r = v && list ? 0 : -ENOMEM;
@@ -133,11 +135,24 @@ static int put_head(struct eng_family *f, struct eng_image *out)
 		r = head_proc(f->procs[i], &v[i]);
 		list[i] = &v[i];
 	}
+	for (size_t i = 0; i < f->nzombies && r == 0; i++) {
+		const struct zombie *z = &f->zombies[i];
+		Sprite__Image__ImgProc *m = &v[f->nprocs + i];
+
+		sprite__image__img_proc__init(m);
+		m->pid = z->vpid;
+		m->ppid = z->parent;
+		m->pgid = z->pgid;
+		m->sid = z->sid;
+		m->zombie = true;
+		m->exit_status = z->status;
+		list[f->nprocs + i] = m;
+	}
 	if (r == 0) {
 		gethostname(host, sizeof(host) - 1);
 		h.version = ENG_VERSION;
 		h.cpu = (char *)eng_cpu_features(NULL);
-		h.n_proc = f->nprocs;
+		h.n_proc = all;
 		h.proc = list;
 		h.mono = now_ns(CLOCK_MONOTONIC) + f->mono_offset;
 		h.boot = now_ns(CLOCK_BOOTTIME) + f->boot_offset;
@@ -177,6 +192,25 @@ static void numbers_of_guests(struct eng_family *f)
 		else
 			p->ppid = i ? 1 : p->core->home_ppid; /* an orphan of the family, or its root */
 	}
+	for (size_t i = 0; i < f->nzombies; i++) {
+		f->zombies[i].pgid = family_number(f->zombies[i].pgid, 0);
+		f->zombies[i].sid = family_number(f->zombies[i].sid, 0);
+	}
+}
+
+/* clone(CLONE_VM) without CLONE_THREAD: two processes with one memory. (A vfork in progress does not get here: the parent cannot be stopped in it.) */
+static int check_separate(struct eng_family *f, struct error *e)
+{
+	for (size_t i = 0; i < f->nprocs; i++)
+		for (size_t k = i + 1; k < f->nprocs; k++)
+			for (int what = 1; what <= 4; what++) { /* KCMP_VM, _FILES, _FS, _SIGHAND */
+				static const char *const shared[] = {"", "memory", "table of descriptors", "current directory", "signal handlers"};
+
+				if (syscall(SYS_kcmp, f->procs[i]->pid, f->procs[k]->pid, what, 0, 0) == 0)
+					return error_set(e, EOPNOTSUPP, "processes %d and %d share their %s without being threads: use threads", f->procs[i]->vpid,
+						f->procs[k]->vpid, shared[what]);
+			}
+	return 0;
 }
 
 static int dump_all(struct eng_family *f, struct eng_image *out, struct error *e)
@@ -185,6 +219,7 @@ static int dump_all(struct eng_family *f, struct eng_image *out, struct error *e
 
 	if (f->nest)
 		numbers_of_guests(f);
+	r = check_separate(f, e);
 	for (size_t i = 0; i < f->nprocs && r == 0; i++)
 		r = blob_in(f->procs[i], e);
 	if (r == 0)

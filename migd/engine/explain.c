@@ -70,7 +70,7 @@ static int probe_basics(struct eng_probe *p, bool in_nest)
 		return -ESRCH;
 	if (st.flags & PF_KTHREAD)
 		eng_reason(p, "a kernel thread: belongs to this machine");
-	if (st.state == 'Z' || st.state == 'X')
+	if ((st.state == 'Z' || st.state == 'X') && p->pid == p->root)
 		eng_reason(p, "has ended already and waits for its parent (zombie): let the parent wait for it");
 	if (tracer && atoi(tracer) && atoi(tracer) != gettid())
 		eng_reason(p, "is traced by process %d: end the debugger first", atoi(tracer));
@@ -90,6 +90,13 @@ static int probe_basics(struct eng_probe *p, bool in_nest)
 	return 0;
 }
 
+static bool is_zombie(int dir)
+{
+	struct procfs_stat st;
+
+	return procfs_stat(dir, &st) == 0 && (st.state == 'Z' || st.state == 'X');
+}
+
 static int explain_one(struct eng_probe *p, bool in_nest)
 {
 	char path[64];
@@ -100,6 +107,10 @@ static int explain_one(struct eng_probe *p, bool in_nest)
 	if (p->dir < 0)
 		return -ESRCH;
 	r = probe_basics(p, in_nest);
+	if (r == 0 && is_zombie(p->dir) && p->pid != p->root) { /* nothing left in it to look at */
+		close(p->dir);
+		return 0;
+	}
 	for (size_t i = 0; eng_res_table[i] && r == 0; i++)
 		if (eng_res_table[i]->probe)
 			r = eng_res_table[i]->probe(p);

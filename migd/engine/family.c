@@ -161,6 +161,7 @@ void family_free(struct eng_family *f)
 	events_close(f);
 	free(f->procs);
 	free(f->vpids);
+	free(f->zombies);
 	free(f->head_hostname);
 	free(f);
 }

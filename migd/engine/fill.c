@@ -342,7 +342,7 @@ static int check_head(const img_head *h, struct error *e)
 	if (h->page_size != (uint64_t)sysconf(_SC_PAGESIZE))
 		return error_set(e, EOPNOTSUPP, "this host has another page size");
 	for (size_t i = 0; i < h->n_proc; i++)
-		if (!h->proc[i]->n_tids || h->proc[i]->tids[0] != h->proc[i]->pid || h->proc[i]->pid <= 1 || h->proc[i]->n_tids > 10000)
+		if (h->proc[i]->zombie ? i == 0 || h->proc[i]->pid <= 1 : !h->proc[i]->n_tids || h->proc[i]->tids[0] != h->proc[i]->pid || h->proc[i]->pid <= 1 || h->proc[i]->n_tids > 10000)
 			return error_set(e, EPROTO, "image: process %d is not what it should be", h->proc[i]->pid);
 	return 0;
 }
@@ -382,6 +382,31 @@ static void wait_for_clock(struct eng_family *f)
 		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 }
 
+/* Who has ended and was not waited for: a child that ends in the same way. Its parent's SIGCHLD is carried with the parent's pending signals. */
+static int make_zombie(struct eng_family *f, const img_proc *m, struct error *e)
+{
+	struct eng_proc *parent = eng_proc_by_vpid(f, m->ppid), *p;
+	img_proc full = *m;
+	int32_t tid = m->pid;
+	int r;
+
+	if (!parent)
+		return error_set(e, EPROTO, "image: ended process %d has no parent in the family", m->pid);
+	full.n_tids = 1;
+	full.tids = &tid;
+	full.blob = parent->core->blob;
+	r = vessel_child(f, parent, &full, e);
+	p = r == 0 ? eng_proc_by_vpid(f, m->pid) : NULL;
+	if (p) {
+		vessel_group(p, m);
+		p->core->exit_sent = true;
+		r = vessel_die(p, m->exit_status);
+		hollow_drain_chld(parent);
+		proc_drop(f, f->nprocs - 1);
+	}
+	return r;
+}
+
 static int make_family(struct eng_family *f, const img_head *h, struct error *e)
 {
 	int r = vessel_root(f, h->proc[0], e);
@@ -389,9 +414,16 @@ static int make_family(struct eng_family *f, const img_head *h, struct error *e)
 	for (size_t i = 1; i < h->n_proc && r == 0; i++) {
 		struct eng_proc *parent = eng_proc_by_vpid(f, h->proc[i]->ppid);
 
+		if (h->proc[i]->zombie)
+			continue;
 		r = parent ? vessel_child(f, parent, h->proc[i], e) : vessel_root(f, h->proc[i], e);
 	}
+	for (size_t i = 1; i < h->n_proc && r == 0; i++)
+		if (h->proc[i]->zombie)
+			r = make_zombie(f, h->proc[i], e);
 	for (size_t i = 1; i < h->n_proc && r == 0; i++) {
+		if (h->proc[i]->zombie)
+			continue;
 		r = vessel_group(f->procs[i], h->proc[i]);
 		if (r < 0)
 			error_set(e, -r, "process %d: its group or session cannot be made: %s", h->proc[i]->pid, strerror(-r));
@@ -491,6 +523,70 @@ static const img_proc *in_head(const img_head *h, pid_t vpid)
 	return NULL;
 }
 
+/* Members that ended away: their hollows end too; waited for by the parent, or as a zombie if the parent has yet to wait. */
+static int revive_ended(struct eng_family *f, const img_head *h)
+{
+	int r = 0;
+
+	for (size_t i = f->nprocs; i-- > 0 && r == 0;) {
+		struct eng_proc *p = f->procs[i];
+		const img_proc *m = in_head(h, p->vpid);
+
+		if (m && !m->zombie)
+			continue;
+		r = p->core->dead ? 0 : hollow_end(f, p->vpid, m ? m->exit_status : 0, m ? END_KEEP : END_REAP);
+		if (r == 0 && m) { /* it is a zombie of this host now, as in the image */
+			struct zombie *bigger = realloc(f->zombies, (f->nzombies + 1) * sizeof(*bigger));
+
+			if (!bigger)
+				return -ENOMEM;
+			f->zombies = bigger;
+			bigger[f->nzombies++] = (struct zombie){p->pid, p->vpid, m->ppid, m->pgid, m->sid, m->exit_status};
+		}
+		if (r == 0)
+			proc_drop(f, i);
+	}
+	for (size_t i = 0; i < f->nzombies && r == 0; i++) { /* left here as zombies, waited for away */
+		struct eng_proc *parent = eng_proc_by_vpid(f, f->zombies[i].parent);
+
+		if (parent && !in_head(h, f->zombies[i].vpid))
+			hollow_reap_zombie(parent, f->zombies[i].vpid);
+	}
+	return r;
+}
+
+static bool is_zombie_here(const struct eng_family *f, pid_t vpid)
+{
+	for (size_t i = 0; i < f->nzombies; i++)
+		if (f->zombies[i].vpid == vpid)
+			return true;
+	return false;
+}
+
+/* Members that were born away. */
+static int revive_born(struct eng_family *f, const img_head *h, struct error *e)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < h->n_proc && r == 0; i++) {
+		const img_proc *m = h->proc[i];
+		struct eng_proc *parent = eng_proc_by_vpid(f, m->ppid);
+
+		if (eng_proc_by_vpid(f, m->pid) || is_zombie_here(f, m->pid))
+			continue;
+		if (!parent)
+			return error_set(e, EOPNOTSUPP, "process %d was born away and has no parent in the family", m->pid);
+		if (m->zombie) {
+			r = make_zombie(f, m, e);
+			continue;
+		}
+		r = vessel_child(f, parent, m, e);
+		if (r == 0)
+			r = vessel_group(eng_proc_by_vpid(f, m->pid), m);
+	}
+	return r;
+}
+
 static int revive(struct eng_family *f, struct eng_image *in, struct error *e)
 {
 	img_head *h = NULL;
@@ -498,30 +594,14 @@ static int revive(struct eng_family *f, struct eng_image *in, struct error *e)
 
 	if (r == 0)
 		r = hollow_stop_all(f);
-	if (r == 0)
+	if (r == 0) {
 		f->not_before = h->mono;
-	for (size_t i = f->nprocs; i-- > 0 && r == 0;) { /* who ended away and was waited for there */
-		if (in_head(h, f->procs[i]->vpid))
-			continue;
-		r = f->procs[i]->core->dead ? 0 : hollow_end(f, f->procs[i]->vpid, 0, true);
-		if (r == 0)
-			proc_drop(f, i);
+		r = revive_ended(f, h);
 	}
-	for (size_t i = 0; i < f->nprocs && r == 0; i++) {
-		const img_proc *m = in_head(h, f->procs[i]->vpid);
-
-		r = revive_one(f->procs[i], m, e);
-	}
-	for (size_t i = 0; h && i < h->n_proc && r == 0; i++) {
-		struct eng_proc *parent = eng_proc_by_vpid(f, h->proc[i]->ppid);
-
-		if (eng_proc_by_vpid(f, h->proc[i]->pid))
-			continue;
-		r = parent ? vessel_child(f, parent, h->proc[i], e)
-			   : error_set(e, EOPNOTSUPP, "process %d was born away and has no parent in the family", h->proc[i]->pid);
-		if (r == 0)
-			r = vessel_group(eng_proc_by_vpid(f, h->proc[i]->pid), h->proc[i]);
-	}
+	for (size_t i = 0; i < f->nprocs && r == 0; i++)
+		r = revive_one(f->procs[i], in_head(h, f->procs[i]->vpid), e);
+	if (r == 0)
+		r = revive_born(f, h, e);
 	sprite__image__img_head__free_unpacked(h, NULL);
 	return r < 0 ? error_set(e, -r, "the hollows cannot be made ready: %s", strerror(-r)) : 0;
 }

@@ -9,6 +9,7 @@
  * 3. On failure everything that was stopped runs on with its own registers, mask and job-control state.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +27,11 @@
 #include "migd/engine/procfs.h"
 
 enum { SEIZE_OPTIONS = PTRACE_O_TRACESYSGOOD, SUSPEND_SECCOMP = 1 << 21 };
-static const uint64_t stop_limit_ns = 3000000000ULL; /* a thread in an uninterruptible sleep is not waited for longer */
+/*
+ * A thread that does not stop within the limit waits for a device, or for its vfork child, which we have stopped: so all is let go, and tried again.
+ */
+static const uint64_t stop_limit_ns = 100000000ULL;
+enum { ATTEMPTS = 20, ATTEMPT_PAUSE_MS = 30 };
 
 static int thread_seize(struct eng_thread *t)
 {
@@ -129,6 +134,18 @@ static struct eng_thread *thread_by_tid(struct eng_proc *p, pid_t tid)
 	return NULL;
 }
 
+/* The kernel says EPERM, too, for who is ending just now. */
+static bool thread_ended(struct eng_thread *t)
+{
+	struct procfs_stat st;
+	char path[64];
+	_cleanup_close_ int dir = -1;
+
+	snprintf(path, sizeof(path), "task/%d", t->tid);
+	dir = openat(t->proc->dir, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return dir < 0 || procfs_stat(dir, &st) < 0 || st.state == 'Z' || st.state == 'X';
+}
+
 /* One round over a process's threads. Number of new ones, or -errno. */
 static int proc_round(struct eng_proc *p, bool ours, struct error *e)
 {
@@ -155,7 +172,7 @@ static int proc_round(struct eng_proc *p, bool ours, struct error *e)
 			return -ENOMEM;
 		thread_slept(t);
 		r = ours ? thread_take_over(t) : thread_seize(t);
-		if (r == -ESRCH) {
+		if (r == -ESRCH || (r == -EPERM && thread_ended(t))) {
 			t->core->gone = true;
 			continue;
 		}
@@ -194,7 +211,7 @@ static int proc_freeze(struct eng_proc *p, struct error *e)
 	if (atoi(tracer) == gettid() && p->nthreads == 0)
 		ours = true;
 	else if (atoi(tracer))
-		return error_set(e, EBUSY, "process %d is traced by process %s", p->vpid, "(a debugger): end it first");
+		return error_set(e, EPERM, "process %d is traced by process %s", p->vpid, "(a debugger): end it first");
 	do {
 		r = proc_round(p, ours, e);
 		if (r < 0)
@@ -232,6 +249,31 @@ static int proc_identity(struct eng_proc *p)
 	p->pgid = st.pgid;
 	p->sid = st.sid;
 	return 0;
+}
+
+/* A member that has ended and waits for its parent to ask. 1: noted, 0: it is not one. */
+static int add_zombie(struct eng_family *f, pid_t pid, struct eng_proc *parent)
+{
+	_cleanup_close_ int dir = -1;
+	struct zombie *bigger;
+	struct procfs_stat st;
+	char path[64];
+	pid_t vpid;
+	int depth;
+
+	snprintf(path, sizeof(path), "/proc/%d", pid);
+	dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (!parent || dir < 0 || procfs_stat(dir, &st) < 0 || st.state != 'Z' || procfs_nspid(dir, "status", &vpid, &depth) < 0)
+		return 0;
+	for (size_t i = 0; i < f->nzombies; i++)
+		if (f->zombies[i].pid == pid)
+			return 1;
+	bigger = realloc(f->zombies, (f->nzombies + 1) * sizeof(*bigger));
+	if (!bigger)
+		return -ENOMEM;
+	f->zombies = bigger;
+	bigger[f->nzombies++] = (struct zombie){pid, vpid, parent->vpid, st.pgid, st.sid, st.exit_code};
+	return 1;
 }
 
 static int add_process(struct eng_family *f, pid_t pid, struct eng_proc *parent, struct error *e)
@@ -304,8 +346,14 @@ static int add_children(struct eng_family *f, pid_t of, struct eng_proc *parent,
 			fresh += r;
 			continue;
 		}
-		r = add_process(f, kids[k], parent, e);
-		if (r < 0 && r != -ESRCH)
+		r = add_zombie(f, kids[k], parent);
+		if (r > 0)
+			continue;
+		if (r == 0)
+			r = add_process(f, kids[k], parent, e);
+		if (r == -ESRCH) /* it may have become one just now */
+			r = add_zombie(f, kids[k], parent);
+		if (r < 0)
 			return r;
 		fresh += r > 0;
 	}
@@ -441,12 +489,39 @@ static int freeze_all(struct eng_family *f, pid_t pid, struct eng_reasons *why, 
 	return r;
 }
 
+/* One try. On failure all runs on; *f is NULL again if it was new. */
+static int attempt(struct eng_family **f, pid_t host, const struct eng_hooks *h, struct eng_reasons *why, struct error *e)
+{
+	int r;
+
+	if (!*f)
+		*f = family_new(h);
+	else if (h)
+		(*f)->hooks = *h;
+	if (!*f)
+		return error_set(e, ENOMEM, "no memory");
+	(*f)->home = !(*f)->nest;
+	(*f)->nzombies = 0;
+	(*f)->frozen_ns = clock_mono_ns();
+	r = freeze_all(*f, host, why, e);
+	if (r < 0) {
+		bool nest = (*f)->nest;
+
+		eng_thaw(*f);
+		if (!nest)
+			*f = NULL;
+		return r;
+	}
+	(*f)->state = ENG_FROZEN;
+	return 0;
+}
+
 int eng_freeze(pid_t pid, const struct eng_hooks *h, struct eng_family **out, struct eng_reasons *why, struct error *e)
 {
 	struct eng_family *f = *out;
 	struct eng_reasons mine = {0};
 	pid_t host = f ? nest_refreeze(f, pid) : pid;
-	int r;
+	int r = 0;
 
 	if (host < 0)
 		return error_set(e, -host, "no process %d in this family", pid);
@@ -454,22 +529,20 @@ int eng_freeze(pid_t pid, const struct eng_hooks *h, struct eng_family **out, st
 	eng_reasons_clear(&mine);
 	if (r == 1)
 		return error_set(e, EOPNOTSUPP, "process %d cannot be moved", pid);
-	if (r < 0)
-		return r;
-	if (!f)
-		f = family_new(h);
-	else if (h)
-		f->hooks = *h;
-	if (!f)
-		return error_set(e, ENOMEM, "no memory");
-	f->home = !f->nest;
-	f->frozen_ns = clock_mono_ns();
-	r = freeze_all(f, host, why, e);
-	if (r < 0) {
-		eng_thaw(f);
-		return r;
+	for (int i = 0; r == 0 && i < ATTEMPTS; i++) {
+		struct error now = {0};
+
+		r = attempt(&f, host, h, why, &now);
+		if (r == 0)
+			break;
+		if ((r != -EBUSY && r != -ESRCH) || i == ATTEMPTS - 1 || (r == -ESRCH && kill(host, 0) < 0))
+			return error_set(e, -r, "%s", now.text);
+		nanosleep(&(struct timespec){.tv_nsec = ATTEMPT_PAUSE_MS * 1000000}, NULL);
+		if (f)
+			nest_refreeze(f, pid);
+		r = 0;
 	}
-	f->state = ENG_FROZEN;
-	*out = f;
-	return 0;
+	if (r == 0)
+		*out = f;
+	return r;
 }

@@ -298,25 +298,41 @@ static int exit_by_code(struct eng_proc *p, int code)
 	return ptrace(PTRACE_CONT, t->tid, 0, 0) < 0 ? -errno : 0;
 }
 
-/* The parent hollow waits for it, and takes the SIGCHLD that it got for it. */
-static void reap_by_parent(struct eng_proc *p)
+void hollow_drain_chld(struct eng_proc *parent)
 {
-	struct eng_thread *t = p->parent->threads[0];
 	uint64_t set = 1ULL << (SIGCHLD - 1), at;
 	struct timespec none = {0, 0};
 
-	eng_scratch_reset(p->parent);
-	at = eng_scratch_put(p->parent, &set, sizeof(set));
-	ENG_SYS(t, SYS_wait4, p->vpid, 0, WNOHANG | __WALL, 0);
-	ENG_SYS(t, SYS_rt_sigtimedwait, at, 0, eng_scratch_put(p->parent, &none, sizeof(none)), 8);
+	eng_scratch_reset(parent);
+	at = eng_scratch_put(parent, &set, sizeof(set));
+	ENG_SYS(parent->threads[0], SYS_rt_sigtimedwait, at, 0, eng_scratch_put(parent, &none, sizeof(none)), 8);
+}
+
+/* The parent hollow waits for a child that has ended, and takes the SIGCHLD that it got for it. */
+void hollow_reap_zombie(struct eng_proc *parent, pid_t vpid)
+{
+	ENG_SYS(parent->threads[0], SYS_wait4, vpid, 0, WNOHANG | __WALL, 0);
+	hollow_drain_chld(parent);
 }
 
 int eng_exit_hollow(struct eng_family *f, pid_t pid, int status)
 {
-	return hollow_end(f, pid, status, false);
+	return hollow_end(f, pid, status, END_REAP);
 }
 
-int hollow_end(struct eng_family *f, pid_t pid, int status, bool reviving)
+int vessel_die(struct eng_proc *p, int status)
+{
+	int r = WIFSIGNALED(status) ? exit_by_signal(p, WTERMSIG(status)) : exit_by_code(p, WEXITSTATUS(status));
+
+	for (unsigned k = 1; k < p->nthreads; k++) /* they end with the group */
+		ptrace(PTRACE_CONT, p->threads[k]->tid, 0, 0);
+	if (r == 0)
+		reap(p);
+	return r;
+}
+
+/* END_KEEP: the family comes home with it as a zombie that its parent will wait for. */
+int hollow_end(struct eng_family *f, pid_t pid, int status, int how)
 {
 	struct eng_proc *p = eng_proc_by_vpid(f, pid);
 	int r = 0;
@@ -331,15 +347,16 @@ int hollow_end(struct eng_family *f, pid_t pid, int status, bool reviving)
 	for (unsigned k = 0; k < p->nthreads && r == 0; k++)
 		r = thread_stop(p->threads[k]);
 	if (r == 0)
-		r = WIFSIGNALED(status) ? exit_by_signal(p, WTERMSIG(status)) : exit_by_code(p, WEXITSTATUS(status));
-	for (unsigned k = 1; k < p->nthreads; k++) /* they end with the group */
-		ptrace(PTRACE_CONT, p->threads[k]->tid, 0, 0);
-	if (r == 0)
-		reap(p);
+		r = vessel_die(p, status);
 	if (r == 0 && p->parent && !p->parent->core->dead) { /* its parent waited for it away: here the hollow does */
+		bool waits = !p->parent->threads[0]->core->stopped;
+
 		if (thread_stop(p->parent->threads[0]) == 0) {
-			reap_by_parent(p);
-			if (f->state == ENG_HOLLOW && !reviving)
+			if (how == END_REAP)
+				hollow_reap_zombie(p->parent, p->vpid);
+			else
+				hollow_drain_chld(p->parent);
+			if (waits)
 				thread_watch(p->parent->threads[0]);
 		}
 	}

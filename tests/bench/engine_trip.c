@@ -230,13 +230,15 @@ static struct eng_family *go_out(struct eng_family **home, pid_t pid, const char
 	return nest;
 }
 
-static void come_back(struct eng_family *home, struct eng_family *nest, bool quiet)
+/* False: it has ended meanwhile. */
+static bool come_back(struct eng_family *home, struct eng_family *nest, bool quiet)
 {
 	struct eng_reasons why = {0};
 	struct error e = {0};
 	struct link l;
 	size_t n;
 	pid_t root_pid = eng_pids(nest, &n)[0];
+	bool gone;
 	uint64_t t1, t2, t3, t4;
 	int r;
 
@@ -244,6 +246,12 @@ static void come_back(struct eng_family *home, struct eng_family *nest, bool qui
 	r = eng_freeze(root_pid, &hooks, &nest, &why, &e);
 	print_reasons(&why);
 	eng_reasons_clear(&why);
+	gone = r == -ESRCH;
+	if (gone) {
+		link_end(&l);
+		link_close(&l);
+		return false;
+	}
 	must(r, &e, "freeze away");
 	t1 = clock_mono_ns();
 	must(eng_dump(nest, l.src[0], &e), &e, "dump away");
@@ -261,6 +269,7 @@ static void come_back(struct eng_family *home, struct eng_family *nest, bool qui
 	if (!quiet)
 		printf(" discard %.2f\n", ms(t4, clock_mono_ns()));
 	link_close(&l);
+	return true;
 }
 
 /* Ended away: its hollow ends in the same way. True if so. */
@@ -369,7 +378,12 @@ int main(int argc, char **argv)
 			eng_discard(home);
 			break;
 		}
-		come_back(home, nest, quiet);
+		if (!come_back(home, nest, quiet)) {
+			linger(home, nest, 2000);
+			eng_discard(nest);
+			eng_discard(home);
+			break;
+		}
 		usleep(wait_ms * 1000 / 4);
 	}
 	drop_root();
