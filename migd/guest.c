@@ -713,6 +713,8 @@ static int actor_reattach(struct family *f, void *arg)
 		f->eng = NULL;
 		err = error_set(&e, ESTALE, "its image had not come in whole");
 	}
+	if (!err)
+		log_debug("family %s: its nest is %s", f->id, eng_state_name(f->eng));
 	if (!err && !strcmp(eng_state_name(f->eng), "running"))
 		f->machine.state = MD_RUNNING;
 	if (err)
