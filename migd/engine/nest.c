@@ -366,6 +366,12 @@ int eng_signal(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info
 
 	if (!f->nest)
 		return -EINVAL;
+	if (sigqueue_needed(info)) { /* what only the target may queue with its siginfo */
+		struct eng_proc *p = eng_proc_by_vpid(f, pid);
+
+		if (p && sigqueue_self(f, p, tid, info) == 0)
+			return 0;
+	}
 	if (send(f->nest->sock, &m, sizeof(m), MSG_NOSIGNAL) < 0)
 		return -errno;
 	return await(f, f->nest, KEEPER_SIGNAL, &m, NULL);

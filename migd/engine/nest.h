@@ -28,4 +28,8 @@ void nest_collect(struct eng_family *f);
 /* Is host process pid one of the keeper's own (stand-ins for who stayed at home)? */
 bool nest_is_standin(const struct nest *n, pid_t pid);
 
+/* sigqueue.c: a signal that only its target may queue with that siginfo; the target does so. 0 or -errno: not sent. */
+bool sigqueue_needed(const siginfo_t *si);
+int sigqueue_self(struct eng_family *f, struct eng_proc *p, pid_t vtid, const siginfo_t *si);
+
 #endif
