@@ -9,6 +9,8 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "migd/engine/core.h"
+#include "migd/engine/procfs.h"
 #include "migd/engine/res_files.h"
 
 static bool anon(const struct file_look *l, const char *name)
@@ -128,28 +130,55 @@ static int pidfd_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__Fi
 {
 	pid_t pid = pidfd_of(&d->look);
 
+	pid_t vpid = 0;
+
 	for (size_t i = 0; i < eng_nprocs(f); i++)
-		if (eng_proc_at(f, i)->pid == pid) {
-			m->pidfd = malloc(sizeof *m->pidfd);
-			if (!m->pidfd)
-				return -ENOMEM;
-			sprite__img__pidfd__init(m->pidfd);
-			m->pidfd->pid = eng_proc_at(f, i)->vpid;
-			return 0;
+		if (eng_proc_at(f, i)->pid == pid)
+			vpid = eng_proc_at(f, i)->vpid;
+	for (size_t i = 0; i < f->nzombies; i++)
+		if (f->zombies[i].pid == pid)
+			vpid = f->zombies[i].vpid;
+	if (!vpid)
+		return error_set(e, ESRCH, "pidfd of a process that does not move");
+	m->pidfd = malloc(sizeof *m->pidfd);
+	if (!m->pidfd)
+		return -ENOMEM;
+	sprite__img__pidfd__init(m->pidfd);
+	m->pidfd->pid = vpid;
+	return 0;
+}
+
+/* This host's pid of a child that has ended and is not waited for; 0: there is none. */
+static pid_t zombie_pid(struct eng_family *f, pid_t vpid)
+{
+	for (size_t i = 0; i < eng_nprocs(f); i++) {
+		_cleanup_free_ pid_t *kids = NULL;
+		ssize_t n = procfs_children(eng_proc_at(f, i)->pid, &kids);
+
+		for (ssize_t k = 0; k < n; k++) {
+			char path[40];
+			pid_t is;
+			int depth;
+
+			snprintf(path, sizeof path, "/proc/%d/status", kids[k]);
+			if (procfs_nspid(AT_FDCWD, path, &is, &depth) == 0 && is == vpid)
+				return kids[k];
 		}
-	return error_set(e, ESRCH, "pidfd of a process that does not move");
+	}
+	return 0;
 }
 
 static int pidfd_open_it(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)
 {
 	struct eng_proc *of = d->image->pidfd ? eng_proc_by_vpid(f, d->image->pidfd->pid) : NULL;
+	pid_t pid = of ? of->pid : d->image->pidfd ? zombie_pid(f, d->image->pidfd->pid) : 0;
 
 	(void)p;
-	if (!of)
+	if (pid <= 0)
 		return res_bad_record(e, "pidfds");
-	int fd = syscall(SYS_pidfd_open, of->pid, 0);
+	int fd = syscall(SYS_pidfd_open, pid, 0);
 
-	return fd < 0 ? error_set(e, errno, "pidfd of %d: %s", of->vpid, strerror(errno)) : fd;
+	return fd < 0 ? error_set(e, errno, "pidfd of %d: %s", d->image->pidfd->pid, strerror(errno)) : fd;
 }
 
 const struct file_kind file_fifo = {.name = "fifo", .is = is_fifo, .probe = fifo_probe};
