@@ -125,7 +125,7 @@ int relay_source_ack(struct relay_source *s, uint64_t offset)
 	size_t n;
 	int err = 0;
 
-	if (offset < s->acked)
+	if (offset < s->acked || s->peer_closed) /* what was on its way to a reader that has gone means nothing any more */
 		return 0;
 	if (offset > s->sent)
 		return -EPROTO;
@@ -140,6 +140,8 @@ int relay_source_ack(struct relay_source *s, uint64_t offset)
 
 int relay_source_rewind(struct relay_source *s, uint64_t offset)
 {
+	if (s->peer_closed)
+		return 0;
 	if (offset < s->acked || offset > s->sent)
 		return -EPROTO;
 	s->sent = offset;

@@ -43,10 +43,10 @@ static struct side at_home, at_guest;
 
 static void join(int break_home, int break_guest)
 {
-	at_home = (struct side){ home, guest, break_home, false };
-	at_guest = (struct side){ guest, home, break_guest, false };
 	relay_down(home);
 	relay_down(guest);
+	at_home = (struct side){ home, guest, break_home, false };
+	at_guest = (struct side){ guest, home, break_guest, false };
 	pthread_mutex_lock(&joined);
 	CU_ASSERT_EQUAL(relay_up(home, &(struct relay_link){ pass, &at_home }), 0);
 	CU_ASSERT_EQUAL(relay_up(guest, &(struct relay_link){ pass, &at_guest }), 0);
