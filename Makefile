@@ -8,7 +8,8 @@ SAN    ?=
 VERSION := 0.1.0
 
 PKGS   := fuse3 grpc libprotobuf-c jansson openssl
-CPPFLAGS += -D_GNU_SOURCE -DFUSE_USE_VERSION=314 -DSPRITE_VERSION='"$(VERSION)"' -I. -I$(BUILD)/gen $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+CPPFLAGS += -D_GNU_SOURCE -DFUSE_USE_VERSION=314 -DSPRITE_VERSION='"$(VERSION)"' -I. -I$(BUILD)/gen $(PKG_CFLAGS)
 CFLAGS += -std=gnu11 -O2 -g -Wall -Wextra -Werror -pthread $(SAN)
 LDFLAGS += -pthread $(SAN)
 L_CONF := -ljansson
