@@ -46,6 +46,7 @@ struct server {
 	pthread_mutex_t lock;		/* the fields below */
 	struct rpc_stream *stream;	/* of `events`, to cancel it at the end; changed under both locks */
 	uint64_t epoch, lease_epoch;	/* as the server said last */
+	bool recovering;		/* recover.c is at it */
 	uint32_t lease_ms;		/* 0: not attached yet */
 	uint64_t renew_at;		/* boot clock, ns */
 };
@@ -98,6 +99,11 @@ struct inode {
 	struct stat attr; /* under LEASE_ATTR, when attr_valid */
 	uint64_t attr_change, attr_gen;
 	bool attr_valid, no_acl, no_cap; /* no_*: known not to have such an xattr */
+	struct hash names; /* see names.c */
+	bool complete;
+	struct list locks; /* held by processes here, for recover.c */
+	unsigned unlocking; /* closes with an unlock on their way: who wants a lock here waits for them in unlock_waiters */
+	struct list unlock_waiters;
 	/* write-behind, see writeback.c */
 	struct list dirty, flying, wb_waiters; /* chunks; calls that wait for the file to be clean */
 	unsigned nflying;
@@ -130,6 +136,7 @@ struct stream {
 	int flags;	  /* O_* of the open */
 	bool dir;
 	atomic_uint_fast64_t open; /* the server's id */
+	uint64_t epoch; /* of the server's life that `open` is of; inode.lock */
 	bool released; /* inode.lock */
 	unsigned ndirty; /* chunks of write-behind that need it; inode.lock */
 	bool unlock;	 /* its close drops the flock of unlock_owner */
@@ -193,7 +200,7 @@ struct fs {
 	pthread_mutex_t recall_lock; /* recalls, inode.changing; the last but inode.lock */
 	pthread_cond_t recall_cond, wb_cond; /* something was recalled; a chunk has arrived */
 	struct list recall_queue, recall_busy;
-	atomic_uint_fast64_t recalls, epochs, local_opens, local_attrs;
+	atomic_uint_fast64_t recalls, epochs, local_opens, local_attrs, local_absent;
 	atomic_uint_fast64_t victim_gen; /* grows when a change of ours may have changed the nlink of we know not what */
 	atomic_uint local_streams;
 	atomic_uint_fast64_t dirty_bytes;
@@ -331,6 +338,7 @@ bool inode_is_virtual(struct fs *fs, const struct inode *ino);
 /* Any open of it, for the server to find an unlinked file by; 0: none. */
 uint64_t inode_any_open(struct inode *ino);
 size_t inode_count(struct fs *fs);
+size_t inode_of_server(struct fs *fs, const struct server *s, struct inode ***all); /* all that have streams or locks or dirty data, with references */
 struct inode *inode_by_handle(struct fs *fs, const ProtobufCBinaryData *h); /* with a reference, or NULL */
 /* All that hold a lease of s, with references; *all is to be freed. With `reset` the seqs of every inode of s are forgotten. */
 size_t inode_leased(struct fs *fs, const struct server *s, bool reset, struct inode ***all);
@@ -345,6 +353,8 @@ void stream_owner_add(struct stream *st, uint64_t owner);
 bool stream_owner_drop(struct inode *ino, uint64_t owner);
 /* The server does not know c's open id any more: opens again, then sends c again. Called without locks. */
 void stream_reopen(struct call *c);
+/* Opens again every stream whose id is of an earlier life of the server; -errno of the transport. */
+int stream_open_again(struct fs *fs, struct server *s, struct inode *ino, uint64_t epoch);
 /* Opens at the server what is only open here (open id 0), and waits for it; not from a handler. */
 void stream_open_local(struct fs *fs, struct inode *ino);
 /* Tells servers of home domains of what has been open here for a while. */
@@ -361,6 +371,7 @@ void stream_release(struct fs *fs, struct stream *st, bool unlock, uint64_t owne
 int prefix_start(struct fs *fs, struct error *e);
 void prefix_stop(struct fs *fs);
 void prefix_tick(struct fs *fs, uint64_t now); /* every 100 ms: asks for the table, renews */
+size_t prefix_domains(struct server *s, struct domain **all, size_t room); /* attached ones of that server */
 struct pnode *prefix_child(struct fs *fs, struct pnode *p, const char *name, size_t len);
 /* Starts attaching when needed and sees to it that the waiters hear of it. */
 void prefix_attach(struct fs *fs, struct domain *d);
@@ -404,6 +415,20 @@ void wb_tick(struct fs *fs, uint64_t now, bool all);
 void wb_discard(struct fs *fs, struct inode *ino);
 void wb_look_at_space(struct fs *fs, struct domain *d);
 
+/* ---- names.c */
+void names_end(struct inode *dir); /* with inode.lock */
+void names_add(struct inode *dir, const char *name);
+void names_begin_empty(struct inode *dir);
+/* A page that is the whole listing; `changes`: the directory's count when it was asked for. */
+void names_begin_page(struct inode *dir, const uint8_t *page, size_t len, uint64_t changes);
+bool names_absent(struct inode *dir, const char *name);
+
+/* ---- recover.c */
+void recover_start(struct server *s);
+/* A lock was granted or (F_UNLCK) dropped; ends are inclusive. */
+void recover_note_lock(struct inode *ino, uint64_t owner, bool flock, uint32_t type, uint64_t start, uint64_t end, uint32_t pid);
+void recover_forget_locks(struct inode *ino);
+
 /* ---- events.c */
 void events_ack(struct server *s, uint64_t id, const uint8_t *handle, size_t len);
 int events_start(struct server *s);
@@ -434,6 +459,8 @@ void ops_lock(struct fuse_lowlevel_ops *ops);
 struct inode *ops_entry_take(struct fs *fs, struct domain *dom, const Sprite__Fs__Entry *e, bool names, struct fuse_entry_param *p);
 bool ops_names_taken(struct inode *dir, uint64_t lease, uint64_t seq);
 void ops_dir_changed(struct fs *fs, struct inode *dir, const Sprite__Fs__Attr *a);
+void ops_unlock_begin(struct inode *ino);
+void ops_unlock_end(struct inode *ino);
 void ops_unlock_owner(struct fs *fs, struct inode *ino, uint64_t owner, fuse_req_t req);
 
 /* ---- ctl.c */

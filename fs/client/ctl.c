@@ -3,6 +3,8 @@
  * The control socket: JSON lines of rpc/local.h.
  *
  *	{"verb": "status"}	what this mount is and how it does: {"mount", "prefix", "pid", "attached", "servers": [...], "ops": {...}}
+ *	{"verb": "elect", "office": ..., "value": ..., "term": N, "holding": BOOL, "resign": BOOL}   (root only) an election on the root server:
+ *				{"holder", "value", "term", "you", "ttl_ms"}; at most a second
  *	{"verb": "prefixes"}	the table, one row a prefix: {"prefix", "server", "host", "port", "domain", "home", "mig_port"}
  */
 #include "fs/client/client.h"
@@ -43,8 +45,10 @@ static void status(struct fs *fs, struct local_conn *c)
 	pthread_mutex_lock(&fs->wait_lock);
 	attached = fs->root->dom->attached;
 	pthread_mutex_unlock(&fs->wait_lock);
-	local_ok(c, json_pack("{s:s,s:s,s:i,s:b,s:I,s:I,s:I,s:o,s:o}", "mount", fs->mount, "prefix", fs->prefix, "pid", (int)getpid(), "attached",
-			    attached, "inodes", (json_int_t)inode_count(fs), "calls", (json_int_t)fs->calls, "retries", (json_int_t)fs->retries,
+	local_ok(c, json_pack("{s:s,s:s,s:i,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o,s:o}", "mount", fs->mount, "prefix", fs->prefix, "pid", (int)getpid(), "attached",
+			    attached, "inodes", (json_int_t)inode_count(fs), "calls", (json_int_t)fs->calls, "retries", (json_int_t)fs->retries, "recalls", (json_int_t)fs->recalls, "epochs", (json_int_t)fs->epochs, "local_opens",
+			    (json_int_t)fs->local_opens, "local_absent",
+			    (json_int_t)fs->local_absent, "local_attrs", (json_int_t)fs->local_attrs, "dirty_bytes", (json_int_t)fs->dirty_bytes,
 			    "servers", servers_json(fs), "ops", ops_json(fs)));
 }
 
@@ -69,19 +73,56 @@ static void prefixes(struct fs *fs, struct local_conn *c)
 	local_ok(c, json_pack("{s:b,s:I}", "known", fs->table_known, "version", (json_int_t)fs->version));
 }
 
+static void elect(struct fs *fs, struct local_conn *c, const struct local_cred *who, json_t *request)
+{
+	Sprite__Fs__ElectReq m = SPRITE__FS__ELECT_REQ__INIT;
+	Sprite__Fs__ElectRep *rep;
+	struct rpc_msg out;
+	int r;
+
+	if (who->uid != 0) {
+		local_fail(c, EPERM, "only root may stand for an office");
+		return;
+	}
+	m.office = (char *)json_string_value(json_object_get(request, "office"));
+	m.value = (char *)json_string_value(json_object_get(request, "value"));
+	m.term = (uint64_t)json_integer_value(json_object_get(request, "term"));
+	m.holding = json_is_true(json_object_get(request, "holding"));
+	m.resign = json_is_true(json_object_get(request, "resign"));
+	if (!m.office) {
+		local_fail(c, EINVAL, "elect: no office");
+		return;
+	}
+	if (!m.value)
+		m.value = "";
+	r = rpc_call(fs->root_server->meta, &fs_methods[FS_ELECT], &m.base, NULL, 0, 1000, &out);
+	if (r < 0) {
+		local_fail(c, -r, "root server %s: %s", fs->root_server->name, strerror(-r));
+		return;
+	}
+	rep = (Sprite__Fs__ElectRep *)out.msg;
+	if (out.err)
+		local_fail(c, out.err, "root server %s: %s", fs->root_server->name, strerror(out.err));
+	else
+		local_ok(c, json_pack("{s:s,s:s,s:I,s:b,s:i}", "holder", rep->holder, "value", rep->value, "term", (json_int_t)rep->term, "you", rep->you,
+				    "ttl_ms", (int)rep->ttl_ms));
+	rpc_msg_clear(&out);
+}
+
 static void handle(void *ctx, struct local_conn *c, const struct local_cred *who, json_t *request)
 {
 	const char *verb = json_string_value(json_object_get(request, "verb"));
 
-	(void)who;
 	if (!verb)
 		local_fail(c, EINVAL, "no verb");
 	else if (!strcmp(verb, "status"))
 		status(ctx, c);
 	else if (!strcmp(verb, "prefixes"))
 		prefixes(ctx, c);
+	else if (!strcmp(verb, "elect"))
+		elect(ctx, c, who, request);
 	else
-		local_fail(c, EOPNOTSUPP, "unknown verb \"%s\" (known: status, prefixes)", verb);
+		local_fail(c, EOPNOTSUPP, "unknown verb \"%s\" (known: status, prefixes, elect)", verb);
 }
 
 int ctl_start(struct fs *fs, const char *path, struct error *e)

@@ -32,7 +32,11 @@ static void event_handle(struct server *s, const Sprite__Fs__Event *ev)
 	case SPRITE__FS__EVENT__KIND__PREFIXES:
 		atomic_store(&s->fs->table_stale, true);
 		break;
-	default:
+	default: /* the first of a stream says which life of the server this is */
+		pthread_mutex_lock(&s->lock);
+		if (ev->server_epoch && s->epoch && ev->server_epoch != s->epoch)
+			s->renew_at = 0;
+		pthread_mutex_unlock(&s->lock);
 		break;
 	}
 }

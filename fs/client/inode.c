@@ -37,6 +37,8 @@ static bool inode_retire(struct fs *fs, struct inode *ino)
 
 static void inode_free(struct inode *ino)
 {
+	recover_forget_locks(ino);
+	names_end(ino);
 	pthread_mutex_destroy(&ino->lock);
 	free(ino);
 }
@@ -101,6 +103,8 @@ static struct inode *inode_make(struct fs *fs, struct domain *dom, struct pnode 
 	ino->pnode = pnode;
 	pthread_mutex_init(&ino->lock, NULL);
 	list_init(&ino->streams);
+	list_init(&ino->locks);
+	list_init(&ino->unlock_waiters);
 	list_init(&ino->dirty);
 	list_init(&ino->flying);
 	list_init(&ino->wb_waiters);
@@ -306,6 +310,28 @@ size_t inode_leased(struct fs *fs, const struct server *s, bool reset, struct in
 		if (reset)
 			ino->recalled_seq = ino->born_seq = 0;
 		if (ino->lease) {
+			ino->refs++;
+			(*all)[n++] = ino;
+		}
+		pthread_mutex_unlock(&ino->lock);
+	}
+	pthread_mutex_unlock(&fs->inode_lock);
+	return n;
+}
+
+size_t inode_of_server(struct fs *fs, const struct server *s, struct inode ***all)
+{
+	struct hash_iter it = {0};
+	struct inode *ino;
+	size_t n = 0;
+
+	pthread_mutex_lock(&fs->inode_lock);
+	*all = calloc(fs->by_id.count + 1, sizeof(**all));
+	while (*all && (ino = hash_next(&fs->by_id, &it))) {
+		if (!ino->dom || ino->dom->server != s)
+			continue;
+		pthread_mutex_lock(&ino->lock);
+		if (!list_empty(&ino->streams) || !list_empty(&ino->locks) || !list_empty(&ino->dirty)) {
 			ino->refs++;
 			(*all)[n++] = ino;
 		}

@@ -158,8 +158,10 @@ static void ack(struct recall *r)
 }
 
 /* Notes the recall, and waits until every reply that had not seen it is written. */
-static void recall_note(struct fs *fs, struct inode *ino, uint64_t bits, bool one_name, uint64_t seq)
+static void recall_note(struct fs *fs, struct inode *ino, uint64_t bits, const char *one_name, uint64_t seq)
 {
+	if (one_name)
+		names_add(ino, one_name);
 	pthread_mutex_lock(&ino->lock);
 	if (seq > ino->recalled_seq)
 		ino->recalled_seq = seq;
@@ -167,6 +169,8 @@ static void recall_note(struct fs *fs, struct inode *ino, uint64_t bits, bool on
 		bits &= ~(uint64_t)SPRITE__FS__LEASE_BITS__LEASE_NAMES;
 	ino->lease &= ~bits;
 	ino->stamp++;
+	if (bits & SPRITE__FS__LEASE_BITS__LEASE_NAMES)
+		names_end(ino);
 	if (bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR)
 		ino->attr_valid = ino->no_acl = ino->no_cap = false;
 	pthread_mutex_unlock(&ino->lock);
@@ -272,7 +276,7 @@ void lease_recall(struct server *s, const Sprite__Fs__Event *ev)
 {
 	struct fs *fs = s->fs;
 	struct inode *ino;
-	bool one_name = ev->name && *ev->name;
+	const char *one_name = ev->name && *ev->name ? ev->name : NULL;
 
 	atomic_fetch_add(&fs->recalls, 1);
 	/* before the inode is looked for: one that is made after this compares itself with it */
@@ -333,7 +337,7 @@ void lease_drop_all(struct server *s, bool restarted, bool given_up)
 		atomic_store(&s->recalled_seq, 0);
 	n = inode_leased(fs, s, restarted, &all);
 	for (i = 0; i < n; i++) {
-		recall_note(fs, all[i], ~0ull, false, 0);
+		recall_note(fs, all[i], ~0ull, NULL, 0);
 		if (given_up)
 			wb_discard(fs, all[i]);
 	}
@@ -347,7 +351,7 @@ void lease_drop_all(struct server *s, bool restarted, bool given_up)
 
 void lease_renewed(struct server *s, uint64_t sent, uint64_t epoch, uint64_t lease_epoch, uint32_t lease_ms)
 {
-	bool restarted, given_up;
+	bool restarted, given_up, recovering;
 
 	pthread_mutex_lock(&s->lock);
 	restarted = s->epoch && s->epoch != epoch;
@@ -362,8 +366,12 @@ void lease_renewed(struct server *s, uint64_t sent, uint64_t epoch, uint64_t lea
 		log_note("%s %s: caches are dropped, files are opened anew", s->name, restarted ? "was restarted" : "had given us up");
 		atomic_store(&s->leasing, false);
 		lease_drop_all(s, restarted, given_up && !restarted);
+		recover_start(s);
 	}
-	if (lease_ms) {
+	pthread_mutex_lock(&s->lock);
+	recovering = s->recovering;
+	pthread_mutex_unlock(&s->lock);
+	if (lease_ms && !recovering) {
 		atomic_store(&s->valid_until, sent + lease_ms * 1000000ull);
 		atomic_store(&s->leasing, true);
 	}

@@ -203,6 +203,8 @@ static void readdir_done(struct call *c, int err, struct rpc_msg *out)
 	st->page_ns = clock_mono_ns();
 	st->page_changes = c->seq;
 	st->page_names_seq = covered ? rep->dir_lease_seq : 0;
+	if (covered && rep->end && !c->m.readdir.cookie && !c->ino->pnode)
+		names_begin_page(c->ino, page, st->page_len, c->seq);
 	fill_page(&f, st, st->page_cookie);
 	pthread_mutex_unlock(&st->lock);
 	filler_reply(&f);

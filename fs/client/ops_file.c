@@ -197,6 +197,7 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 	call_cred(c, true);
 	c->changes = true;
 	lease_change_begin(fs, dir);
+	names_add(dir, name);
 	c->m.create.cred = &c->cred;
 	c->handle = &c->m.create.dir;
 	c->m.create.name = call_strdup(c, name);
@@ -344,6 +345,8 @@ static void op_release(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 			ops_unlock_owner(fs, inode_hold(fs, st->ino), owner, NULL);
 	} while (more);
 	(void)id;
+	if (fi->flock_release)
+		recover_note_lock(st->ino, fi->lock_owner, true, F_UNLCK, 0, INT64_MAX, 0);
 	stream_release(fs, st, fi->flock_release, fi->lock_owner);
 	fuse_reply_err(req, 0);
 }

@@ -11,6 +11,43 @@
 #include <string.h>
 #include <sys/file.h>
 
+/*
+ * close(2) of a file with a flock has returned before the kernel's RELEASE reaches us, yet the next flock(2) must find it free: it waits here
+ * until the server has answered the close.
+ */
+void ops_unlock_begin(struct inode *ino)
+{
+	pthread_mutex_lock(&ino->lock);
+	ino->unlocking++;
+	pthread_mutex_unlock(&ino->lock);
+}
+
+void ops_unlock_end(struct inode *ino)
+{
+	struct list ready, *l;
+
+	list_init(&ready);
+	pthread_mutex_lock(&ino->lock);
+	if (--ino->unlocking == 0)
+		list_splice_tail(&ready, &ino->unlock_waiters);
+	pthread_mutex_unlock(&ino->lock);
+	while ((l = list_pop(&ready)))
+		call_submit(list_entry(l, struct call, link));
+}
+
+static void lock_submit(struct call *c)
+{
+	bool wait;
+
+	pthread_mutex_lock(&c->ino->lock);
+	wait = c->ino->unlocking && c->m.lock.type != F_UNLCK;
+	if (wait)
+		list_add_tail(&c->ino->unlock_waiters, &c->link);
+	pthread_mutex_unlock(&c->ino->lock);
+	if (!wait)
+		call_submit(c);
+}
+
 static void lock_range(struct call *c, const struct flock *l)
 {
 	c->m.lock.start = (uint64_t)l->l_start;
@@ -57,12 +94,16 @@ static void op_getlk(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi, s
 	c->m.lock.type = (uint32_t)l->l_type;
 	c->m.lock.pid = (uint32_t)l->l_pid;
 	c->m.lock.test = true;
-	call_submit(c);
+	lock_submit(c);
 }
 
 static void setlk_done(struct call *c, int err, struct rpc_msg *out)
 {
+	const Sprite__Fs__LockReq *m = &c->m.lock;
+
 	(void)out;
+	if (!err)
+		recover_note_lock(c->ino, m->owner, m->flock, m->type, m->start, m->end, m->pid);
 	fuse_reply_err(c->req, err);
 }
 
@@ -80,7 +121,7 @@ static void op_setlk(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi, s
 		c->m.lock.wait = c->waits = sleep;
 		c->m.lock.ticket = atomic_fetch_add(&c->fs->lock_ticket, 1) + 1;
 	}
-	call_submit(c);
+	lock_submit(c);
 }
 
 static void op_flock(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi, int op)
@@ -97,7 +138,7 @@ static void op_flock(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi, i
 		c->m.lock.wait = c->waits = !(op & LOCK_NB);
 		c->m.lock.ticket = atomic_fetch_add(&c->fs->lock_ticket, 1) + 1;
 	}
-	call_submit(c);
+	lock_submit(c);
 }
 
 /* Drops all fcntl locks of an owner on a file; answers `req` (0, close(2) does not fail for that) when there is one. Takes over the reference. */
@@ -107,6 +148,8 @@ static void unlocked(struct call *c, int err, struct rpc_msg *out)
 	(void)out;
 	if (c->req)
 		fuse_reply_err(c->req, 0);
+	else
+		ops_unlock_end(c->ino);
 }
 
 void ops_unlock_owner(struct fs *fs, struct inode *ino, uint64_t owner, fuse_req_t req)
@@ -120,6 +163,9 @@ void ops_unlock_owner(struct fs *fs, struct inode *ino, uint64_t owner, fuse_req
 	c->m.lock.owner = owner;
 	c->m.lock.type = F_UNLCK;
 	c->m.lock.end = INT64_MAX;
+	recover_note_lock(ino, owner, false, F_UNLCK, 0, INT64_MAX, 0);
+	if (!req)
+		ops_unlock_begin(ino);
 	call_submit(c);
 }
 

@@ -64,6 +64,8 @@ static void reply_entry(struct call *c, const Sprite__Fs__Entry *e, uint64_t dir
 	lease_reply_begin(fs);
 	ino = ops_entry_take(fs, c->dom, e, ops_names_taken(c->ino, dir_lease, dir_seq), &p);
 	if (ino) {
+		if (c->op == FS_MAKE && S_ISDIR(p.attr.st_mode))
+			names_begin_empty(ino);
 		if (c->pnode && !ino->pnode)
 			ino->pnode = c->pnode;
 		gone = fuse_reply_entry(c->req, &p) == -ENOENT;
@@ -252,7 +254,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	struct fs *fs = fuse_req_userdata(req);
 	struct inode *dir = inode_get(fs, parent);
 	struct pnode *k = dir->pnode ? prefix_child(fs, dir->pnode, name, strlen(name)) : NULL;
-	bool is_virtual = inode_is_virtual(fs, dir);
+	bool is_virtual = inode_is_virtual(fs, dir), absent;
 	struct call *c;
 	struct stat st;
 
@@ -271,6 +273,19 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	if (is_virtual) {
 		inode_put(fs, dir);
 		fuse_reply_err(req, ENOENT);
+		return;
+	}
+	lease_reply_begin(fs);
+	absent = !k && names_absent(dir, name);
+	if (absent) {
+		struct fuse_entry_param p = {.entry_timeout = LEASE_LONG};
+
+		atomic_fetch_add_explicit(&fs->local_absent, 1, memory_order_relaxed);
+		fuse_reply_entry(req, &p);
+	}
+	lease_reply_end(fs);
+	if (absent) {
+		inode_put(fs, dir);
 		return;
 	}
 	c = call_new(fs, req, FS_LOOKUP, dir, lookup_done);
@@ -323,6 +338,7 @@ static struct call *change_new(fuse_req_t req, enum fs_op op, fuse_ino_t parent,
 		call_cred(c, true);
 		c->changes = true;
 		lease_change_begin(fs, dir);
+		names_add(dir, name);
 	}
 	return c;
 }
@@ -407,6 +423,7 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 	c->ino2 = to_dir;
 	c->changes2 = true;
 	lease_change_begin(fs, to_dir);
+	names_add(to_dir, to_name);
 	c->m.rename.cred = &c->cred;
 	c->handle = &c->m.rename.dir;
 	c->handle2 = &c->m.rename.to_dir;

@@ -359,6 +359,26 @@ static void table_ask(struct fs *fs)
 	call_submit(c);
 }
 
+static size_t domains(struct pnode *p, const struct server *s, struct domain **all, size_t n, size_t room)
+{
+	for (; p && n < room; p = p->next) {
+		if (p->dom && p->dom->server == s && p->dom->attached)
+			all[n++] = p->dom;
+		n = domains(p->child, s, all, n, room);
+	}
+	return n;
+}
+
+size_t prefix_domains(struct server *s, struct domain **all, size_t room)
+{
+	size_t n;
+
+	pthread_mutex_lock(&s->fs->table_lock);
+	n = domains(s->fs->root, s, all, 0, room);
+	pthread_mutex_unlock(&s->fs->table_lock);
+	return n;
+}
+
 static void renewed(struct call *c, int err, struct rpc_msg *out)
 {
 	Sprite__Fs__RenewRep *rep = err ? NULL : (Sprite__Fs__RenewRep *)out->msg;
@@ -388,6 +408,7 @@ static void renew(struct server *s, uint64_t now)
 	c->seq = clock_boot_ns();
 	c->m.renew.instance = (char *)fs->mount;
 	c->m.renew.lease_epoch = s->lease_epoch;
+	c->m.renew.recovered = !s->recovering;
 	call_submit(c);
 }
 

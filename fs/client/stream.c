@@ -24,6 +24,7 @@ struct stream *stream_new(struct inode *ino, uint64_t open, int flags, bool dir,
 		return NULL;
 	st->ino = ino;
 	st->open = open;
+	st->epoch = ino->dom && ino->dom->server ? ino->dom->server->epoch : 0;
 	st->flags = flags;
 	st->dir = dir;
 	st->uid = who->uid;
@@ -112,9 +113,17 @@ bool stream_owner_drop(struct inode *ino, uint64_t owner)
 	return found;
 }
 
+static void unlocked(struct call *c, int err, struct rpc_msg *out)
+{
+	(void)err;
+	(void)out;
+	ops_unlock_end(c->ino);
+}
+
+/* With `unlock`: ops_unlock_begin() has been called. */
 void stream_close_id(struct fs *fs, struct inode *ino, uint64_t open, bool unlock, uint64_t owner)
 {
-	struct call *c = call_new(fs, NULL, FS_CLOSE, ino, NULL);
+	struct call *c = call_new(fs, NULL, FS_CLOSE, ino, unlock ? unlocked : NULL);
 
 	if (!c)
 		return;
@@ -135,6 +144,7 @@ static void stream_opened(struct fs *fs, struct stream *st, uint64_t open, bool 
 		if (!st->open)
 			atomic_fetch_sub(&fs->local_streams, 1);
 		st->open = open;
+		st->epoch = st->ino->dom->server->epoch;
 	}
 	pthread_mutex_unlock(&st->ino->lock);
 	if (superfluous)
@@ -149,6 +159,8 @@ void stream_release(struct fs *fs, struct stream *st, bool unlock, uint64_t owne
 
 	pthread_mutex_lock(&st->ino->lock);
 	st->released = true;
+	unlock &= st->open != 0;
+	st->ino->unlocking += unlock;
 	st->unlock = unlock;
 	st->unlock_owner = owner;
 	open = st->open;
@@ -320,6 +332,53 @@ void stream_tick(struct fs *fs, uint64_t now)
 		pthread_mutex_lock(&fs->wait_lock);
 	}
 	pthread_mutex_unlock(&fs->wait_lock);
+}
+
+/* The next stream whose id is of another life of the server, after the `skip` first ones; with a reference. */
+static struct stream *next_old(struct inode *ino, uint64_t epoch, unsigned skip)
+{
+	struct stream *st, *found = NULL;
+
+	pthread_mutex_lock(&ino->lock);
+	list_each(st, &ino->streams, link)
+		if (st->open && (!st->released || st->ndirty) && st->epoch != epoch && !skip--) {
+			st->refs++;
+			found = st;
+			break;
+		}
+	pthread_mutex_unlock(&ino->lock);
+	return found;
+}
+
+int stream_open_again(struct fs *fs, struct server *s, struct inode *ino, uint64_t epoch)
+{
+	struct stream *st;
+	unsigned failed = 0;
+	int r = 0;
+
+	while (r == 0 && (st = next_old(ino, epoch, failed))) {
+		Sprite__Fs__OpenReq m = SPRITE__FS__OPEN_REQ__INIT;
+		Sprite__Fs__Cred cred = SPRITE__FS__CRED__INIT;
+		struct rpc_msg out;
+
+		open_fill(st, &m, &cred);
+		m.handle = (ProtobufCBinaryData){.len = ino->handle_len, .data = ino->handle};
+		r = rpc_call(s->meta, &fs_methods[FS_OPEN], &m.base, NULL, 0, 5000, &out);
+		if (r == 0 && !out.err) {
+			pthread_mutex_lock(&ino->lock);
+			st->open = ((Sprite__Fs__OpenRep *)out.msg)->open;
+			st->epoch = epoch;
+			pthread_mutex_unlock(&ino->lock);
+		} else {
+			failed++;
+			if (r == 0)
+				log_warn("%s: a file open here could not be reclaimed: %s", ino->dom->prefix, strerror(out.err));
+		}
+		if (r == 0)
+			rpc_msg_clear(&out);
+		stream_put(fs, st);
+	}
+	return r;
 }
 
 struct together {

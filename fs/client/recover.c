@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * After a server was restarted, or had given us up.
+ *
+ *	server_epoch changed	leases are over; caches are dropped, dirty data is kept. Then, while the server answers nobody else: attach, open
+ *				again what is open (reclaim), take the locks again (reclaim), send the dirty data, and say so: Renew{recovered}.
+ *	lease_epoch changed	the same, but dirty data from before must not be written any more (fencing): it is reported as EIO.
+ *
+ * Invariants
+ *  1. Nothing is granted to us between the drop and the end (server.recovering keeps leasing off).
+ *  2. A stream is opened once per life of the server: stream.epoch tells for which its id is. Calls that meet FS_EREOPEN meanwhile open it themselves.
+ *  3. Processes only wait: their calls are parked by the server or retried by call.c.
+ *
+ * One thread per recovery; a restart in the middle of one makes it begin again. The ranges of locks held here are kept per inode in the order of no
+ * importance: ranges of one owner never overlap (fcntl(2)).
+ */
+#include "fs/client/client.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include "conf/clock.h"
+#include "conf/log.h"
+
+struct held {
+	struct list link; /* inode.locks, under inode.lock */
+	uint64_t owner, start, end;
+	uint32_t type, pid;
+	bool flock;
+};
+
+/* ---- which locks are held */
+
+static void held_add(struct inode *ino, const struct held *h)
+{
+	struct held *k = malloc(sizeof(*k));
+
+	if (!k)
+		return; /* then it is not reclaimed after a restart; nothing else depends on it */
+	*k = *h;
+	list_add_tail(&ino->locks, &k->link);
+}
+
+void recover_note_lock(struct inode *ino, uint64_t owner, bool flock, uint32_t type, uint64_t start, uint64_t end, uint32_t pid)
+{
+	struct held *h, *tmp, cut;
+
+	pthread_mutex_lock(&ino->lock);
+	list_each_safe(h, tmp, &ino->locks, link) {
+		if (h->owner != owner || h->flock != flock || h->end < start || end < h->start)
+			continue;
+		cut = *h;
+		list_del(&h->link);
+		free(h);
+		if (cut.start < start)
+			held_add(ino, &(struct held){.owner = owner, .start = cut.start, .end = start - 1, .type = cut.type, .pid = cut.pid, .flock = flock});
+		if (cut.end > end)
+			held_add(ino, &(struct held){.owner = owner, .start = end + 1, .end = cut.end, .type = cut.type, .pid = cut.pid, .flock = flock});
+	}
+	if (type != F_UNLCK)
+		held_add(ino, &(struct held){.owner = owner, .start = start, .end = end, .type = type, .pid = pid, .flock = flock});
+	pthread_mutex_unlock(&ino->lock);
+}
+
+void recover_forget_locks(struct inode *ino)
+{
+	struct list *l;
+
+	while ((l = list_pop(&ino->locks)))
+		free(list_entry(l, struct held, link));
+}
+
+/* ---- taking back what we had */
+
+static int attach_again(struct server *s, struct domain *d)
+{
+	Sprite__Fs__AttachReq m = SPRITE__FS__ATTACH_REQ__INIT;
+	Sprite__Fs__Cred cred = SPRITE__FS__CRED__INIT;
+	struct rpc_msg out;
+	int r;
+
+	m.prefix = d->prefix;
+	m.cred = &cred;
+	m.instance = (char *)s->fs->mount;
+	m.leases = m.ack_now = true;
+	r = rpc_call(s->meta, &fs_methods[FS_ATTACH], &m.base, NULL, 0, 5000, &out);
+	if (r == 0) {
+		r = -out.err;
+		rpc_msg_clear(&out);
+	}
+	return r;
+}
+
+static int locks_again(struct server *s, struct inode *ino)
+{
+	struct held *h, *all;
+	size_t i, n = 0, room = 0;
+	int r = 0;
+
+	pthread_mutex_lock(&ino->lock);
+	list_each(h, &ino->locks, link)
+		room++;
+	all = room ? malloc(room * sizeof(*all)) : NULL;
+	if (all)
+		list_each(h, &ino->locks, link)
+			all[n++] = *h;
+	pthread_mutex_unlock(&ino->lock);
+	for (i = 0; i < n && r == 0; i++) {
+		Sprite__Fs__LockReq m = SPRITE__FS__LOCK_REQ__INIT;
+		struct rpc_msg out;
+
+		m.handle = (ProtobufCBinaryData){.len = ino->handle_len, .data = ino->handle};
+		m.open = inode_any_open(ino);
+		m.owner = all[i].owner;
+		m.pid = all[i].pid;
+		m.type = all[i].type;
+		m.start = all[i].start;
+		m.end = all[i].end;
+		m.flock = all[i].flock;
+		m.reclaim = true;
+		r = rpc_call(s->meta, &fs_methods[FS_LOCK], &m.base, NULL, 0, 5000, &out);
+		if (r == 0) {
+			if (out.err)
+				log_warn("%s: a lock held here is lost: %s", ino->dom->prefix, strerror(out.err));
+			rpc_msg_clear(&out);
+		}
+	}
+	free(all);
+	return r;
+}
+
+static int say_recovered(struct server *s, uint64_t epoch)
+{
+	Sprite__Fs__RenewReq m = SPRITE__FS__RENEW_REQ__INIT;
+	Sprite__Fs__RenewRep *rep;
+	struct rpc_msg out;
+	int r;
+
+	m.instance = (char *)s->fs->mount;
+	m.recovered = true;
+	r = rpc_call(s->meta, &fs_methods[FS_RENEW], &m.base, NULL, 0, 5000, &out);
+	if (r)
+		return r;
+	rep = (Sprite__Fs__RenewRep *)out.msg;
+	r = out.err ? -out.err : rep->server_epoch != epoch ? -EAGAIN : 0;
+	rpc_msg_clear(&out);
+	return r;
+}
+
+/* Once through; -errno when the server is away again. */
+static int recover_once(struct server *s, uint64_t epoch)
+{
+	struct fs *fs = s->fs;
+	struct domain *doms[64];
+	struct inode **all;
+	size_t i, n, nd;
+	int r = 0;
+
+	nd = prefix_domains(s, doms, 64);
+	for (i = 0; i < nd && r == 0; i++)
+		r = attach_again(s, doms[i]);
+	if (r == -EACCES) /* a home that lets us in no more: its files are not ours to reclaim */
+		r = 0;
+	n = inode_of_server(fs, s, &all);
+	for (i = 0; i < n; i++) {
+		if (r == 0)
+			r = stream_open_again(fs, s, all[i], epoch);
+		if (r == 0)
+			r = locks_again(s, all[i]);
+	}
+	for (i = 0; i < n; i++) {
+		if (r == 0)
+			wb_flush_wait(fs, all[i]);
+		inode_put(fs, all[i]);
+	}
+	free(all);
+	return r ? r : say_recovered(s, epoch);
+}
+
+static void *recover_main(void *arg)
+{
+	struct server *s = arg;
+	uint64_t epoch;
+	bool again;
+	int r;
+
+	pthread_setname_np(pthread_self(), "recover");
+	do {
+		pthread_mutex_lock(&s->lock);
+		epoch = s->epoch;
+		pthread_mutex_unlock(&s->lock);
+		r = recover_once(s, epoch);
+		pthread_mutex_lock(&s->lock);
+		again = s->epoch != epoch || r < 0;
+		if (!again || s->fs->stopping)
+			s->recovering = again = false;
+		pthread_mutex_unlock(&s->lock);
+		if (again)
+			usleep(200000);
+	} while (again);
+	log_note("%s: recovered", s->name);
+	return NULL;
+}
+
+void recover_start(struct server *s)
+{
+	pthread_t t;
+	bool start;
+
+	pthread_mutex_lock(&s->lock);
+	start = !s->recovering;
+	s->recovering = true;
+	pthread_mutex_unlock(&s->lock);
+	if (!start)
+		return;
+	if (pthread_create(&t, NULL, recover_main, s) == 0) {
+		pthread_detach(t);
+		return;
+	}
+	log_error("%s: no thread for the recovery", s->name);
+	pthread_mutex_lock(&s->lock);
+	s->recovering = false;
+	pthread_mutex_unlock(&s->lock);
+}
