@@ -16,7 +16,7 @@ job "python3 beat.py"; until_true 10 on ws1 test -s $JD/out
 refused "unknown host" 1 'nohost' mig move -H nohost "$JOB"
 refused "a file server is no workstation: no migd there" 1 'fs1' mig move -H fs1 "$JOB"
 refused "no such process" 1 'No such process|no process' mig move -H ws2 29999
-refused "not a number" 2 '' mig move -H ws2 x12
+refused "not a number" 64 '' mig move -H ws2 x12
 refused "another's process" 1 'not permitted|EPERM|owner' as guest ws1 mig move -H ws2 "$JOB"
 refused "home of what never left" 1 "$JOB" mig home "$JOB"
 refused "already there" 1 'already|ws1' mig move -H ws1 "$JOB"
