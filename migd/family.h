@@ -65,6 +65,8 @@ struct family {
 	bool filled;	      /* home: the hollows hold an image that is not decided yet */
 	struct rpc_stream *relay_stream; /* the relays' link */
 	bool orphaned;	      /* guest: its home does not answer */
+	bool evicting;	      /* guest: has to go; off the CPU until it is on its way */
+	uint64_t evict_ns;    /* guest: when its home was asked last to take it */
 	int64_t since;	      /* clock_real_ns() of the last arrival */
 	struct member *members;
 	size_t nmembers;

@@ -38,6 +38,16 @@ static void cgroup_name(const struct family *f, char *out, size_t n)
 	snprintf(out, n, "sprite-%s.%llu", f->id, (unsigned long long)f->gen);
 }
 
+int guest_freeze(struct family *f, bool frozen)
+{
+	char name[FAMILY_ID_MAX + 40];
+
+	if (!f->m->cgroups)
+		return -EOPNOTSUPP;
+	cgroup_name(f, name, sizeof(name));
+	return cgroup_freeze(f->m->cgroups, name, frozen, FREEZE_MS);
+}
+
 void guest_forget(struct family *f)
 {
 	char name[FAMILY_ID_MAX + 40];

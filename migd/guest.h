@@ -16,6 +16,9 @@ void guest_go(void *ctx, struct rpc_request *rq);
 void guest_abort(void *ctx, struct rpc_request *rq);
 void guest_signal(void *ctx, struct rpc_request *rq);
 
+/* Under f->lock: takes it off the CPU, or lets it run on, by its cgroup. At once; -errno. */
+int guest_freeze(struct family *f, bool frozen);
+
 /* Every second: asks the home what to do with families in doubt. */
 void guests_tick(struct migd *m);
 /* One record of the journal, at start. */

@@ -14,11 +14,12 @@
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
-#include "migd/cgroup.h"
 #include "migd/family.h"
+#include "migd/guest.h"
 #include "migd/hosts.h"
 
-enum { SAMPLE_MS = 2000, EVICT_CALL_MS = 3000, THAW_MS = 500 };
+#define EVICT_AGAIN_NS (2ull * 1000000000)
+enum { SAMPLE_MS = 2000, EVICT_CALL_MS = 3000 };
 
 struct owner {
 	struct migd *m;
@@ -77,61 +78,108 @@ struct evict {
 	char why[64];
 };
 
-static void cgroup_of(struct family *f, char *name, size_t n)
-{
-	snprintf(name, n, "sprite-%s.%llu", f->id, (unsigned long long)f->gen);
-}
-
 static void *evict_main(void *arg)
 {
 	struct evict *ev = arg;
 	struct family *f = ev->f;
 	Sprite__Mig__EvictReq r = SPRITE__MIG__EVICT_REQ__INIT;
-	char name[FAMILY_ID_MAX + 40];
 	struct error e = { 0 };
 	struct host *h = hosts_find(f->m->hosts, f->home, &e);
 
-	/* Off the CPU first; the engine stops its threads for good before they could run on after the thaw. */
-	cgroup_of(f, name, sizeof(name));
 	r.family = f->id;
 	r.gen = f->gen;
 	r.why = ev->why;
 	if (!h || host_call(h, MIG_EVICT, &r.base, EVICT_CALL_MS, NULL, &e))
-		log_warn("family %s: %d (%s) cannot be sent home: %s", f->id, f->pid, f->comm, e.text);
+		log_warn("family %s: %d (%s) cannot go home now: %s", f->id, f->pid, f->comm, e.text);
 	family_put(f);
 	free(ev);
 	return NULL;
+}
+
+static bool evict_ask(struct family *f, const char *why)
+{
+	struct evict *ev = calloc(1, sizeof(*ev));
+
+	if (!ev)
+		return false;
+	ev->f = family_get(f);
+	snprintf(ev->why, sizeof(ev->why), "%s", why);
+	if (!thread_run(evict_main, ev))
+		return true;
+	family_put(f);
+	free(ev);
+	return false;
+}
+
+/* Off the CPU, if it is on it: one that is just arriving or leaving is in the engine's hands, where it does not run either. */
+static bool evict_stop(struct family *f)
+{
+	uint64_t now = clock_boot_ns();
+	bool news;
+
+	pthread_mutex_lock(&f->lock);
+	news = !f->evicting || now - f->evict_ns > EVICT_AGAIN_NS; /* an owner who types does not ask with every key */
+	f->evicting = true;
+	if (news)
+		f->evict_ns = now;
+	if (f->machine.state == MD_RUNNING || f->machine.state == MS_RUNNING)
+		guest_freeze(f, true);
+	pthread_mutex_unlock(&f->lock);
+	return news;
 }
 
 size_t evict_guests(struct migd *m, const char *id, const char *why)
 {
 	struct family **v;
 	size_t n = families_list(m->families, FAM_GUEST, &v), asked = 0;
+	bool *ask = calloc(n + 1, sizeof(*ask));
 
-	for (size_t i = 0; i < n; i++) {
-		struct evict *ev;
+	for (size_t i = 0; i < n; i++) /* all of them stop before anything else is done */
+		if (!id || !strcmp(id, v[i]->id)) {
+			bool news = evict_stop(v[i]);
 
-		if (id && strcmp(id, v[i]->id))
-			continue;
-		ev = calloc(1, sizeof(*ev));
-		if (!ev)
-			continue;
-		ev->f = family_get(v[i]);
-		snprintf(ev->why, sizeof(ev->why), "%s", why);
-		if (thread_run(evict_main, ev)) {
-			family_put(ev->f);
-			free(ev);
-			continue;
+			if (ask)
+				ask[i] = news;
 		}
-		asked++;
-	}
+	for (size_t i = 0; ask && i < n; i++)
+		if (ask[i])
+			asked += evict_ask(v[i], why);
+	free(ask);
 	families_list_free(v, n);
 	return asked;
 }
 
+/* Guests that were told to go and are still here: asked for again, or let run on when the owner has gone again. */
+static void evict_again(struct migd *m, bool idle)
+{
+	struct family **v;
+	size_t n = families_list(m->families, FAM_GUEST, &v);
+	uint64_t now = clock_boot_ns();
+
+	for (size_t i = 0; i < n; i++) {
+		struct family *f = v[i];
+		bool ask = false;
+
+		pthread_mutex_lock(&f->lock);
+		if (f->evicting && idle) {
+			f->evicting = false;
+			guest_freeze(f, false);
+		} else if (f->evicting && now - f->evict_ns > EVICT_AGAIN_NS) {
+			f->evict_ns = now;
+			ask = true;
+			if (f->machine.state == MD_RUNNING || f->machine.state == MS_RUNNING)
+				guest_freeze(f, true);
+		}
+		pthread_mutex_unlock(&f->lock);
+		if (ask)
+			evict_ask(f, "asked again");
+	}
+	families_list_free(v, n);
+}
+
 /* ---- the watch ---- */
 
-static void look(struct owner *o, bool input)
+static void look(struct owner *o)
 {
 	struct idle_source src[32];
 	struct idle_view v;
@@ -152,10 +200,7 @@ static void look(struct owner *o, bool input)
 	pthread_mutex_unlock(&o->lock);
 	if (was != idle)
 		log_note("this host is %s (%s)", idle ? "idle" : "in use", why);
-	if (input && families_count(o->m->families, FAM_GUEST)) {
-		n = evict_guests(o->m, NULL, "its owner is back");
-		log_note("the owner is back: %zu guest%s sent home", n, n == 1 ? "" : "s");
-	}
+	evict_again(o->m, idle);
 }
 
 static void *owner_main(void *arg)
@@ -172,9 +217,15 @@ static void *owner_main(void *arg)
 			return NULL;
 		if (p[1].revents)
 			input = idle_poll(o->watch);
+		if (input && families_count(o->m->families, FAM_GUEST)) {
+			size_t n = evict_guests(o->m, NULL, "its owner is back");
+
+			if (n)
+				log_note("the owner is back: %zu guest%s stopped and sent home", n, n == 1 ? "" : "s");
+		}
 		if (input || clock_mono_ns() - last > SAMPLE_MS * 900000ull) {
 			last = clock_mono_ns();
-			look(o, input);
+			look(o);
 		}
 	}
 }

@@ -268,8 +268,13 @@ static int give_up(struct family *f, struct send_plan *p, enum mig_event ev)
 		mig_step(p->machine, ME_OK, &act);
 		pthread_mutex_unlock(&f->lock);
 	}
-	if (f->role == FAM_GUEST)
+	if (f->role == FAM_GUEST) {
 		relay_resume(f->relays);
+		pthread_mutex_lock(&f->lock);
+		if (f->evicting)
+			guest_freeze(f, true); /* it stays, but off the CPU; its home is asked again */
+		pthread_mutex_unlock(&f->lock);
+	}
 	return 0;
 }
 
@@ -282,6 +287,8 @@ int transfer_send(struct family *f, struct send_plan *p, struct error *e)
 
 	pthread_mutex_lock(&f->lock);
 	err = mig_step(p->machine, ME_START, &act);
+	if (!err && f->role == FAM_GUEST && f->evicting)
+		guest_freeze(f, false); /* injected code does not run in a frozen group; the engine stops it in a moment */
 	pthread_mutex_unlock(&f->lock);
 	if (err)
 		return error_set(e, EBUSY, "%d (%s) is on its way already", f->pid, f->comm);
