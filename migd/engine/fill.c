@@ -22,6 +22,8 @@
 #include "migd/engine/nest.h"
 #include "rpc/image.pb-c.h"
 
+enum { TRIES = 50 }; /* for a number at home, which every fork there takes a chance at */
+
 typedef Sprite__Image__ImgHead img_head;
 typedef Sprite__Image__ImgProc img_proc;
 
@@ -143,7 +145,7 @@ static int make_thread(struct eng_proc *p, unsigned slot, pid_t vtid, struct err
 				INJECT_RAW(t, SYS_exit, 0);
 			thread_drop(p, p->nthreads - 1);
 		}
-		if (try == 20)
+		if (try == TRIES)
 			return error_set(e, EEXIST, "thread %d of process %d: that number is taken", vtid, p->vpid);
 	}
 	r = find_tid(p, vtid, &tid);
@@ -285,11 +287,23 @@ static int vessel_child(struct eng_family *f, struct eng_proc *parent, const img
 		a.set_tid_size = 1;
 	}
 	at = eng_scratch_put(parent, &a, sizeof(a));
-	aim_next_pid(parent, m->pid, &aim);
-	r = ENG_SYS(parent->threads[0], SYS_clone3, at, sizeof(a), 0, 0, 0, parent->threads[0]->core->slot);
-	aim_done(&aim);
-	if (r < 0 || r != m->pid)
-		return error_set(e, r < 0 ? -r : EEXIST, "process %d cannot be made: %s", m->pid, r < 0 ? strerror(-r) : "that number is taken");
+	for (int try = 0;; try++) {
+		aim_next_pid(parent, m->pid, &aim);
+		r = ENG_SYS(parent->threads[0], SYS_clone3, at, sizeof(a), 0, 0, 0, parent->threads[0]->core->slot);
+		aim_done(&aim);
+		if (r < 0 || r == m->pid)
+			break;
+		if (find_child(parent, r, &pid) == 0) /* another process was faster: this one ends, once more */
+			kill(pid, SIGKILL);
+		ENG_SYS(parent->threads[0], SYS_wait4, r, 0, __WALL, 0);
+		hollow_drain_chld(parent);
+		at = eng_scratch_put(parent, &a, sizeof(a));
+		r = -EEXIST;
+		if (try == TRIES)
+			break;
+	}
+	if (r < 0)
+		return error_set(e, -r, "process %d cannot be made: %s", m->pid, r != -EEXIST ? strerror(-r) : "that number is taken");
 	r = find_child(parent, m->pid, &pid);
 	p = r == 0 ? proc_new(f, pid, m->pid) : NULL;
 	t = p ? thread_new(p, pid, m->pid) : NULL;
@@ -698,8 +712,9 @@ int eng_release_threads(struct eng_family *f)
 
 int eng_resume(struct eng_family *f, struct error *e)
 {
-	if (f->state != ENG_FILLED)
-		return error_set(e, EINVAL, "resume of a family that is not filled");
+	/* Parked: found again after a restart; the caller's journal knows that it had been filled. */
+	if (f->state != ENG_FILLED && f->state != ENG_PARKED)
+		return error_set(e, EINVAL, "resume of a family that is %s", eng_state_name(f));
 	if (!f->nest)
 		wait_for_clock(f);
 	eng_release_threads(f);

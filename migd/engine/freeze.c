@@ -30,7 +30,7 @@ enum { SEIZE_OPTIONS = PTRACE_O_TRACESYSGOOD, SUSPEND_SECCOMP = 1 << 21 };
 /*
  * A thread that does not stop within the limit waits for a device, or for its vfork child, which we have stopped: so all is let go, and tried again.
  */
-static const uint64_t stop_limit_ns = 100000000ULL;
+static const uint64_t stop_limit_ns = 100000000ULL, busy_limit_ns = 3000000000ULL; /* in an uninterruptible wait; on a busy machine */
 enum { ATTEMPTS = 20, ATTEMPT_PAUSE_MS = 30 };
 
 static int thread_seize(struct eng_thread *t)
@@ -72,18 +72,30 @@ static int wait_until(pid_t tid, int *st, uint64_t end)
 	}
 }
 
+static char thread_state(struct eng_thread *t)
+{
+	struct procfs_stat st;
+	char path[64];
+	_cleanup_close_ int dir = -1;
+
+	snprintf(path, sizeof(path), "task/%d", t->tid);
+	dir = openat(t->proc->dir, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return dir < 0 || procfs_stat(dir, &st) < 0 ? 'X' : st.state;
+}
+
 /* 0, -ESRCH: it ended meanwhile, -EBUSY. */
 static int thread_await(struct eng_thread *t, struct error *e)
 {
-	uint64_t end = clock_mono_ns() + stop_limit_ns;
+	uint64_t begun = clock_mono_ns();
 	int st, r;
 
 	for (;;) {
-		r = wait_until(t->tid, &st, end);
+		r = wait_until(t->tid, &st, clock_mono_ns() + stop_limit_ns);
+		if (r == 0 && thread_state(t) != 'D' && clock_mono_ns() < begun + busy_limit_ns)
+			continue;
 		if (r == 0)
 			return error_set(e, EBUSY, "thread %d does not stop: it is in an uninterruptible wait (vfork or a device): try again later", t->vtid);
 		if (r < 0 || WIFEXITED(st) || WIFSIGNALED(st)) {
-			log_debug("engine: thread %d ended while it was stopped: %d, status %x", t->tid, r, st);
 			t->core->gone = true;
 			return -ESRCH;
 		}
@@ -137,13 +149,9 @@ static struct eng_thread *thread_by_tid(struct eng_proc *p, pid_t tid)
 /* The kernel says EPERM, too, for who is ending just now. */
 static bool thread_ended(struct eng_thread *t)
 {
-	struct procfs_stat st;
-	char path[64];
-	_cleanup_close_ int dir = -1;
+	char state = thread_state(t);
 
-	snprintf(path, sizeof(path), "task/%d", t->tid);
-	dir = openat(t->proc->dir, path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	return dir < 0 || procfs_stat(dir, &st) < 0 || st.state == 'Z' || st.state == 'X';
+	return state == 'Z' || state == 'X';
 }
 
 /* One round over a process's threads. Number of new ones, or -errno. */
@@ -219,6 +227,10 @@ static int proc_freeze(struct eng_proc *p, struct error *e)
 		total += r;
 		ours = false;
 	} while (r > 0);
+	if (total > 0) { /* it may have called exec since: then that descriptor is of the address space before */
+		close(p->core->mem);
+		p->core->mem = openat(p->dir, "mem", O_RDWR | O_CLOEXEC);
+	}
 	return total;
 }
 
@@ -435,15 +447,27 @@ static int family_look(struct eng_family *f, struct eng_reasons *why, struct err
 
 int freeze_thread_resume(struct eng_thread *t, bool stop_again)
 {
-	if (t->core->gone || !t->core->stopped)
-		return -ESRCH;
-	if (t->core->looked)
-		regs_set(t, &t->core->frozen);
-	if (t->core->masked)
-		ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask);
-	t->core->stopped = false;
+	int r = 0;
+
 	(void)stop_again;
-	return ptrace(PTRACE_DETACH, t->tid, 0, 0) < 0 ? -errno : 0;
+	if (!t->core->gone && !t->core->stopped) /* seized, but its stop had not been waited for */
+		thread_await(t, NULL);
+	if (t->core->gone)
+		return -ESRCH;
+	if (!t->core->stopped) {
+		log_warn("engine: thread %d does not stop to be let go", t->vtid);
+		return -EBUSY;
+	}
+	if (t->core->looked)
+		r = regs_set(t, &t->core->frozen);
+	if (r == 0 && t->core->masked && ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0)
+		r = -errno;
+	t->core->stopped = false;
+	if (ptrace(PTRACE_DETACH, t->tid, 0, 0) < 0)
+		r = -errno;
+	if (r < 0)
+		log_warn("engine: thread %d cannot be let go: %s", t->vtid, strerror(-r));
+	return r;
 }
 
 static void proc_thaw(struct eng_proc *p)

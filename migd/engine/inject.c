@@ -17,14 +17,17 @@
 #include "conf/log.h"
 #include "migd/engine/procfs.h"
 
-static int thread_lost(struct eng_thread *t)
+static int thread_lost_at(struct eng_thread *t, int line)
 {
+	log_debug("engine: thread %d is lost (inject.c:%d): %s", t->vtid, line, strerror(errno));
 	t->core->gone = true;
 	t->core->stopped = false;
 	if (t == t->proc->threads[0])
 		t->proc->core->dead = true;
 	return -ESRCH;
 }
+
+#define thread_lost(t) thread_lost_at(t, __LINE__)
 
 static bool is_jobctl(int sig)
 {

@@ -199,6 +199,11 @@ static struct eng_family *go_out(struct eng_family **home, pid_t pid, const char
 	r = eng_freeze(pid, &hooks, home, &why, &e);
 	print_reasons(&why);
 	eng_reasons_clear(&why);
+	if (r == -ESRCH) { /* ended meanwhile */
+		link_end(&l);
+		link_close(&l);
+		return NULL;
+	}
 	must(r, &e, "freeze");
 	t1 = clock_mono_ns();
 	r = eng_dump(*home, l.src[0], &e);
@@ -373,6 +378,8 @@ int main(int argc, char **argv)
 			break;
 		}
 		nest = the_nest = go_out(&home, pid, keeper, quiet);
+		if (!nest)
+			break;
 		if (linger(home, nest, wait_ms)) {
 			eng_discard(nest);
 			eng_discard(home);
