@@ -96,6 +96,7 @@ struct inode {
 	atomic_uint_fast64_t changes; /* how many there were */
 	/* leases, see lease.c */
 	uint64_t lease, recalled_seq, born_seq, stamp; /* stamp: counts what makes remembered attributes void */
+	uint64_t told; /* stamp when the kernel was told attributes last, under ATTR: equal means that its size is the true one */
 	struct stat attr; /* under LEASE_ATTR, when attr_valid */
 	uint64_t attr_change, attr_gen;
 	bool attr_valid, no_acl, no_cap; /* no_*: known not to have such an xattr */
@@ -107,7 +108,7 @@ struct inode {
 	/* write-behind, see writeback.c */
 	struct list dirty, flying, wb_waiters; /* chunks; calls that wait for the file to be clean */
 	unsigned nflying;
-	uint64_t dirty_end;
+	uint64_t dirty_end, eof; /* eof: the true size while dirty, UINT64_MAX when not known */
 	bool wb_urgent;
 	int wb_error;
 	struct list wb_link; /* fs.wb_files, under fs.wait_lock, which holds a reference */
@@ -388,6 +389,8 @@ int lease_start(struct fs *fs);
 void lease_reply_begin(struct fs *fs);
 void lease_reply_end(struct fs *fs);
 uint64_t lease_take(struct inode *ino, uint64_t lease, uint64_t seq);
+void lease_told(struct inode *ino); /* the kernel is being told attributes, under ATTR */
+bool lease_size_told(struct inode *ino);
 bool lease_has(struct inode *ino, uint64_t bits);
 void lease_keep_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a);
 void lease_forget_attr(struct inode *ino);
@@ -403,7 +406,8 @@ void lease_tick(struct server *s, uint64_t now);
 
 /* ---- writeback.c */
 /* Takes the data and answers req; false: not under an exclusive lease, write through. */
-bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data, size_t len, uint64_t off, uint32_t uid, uint32_t gid, bool kill);
+bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data, size_t len, uint64_t off, bool append, uint32_t uid, uint32_t gid,
+	bool kill);
 void wb_then(struct fs *fs, struct inode *ino, struct call *c); /* call_submit(c) when the file is clean */
 bool wb_dirty(struct inode *ino);
 void wb_flush_start(struct fs *fs, struct inode *ino);

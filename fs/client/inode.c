@@ -102,6 +102,7 @@ static struct inode *inode_make(struct fs *fs, struct domain *dom, struct pnode 
 	ino->dom = dom;
 	ino->pnode = pnode;
 	pthread_mutex_init(&ino->lock, NULL);
+	ino->stamp = 1; /* told is 0 */
 	list_init(&ino->streams);
 	list_init(&ino->locks);
 	list_init(&ino->unlock_waiters);

@@ -88,6 +88,24 @@ uint64_t lease_take(struct inode *ino, uint64_t lease, uint64_t seq)
 	return got;
 }
 
+void lease_told(struct inode *ino)
+{
+	pthread_mutex_lock(&ino->lock);
+	if (ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR)
+		ino->told = ino->stamp;
+	pthread_mutex_unlock(&ino->lock);
+}
+
+bool lease_size_told(struct inode *ino)
+{
+	bool r;
+
+	pthread_mutex_lock(&ino->lock);
+	r = (ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && ino->told == ino->stamp;
+	pthread_mutex_unlock(&ino->lock);
+	return r;
+}
+
 bool lease_has(struct inode *ino, uint64_t bits)
 {
 	bool r;

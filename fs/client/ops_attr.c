@@ -26,8 +26,10 @@ static void reply_attr(struct call *c, const Sprite__Fs__GetattrRep *rep)
 	}
 	timeout = inode_timeout(c->ino, st.st_mode);
 	lease_reply_begin(c->fs);
-	if ((lease_take(c->ino, rep->lease, rep->lease_seq) & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && !S_ISFIFO(st.st_mode))
+	if ((lease_take(c->ino, rep->lease, rep->lease_seq) & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && !S_ISFIFO(st.st_mode)) {
 		timeout = LEASE_LONG;
+		lease_told(c->ino);
+	}
 	lease_keep_attr(c->fs, c->ino, a);
 	if (c->dom->home)
 		inode_home_attr(c->ino, a);
@@ -43,8 +45,10 @@ static bool reply_attr_kept(struct fs *fs, fuse_req_t req, struct inode *ino)
 
 	lease_reply_begin(fs);
 	known = lease_attr(fs, ino, &st);
-	if (known)
+	if (known) {
+		lease_told(ino);
 		fuse_reply_attr(req, &st, S_ISFIFO(st.st_mode) ? 0 : LEASE_LONG);
+	}
 	lease_reply_end(fs);
 	if (known)
 		atomic_fetch_add_explicit(&fs->local_attrs, 1, memory_order_relaxed);

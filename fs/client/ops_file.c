@@ -52,6 +52,7 @@ static void open_done(struct call *c, int err, struct rpc_msg *out)
 {
 	Sprite__Fs__OpenRep *rep;
 	struct stream *st;
+	bool appends;
 	uint64_t got;
 
 	if (err) {
@@ -72,7 +73,12 @@ static void open_done(struct call *c, int err, struct rpc_msg *out)
 		inode_home_attr(c->ino, rep->attr);
 	if (c->flags & O_TRUNC)
 		fuse_lowlevel_notify_inval_inode(c->fs->se, c->ino->id, -1, 0);
-	choose_caching(st, !rep->shared_write && (got & SPRITE__FS__LEASE_BITS__LEASE_DATA), &c->fi);
+	/*
+	 * The kernel appends where it believes the end to be, and an OPEN reply cannot tell it better: such a file is cached only when what it was told
+	 * last is still true. Else the server appends, and no page is filled at a wrong place.
+	 */
+	appends = (c->flags & O_APPEND) && (c->flags & O_ACCMODE) != O_RDONLY && !(c->flags & O_TRUNC) && !lease_size_told(c->ino);
+	choose_caching(st, !rep->shared_write && !appends && (got & SPRITE__FS__LEASE_BITS__LEASE_DATA), &c->fi);
 	reply_open(c, st);
 	lease_reply_end(c->fs);
 }
@@ -287,7 +293,8 @@ static void op_write(fuse_req_t req, fuse_ino_t id, const char *data, size_t siz
 	uint32_t uid = fi->writepage ? st->uid : who->uid, gid = fi->writepage ? st->gid : who->gid;
 	struct call *c;
 
-	if (!(fi->flags & (O_SYNC | O_DSYNC | O_DIRECT)) && wb_write(fs, req, st, data, size, (uint64_t)off, uid, gid, session_kill_suid()))
+	if (!(fi->flags & (O_SYNC | O_DSYNC | O_DIRECT)) &&
+		wb_write(fs, req, st, data, size, (uint64_t)off, (fi->flags & O_APPEND) && !fi->writepage, uid, gid, session_kill_suid()))
 		return;
 	c = call_new(fs, req, FS_WRITE, inode_get(fs, id), write_done);
 	if (!c)

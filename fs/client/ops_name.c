@@ -34,8 +34,10 @@ struct inode *ops_entry_take(struct fs *fs, struct domain *dom, const Sprite__Fs
 		return NULL;
 	inode_stat(fs, dom, e->attr, &st);
 	entry_param(ino, &st, p);
-	if ((lease_take(ino, e->lease, e->lease_seq) & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && !S_ISFIFO(st.st_mode))
+	if ((lease_take(ino, e->lease, e->lease_seq) & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && !S_ISFIFO(st.st_mode)) {
 		p->attr_timeout = LEASE_LONG;
+		lease_told(ino);
+	}
 	lease_keep_attr(fs, ino, e->attr);
 	if (dom->home)
 		inode_home_attr(ino, e->attr);

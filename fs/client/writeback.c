@@ -261,7 +261,8 @@ static struct chunk *chunk_new(struct inode *ino, struct stream *st, uint64_t of
 	return k;
 }
 
-bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data, size_t len, uint64_t off, uint32_t uid, uint32_t gid, bool kill)
+bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data, size_t len, uint64_t off, bool append, uint32_t uid, uint32_t gid,
+	bool kill)
 {
 	struct inode *ino = st->ino;
 	struct chunk *k;
@@ -277,6 +278,13 @@ bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data
 		pthread_mutex_unlock(&ino->lock);
 		return false;
 	}
+	first = list_empty(&ino->dirty) && list_empty(&ino->flying);
+	if (first)
+		ino->eof = ino->attr_valid ? (uint64_t)ino->attr.st_size : UINT64_MAX;
+	if (append && off != ino->eof) { /* the kernel is mistaken about the end; the server is not */
+		pthread_mutex_unlock(&ino->lock);
+		return false;
+	}
 	err = ino->wb_error;
 	ino->wb_error = 0;
 	if (err) {
@@ -284,7 +292,6 @@ bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data
 		fuse_reply_err(req, err);
 		return true;
 	}
-	first = list_empty(&ino->dirty) && list_empty(&ino->flying);
 	k = len >= TAKE_FROM ? NULL : chunk_for(ino, st, off, len, uid, gid, kill);
 	if (!k) {
 		if (!list_empty(&ino->dirty))
@@ -308,6 +315,8 @@ bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data
 	}
 	if (first || off + len > ino->dirty_end)
 		ino->dirty_end = off + len;
+	if (ino->eof != UINT64_MAX && off + len > ino->eof)
+		ino->eof = off + len;
 	ino->attr_valid = false; /* until the server has said what the write made of them */
 	atomic_fetch_add(&fs->dirty_bytes, len);
 	waits = full && chunk_wait(k, req, len);
