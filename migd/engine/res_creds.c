@@ -18,6 +18,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include "conf/cleanup.h"
+#include "migd/engine/core.h"
 #include "rpc/image_res.pb-c.h"
 
 const struct eng_res res_creds;
@@ -254,32 +255,48 @@ static int cred_build(struct batch *b, struct eng_thread *t, const Sprite__Img__
 	return 0;
 }
 
+static bool came_out(const Sprite__Img__Cred *want, struct eng_thread *t)
+{
+	Sprite__Img__Cred is = SPRITE__IMG__CRED__INIT;
+	uint64_t known = caps_known();
+	bool right = cred_status(t, &is) == 0 && same_ids(want, &is) && same_groups(want, &is) && !((want->permitted ^ is.permitted) & known) &&
+		     !((want->effective ^ is.effective) & known) && want->no_new_privs == is.no_new_privs;
+
+	free(is.groups);
+	return right;
+}
+
+/*
+ * A vessel on a guest host is fresh: its securebits and death signal are the default, so looking from outside is enough. One batch a thread; fsuid calls
+ * return the old value, so their failure shows only in the look afterwards.
+ */
 static int cred_set(struct eng_thread *t, const Sprite__Img__Cred *want, struct error *e)
 {
 	int r;
-	Sprite__Img__Cred *is = cred_read(t, &r);
+	bool fresh = t->proc->core->caps;
+	Sprite__Img__Cred seen = SPRITE__IMG__CRED__INIT, *is = fresh ? NULL : cred_read(t, &r);
 	struct batch *b = calloc(1, sizeof *b);
 	size_t at = 0;
 
+	if (fresh) {
+		r = cred_status(t, &seen);
+		is = r < 0 ? NULL : &seen;
+	}
 	if (is && b)
 		r = cred_build(b, t, want, is);
 	if (!b)
 		r = -ENOMEM;
-	/* fsuid calls return the old value, so a failure does not show: the check below sees it. */
+	bool changes = b && b->n;
+
+	if (!r && (changes || is->pdeath_sig != want->pdeath_sig))
+		add(b, "death signal", SYS_prctl, PR_SET_PDEATHSIG, want->pdeath_sig, 0, 0);
 	if (!r && b->n && (r = eng_batch(t, b->call, b->n, &at)) < 0)
 		error_set(e, -r, "%s of thread %d cannot be set: %s", b->what[at], t->vtid, strerror(-r));
-	if (!r)
-		r = eng_syscall(t, SYS_prctl, (long)PR_SET_PDEATHSIG, (long)want->pdeath_sig);
-	if (is)
+	if (!r && changes && !came_out(want, t))
+		r = error_set(e, EPERM, "credentials of thread %d did not come out as they were", t->vtid);
+	if (is && !fresh)
 		sprite__img__cred__free_unpacked(is, NULL);
-	if (!r && b->n && (is = cred_read(t, &r))) {
-		uint64_t known = caps_known();
-
-		if (!same_ids(want, is) || !same_groups(want, is) || ((want->permitted ^ is->permitted) & known) ||
-		    ((want->effective ^ is->effective) & known) || want->no_new_privs != is->no_new_privs)
-			r = error_set(e, EPERM, "credentials of thread %d did not come out as they were", t->vtid);
-		sprite__img__cred__free_unpacked(is, NULL);
-	}
+	free(seen.groups);
 	free(b);
 	return r < 0 ? error_set(e, -r, "credentials of thread %d: %s", t->vtid, strerror(-r)) : 0;
 }

@@ -23,7 +23,7 @@
 #include "conf/cleanup.h"
 #include "rpc/image_res.pb-c.h"
 
-enum { IOPRIO_WHO_PROCESS = 1, CPU_BYTES = 1024, SETTINGS = 3 };
+enum { IOPRIO_WHO_PROCESS = 1, CPU_BYTES = 1024 };
 struct sched_attr_0 { /* struct sched_attr of sched_setattr(2), first version */
 	uint32_t size, policy;
 	uint64_t flags;
@@ -209,27 +209,33 @@ static int rlimits_dump(struct eng_proc *p, Sprite__Img__Limits *m)
 	return 0;
 }
 
-/* What only the thread itself can tell. The ids of prctl results land in scratch where the call has no result of its own. */
+/* Of a thread (a name /proc/TID exists for each, though it is not listed). `missing`: this kernel does not show it. */
+static uint64_t proc_number(pid_t tid, const char *name, int base, uint64_t missing)
+{
+	char path[48];
+
+	snprintf(path, sizeof path, "/proc/%d/%s", tid, name);
+	_cleanup_free_ char *text = eng_proc_read(AT_FDCWD, path, NULL);
+
+	return text ? strtoull(text, NULL, base) : missing;
+}
+
+/* From outside where that can be had: an injected call costs two switches to the target, and there may be many threads. */
 static int thread_ask(struct eng_thread *t, Sprite__Img__ThreadLimits *m)
 {
-	struct eng_proc *p = t->proc;
-	int32_t pdeath = 0;
-
-	eng_scratch_reset(p);
-	uint64_t at = eng_scratch_put(p, &pdeath, sizeof pdeath);
-	struct eng_call c[SETTINGS] = {
+	m->timer_slack = proc_number(t->tid, "timerslack_ns", 10, UINT64_MAX);
+	m->personality = proc_number(t->tid, "personality", 16, UINT32_MAX);
+	if (m->timer_slack != UINT64_MAX && m->personality != UINT32_MAX)
+		return 0;
+	struct eng_call c[2] = {
 		{SYS_prctl, {PR_GET_TIMERSLACK}, 0, 0, 0},
 		{SYS_personality, {0xffffffff}, 0, 0, 0},
-		{SYS_prctl, {PR_GET_PDEATHSIG, at}, 0, 0, 0},
 	};
-	int r = eng_batch(t, c, SETTINGS, NULL);
+	int r = eng_batch(t, c, 2, NULL);
 
-	if (r < 0 || (r = eng_peek(p, at, &pdeath, sizeof pdeath)) < 0)
-		return r;
 	m->timer_slack = c[0].ret;
 	m->personality = c[1].ret;
-	m->pdeath_sig = pdeath;
-	return 0;
+	return r;
 }
 
 static int thread_dump(struct limits_state *s, struct eng_thread *t, Sprite__Img__ThreadLimits *m)
@@ -335,25 +341,47 @@ static const char *limit_name(unsigned which)
 	return which < ARRAY_SIZE(name) ? name[which] : "?";
 }
 
-static int rlimit_set(struct eng_proc *p, const Sprite__Img__RLimit *x, struct error *e)
+/* Only what differs; one batch to look, one to set, and what the target may not set itself by us. */
+static int rlimits_set(struct eng_proc *p, const Sprite__Img__Limits *m, struct error *e)
 {
-	struct rlimit want = {x->soft, x->hard}, is;
+	struct eng_call c[RLIM_NLIMITS];
+	struct rlimit is[RLIM_NLIMITS];
+	const Sprite__Img__RLimit *set[RLIM_NLIMITS];
+	size_t n = 0;
 
 	eng_scratch_reset(p);
-	uint64_t at = eng_scratch_put(p, &want, sizeof want), old = eng_scratch_put(p, NULL, sizeof is);
+	uint64_t at = eng_scratch_put(p, NULL, sizeof is);
 
-	if (x->which >= RLIM_NLIMITS)
-		return res_bad_record(e, "limits");
-	if (!eng_syscall(p->threads[0], SYS_prlimit64, 0l, (long)x->which, 0ul, old) && !eng_peek(p, old, &is, sizeof is) &&
-	    is.rlim_cur == want.rlim_cur && is.rlim_max == want.rlim_max)
-		return 0;
-	long r = eng_syscall(p->threads[0], SYS_prlimit64, 0l, (long)x->which, at, 0ul);
+	for (int i = 0; i < RLIM_NLIMITS; i++)
+		c[i] = (struct eng_call){SYS_prlimit64, {0, i, 0, at + i * sizeof is[0]}, 0, 0, 0};
+	int r = eng_batch(p->threads[0], c, RLIM_NLIMITS, NULL);
 
-	if (r == -EPERM)
-		r = prlimit(p->pid, x->which, &want, NULL) < 0 ? -errno : 0;
-	return r < 0 ? error_set(e, -r, "limit %s of %d cannot be set to %lld/%lld here: %s", limit_name(x->which), p->vpid,
-				 (long long)x->soft, (long long)x->hard, strerror(-r))
-		     : 0;
+	if (r < 0 || (r = eng_peek(p, at, is, sizeof is)) < 0)
+		return error_set(e, -r, "limits of %d cannot be read: %s", p->vpid, strerror(-r));
+	for (size_t i = 0; i < m->n_rlimit; i++) {
+		const Sprite__Img__RLimit *x = m->rlimit[i];
+
+		if (x->which >= RLIM_NLIMITS || n == RLIM_NLIMITS)
+			return res_bad_record(e, "limits");
+		if (is[x->which].rlim_cur == x->soft && is[x->which].rlim_max == x->hard)
+			continue;
+		struct rlimit want = {x->soft, x->hard};
+
+		set[n] = x;
+		c[n++] = (struct eng_call){SYS_prlimit64, {0, x->which, eng_scratch_put(p, &want, sizeof want), 0}, 0, 1, 0};
+	}
+	r = n ? eng_batch(p->threads[0], c, n, NULL) : 0;
+	for (size_t i = 0; !r && i < n; i++) {
+		struct rlimit want = {set[i]->soft, set[i]->hard};
+		int k = c[i].ret;
+
+		if (k == -EPERM)
+			k = prlimit(p->pid, set[i]->which, &want, NULL) < 0 ? -errno : 0;
+		if (k < 0)
+			r = error_set(e, -k, "limit %s of %d cannot be set to %lld/%lld here: %s", limit_name(set[i]->which), p->vpid,
+				      (long long)set[i]->soft, (long long)set[i]->hard, strerror(-k));
+	}
+	return r;
 }
 
 static int sched_set(struct eng_thread *t, const Sprite__Img__ThreadLimits *m)
@@ -379,18 +407,20 @@ static int thread_finish(struct limits_state *s, struct eng_thread *t, const Spr
 		return error_set(e, -r, "scheduling of thread %d (policy %u, nice %d) cannot be set here: %s", t->vtid, m->policy, m->nice,
 				 strerror(-r));
 	affinity_finish(s, t, m);
-	struct eng_call c[3] = {
-		{SYS_prctl, {PR_SET_TIMERSLACK, m->timer_slack}, 0, 1, 0},
-		{SYS_personality, {m->personality}, 0, 0, 0},
-		{SYS_ioprio_set, {IOPRIO_WHO_PROCESS, 0, m->ioprio}, 0, 1, 0},
-	};
-
-	r = eng_batch(t, c, 3, NULL);
-	if (r < 0)
-		return error_set(e, -r, "settings of thread %d: %s", t->vtid, strerror(-r));
-	if (c[2].ret < 0) /* the real-time I/O class needs the host's CAP_SYS_NICE */
+	if (syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, t->tid) != (long)m->ioprio)
 		syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, t->tid, m->ioprio);
-	return 0;
+	Sprite__Img__ThreadLimits is = SPRITE__IMG__THREAD_LIMITS__INIT;
+
+	r = thread_ask(t, &is);
+	if (!r && (is.timer_slack != m->timer_slack || is.personality != m->personality)) {
+		struct eng_call c[2] = {
+			{SYS_prctl, {PR_SET_TIMERSLACK, m->timer_slack}, 0, 1, 0},
+			{SYS_personality, {m->personality}, 0, 0, 0},
+		};
+
+		r = eng_batch(t, c, 2, NULL);
+	}
+	return r < 0 ? error_set(e, -r, "settings of thread %d: %s", t->vtid, strerror(-r)) : 0;
 }
 
 /* Lowering the score below what the process came with needs CAP_SYS_RESOURCE of the host: written by us; where even we may not, it stays as near as it may. */
@@ -440,8 +470,8 @@ static int limits_finish(struct eng_proc *p, struct error *e)
 	}
 	if (!r)
 		r = process_finish(p, s->image, e);
-	for (size_t i = 0; !r && i < s->image->n_rlimit; i++)
-		r = rlimit_set(p, s->image->rlimit[i], e);
+	if (!r)
+		r = rlimits_set(p, s->image, e);
 	sprite__img__limits__free_unpacked(s->image, NULL);
 	s->image = NULL;
 	return r;

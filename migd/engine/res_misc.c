@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -208,20 +209,28 @@ static void probe_objects(struct eng_probe *p)
 
 /* ---- SysV IPC ------------------------------------------------------------------------------------------ */
 
-union semun {
-	int val;
-	struct semid_ds *buf;
-	unsigned short *array;
-};
+/* Wall-clock second in which the process started: an id of the same number that acted before was another process. */
+static long started_at(struct eng_probe *p)
+{
+	struct procfs_stat st;
+	struct timespec real, boot;
 
-static void probe_semaphores(struct eng_probe *p)
+	if (procfs_stat(p->dir, &st) < 0)
+		return 0;
+	clock_gettime(CLOCK_REALTIME, &real);
+	clock_gettime(CLOCK_BOOTTIME, &boot);
+	return real.tv_sec - boot.tv_sec + (long)(st.start / sysconf(_SC_CLK_TCK)) - 1;
+}
+
+static void probe_semaphores(struct eng_probe *p, long since)
 {
 	_cleanup_free_ char *text = eng_proc_read(AT_FDCWD, "/proc/sysvipc/sem", NULL);
 
 	for (char *line = text ? strchr(text, '\n') : NULL; line && line[1]; line = strchr(line + 1, '\n')) {
-		int key, id, perms, nsems;
+		int key, id, nsems;
+		long when;
 
-		if (sscanf(line, " %d %d %o %d", &key, &id, (unsigned *)&perms, &nsems) != 4)
+		if (sscanf(line, " %d %d %*o %d %*u %*u %*u %*u %ld", &key, &id, &nsems, &when) != 4 || when < since)
 			continue;
 		for (int i = 0; i < nsems; i++)
 			if (semctl(id, i, GETPID) == p->pid) {
@@ -231,16 +240,36 @@ static void probe_semaphores(struct eng_probe *p)
 	}
 }
 
-static void probe_queues(struct eng_probe *p)
+static void probe_queues(struct eng_probe *p, long since)
 {
 	_cleanup_free_ char *text = eng_proc_read(AT_FDCWD, "/proc/sysvipc/msg", NULL);
 
 	for (char *line = text ? strchr(text, '\n') : NULL; line && line[1]; line = strchr(line + 1, '\n')) {
 		int key, id, sender, receiver;
+		long sent, received;
 
-		if (sscanf(line, " %d %d %*o %*u %*u %d %d", &key, &id, &sender, &receiver) == 4 && (sender == p->pid || receiver == p->pid))
+		if (sscanf(line, " %d %d %*o %*u %*u %d %d %*u %*u %*u %*u %ld %ld", &key, &id, &sender, &receiver, &sent, &received) != 6)
+			continue;
+		if ((sender == p->pid && sent >= since) || (receiver == p->pid && received >= since))
 			eng_reason(p, "uses a SysV message queue (id %d, key 0x%x): remove it first (ipcrm -q %d)", id, (unsigned)key, id);
 	}
+}
+
+/* The lists are those of the reader's IPC namespace: the calling thread goes where the process is. */
+static void probe_sysv(struct eng_probe *p)
+{
+	_cleanup_close_ int there = openat(p->dir, "ns/ipc", O_RDONLY | O_CLOEXEC);
+	_cleanup_close_ int here = open("/proc/thread-self/ns/ipc", O_RDONLY | O_CLOEXEC);
+	_cleanup_close_ int me = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	bool away = there >= 0 && here >= 0 && me >= 0 && ns_differs(p->dir, me, "ipc");
+	long since = started_at(p);
+
+	if (there < 0 || (away && setns(there, CLONE_NEWIPC) < 0))
+		return;
+	probe_semaphores(p, since);
+	probe_queues(p, since);
+	if (away)
+		(void)!setns(here, CLONE_NEWIPC); /* ours a moment ago */
 }
 
 static int misc_probe(struct eng_probe *p)
@@ -250,8 +279,7 @@ static int misc_probe(struct eng_probe *p)
 	probe_seccomp(p);
 	probe_shared(p);
 	probe_objects(p);
-	probe_semaphores(p);
-	probe_queues(p);
+	probe_sysv(p);
 	return 0;
 }
 

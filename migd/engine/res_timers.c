@@ -167,26 +167,35 @@ static Sprite__Img__Timers *timers_list(struct eng_proc *p, int *r)
 
 static int itimers_dump(struct eng_proc *p, Sprite__Img__Timers *m)
 {
+	struct { /* one batch: the clock and the three timers */
+		struct timespec now;
+		struct itimerval v[3];
+	} got;
+	struct eng_call c[4];
+
+	eng_scratch_reset(p);
+	uint64_t at = eng_scratch_put(p, NULL, sizeof got);
+
 	m->itimer = calloc(3, sizeof *m->itimer);
-	if (!m->itimer)
+	if (!at || !m->itimer)
 		return -ENOMEM;
+	c[0] = (struct eng_call){SYS_clock_gettime, {CLOCK_MONOTONIC, at}, 0, 0, 0};
+	for (int i = 0; i < 3; i++)
+		c[i + 1] = (struct eng_call){SYS_getitimer, {itimers[i], at + sizeof got.now + i * sizeof got.v[0]}, 0, 0, 0};
+	int r = eng_batch(p->threads[0], c, 4, NULL);
+
+	if (r < 0 || (r = eng_peek(p, at, &got, sizeof got)) < 0)
+		return r;
+	m->monotonic = ts_ns(got.now);
 	for (int i = 0; i < 3; i++) {
-		struct itimerval v;
-
-		eng_scratch_reset(p);
-		uint64_t at = eng_scratch_put(p, NULL, sizeof v);
-		long r = eng_syscall(p->threads[0], SYS_getitimer, (long)itimers[i], at);
-
-		if (r < 0 || (r = eng_peek(p, at, &v, sizeof v)) < 0)
-			return r;
 		Sprite__Img__ITimer *t = malloc(sizeof *t);
 
 		if (!t)
 			return -ENOMEM;
 		sprite__img__itimer__init(t);
 		t->which = itimers[i];
-		t->value = tv_ns(v.it_value);
-		t->interval = tv_ns(v.it_interval);
+		t->value = tv_ns(got.v[i].it_value);
+		t->interval = tv_ns(got.v[i].it_interval);
 		m->itimer[m->n_itimer++] = t;
 	}
 	return 0;
@@ -216,8 +225,6 @@ static int timers_dump(struct eng_proc *p, struct eng_image *out, struct error *
 	Sprite__Img__Timers *m = timers_list(p, &r);
 
 	if (m) {
-		eng_scratch_reset(p);
-		m->monotonic = res_clock(p->threads[0], CLOCK_MONOTONIC);
 		r = itimers_dump(p, m);
 		for (size_t i = 0; !r && i < m->n_ptimer; i++)
 			r = ptimer_read(p, m->ptimer[i]);
@@ -340,18 +347,13 @@ static int ptimers_finish(struct eng_proc *p, const Sprite__Img__Timers *m, uint
 	return r;
 }
 
-static int timers_finish(struct eng_proc *p, struct error *e)
+static int itimers_finish(struct eng_proc *p, const Sprite__Img__Timers *m, uint64_t gone_by, struct error *e)
 {
-	void **s = &p->res[eng_res_index(&res_timers)];
-	Sprite__Img__Timers *m = *s;
+	struct eng_call c[3];
+	size_t n = 0, at = 0;
 
-	if (!m)
-		return error_set(e, EBADMSG, "image: no timers of process %d", p->vpid);
 	eng_scratch_reset(p);
-	uint64_t now = res_clock(p->threads[0], CLOCK_MONOTONIC), gone_by = now > m->monotonic ? now - m->monotonic : 0;
-	int r = ptimers_finish(p, m, gone_by, e);
-
-	for (size_t i = 0; i < m->n_itimer && !r; i++) {
+	for (size_t i = 0; i < m->n_itimer && n < 3; i++) {
 		const Sprite__Img__ITimer *it = m->itimer[i];
 		uint64_t left = it->value;
 
@@ -359,18 +361,43 @@ static int timers_finish(struct eng_proc *p, struct error *e)
 			left = left > gone_by ? left - gone_by : 1;
 		if (!left) /* it has fired and stands still until its signal is taken (Linux 6.13): that signal waits in the image as a plain one */
 			left = it->interval;
-		struct itimerval v = {ns_tv(it->interval), ns_tv(left)};
-
-		if (!it->interval)
-			v.it_interval = (struct timeval){0, 0};
 		if (!left)
-			v.it_value = (struct timeval){0, 0};
-		eng_scratch_reset(p);
-		long k = eng_syscall(p->threads[0], SYS_setitimer, (long)it->which, eng_scratch_put(p, &v, sizeof v), 0ul);
+			continue;
+		struct itimerval v = {it->interval ? ns_tv(it->interval) : (struct timeval){0, 0}, ns_tv(left)};
 
-		if (k < 0)
-			r = error_set(e, -k, "interval timer %u of %d: %s", it->which, p->vpid, strerror(-k));
+		c[n++] = (struct eng_call){SYS_setitimer, {it->which, eng_scratch_put(p, &v, sizeof v), 0}, 0, 0, 0};
 	}
+	int r = n ? eng_batch(p->threads[0], c, n, &at) : 0;
+
+	return r < 0 ? error_set(e, -r, "interval timer of %d: %s", p->vpid, strerror(-r)) : 0;
+}
+
+static bool any_armed(const Sprite__Img__Timers *m)
+{
+	for (size_t i = 0; i < m->n_itimer; i++)
+		if (m->itimer[i]->value || m->itimer[i]->interval)
+			return true;
+	return m->n_ptimer > 0;
+}
+
+static int timers_finish(struct eng_proc *p, struct error *e)
+{
+	void **s = &p->res[eng_res_index(&res_timers)];
+	Sprite__Img__Timers *m = *s;
+	uint64_t gone_by = 0;
+
+	if (!m)
+		return error_set(e, EBADMSG, "image: no timers of process %d", p->vpid);
+	eng_scratch_reset(p);
+	if (any_armed(m)) {
+		uint64_t now = res_clock(p->threads[0], CLOCK_MONOTONIC);
+
+		gone_by = now > m->monotonic ? now - m->monotonic : 0;
+	}
+	int r = ptimers_finish(p, m, gone_by, e);
+
+	if (!r)
+		r = itimers_finish(p, m, gone_by, e);
 	timers_free(m);
 	*s = NULL;
 	return r;
@@ -387,9 +414,11 @@ static int timers_hollow(struct eng_proc *p, struct error *e)
 		return r;
 	eng_scratch_reset(p);
 	uint64_t at = eng_scratch_put(p, &off, sizeof off); /* serves as struct itimerval too */
+	struct eng_call c[3];
 
 	for (int i = 0; i < 3; i++)
-		eng_syscall(p->threads[0], SYS_setitimer, (long)itimers[i], at, 0ul);
+		c[i] = (struct eng_call){SYS_setitimer, {itimers[i], at, 0}, 0, 1, 0};
+	eng_batch(p->threads[0], c, 3, NULL);
 	for (size_t i = 0; i < is->n_ptimer; i++)
 		eng_syscall(p->threads[0], SYS_timer_settime, (long)is->ptimer[i]->id, 0l, at, 0ul);
 	timers_free(is);
