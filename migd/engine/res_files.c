@@ -517,7 +517,10 @@ static int files_finish(struct eng_proc *p, struct error *e)
 	if (!m)
 		return error_set(e, EBADMSG, "image: no descriptors of process %d", p->vpid);
 	int r = table_prepare(p, m, e);
+	_cleanup_free_ struct file_gift *gift = calloc(m->n_fd + 1, sizeof *gift);
 
+	if (!gift)
+		return -ENOMEM;
 	for (size_t i = 0; !r && i < m->n_fd; i++) {
 		struct file_desc *d = file_by_id(p->family, m->fd[i]->file);
 
@@ -529,11 +532,10 @@ static int files_finish(struct eng_proc *p, struct error *e)
 			if (!r)
 				r = owner_set(d, e);
 		}
-		if (!r)
-			r = eng_fd_install(p, d->fd, m->fd[i]->num, m->fd[i]->cloexec ? O_CLOEXEC : 0);
-		if (r < 0)
-			error_set(e, -r, "fd %u of %d (%s) cannot be given: %s", m->fd[i]->num, p->vpid, d->image->path, strerror(-r));
+		gift[i] = (struct file_gift){d->fd, m->fd[i]->num, m->fd[i]->cloexec};
 	}
+	if (!r && (r = files_give(p, gift, m->n_fd)) < 0)
+		error_set(e, -r, "descriptors of %d cannot be given: %s", p->vpid, strerror(-r));
 	for (size_t i = 0; !r && i < m->n_fd; i++) {
 		struct file_desc *d = file_by_id(p->family, m->fd[i]->file);
 

@@ -66,6 +66,13 @@ void file_look_free(struct file_look *l);
 struct file_desc *files_first(struct eng_family *f);		       /* ->next */
 struct file_desc *file_by_id(struct eng_family *f, uint64_t id);
 
+/* Destination: gives the process, which has none yet, all these descriptors (ours stay ours; the list gets sorted). 0 or -errno. */
+struct file_gift {
+	int fd, num;
+	bool cloexec;
+};
+int files_give(struct eng_proc *p, struct file_gift *g, size_t n);
+
 /* Opens m->path as the family sees it and checks that it is the same object. fd or -errno with e filled. */
 int file_open_path(struct eng_proc *p, const Sprite__Img__File *m, uint32_t flags, struct error *e);
 

@@ -35,6 +35,9 @@ int main(int argc, char **argv)
 	int wr = SYS(open(wpath, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
 	int ap = SYS(open(apath, O_WRONLY | O_APPEND | O_CREAT | O_TRUNC, 0640));
 	int high = SYS(dup2(ap, 700));
+	int many[260]; /* more than one message of descriptors */
+	for (int i = 0; i < 260; i++)
+		many[i] = SYS(fcntl(rd3, i % 2 ? F_DUPFD : F_DUPFD_CLOEXEC, 100 + i));
 	struct stat before, st;
 	SYS(fstat(wr, &before));
 	unlink(move_path("none"));
@@ -64,6 +67,9 @@ int main(int argc, char **argv)
 		CHECK((fl & (O_NOATIME | O_ACCMODE)) == O_NOATIME, "read flags are %o", fl);
 		CHECK(fcntl(rd, F_GETFD) == 0 && fcntl(rd2, F_GETFD) == FD_CLOEXEC && fcntl(wr, F_GETFD) == FD_CLOEXEC,
 		      "close-on-exec changed");
+		int k = n % 260;
+		CHECK(fcntl(many[k], F_GETFD) == (k % 2 ? 0 : FD_CLOEXEC), "descriptor %d: close-on-exec changed", many[k]);
+		CHECK(at(many[k]) == 17, "descriptor %d is another file", many[k]);
 		CHECK(fcntl(56, F_GETFD) < 0 && errno == EBADF && fcntl(699, F_GETFD) < 0, "a descriptor appeared");
 		SYS(fstat(wr, &st));
 		CHECK(st.st_ino == before.st_ino && st.st_mode == before.st_mode && st.st_uid == before.st_uid, "not the same file");
