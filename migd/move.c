@@ -154,7 +154,10 @@ static int do_commit(struct move *v)
 	f->since = clock_real_ns();
 	pthread_mutex_unlock(&f->lock);
 	relay_rpc_close(f);
-	relay_reset(f->relays);
+	if (v->dest)
+		relay_reset(f->relays);
+	else
+		relay_unread(f->relays);
 	return 0;
 }
 

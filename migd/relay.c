@@ -165,19 +165,22 @@ static int reopen(int fd, int flags)
 /* Home: (re)creates the halves that stand at the original end. */
 static int halves_at_home(struct relay *r)
 {
+	struct relay_source old = { .fd = -1, .scratch = { -1, -1 } };
 	int fd, err;
 
 	if (r->has_source)
-		relay_source_clear(&r->source);
+		old = r->source;
 	if (r->has_sink)
 		relay_sink_clear(&r->sink);
 	r->has_source = r->has_sink = false;
 	if (r->kind != RELAY_OUT) {
 		fd = reopen(r->original, O_RDONLY);
-		if (fd < 0)
-			return -errno;
-		err = relay_source_init(&r->source, fd, r->kind == RELAY_IN);
-		r->has_source = true;
+		err = fd < 0 ? -errno : relay_source_init(&r->source, fd, r->kind == RELAY_IN);
+		r->has_source = fd >= 0;
+		r->source.tty = r->kind == RELAY_TTY;
+		if (!err && r->kind == RELAY_TTY && old.have) /* typed, taken by us, not read by the family yet */
+			relay_source_carry(&r->source, &old);
+		relay_source_clear(&old);
 		if (err)
 			return err;
 	}
@@ -243,6 +246,19 @@ void relay_reset(struct relay_hub *h)
 	pthread_mutex_unlock(&h->lock);
 }
 
+void relay_unread(struct relay_hub *h)
+{
+	struct relay *r;
+
+	pthread_mutex_lock(&h->lock);
+	list_each(r, &h->relays, node)
+		if (r->kind == RELAY_TTY && r->has_source) {
+			relay_tty_unread(&r->tty, r->source.win, r->source.have);
+			r->source.have = 0;
+		}
+	pthread_mutex_unlock(&h->lock);
+}
+
 static int make_pipe(struct relay *r, int *family_end)
 {
 	int p[2], ours, err = 0;
@@ -272,6 +288,7 @@ static int make_pty(struct relay *r, int *family_end)
 	if (err)
 		return err;
 	relay_sink_init(&r->sink, fcntl(ours, F_DUPFD_CLOEXEC, 3), true);
+	r->sink.count_fd = fcntl(*family_end, F_DUPFD_CLOEXEC, 3);
 	r->has_sink = true;
 	err = relay_source_init(&r->source, ours, false);
 	r->has_source = true;

@@ -48,6 +48,8 @@ int relay_add(struct relay_hub *h, uint64_t id, enum relay_kind kind, int fd, pi
 int relay_original(struct relay_hub *h, uint64_t id);
 /* Guest: makes a fresh pipe or pty and returns the family's end. */
 int relay_make(struct relay_hub *h, uint64_t id, enum relay_kind kind);
+/* Home: the family comes back: what was typed for it and not read goes back into its terminals. */
+void relay_unread(struct relay_hub *h);
 /* Home: a new generation starts at offset 0 everywhere. */
 void relay_reset(struct relay_hub *h);
 

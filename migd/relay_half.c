@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <termios.h>
 #include <unistd.h>
 
 static void close_fd(int *fd)
@@ -46,6 +47,16 @@ static int fill_plain(struct relay_source *s)
 	n = read(s->fd, s->win + s->have, RELAY_WINDOW - s->have);
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : errno == EIO ? (s->end = true, 1) : -errno; /* EIO: a pty without slaves */
+	if (!n && s->tty) {
+		struct termios t;
+
+		if (tcgetattr(s->fd, &t)) {
+			s->end = true; /* hung up */
+			return 1;
+		}
+		s->win[s->have] = t.c_cc[VEOF];
+		n = 1;
+	}
 	if (!n)
 		s->end = true;
 	s->have += n;
@@ -149,6 +160,12 @@ int relay_source_rewind(struct relay_source *s, uint64_t offset)
 	return 0;
 }
 
+void relay_source_carry(struct relay_source *to, const struct relay_source *from)
+{
+	memcpy(to->win, from->win, from->have);
+	to->have = from->have;
+}
+
 void relay_source_peer_closed(struct relay_source *s)
 {
 	s->peer_closed = true;
@@ -164,12 +181,13 @@ bool relay_source_drained(const struct relay_source *s)
 
 void relay_sink_init(struct relay_sink *k, int fd, bool count)
 {
-	*k = (struct relay_sink){ .fd = fd, .count = count };
+	*k = (struct relay_sink){ .fd = fd, .count = count, .count_fd = -1 };
 }
 
 void relay_sink_clear(struct relay_sink *k)
 {
 	close_fd(&k->fd);
+	close_fd(&k->count_fd);
 	free(k->buf);
 	k->buf = NULL;
 }
@@ -228,7 +246,7 @@ static uint64_t consumed(const struct relay_sink *k)
 {
 	int unread = 0;
 
-	if (!k->count || k->fd < 0 || ioctl(k->fd, FIONREAD, &unread))
+	if (!k->count || k->fd < 0 || ioctl(k->count_fd >= 0 ? k->count_fd : k->fd, FIONREAD, &unread))
 		return k->written;
 	return k->written - unread;
 }

@@ -21,6 +21,7 @@ enum { RELAY_WINDOW = 256 << 10, RELAY_CHUNK = 64 << 10 };
 struct relay_source {
 	int fd; /* non-blocking (a description of our own: the family's flags are its own business); -1: none (any more) */
 	bool tap;
+	bool tty; /* a terminal at home: end of file is a key like any other */
 	int scratch[2]; /* tap: the pipe that tee() fills */
 	uint64_t acked, sent;
 	unsigned char *win; /* offsets acked .. acked + have */
@@ -39,12 +40,15 @@ void relay_source_sent(struct relay_source *s, size_t n);
 int relay_source_ack(struct relay_source *s, uint64_t offset);
 /* The link is new: the peer has got everything before offset (which is not the same as done with it); send again from there. */
 int relay_source_rewind(struct relay_source *s, uint64_t offset);
+/* Bytes that were taken and not acknowledged: moves them into a source that starts anew. */
+void relay_source_carry(struct relay_source *to, const struct relay_source *from);
 void relay_source_peer_closed(struct relay_source *s);
 bool relay_source_drained(const struct relay_source *s); /* all that was read is acknowledged */
 
 struct relay_sink {
 	int fd; /* non-blocking; -1: closed */
 	bool count;
+	int count_fd; /* where FIONREAD tells what is unread: fd itself, or the slave of a pty; -1: fd */
 	uint64_t got, written, acked;
 	unsigned char *buf; /* offsets written .. got */
 	size_t have, cap;

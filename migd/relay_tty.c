@@ -3,12 +3,15 @@
 #include "migd/relay_tty.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
+#include "conf/log.h"
 
 enum { LOOK_NS = 20 * 1000 * 1000 };
 
@@ -27,9 +30,23 @@ void relay_tty_home(struct relay_tty *t, int fd, pid_t holder)
 	*t = (struct relay_tty){ .fd = fd, .home = true, .holder = holder };
 }
 
+static int ptys = -1; /* a devpts of our own, on no path: what a guest types must not look like input of this host's owner */
+static pthread_once_t ptys_once = PTHREAD_ONCE_INIT;
+
+static void ptys_open(void)
+{
+	_cleanup_close_ int fs = fsopen("devpts", FSOPEN_CLOEXEC);
+
+	if (fs >= 0 && !fsconfig(fs, FSCONFIG_SET_STRING, "ptmxmode", "0600", 0) && !fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
+		ptys = fsmount(fs, FSMOUNT_CLOEXEC, 0);
+	if (ptys < 0)
+		log_warn("no devpts of our own (%s): guests' terminals count as input here", strerror(errno));
+}
+
 int relay_tty_guest(struct relay_tty *t, int *master, int *slave)
 {
-	_cleanup_close_ int m = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+	pthread_once(&ptys_once, ptys_open);
+	_cleanup_close_ int m = openat(ptys >= 0 ? ptys : AT_FDCWD, ptys >= 0 ? "ptmx" : "/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
 	struct termios tio;
 	int s, unlock = 0;
 
@@ -126,6 +143,23 @@ static int set_termios(struct relay_tty *t, const struct termios *want)
 	tio.c_oflag = (tio.c_oflag & ~(tcflag_t)OPOST) | opost;
 	tcsetattr(t->fd, TCSANOW, &tio);
 	return 0;
+}
+
+void relay_tty_unread(struct relay_tty *t, const unsigned char *p, size_t n)
+{
+	struct termios was, quiet;
+
+	if (!n || t->fd < 0 || tcgetattr(t->fd, &was))
+		return;
+	quiet = was;
+	quiet.c_lflag &= ~(tcflag_t)(ECHO | ECHONL);
+	tcsetattr(t->fd, TCSANOW, &quiet);
+	for (size_t i = 0; i < n; i++)
+		if (ioctl(t->fd, TIOCSTI, p + i)) {
+			log_warn("%zu bytes of terminal input are lost: %s", n - i, strerror(errno));
+			break;
+		}
+	tcsetattr(t->fd, TCSANOW, &was);
 }
 
 int relay_tty_input(struct relay_tty *t, const void *data, size_t n)

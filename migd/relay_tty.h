@@ -33,6 +33,8 @@ int relay_tty_guest(struct relay_tty *t, int *master, int *slave);
 bool relay_tty_may_read(struct relay_tty *t);
 /* What must be told the other side: struct termios (guest) or struct winsize (home). Returns bytes, 0: nothing new. */
 size_t relay_tty_news(struct relay_tty *t, void *buf, size_t n);
+/* Home: puts bytes back as if they were typed again, without echo. */
+void relay_tty_unread(struct relay_tty *t, const unsigned char *p, size_t n);
 int relay_tty_input(struct relay_tty *t, const void *data, size_t n);
 
 #endif
