@@ -371,6 +371,7 @@ void stream_release(struct fs *fs, struct stream *st, bool unlock, uint64_t owne
 /* ---- prefix.c */
 int prefix_start(struct fs *fs, struct error *e);
 void prefix_stop(struct fs *fs);
+void prefix_changed(struct fs *fs);
 void prefix_tick(struct fs *fs, uint64_t now); /* every 100 ms: asks for the table, renews */
 size_t prefix_domains(struct server *s, struct domain **all, size_t room); /* attached ones of that server */
 struct pnode *prefix_child(struct fs *fs, struct pnode *p, const char *name, size_t len);

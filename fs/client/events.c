@@ -30,7 +30,7 @@ static void event_handle(struct server *s, const Sprite__Fs__Event *ev)
 		lease_recall(s, ev);
 		break;
 	case SPRITE__FS__EVENT__KIND__PREFIXES:
-		atomic_store(&s->fs->table_stale, true);
+		prefix_changed(s->fs);
 		break;
 	default: /* the first of a stream says which life of the server this is */
 		pthread_mutex_lock(&s->lock);
@@ -86,7 +86,7 @@ static void *events_main(void *arg)
 			rpc_stream_cancel(stream);
 			rpc_stream_finish(stream, 0);
 		}
-		atomic_store(&s->fs->table_stale, true);
+		prefix_changed(s->fs);
 		for (wait = 0; wait < 5 && !s->fs->stopping; wait++)
 			usleep(100000);
 	}

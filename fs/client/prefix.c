@@ -311,6 +311,8 @@ static struct domain *table_add(struct fs *fs, const Sprite__Fs__Prefix *x)
 	return list_empty(&d->waiters) ? NULL : d;
 }
 
+static void table_ask(struct fs *fs);
+
 static void table_got(struct call *c, int err, struct rpc_msg *out)
 {
 	struct fs *fs = c->fs;
@@ -334,6 +336,8 @@ static void table_got(struct call *c, int err, struct rpc_msg *out)
 	for (i = 0; i < n; i++)
 		prefix_attach(fs, wake[i]);
 	free(wake);
+	if (atomic_exchange(&fs->table_stale, false)) /* it changed again while this answer was on its way */
+		table_ask(fs);
 }
 
 static void table_ask(struct fs *fs)
@@ -341,7 +345,8 @@ static void table_ask(struct fs *fs)
 	struct call *c;
 
 	pthread_mutex_lock(&fs->table_lock);
-	if (fs->table_asking) {
+	if (fs->table_asking) { /* its answer may be older than the change that we were told of: again after it */
+		atomic_store(&fs->table_stale, true);
 		pthread_mutex_unlock(&fs->table_lock);
 		return;
 	}
@@ -357,6 +362,12 @@ static void table_ask(struct fs *fs)
 	c->server = fs->root_server;
 	c->m.prefixes.version = fs->version;
 	call_submit(c);
+}
+
+/* A push of the root server: ask at once, not with the next tick, since somebody may be about to use a host that has just come. */
+void prefix_changed(struct fs *fs)
+{
+	table_ask(fs);
 }
 
 static size_t domains(struct pnode *p, const struct server *s, struct domain **all, size_t n, size_t room)
