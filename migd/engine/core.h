@@ -113,6 +113,9 @@ int explain_family(pid_t pid, bool in_nest, struct eng_reasons *why, struct eng_
 /* freeze.c */
 int freeze_thread_resume(struct eng_thread *t, bool stop_again); /* true registers, true mask, detached */
 
+/* inject.c: eng_batch, with something to do in the last moment before the target runs. */
+int batch_after(struct eng_thread *t, struct eng_call *c, size_t n, size_t *failed, void (*last)(void *), void *arg);
+
 /* fill.c */
 int vessel_catch(struct eng_thread *t);	      /* seize, interrupt, mask: from now on ours */
 int eng_release_threads(struct eng_family *f); /* true registers and masks, detached */

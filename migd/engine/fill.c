@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,7 +67,7 @@ static int find_tid(struct eng_proc *p, pid_t vtid, pid_t *tid)
  * pid_max, which is raised for that moment.
  */
 struct aim {
-	char last[16], max[16];
+	char last[16], max[16], want[16];
 };
 
 static void put_sysctl(const char *name, const char *text)
@@ -86,30 +87,51 @@ static void get_sysctl(const char *name, char *text, size_t len)
 	snprintf(text, len, "%s", s ? s : "");
 }
 
-static void aim_next_pid(struct eng_proc *p, pid_t want, struct aim *a)
+static void aim_last(void *arg)
 {
-	char text[16];
+	const struct aim *a = arg;
 
-	a->last[0] = a->max[0] = '\0';
-	if (p->core->caps)
-		return;
-	get_sysctl("/proc/sys/kernel/pid_max", a->max, sizeof(a->max));
-	if (want >= atoi(a->max)) {
-		get_sysctl("/proc/sys/kernel/ns_last_pid", a->last, sizeof(a->last));
-		put_sysctl("/proc/sys/kernel/pid_max", "4194304");
-	} else {
-		a->max[0] = '\0';
-	}
-	snprintf(text, sizeof(text), "%d", want - 1);
-	put_sysctl("/proc/sys/kernel/ns_last_pid", text);
+	put_sysctl("/proc/sys/kernel/ns_last_pid", a->want);
 }
 
-static void aim_done(const struct aim *a)
+/*
+ * clone3 with those arguments in the leader's thread, so that the new one gets number `want`. Its number (another one, if somebody was faster: any fork of
+ * this host between the counter's setting and ours) or -errno. The target runs at once for that moment.
+ */
+static long clone_aimed(struct eng_proc *p, uint64_t args, size_t len, uint64_t slot, pid_t want)
 {
-	if (a->last[0])
-		put_sysctl("/proc/sys/kernel/ns_last_pid", a->last);
-	if (a->max[0])
-		put_sysctl("/proc/sys/kernel/pid_max", a->max);
+	struct eng_call c = {.nr = SYS_clone3, .arg = {args, len, 0, 0, 0, slot}, .may_fail = 1};
+	struct sched_param fifo = {.sched_priority = 1}, normal = {0};
+	pid_t tid = p->threads[0]->tid;
+	struct aim a = {0};
+	int r, policy;
+
+	if (p->core->caps) {
+		r = eng_batch(p->threads[0], &c, 1, NULL);
+		return r < 0 ? r : c.ret;
+	}
+	get_sysctl("/proc/sys/kernel/pid_max", a.max, sizeof(a.max));
+	get_sysctl("/proc/sys/kernel/ns_last_pid", a.last, sizeof(a.last));
+	snprintf(a.want, sizeof(a.want), "%d", want - 1);
+	policy = sched_getscheduler(tid);
+	if (policy == SCHED_OTHER)
+		sched_setscheduler(tid, SCHED_FIFO | SCHED_RESET_ON_FORK, &fifo);
+	if (want >= atoi(a.max))
+		put_sysctl("/proc/sys/kernel/pid_max", "4194304");
+	r = batch_after(p->threads[0], &c, 1, NULL, aim_last, &a);
+	put_sysctl("/proc/sys/kernel/ns_last_pid", a.last);
+	if (want >= atoi(a.max))
+		put_sysctl("/proc/sys/kernel/pid_max", a.max);
+	if (policy == SCHED_OTHER)
+		sched_setscheduler(tid, SCHED_OTHER, &normal);
+	return r < 0 ? r : c.ret;
+}
+
+/* Before another try: whoever has the number may be short-lived. */
+static void aim_again(pid_t want)
+{
+	for (int i = 0; i < 20 && kill(want, 0) == 0; i++)
+		nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
 }
 
 static int make_thread(struct eng_proc *p, unsigned slot, pid_t vtid, struct error *e)
@@ -119,7 +141,6 @@ static int make_thread(struct eng_proc *p, unsigned slot, pid_t vtid, struct err
 	struct clone_args a = {.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM, .stack = top - BLOB_STACK / 2,
 		.stack_size = BLOB_STACK / 2};
 	struct eng_thread *t;
-	struct aim aim;
 	pid_t tid;
 	long r;
 
@@ -131,9 +152,7 @@ static int make_thread(struct eng_proc *p, unsigned slot, pid_t vtid, struct err
 	}
 	at = eng_scratch_put(p, &a, sizeof(a));
 	for (int try = 0;; try++) {
-		aim_next_pid(p, vtid, &aim);
-		r = ENG_SYS(p->threads[0], SYS_clone3, at, sizeof(a), 0, 0, 0, blob_slot_addr(c->blob, slot));
-		aim_done(&aim);
+		r = clone_aimed(p, at, sizeof(a), blob_slot_addr(c->blob, slot), vtid);
 		if (r < 0)
 			return error_set(e, -r, "thread %d of process %d cannot be made: %s", vtid, p->vpid, strerror(-r));
 		if (r == vtid)
@@ -145,6 +164,7 @@ static int make_thread(struct eng_proc *p, unsigned slot, pid_t vtid, struct err
 				INJECT_RAW(t, SYS_exit, 0);
 			thread_drop(p, p->nthreads - 1);
 		}
+		aim_again(vtid);
 		if (try == TRIES)
 			return error_set(e, EEXIST, "thread %d of process %d: that number is taken", vtid, p->vpid);
 	}
@@ -278,7 +298,6 @@ static int vessel_child(struct eng_family *f, struct eng_proc *parent, const img
 	struct eng_thread *t;
 	uint64_t at;
 	pid_t pid = 0, want = m->pid;
-	struct aim aim;
 	long r;
 
 	eng_scratch_reset(parent);
@@ -288,9 +307,7 @@ static int vessel_child(struct eng_family *f, struct eng_proc *parent, const img
 	}
 	at = eng_scratch_put(parent, &a, sizeof(a));
 	for (int try = 0;; try++) {
-		aim_next_pid(parent, m->pid, &aim);
-		r = ENG_SYS(parent->threads[0], SYS_clone3, at, sizeof(a), 0, 0, 0, parent->threads[0]->core->slot);
-		aim_done(&aim);
+		r = clone_aimed(parent, at, sizeof(a), parent->threads[0]->core->slot, m->pid);
 		if (r < 0 || r == m->pid)
 			break;
 		if (find_child(parent, r, &pid) == 0) /* another process was faster: this one ends, once more */
@@ -298,6 +315,7 @@ static int vessel_child(struct eng_family *f, struct eng_proc *parent, const img
 		ENG_SYS(parent->threads[0], SYS_wait4, r, 0, __WALL, 0);
 		hollow_drain_chld(parent);
 		at = eng_scratch_put(parent, &a, sizeof(a));
+		aim_again(m->pid);
 		r = -EEXIST;
 		if (try == TRIES)
 			break;
@@ -341,6 +359,8 @@ static int vessel_group(struct eng_proc *p, const img_proc *m)
 		r = ENG_SYS(t, SYS_setsid, 0);
 	else if (m->pgid > 1 && pgid != m->pgid)
 		r = ENG_SYS(t, SYS_setpgid, 0, m->pgid);
+	if (r >= 0 && m->sid > 1 && m->sid != m->pid && sid != m->sid && eng_proc_by_vpid(p->family, m->sid))
+		return -EPERM; /* older than its parent's session: cannot be made again */
 	return r < 0 ? r : 0;
 }
 
@@ -421,6 +441,38 @@ static int make_zombie(struct eng_family *f, const img_proc *m, struct error *e)
 	return r;
 }
 
+/* A group or session whose leader has long ended: somebody has to be it for the moment in which its members join. */
+static int with_ghost(struct eng_family *f, struct eng_proc *member, const img_proc *m, struct error *e)
+{
+	int32_t tid = m->pgid;
+	img_proc ghost = {.pid = m->pgid, .ppid = f->procs[0]->vpid, .pgid = m->pgid, .sid = m->sid, .n_tids = 1, .tids = &tid,
+		.blob = f->procs[0]->core->blob, .comm = ""};
+	struct eng_proc *g;
+	int r = vessel_child(f, f->procs[0], &ghost, e);
+
+	g = r == 0 ? eng_proc_by_vpid(f, m->pgid) : NULL;
+	if (!g)
+		return r;
+	r = vessel_group(g, &ghost);
+	if (r == 0)
+		r = vessel_group(member, m);
+	g->core->exit_sent = true;
+	vessel_die(g, 0);
+	hollow_reap_zombie(f->procs[0], m->pgid);
+	proc_drop(f, f->nprocs - 1);
+	return r;
+}
+
+static int join_group(struct eng_family *f, const img_proc *m, struct error *e)
+{
+	struct eng_proc *p = eng_proc_by_vpid(f, m->pid);
+	int r = p ? vessel_group(p, m) : -ESRCH;
+
+	if (r == -EPERM && !eng_proc_by_vpid(f, m->pgid))
+		r = with_ghost(f, p, m, e);
+	return r < 0 ? error_set(e, -r, "process %d: its group %d or session %d cannot be made: %s", m->pid, m->pgid, m->sid, strerror(-r)) : 0;
+}
+
 static int make_family(struct eng_family *f, const img_head *h, struct error *e)
 {
 	int r = vessel_root(f, h->proc[0], e);
@@ -431,17 +483,17 @@ static int make_family(struct eng_family *f, const img_head *h, struct error *e)
 		if (h->proc[i]->zombie)
 			continue;
 		r = parent ? vessel_child(f, parent, h->proc[i], e) : vessel_root(f, h->proc[i], e);
+		if (r == 0 && parent && h->proc[i]->sid == h->proc[i]->pid) /* before it has children: they are born into it */
+			r = join_group(f, h->proc[i], e);
 	}
 	for (size_t i = 1; i < h->n_proc && r == 0; i++)
 		if (h->proc[i]->zombie)
 			r = make_zombie(f, h->proc[i], e);
-	for (size_t i = 1; i < h->n_proc && r == 0; i++) {
-		if (h->proc[i]->zombie)
-			continue;
-		r = vessel_group(f->procs[i], h->proc[i]);
-		if (r < 0)
-			error_set(e, -r, "process %d: its group or session cannot be made: %s", h->proc[i]->pid, strerror(-r));
-	}
+	/* leaders first: who joins a group needs it to be there */
+	for (int pass = 0; pass < 2; pass++)
+		for (size_t i = 1; i < h->n_proc && r == 0; i++)
+			if (!h->proc[i]->zombie && (h->proc[i]->pgid == h->proc[i]->pid) == (pass == 0))
+				r = join_group(f, h->proc[i], e);
 	return r;
 }
 
@@ -596,7 +648,7 @@ static int revive_born(struct eng_family *f, const img_head *h, struct error *e)
 		}
 		r = vessel_child(f, parent, m, e);
 		if (r == 0)
-			r = vessel_group(eng_proc_by_vpid(f, m->pid), m);
+			r = join_group(f, m, e);
 	}
 	return r;
 }

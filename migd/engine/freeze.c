@@ -363,8 +363,11 @@ static int add_children(struct eng_family *f, pid_t of, struct eng_proc *parent,
 			continue;
 		if (r == 0)
 			r = add_process(f, kids[k], parent, e);
-		if (r == -ESRCH) /* it may have become one just now */
-			r = add_zombie(f, kids[k], parent);
+		if (r == -ESRCH) { /* it ends just now: not to be lost, another look */
+			r = add_zombie(f, kids[k], parent) == 0 && parent && kill(kids[k], 0) == 0;
+			if (r)
+				sched_yield();
+		}
 		if (r < 0)
 			return r;
 		fresh += r > 0;

@@ -40,6 +40,9 @@ static struct eng_image *image_new(int fd)
 
 struct eng_image *image_writer(int fd)
 {
+	int room = 4 << 20; /* of a socket: fewer switches between writer and pump */
+
+	setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room));
 	return image_new(fd);
 }
 

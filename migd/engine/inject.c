@@ -269,6 +269,11 @@ static int run_to_trap(struct eng_thread *t)
 
 int eng_batch(struct eng_thread *t, struct eng_call *c, size_t n, size_t *failed)
 {
+	return batch_after(t, c, n, failed, NULL, NULL);
+}
+
+int batch_after(struct eng_thread *t, struct eng_call *c, size_t n, size_t *failed, void (*last)(void *), void *arg)
+{
 	struct eng_proc *p = t->proc;
 	uint64_t calls = p->core->blob + BLOB_BATCH + 16, done;
 	struct user_regs_struct r;
@@ -287,6 +292,8 @@ int eng_batch(struct eng_thread *t, struct eng_call *c, size_t n, size_t *failed
 	r.r13 = n;
 	if (regs_set(t, &r) < 0)
 		return thread_lost(t);
+	if (last)
+		last(arg);
 	err = run_to_trap(t);
 	if (err < 0)
 		return err;

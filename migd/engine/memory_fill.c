@@ -225,6 +225,17 @@ static bool same_file(const img_map *a, const img_map *b)
 	return b->file && a->kind == b->kind && a->file->ino == b->file->ino && !strcmp(a->file->path, b->file->path);
 }
 
+/*
+ * Big maps that are full of data get huge pages: filling them costs a third (measured: 256 MiB 41 ms instead of 120 ms). The advice stays on the map, where it
+ * can do no harm, since there is hardly a page that is not there. (MADV_COLLAPSE would leave no trace, but costs more than it saves.)
+ */
+static bool wants_huge(const img_map *m)
+{
+	uint64_t len = m->end - m->start;
+
+	return len >= (4 << 20) && m->pages >= len / 10 * 9 && !(m->flags & (MAPF_NOHUGE | MAPF_GROWSDOWN));
+}
+
 static int make_maps(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct error *e)
 {
 	struct todo d = {.p = p, .e = e};
@@ -236,6 +247,9 @@ static int make_maps(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct error 
 		switch (mm->map[i]->kind) {
 		case KIND_ANON:
 			r = todo_add(&d, mm->map[i], mmap_call(mm->map[i], -1, false));
+			if (r == 0 && wants_huge(mm->map[i]))
+				r = todo_add(&d, mm->map[i], (struct eng_call){.nr = SYS_madvise,
+					.arg = {mm->map[i]->start, mm->map[i]->end - mm->map[i]->start, MADV_HUGEPAGE}, .may_fail = 1});
 			break;
 		case KIND_FILE_PRIV:
 		case KIND_FILE_SHARED:

@@ -20,7 +20,7 @@
 #include "migd/engine/inject.h"
 #include "rpc/image.pb-c.h"
 
-enum { CHUNK = 1 << 20, CHUNK_RUNS = 512 };
+enum { CHUNK = 4 << 20, CHUNK_RUNS = 512 }; /* long runs end at multiples of CHUNK, so that huge pages are whole in a record */
 
 static bool is_deleted(const char *path)
 {
@@ -133,10 +133,13 @@ static int pack(struct packer *k, uint64_t start, uint64_t end)
 	while (start < end) {
 		uint64_t room = CHUNK - k->bytes, take = end - start < room ? end - start : room;
 
+		if (take == room && room > CHUNK / 2 && start / CHUNK != (start + take) / CHUNK && (start + take) % CHUNK)
+			take = (start + take) / CHUNK * CHUNK - start;
+
 		k->run[k->nruns++] = (struct run){start, start + take};
 		k->bytes += take;
 		start += take;
-		if (k->bytes == CHUNK || k->nruns == CHUNK_RUNS) {
+		if (k->bytes == CHUNK || start % CHUNK == 0 || k->nruns == CHUNK_RUNS) {
 			int r = pack_flush(k);
 
 			if (r < 0)
