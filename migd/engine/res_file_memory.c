@@ -40,18 +40,15 @@ static pid_t holder_outside(const struct eng_probe *p, const struct file_look *l
 	for (struct dirent *e; proc && !found && (e = readdir(proc));) {
 		pid_t pid = atoi(e->d_name);
 		char name[40], link[PATH_MAX];
-		bool inside = pid <= 0 || pid == getpid();
 
-		for (size_t i = 0; i < p->nfamily; i++)
-			inside |= p->family[i] == pid;
 		snprintf(name, sizeof name, "/proc/%d/fd", pid);
-		DIR *d = inside ? NULL : opendir(name);
+		DIR *d = pid <= 0 || pid == getpid() ? NULL : opendir(name);
 
 		for (struct dirent *n; d && !found && (n = readdir(d));) {
 			struct stat st;
 
 			if (res_readlink(dirfd(d), n->d_name, link, sizeof link) > 0 && !strcmp(link, l->link) &&
-			    !fstatat(dirfd(d), n->d_name, &st, 0) && st.st_ino == l->st.st_ino && st.st_dev == l->st.st_dev)
+			    !fstatat(dirfd(d), n->d_name, &st, 0) && st.st_ino == l->st.st_ino && st.st_dev == l->st.st_dev && !res_inside(p, pid))
 				found = pid;
 		}
 		if (d)

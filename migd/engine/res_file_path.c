@@ -41,14 +41,6 @@ static bool ends_deleted(const char *path)
 
 /* ---- an offset shared with somebody who stays -------------------------------------------------------- */
 
-static bool in_family(const struct eng_probe *p, pid_t pid)
-{
-	for (size_t i = 0; i < p->nfamily; i++)
-		if (p->family[i] == pid)
-			return true;
-	return pid == getpid();
-}
-
 /* The descriptor of process `pid` (directory d of its descriptors) that shares l's description, or -1. */
 static int sharer_in(const struct file_look *l, pid_t pid, DIR *d)
 {
@@ -73,12 +65,12 @@ static pid_t sharer_outside(const struct eng_probe *p, const struct file_look *l
 		pid_t pid = atoi(e->d_name);
 		char name[40];
 
-		if (pid <= 0 || in_family(p, pid))
+		if (pid <= 0 || pid == getpid())
 			continue;
 		snprintf(name, sizeof name, "/proc/%d/fd", pid);
 		DIR *d = opendir(name);
 
-		if (d && sharer_in(l, pid, d) >= 0)
+		if (d && sharer_in(l, pid, d) >= 0 && !res_inside(p, pid))
 			found = pid;
 		if (d)
 			closedir(d);

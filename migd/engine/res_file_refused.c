@@ -117,9 +117,8 @@ static void pidfd_probe(struct eng_probe *p, const struct file_look *l)
 {
 	pid_t pid = pidfd_of(l);
 
-	for (size_t i = 0; i < p->nfamily; i++)
-		if (p->family[i] == pid)
-			return;
+	if (pid > 0 && res_inside(p, pid))
+		return;
 	if (pid > 0)
 		file_reason(p, l, "pidfd of process %d, which stays: close it first", pid);
 	else

@@ -164,14 +164,11 @@ static pid_t mapper_outside(struct eng_probe *p, const char *key)
 	for (struct dirent *e; proc && !found && (e = readdir(proc));) {
 		pid_t pid = atoi(e->d_name);
 		char name[40];
-		bool inside = pid <= 0 || pid == getpid();
 
-		for (size_t i = 0; i < p->nfamily; i++)
-			inside |= p->family[i] == pid;
 		snprintf(name, sizeof name, "/proc/%d/maps", pid);
-		_cleanup_free_ char *text = inside ? NULL : eng_proc_read(AT_FDCWD, name, NULL);
+		_cleanup_free_ char *text = pid <= 0 || pid == getpid() ? NULL : eng_proc_read(AT_FDCWD, name, NULL);
 
-		if (text && strstr(text, key))
+		if (text && strstr(text, key) && !res_inside(p, pid))
 			found = pid;
 	}
 	if (proc)

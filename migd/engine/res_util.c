@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+#include "migd/engine/procfs.h"
 
 bool res_same(pid_t a, pid_t b, int kind, unsigned long ia, unsigned long ib)
 {
@@ -76,6 +77,29 @@ pid_t res_vpid(int dir)
 	}
 	free(status);
 	return pid;
+}
+
+bool res_inside(const struct eng_probe *p, pid_t pid)
+{
+	if (pid == getpid())
+		return true;
+	for (int up = 0; up < 64 && pid > 1; up++) {
+		char name[32];
+		struct procfs_stat st;
+
+		for (size_t i = 0; i < p->nfamily; i++)
+			if (p->family[i] == pid)
+				return true;
+		snprintf(name, sizeof name, "/proc/%d", pid);
+		int dir = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC), r = dir < 0 ? -ESRCH : procfs_stat(dir, &st);
+
+		if (dir >= 0)
+			close(dir);
+		if (r < 0)
+			return up == 0; /* ended while we looked */
+		pid = st.ppid;
+	}
+	return false;
 }
 
 struct ids {

@@ -51,6 +51,9 @@ pid_t res_vpid(int dir);
  */
 bool res_may(int dir, const char *path, int mode);
 
+/* Is pid one of the family, or born to it since its list was read? We ourselves count too, and who is gone. */
+bool res_inside(const struct eng_probe *p, pid_t pid);
+
 /* Text for "cannot unpack record". -EBADMSG with `e` filled. */
 int res_bad_record(struct error *e, const char *what);
 

@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/select.h>
 
 static volatile bool stop;
@@ -161,6 +162,7 @@ static long w_waitpid(struct wait *w)
 {
 	pid_t kid = fork();
 	if (!kid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		signal(SIGTERM, SIG_IGN);
 		uint64_t v;
 		if (read(w->a, &v, 8) != 8)
