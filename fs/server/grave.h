@@ -13,8 +13,8 @@
 #include <stdint.h>
 #include <sys/stat.h>
 
-#define GRAVES	      2048
-#define GRAVE_NS      20000000000ull
+#define GRAVES	      256
+#define GRAVE_NS      5000000000ull
 #define GRAVE_BLOCKS  128 /* of 512 bytes */
 
 struct graves {
