@@ -769,6 +769,11 @@ int eng_resume(struct eng_family *f, struct error *e)
 		return error_set(e, EINVAL, "resume of a family that is %s", eng_state_name(f));
 	if (!f->nest)
 		wait_for_clock(f);
+	for (size_t k = 0; eng_res_table[k]; k++)
+		for (size_t i = 0; i < f->nprocs && eng_res_table[k]->resume; i++) {
+			eng_scratch_reset(f->procs[i]);
+			eng_res_table[k]->resume(f->procs[i]);
+		}
 	eng_release_threads(f);
 	if (f->nest)
 		nest_running(f);

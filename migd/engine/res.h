@@ -149,6 +149,8 @@ struct eng_res {
 	int (*fill)(struct eng_family *f, struct eng_proc *p, uint32_t type, const void *body, size_t len, struct error *e);
 	/* Destination: memory and descriptors of all processes are in place. In the order of the table. */
 	int (*finish)(struct eng_proc *p, struct error *e);
+	/* Destination, after the commit, threads still parked: what must not happen before (names in the file tree). Cannot fail any more: say what did not work. May be NULL. */
+	void (*resume)(struct eng_proc *p);
 	/* Source = home after the commit: let go (close descriptors, ...); and home before a fill is abandoned: the same. NULL: nothing to do. */
 	int (*hollow)(struct eng_proc *p, struct error *e);
 	/* Frees ->res[] of its index; called for family (p NULL), each process and each thread's process. */

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unix sockets whose both ends are in the family (socketpair(2), or connected over a name), with what is under way in them; and fresh ones that are not connected.
- * Everything else is refused by name: other families of sockets, listening ones, names in the file tree, a peer that stays, descriptors under way (SCM_RIGHTS).
+ * Unix sockets whose both ends are in the family (socketpair(2), or connected over a name), with what is under way in them; fresh ones; listening and other
+ * named ones. Everything else is refused by name: other families of sockets, a peer that stays, descriptors under way (SCM_RIGHTS), connections not yet accepted.
+ *
+ * A name in the file tree is bound again after the commit (before, the source may yet go on): the socket file is replaced by one of the same mode. While a family
+ * is away its names answer members of the family only. An accepted connection travels as a pair: it forgets over which name it came.
  *
  * Who is whose peer, and which half is shut down, the kernel tells by sock_diag(7), asked in the family's network namespace.
  * A pair is made by the process that made it (SO_PEERCRED shows that one), with the family's user ids; what waited is sent again from the other end.
@@ -22,17 +25,29 @@
 #include <sys/un.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/log.h"
 #include "migd/engine/core.h"
 #include "migd/engine/res_files.h"
 
 enum { MESSAGE_MAX = 1 << 20 };
 
 struct peer { /* what sock_diag tells */
-	bool known, has_peer, named;
+	bool has_peer;
 	uint32_t ino; /* of the peer; 0 with has_peer false: none */
-	uint8_t state, shut;
+	uint32_t waiting, backlog; /* a listening one's */
+	uint8_t shut;
 };
-struct pair { /* destination: a pair that has been made, its ends not all given out yet; ->res[] of res_sockets */
+struct name_todo { /* destination: what resume() does in process p with its descriptor num */
+	struct name_todo *next;
+	struct eng_proc *p;
+	int num;
+	Sprite__Img__Socket *m;
+};
+struct sockets_state { /* ->res[] of the family */
+	struct pair *pairs;
+	struct name_todo *names;
+};
+struct pair { /* destination: a pair that has been made, its ends not all given out yet */
 	struct pair *next;
 	uint64_t sock[2];
 	int fd[2];
@@ -49,7 +64,7 @@ static int diag_ask(int nl, uint32_t ino, struct peer *out)
 		struct unix_diag_req r;
 	} q = {
 		.h = {.nlmsg_len = sizeof q, .nlmsg_type = SOCK_DIAG_BY_FAMILY, .nlmsg_flags = NLM_F_REQUEST},
-		.r = {.sdiag_family = AF_UNIX, .udiag_states = ~0u, .udiag_ino = ino, .udiag_show = UDIAG_SHOW_PEER | UDIAG_SHOW_NAME,
+		.r = {.sdiag_family = AF_UNIX, .udiag_states = ~0u, .udiag_ino = ino, .udiag_show = UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN,
 		      .udiag_cookie = {~0u, ~0u}},
 	};
 	char buf[8192] __attribute__((aligned(8)));
@@ -67,16 +82,15 @@ static int diag_ask(int nl, uint32_t ino, struct peer *out)
 	struct unix_diag_msg *m = NLMSG_DATA(h);
 	int left = h->nlmsg_len - NLMSG_LENGTH(sizeof *m);
 
-	out->known = true;
-	out->state = m->udiag_state;
 	for (struct rtattr *a = (struct rtattr *)(m + 1); RTA_OK(a, left); a = RTA_NEXT(a, left))
 		switch (a->rta_type) {
 		case UNIX_DIAG_PEER:
 			out->has_peer = true;
 			out->ino = *(uint32_t *)RTA_DATA(a);
 			break;
-		case UNIX_DIAG_NAME:
-			out->named = RTA_PAYLOAD(a) > 0;
+		case UNIX_DIAG_RQLEN: /* of a listening one; else it is in bytes */
+			out->waiting = ((struct unix_diag_rqlen *)RTA_DATA(a))->udiag_rqueue;
+			out->backlog = ((struct unix_diag_rqlen *)RTA_DATA(a))->udiag_wqueue;
 			break;
 		case UNIX_DIAG_SHUTDOWN:
 			out->shut = *(uint8_t *)RTA_DATA(a);
@@ -167,23 +181,10 @@ static bool in_family(struct eng_probe *p, uint32_t ino)
 	return h.found;
 }
 
-static void unix_probe(struct eng_probe *p, const struct file_look *l, int fd, const char *name)
+static void unix_probe(struct eng_probe *p, const struct file_look *l, const char *name)
 {
-	struct sockaddr_un a = {0};
-	socklen_t n = sizeof a, on = sizeof(int);
-	int listening = 0;
 	struct peer peer;
 
-	getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &on);
-	if (listening) {
-		file_reason(p, l, "%s that listens: close it first", name);
-		return;
-	}
-	if (getsockname(fd, (struct sockaddr *)&a, &n) == 0 && n > sizeof a.sun_family) {
-		file_reason(p, l, "%s with a name (%s%.100s): close it first", name, a.sun_path[0] ? "" : "@",
-			    a.sun_path[0] ? a.sun_path : a.sun_path + 1);
-		return;
-	}
 	if (diag(l->dir, l->st.st_ino, &peer) < 0)
 		file_reason(p, l, "%s: this kernel does not tell its peer (unix_diag)", name);
 	else if (peer.has_peer && peer.ino && !in_family(p, peer.ino))
@@ -200,7 +201,7 @@ static void socket_probe(struct eng_probe *p, const struct file_look *l)
 	socket_kind(fd, &domain, &type);
 	socket_name(domain, type, name, sizeof name);
 	if (domain == AF_UNIX)
-		unix_probe(p, l, fd, name);
+		unix_probe(p, l, name);
 	else
 		file_reason(p, l, "%s: close it first", name);
 }
@@ -274,6 +275,49 @@ static int queue_dump(int fd, Sprite__Img__Socket *m, struct error *e)
 	return r < 0 ? error_set(e, -r, "unix socket: what is under way cannot be read: %s", strerror(-r)) : 0;
 }
 
+/* Name and, in the file tree, mode of the socket file. */
+static int name_dump(const struct file_look *l, int fd, Sprite__Img__Socket *m)
+{
+	struct sockaddr_un a = {0};
+	socklen_t n = sizeof a;
+	struct stat st;
+
+	if (getsockname(fd, (struct sockaddr *)&a, &n) < 0 || n <= sizeof a.sun_family)
+		return 0;
+	m->name.len = n - sizeof a.sun_family;
+	m->name.data = malloc(m->name.len);
+	if (!m->name.data)
+		return -ENOMEM;
+	memcpy(m->name.data, a.sun_path, m->name.len);
+	if (a.sun_path[0]) {
+		char path[sizeof a.sun_path + 8];
+
+		snprintf(path, sizeof path, "%s/%.*s", a.sun_path[0] == '/' ? "root" : "cwd", (int)sizeof a.sun_path, a.sun_path);
+		m->name_mode = fstatat(l->dir, path, &st, 0) == 0 ? st.st_mode & 07777 : 0700;
+	}
+	return 0;
+}
+
+/* A datagram socket that sends to a named one, which does not send back: connected by that name again. */
+static int one_way(const struct file_look *l, int fd, Sprite__Img__Socket *m)
+{
+	struct sockaddr_un a = {0};
+	socklen_t n = sizeof a;
+	struct peer other;
+
+	if (m->type != SOCK_DGRAM || !m->peer || diag(l->dir, m->peer, &other) < 0 || other.ino == (uint32_t)m->sock)
+		return 0;
+	if (getpeername(fd, (struct sockaddr *)&a, &n) < 0 || n <= sizeof a.sun_family)
+		return -ENOTSUP;
+	m->connected = false;
+	m->to.len = n - sizeof a.sun_family;
+	m->to.data = malloc(m->to.len);
+	if (!m->to.data)
+		return -ENOMEM;
+	memcpy(m->to.data, a.sun_path, m->to.len);
+	return 0;
+}
+
 static int socket_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e)
 {
 	_cleanup_close_ int fd = eng_fd_get(d->holder, d->look.num);
@@ -285,7 +329,7 @@ static int socket_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__F
 	if (fd < 0)
 		return fd;
 	socket_kind(fd, &domain, &type);
-	if (domain != AF_UNIX || number_of(fd, SO_ACCEPTCONN))
+	if (domain != AF_UNIX)
 		return error_set(e, ENOTSUP, "this socket cannot be carried");
 	int r = diag(d->look.dir, d->look.st.st_ino, &peer);
 
@@ -308,6 +352,15 @@ static int socket_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__F
 	s->rcvtimeo = timeout_of(fd, SO_RCVTIMEO);
 	s->sndtimeo = timeout_of(fd, SO_SNDTIMEO);
 	s->peek_off = number_of(fd, SO_PEEK_OFF);
+	s->listening = number_of(fd, SO_ACCEPTCONN);
+	s->backlog = s->listening ? peer.backlog : 0;
+	if (s->listening && peer.waiting)
+		return error_set(e, EBUSY, "a connection waits to be accepted: try again later");
+	r = name_dump(&d->look, fd, s);
+	if (!r)
+		r = one_way(&d->look, fd, s);
+	if (r < 0)
+		return error_set(e, -r, "unix socket: %s", strerror(-r));
 	bool there = false;
 
 	for (struct file_desc *c = files_first(f); c; c = c->next)
@@ -318,14 +371,21 @@ static int socket_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__F
 		for (size_t i = 0; i < eng_nprocs(f); i++)
 			if (eng_proc_at(f, i)->pid == cred.pid)
 				s->maker = eng_proc_at(f, i)->vpid;
-	return s->connected || type == SOCK_DGRAM ? queue_dump(fd, s, e) : 0;
+	r = s->connected || type == SOCK_DGRAM ? queue_dump(fd, s, e) : 0;
+	if (!r && !s->connected && s->n_queue)
+		return error_set(e, EBUSY, "messages wait in a unix datagram socket: try again later");
+	return r;
 }
 
 /* ---- destination ------------------------------------------------------------------------------------ */
 
-static struct pair **pairs_of(struct eng_family *f)
+static struct sockets_state *state_of(struct eng_family *f)
 {
-	return (struct pair **)eng_family_res(f, &res_sockets);
+	struct sockets_state **s = (struct sockets_state **)eng_family_res(f, &res_sockets);
+
+	if (!*s)
+		*s = calloc(1, sizeof **s);
+	return *s;
 }
 
 /* The target makes it, so that it lies in the family's network namespace and shows the family's user as its maker. */
@@ -421,8 +481,8 @@ static int pair_make(struct eng_family *f, struct eng_proc *p, const Sprite__Img
 		return r;
 	}
 	q->fd[0] = -1;
-	q->next = *pairs_of(f);
-	*pairs_of(f) = q;
+	q->next = state_of(f)->pairs;
+	state_of(f)->pairs = q;
 	return r;
 }
 
@@ -431,12 +491,12 @@ static int socket_open(struct eng_family *f, struct eng_proc *p, struct file_des
 	const Sprite__Img__Socket *m = d->image->socket;
 	int fd[2] = {-1, -1}, r = 0;
 
-	if (!m)
+	if (!m || !state_of(f))
 		return res_bad_record(e, "sockets");
 	if (!m->connected) {
 		r = target_socket(p, m->type, false, fd);
 	} else {
-		struct pair *q = *pairs_of(f);
+		struct pair *q = state_of(f)->pairs;
 
 		while (q && !(q->sock[1] == m->sock && q->fd[1] >= 0))
 			q = q->next;
@@ -456,23 +516,29 @@ static int socket_open(struct eng_family *f, struct eng_proc *p, struct file_des
 	return fd[0];
 }
 
-/* Shutting down comes after both ends have got what waited for them. */
+/* Shutting down comes after both ends have got what waited for them; names come after the commit. */
 static int socket_finish(struct eng_proc *p, struct file_desc *d, int num, struct error *e)
 {
-	const Sprite__Img__Socket *m = d->image->socket;
+	Sprite__Img__Socket *m = d->image->socket;
 
-	(void)p, (void)num, (void)e;
 	if (m->shut_rd || m->shut_wr)
 		shutdown(d->fd, m->shut_rd && m->shut_wr ? SHUT_RDWR : m->shut_rd ? SHUT_RD : SHUT_WR);
+	if ((m->connected && m->type != SOCK_DGRAM) || !(m->name.len || m->to.len))
+		return 0;
+	struct name_todo *t = calloc(1, sizeof *t);
+
+	if (!t)
+		return error_set(e, ENOMEM, "no memory");
+	*t = (struct name_todo){state_of(p->family)->names, p, num, m};
+	d->image->socket = NULL; /* ours now: the description's image goes before we resume */
+	state_of(p->family)->names = t;
 	return 0;
 }
 
-static void sockets_release(struct eng_family *f, struct eng_proc *p)
+static void pairs_free(struct sockets_state *s)
 {
-	if (p)
-		return;
-	for (struct pair *q; (q = *pairs_of(f));) {
-		*pairs_of(f) = q->next;
+	for (struct pair *q; (q = s->pairs);) {
+		s->pairs = q->next;
 		for (int i = 0; i < 2; i++)
 			if (q->fd[i] >= 0)
 				close(q->fd[i]);
@@ -480,14 +546,101 @@ static void sockets_release(struct eng_family *f, struct eng_proc *p)
 	}
 }
 
+static void names_free(struct sockets_state *s)
+{
+	for (struct name_todo *t; (t = s->names);) {
+		s->names = t->next;
+		sprite__img__socket__free_unpacked(t->m, NULL);
+		free(t);
+	}
+}
+
 static int sockets_finish(struct eng_proc *p, struct error *e)
 {
 	(void)e;
-	if (p == eng_proc_at(p->family, eng_nprocs(p->family) - 1))
-		sockets_release(p->family, NULL);
+	if (p == eng_proc_at(p->family, eng_nprocs(p->family) - 1) && state_of(p->family))
+		pairs_free(state_of(p->family));
 	return 0;
+}
+
+static uint64_t put_name(struct eng_proc *p, ProtobufCBinaryData name, socklen_t *len)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+
+	*len = sizeof a.sun_family + name.len;
+	if (name.len > sizeof a.sun_path)
+		return 0;
+	memcpy(a.sun_path, name.data, name.len);
+	return eng_scratch_put(p, &a, sizeof a);
+}
+
+/* The program itself, by now with its own rights, takes the place of the socket file that is there; of nothing but a socket. */
+static void name_bind(const struct name_todo *t)
+{
+	struct eng_thread *h = t->p->threads[0];
+	const Sprite__Img__Socket *m = t->m;
+	bool in_tree = m->name.data[0];
+	struct stat st;
+	socklen_t len;
+
+	eng_scratch_reset(t->p);
+	uint64_t addr = put_name(t->p, m->name, &len), path = addr + offsetof(struct sockaddr_un, sun_path),
+		 at = eng_scratch_put(t->p, NULL, sizeof st);
+
+	if (!at)
+		return;
+	if (in_tree && eng_syscall(h, SYS_lstat, path, at) == 0 && eng_peek(t->p, at, &st, sizeof st) == 0 && S_ISSOCK(st.st_mode))
+		eng_syscall(h, SYS_unlink, path);
+	long r = eng_syscall(h, SYS_bind, (long)t->num, addr, (long)len);
+
+	if (r == 0 && in_tree)
+		eng_syscall(h, SYS_chmod, path, (long)m->name_mode);
+	if (r == 0 && m->listening)
+		r = eng_syscall(h, SYS_listen, (long)t->num, (long)m->backlog);
+	if (r < 0)
+		log_error("process %d: its socket %.*s cannot be bound again: %s", t->p->vpid, (int)m->name.len - !in_tree,
+			  (char *)m->name.data + !in_tree, strerror(-r));
+}
+
+static void name_connect(const struct name_todo *t)
+{
+	socklen_t len;
+
+	eng_scratch_reset(t->p);
+	uint64_t addr = put_name(t->p, t->m->to, &len);
+	long r = eng_syscall(t->p->threads[0], SYS_connect, (long)t->num, addr, (long)len);
+
+	if (r < 0)
+		log_error("process %d: its datagram socket cannot be connected again: %s", t->p->vpid, strerror(-r));
+}
+
+static void sockets_resume(struct eng_proc *p)
+{
+	struct sockets_state *s = state_of(p->family);
+
+	if (!s || p != eng_proc_at(p->family, eng_nprocs(p->family) - 1))
+		return;
+	for (struct name_todo *t = s->names; t; t = t->next)
+		if (t->m->name.len)
+			name_bind(t);
+	for (struct name_todo *t = s->names; t; t = t->next)
+		if (t->m->to.len)
+			name_connect(t);
+	names_free(s);
+}
+
+static void sockets_release(struct eng_family *f, struct eng_proc *p)
+{
+	struct sockets_state **s = (struct sockets_state **)eng_family_res(f, &res_sockets);
+
+	if (p || !*s)
+		return;
+	pairs_free(*s);
+	names_free(*s);
+	free(*s);
+	*s = NULL;
 }
 
 const struct file_kind file_socket = {
 	.name = "socket", .is = is_socket, .probe = socket_probe, .dump = socket_dump, .open = socket_open, .finish = socket_finish};
-const struct eng_res res_sockets = {.name = "sockets", .finish = sockets_finish, .release = sockets_release};
+const struct eng_res res_sockets = {.name = "sockets", .finish = sockets_finish, .resume = sockets_resume, .release = sockets_release};
