@@ -20,7 +20,8 @@
 #define CLIENT_MARGIN_NS   1000000000ull
 #define CLIENT_FORGET_NS   60000000000ull /* open files and locks of a silent client that is in nobody's way */
 #define CLIENT_MAX_OPENS   65536
-#define CLIENT_MAX_WAITING 4096
+#define CLIENT_MAX_WAITING 4096 /* locks */
+#define CLIENT_MAX_PARKED  8192 /* operations that wait for acknowledgements */
 #define CLIENT_MAX_PER_PEER 64
 
 struct event_stream;
@@ -34,7 +35,7 @@ struct client {
 	struct event_stream *stream; /* NULL: none at the moment */
 	atomic_int refs;
 	atomic_uint_fast64_t last_seen; /* boot time, ns */
-	atomic_int nopens, nwaiting;
+	atomic_int nopens, nwaiting, nparked;
 	atomic_uint_fast64_t calls;
 	atomic_bool gone;
 	atomic_bool noted;		    /* on the list of clients on disk (recover.h) */

@@ -44,9 +44,9 @@ static void client_json(void *arg, struct client *c)
 	uint64_t now = clock_boot_ns(), seen = atomic_load(&c->last_seen);
 
 	json_array_append_new(arg,
-		json_pack("{s:s,s:s,s:b,s:b,s:i,s:i,s:I,s:I}", "host", c->peer, "instance", c->instance, "events", c->stream != NULL,
-			"fenced", atomic_load(&c->fenced) != 0, "opens", atomic_load(&c->nopens), "waiting", atomic_load(&c->nwaiting), "calls",
-			(json_int_t)atomic_load(&c->calls), "silent_ms", (json_int_t)(now > seen ? (now - seen) / 1000000 : 0)));
+		json_pack("{s:s,s:s,s:b,s:b,s:i,s:i,s:i,s:I,s:I}", "host", c->peer, "instance", c->instance, "events", c->stream != NULL,
+			"fenced", atomic_load(&c->fenced) != 0, "opens", atomic_load(&c->nopens), "waiting", atomic_load(&c->nwaiting), "parked",
+			atomic_load(&c->nparked), "calls", (json_int_t)atomic_load(&c->calls), "silent_ms", (json_int_t)(now > seen ? (now - seen) / 1000000 : 0)));
 }
 
 static json_t *rpcs_json(struct fsd *d)

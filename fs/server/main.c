@@ -17,8 +17,9 @@
 #include "conf/notify.h"
 #include "fs/server/fsd.h"
 #include "fs/server/ids.h"
+#include "fs/server/metrics.h"
 
-static int print_status(const struct conf *c)
+static int print_status(const struct conf *c, bool metrics)
 {
 	struct error e = {0};
 	json_t *answer = NULL;
@@ -29,8 +30,12 @@ static int print_status(const struct conf *c)
 		fprintf(stderr, "spritefsd: %s\n", e.text);
 		return EXIT_FAILURE;
 	}
-	json_dumpf(json_object_get(answer, "status"), stdout, JSON_INDENT(2));
-	putchar('\n');
+	if (metrics) {
+		metrics_print(stdout, json_object_get(answer, "status"));
+	} else {
+		json_dumpf(json_object_get(answer, "status"), stdout, JSON_INDENT(2));
+		putchar('\n');
+	}
 	json_decref(answer);
 	return EXIT_SUCCESS;
 }
@@ -111,9 +116,10 @@ static int serve(struct daemon *dm)
 	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
-static bool status_wanted;
+static bool status_wanted, metrics_wanted;
 static const struct daemon_option options[] = {
 	{"status", NULL, "print the running server's status as JSON", NULL, &status_wanted},
+	{"metrics", NULL, "print it as Prometheus text", NULL, &metrics_wanted},
 	{0},
 };
 
@@ -124,7 +130,7 @@ int main(int argc, char **argv)
 
 	if (!daemon_begin(&dm, argc, argv, &status))
 		return status;
-	status = status_wanted ? print_status(dm.conf) : serve(&dm);
+	status = status_wanted || metrics_wanted ? print_status(dm.conf, metrics_wanted) : serve(&dm);
 	daemon_end(&dm);
 	return status;
 }

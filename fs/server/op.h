@@ -30,6 +30,7 @@ struct op {
 	struct cs_op cs;       /* leases.lock */
 	bool begun;	       /* cs is to be ended */
 	atomic_int park;       /* enum op_park */
+	bool counted;	       /* among the client's parked ones */
 	struct list rerun;     /* leases.lock */
 	enum { OP_UNASKED, OP_FIRST, OP_REPEATED } repeated;
 	struct intent intent; /* OP_REPEATED */

@@ -43,6 +43,9 @@ static const op_handler handlers[FS_NOPS] = {
 void op_run(struct op *o)
 {
 	for (;;) {
+		if (o->counted)
+			atomic_fetch_sub(&o->client->nparked, 1);
+		o->counted = false;
 		int is = OP_RUNNING, r = handlers[o->method](o, rpc_request_msg(o->rq)->msg);
 
 		if (r == OP_LATER)
@@ -57,6 +60,12 @@ void op_run(struct op *o)
 			return;
 		}
 		op_root(o);
+		if (atomic_load(&o->client->nparked) >= CLIENT_MAX_PARKED) { /* it costs memory: not without end */
+			op_fail(o, EAGAIN);
+			return;
+		}
+		o->counted = true;
+		atomic_fetch_add(&o->client->nparked, 1);
 		if (atomic_compare_exchange_strong(&o->park, &is, OP_PARKED))
 			return; /* whoever wakes it owns it now */
 		atomic_store(&o->park, OP_RUNNING); /* it may go on already */
@@ -83,6 +92,7 @@ static void serve(struct fsd *d, struct rpc_request *rq, enum fs_op method)
 	o->entered = false;
 	o->started = clock_mono_ns();
 	o->begun = false;
+	o->counted = false;
 	o->repeated = OP_UNASKED;
 	atomic_init(&o->park, OP_RUNNING);
 	list_init(&o->rerun);
