@@ -115,15 +115,23 @@ static int timerfd_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__
 {
 	struct itimerspec its;
 	struct file_look l;
-	_cleanup_close_ int fd = eng_fd_get(d->holder, d->look.num);
+	uint64_t now;
+	int clock = res_field_u64(d->look.info, "clockid", 10, 0);
+	bool wall = clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_ALARM,
+	     absolute = !wall || res_field_u64(d->look.info, "settime flags", 8, 0) & TFD_TIMER_ABSTIME;
+	int reference = !absolute ? CLOCK_MONOTONIC : wall ? CLOCK_REALTIME : clock == CLOCK_MONOTONIC ? CLOCK_MONOTONIC : CLOCK_BOOTTIME;
 
 	(void)f;
-	if (fd < 0 || timerfd_gettime(fd, &its) < 0)
-		return error_set(e, fd < 0 ? -fd : errno, "timerfd: %s", strerror(fd < 0 ? -fd : errno));
-	int r = file_look_at(d->look.pid, d->look.dir, d->look.num, &l);
+	for (int tries = 0;; tries++) {
+		int r = res_timer_read(d->holder->threads[0], SYS_timerfd_gettime, d->look.num, reference, &its, &now);
 
-	if (r < 0)
-		return r;
+		if (r < 0 || (r = file_look_at(d->look.pid, d->look.dir, d->look.num, &l)) < 0)
+			return error_set(e, -r, "timerfd: %s", strerror(-r));
+		/* Standing still again: it fell due between the two looks, and that tick would be told twice. */
+		if (tries == 10 || !ts_ns(its.it_interval) || !strstr(l.info, "it_value: (0, 0)"))
+			break;
+		file_look_free(&l);
+	}
 	m->timerfd = malloc(sizeof *m->timerfd);
 	if (!m->timerfd) {
 		file_look_free(&l);
@@ -138,15 +146,10 @@ static int timerfd_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__
 	t->value = ts_ns(its.it_value);
 	t->interval = ts_ns(its.it_interval);
 	file_look_free(&l);
-	eng_scratch_reset(d->holder);
-	t->monotonic = res_clock(d->holder->threads[0], CLOCK_MONOTONIC);
-	bool wall = t->clock == CLOCK_REALTIME || t->clock == CLOCK_REALTIME_ALARM;
-
-	if (t->value && (!wall || t->settime_flags & TFD_TIMER_ABSTIME)) {
-		int clock = wall ? CLOCK_REALTIME : t->clock == CLOCK_MONOTONIC ? CLOCK_MONOTONIC : CLOCK_BOOTTIME;
-
-		t->due = res_clock(d->holder->threads[0], clock) + t->value;
-	}
+	if (absolute && t->value)
+		t->due = now + t->value;
+	else
+		t->monotonic = now;
 	return 0;
 }
 

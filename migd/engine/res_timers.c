@@ -204,18 +204,20 @@ static int itimers_dump(struct eng_proc *p, Sprite__Img__Timers *m)
 static int ptimer_read(struct eng_proc *p, Sprite__Img__PTimer *t)
 {
 	struct itimerspec v;
+	uint64_t now;
+	int clock = t->clock == CLOCK_BOOTTIME_ALARM || t->clock == CLOCK_BOOTTIME ? CLOCK_BOOTTIME : CLOCK_MONOTONIC;
+	int r = res_timer_read(p->threads[0], SYS_timer_gettime, t->id, clock, &v, &now);
 
-	eng_scratch_reset(p);
-	uint64_t now = clock_goes_on(t->clock) ? res_clock(p->threads[0], t->clock == CLOCK_BOOTTIME_ALARM ? CLOCK_BOOTTIME : t->clock) : 0;
-	uint64_t at = eng_scratch_put(p, NULL, sizeof v);
-	long r = eng_syscall(p->threads[0], SYS_timer_gettime, (long)t->id, at);
-
-	if (r < 0 || (r = eng_peek(p, at, &v, sizeof v)) < 0)
+	if (r < 0)
 		return r;
 	t->value = ts_ns(v.it_value);
 	t->interval = ts_ns(v.it_interval);
-	if (now && t->value)
+	if (!t->value)
+		return 0;
+	if (clock_goes_on(t->clock))
 		t->due = now + t->value;
+	else
+		t->read = now;
 	return 0;
 }
 
@@ -277,7 +279,7 @@ static long timer_make(struct eng_thread *t, const Sprite__Img__PTimer *m, bool 
 	return -EBUSY;
 }
 
-static long ptimer_arm(struct eng_proc *p, const Sprite__Img__PTimer *m, uint64_t gone_by)
+static long ptimer_arm(struct eng_proc *p, const Sprite__Img__PTimer *m, uint64_t now)
 {
 	struct itimerspec v = {.it_interval = ns_ts(m->interval)};
 	int flags = 0;
@@ -286,6 +288,7 @@ static long ptimer_arm(struct eng_proc *p, const Sprite__Img__PTimer *m, uint64_
 		v.it_value = ns_ts(m->due);
 		flags = TIMER_ABSTIME;
 	} else if (m->value) {
+		uint64_t gone_by = now > m->read ? now - m->read : 0;
 		bool cpu = m->clock < 0 || m->clock == CLOCK_PROCESS_CPUTIME_ID || m->clock == CLOCK_THREAD_CPUTIME_ID;
 
 		v.it_value = ns_ts(cpu ? m->value : m->value > gone_by ? m->value - gone_by : 1);
@@ -321,7 +324,7 @@ static int timers_prune(struct eng_proc *p, const Sprite__Img__Timers *m, bool *
 	return r < 0 ? r : 0;
 }
 
-static int ptimers_finish(struct eng_proc *p, const Sprite__Img__Timers *m, uint64_t gone_by, struct error *e)
+static int ptimers_finish(struct eng_proc *p, const Sprite__Img__Timers *m, uint64_t now, struct error *e)
 {
 	struct eng_thread *t = p->threads[0];
 	_cleanup_free_ bool *kept = calloc(m->n_ptimer + 1, sizeof *kept);
@@ -337,7 +340,7 @@ static int ptimers_finish(struct eng_proc *p, const Sprite__Img__Timers *m, uint
 		long k = kept[i] ? 0 : timer_make(t, m->ptimer[i], restore_ids);
 
 		if (!k)
-			k = ptimer_arm(p, m->ptimer[i], gone_by);
+			k = ptimer_arm(p, m->ptimer[i], now);
 		if (k < 0)
 			r = error_set(e, -k, "timer %d (clock %d) of %d cannot be made again: %s", m->ptimer[i]->id,
 				      m->ptimer[i]->clock, p->vpid, strerror(-k));
@@ -384,20 +387,17 @@ static int timers_finish(struct eng_proc *p, struct error *e)
 {
 	void **s = &p->res[eng_res_index(&res_timers)];
 	Sprite__Img__Timers *m = *s;
-	uint64_t gone_by = 0;
+	uint64_t now = 0;
 
 	if (!m)
 		return error_set(e, EBADMSG, "image: no timers of process %d", p->vpid);
 	eng_scratch_reset(p);
-	if (any_armed(m)) {
-		uint64_t now = res_clock(p->threads[0], CLOCK_MONOTONIC);
-
-		gone_by = now > m->monotonic ? now - m->monotonic : 0;
-	}
-	int r = ptimers_finish(p, m, gone_by, e);
+	if (any_armed(m))
+		now = res_clock(p->threads[0], CLOCK_MONOTONIC);
+	int r = ptimers_finish(p, m, now, e);
 
 	if (!r)
-		r = itimers_finish(p, m, gone_by, e);
+		r = itimers_finish(p, m, now > m->monotonic ? now - m->monotonic : 0, e);
 	timers_free(m);
 	*s = NULL;
 	return r;

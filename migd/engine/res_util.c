@@ -2,6 +2,7 @@
 /* Small things that the resource modules share. No state, no locks. */
 #include "migd/engine/res_util.h"
 #include <errno.h>
+#include <stddef.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
 #include <stdio.h>
@@ -41,6 +42,38 @@ uint64_t res_clock(struct eng_thread *t, int clock)
 	if (!at || eng_syscall(t, SYS_clock_gettime, (long)clock, at) < 0 || eng_peek(t->proc, at, &ts, sizeof ts) < 0)
 		return 0;
 	return (uint64_t)ts.tv_sec * 1000000000u + ts.tv_nsec;
+}
+
+int res_timer_read(struct eng_thread *t, long nr, long id, int clock, struct itimerspec *its, uint64_t *now)
+{
+	struct {
+		struct timespec before, after;
+		struct itimerspec its;
+	} got;
+	uint64_t best = UINT64_MAX;
+
+	for (int tries = 0; tries < 5 && best > 50000; tries++) {
+		eng_scratch_reset(t->proc);
+		uint64_t at = eng_scratch_put(t->proc, NULL, sizeof got);
+		struct eng_call c[3] = {
+			{SYS_clock_gettime, {clock, at + offsetof(typeof(got), before)}, 0, 0, 0},
+			{nr, {id, at + offsetof(typeof(got), its)}, 0, 0, 0},
+			{SYS_clock_gettime, {clock, at + offsetof(typeof(got), after)}, 0, 0, 0},
+		};
+		int r = at ? eng_batch(t, c, 3, NULL) : -ENOMEM;
+
+		if (r < 0 || (r = eng_peek(t->proc, at, &got, sizeof got)) < 0)
+			return r;
+		uint64_t a = (uint64_t)got.before.tv_sec * 1000000000u + got.before.tv_nsec,
+			 b = (uint64_t)got.after.tv_sec * 1000000000u + got.after.tv_nsec;
+
+		if (b - a >= best)
+			continue;
+		best = b - a;
+		*its = got.its;
+		*now = b; /* rather late than early */
+	}
+	return 0;
 }
 
 ssize_t res_readlink(int dir, const char *name, char *buf, size_t size)

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <time.h>
 #include "migd/engine/res.h"
 
 enum { /* record types; rpc/image_res.proto tells the messages */
@@ -29,6 +30,12 @@ struct eng_thread *res_thread_by_vtid(struct eng_proc *p, pid_t vtid);
 
 /* A clock as the target sees it (its time namespace), ns; 0 when it cannot be read. */
 uint64_t res_clock(struct eng_thread *t, int clock);
+
+/*
+ * A timer as it is (nr: SYS_timer_gettime or SYS_timerfd_gettime of `id`), and the moment of that on `clock`, in the target: what is left counts from then.
+ * Asked again while the two are far apart (a busy host). 0 or -errno.
+ */
+int res_timer_read(struct eng_thread *t, long nr, long id, int clock, struct itimerspec *its, uint64_t *now);
 
 /* Whole link below `dir` (readlinkat), NUL-terminated; length or -errno. */
 ssize_t res_readlink(int dir, const char *name, char *buf, size_t size);
