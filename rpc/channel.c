@@ -68,7 +68,7 @@ struct rpc_channel {
 	struct rpc_tls *tls;
 	bool closing, wanted, up;
 	unsigned refusals;   /* connections in a row that the server closed after the handshake */
-	uint64_t refused_ns;
+	uint64_t refused_ns, refused_since; /* the last of them, the first */
 	_Atomic int last_logged; /* errno of the last failure that was logged, 0 after a success */
 	void (*changed)(void *arg, bool up);
 	void *changed_arg;
@@ -350,6 +350,8 @@ void channel_del_stream(struct rpc_channel *ch, struct rpc_stream *s)
 }
 
 /* ---- failures ---- */
+#define REFUSED_NS 2000000000ull
+
 static void log_failure(struct rpc_channel *ch, int err, const char *text)
 {
 	if (atomic_exchange(&ch->last_logged, err) == err)
@@ -363,13 +365,15 @@ static void log_failure(struct rpc_channel *ch, int err, const char *text)
 }
 
 /*
- * A connection that was made and closed at once is a refusal, or was lost at a bad moment. Twice in a row is an answer for a call that can just be
- * repeated; one that mutates goes on until its deadline (-EAGAIN: ask again), as it does with a server that is down.
+ * A connection that was made and closed at once is a refusal, or was lost at a bad moment (the server was killed; gRPC also gives a failure's text to all
+ * calls until its next attempt). Again and again for REFUSED_NS it is an answer for a call that can just be repeated; one that mutates goes on until its
+ * deadline (-EAGAIN: ask again), as it does with a server that is down.
  */
 static int refused_by_peer(struct rpc_channel *ch, bool mutates)
 {
 	uint64_t now = rt_now_ns();
 	struct error own = { 0 };
+	uint64_t since;
 	unsigned n;
 
 	if (tls_self_check(ch->tls, &own) < 0) {
@@ -378,13 +382,16 @@ static int refused_by_peer(struct rpc_channel *ch, bool mutates)
 	}
 	pthread_mutex_lock(&ch->lock);
 	/* Counts connections, not calls: all calls that waited for one connection fail together. */
+	if (!ch->refusals)
+		ch->refused_since = now;
 	if (!ch->refusals || now - ch->refused_ns > 50000000ull) {
 		ch->refusals++;
 		ch->refused_ns = now;
 	}
 	n = ch->refusals;
+	since = ch->refused_since;
 	pthread_mutex_unlock(&ch->lock);
-	if (n < 2)
+	if (n < 3 || now - since < REFUSED_NS)
 		return -EAGAIN;
 	log_failure(ch, -EACCES, "the server closes the connection after the handshake: it does not believe our certificate; its log says why");
 	return mutates ? -EAGAIN : -EACCES;
