@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
@@ -19,7 +20,7 @@
 #include "migd/relay_half.h"
 #include "migd/relay_tty.h"
 
-enum { RELAYS_MAX = 256, TICK_MS = 2, TTY_TICK_MS = 50 };
+enum { MARK = 16, RELAYS_MAX = 256, TICK_MS = 2, TTY_TICK_MS = 50 };
 
 struct relay {
 	struct list node;
@@ -32,6 +33,8 @@ struct relay {
 	struct relay_sink sink;
 	struct relay_tty tty;
 	bool hello_due;
+	unsigned char mark[MARK]; /* guest, terminal: see mark_terminals() */
+	bool marked;
 };
 
 struct out_frame {
@@ -230,6 +233,8 @@ int relay_original(struct relay_hub *h, uint64_t id)
 	r = find(h, id);
 	if (r)
 		fd = fcntl(r->original, F_DUPFD_CLOEXEC, 3);
+	if (r && r->kind == RELAY_TTY)
+		relay_tty_keep(&r->tty); /* what the image brings is the pty's, with our own bits in it */
 	pthread_mutex_unlock(&h->lock);
 	return r ? (fd < 0 ? -errno : fd) : -ENOENT;
 }
@@ -253,6 +258,7 @@ void relay_unread(struct relay_hub *h)
 	pthread_mutex_lock(&h->lock);
 	list_each(r, &h->relays, node)
 		if (r->kind == RELAY_TTY && r->has_source) {
+			relay_tty_back(&r->tty);
 			relay_tty_unread(&r->tty, r->source.win, r->source.have);
 			r->source.have = 0;
 		}
@@ -322,6 +328,20 @@ static int queue(struct relay_hub *h, uint64_t id, enum relay_frame_kind kind, u
 	return 0;
 }
 
+/* Takes the mark out of what has come through the pty. Until it is there nothing is sent, so that no part of it is. */
+static bool mark_came(struct relay *r)
+{
+	struct relay_source *s = &r->source;
+	size_t from = s->sent - s->acked;
+	unsigned char *at = s->have > from ? memmem(s->win + from, s->have - from, r->mark, MARK) : NULL;
+
+	if (!at)
+		return s->have == RELAY_WINDOW || s->end; /* cannot come any more */
+	memmove(at, at + MARK, s->win + s->have - at - MARK);
+	s->have -= MARK;
+	return true;
+}
+
 static void source_step(struct relay_hub *h, struct relay *r)
 {
 	struct relay_source *s = &r->source;
@@ -331,8 +351,15 @@ static void source_step(struct relay_hub *h, struct relay *r)
 
 	if (r->kind == RELAY_TTY && h->home && !relay_tty_may_read(&r->tty))
 		return;
+	size_t had = s->have;
+
 	if (relay_source_fill(s) < 0)
 		s->end = true;
+	if (r->kind == RELAY_TTY && !h->home && s->have > had)
+		s->have = had + relay_tty_uncook(&r->tty, s->win + had, s->have - had);
+	if (r->marked && !mark_came(r))
+		return;
+	r->marked = false;
 	while (!r->hello_due && (n = relay_source_next(s, &off, &p)) > 0) {
 		if (queue(h, r->id, RF_DATA, off, p, n))
 			return;
@@ -594,7 +621,7 @@ static bool outputs_drained(struct relay_hub *h)
 	struct relay *r;
 
 	list_each(r, &h->relays, node)
-		if (r->has_source && (!relay_source_drained(&r->source) || (!r->source.peer_closed && !r->source.end && !nothing_in(r->source.fd))))
+		if (r->has_source && (r->marked || !relay_source_drained(&r->source) || (!r->source.peer_closed && !r->source.end && !nothing_in(r->source.fd))))
 			return false;
 	return true;
 }
@@ -622,6 +649,33 @@ static int wait_until(struct relay_hub *h, bool (*cond)(struct relay_hub *), con
 	return cond(h) ? 0 : -err;
 }
 
+/*
+ * What a process has written to a pty is not at once on its master's side: a worker of the kernel carries it there, and FIONREAD says nothing of what is on
+ * the way. So write something after it that we know again, and wait until that comes out.
+ */
+static void mark_terminals(struct relay_hub *h)
+{
+	struct relay *r;
+
+	list_each(r, &h->relays, node) {
+		if (r->kind != RELAY_TTY || r->sink.count_fd < 0 || r->source.end || r->source.peer_closed || r->marked)
+			continue;
+		if (getrandom(r->mark, MARK, 0) == MARK && write(r->sink.count_fd, r->mark, MARK) == MARK)
+			r->marked = true;
+	}
+}
+
+static int drain(struct relay_hub *h, const struct timespec *t)
+{
+	int err = wait_until(h, outputs_drained, t);
+
+	if (!err) {
+		mark_terminals(h);
+		err = wait_until(h, outputs_drained, t);
+	}
+	return err;
+}
+
 static bool is_synced(struct relay_hub *h)
 {
 	return h->synced == h->token;
@@ -635,7 +689,7 @@ int relay_drain(struct relay_hub *h, int timeout_ms)
 	if (!relay_count(h))
 		return 0;
 	pthread_mutex_lock(&h->lock);
-	err = wait_until(h, outputs_drained, &t);
+	err = drain(h, &t);
 	pthread_mutex_unlock(&h->lock);
 	return err;
 }
@@ -649,7 +703,7 @@ int relay_quiesce(struct relay_hub *h, int timeout_ms)
 		return 0;
 	pthread_mutex_lock(&h->lock);
 	h->paused = true;
-	err = wait_until(h, outputs_drained, &t);
+	err = drain(h, &t);
 	if (!err)
 		err = wait_until(h, inputs_told, &t);
 	if (!err) {

@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 #include <termios.h>
 #include <unistd.h>
+#include "migd/relay_tty.h"
 
 static void close_fd(int *fd)
 {
@@ -254,7 +255,7 @@ static uint64_t consumed(const struct relay_sink *k)
 int relay_sink_flush(struct relay_sink *k)
 {
 	while (k->fd >= 0 && k->have) {
-		ssize_t n = write(k->fd, k->buf, k->have);
+		ssize_t n = k->count_fd >= 0 ? relay_tty_write(k->fd, k->count_fd, k->buf, k->have) : write(k->fd, k->buf, k->have);
 
 		if (n < 0 && errno == EINTR)
 			continue;

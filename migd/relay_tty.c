@@ -3,6 +3,7 @@
 #include "migd/relay_tty.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,7 +48,6 @@ int relay_tty_guest(struct relay_tty *t, int *master, int *slave)
 {
 	pthread_once(&ptys_once, ptys_open);
 	_cleanup_close_ int m = openat(ptys >= 0 ? ptys : AT_FDCWD, ptys >= 0 ? "ptmx" : "/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
-	struct termios tio;
 	int s, unlock = 0;
 
 	if (m < 0 || ioctl(m, TIOCSPTLCK, &unlock))
@@ -55,12 +55,6 @@ int relay_tty_guest(struct relay_tty *t, int *master, int *slave)
 	s = ioctl(m, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (s < 0)
 		return -errno;
-	if (!tcgetattr(s, &tio)) {
-		tio.c_lflag |= EXTPROC;
-		tio.c_oflag &= ~(tcflag_t)OPOST; /* the terminal at home turns \n into \r\n */
-		tcsetattr(s, TCSANOW, &tio);
-		t->seen = tio;
-	}
 	t->fd = m;
 	t->home = false;
 	*slave = s;
@@ -117,32 +111,71 @@ size_t relay_tty_news(struct relay_tty *t, void *buf, size_t n)
 	memset(&tio, 0, sizeof(tio));
 	if (n < sizeof(tio) || tcgetattr(t->fd, &tio))
 		return 0;
-	if (!t->told) { /* the engine has set what the family had at home: nothing to carry there */
+	tio.c_lflag &= ~(tcflag_t)EXTPROC;
+	t->cooked = tio.c_oflag & OPOST && tio.c_oflag & ONLCR;
+	if (!t->told || !memcmp(&tio, &t->seen, sizeof(tio))) { /* at first: what it had at home, which need not be carried there */
 		t->told = true;
 		t->seen = tio;
 		return 0;
 	}
-	if (!memcmp(&tio, &t->seen, sizeof(tio)))
-		return 0;
 	t->seen = tio;
 	memcpy(buf, &tio, sizeof(tio));
 	return sizeof(tio);
 }
 
-/* Home: what the family has set, but for what we have set ourselves on its pty. */
+/* Home: what the family has set. */
 static int set_termios(struct relay_tty *t, const struct termios *want)
 {
-	struct termios tio;
-
-	if (tcgetattr(t->fd, &tio))
-		return 0; /* hung up: the family will see it */
-	tcflag_t opost = tio.c_oflag & OPOST;
-
-	tio = *want;
-	tio.c_lflag &= ~(tcflag_t)EXTPROC;
-	tio.c_oflag = (tio.c_oflag & ~(tcflag_t)OPOST) | opost;
-	tcsetattr(t->fd, TCSANOW, &tio);
+	tcsetattr(t->fd, TCSANOW, want); /* hung up: the family will see it */
 	return 0;
+}
+
+size_t relay_tty_uncook(struct relay_tty *t, unsigned char *p, size_t n)
+{
+	size_t k = 0;
+
+	if (!t->cooked)
+		return n;
+	for (size_t i = 0; i < n; i++)
+		if (p[i] != '\r' || i + 1 == n || p[i + 1] != '\n')
+			p[k++] = p[i];
+	return k;
+}
+
+ssize_t relay_tty_write(int master, int slave, const unsigned char *p, size_t n)
+{
+	struct termios t;
+	struct pollfd in = { .fd = slave, .events = POLLIN };
+	unsigned char *eof;
+	ssize_t done;
+
+	if (tcgetattr(master, &t) || !(t.c_lflag & ECHO))
+		return write(master, p, n);
+	if (t.c_lflag & ICANON && *p == t.c_cc[VEOF])
+		return write(master, p, 1); /* is not echoed */
+	eof = t.c_lflag & ICANON ? memchr(p, t.c_cc[VEOF], n) : NULL;
+	if (eof)
+		n = eof - p;
+	t.c_lflag |= EXTPROC;
+	tcsetattr(master, TCSANOW, &t);
+	done = write(master, p, n);
+	poll(&in, 1, 0); /* has the kernel carry it over (n_tty_poll()) before the discipline works again */
+	if (!tcgetattr(master, &t)) {
+		t.c_lflag &= ~(tcflag_t)EXTPROC;
+		tcsetattr(master, TCSANOW, &t); /* what is there counts as a line from now on (n_tty_set_termios()) */
+	}
+	return done;
+}
+
+void relay_tty_keep(struct relay_tty *t)
+{
+	t->kept = t->fd >= 0 && !tcgetattr(t->fd, &t->seen);
+}
+
+void relay_tty_back(struct relay_tty *t)
+{
+	if (t->kept)
+		tcsetattr(t->fd, TCSANOW, &t->seen);
 }
 
 void relay_tty_unread(struct relay_tty *t, const unsigned char *p, size_t n)
