@@ -28,6 +28,7 @@
 
 struct fs;
 struct call;
+struct agent;
 
 /* A spritefsd. Lives as long as the mount. */
 struct server {
@@ -209,6 +210,7 @@ struct fs {
 	atomic_uint calls; /* that exist */
 	uint64_t asked_at; /* ticker only: for the table, last */
 	struct local_server *ctl;
+	struct agent *pipes; /* pipe_agent.c: made by the first open of a FIFO */
 };
 
 /* ---- call.c: a request on its way */

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include "conf/clock.h"
+#include "fs/client/pipe_agent.h"
 
 static void reply_attr(struct call *c, const Sprite__Fs__GetattrRep *rep)
 {
@@ -33,7 +34,8 @@ static void reply_attr(struct call *c, const Sprite__Fs__GetattrRep *rep)
 	lease_keep_attr(c->fs, c->ino, a);
 	if (c->dom->home)
 		inode_home_attr(c->ino, a);
-	fuse_reply_attr(c->req, &st, timeout);
+	if (!S_ISFIFO(st.st_mode) || c->op != FS_GETATTR || !pipe_agent_open(c->fs, c->req, c->fd, c->ino, &st))
+		fuse_reply_attr(c->req, &st, timeout);
 	lease_reply_end(c->fs);
 }
 
@@ -47,7 +49,8 @@ static bool reply_attr_kept(struct fs *fs, fuse_req_t req, struct inode *ino)
 	known = lease_attr(fs, ino, &st);
 	if (known) {
 		lease_told(ino);
-		fuse_reply_attr(req, &st, S_ISFIFO(st.st_mode) ? 0 : LEASE_LONG);
+		if (!S_ISFIFO(st.st_mode) || !pipe_agent_open(fs, req, session_fd(), ino, &st))
+			fuse_reply_attr(req, &st, S_ISFIFO(st.st_mode) ? 0 : LEASE_LONG);
 	}
 	lease_reply_end(fs);
 	if (known)

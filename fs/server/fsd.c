@@ -151,7 +151,7 @@ int fsd_start(struct fsd *d, const struct conf *c, struct rpc_tls *tls, struct e
 	r = exports_open(c, &d->exports, e);
 	if (r < 0)
 		return r;
-	if (!d->elect || locks_start(d) < 0 || events_start(d) < 0 || leases_start(d) < 0 ||
+	if (!d->elect || locks_start(d) < 0 || events_start(d) < 0 || pipes_start(d) < 0 || leases_start(d) < 0 ||
 		recover_start(d) < 0)
 		return error_set(e, ENOMEM, "no memory");
 	d->intents = intents_open(c->state_dir);
@@ -218,6 +218,7 @@ void fsd_stop(struct fsd *d)
 	clients_destroy(&d->clients);
 	locks_stop(d);
 	events_stop(d);
+	pipes_stop(d);
 	graves_expire(&d->graves, UINT64_MAX);
 	exports_close(&d->exports);
 	grants_destroy(&d->grants);

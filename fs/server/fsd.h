@@ -25,6 +25,7 @@ struct leases;
 struct recover;
 struct locks;
 struct events;
+struct pipes;
 struct registrar;
 
 #define FSD_CHANGES 65536
@@ -49,6 +50,7 @@ struct fsd {
 	struct intents *intents;
 	atomic_bool grace_hint; /* false: surely not in grace any more */
 	struct events *events;
+	struct pipes *pipes;
 	struct registrar *registrar;
 	bool stopping;
 	bool root; /* this host keeps the prefix table */
@@ -95,6 +97,11 @@ void events_stop(struct fsd *d);
 void events_serve(void *ctx, struct rpc_stream *s);
 void events_push_prefixes(struct fsd *d); /* to every client */
 void events_push_recall(struct fsd *d, const struct cs_recall *r); /* lost when the client has no stream now: repeated when it has */
+
+/* pipe_hub.c */
+int pipes_start(struct fsd *d);
+void pipes_stop(struct fsd *d);
+void pipes_serve(void *ctx, struct rpc_stream *s);
 
 /* locks.c */
 int locks_start(struct fsd *d);

@@ -146,7 +146,8 @@ static void serve(struct fsd *d, struct rpc_request *rq, enum fs_op method)
 EACH(SERVE)
 
 #define SERVICE(M) {.method = &fs_methods[FS_##M], .unary = serve_##M},
-static const struct rpc_service services[] = {EACH(SERVICE){.method = &fs_methods[FS_EVENTS], .stream = events_serve}};
+static const struct rpc_service services[] = {EACH(SERVICE){.method = &fs_methods[FS_EVENTS], .stream = events_serve},
+	{.method = &fs_methods[FS_PIPE], .stream = pipes_serve}};
 
 const struct rpc_service *fsd_services(size_t *n)
 {

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What /proc tells of a thread that is opening a FIFO: FUSE asks for its attributes then, and says only who asks. */
+#ifndef FS_CLIENT_PIPE_PROC_H
+#define FS_CLIENT_PIPE_PROC_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+struct pipe_proc {
+	pid_t tid;
+	bool r, w;	       /* what it opens for */
+	char call[160];	       /* its system call, as /proc/TID/syscall had it */
+	unsigned long long ut; /* its user time then, ticks */
+};
+/* Is it within an open (not O_PATH, not of our own)? Fills *out. */
+bool pipe_proc_opening(pid_t tid, struct pipe_proc *out);
+/* Has it left that open? Only said when it is certain. */
+bool pipe_proc_left(const struct pipe_proc *p);
+
+#endif

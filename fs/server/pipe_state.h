@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Named pipes across nodes: what the hub knows and decides. Pure: no I/O, no clock, no locking of its own; answers leave through `struct ps_ops`.
+ *
+ * Every node keeps the kernel's own FIFO. The hub is told of every open before it happens (OPEN) and gives each node a role:
+ *   SINK    it has readers, and writers are elsewhere: its agent holds a write end and puts into the pipe what comes from the hub
+ *   SOURCE  it has writers, readers are elsewhere, and it is no sink: its agent holds a read end and sends what comes out of the pipe
+ *   NONE    all is native
+ * A node believed to have readers (r) or writers (w) proves it when it takes a role: the agent tries to open the other end. So what a node does
+ * natively needs no message, and a belief may be stale without harm. An open is answered when one round, in which every node was asked and
+ * no role changed any more, has ended after it came.
+ *
+ * Bytes: sources send at most PS_WINDOW without having them acknowledged; the hub keeps each byte until the sink has put it into its pipe (ACK).
+ * One sink at a time is served (the holder). When its readers go, it gives back what nobody has read (RETURN), to the front of the queue.
+ * Roles that end behind data wait for it: that is how end of file follows the last byte.
+ */
+#ifndef FS_SERVER_PIPE_STATE_H
+#define FS_SERVER_PIPE_STATE_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "conf/hash.h"
+#include "conf/list.h"
+
+#define PS_WINDOW    (64u << 10)
+#define PS_CHUNK_MAX (1u << 20)
+#define PS_KEY_MAX   128
+#define PS_FIFOS_MAX 16384
+
+enum ps_role { PS_NONE, PS_SINK, PS_SOURCE };
+
+struct ps_key {
+	unsigned char bytes[PS_KEY_MAX];
+	size_t len;
+};
+
+struct ps_ops { /* all only queue; `node` is the caller's word for a node */
+	void (*role)(void *arg, void *node, const struct ps_key *k, enum ps_role role, uint64_t round, bool r, bool w);
+	void (*opened)(void *arg, void *node, const struct ps_key *k, uint64_t req);
+	void (*data)(void *arg, void *node, const struct ps_key *k, const void *bytes, size_t n);
+	void (*ack)(void *arg, void *node, const struct ps_key *k, size_t n);
+};
+
+struct ps {
+	const struct ps_ops *ops;
+	void *arg;
+	struct hash fifos;
+};
+
+void ps_init(struct ps *p, const struct ps_ops *ops, void *arg);
+void ps_destroy(struct ps *p);
+bool ps_known(const struct ps *p, const struct ps_key *k);
+
+/* A process of the node is about to open it for reading, writing or both; opened(req) when it may go on. -ENOMEM, -ENOSPC. */
+int ps_open(struct ps *p, const struct ps_key *k, void *node, bool r, bool w, uint64_t req);
+/* Answer to role() (round != 0), or by itself when an end has gone. -EPROTO for what cannot be. */
+int ps_report(struct ps *p, const struct ps_key *k, void *node, uint64_t round, enum ps_role role, bool r, bool w);
+int ps_data(struct ps *p, const struct ps_key *k, void *node, const void *bytes, size_t n);
+int ps_return(struct ps *p, const struct ps_key *k, void *node, const void *bytes, size_t n);
+int ps_ack(struct ps *p, const struct ps_key *k, void *node, size_t n);
+/* The node is gone, with all it had. */
+void ps_gone(struct ps *p, void *node);
+
+#endif
