@@ -616,12 +616,18 @@ static struct agent *own_agent(struct migd *m)
 
 int agent_place(struct migd *m, uid_t uid, const char *not_host, char **host, uint64_t *slot, struct error *e)
 {
-	struct agent *a = own_agent(m);
-	struct want *w = a ? want_new(a, uid, SELECT_NORMAL, 1, false, NULL, not_host) : NULL;
+	char master[256];
 	struct timespec until;
+	struct agent *a;
+	struct want *w;
 	struct slot *s;
 	int err;
 
+	office_master(m->office, master, sizeof master);
+	if (!master[0])
+		return error_set(e, EHOSTDOWN, "no master is known");
+	a = own_agent(m);
+	w = a ? want_new(a, uid, SELECT_NORMAL, 1, false, NULL, not_host) : NULL;
 	if (!w)
 		return error_set(e, ENOMEM, "out of memory");
 	clock_gettime(CLOCK_REALTIME, &until);
@@ -649,8 +655,20 @@ int agent_place(struct migd *m, uid_t uid, const char *not_host, char **host, ui
 
 void agent_leave(struct migd *m, uint64_t slot)
 {
-	if (slot && m->agents && m->agents->own)
-		give_back(m->agents->own, slot);
+	struct agents *t = m->agents;
+	struct agent *a;
+
+	if (!slot || !t)
+		return;
+	pthread_mutex_lock(&t->lock);
+	a = t->own;
+	if (a)
+		a->refs++;
+	pthread_mutex_unlock(&t->lock);
+	if (!a)
+		return;
+	give_back(a, slot);
+	agent_put(a);
 }
 
 int agents_open(struct migd *m, struct agents **out)
@@ -666,17 +684,22 @@ int agents_open(struct migd *m, struct agents **out)
 	return 0;
 }
 
+/* The table itself stays: actors of families that live on without us may still give slots back until the process is gone. */
 void agents_close(struct agents *t)
 {
+	struct agent *a;
+
 	if (!t)
 		return;
-	if (t->own) {
-		pthread_mutex_lock(&t->own->lock);
-		t->own->stop = true;
-		pthread_mutex_unlock(&t->own->lock);
-		pthread_join(t->own_thread, NULL);
-		agent_end(t->own);
-	}
-	pthread_mutex_destroy(&t->lock);
-	free(t);
+	pthread_mutex_lock(&t->lock);
+	a = t->own;
+	t->own = NULL;
+	pthread_mutex_unlock(&t->lock);
+	if (!a)
+		return;
+	pthread_mutex_lock(&a->lock);
+	a->stop = true;
+	pthread_mutex_unlock(&a->lock);
+	pthread_join(t->own_thread, NULL);
+	agent_end(a);
 }

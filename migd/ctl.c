@@ -52,7 +52,8 @@ static void fail(struct local_conn *c, const struct error *e, int err)
 
 /* ---- choosing ---- */
 
-char *ctl_pick(struct migd *m, uid_t uid, uint64_t memory, struct error *e)
+/* Without a master: by what the hosts say themselves. */
+static char *pick_alone(struct migd *m, uid_t uid, uint64_t memory, const char *not_host, struct error *e)
 {
 	struct pick_need need = { .root = uid == 0, .memory = memory };
 	struct host_status *s;
@@ -68,7 +69,8 @@ char *ctl_pick(struct migd *m, uid_t uid, uint64_t memory, struct error *e)
 		const Sprite__Mig__StatusRep *r = s[i].rep;
 
 		h[i].name = host_name(s[i].host);
-		h[i].is_home = h[i].is_source = !strcmp(h[i].name, m->conf->name);
+		h[i].is_home = !strcmp(h[i].name, m->conf->name);
+		h[i].is_source = !strcmp(h[i].name, not_host);
 		if (!r)
 			continue;
 		h[i].reachable = true;
@@ -90,6 +92,17 @@ char *ctl_pick(struct migd *m, uid_t uid, uint64_t memory, struct error *e)
 	free(h);
 	hosts_status_free(s, n);
 	return name;
+}
+
+char *ctl_pick(struct migd *m, uid_t uid, uint64_t memory, const char *not_host, uint64_t *slot, struct error *e)
+{
+	char *name = NULL;
+	int err = agent_place(m, uid, not_host, &name, slot, e);
+
+	if (err != -EHOSTDOWN)
+		return err ? NULL : name;
+	*e = (struct error){ 0 };
+	return pick_alone(m, uid, memory, not_host, e);
 }
 
 /* ---- explain ---- */
@@ -206,9 +219,9 @@ static void drop_if_here(struct family *f)
 		family_remove(f);
 }
 
-static void move_to(struct local_conn *c, struct family *f, const char *dest, unsigned max_freeze)
+static void move_to(struct local_conn *c, struct family *f, const char *dest, uint64_t slot, unsigned max_freeze)
 {
-	struct move_opts o = { .dest = dest, .max_freeze_ms = max_freeze, .progress = progress, .arg = c };
+	struct move_opts o = { .dest = dest, .slot = slot, .max_freeze_ms = max_freeze, .progress = progress, .arg = c };
 	struct move_result r = { 0 };
 	struct error e = { 0 };
 	int err = move_family(f, &o, &r, &e);
@@ -245,7 +258,8 @@ static void verb_move(struct migd *m, struct local_conn *c, const struct local_c
 	_cleanup_free_ char *picked = NULL;
 	pid_t pid = pid_of(rq);
 	struct error e = { 0 };
-	uint64_t memory = 0;
+	uint64_t memory = 0, slot = 0;
+	char now[HOST_NAME_MAX_];
 	struct family *f;
 
 	if (!pid) {
@@ -265,16 +279,21 @@ static void verb_move(struct migd *m, struct local_conn *c, const struct local_c
 		error_set(&e, EALREADY, "%d is on %s already", pid, host);
 	if (!e.code && !f)
 		f = family_from_pid(m, who, pid, &memory, &e);
-	if (!e.code && !host)
-		host = picked = ctl_pick(m, f->uid, memory, &e);
+	if (!e.code && !host) {
+		pthread_mutex_lock(&f->lock);
+		strcpy(now, f->host);
+		pthread_mutex_unlock(&f->lock);
+		host = picked = ctl_pick(m, f->uid, memory, now, &slot, &e);
+	}
 	if (e.code) {
 		if (f)
 			drop_if_here(f);
 		fail(c, &e, -EIO);
 	} else if (json_is_true(json_object_get(rq, "explain"))) {
 		local_ok(c, json_pack("{s:b, s:s}", "movable", 1, "host", host));
+		agent_leave(m, slot);
 	} else {
-		move_to(c, f, host, ms > 0 && ms < 1 << 30 ? (unsigned)ms : 0);
+		move_to(c, f, host, slot, ms > 0 && ms < 1 << 30 ? (unsigned)ms : 0);
 	}
 	family_put(f);
 }
@@ -292,7 +311,7 @@ static void verb_home(struct migd *m, struct local_conn *c, const struct local_c
 	else if (!may_touch(f, who))
 		local_fail(c, EPERM, "%d (%s) is not yours: only its owner and root may move it", pid, f->comm);
 	else
-		move_to(c, f, m->conf->name, 0);
+		move_to(c, f, m->conf->name, 0, 0);
 	family_put(f);
 }
 

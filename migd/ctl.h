@@ -9,5 +9,5 @@ void ctl_handler(void *ctx, struct local_conn *c, const struct local_cred *who, 
 /* ctl_run.c */
 void ctl_run(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq);
 /* Picks a host for a process of `uid` that has `memory` bytes: its name (malloc'ed), or NULL with the reason. */
-char *ctl_pick(struct migd *m, uid_t uid, uint64_t memory, struct error *e);
+char *ctl_pick(struct migd *m, uid_t uid, uint64_t memory, const char *not_host, uint64_t *slot, struct error *e);
 #endif

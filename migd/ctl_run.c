@@ -21,6 +21,7 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/log.h"
+#include "migd/agent.h"
 #include "migd/family.h"
 #include "migd/home.h"
 #include "migd/hosts.h"
@@ -31,6 +32,7 @@
 struct run {
 	struct family *f;
 	char *host;
+	uint64_t slot; /* 0 when the host was named */
 	bool local_ok;
 	struct error e;
 };
@@ -117,11 +119,13 @@ static int actor_detach(struct family *f, void *unused)
 static void *run_main(void *arg)
 {
 	struct run *r = arg;
-	struct move_opts o = { .dest = r->host };
+	struct move_opts o = { .dest = r->host, .slot = r->slot };
 	struct family *f = r->f;
 	struct proc_info p;
 	int err = family_call(f, actor_wait_exec, NULL);
 
+	if (err)
+		agent_leave(f->m, r->slot);
 	if (!err) {
 		if (!proc_read(f->pid, &p))
 			snprintf(f->comm, sizeof(f->comm), "%s", p.comm);
@@ -157,7 +161,7 @@ static int check(struct migd *m, const struct local_cred *who, struct run *r, co
 		if (err)
 			return err;
 	}
-	r->host = host ? strdup(host) : ctl_pick(m, who->uid, 0, &r->e);
+	r->host = host ? strdup(host) : ctl_pick(m, who->uid, 0, m->conf->name, &r->slot, &r->e);
 	return r->host ? 0 : -EBUSY;
 }
 
@@ -200,6 +204,7 @@ void ctl_run(struct migd *m, struct local_conn *c, const struct local_cred *who,
 here:
 	local_ok(c, json_pack("{s:b, s:s}", "go", 1, "host", ""));
 out:
+	agent_leave(m, r->slot);
 	family_put(r->f);
 	free(r->host);
 	free(r);

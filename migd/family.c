@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "migd/agent.h"
 #include "migd/outbox.h"
 #include "migd/relay.h"
 
@@ -271,6 +272,7 @@ fail:
 void family_remove(struct family *f)
 {
 	struct families *t = f->m->families;
+	uint64_t slot;
 	bool was;
 
 	pthread_mutex_lock(&t->lock);
@@ -279,8 +281,11 @@ void family_remove(struct family *f)
 	pthread_mutex_unlock(&t->lock);
 	pthread_mutex_lock(&f->lock);
 	f->dead = true;
+	slot = f->slot;
+	f->slot = 0;
 	pthread_cond_broadcast(&f->changed);
 	pthread_mutex_unlock(&f->lock);
+	agent_leave(f->m, slot);
 	outbox_stop(f->outbox);
 	if (was)
 		family_put(f);

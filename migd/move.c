@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "migd/agent.h"
 #include "migd/fault.h"
 #include "migd/home.h"
 #include "migd/hosts.h"
@@ -406,15 +407,24 @@ int move_family(struct family *f, const struct move_opts *o, struct move_result 
 	struct error own = { 0 };
 	struct move v = { .f = f, .m = f->m, .o = o, .e = e ? e : &own, .start_ns = clock_mono_ns() };
 	int err = begin(&v, f, v.e);
+	uint64_t over;
 
-	if (err)
+	if (err) {
+		agent_leave(f->m, o->slot);
 		return err;
+	}
 	err = run_machine(&v, ME_START);
 	pthread_mutex_lock(&f->lock);
 	f->moving = false;
+	over = o->slot;
+	if (!err && !f->dead) {
+		over = f->slot;
+		f->slot = o->slot;
+	}
 	f->dest[0] = 0;
 	snprintf(f->last_error, sizeof(f->last_error), "%s", err ? v.e->text : "");
 	pthread_mutex_unlock(&f->lock);
+	agent_leave(f->m, over);
 	v.res.total_ns = clock_mono_ns() - v.start_ns;
 	if (r)
 		*r = v.res;

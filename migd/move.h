@@ -8,6 +8,7 @@
 
 struct move_opts {
 	const char *dest; /* host name; the home's own: bring it home */
+	uint64_t slot; /* the master's leave to be there, 0: the user named the host; ours whatever becomes of the move */
 	unsigned max_freeze_ms;
 	bool eviction;
 	void (*progress)(void *arg, const char *text); /* may be NULL */

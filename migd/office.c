@@ -14,6 +14,7 @@
 #include "migd/hosts.h"
 #include "migd/select.h"
 #include "migd/master.h"
+#include "migd/owner.h"
 #include "rpc/master.pb-c.h"
 
 enum { ELECT_MS = 1000, REPORT_EVERY = 5, REPORT_CALL_MS = 2000 };
@@ -97,20 +98,32 @@ static void report(struct office *o)
 	host_own_free(own);
 }
 
+static bool offers(struct migd *m)
+{
+	struct owner_view v = {0};
+
+	if (m->owner)
+		owner_look(m->owner, &v);
+	return m->lend && v.idle;
+}
+
 static void *office_main(void *arg)
 {
 	struct office *o = arg;
+	bool told = false;
 
 	for (unsigned n = 0;; n++) {
 		struct timespec until;
-		bool now;
+		bool now, offer;
 
 		stand(o, false);
 		master_tick(o->m->master, office_holding(o));
+		offer = offers(o->m);
 		pthread_mutex_lock(&o->lock);
-		now = o->report || n % REPORT_EVERY == 0;
+		now = o->report || offer != told || n % REPORT_EVERY == 0;
 		o->report = false;
 		pthread_mutex_unlock(&o->lock);
+		told = offer;
 		if (now)
 			report(o);
 		clock_gettime(CLOCK_MONOTONIC, &until);
