@@ -408,7 +408,7 @@ void lease_renewed(struct server *s, uint64_t sent, uint64_t epoch, uint64_t lea
 void lease_tick(struct server *s, uint64_t now);
 
 /* ---- writeback.c */
-/* Takes the data and answers req; false: not under an exclusive lease, write through. */
+/* Takes the data and answers req (the caller holds the inode); false: not under an exclusive lease, write through. */
 bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data, size_t len, uint64_t off, bool append, uint32_t uid, uint32_t gid,
 	bool kill);
 void wb_then(struct fs *fs, struct inode *ino, struct call *c); /* call_submit(c) when the file is clean */

@@ -166,13 +166,16 @@ static void recall_free(struct fs *fs, struct recall *r)
 	free(r);
 }
 
-/* With fs.recall_lock. */
-static void ack(struct recall *r)
+/* Who gets to set `acked` sends the acknowledgement, without a lock: completions, which sending waits for, take recall_lock. */
+static bool ack_mine(struct fs *fs, struct recall *r)
 {
-	if (r->acked || !r->s)
-		return;
+	bool mine;
+
+	pthread_mutex_lock(&fs->recall_lock);
+	mine = r->s && !r->acked;
 	r->acked = true;
-	events_ack(r->s, r->id, r->ino->handle, r->ino->handle_len);
+	pthread_mutex_unlock(&fs->recall_lock);
+	return mine;
 }
 
 /* Notes the recall, and waits until every reply that had not seen it is written. */
@@ -246,8 +249,9 @@ static void *recall_main(void *arg)
 		list_add_tail(&fs->recall_busy, &r->link);
 		pthread_mutex_unlock(&fs->recall_lock);
 		recall_run(fs, r);
+		if (ack_mine(fs, r))
+			events_ack(r->s, r->id, r->ino->handle, r->ino->handle_len);
 		pthread_mutex_lock(&fs->recall_lock);
-		ack(r);
 		list_del(&r->link);
 		pthread_mutex_unlock(&fs->recall_lock);
 		recall_free(fs, r);
@@ -318,21 +322,28 @@ void lease_drop_pages(struct fs *fs, struct inode *ino)
 /* A local request that changes `dir` begins: recalls that wait for the directory's lock must not wait for it (invariant 3). */
 void lease_change_begin(struct fs *fs, struct inode *dir)
 {
+	struct {
+		struct server *s;
+		uint64_t id;
+	} due[THREADS];
 	struct recall *r;
-	bool bump = false;
+	int i, n = 0;
 
 	pthread_mutex_lock(&fs->recall_lock);
 	dir->changing++;
 	atomic_fetch_add(&dir->changes, 1);
-	list_each(r, &fs->recall_busy, link)
-		bump |= r->ino == dir && !r->acked && r->at_lock;
-	if (bump) {
-		session_bump_epoch(fs);
-		list_each(r, &fs->recall_busy, link)
-			if (r->ino == dir && r->at_lock)
-				ack(r);
+	list_each(r, &fs->recall_busy, link) {
+		if (r->ino != dir || r->acked || !r->at_lock || !r->s || n == THREADS)
+			continue;
+		r->acked = true;
+		due[n].s = r->s;
+		due[n++].id = r->id;
 	}
 	pthread_mutex_unlock(&fs->recall_lock);
+	if (n)
+		session_bump_epoch(fs);
+	for (i = 0; i < n; i++)
+		events_ack(due[i].s, due[i].id, dir->handle, dir->handle_len);
 }
 
 void lease_change_end(struct fs *fs, struct inode *dir)

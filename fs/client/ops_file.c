@@ -291,12 +291,15 @@ static void op_write(fuse_req_t req, fuse_ino_t id, const char *data, size_t siz
 	const struct fuse_ctx *who = fuse_req_ctx(req);
 	/* of a mapping: nobody in particular writes */
 	uint32_t uid = fi->writepage ? st->uid : who->uid, gid = fi->writepage ? st->gid : who->gid;
+	struct inode *ino = inode_get(fs, id);
 	struct call *c;
 
 	if (!(fi->flags & (O_SYNC | O_DSYNC | O_DIRECT)) &&
-		wb_write(fs, req, st, data, size, (uint64_t)off, (fi->flags & O_APPEND) && !fi->writepage, uid, gid, session_kill_suid()))
+		wb_write(fs, req, st, data, size, (uint64_t)off, (fi->flags & O_APPEND) && !fi->writepage, uid, gid, session_kill_suid())) {
+		inode_put(fs, ino);
 		return;
-	c = call_new(fs, req, FS_WRITE, inode_get(fs, id), write_done);
+	}
+	c = call_new(fs, req, FS_WRITE, ino, write_done);
 	if (!c)
 		return;
 	c->cred.uid = uid;

@@ -114,6 +114,10 @@ static struct server *server_find(struct fs *fs, const char *name, const struct 
 {
 	struct server *s;
 
+	/* the configuration may name the root server by another address than the table: it is one server all the same */
+	s = fs->root_server;
+	if (s && !strcmp(s->name, name) && s->addr.port == addr->port)
+		return s;
 	list_each(s, &fs->servers, link)
 		if (!strcmp(s->name, name) && !strcmp(s->addr.host, addr->host) && s->addr.port == addr->port)
 			return s;

@@ -139,7 +139,7 @@ static void stream_opened(struct fs *fs, struct stream *st, uint64_t open, bool 
 	bool superfluous;
 
 	pthread_mutex_lock(&st->ino->lock);
-	superfluous = st->released || (local && st->open);
+	superfluous = (st->released && !st->ndirty) || (local && st->open);
 	if (!superfluous) {
 		if (!st->open)
 			atomic_fetch_sub(&fs->local_streams, 1);

@@ -323,11 +323,12 @@ bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data
 	if (waits)
 		ino->wb_urgent = true;
 	pthread_mutex_unlock(&ino->lock);
-	if (!waits)
-		fuse_reply_write(req, len);
+	/* k may be gone as soon as it is sent, and the stream when the writer is answered: so that comes last */
 	if (first)
 		wb_remember(fs, ino);
-	wb_kick(fs, ino); /* k may be gone as soon as it is sent */
+	wb_kick(fs, ino);
+	if (!waits)
+		fuse_reply_write(req, len);
 	return true;
 }
 
@@ -347,6 +348,7 @@ void wb_then(struct fs *fs, struct inode *ino, struct call *c)
 {
 	bool wait;
 
+	inode_hold(fs, ino); /* c may be answered, and its reference gone, before we return */
 	pthread_mutex_lock(&ino->lock);
 	wait = !list_empty(&ino->dirty) || !list_empty(&ino->flying);
 	if (wait) {
@@ -358,6 +360,7 @@ void wb_then(struct fs *fs, struct inode *ino, struct call *c)
 		wb_kick(fs, ino);
 	else
 		call_wake(c);
+	inode_put(fs, ino);
 }
 
 void wb_flush_start(struct fs *fs, struct inode *ino)
