@@ -5,10 +5,8 @@
  *
  * An unlinked file that somebody outside of the family has open too is refused, and so is a big one: it would fill the guest host's memory.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,39 +29,10 @@ static bool is_unlinked(const struct file_look *l)
 	       strncmp(l->link, "/sys/", 5) && strncmp(l->link, "/secretmem", 10) && strncmp(l->link, "/SYSV", 5);
 }
 
-/* Somebody outside of the family who has this file open; 0: nobody. */
-static pid_t holder_outside(const struct eng_probe *p, const struct file_look *l)
+static int memory_outside(const struct file_look *l)
 {
-	DIR *proc = opendir("/proc");
-	pid_t found = 0;
-
-	for (struct dirent *e; proc && !found && (e = readdir(proc));) {
-		pid_t pid = atoi(e->d_name);
-		char name[40], link[PATH_MAX];
-
-		snprintf(name, sizeof name, "/proc/%d/fd", pid);
-		DIR *d = pid <= 0 || pid == getpid() ? NULL : opendir(name);
-
-		for (struct dirent *n; d && !found && (n = readdir(d));) {
-			struct stat st;
-
-			if (res_readlink(dirfd(d), n->d_name, link, sizeof link) > 0 && !strcmp(link, l->link) &&
-			    !fstatat(dirfd(d), n->d_name, &st, 0) && st.st_ino == l->st.st_ino && st.st_dev == l->st.st_dev && !res_inside(p, pid))
-				found = pid;
-		}
-		if (d)
-			closedir(d);
-	}
-	if (proc)
-		closedir(proc);
-	return found;
-}
-
-static bool traced_by_us(const struct eng_probe *p)
-{
-	_cleanup_free_ char *status = eng_proc_read(p->dir, "status", NULL);
-
-	return res_field_u64(status, "TracerPid", 10, 0) == (uint64_t)gettid();
+	(void)l;
+	return OUTSIDE_NOT_FILE;
 }
 
 static void memory_probe(struct eng_probe *p, const struct file_look *l)
@@ -73,10 +42,6 @@ static void memory_probe(struct eng_probe *p, const struct file_look *l)
 	if (!is_memfd(l) && (uint64_t)l->st.st_blocks * 512 > UNLINKED_MAX)
 		file_reason(p, l, "%s has been unlinked and holds %llu MiB, more than the %d that can be carried: close it first", l->link,
 			    (unsigned long long)l->st.st_blocks >> 11, UNLINKED_MAX >> 20);
-	pid_t who = traced_by_us(p) ? 0 : holder_outside(p, l);
-
-	if (who)
-		file_reason(p, l, "%s is open in process %d too, which stays: move that one, or close it first", l->link, who);
 }
 
 static int memory_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e)
@@ -121,5 +86,5 @@ static int memory_finish_it(struct eng_proc *p, struct file_desc *d, int num, st
 	return 0;
 }
 
-const struct file_kind file_memfd = {.name = "memfd", .is = is_memfd, .probe = memory_probe, .dump = memory_dump, .open = memory_open, .finish = memory_finish_it};
-const struct file_kind file_unlinked = {.name = "unlinked", .is = is_unlinked, .probe = memory_probe, .dump = memory_dump, .open = memory_open};
+const struct file_kind file_memfd = {.name = "memfd", .is = is_memfd, .probe = memory_probe, .outside = memory_outside, .dump = memory_dump, .open = memory_open, .finish = memory_finish_it};
+const struct file_kind file_unlinked = {.name = "unlinked", .is = is_unlinked, .probe = memory_probe, .outside = memory_outside, .dump = memory_dump, .open = memory_open};

@@ -7,15 +7,11 @@
  * family shares. (Sprite kept such offsets on the file server; served domains get that by the stream issue.)
  */
 #include "migd/engine/res_files.h"
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <linux/kcmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
@@ -37,55 +33,6 @@ static bool ends_deleted(const char *path)
 	size_t n = strlen(path);
 
 	return n > 10 && !strcmp(path + n - 10, " (deleted)");
-}
-
-/* ---- an offset shared with somebody who stays -------------------------------------------------------- */
-
-/* The descriptor of process `pid` (directory d of its descriptors) that shares l's description, or -1. */
-static int sharer_in(const struct file_look *l, pid_t pid, DIR *d)
-{
-	char link[PATH_MAX];
-
-	for (struct dirent *e; (e = readdir(d));) {
-		if (*e->d_name < '0' || *e->d_name > '9' || res_readlink(dirfd(d), e->d_name, link, sizeof link) < 0)
-			continue;
-		if (!strcmp(link, l->link) && res_same(l->pid, pid, KCMP_FILE, l->num, atoi(e->d_name)))
-			return atoi(e->d_name);
-	}
-	return -1;
-}
-
-/* First process outside of the family that shares the description; 0: none. Looks at every process: done while the family still runs. */
-static pid_t sharer_outside(const struct eng_probe *p, const struct file_look *l)
-{
-	DIR *proc = opendir("/proc");
-	pid_t found = 0;
-
-	for (struct dirent *e; proc && !found && (e = readdir(proc));) {
-		pid_t pid = atoi(e->d_name);
-		char name[40];
-
-		if (pid <= 0 || pid == getpid())
-			continue;
-		snprintf(name, sizeof name, "/proc/%d/fd", pid);
-		DIR *d = opendir(name);
-
-		if (d && sharer_in(l, pid, d) >= 0 && !res_inside(p, pid))
-			found = pid;
-		if (d)
-			closedir(d);
-	}
-	if (proc)
-		closedir(proc);
-	return found;
-}
-
-/* Already ours, so frozen or about to be: nobody new can have come to share since we looked. */
-static bool traced_by_us(const struct eng_probe *p)
-{
-	_cleanup_free_ char *status = eng_proc_read(p->dir, "status", NULL);
-
-	return res_field_u64(status, "TracerPid", 10, 0) == (uint64_t)gettid();
 }
 
 /* ---- probes ----------------------------------------------------------------------------------------- */
@@ -130,17 +77,9 @@ static void probe_named(struct eng_probe *p, const struct file_look *l)
 		file_reason(p, l, "%s was opened with rights that the process no longer has: let its user have them (chmod, chown)", l->link);
 }
 
-static void regular_probe(struct eng_probe *p, const struct file_look *l)
+static int regular_outside(const struct file_look *l)
 {
-	probe_named(p, l);
-	probe_locks(p, l);
-	if ((l->flags & (O_APPEND | O_ACCMODE)) == (O_APPEND | O_WRONLY) || traced_by_us(p))
-		return; /* appending needs no offset */
-	pid_t who = sharer_outside(p, l);
-
-	if (who)
-		file_reason(p, l, "the offset in %s is shared with process %d, which stays: move that one, or open the file for append", l->link,
-			    who);
+	return (l->flags & (O_APPEND | O_ACCMODE)) == (O_APPEND | O_WRONLY) ? OUTSIDE_ALL : OUTSIDE_NOT_OFFSET; /* appending needs no offset */
 }
 
 static void named_probe(struct eng_probe *p, const struct file_look *l)
@@ -213,4 +152,4 @@ static bool is_regular(const struct file_look *l)
 const struct file_kind file_path_only = {.name = "path", .is = is_path_only, .probe = named_probe, .open = named_open};
 const struct file_kind file_device = {.name = "device", .is = is_device, .probe = device_probe, .open = device_open};
 const struct file_kind file_directory = {.name = "directory", .is = is_directory, .probe = named_probe, .open = named_open};
-const struct file_kind file_regular = {.name = "file", .is = is_regular, .probe = regular_probe, .open = named_open};
+const struct file_kind file_regular = {.name = "file", .is = is_regular, .probe = named_probe, .outside = regular_outside, .open = named_open};

@@ -138,22 +138,32 @@ void file_reason(struct eng_probe *p, const struct file_look *l, const char *fmt
 	eng_reason(p, "fd %d: %s", l->num, text);
 }
 
+struct probe_ctx {
+	struct eng_probe *p;
+	struct outside outside;
+};
+
 static int probe_one(const struct file_look *l, void *ctx)
 {
-	struct eng_probe *p = ctx;
+	struct probe_ctx *x = ctx;
 	const struct file_kind *k = kind_of(l);
+	int share = k->outside ? k->outside(l) : OUTSIDE_ALL;
 
-	if (p->sizes)
-		p->sizes->fds++;
+	if (x->p->sizes)
+		x->p->sizes->fds++;
 	if (k->probe)
-		k->probe(p, l);
-	return 0;
+		k->probe(x->p, l);
+	return share == OUTSIDE_ALL ? 0 : outside_add(&x->outside, l, share == OUTSIDE_NOT_FILE);
 }
 
 static int files_probe(struct eng_probe *p)
 {
-	int r = files_each(p->pid, p->dir, probe_one, p);
+	struct probe_ctx x = {.p = p};
+	int r = files_each(p->pid, p->dir, probe_one, &x);
 
+	if (!r)
+		outside_report(p, &x.outside);
+	outside_free(&x.outside);
 	return r == -ESRCH || r == -ENOENT ? 0 : r;
 }
 

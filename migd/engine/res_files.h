@@ -37,11 +37,14 @@ struct file_desc { /* one open file description */
 	struct file_desc *next, *bucket;
 };
 
+enum { OUTSIDE_ALL = 0, OUTSIDE_NOT_OFFSET, OUTSIDE_NOT_FILE };
 struct file_kind {
 	const char *name; /* also its name in an image */
 	bool (*is)(const struct file_look *l);
 	/* Names what cannot be carried (file_reason()). May be NULL. */
 	void (*probe)(struct eng_probe *p, const struct file_look *l);
+	/* Whether who is outside may share it: OUTSIDE_*. NULL: they may. */
+	int (*outside)(const struct file_look *l);
 	/* Adds what is its own to m (kind, flags, pos, path, ino are there). `m` is freed by free_unpacked: malloc what you hang in. NULL: nothing to add. */
 	int (*dump)(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e);
 	/* Destination: opens the description, for us: fd or -errno with e filled. Flags and offset are set afterwards. p: the first process. */
@@ -65,6 +68,15 @@ void file_look_free(struct file_look *l);
 
 struct file_desc *files_first(struct eng_family *f);		       /* ->next */
 struct file_desc *file_by_id(struct eng_family *f, uint64_t id);
+
+/* Files of one process that nobody outside of the family may share (res_files_outside.c): collect, then one look at all processes. */
+struct outside {
+	struct outside_item *v;
+	size_t n;
+};
+int outside_add(struct outside *o, const struct file_look *l, bool by_inode); /* by_inode: a file without a name; else its offset */
+void outside_report(struct eng_probe *p, struct outside *o);
+void outside_free(struct outside *o);
 
 /* Destination: gives the process, which has none yet, all these descriptors (ours stay ours; the list gets sorted). 0 or -errno. */
 struct file_gift {
