@@ -9,7 +9,7 @@
 #include <sys/prctl.h>
 #include <sys/select.h>
 
-#define SLACK_MS 5000 /* a move takes time; a lost wake-up takes for ever */
+#define SLACK_MS 60000 /* a move on a busy host takes time; a lost wake-up takes for ever */
 
 static struct timespec ms_ts(uint64_t ms)
 {

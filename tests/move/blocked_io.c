@@ -228,7 +228,7 @@ int main(int argc, char **argv)
 		}
 		for (unsigned i = 0; i < N; i++)
 			for (int k = 0; table[i].got != table[i].given; k++) {
-				CHECK(k < 4000, "%s: was given something and still waits", table[i].name);
+				CHECK(k < 12000, "%s: was given something and still waits", table[i].name);
 				move_nap(5000);
 			}
 	}

@@ -37,13 +37,13 @@ int main(int argc, char **argv)
 		uint64_t a = raw_ns(CLOCK_MONOTONIC), v = now_ns(CLOCK_MONOTONIC), b = raw_ns(CLOCK_MONOTONIC);
 		CHECK(a <= v && v <= b, "vdso and system call disagree: %llu <= %llu <= %llu", (unsigned long long)a, (unsigned long long)v,
 		      (unsigned long long)b);
-		uint64_t m = now_ns(CLOCK_MONOTONIC) - m0, bt = now_ns(CLOCK_BOOTTIME) - b0;
-		int64_t apart = m - bt;
-		CHECK(apart < 50000000 && apart > -50000000, "MONOTONIC and BOOTTIME drift apart by %lld us", (long long)apart / 1000);
+		uint64_t m1 = now_ns(CLOCK_MONOTONIC) - m0, bt = now_ns(CLOCK_BOOTTIME) - b0, m2 = now_ns(CLOCK_MONOTONIC) - m0;
+		CHECK(bt + 50000000 > m1 && bt < m2 + 50000000, "MONOTONIC and BOOTTIME drift apart: %llu, %llu, %llu us", (unsigned long long)m1 / 1000,
+		      (unsigned long long)bt / 1000, (unsigned long long)m2 / 1000);
 		time_t x = time(NULL);
 		struct timeval tv;
 		gettimeofday(&tv, NULL);
-		CHECK(tv.tv_sec - x <= 2 && tv.tv_sec >= x, "time() and gettimeofday() disagree");
+		CHECK(tv.tv_sec - x <= 60 && tv.tv_sec >= x, "time() and gettimeofday() disagree");
 		unsigned cpu_now, node;
 		CHECK(getcpu(&cpu_now, &node) == 0, "getcpu");
 		char r[8] = {0};

@@ -26,7 +26,7 @@ static void drain(int fd)
 static void one(int ep, uint64_t data, const char *what)
 {
 	struct epoll_event ev[8];
-	int n = epoll_wait(ep, ev, 8, 2000);
+	int n = epoll_wait(ep, ev, 8, 60000);
 	CHECK(n == 1, "%s: %d events", what, n);
 	CHECK(ev[0].data.u64 == data, "%s: data %llx", what, (unsigned long long)ev[0].data.u64);
 }

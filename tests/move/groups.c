@@ -40,7 +40,7 @@ static void child(struct seen *s, int i, pid_t parent, pid_t group)
 
 static bool within(volatile int *v, int want)
 {
-	for (int i = 0; i < 2000 && *v != want; i++)
+	for (int i = 0; i < 12000 && *v != want; i++)
 		move_nap(5000);
 	return *v == want;
 }

@@ -37,7 +37,7 @@ int main(int argc, char **argv)
 		sig_atomic_t r = real_ticks, c = cpu_ticks, p = prof_ticks;
 		uint64_t t0 = now_ns(CLOCK_MONOTONIC);
 		spin(300000000);
-		for (int i = 0; i < 200 && real_ticks - r < 5; i++) /* most of the time may have gone into moves */
+		for (int i = 0; i < 600 && real_ticks - r < 5; i++) /* most of the time may have gone into moves */
 			spin(100000000);
 		uint64_t took = now_ns(CLOCK_MONOTONIC) - t0;
 		CHECK(real_ticks - r >= 5, "ITIMER_REAL: %d ticks of 10 ms in %llu ms", real_ticks - r,
@@ -58,14 +58,14 @@ int main(int argc, char **argv)
 		r = real_ticks;
 		t0 = now_ns(CLOCK_MONOTONIC);
 		while (real_ticks == r) {
-			CHECK(now_ns(CLOCK_MONOTONIC) - t0 < 20000000000u, "ITIMER_REAL: the one-shot was lost");
+			CHECK(now_ns(CLOCK_MONOTONIC) - t0 < 60000000000u, "ITIMER_REAL: the one-shot was lost");
 			move_nap(5000);
 		}
 		took = now_ns(CLOCK_MONOTONIC) - t0;
 		CHECK(took >= 399000000, "ITIMER_REAL: one-shot of 400 ms after %llu us", (unsigned long long)took / 1000);
 	}
 	sig_atomic_t c = cpu_ticks, p = prof_ticks;
-	for (int i = 0; i < 100 && (cpu_ticks == c || prof_ticks == p); i++)
+	for (int i = 0; i < 600 && (cpu_ticks == c || prof_ticks == p); i++)
 		spin(100000000);
 	CHECK(cpu_ticks != c, "ITIMER_VIRTUAL does not tick any more");
 	CHECK(prof_ticks != p, "ITIMER_PROF does not tick any more");

@@ -65,7 +65,7 @@ int main(int argc, char **argv)
 	while (move_more()) {
 		uint64_t before = s->count;
 		play(s, file, 0);
-		for (int i = 0; i < 2000 && s->turn != 0; i++)
+		for (int i = 0; i < 12000 && s->turn != 0; i++)
 			move_nap(5000);
 		CHECK(s->turn == 0 && s->count == before + 3, "the children stand still at turn %llu of count %llu", (unsigned long long)s->turn,
 		      (unsigned long long)s->count);

@@ -72,7 +72,7 @@ int main(int argc, char **argv)
 		before = rounds;
 		pthread_mutex_unlock(&lock);
 		move_nap(20000);
-		for (int i = 0; i < 500; i++) { /* ten seconds for one round: a lost wake-up stands still for ever */
+		for (int i = 0; i < 3000; i++) { /* a minute for one round: a lost wake-up stands still for ever */
 			pthread_mutex_lock(&lock);
 			after = rounds;
 			pthread_mutex_unlock(&lock);
