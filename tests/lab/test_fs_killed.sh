@@ -28,7 +28,9 @@ print(n)
 PY
 # One who holds a lock through it all, and one who wants it.
 on ws1 sh -c ': >/sprite/held'
-sleep 240 | "$BIN/sprite-lab" exec ws1 -- flock /sprite/held sh -c 'echo locked; read x' >"$TMP/held" 2>&1 &
+mkfifo "$TMP/in"
+exec 9<>"$TMP/in" # never written: it holds until it is killed
+"$BIN/sprite-lab" exec ws1 -- flock /sprite/held sh -c 'echo locked; read x' <"$TMP/in" >"$TMP/held" 2>&1 &
 holder=$!
 until_true 10 grep -q locked "$TMP/held" || flunk "the lock is taken"
 for i in 1 2; do on ws$i timeout 200 python3 - ws$i <"$TMP/work.py" >"$TMP/n.$i" 2>"$TMP/err.$i" & pids="${pids:-} $!"; done
