@@ -37,6 +37,8 @@ static void event_handle(struct server *s, const Sprite__Fs__Event *ev)
 		if (ev->server_epoch && s->epoch && ev->server_epoch != s->epoch)
 			s->renew_at = 0;
 		pthread_mutex_unlock(&s->lock);
+		if (s == s->fs->root_server) /* only from here on are we told of changes: what came before the stream was there is asked for */
+			prefix_changed(s->fs);
 		break;
 	}
 }
