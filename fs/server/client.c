@@ -126,9 +126,9 @@ static bool is_over(const struct client *c, uint64_t now, bool in_the_way)
 
 	if (now < atomic_load(&c->last_seen))
 		return false;
-	if (fenced)
-		return now > fenced + CLIENT_TERM_NS + CLIENT_MARGIN_NS;
-	return silent > CLIENT_FORGET_NS || (in_the_way && silent > CLIENT_TERM_NS + CLIENT_MARGIN_NS);
+	if (silent > CLIENT_FORGET_NS || (in_the_way && silent > CLIENT_TERM_NS + CLIENT_MARGIN_NS))
+		return true;
+	return fenced && now > fenced + CLIENT_TERM_NS + CLIENT_MARGIN_NS; /* it calls, and is refused: its term ends by its own clock */
 }
 
 void clients_sweep(struct clients *t, uint64_t now, bool (*in_the_way)(void *arg, struct client *c), void *arg, struct list *gone)
