@@ -11,7 +11,7 @@
 #include "migd/engine/res.h"
 
 enum { ENG_VERSION = 1 };
-enum eng_state { ENG_FROZEN, ENG_PARKED, ENG_HOLLOW, ENG_NESTED, ENG_FILLED, ENG_RUNNING };
+enum eng_state { ENG_TRACKED, ENG_FROZEN, ENG_PARKED, ENG_HOLLOW, ENG_NESTED, ENG_FILLED, ENG_RUNNING };
 
 struct ksigaction { /* the kernel's, not libc's */
 	uint64_t handler, flags, restorer, mask;
@@ -55,6 +55,8 @@ struct eng_proc_core {
 	int transfer;	  /* our end of the descriptor transfer socket, -1: none */
 	int transfer_num; /* the target's end */
 	void *mm;	  /* destination: unpacked ImgMm until finish */
+	void *pre;	  /* destination: unpacked ImgMm of the PRE_MM record, until the true one comes */
+	struct track *track; /* source: pre-copy, see precopy.c */
 	char comm[17];
 	bool exit_sent;
 	bool seen;	  /* found again in this freeze */
@@ -111,6 +113,7 @@ int hollow_stop_all(struct eng_family *f); /* every thread into a ptrace stop */
 int explain_family(pid_t pid, bool in_nest, struct eng_reasons *why, struct eng_sizes *sizes, struct error *e);
 
 /* freeze.c */
+void thaw_processes(struct eng_family *f); /* all run on; the objects stay, without threads */
 int freeze_thread_resume(struct eng_thread *t, bool stop_again); /* true registers, true mask, detached */
 
 /* inject.c: eng_batch, with something to do in the last moment before the target runs. */
@@ -119,6 +122,10 @@ int batch_after(struct eng_thread *t, struct eng_call *c, size_t n, size_t *fail
 /* fill.c */
 int vessel_catch(struct eng_thread *t);	      /* seize, interrupt, mask: from now on ours */
 int eng_release_threads(struct eng_family *f); /* true registers and masks, detached */
+
+/* dump.c */
+int dump_blob_in(struct eng_proc *p, struct error *e);
+int dump_head(struct eng_family *f, struct eng_image *out, struct error *e);
 
 /* image.c */
 struct eng_image *image_writer(int fd);
@@ -135,7 +142,7 @@ int image_next(struct eng_image *im, struct image_rec *rec, const void **body);
 /* Room for a record body of up to `len` in the buffer, to be filled in place and then committed with its true length. */
 void *image_reserve(struct eng_image *im, size_t len);
 int image_commit(struct eng_image *im, uint32_t type, pid_t vpid, size_t len);
-enum { IMG_HEAD = 1, IMG_MM, IMG_PAGES, IMG_THREAD, IMG_OBJECT, IMG_OBJECT_PAGES, IMG_END = 99 };
+enum { IMG_HEAD = 1, IMG_THREAD, IMG_OBJECT, IMG_OBJECT_PAGES, IMG_PRE_MM, IMG_MM, IMG_PAGES, IMG_DROP, IMG_END = 99 };
 enum { IMG_MAX = 8 << 20 }; /* longest body that is believed */
 
 /* regs_x86_64.c */

@@ -41,7 +41,7 @@ static bool base_is_free(const struct maps *maps, uint64_t base, size_t size)
 	return base != 0;
 }
 
-static int blob_in(struct eng_proc *p, struct error *e)
+int dump_blob_in(struct eng_proc *p, struct error *e)
 {
 	unsigned nslots = p->nthreads + SPARE_SLOTS;
 	struct maps *maps;
@@ -213,17 +213,22 @@ static int check_separate(struct eng_family *f, struct error *e)
 	return 0;
 }
 
-static int dump_all(struct eng_family *f, struct eng_image *out, struct error *e)
+int dump_head(struct eng_family *f, struct eng_image *out, struct error *e)
 {
-	int r = 0;
+	int r;
 
 	if (f->nest)
 		numbers_of_guests(f);
 	r = check_separate(f, e);
 	for (size_t i = 0; i < f->nprocs && r == 0; i++)
-		r = blob_in(f->procs[i], e);
-	if (r == 0)
-		r = put_head(f, out);
+		r = dump_blob_in(f->procs[i], e);
+	return r < 0 ? r : put_head(f, out);
+}
+
+static int dump_all(struct eng_family *f, struct eng_image *out, struct error *e)
+{
+	int r = dump_head(f, out, e);
+
 	for (size_t k = 0; eng_res_table[k] && r == 0; k++)
 		if (eng_res_table[k]->dump_family) {
 			r = eng_res_table[k]->dump_family(f, out, e);

@@ -65,6 +65,12 @@ struct eng_hooks {
  * On a guest host: *out is the running family (from eng_nest) on entry and pid its root as the family sees it; the same object comes back.
  */
 int eng_freeze(pid_t pid, const struct eng_hooks *h, struct eng_family **out, struct eng_reasons *why, struct error *e);
+/*
+ * Source, optional, before eng_freeze: sends most of the memory ahead while the family runs on, in rounds that stop when they no longer pay or after max_ms. fd
+ * is the same stream as eng_dump's later: the destination starts eng_nest/eng_fill at once. *out as in eng_freeze; on success it is the family to give to
+ * eng_freeze (at home too; eng_thaw gives it up). Failure: all runs on, *out unchanged. -EINVAL and the like from old kernels: move without it.
+ */
+int eng_precopy(pid_t pid, int fd, unsigned max_ms, const struct eng_hooks *h, struct eng_family **out, struct error *e);
 /* Source: writes the image to fd (blocking writes; the caller reads the other end in another thread). Ends with every thread parked. */
 int eng_dump(struct eng_family *f, int fd, struct error *e);
 /* Source, before the commit: back to where it was, running. Frees f. */

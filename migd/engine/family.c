@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "migd/engine/core.h"
+#include "migd/engine/memory.h"
 #include "migd/engine/nest.h"
 #include "migd/engine/procfs.h"
 
@@ -154,6 +155,7 @@ void family_free(struct eng_family *f)
 {
 	if (!f)
 		return;
+	precopy_forget(f);
 	while (f->nprocs)
 		proc_drop(f, f->nprocs - 1);
 	proc_release(f, NULL);

@@ -416,6 +416,17 @@ static void wait_for_clock(struct eng_family *f)
 		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 }
 
+static int note_zombie(struct eng_family *f, const struct zombie *z)
+{
+	struct zombie *bigger = realloc(f->zombies, (f->nzombies + 1) * sizeof(*bigger));
+
+	if (!bigger)
+		return -ENOMEM;
+	f->zombies = bigger;
+	bigger[f->nzombies++] = *z;
+	return 0;
+}
+
 /* Who has ended and was not waited for: a child that ends in the same way. Its parent's SIGCHLD is carried with the parent's pending signals. */
 static int make_zombie(struct eng_family *f, const img_proc *m, struct error *e)
 {
@@ -436,6 +447,8 @@ static int make_zombie(struct eng_family *f, const img_proc *m, struct error *e)
 		p->core->exit_sent = true;
 		r = vessel_die(p, m->exit_status);
 		hollow_drain_chld(parent);
+		if (r == 0)
+			r = note_zombie(f, &(struct zombie){p->pid, p->vpid, m->ppid, m->pgid, m->sid, m->exit_status});
 		proc_drop(f, f->nprocs - 1);
 	}
 	return r;
@@ -601,14 +614,8 @@ static int revive_ended(struct eng_family *f, const img_head *h)
 		if (m && !m->zombie)
 			continue;
 		r = p->core->dead ? 0 : hollow_end(f, p->vpid, m ? m->exit_status : 0, m ? END_KEEP : END_REAP);
-		if (r == 0 && m) { /* it is a zombie of this host now, as in the image */
-			struct zombie *bigger = realloc(f->zombies, (f->nzombies + 1) * sizeof(*bigger));
-
-			if (!bigger)
-				return -ENOMEM;
-			f->zombies = bigger;
-			bigger[f->nzombies++] = (struct zombie){p->pid, p->vpid, m->ppid, m->pgid, m->sid, m->exit_status};
-		}
+		if (r == 0 && m) /* it is a zombie of this host now, as in the image */
+			r = note_zombie(f, &(struct zombie){p->pid, p->vpid, m->ppid, m->pgid, m->sid, m->exit_status});
 		if (r == 0)
 			proc_drop(f, i);
 	}
@@ -653,6 +660,38 @@ static int revive_born(struct eng_family *f, const img_head *h, struct error *e)
 	return r;
 }
 
+/* Vessels that are there become those of the head: hollows that come to life, or vessels made after an earlier head (pre-copy). */
+static int reconcile(struct eng_family *f, const img_head *h, struct error *e)
+{
+	int r = revive_ended(f, h);
+
+	for (size_t i = 0; i < f->nprocs && r == 0; i++) {
+		r = take_credentials(f->procs[i], in_head(h, f->procs[i]->vpid));
+		if (r == 0)
+			r = revive_one(f->procs[i], in_head(h, f->procs[i]->vpid), e);
+	}
+	if (r == 0)
+		r = revive_born(f, h, e);
+	return r;
+}
+
+static int second_head(struct eng_family *f, const void *body, size_t len, struct error *e)
+{
+	img_head *h = sprite__image__img_head__unpack(NULL, len, body);
+	int r = check_head(h, e);
+
+	if (r == 0) {
+		f->not_before = h->mono;
+		r = reconcile(f, h, e);
+	}
+	if (r == 0)
+		for (size_t i = 1; i < h->n_proc && r == 0; i++)
+			if (!h->proc[i]->zombie)
+				r = join_group(f, h->proc[i], e);
+	sprite__image__img_head__free_unpacked(h, NULL);
+	return r < 0 ? error_set(e, -r, "the vessels cannot be made as the second head says: %s", strerror(-r)) : 0;
+}
+
 static int revive(struct eng_family *f, struct eng_image *in, struct error *e)
 {
 	img_head *h = NULL;
@@ -662,12 +701,8 @@ static int revive(struct eng_family *f, struct eng_image *in, struct error *e)
 		r = hollow_stop_all(f);
 	if (r == 0) {
 		f->not_before = h->mono;
-		r = revive_ended(f, h);
+		r = reconcile(f, h, e);
 	}
-	for (size_t i = 0; i < f->nprocs && r == 0; i++)
-		r = revive_one(f->procs[i], in_head(h, f->procs[i]->vpid), e);
-	if (r == 0)
-		r = revive_born(f, h, e);
 	sprite__image__img_head__free_unpacked(h, NULL);
 	return r < 0 ? error_set(e, -r, "the hollows cannot be made ready: %s", strerror(-r)) : 0;
 }
@@ -719,6 +754,8 @@ int eng_fill(struct eng_family *f, int fd, const struct eng_hooks *hooks, struct
 			error_set(e, -r, "the image ends too early: %s", strerror(-r));
 		else if (rec.type == IMG_END)
 			break;
+		else if (rec.type == IMG_HEAD)
+			r = second_head(f, body, rec.len, e);
 		else
 			r = dispatch(f, &rec, body, e);
 	}

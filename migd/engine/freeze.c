@@ -23,6 +23,7 @@
 #include "conf/clock.h"
 #include "conf/log.h"
 #include "migd/engine/inject.h"
+#include "migd/engine/memory.h"
 #include "migd/engine/nest.h"
 #include "migd/engine/procfs.h"
 
@@ -488,10 +489,22 @@ static void proc_thaw(struct eng_proc *p)
 		syscall(SYS_pidfd_send_signal, p->pidfd, stop == SIGSTOP ? SIGSTOP : stop, NULL, 0);
 }
 
+void thaw_processes(struct eng_family *f)
+{
+	for (size_t i = 0; i < f->nprocs; i++) {
+		struct eng_proc *p = f->procs[i];
+
+		proc_thaw(p);
+		while (p->nthreads)
+			thread_drop(p, p->nthreads - 1);
+	}
+}
+
 int eng_thaw(struct eng_family *f)
 {
+	thaw_processes(f);
 	for (size_t i = 0; i < f->nprocs; i++)
-		proc_thaw(f->procs[i]);
+		precopy_free(f->procs[i]);
 	if (f->nest) { /* a guest that stays: the object goes on */
 		family_forget_image(f);
 		nest_running(f);
@@ -529,6 +542,8 @@ static int attempt(struct eng_family **f, pid_t host, const struct eng_hooks *h,
 		return error_set(e, ENOMEM, "no memory");
 	(*f)->home = !(*f)->nest;
 	(*f)->nzombies = 0;
+	for (size_t i = 0; i < (*f)->nprocs; i++)
+		(*f)->procs[i]->core->seen = false;
 	(*f)->frozen_ns = clock_mono_ns();
 	r = freeze_all(*f, host, why, e);
 	if (r < 0) {
@@ -543,33 +558,62 @@ static int attempt(struct eng_family **f, pid_t host, const struct eng_hooks *h,
 	return 0;
 }
 
-int eng_freeze(pid_t pid, const struct eng_hooks *h, struct eng_family **out, struct eng_reasons *why, struct error *e)
+/*
+ * A running process is looked at piece by piece, so that a reason may be an illusion (a descriptor that was another one a moment later): only what is there three
+ * times counts.
+ */
+static int explain_first(struct eng_family *f, pid_t host, pid_t pid, struct eng_reasons *why, struct error *e)
 {
-	struct eng_family *f = *out;
 	struct eng_reasons mine = {0};
-	pid_t host = f ? nest_refreeze(f, pid) : pid;
-	int r = 0;
+	int r = 1;
 
-	if (host < 0)
-		return error_set(e, -host, "no process %d in this family", pid);
-	r = explain_family(host, f != NULL, why ? why : &mine, NULL, e);
-	eng_reasons_clear(&mine);
-	if (r == 1)
-		return error_set(e, EOPNOTSUPP, "process %d cannot be moved", pid);
-	for (int i = 0; r == 0 && i < ATTEMPTS; i++) {
+	for (int i = 0; i < 3 && r == 1; i++) {
+		if (i)
+			nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+		eng_reasons_clear(&mine);
+		r = explain_family(host, f && f->nest, &mine, NULL, e);
+	}
+	if (why && !why->n)
+		*why = mine;
+	else
+		eng_reasons_clear(&mine);
+	return r == 1 ? error_set(e, EOPNOTSUPP, "process %d cannot be moved", pid) : r;
+}
+
+static int attempts(struct eng_family **f, pid_t host, pid_t pid, const struct eng_hooks *h, struct eng_reasons *why, struct error *e)
+{
+	for (int i = 0;; i++) {
 		struct error now = {0};
+		int r = attempt(f, host, h, why, &now);
 
-		r = attempt(&f, host, h, why, &now);
 		if (r == 0)
-			break;
+			return 0;
 		if ((r != -EBUSY && r != -ESRCH) || i == ATTEMPTS - 1 || (r == -ESRCH && kill(host, 0) < 0))
 			return error_set(e, -r, "%s", now.text);
 		nanosleep(&(struct timespec){.tv_nsec = ATTEMPT_PAUSE_MS * 1000000}, NULL);
-		if (f)
-			nest_refreeze(f, pid);
-		r = 0;
+		if (*f)
+			nest_refreeze(*f, pid);
 	}
+}
+
+int eng_freeze(pid_t pid, const struct eng_hooks *h, struct eng_family **out, struct eng_reasons *why, struct error *e)
+{
+	struct eng_family *f = *out;
+	pid_t host = f && f->nest ? nest_refreeze(f, pid) : pid;
+	bool ahead = f && !f->nest; /* from eng_precopy at home: ours to free when this fails */
+	int r;
+
+	if (host < 0)
+		return error_set(e, -host, "no process %d in this family", pid);
+	precopy_current(f);
+	r = explain_first(f, host, pid, why, e);
+	if (r < 0 && ahead)
+		eng_thaw(f);
+	else if (r == 0)
+		r = attempts(&f, host, pid, h, why, e);
 	if (r == 0)
 		*out = f;
+	else if (ahead)
+		*out = NULL;
 	return r;
 }

@@ -195,7 +195,7 @@ void watch_collect(struct eng_family *f)
 
 static int thread_stop(struct eng_thread *t)
 {
-	int st, r;
+	int st;
 
 	if (t->core->gone)
 		return -ESRCH;
@@ -203,11 +203,21 @@ static int thread_stop(struct eng_thread *t)
 		return 0;
 	if (ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0)
 		return -errno;
-	for (;;) {
-		t->core->how = PTRACE_CONT;
-		r = inject_wait(t, &st);
-		if (r < 0)
-			return r;
+	t->core->how = PTRACE_CONT;
+	for (;;) { /* not inject_wait(): a hollow that is group-stopped answers with that stop, and must not be let run on from it */
+		pid_t got = waitpid(t->tid, &st, __WALL);
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0 || WIFEXITED(st) || WIFSIGNALED(st)) {
+			t->core->gone = true;
+			if (t == t->proc->threads[0])
+				t->proc->core->dead = true;
+			if (got > 0)
+				event_exit_seen(t->proc, t, st);
+			return -ESRCH;
+		}
+		t->core->stopped = true;
 		if (st >> 16 == PTRACE_EVENT_STOP)
 			break;
 		t->core->stopped = false;
@@ -317,7 +327,7 @@ void hollow_reap_zombie(struct eng_proc *parent, pid_t vpid)
 
 int eng_exit_hollow(struct eng_family *f, pid_t pid, int status)
 {
-	return hollow_end(f, pid, status, END_REAP);
+	return f->nest ? -EINVAL : hollow_end(f, pid, status, END_REAP);
 }
 
 int vessel_die(struct eng_proc *p, int status)
@@ -337,7 +347,7 @@ int hollow_end(struct eng_family *f, pid_t pid, int status, int how)
 	struct eng_proc *p = eng_proc_by_vpid(f, pid);
 	int r = 0;
 
-	if (!p || f->nest)
+	if (!p)
 		return -ESRCH;
 	if (p->core->dead)
 		return 0;

@@ -11,6 +11,23 @@ struct run { /* pages to carry */
 /* pagemap.c: what of [start, end) holds data that only this process has. anon: private pages only (a private file map); else all present. */
 int pagemap_runs(int dirfd, uint64_t start, uint64_t end, bool private_only, struct run **out, size_t *n);
 
+int runs_push(struct run **v, size_t *n, size_t *cap, uint64_t start, uint64_t end); /* in ascending order; joins neighbours */
+/*
+ * precopy.c: pages written since the last look (which this is, if `protect`); -EPERM: not all of the range is under our watch.
+ */
+int pagemap_written(int dirfd, uint64_t start, uint64_t end, bool protect, struct run **out, size_t *n);
+bool precopy_watches(pid_t pid, const struct map *m); /* it is our own write protection */
+/* Final dump: what of the map's pages must still go, and what must go away over there. 1: the map is kept, 0: it is to be sent as new. */
+int precopy_rest(struct eng_proc *p, const struct map *m, struct run **dirty, size_t *ndirty, struct run **drop, size_t *ndrop);
+void precopy_free(struct eng_proc *p);
+void precopy_forget(const struct eng_family *f);
+void precopy_current(struct eng_family *f); /* its watch is ours, for precopy_watches() in this thread */
+/* res_memory.c: pages of the runs as records. soft: what cannot be read (it has just been unmapped) counts as zero. */
+int memory_put_pages(struct eng_proc *p, struct eng_image *out, const struct run *runs, size_t n, bool soft);
+/* The fields that say where the vdso is, of a PRE_MM record too. */
+struct Sprite__Image__ImgMm;
+int memory_put_vdso(struct eng_proc *p, const struct map *m, struct Sprite__Image__ImgMm *mm);
+
 /* Removes all but the blob, the vdso and (hollow) the argument page. keep: extra range, may be empty. */
 int memory_empty(struct eng_proc *p, uint64_t keep_start, uint64_t keep_end, struct error *e);
 /* The vdso and its data pages to where the image has them. */

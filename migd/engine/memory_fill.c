@@ -244,6 +244,8 @@ static int make_maps(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct error 
 	for (size_t i = 0; i < mm->n_map && r == 0; i++) {
 		size_t n = 1;
 
+		if (mm->map[i]->kept)
+			continue;
 		switch (mm->map[i]->kind) {
 		case KIND_ANON:
 			r = todo_add(&d, mm->map[i], mmap_call(mm->map[i], -1, false));
@@ -270,20 +272,86 @@ static int make_maps(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct error 
 	return r < 0 ? r : todo_run(&d);
 }
 
-static int fill_mm(struct eng_proc *p, const void *body, size_t len, struct error *e)
+/* Maps that were sent ahead and are no more (or are others now) go; true of the kept ones is that they were sent ahead. */
+static int settle_pre(struct eng_proc *p, Sprite__Image__ImgMm *pre, const Sprite__Image__ImgMm *mm, struct error *e)
 {
-	Sprite__Image__ImgMm *mm = sprite__image__img_mm__unpack(NULL, len, body);
+	struct todo d = {.p = p, .e = e};
+	size_t kept = 0, wanted = 0;
+	int r = 0;
+
+	for (size_t i = 0; i < mm->n_map; i++)
+		wanted += mm->map[i]->kept;
+	for (size_t i = 0; i < pre->n_map && r == 0; i++) {
+		const img_map *m = pre->map[i];
+		bool stays = false;
+
+		for (size_t k = 0; k < mm->n_map && !stays; k++)
+			stays = mm->map[k]->kept && mm->map[k]->start == m->start && mm->map[k]->end == m->end;
+		kept += stays;
+		if (!stays)
+			r = todo_add(&d, m, (struct eng_call){.nr = SYS_munmap, .arg = {m->start, m->end - m->start}});
+	}
+	if (r == 0 && kept != wanted)
+		return error_set(e, EPROTO, "image: process %d: a kept map was never sent", p->vpid);
+	if (r == 0 && (pre->vdso_start != mm->vdso_start || pre->vvar_start != mm->vvar_start))
+		return error_set(e, EPROTO, "image: process %d: its vdso has moved meanwhile", p->vpid);
+	return r < 0 ? r : todo_run(&d);
+}
+
+static int fill_mm(struct eng_proc *p, uint32_t type, const void *body, size_t len, struct error *e)
+{
+	Sprite__Image__ImgMm *mm = sprite__image__img_mm__unpack(NULL, len, body), *pre = p->core->pre;
 	int r;
 
-	if (!mm || mm->n_bounds != 11 || p->core->mm) {
+	if (!mm || (type == IMG_MM && mm->n_bounds != 11) || p->core->mm || (type == IMG_PRE_MM && pre)) {
 		sprite__image__img_mm__free_unpacked(mm, NULL);
 		return error_set(e, EPROTO, "image: process %d: memory record is not what it should be", p->vpid);
 	}
-	p->core->mm = mm;
-	r = memory_empty(p, 0, 0, e);
-	if (r == 0)
-		r = vdso_place(p, mm->vvar_start, mm->vdso_start, mm->vdso_end, mm->vdso.data, mm->vdso.len, e);
+	if (type == IMG_PRE_MM) {
+		p->core->pre = mm;
+		for (size_t i = 0; i < mm->n_map; i++)
+			mm->map[i]->kept = false;
+	} else {
+		p->core->mm = mm;
+	}
+	if (pre) {
+		r = settle_pre(p, pre, mm, e);
+		p->core->pre = NULL;
+		sprite__image__img_mm__free_unpacked(pre, NULL);
+	} else {
+		for (size_t i = 0; i < mm->n_map; i++)
+			if (mm->map[i]->kept)
+				return error_set(e, EPROTO, "image: process %d: a kept map was never sent", p->vpid);
+		r = memory_empty(p, 0, 0, e);
+		if (r == 0)
+			r = vdso_place(p, mm->vvar_start, mm->vdso_start, mm->vdso_end, mm->vdso.data, mm->vdso.len, e);
+	}
 	return r < 0 ? r : make_maps(p, mm, e);
+}
+
+/* Pages that were sent ahead and that the program has given back since. */
+static int fill_drop(struct eng_proc *p, const char *body, size_t len, struct error *e)
+{
+	const struct run *run = (const void *)body;
+	struct todo d = {.p = p, .e = e};
+	int r = len % sizeof(*run) ? -EPROTO : 0;
+
+	for (size_t i = 0; i < len / sizeof(*run) && r == 0; i++)
+		r = todo_add(&d, NULL, (struct eng_call){.nr = SYS_madvise, .arg = {run[i].start, run[i].end - run[i].start, MADV_DONTNEED}});
+	if (r == 0)
+		r = todo_run(&d);
+	return r < 0 ? error_set(e, -r, "image: process %d: bad list of pages given back", p->vpid) : 0;
+}
+
+void memory_release(struct eng_family *f, struct eng_proc *p)
+{
+	(void)f;
+	if (!p)
+		return;
+	sprite__image__img_mm__free_unpacked(p->core->mm, NULL);
+	sprite__image__img_mm__free_unpacked(p->core->pre, NULL);
+	p->core->mm = p->core->pre = NULL;
+	precopy_free(p);
 }
 
 /* ---- pages ------------------------------------------------------------------------------------------ */
@@ -317,7 +385,9 @@ int memory_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, const v
 	(void)f;
 	if (!p)
 		return error_set(e, EPROTO, "image: memory of no process");
-	return type == IMG_MM ? fill_mm(p, body, len, e) : fill_pages(p, body, len, e);
+	if (type == IMG_DROP)
+		return fill_drop(p, body, len, e);
+	return type == IMG_PAGES ? fill_pages(p, body, len, e) : fill_mm(p, type, body, len, e);
 }
 
 /* ---- the end ---------------------------------------------------------------------------------------- */
@@ -339,7 +409,7 @@ static int set_protections(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct 
 			if (m->flags & advices[k].flag)
 				r = todo_add(&d, m,
 					(struct eng_call){.nr = SYS_madvise, .arg = {m->start, m->end - m->start, advices[k].advice}, .may_fail = 1});
-		if (r == 0 && first_prot(m) != m->prot)
+		if (r == 0 && (first_prot(m) != m->prot || m->kept))
 			r = todo_add(&d, m, (struct eng_call){.nr = SYS_mprotect, .arg = {m->start, m->end - m->start, m->prot}});
 		if (r == 0 && m->flags & MAPF_LOCKED)
 			r = todo_add(&d, m, (struct eng_call){.nr = SYS_mlock2, .arg = {m->start, m->end - m->start, 0}, .may_fail = 1});
@@ -416,6 +486,7 @@ int memory_hollow(struct eng_proc *p, struct error *e)
 	struct procfs_stat st;
 	int r = procfs_stat(p->dir, &st);
 
+	memory_release(p->family, p); /* of a fill that was given up */
 	if (r < 0)
 		return r;
 	return memory_empty(p, st.arg_start & ~0xfffULL, (st.arg_end + 0xfff) & ~0xfffULL, e);

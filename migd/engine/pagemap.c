@@ -19,9 +19,10 @@ struct page_region {
 	uint64_t start, end, categories;
 };
 #define PAGEMAP_SCAN_IOCTL _IOWR('f', 16, struct pm_scan_arg)
-enum { PAGE_IS_FILE = 4, PAGE_IS_PRESENT = 8, PAGE_IS_SWAPPED = 16, PAGE_IS_PFNZERO = 32 };
+enum { PM_SCAN_WP_MATCHING = 1, PM_SCAN_CHECK_WPASYNC = 2 };
+enum { PAGE_IS_WRITTEN = 2, PAGE_IS_FILE = 4, PAGE_IS_PRESENT = 8, PAGE_IS_SWAPPED = 16, PAGE_IS_PFNZERO = 32 };
 
-static int push(struct run **v, size_t *n, size_t *cap, uint64_t start, uint64_t end)
+int runs_push(struct run **v, size_t *n, size_t *cap, uint64_t start, uint64_t end)
 {
 	if (*n && (*v)[*n - 1].end == start) {
 		(*v)[*n - 1].end = end;
@@ -53,11 +54,40 @@ static int scan(int fd, uint64_t start, uint64_t end, bool private_only, struct 
 		if (r < 0)
 			return -errno;
 		for (int i = 0; i < r; i++)
-			if (push(out, n, &cap, vec[i].start, vec[i].end) < 0)
+			if (runs_push(out, n, &cap, vec[i].start, vec[i].end) < 0)
 				return -ENOMEM;
 		start = a.walk_end;
 	}
 	return 0;
+}
+
+int pagemap_written(int dirfd, uint64_t start, uint64_t end, bool protect, struct run **out, size_t *n)
+{
+	_cleanup_close_ int fd = openat(dirfd, "pagemap", O_RDONLY | O_CLOEXEC);
+	struct page_region vec[512];
+	size_t cap = 0;
+
+	*out = NULL;
+	*n = 0;
+	while (fd >= 0 && start < end) {
+		struct pm_scan_arg a = {.size = sizeof(a), .flags = PM_SCAN_CHECK_WPASYNC | (protect ? PM_SCAN_WP_MATCHING : 0), .start = start, .end = end,
+			.vec = (uint64_t)vec, .vec_len = 512, .category_inverted = PAGE_IS_PFNZERO, .category_mask = PAGE_IS_PFNZERO | PAGE_IS_WRITTEN,
+			.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED};
+		int r = ioctl(fd, PAGEMAP_SCAN_IOCTL, &a);
+
+		if (r < 0) {
+			r = -errno;
+			free(*out);
+			*out = NULL;
+			*n = 0;
+			return r;
+		}
+		for (int i = 0; i < r; i++)
+			if (runs_push(out, n, &cap, vec[i].start, vec[i].end) < 0)
+				return -ENOMEM;
+		start = a.walk_end;
+	}
+	return fd < 0 ? -ESRCH : 0;
 }
 
 static int words(int fd, uint64_t start, uint64_t end, bool private_only, struct run **out, size_t *n)
@@ -74,7 +104,7 @@ static int words(int fd, uint64_t start, uint64_t end, bool private_only, struct
 		for (ssize_t i = 0; i < got / 8; i++, start += 4096) {
 			bool here = w[i] >> 62 & 3, file = w[i] >> 61 & 1;
 
-			if (here && !(private_only && file) && push(out, n, &cap, start, start + 4096) < 0)
+			if (here && !(private_only && file) && runs_push(out, n, &cap, start, start + 4096) < 0)
 				return -ENOMEM;
 		}
 	}

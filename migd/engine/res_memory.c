@@ -30,7 +30,7 @@ static bool is_deleted(const char *path)
 }
 
 /* Why this map cannot be carried; NULL: it can. */
-static const char *map_refusal(const struct map *m)
+static const char *map_refusal(pid_t pid, const struct map *m)
 {
 	if (m->kind == KIND_VVAR || m->kind == KIND_VDSO || m->kind == KIND_VSYSCALL)
 		return NULL;
@@ -38,7 +38,7 @@ static const char *map_refusal(const struct map *m)
 		return "memory of hugetlbfs: use transparent huge pages (madvise)";
 	if (m->flags & MAPF_DEVICE)
 		return "a device is mapped: close it first";
-	if (m->flags & MAPF_UFFD)
+	if (m->flags & MAPF_UFFD || (m->flags & MAPF_UFFD_WP && !precopy_watches(pid, m)))
 		return "memory under userfaultfd: end its user first";
 	if (m->flags & MAPF_SEALED)
 		return "sealed memory (mseal): cannot be laid out again";
@@ -66,7 +66,7 @@ static int memory_probe(struct eng_probe *p)
 		return r;
 	for (size_t i = 0; i < maps->n; i++) {
 		const struct map *m = &maps->m[i];
-		const char *why = map_refusal(m);
+		const char *why = map_refusal(p->pid, m);
 
 		if (why)
 			eng_reason(p, "memory %lx-%lx %s: %s", (long)m->start, (long)m->end, m->path, why);
@@ -82,10 +82,11 @@ struct packer {
 	char *body; /* reserved in the image's buffer */
 	struct run run[CHUNK_RUNS];
 	size_t nruns, bytes;
+	bool soft;
 };
 
 /* By the debugger's way, page by page: maps without read permission. */
-static int read_hard(struct eng_proc *p, char *to, const struct run *run, size_t n)
+static int read_hard(struct eng_proc *p, char *to, const struct run *run, size_t n, bool soft)
 {
 	for (size_t i = 0; i < n; i++) {
 		uint64_t at = run[i].start;
@@ -93,6 +94,10 @@ static int read_hard(struct eng_proc *p, char *to, const struct run *run, size_t
 		while (at < run[i].end) {
 			ssize_t r = pread(p->core->mem, to, run[i].end - at, at);
 
+			if (r <= 0 && soft) { /* gone: the final look will say so */
+				r = 4096 - at % 4096;
+				memset(to, 0, r);
+			}
 			if (r <= 0)
 				return r < 0 ? -errno : -ESRCH;
 			to += r;
@@ -120,7 +125,7 @@ static int pack_flush(struct packer *k)
 	for (size_t i = 0; i < k->nruns; i++)
 		remote[i] = (struct iovec){(void *)k->run[i].start, k->run[i].end - k->run[i].start};
 	if (process_vm_readv(k->p->pid, &local, 1, remote, k->nruns, 0) != (ssize_t)k->bytes)
-		r = read_hard(k->p, local.iov_base, k->run, k->nruns);
+		r = read_hard(k->p, local.iov_base, k->run, k->nruns, k->soft);
 	if (r == 0)
 		r = image_commit(k->out, IMG_PAGES, k->p->vpid, at + k->bytes);
 	k->nruns = 0;
@@ -149,10 +154,28 @@ static int pack(struct packer *k, uint64_t start, uint64_t end)
 	return 0;
 }
 
+int memory_put_pages(struct eng_proc *p, struct eng_image *out, const struct run *runs, size_t n, bool soft)
+{
+	struct packer *k = calloc(1, sizeof(*k));
+	int r = k ? 0 : -ENOMEM;
+
+	if (k) {
+		k->p = p;
+		k->out = out;
+		k->soft = soft;
+	}
+	for (size_t i = 0; i < n && r == 0; i++)
+		r = pack(k, runs[i].start, runs[i].end);
+	if (r == 0)
+		r = pack_flush(k);
+	free(k);
+	return r;
+}
+
 /* ---- description ---------------------------------------------------------------------------------- */
 struct plan { /* one per map */
-	struct run *runs;
-	size_t n;
+	struct run *runs, *drop;
+	size_t n, ndrop;
 };
 
 static int file_of(struct eng_proc *p, const struct map *m, Sprite__Image__ImgFile *f)
@@ -180,7 +203,7 @@ static int plan_map(struct eng_proc *p, struct map *m, Sprite__Image__ImgMap *im
 	im->prot = m->prot;
 	im->shared = m->shared;
 	im->offset = m->offset;
-	im->flags = m->flags;
+	im->flags = m->flags & ~MAPF_UFFD_WP;
 	if (m->kind == KIND_FILE_PRIV && is_deleted(m->path)) {
 		m->kind = KIND_ANON;
 		plan->runs = malloc(sizeof(*plan->runs));
@@ -188,6 +211,8 @@ static int plan_map(struct eng_proc *p, struct map *m, Sprite__Image__ImgMap *im
 			return -ENOMEM;
 		plan->runs[0] = (struct run){m->start, m->end};
 		plan->n = 1;
+	} else if (m->kind == KIND_ANON && precopy_rest(p, m, &plan->runs, &plan->n, &plan->drop, &plan->ndrop) == 1) {
+		im->kept = true;
 	} else if (m->kind == KIND_ANON || m->kind == KIND_FILE_PRIV) {
 		r = pagemap_runs(p->dir, m->start, m->end, m->kind == KIND_FILE_PRIV, &plan->runs, &plan->n);
 	}
@@ -236,7 +261,7 @@ static int put_exe(struct eng_proc *p, Sprite__Image__ImgFile *f, char *path, si
 	return 0;
 }
 
-static int put_vdso(struct eng_proc *p, const struct map *m, Sprite__Image__ImgMm *mm)
+int memory_put_vdso(struct eng_proc *p, const struct map *m, Sprite__Image__ImgMm *mm)
 {
 	if (m->kind == KIND_VVAR && !mm->vvar_start)
 		mm->vvar_start = m->start;
@@ -275,7 +300,7 @@ static int build(struct eng_proc *p, struct maps *maps, struct mm_build *b, stru
 
 	for (size_t i = 0; i < maps->n && r == 0; i++) {
 		struct map *m = &maps->m[i];
-		const char *why = map_refusal(m);
+		const char *why = map_refusal(p->pid, m);
 
 		if (m->start >= p->core->blob && m->end <= p->core->blob + blob_size(p->core->nslots))
 			continue;
@@ -284,7 +309,7 @@ static int build(struct eng_proc *p, struct maps *maps, struct mm_build *b, stru
 		if (m->kind == KIND_VSYSCALL)
 			continue;
 		if (m->kind == KIND_VVAR || m->kind == KIND_VDSO) {
-			r = put_vdso(p, m, &b->mm);
+			r = memory_put_vdso(p, m, &b->mm);
 			continue;
 		}
 		sprite__image__img_map__init(&b->map[n]);
@@ -324,6 +349,9 @@ static int dump_mm(struct eng_proc *p, struct maps *maps, struct mm_build *b, st
 				r = pack(k, b->plan[i].runs[j].start, b->plan[i].runs[j].end);
 		if (r == 0)
 			r = pack_flush(k);
+		for (size_t i = 0; i < b->mm.n_map && r == 0; i++)
+			if (b->plan[i].ndrop)
+				r = eng_image_put(out, IMG_DROP, p->vpid, b->plan[i].drop, b->plan[i].ndrop * sizeof(struct run));
 	}
 	free(k);
 	return r < 0 ? error_set(e, -r, "process %d: memory cannot be read: %s", p->vpid, strerror(-r)) : 0;
@@ -348,7 +376,7 @@ static int memory_dump(struct eng_proc *p, struct eng_image *out, struct error *
 	r = b && b->map && b->list && b->file && b->plan ? dump_mm(p, maps, b, out, e) : -ENOMEM;
 	if (b) {
 		for (size_t i = 0; b->plan && i < maps->n; i++)
-			free(b->plan[i].runs);
+			free(b->plan[i].runs), free(b->plan[i].drop);
 		free(b->map);
 		free(b->list);
 		free(b->file);
@@ -363,10 +391,11 @@ static int memory_dump(struct eng_proc *p, struct eng_image *out, struct error *
 
 const struct eng_res res_memory = {
 	.name = "memory",
-	.types = {IMG_MM, IMG_PAGES},
+	.types = {IMG_PRE_MM, IMG_DROP},
 	.probe = memory_probe,
 	.dump = memory_dump,
 	.fill = memory_fill,
 	.finish = memory_finish,
 	.hollow = memory_hollow,
+	.release = memory_release,
 };

@@ -7,6 +7,7 @@
 int memory_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, const void *body, size_t len, struct error *e);
 int memory_finish(struct eng_proc *p, struct error *e);
 int memory_hollow(struct eng_proc *p, struct error *e);
+void memory_release(struct eng_family *f, struct eng_proc *p);
 
 /* objects.c */
 int object_number(struct eng_proc *p, const struct map *m, uint32_t *number);

@@ -330,31 +330,50 @@ static int actions_write(struct eng_proc *p, const Sprite__Img__Signals *m)
 	return r;
 }
 
+/* What is queued again is counted as dumped(): should this fill be abandoned, hollow() takes it out again, for the guest still has it. */
+static int queue_fill(struct eng_proc *p, const Sprite__Img__SigQueue *q, struct signals_state *s, struct error *e)
+{
+	struct eng_thread *t = q->tid ? res_thread_by_vtid(p, q->tid) : p->threads[0];
+	unsigned row = 0;
+
+	for (unsigned i = 0; q->tid && i < p->nthreads; i++)
+		if (p->threads[i] == t)
+			row = i + 1;
+	for (size_t k = 0; t && k < q->n_info; k++) {
+		siginfo_t si;
+
+		if (q->info[k].len != sizeof si)
+			return res_bad_record(e, "signals");
+		memcpy(&si, q->info[k].data, sizeof si);
+		if (si.si_signo < 1 || si.si_signo > NSIGS)
+			return res_bad_record(e, "signals");
+		int r = queue_put(t, !q->tid, &si);
+
+		if (r < 0)
+			return error_set(e, -r, "signal %d (code %d) cannot be queued again for %d: %s", si.si_signo, si.si_code, t->vtid,
+					 strerror(-r));
+		s->dumped[row * (NSIGS + 1) + si.si_signo]++;
+	}
+	return 0;
+}
+
 static int signals_finish(struct eng_proc *p, struct error *e)
 {
 	struct signals_state *s = state_of(p);
 
 	if (!s || !s->image)
 		return error_set(e, EBADMSG, "image: no signals of process %d", p->vpid);
-	int r = actions_write(p, s->image);
+	Sprite__Img__Signals *m = s->image;
 
-	for (size_t i = 0; !r && i < s->image->n_queue; i++) {
-		const Sprite__Img__SigQueue *q = s->image->queue[i];
-		struct eng_thread *t = q->tid ? res_thread_by_vtid(p, q->tid) : p->threads[0];
-
-		for (size_t k = 0; !r && t && k < q->n_info; k++) {
-			siginfo_t si;
-
-			if (q->info[k].len != sizeof si)
-				return res_bad_record(e, "signals");
-			memcpy(&si, q->info[k].data, sizeof si);
-			r = queue_put(t, !q->tid, &si);
-			if (r < 0)
-				return error_set(e, -r, "signal %d (code %d) cannot be queued again for %d: %s", si.si_signo,
-						 si.si_code, t->vtid, strerror(-r));
-		}
-	}
+	s->image = NULL;
 	state_clear(s);
+	s->rows = p->nthreads + 1;
+	s->dumped = calloc(s->rows, sizeof(unsigned[NSIGS + 1]));
+	int r = s->dumped ? actions_write(p, m) : -ENOMEM;
+
+	for (size_t i = 0; !r && i < m->n_queue; i++)
+		r = queue_fill(p, m->queue[i], s, e);
+	sprite__img__signals__free_unpacked(m, NULL);
 	return r < 0 ? error_set(e, -r, "signals of %d cannot be set: %s", p->vpid, strerror(-r)) : 0;
 }
 
@@ -369,7 +388,7 @@ static int hollow_queue(struct eng_thread *t, bool shared, unsigned *dumped)
 {
 	struct sig_list l;
 	int r = queue_peek(t, shared, &l);
-	bool has[NSIGS + 1] = {false};
+	unsigned waits[NSIGS + 1] = {0}; /* no more than these are taken: a thread would go on with the process's */
 	struct sig_list keep = {NULL, 0};
 
 	if (r < 0)
@@ -379,11 +398,11 @@ static int hollow_queue(struct eng_thread *t, bool shared, unsigned *dumped)
 
 		if (s < 1 || s > NSIGS || s == SIGKILL || s == SIGSTOP)
 			continue;
-		has[s] = true;
+		waits[s]++;
 	}
-	keep.info = calloc(l.n + 16, sizeof *keep.info);
+	keep.info = calloc(l.n + 1, sizeof *keep.info);
 	for (int s = 1; keep.info && s <= NSIGS; s++)
-		for (siginfo_t si; has[s] && keep.n < l.n + 16 && queue_take(t, s, &si) > 0;) {
+		for (siginfo_t si; waits[s] && queue_take(t, s, &si) > 0; waits[s]--) {
 			if (dumped[s])
 				dumped[s]--;
 			else if (!from_timer(&si))
@@ -399,12 +418,13 @@ static int hollow_queue(struct eng_thread *t, bool shared, unsigned *dumped)
 static int signals_hollow(struct eng_proc *p, struct error *e)
 {
 	struct signals_state *s = state_of(p);
+	unsigned none[NSIGS + 1] = {0};
 	int r = 0;
 
 	if (!s || !s->dumped)
 		return 0;
 	for (unsigned i = p->nthreads + 1; !r && i-- > 0;) /* threads first: a thread takes its own before the process's */
-		r = hollow_queue(p->threads[i ? i - 1 : 0], i == 0, s->dumped + i * (NSIGS + 1));
+		r = hollow_queue(p->threads[i ? i - 1 : 0], i == 0, i < s->rows ? s->dumped + i * (NSIGS + 1) : none);
 	state_clear(s);
 	return r < 0 ? error_set(e, -r, "pending signals of %d: %s", p->vpid, strerror(-r)) : 0;
 }

@@ -267,7 +267,7 @@ int eng_reattach(const char *state, const struct eng_hooks *h, struct eng_family
 
 const char *eng_state_name(const struct eng_family *f)
 {
-	static const char *const names[] = {"frozen", "parked", "hollow", "nested", "filled", "running"};
+	static const char *const names[] = {"tracked", "frozen", "parked", "hollow", "nested", "filled", "running"};
 
 	return names[f->state];
 }

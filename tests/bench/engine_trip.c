@@ -2,7 +2,7 @@
 /*
  * The engine alone: moves a running process into a nest on this machine and back into its hollow, N times, and prints what each step took.
  *
- *   engine_trip [-n TRIPS] [-w MS between] [-k KEEPER] [-s SAVE_MS] PID
+ *   engine_trip [-n TRIPS] [-w MS between] [-k KEEPER] [-p] [-q] PID      -p: pre-copy
  *   engine_trip [...] -- CMD ARGS     runs CMD as a child and moves that; its exit status is ours
  *
  * Both "hosts" are this one, so paths and inodes agree; pipes and ttys are handed over as they are (no relay). Needs root.
@@ -30,49 +30,24 @@ struct pump {
 	uint64_t bytes;
 };
 
-/* What migd does by rpc: all bytes from the source's socket to the destination's, buffered without limit. */
+/* What migd does by rpc: all bytes from the source's socket to the destination's, a few MiB at most under way. */
 static void *pump_main(void *arg)
 {
 	struct pump *p = arg;
-	size_t cap = 64 << 20, n = 0, done = 0;
+	size_t cap = 1 << 20;
 	char *buf = malloc(cap);
-	bool open = true;
+	ssize_t n;
 
-	while (buf && (open || done < n)) {
-		struct pollfd pf[2] = {{open ? p->from : -1, POLLIN, 0}, {done < n ? p->to : -1, POLLOUT, 0}};
+	while (buf && (n = read(p->from, buf, cap)) > 0) {
+		ssize_t done = 0, r = 1;
 
-		poll(pf, 2, -1);
-		if (pf[0].revents) {
-			ssize_t r;
-
-			if (done == n)
-				done = n = 0;
-			if (n == cap) {
-				memmove(buf, buf + done, n - done);
-				n -= done;
-				done = 0;
-			}
-			if (n == cap) {
-				char *bigger = realloc(buf, cap * 2);
-
-				if (!bigger)
-					break;
-				buf = bigger;
-				cap *= 2;
-			}
-			r = read(p->from, buf + n, cap - n);
-			if (r <= 0)
-				open = false;
-			else
-				n += r, p->bytes += r;
-		}
-		if (pf[1].revents) {
-			ssize_t r = send(p->to, buf + done, n - done, MSG_NOSIGNAL | MSG_DONTWAIT);
-
-			if (r < 0 && errno != EAGAIN)
-				break;
+		while (done < n && r > 0) {
+			r = send(p->to, buf + done, n - done, MSG_NOSIGNAL);
 			done += r > 0 ? r : 0;
 		}
+		p->bytes += done;
+		if (r <= 0)
+			shutdown(p->from, SHUT_RD); /* the destination gave up: the source sees EPIPE */
 	}
 	free(buf);
 	shutdown(p->to, SHUT_WR);
@@ -116,6 +91,10 @@ static const struct eng_hooks hooks = {.relay_found = relay_found, .relay_open =
 static pid_t child;
 static struct eng_family *the_nest;
 
+struct other;
+static int job_discard(struct other *o);
+static int on_other(int (*job)(struct other *));
+
 static void must(int r, const struct error *e, const char *what)
 {
 	if (r >= 0)
@@ -124,7 +103,7 @@ static void must(int r, const struct error *e, const char *what)
 	if (child)
 		kill(child, SIGKILL);
 	if (the_nest)
-		eng_discard(the_nest);
+		on_other(job_discard);
 	exit(125);
 }
 
@@ -184,95 +163,212 @@ static void drop_root(void)
 	rmdir(root);
 }
 
-/* Out: returns the nest's family. The hollow is left in *home. */
-static struct eng_family *go_out(struct eng_family **home, pid_t pid, const char *keeper, bool quiet)
+static bool ahead; /* -p: pre-copy */
+
+/*
+ * The other host: a thread of its own, as in migd (ptrace relations belong to threads), that does one job at a time.
+ */
+struct other {
+	pthread_t thread;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	int (*job)(struct other *);
+	bool busy;
+	int result;
+	struct error e;
+	struct eng_family *nest;
+	const char *keeper;
+	int fd;
+	pid_t root_pid;
+	uint64_t nested, filled;
+};
+static struct other other = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+
+static void *other_main(void *arg)
 {
-	struct eng_nest_opts o = {.keeper = keeper, .root = root, .host_network = true};
-	struct eng_reasons why = {0};
-	struct eng_family *nest = NULL;
-	struct error e = {0};
-	struct link l;
-	uint64_t t0 = clock_mono_ns(), t1, t2, t3, t4, t5;
+	struct other *o = arg;
+
+	pthread_mutex_lock(&o->lock);
+	for (;;) {
+		int (*job)(struct other *);
+
+		while (!o->job)
+			pthread_cond_wait(&o->cond, &o->lock);
+		job = o->job;
+		pthread_mutex_unlock(&o->lock);
+		o->e = (struct error){0};
+		o->result = job(o);
+		pthread_mutex_lock(&o->lock);
+		o->job = NULL;
+		o->busy = false;
+		pthread_cond_broadcast(&o->cond);
+	}
+	return NULL;
+}
+
+static void other_start(int (*job)(struct other *))
+{
+	if (!other.thread)
+		pthread_create(&other.thread, NULL, other_main, &other);
+	pthread_mutex_lock(&other.lock);
+	other.busy = true;
+	other.job = job;
+	pthread_cond_broadcast(&other.cond);
+	pthread_mutex_unlock(&other.lock);
+}
+
+static int other_wait(void)
+{
 	int r;
 
+	pthread_mutex_lock(&other.lock);
+	while (other.busy)
+		pthread_cond_wait(&other.cond, &other.lock);
+	r = other.result;
+	pthread_mutex_unlock(&other.lock);
+	return r;
+}
+
+static int job_take(struct other *o)
+{
+	struct eng_nest_opts opts = {.keeper = o->keeper, .root = root, .host_network = true};
+	int r = eng_nest(o->fd, &opts, &hooks, &o->nest, &o->e);
+
+	o->nested = clock_mono_ns();
+	if (r < 0) {
+		shutdown(o->fd, SHUT_RD);
+		return r;
+	}
+	r = eng_fill(o->nest, o->fd, &hooks, &o->e);
+	o->filled = clock_mono_ns();
+	if (r < 0) {
+		shutdown(o->fd, SHUT_RD);
+		eng_abandon(o->nest);
+		o->nest = NULL;
+	}
+	return r;
+}
+
+static int job_resume(struct other *o)
+{
+	return eng_resume(o->nest, &o->e);
+}
+
+static int job_discard(struct other *o)
+{
+	int r = eng_discard(o->nest);
+
+	o->nest = NULL;
+	return r;
+}
+
+static int job_send(struct other *o)
+{
+	struct eng_reasons why = {0};
+	int r = ahead ? eng_precopy(o->root_pid, o->fd, 5000, &hooks, &o->nest, &o->e) : 0;
+
+	if (r == 0)
+		r = eng_freeze(o->root_pid, &hooks, &o->nest, &why, &o->e);
+	print_reasons(&why);
+	eng_reasons_clear(&why);
+	o->nested = clock_mono_ns();
+	if (r == 0)
+		r = eng_dump(o->nest, o->fd, &o->e);
+	shutdown(o->fd, SHUT_WR);
+	o->filled = clock_mono_ns();
+	return r;
+}
+
+static int on_other(int (*job)(struct other *))
+{
+	other_start(job);
+	return other_wait();
+}
+
+/* Out: returns the nest's family; NULL: it has ended. The hollow is left in *home. */
+static struct eng_family *go_out(struct eng_family **home, pid_t pid, const char *keeper, bool quiet)
+{
+	struct eng_reasons why = {0};
+	struct error e = {0};
+	struct link l;
+	uint64_t t0, t1, t2, t5;
+	int r = 0;
+
 	link_open(&l);
-	r = eng_freeze(pid, &hooks, home, &why, &e);
+	other.keeper = keeper;
+	other.fd = l.dst[1];
+	if (ahead) {
+		other_start(job_take);
+		r = eng_precopy(pid, l.src[0], 5000, &hooks, home, &e);
+	}
+	t0 = clock_mono_ns();
+	if (r == 0)
+		r = eng_freeze(pid, &hooks, home, &why, &e);
 	print_reasons(&why);
 	eng_reasons_clear(&why);
 	if (r == -ESRCH) { /* ended meanwhile */
 		link_end(&l);
+		if (ahead)
+			other_wait();
 		link_close(&l);
 		return NULL;
 	}
 	must(r, &e, "freeze");
 	t1 = clock_mono_ns();
+	if (!ahead)
+		other_start(job_take);
 	r = eng_dump(*home, l.src[0], &e);
-	if (r < 0)
-		eng_thaw(*home);
-	must(r, &e, "dump");
 	link_end(&l);
 	t2 = clock_mono_ns();
-	r = eng_nest(l.dst[1], &o, &hooks, &nest, &e);
-	if (r < 0)
+	if (other_wait() < 0 || r < 0) {
 		eng_thaw(*home);
-	must(r, &e, "nest");
-	t3 = clock_mono_ns();
-	r = eng_fill(nest, l.dst[1], &hooks, &e);
-	if (r < 0) {
-		eng_abandon(nest);
-		eng_thaw(*home);
+		must(other.result, &other.e, "nest or fill");
+		must(r, &e, "dump");
 	}
-	must(r, &e, "fill");
-	t4 = clock_mono_ns();
-	must(eng_resume(nest, &e), &e, "resume");
+	must(on_other(job_resume), &other.e, "resume");
 	t5 = clock_mono_ns();
 	must(eng_hollow(*home, &e), &e, "hollow");
 	if (!quiet)
-		printf("out: frozen %.2f ms (explain %.2f freeze %.2f dump %.2f nest %.2f fill %.2f resume %.2f) hollow %.2f, %lu kB\n",
-			ms(eng_frozen_ns(*home), t5), ms(t0, eng_frozen_ns(*home)), ms(eng_frozen_ns(*home), t1), ms(t1, t2), ms(t2, t3), ms(t3, t4), ms(t4, t5),
-			ms(t5, clock_mono_ns()), (long)l.pump.bytes / 1024);
+		printf("out: frozen %.2f ms (explain %.2f freeze %.2f dump %.2f fill +%.2f resume %.2f) hollow %.2f, %lu kB\n",
+			ms(eng_frozen_ns(*home), t5), ms(t0, eng_frozen_ns(*home)), ms(eng_frozen_ns(*home), t1), ms(t1, t2), ms(t2, other.filled),
+			ms(other.filled, t5), ms(t5, clock_mono_ns()), (long)l.pump.bytes / 1024);
 	link_close(&l);
-	return nest;
+	return other.nest;
 }
 
-/* False: it has ended meanwhile. */
 static bool come_back(struct eng_family *home, struct eng_family *nest, bool quiet)
 {
-	struct eng_reasons why = {0};
 	struct error e = {0};
 	struct link l;
 	size_t n;
-	pid_t root_pid = eng_pids(nest, &n)[0];
-	bool gone;
-	uint64_t t1, t2, t3, t4;
+	uint64_t frozen, t3, t4;
 	int r;
 
 	link_open(&l);
-	r = eng_freeze(root_pid, &hooks, &nest, &why, &e);
-	print_reasons(&why);
-	eng_reasons_clear(&why);
-	gone = r == -ESRCH;
-	if (gone) {
-		link_end(&l);
+	other.root_pid = eng_pids(nest, &n)[0];
+	other.fd = l.src[0];
+	other_start(job_send);
+	r = eng_fill(home, l.dst[1], &hooks, &e);
+	t3 = clock_mono_ns();
+	if (other_wait() < 0) {
+		bool gone = other.result == -ESRCH;
+
 		link_close(&l);
+		if (!gone)
+			must(other.result, &other.e, "freeze or dump away");
 		return false;
 	}
-	must(r, &e, "freeze away");
-	t1 = clock_mono_ns();
-	must(eng_dump(nest, l.src[0], &e), &e, "dump away");
-	link_end(&l);
-	t2 = clock_mono_ns();
-	must(eng_fill(home, l.dst[1], &hooks, &e), &e, "fill at home");
-	t3 = clock_mono_ns();
+	must(r, &e, "fill at home");
 	must(eng_resume(home, &e), &e, "resume at home");
 	t4 = clock_mono_ns();
+	frozen = eng_frozen_ns(nest);
 	if (!quiet)
-		printf("back: frozen %.2f ms (freeze %.2f dump %.2f fill %.2f resume %.2f)", ms(eng_frozen_ns(nest), t4), ms(eng_frozen_ns(nest), t1), ms(t1, t2),
-			ms(t2, t3), ms(t3, t4));
+		printf("back: frozen %.2f ms (freeze %.2f dump %.2f fill +%.2f resume %.2f)", ms(frozen, t4), ms(frozen, other.nested),
+			ms(other.nested, other.filled), ms(other.filled, t3), ms(t3, t4));
 	the_nest = NULL;
-	must(eng_discard(nest), &e, "discard");
+	must(on_other(job_discard), &e, "discard");
 	if (!quiet)
-		printf(" discard %.2f\n", ms(t4, clock_mono_ns()));
+		printf(" discard %.2f, %lu kB\n", ms(t4, clock_mono_ns()), (long)l.pump.bytes / 1024);
 	link_close(&l);
 	return true;
 }
@@ -344,7 +440,7 @@ int main(int argc, char **argv)
 	pid_t pid;
 
 	log_init("engine_trip");
-	while ((opt = getopt(argc, argv, "+n:w:k:q")) != -1)
+	while ((opt = getopt(argc, argv, "+n:w:k:qp")) != -1)
 		if (opt == 'n')
 			trips = atoi(optarg);
 		else if (opt == 'w')
@@ -353,6 +449,8 @@ int main(int argc, char **argv)
 			snprintf(keeper, sizeof(keeper), "%s", optarg);
 		else if (opt == 'q')
 			quiet = true;
+		else if (opt == 'p')
+			ahead = true;
 		else
 			return 2;
 	if (optind >= argc)
@@ -381,13 +479,13 @@ int main(int argc, char **argv)
 		if (!nest)
 			break;
 		if (linger(home, nest, wait_ms)) {
-			eng_discard(nest);
+			on_other(job_discard);
 			eng_discard(home);
 			break;
 		}
 		if (!come_back(home, nest, quiet)) {
 			linger(home, nest, 2000);
-			eng_discard(nest);
+			on_other(job_discard);
 			eng_discard(home);
 			break;
 		}

@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Pre-copy: most of the memory goes ahead while the program runs; only what it wrote since goes when it is frozen.
+ *
+ * The family is stopped for a moment; a userfaultfd in asynchronous write-protect mode is made in each process, taken over by us (pidfd_getfd) and
+ * closed there; big private anonymous maps are registered with it. From then on PAGEMAP_SCAN tells, and protects again, what was written since the last
+ * look. The program pays a minor fault for the first write to a page after each look. Nothing else is changed in it; closing the descriptor ends the watch.
+ *
+ * In the stream: HEAD, PRE_MM (the watched maps), PAGES, PAGES..., and then the dump as always, in whose MM record a map is `kept` if it is still the very
+ * same one (same place, still watched: a map made anew in its place is not). Pages sent ahead and given back since are named in DROP records.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include "conf/clock.h"
+#include "conf/log.h"
+#include "migd/engine/inject.h"
+#include "migd/engine/memory.h"
+#include "migd/engine/nest.h"
+#include "rpc/image.pb-c.h"
+
+enum { SMALLEST = 256 << 10, ENOUGH = 4 << 20, ROUNDS = 8 };
+#define WP_ASYNC (1ULL << 15) /* UFFD_FEATURE_WP_ASYNC, Linux 6.7, newer than our headers */
+
+struct watched {
+	struct map m; /* path not kept */
+	struct run *sent;
+	size_t nsent;
+};
+struct track {
+	int uffd;
+	struct watched *v;
+	size_t n;
+};
+/* Whose memory this thread is reading just now, for precopy_watches(). */
+static __thread struct eng_family *current;
+
+void precopy_free(struct eng_proc *p)
+{
+	struct track *t = p->core->track;
+
+	if (!t)
+		return;
+	if (t->uffd >= 0)
+		close(t->uffd);
+	for (size_t i = 0; i < t->n; i++)
+		free(t->v[i].sent);
+	free(t->v);
+	free(t);
+	p->core->track = NULL;
+}
+
+static struct watched *find(struct eng_proc *p, const struct map *m)
+{
+	struct track *t = p->core->track;
+
+	for (size_t i = 0; t && i < t->n; i++)
+		if (t->v[i].m.start == m->start && t->v[i].m.end == m->end)
+			return &t->v[i];
+	return NULL;
+}
+
+bool precopy_watches(pid_t pid, const struct map *m)
+{
+	for (size_t i = 0; current && i < current->nprocs; i++)
+		if (current->procs[i]->pid == pid)
+			for (size_t k = 0; current->procs[i]->core->track && k < current->procs[i]->core->track->n; k++) {
+				const struct map *w = &current->procs[i]->core->track->v[k].m;
+
+				if (m->start >= w->start && m->end <= w->end) /* a part of it, if it was split */
+					return true;
+			}
+	return false;
+}
+
+/* ---- lists of runs, ascending ----------------------------------------------------------------------- */
+static int runs_union(struct run **v, size_t *n, const struct run *w, size_t nw)
+{
+	struct run *out = NULL;
+	size_t cap = 0, no = 0, i = 0, k = 0;
+
+	while (i < *n || k < nw) {
+		const struct run *next = k == nw || (i < *n && (*v)[i].start <= w[k].start) ? &(*v)[i++] : &w[k++];
+
+		if (no && next->start <= out[no - 1].end) {
+			if (next->end > out[no - 1].end)
+				out[no - 1].end = next->end;
+		} else if (runs_push(&out, &no, &cap, next->start, next->end) < 0) {
+			free(out);
+			return -ENOMEM;
+		}
+	}
+	free(*v);
+	*v = out;
+	*n = no;
+	return 0;
+}
+
+static int runs_minus(const struct run *a, size_t na, const struct run *b, size_t nb, struct run **out, size_t *n)
+{
+	size_t cap = 0, k = 0;
+
+	for (size_t i = 0; i < na; i++) {
+		uint64_t at = a[i].start;
+
+		while (k < nb && b[k].end <= at)
+			k++;
+		for (size_t j = k; at < a[i].end; j++) {
+			uint64_t stop = j < nb && b[j].start < a[i].end ? b[j].start : a[i].end;
+
+			if (stop > at && runs_push(out, n, &cap, at, stop) < 0)
+				return -ENOMEM;
+			if (stop == a[i].end)
+				break;
+			at = b[j].end > at ? b[j].end : at;
+		}
+	}
+	return 0;
+}
+
+/* ---- start ------------------------------------------------------------------------------------------- */
+static bool worth_watching(const struct map *m)
+{
+	return m->kind == KIND_ANON && !m->shared && m->end - m->start >= SMALLEST &&
+	       !(m->flags & (MAPF_GROWSDOWN | MAPF_UFFD | MAPF_UFFD_WP | MAPF_DEVICE | MAPF_HUGETLB | MAPF_SEALED | MAPF_DROPPABLE)) && m->path[0] != '/';
+}
+
+static int open_uffd(struct eng_proc *p)
+{
+	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | WP_ASYNC};
+	long num = ENG_SYS(p->threads[0], SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | 1 /* UFFD_USER_MODE_ONLY: needs no right */);
+	int fd;
+
+	if (num < 0)
+		return num;
+	fd = eng_fd_get(p, num);
+	ENG_SYS(p->threads[0], SYS_close, num);
+	if (fd >= 0 && ioctl(fd, UFFDIO_API, &api) < 0) {
+		int r = -errno;
+
+		close(fd);
+		return r;
+	}
+	return fd;
+}
+
+/* Registers the big maps. 0 also if there is none: the process then has no track. */
+static int watch(struct eng_proc *p, struct maps *maps)
+{
+	struct track *t = calloc(1, sizeof(*t));
+	int r = 0;
+
+	if (!t)
+		return -ENOMEM;
+	p->core->track = t;
+	t->v = calloc(maps->n, sizeof(*t->v));
+	t->uffd = t->v ? open_uffd(p) : -ENOMEM;
+	if (t->uffd < 0) {
+		r = t->uffd;
+		precopy_free(p);
+		return r;
+	}
+	for (size_t i = 0; i < maps->n; i++) {
+		struct map *m = &maps->m[i];
+		struct uffdio_register reg = {.range = {m->start, m->end - m->start}, .mode = UFFDIO_REGISTER_MODE_WP};
+
+		if (!worth_watching(m) || (m->start >= p->core->blob && m->start < p->core->blob + blob_size(p->core->nslots)))
+			continue;
+		if (ioctl(t->uffd, UFFDIO_REGISTER, &reg) < 0)
+			continue; /* it goes with the rest */
+		t->v[t->n].m = *m;
+		t->v[t->n++].m.path = NULL;
+	}
+	if (!t->n)
+		precopy_free(p);
+	return 0;
+}
+
+static int put_pre_mm(struct eng_proc *p, struct maps *maps, struct eng_image *out)
+{
+	struct track *t = p->core->track;
+	Sprite__Image__ImgMm mm = SPRITE__IMAGE__IMG_MM__INIT;
+	Sprite__Image__ImgMap *map = calloc(t->n, sizeof(*map)), **list = calloc(t->n, sizeof(*list));
+	int r = map && list ? 0 : -ENOMEM;
+
+	for (size_t i = 0; i < maps->n && r == 0; i++)
+		if (maps->m[i].kind == KIND_VDSO || maps->m[i].kind == KIND_VVAR)
+			r = memory_put_vdso(p, &maps->m[i], &mm);
+	for (size_t i = 0; i < t->n && r == 0; i++) {
+		const struct map *m = &t->v[i].m;
+		struct run *runs;
+		size_t n;
+
+		sprite__image__img_map__init(&map[i]);
+		r = pagemap_runs(p->dir, m->start, m->end, false, &runs, &n);
+		for (size_t k = 0; k < n && r == 0; k++)
+			map[i].pages += runs[k].end - runs[k].start;
+		free(runs);
+		map[i].start = m->start;
+		map[i].end = m->end;
+		map[i].prot = m->prot;
+		map[i].kind = m->kind;
+		map[i].flags = m->flags;
+		map[i].pages += 4096; /* some will come: it must be writable over there */
+		list[i] = &map[i];
+	}
+	mm.map = list;
+	mm.n_map = t->n;
+	if (r == 0)
+		r = eng_image_put_msg(out, IMG_PRE_MM, p->vpid, &mm.base);
+	free(mm.vdso.data);
+	free(map);
+	free(list);
+	return r;
+}
+
+static int begin(struct eng_family *f, struct eng_image *out, struct error *e)
+{
+	int r = dump_head(f, out, e);
+
+	for (size_t i = 0; i < f->nprocs && r == 0; i++) {
+		struct eng_proc *p = f->procs[i];
+		struct maps *maps;
+
+		r = procfs_maps(p->dir, true, &maps);
+		if (r < 0)
+			break;
+		r = watch(p, maps);
+		if (r == 0 && p->core->track)
+			r = put_pre_mm(p, maps, out);
+		maps_free(maps);
+	}
+	return r;
+}
+
+/* ---- rounds ------------------------------------------------------------------------------------------ */
+/* All that was written since the last round. Bytes sent, or -errno. */
+static int64_t send_written(struct eng_proc *p, struct eng_image *out)
+{
+	struct track *t = p->core->track;
+	int64_t bytes = 0;
+
+	for (size_t i = 0; t && i < t->n; i++) {
+		struct watched *w = &t->v[i];
+		struct run *runs;
+		size_t n;
+		int r = pagemap_written(p->dir, w->m.start, w->m.end, true, &runs, &n);
+
+		if (r == -EPERM || r == -ESRCH || r == -EFAULT) /* not that map any more: the dump will see */
+			continue;
+		if (r < 0)
+			return r;
+		r = memory_put_pages(p, out, runs, n, true);
+		for (size_t k = 0; k < n; k++)
+			bytes += runs[k].end - runs[k].start;
+		if (r == 0)
+			r = runs_union(&w->sent, &w->nsent, runs, n);
+		free(runs);
+		if (r < 0)
+			return r;
+	}
+	return bytes;
+}
+
+/* While it pays: each round shorter than the one before, until little is left or the time is over. */
+static int rounds(struct eng_family *f, struct eng_image *out, unsigned max_ms)
+{
+	uint64_t begun = clock_mono_ns();
+	int64_t before = INT64_MAX;
+
+	for (int round = 0; round < ROUNDS; round++) {
+		int64_t bytes = 0;
+
+		for (size_t i = 0; i < f->nprocs; i++) {
+			int64_t one = send_written(f->procs[i], out);
+
+			if (one < 0)
+				return one;
+			bytes += one;
+		}
+		if (image_flush(out) < 0)
+			return -EPIPE;
+		log_debug("engine: pre-copy round %d: %ld kB", round, (long)bytes / 1024);
+		if (bytes < ENOUGH || bytes > before / 10 * 7 || clock_mono_ns() - begun > max_ms * 1000000ULL)
+			break;
+		before = bytes;
+	}
+	return 0;
+}
+
+int eng_precopy(pid_t pid, int fd, unsigned max_ms, const struct eng_hooks *h, struct eng_family **out, struct error *e)
+{
+	struct eng_reasons why = {0};
+	struct eng_family *f = *out;
+	struct eng_image *im;
+	int r = eng_freeze(pid, h, &f, &why, e);
+
+	if (r != 0 && why.n && e)
+		e->code = 0, error_set(e, EOPNOTSUPP, "%s", why.line[0]);
+	eng_reasons_clear(&why);
+	if (r != 0)
+		return r < 0 ? r : -EOPNOTSUPP;
+	im = image_writer(fd);
+	r = im ? begin(f, im, e) : -ENOMEM;
+	if (r < 0) {
+		eng_thaw(f);
+		image_free(im);
+		return error_set(e, -r, "its memory cannot be watched: %s", strerror(-r));
+	}
+	thaw_processes(f);
+	f->state = ENG_TRACKED;
+	r = rounds(f, im, max_ms);
+	image_free(im);
+	if (r < 0) {
+		eng_thaw(f);
+		return error_set(e, -r, "its memory cannot be sent ahead: %s", strerror(-r));
+	}
+	precopy_current(f);
+	*out = f;
+	return 0;
+}
+
+void precopy_current(struct eng_family *f)
+{
+	current = f;
+}
+
+void precopy_forget(const struct eng_family *f)
+{
+	if (current == f)
+		current = NULL;
+}
+
+/* ---- the end ------------------------------------------------------------------------------------------ */
+int precopy_rest(struct eng_proc *p, const struct map *m, struct run **dirty, size_t *ndirty, struct run **drop, size_t *ndrop)
+{
+	struct watched *w = find(p, m);
+	struct run *present = NULL;
+	size_t n = 0;
+	int r;
+
+	if (!w || pagemap_written(p->dir, m->start, m->end, false, dirty, ndirty) < 0)
+		return 0;
+	r = pagemap_runs(p->dir, m->start, m->end, false, &present, &n);
+	if (r == 0)
+		r = runs_minus(w->sent, w->nsent, present, n, drop, ndrop);
+	free(present);
+	return r < 0 ? r : 1;
+}
