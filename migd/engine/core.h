@@ -154,8 +154,8 @@ int regs_rearm(struct eng_thread *t);
 int regs_leave_vdso(struct eng_thread *t, uint64_t start, uint64_t end);
 
 /* deadlines.c: when the interrupted wait of a thread on this host ends. */
-void deadline_note(pid_t tid, uint64_t left_ns);
-int deadline_left(pid_t tid, uint64_t *left_ns);
+void deadline_note(pid_t tid, long nr, uint64_t left_ns);
+int deadline_left(pid_t tid, long *nr, uint64_t *left_ns);
 
 /* family.c */
 struct eng_family *family_new(const struct eng_hooks *h);

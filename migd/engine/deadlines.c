@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * When the wait of a thread that was moved while waiting ends: the kernel knows, but tells nobody; it is needed when that thread is moved again in the same
- * wait. A table by (tid, its start time), oldest entries overwritten. Lock: `lock` guards all.
+ * Which call a thread was in when it was stopped in a wait, and when that wait ends: the kernel knows, but shows only restart_syscall when the thread is
+ * stopped again in the same wait. A table by (tid, its start time), oldest entries overwritten. Lock: `lock` guards all.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +15,7 @@
 enum { ENTRIES = 4096 };
 static struct {
 	pid_t tid;
+	long nr; /* the call that waits */
 	uint64_t start, end_ns;
 } table[ENTRIES];
 static unsigned next;
@@ -36,7 +37,7 @@ static int start_time(pid_t tid, uint64_t *start)
 	return r;
 }
 
-void deadline_note(pid_t tid, uint64_t left_ns)
+void deadline_note(pid_t tid, long nr, uint64_t left_ns)
 {
 	uint64_t start;
 
@@ -44,13 +45,14 @@ void deadline_note(pid_t tid, uint64_t left_ns)
 		return;
 	pthread_mutex_lock(&lock);
 	table[next].tid = tid;
+	table[next].nr = nr;
 	table[next].start = start;
 	table[next].end_ns = clock_mono_ns() + left_ns;
 	next = (next + 1) % ENTRIES;
 	pthread_mutex_unlock(&lock);
 }
 
-int deadline_left(pid_t tid, uint64_t *left_ns)
+int deadline_left(pid_t tid, long *nr, uint64_t *left_ns)
 {
 	uint64_t start, now = clock_mono_ns();
 	int r = -ENOENT;
@@ -66,6 +68,7 @@ int deadline_left(pid_t tid, uint64_t *left_ns)
 		if (table[at].end_ns < now) /* of an earlier wait: this one has not ended */
 			break;
 		*left_ns = table[at].end_ns - now;
+		*nr = table[at].nr;
 		r = 0;
 	}
 	pthread_mutex_unlock(&lock);

@@ -61,6 +61,8 @@ static long hidden_call(struct eng_thread *t, const struct user_regs_struct *r)
 		return SYS_futex;
 	if (strstr(t->core->wchan, "poll"))
 		return SYS_poll;
+	if ((r->rsi & ~0x100UL) == (FUTEX_WAIT | FUTEX_PRIVATE_FLAG) && r->rdi % 4 == 0 && r->rdi > 4096)
+		return SYS_futex;
 	return r->rdi < 64 ? SYS_clock_nanosleep : SYS_nanosleep;
 }
 
@@ -101,6 +103,10 @@ static void arrange_syscall(struct eng_thread *t)
 	}
 	if ((long)r->rax != -ERESTART_RESTARTBLOCK)
 		return;
+	if (r->orig_rax == SYS_restart_syscall && deadline_left(t->tid, &t->core->wait_nr, &t->core->remaining) == 0) {
+		t->core->has_remaining = true;
+		return;
+	}
 	t->core->wait_nr = hidden_call(t, r);
 	timeout = relative_timeout(t, r);
 	if (timeout < 0) { /* absolute: the same call again is right */
@@ -109,9 +115,8 @@ static void arrange_syscall(struct eng_thread *t)
 		return;
 	}
 	t->core->has_remaining = true;
-	if (r->orig_rax == SYS_restart_syscall && deadline_left(t->tid, &t->core->remaining) == 0)
-		return;
 	t->core->remaining = (uint64_t)timeout > t->core->slept_ns ? timeout - t->core->slept_ns : 0;
+	deadline_note(t->tid, t->core->wait_nr, t->core->remaining); /* for the next time it is stopped in this wait, here */
 }
 
 static int step_out(struct eng_thread *t, uint64_t start, uint64_t end)
@@ -240,6 +245,6 @@ int regs_rearm(struct eng_thread *t)
 	t->regs.rax = r.rax;
 	t->regs.orig_rax = (long)r.rax == -ERESTART_RESTARTBLOCK || (long)r.rax == -ERESTARTNOHAND ? (uint64_t)t->core->wait_nr : (uint64_t)-1;
 	if ((long)r.rax == -ERESTART_RESTARTBLOCK)
-		deadline_note(t->tid, t->core->remaining);
+		deadline_note(t->tid, t->core->wait_nr, t->core->remaining);
 	return 0;
 }
