@@ -3,6 +3,7 @@
  * The engine alone: moves a running process into a nest on this machine and back into its hollow, N times, and prints what each step took.
  *
  *   engine_trip [-n TRIPS] [-w MS between] [-k KEEPER] [-p] [-q] PID      -p: pre-copy
+ *   engine_trip -S FILE PID ; engine_trip -R FILE                         the daemon dies while PID is away, another one brings it home
  *   engine_trip [...] -- CMD ARGS     runs CMD as a child and moves that; its exit status is ours
  *
  * Both "hosts" are this one, so paths and inodes agree; pipes and ttys are handed over as they are (no relay). Needs root.
@@ -418,6 +419,50 @@ static bool linger(struct eng_family *home, struct eng_family *nest, unsigned wa
 	return false;
 }
 
+/* -S FILE: the daemon dies while the family is away. -R FILE: another one finds both halves again and brings it home. */
+static int save_and_die(struct eng_family *home, struct eng_family *nest, const char *file)
+{
+	char *h = NULL, *n = NULL;
+	FILE *o = fopen(file, "w");
+
+	if (!o || eng_save(home, &h) < 0 || eng_save(nest, &n) < 0)
+		return 125;
+	fprintf(o, "%s----\n%s", h, n);
+	fclose(o);
+	umount2(root, MNT_DETACH);
+	rmdir(root);
+	_exit(0);
+}
+
+static char *nest_state;
+
+static int job_reattach(struct other *o)
+{
+	return eng_reattach(nest_state, &hooks, &o->nest, &o->e);
+}
+
+static int find_again(const char *file, unsigned wait_ms, bool quiet)
+{
+	static char text[65536];
+	struct eng_family *home = NULL;
+	struct error e = {0};
+	FILE *in = fopen(file, "r");
+	size_t n = in ? fread(text, 1, sizeof(text) - 1, in) : 0;
+	char *cut = n ? strstr(text, "----\n") : NULL;
+
+	if (!cut)
+		return 125;
+	fclose(in);
+	*cut = '\0';
+	nest_state = cut + 5;
+	must(eng_reattach(text, &hooks, &home, &e), &e, "reattach of the hollow");
+	must(on_other(job_reattach), &other.e, "reattach of the nest");
+	printf("found again: %s, %s\n", eng_state_name(home), eng_state_name(other.nest));
+	if (linger(home, other.nest, wait_ms))
+		return 1;
+	return come_back(home, other.nest, quiet) ? 0 : 1;
+}
+
 static pid_t start(char **argv)
 {
 	pid_t pid = fork();
@@ -434,13 +479,14 @@ static pid_t start(char **argv)
 int main(int argc, char **argv)
 {
 	char keeper[4096] = "";
+	const char *save = NULL, *again = NULL;
 	unsigned trips = 1, wait_ms = 200;
 	bool quiet = false;
 	int opt, st = 0;
 	pid_t pid;
 
 	log_init("engine_trip");
-	while ((opt = getopt(argc, argv, "+n:w:k:qp")) != -1)
+	while ((opt = getopt(argc, argv, "+n:w:k:qpS:R:")) != -1)
 		if (opt == 'n')
 			trips = atoi(optarg);
 		else if (opt == 'w')
@@ -451,8 +497,14 @@ int main(int argc, char **argv)
 			quiet = true;
 		else if (opt == 'p')
 			ahead = true;
+		else if (opt == 'S')
+			save = optarg;
+		else if (opt == 'R')
+			again = optarg;
 		else
 			return 2;
+	if (again)
+		return find_again(again, wait_ms, quiet);
 	if (optind >= argc)
 		return 2;
 	if (!keeper[0]) { /* ../../bin beside tests/bench */
@@ -483,6 +535,8 @@ int main(int argc, char **argv)
 			eng_discard(home);
 			break;
 		}
+		if (save)
+			return save_and_die(home, nest, save);
 		if (!come_back(home, nest, quiet)) {
 			linger(home, nest, 2000);
 			on_other(job_discard);
