@@ -4,8 +4,9 @@
 # Work on /sprite leaves no descriptor, thread or memory behind in spritefs and spritefsd.
 . "$(dirname "$0")/lib.sh"
 lab_up -n 2
+# Not counted: two caches with a bound of their own, spritefs's of /proc/TID/status (128) and spritefsd's of files that have just lost their name.
 figures() { # NODE DAEMON: fds threads rss_kb
-	sh_on $1 'p=$(pgrep -o -x '$2'); echo $(ls /proc/$p/fd | wc -l) $(ls /proc/$p/task | wc -l) $(awk "/VmRSS/ { print \$2 }" /proc/$p/status)'
+	sh_on $1 'p=$(pgrep -o -x '$2'); echo $(ls -l /proc/$p/fd | grep -vc -e "/status\$" -e "(deleted)\$") $(ls /proc/$p/task | wc -l) $(awk "/VmRSS/ { print \$2 }" /proc/$p/status)'
 }
 work() {
 	for n in ws1 ws2; do

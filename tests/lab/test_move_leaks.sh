@@ -5,8 +5,9 @@
 . "$(dirname "$0")/lib.sh"
 lab_up -n 3
 job_dir
+# Not counted: two caches with a bound of their own, spritefs's of /proc/TID/status (128) and spritefsd's of files that have just lost their name.
 figures() { # NODE DAEMON: fds threads rss_kb
-	sh_on $1 'p=$(pgrep -o -x '$2'); echo $(ls /proc/$p/fd | wc -l) $(ls /proc/$p/task | wc -l) $(awk "/VmRSS/ { print \$2 }" /proc/$p/status)'
+	sh_on $1 'p=$(pgrep -o -x '$2'); echo $(ls -l /proc/$p/fd | grep -vc -e "/status\$" -e "(deleted)\$") $(ls /proc/$p/task | wc -l) $(awk "/VmRSS/ { print \$2 }" /proc/$p/status)'
 }
 node_figures() { sh_on $1 'echo $(ps -e --no-headers | grep -vE "ps|bash|grep|wc" | wc -l) processes, $(wc -l </proc/self/mountinfo) mounts, $(find /sys/fs/cgroup -type d | wc -l) groups, $(ls /run/sprite | wc -l) files in /run/sprite'; }
 trip() {

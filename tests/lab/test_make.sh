@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+# lab: own
+# timeout: 300
+# mig make: what plain make builds, built on several hosts: same files, same status, output whole; Ctrl-C, lost hosts, no master.
+. "$(dirname "$0")/lib.sh"
+lab_up -n 3
+idle_hosts() { mig hosts --no-header -o NAME,STATE | awk '$2 == "idle" { print $1 }' | sort | tr '\n' ' '; }
+idle() { [[ "$(idle_hosts)" == *"$1"* ]]; }
+D=/sprite/project
+# in_d 'script': as the user, in the project, nothing of this machine as a descriptor
+in_d() { as sprite ws1 bash -c "cd $D && { $1; } </dev/null 2>&1 | cat; exit \${PIPESTATUS[0]}"; }
+away() { mig ps --no-header | wc -l; }
+nobody_away() { [ "$(away)" = 0 ] && [ -z "$(residue)" ]; }
+some_away() { [ "$(away)" -gt 0 ]; }
+# Programs that take long enough to be worth a trip.
+as sprite ws1 mkdir $D && as sprite ws1 bash -c "cat >$D/make-sources" <<'X'
+for i in $(seq 12); do
+	echo "int part$i(int x)"; echo "{ int s = x;"
+	for k in $(seq 600); do echo "for (int i = 0; i < s % 7 + $k; i++) s = s * $((k * i + 3)) + (s >> $((k % 13))) % 1009;"; done
+	echo "return s; }"
+done | awk '/^int part/ { n++ } { print >("part" n ".c") }'
+{ for i in $(seq 12); do echo "int part$i(int);"; done; echo '#include <stdio.h>'; echo 'int main(void) { int s = 1;'; for i in $(seq 12); do echo "s = part$i(s);"; done; echo 'printf("%d\n", s); }'; } >main.c
+X
+as sprite ws1 bash -c "cat >$D/Makefile" <<'X'
+OBJS = $(addprefix part,$(addsuffix .o,1 2 3 4 5 6 7 8 9 10 11 12)) main.o
+CFLAGS = -O2 -fno-strict-overflow -w
+program: $(OBJS)
+	gcc -o $@ $(OBJS)
+clean:
+	rm -f *.o program
+X
+as sprite ws1 bash -c "cat >$D/odd.mk" <<'X'
+all: whole1 whole2 whole3 whole4 stay sub after
+whole%:
+	@for i in 1 2 3 4 5; do echo $@ line $$i; sleep 0.1; done
+.NOEXPORT: stay
+stay:
+	@sleep 0.4; echo the stayer
+sub:
+	$(MAKE) -f sub.mk
+broken:
+	@sleep 0.2; echo it breaks >&2; exit 3
+after: broken
+	touch never
+X
+as sprite ws1 bash -c "cat >$D/sub.mk" <<'X'
+all: inner1 inner2 inner3 inner4
+inner%:
+	@sleep 0.4; echo $@
+X
+as sprite ws1 bash -c "cat >$D/slow.mk" <<'X'
+all: $(addprefix slow,1 2 3 4 5 6 7 8 9 10)
+slow%:
+	@sleep 1; echo $@ done
+X
+in_d 'bash make-sources'
+in_d 'make -s -j2 program && md5sum *.o program >/tmp/plain.sums && ./program >/tmp/plain.out && make -s clean'
+check "hosts are idle" until_true 60 idle "ws2 ws3"
+
+# a real build
+out=$(in_d 'mig make -j6 --verbose program'); rc=$?
+same "a build ends well" 0 $rc || note "$(tail -20 <<<"$out")"
+for h in ws2 ws3; do check "compilers ran on $h" grep -q -- "-> $h" <<<"$out"; done
+check "every file is that of a plain make" in_d 'md5sum --quiet -c /tmp/plain.sums'
+same "and the program works" "$(on ws1 cat /tmp/plain.out)" "$(in_d ./program)"
+same "nothing is to be done the second time" 0 "$(in_d 'mig make -q program'; echo $?)"
+check "nothing is left over there" until_true 20 nobody_away
+
+# status, -k, output whole, .NOEXPORT, recursive make
+out=$(in_d 'mig make -k -j8 --verbose -f odd.mk'); rc=$?
+same "status of a build that fails" "$(in_d 'make -k -f odd.mk >/dev/null 2>&1'; echo $?)" $rc
+check "what the failed recipe said is shown" grep -qx "it breaks" <<<"$out"
+check "-k builds the rest" grep -qx "inner4" <<<"$out"
+check "but not what needs what failed" on ws1 test ! -e $D/never
+for i in 1 2 3 4; do
+	same "output of recipe $i is whole" "$(for k in 1 2 3 4 5; do echo whole$i line $k; done)" "$(grep -v '^mig:' <<<"$out" | grep -A4 "^whole$i line 1")"
+done
+check ".NOEXPORT runs, here" eval 'grep -qx "the stayer" <<<"$out" && ! grep -q "stayer -> " <<<"$out"'
+check "recipes of a make in the make run away too" grep -q "echo inner. -> ws" <<<"$out"
+refused "without -k the first error ends it" 2 "it breaks" in_d 'mig make -j8 -f odd.mk broken'
+refused "a wrong option of ours" 64 "expected a number" in_d 'mig make -j x'
+refused "a target that is not there" 2 "No rule to make target" in_d 'mig make nosuchtarget'
+
+# a host is lost in the middle
+in_d 'mig make -j8 --verbose -f slow.mk >lost.out 2>&1; echo $? >lost.rc' &
+check "recipes are away" until_true 20 some_away
+lab input ws2
+check "the build goes on when an owner comes back" until_true 60 on ws1 test -e $D/lost.rc
+same "and ends well" 0 "$(on ws1 cat $D/lost.rc)"
+same "each recipe ran once" "$(for i in $(seq 10); do echo slow$i done; done | sort)" "$(on ws1 grep done $D/lost.out | grep -v '^mig:' | sort)" || note "$(on ws1 cat $D/lost.out)"
+wait
+
+# Ctrl-C reaches everything
+lab input ws3 >/dev/null # both owners were there: the same again when they have gone
+check "hosts are idle again" until_true 60 idle "ws2 ws3"
+as sprite ws1 bash -c "cd $D; set -m; (exec mig make -j8 -f slow.mk >int.out 2>&1 </dev/null) & p=\$!; echo \$p >int.new; mv int.new int.pid; wait \$p; echo \$? >int.rc" </dev/null >/dev/null 2>&1 &
+check "recipes are away before Ctrl-C" until_true 30 some_away
+on ws1 sh -c "kill -INT -\$(cat $D/int.pid)"
+check "Ctrl-C ends the make" until_true 30 on ws1 test -s $D/int.rc
+same "with make's status" 2 "$(on ws1 cat $D/int.rc)" || note "$(on ws1 cat $D/int.out)"
+check "and everything that was away" until_true 20 nobody_away || note "$(residue) $(mig ps)"
+wait
+
+# without migd all runs here
+lab kill ws1 migd TERM >/dev/null
+same "without migd it builds here" 0 "$(in_d 'mig make -s clean && mig make -s -j2 program && md5sum --quiet -c /tmp/plain.sums'; echo $?)"
+finish
