@@ -19,6 +19,8 @@
 #include "fs/server/ids.h"
 #include "fs/server/metrics.h"
 
+#define STOP_S 3 /* for an orderly end */
+
 static int print_status(const struct conf *c, bool metrics)
 {
 	struct error e = {0};
@@ -78,6 +80,18 @@ static void run(struct fsd *d, struct daemon *dm)
 	notify_stopping();
 }
 
+/* A call may hang in a slow disk. Nothing is lost by not waiting for it: clients bring back what they hold, and repeat what was not answered. */
+static void leave(int sig)
+{
+	static const char text[] = "spritefsd: calls are still under way; leaving them to the next run\n";
+
+	(void)sig;
+	if (write(STDERR_FILENO, text, sizeof(text) - 1) < 0) {
+		/* nowhere to say it */
+	}
+	_exit(EXIT_SUCCESS);
+}
+
 static int serve(struct daemon *dm)
 {
 	const struct conf *c = dm->conf;
@@ -87,7 +101,7 @@ static int serve(struct daemon *dm)
 	int r;
 
 	signal(SIGXFSZ, SIG_IGN); /* a limit of ours is the caller's EFBIG */
-	umask(0);
+	umask(022);
 	limit_raise();
 	r = dirs_make(c, &e);
 	if (r == 0)
@@ -106,7 +120,10 @@ static int serve(struct daemon *dm)
 		r = fsd_start(d, c, tls, &e);
 		if (r == 0)
 			run(d, dm);
+		signal(SIGALRM, leave);
+		alarm(STOP_S);
 		fsd_stop(d);
+		alarm(0);
 		rpc_tls_free(tls);
 	}
 	rpc_shutdown();
