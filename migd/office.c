@@ -64,8 +64,8 @@ static void stand(struct office *o, bool resign)
 	if (holder && strcmp(o->master, holder)) {
 		snprintf(o->master, sizeof o->master, "%s", holder);
 		o->report = true;
-		if (holder[0])
-			log_info("the master is %s%s", holder, you ? " (this host)" : "");
+		if (holder[0] && !you)
+			log_note("the master is %s", holder);
 	}
 	pthread_mutex_unlock(&o->lock);
 	json_decref(rep);
