@@ -31,6 +31,7 @@
 enum { NONE, SINK, SOURCE };
 #define WINDOW	 (64u << 10)
 #define CHUNK	 (256u << 10)
+#define SHARE_NS 5000000ull /* readers on several nodes: so long bytes may lie unread */
 #define AGAIN_NS 1000000ull    /* when an end says "nobody" and an opener is on its way */
 #define IDLE_NS	 10000000000ull /* a FIFO of which nothing was heard for so long is forgotten */
 #define ANSWER_NS 2000000000ull /* an open waits no longer for a server that is away */
@@ -56,9 +57,12 @@ struct fifo {
 	struct hub *hub;
 	int role, end; /* end -1: none */
 	bool r, w;     /* what the hub was told */
+	bool shared;   /* SINK: there are readers on other nodes too */
+	int unread;    /* SINK and shared: bytes in the pipe when it was looked at last */
+	unsigned idle; /* how often it was empty since */
 	struct list openers;
 	struct list out; /* SINK: bytes for the pipe */
-	size_t unacked;	 /* SOURCE */
+	size_t unacked;	 /* of what we sent as a SOURCE; outlives the role, as the hub's queue does */
 	uint64_t again;	 /* look at it then, 0: never */
 	uint64_t used;
 };
@@ -174,7 +178,6 @@ static void end_close(struct fifo *f)
 	f->end = -1;
 	f->role = NONE;
 	f->again = 0;
-	f->unacked = 0;
 	while ((l = list_pop(&f->out)))
 		free(list_entry(l, struct bytes, link));
 }
@@ -193,7 +196,6 @@ static int end_take(struct fifo *f, int role, int fd)
 		return fd;
 	f->end = fd;
 	f->role = role;
-	f->unacked = 0;
 	return 0;
 }
 
@@ -223,14 +225,14 @@ static void report(struct fifo *f, uint64_t round)
 
 /* ---- SINK ---- */
 
-/* What is in the pipe and will be read by nobody here goes back. */
-static void give_back(struct agent *a, struct fifo *f)
+/* What is in the pipe and will be read by nobody here (`leaves`), or not soon, goes back. */
+static void give_back(struct agent *a, struct fifo *f, bool leaves)
 {
 	_cleanup_close_ int fd = fifo_open(a->fs, f->ino, O_RDONLY);
 	ssize_t n;
 
 	while (fd >= 0 && (n = read(fd, a->buf, sizeof(a->buf))) > 0)
-		say(f, SPRITE__FS__PIPE_MSG__KIND__RETURN, 0, 0, a->buf, (size_t)n);
+		say(f, SPRITE__FS__PIPE_MSG__KIND__RETURN, 0, leaves, a->buf, (size_t)n);
 }
 
 static bool end_has_error(const struct fifo *f)
@@ -250,13 +252,28 @@ static bool lost(struct agent *a, struct fifo *f)
 		return false;
 	}
 	if (sink) {
-		give_back(a, f);
+		give_back(a, f, true);
 		f->r = false;
 	} else {
 		f->w = false;
 	}
 	end_close(f);
 	return true;
+}
+
+/* Readers here and elsewhere: what lies here unread is for whoever reads first. Looked at every few ms: nothing tells that somebody reads. */
+static void share(struct agent *a, struct fifo *f)
+{
+	int n = 0;
+
+	ioctl(f->end, FIONREAD, &n);
+	if (n && n == f->unread) {
+		give_back(a, f, false);
+		n = 0;
+	}
+	f->idle = n ? 0 : f->idle + 1;
+	f->unread = n;
+	f->again = clock_mono_ns() + (f->idle < 100 ? SHARE_NS : 4 * SHARE_NS);
 }
 
 /* Returns false when the readers have gone (and it is no sink any more). */
@@ -287,6 +304,8 @@ static bool sink_pump(struct agent *a, struct fifo *f)
 	if (end_has_error(f))
 		return !lost(a, f);
 	arm(a, f, 0);
+	if (f->shared)
+		share(a, f);
 	return true;
 }
 
@@ -343,6 +362,8 @@ static void on_role(struct agent *a, struct fifo *f, const Sprite__Fs__PipeMsg *
 
 	f->r |= m->r;
 	f->w |= m->w;
+	f->shared = m->shared;
+	f->unread = 0;
 	if (f->role == role) {
 		pump(a, f);
 	} else {
@@ -584,6 +605,7 @@ static void on_down(struct agent *a, struct hub *h)
 		if (f->hub != h)
 			continue;
 		end_close(f);
+		f->unacked = 0;
 		list_each(o, &f->openers, link)
 			opener_answer(o);
 	}
@@ -648,7 +670,7 @@ static int due(struct agent *a)
 			report(f, 0);
 		if (f->again && f->again < next)
 			next = f->again;
-		if (f->role == NONE && !waits && now - f->used > IDLE_NS && !coming(f, true) && !coming(f, false))
+		if (f->role == NONE && !waits && !f->unacked && now - f->used > IDLE_NS && !coming(f, true) && !coming(f, false))
 			fifo_free(a, f);
 	}
 	now = clock_mono_ns();

@@ -270,6 +270,7 @@ void fsd_tick(struct fsd *d)
 	size_t expired = 0;
 
 	recover_tick(d);
+	pipes_tick(d);
 	graves_expire(&d->graves, now);
 	lease_overdue(d, now - CLIENT_TERM_NS, overdue);
 	clients_sweep(&d->clients, now, in_the_way, d, &gone);

@@ -101,6 +101,7 @@ void events_push_recall(struct fsd *d, const struct cs_recall *r); /* lost when 
 /* pipe_hub.c */
 int pipes_start(struct fsd *d);
 void pipes_stop(struct fsd *d);
+void pipes_tick(struct fsd *d);
 void pipes_serve(void *ctx, struct rpc_stream *s);
 
 /* locks.c */

@@ -9,10 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include "conf/clock.h"
 #include "conf/log.h"
 #include "fs/server/op.h"
 #include "fs/server/pipe_state.h"
 
+#define ANSWER_NS 10000000000ull
 #define QUEUE_MAX (64u << 20) /* bytes for one client; windows keep it far below */
 
 struct item {
@@ -25,7 +27,10 @@ struct item {
 
 struct pipe_stream {
 	struct rpc_stream *s;
-	struct list queue; /* these: pipes.lock */
+	struct list link;  /* these: pipes.lock */
+	unsigned asked;	   /* questions it has not answered, and since when the oldest may wait */
+	uint64_t asked_at;
+	struct list queue;
 	size_t queued;
 	bool closing;
 	pthread_cond_t wake;
@@ -35,6 +40,7 @@ struct pipe_stream {
 struct pipes {
 	pthread_mutex_t lock;
 	struct ps state;
+	struct list streams;
 };
 
 /* ---- what the decisions send ---- */
@@ -59,15 +65,19 @@ static void queue(struct pipe_stream *st, Sprite__Fs__PipeMsg__Kind kind, const 
 	pthread_cond_signal(&st->wake);
 }
 
-static void out_role(void *arg, void *node, const struct ps_key *k, enum ps_role role, uint64_t round, bool r, bool w)
+static void out_role(void *arg, void *node, const struct ps_key *k, enum ps_role role, uint64_t round, bool r, bool w, bool shared)
 {
 	Sprite__Fs__PipeMsg m = SPRITE__FS__PIPE_MSG__INIT;
+	struct pipe_stream *st = node;
 
 	(void)arg;
 	m.id = round;
 	m.role = role;
 	m.r = r;
 	m.w = w;
+	m.shared = shared;
+	if (!st->asked++)
+		st->asked_at = clock_boot_ns();
 	queue(node, SPRITE__FS__PIPE_MSG__KIND__ROLE, k, &m, NULL, 0);
 }
 
@@ -108,7 +118,21 @@ int pipes_start(struct fsd *d)
 		return -ENOMEM;
 	pthread_mutex_init(&d->pipes->lock, NULL);
 	ps_init(&d->pipes->state, &state_ops, NULL);
+	list_init(&d->pipes->streams);
 	return 0;
+}
+
+/* Once a second: who does not answer holds up the opens of others no longer. */
+void pipes_tick(struct fsd *d)
+{
+	uint64_t now = clock_boot_ns();
+	struct pipe_stream *st;
+
+	pthread_mutex_lock(&d->pipes->lock);
+	list_each(st, &d->pipes->streams, link)
+		if (st->asked && now - st->asked_at > ANSWER_NS)
+			rpc_stream_cancel(st->s);
+	pthread_mutex_unlock(&d->pipes->lock);
 }
 
 /* After the rpc server has stopped: no stream is left. */
@@ -177,13 +201,17 @@ static int message(struct fsd *d, struct client *client, struct pipe_stream *st,
 	pthread_mutex_lock(&d->pipes->lock);
 	switch (m->kind) {
 	case SPRITE__FS__PIPE_MSG__KIND__REPORT:
+		if (m->id && st->asked) {
+			st->asked--;
+			st->asked_at = clock_boot_ns();
+		}
 		r = m->role <= PS_SOURCE ? ps_report(p, &k, st, m->id, (enum ps_role)m->role, m->r, m->w) : -EPROTO;
 		break;
 	case SPRITE__FS__PIPE_MSG__KIND__DATA:
 		r = ps_data(p, &k, st, bytes, in->bulk_len);
 		break;
 	case SPRITE__FS__PIPE_MSG__KIND__RETURN:
-		r = ps_return(p, &k, st, bytes, in->bulk_len);
+		r = ps_return(p, &k, st, bytes, in->bulk_len, m->n == 1);
 		break;
 	case SPRITE__FS__PIPE_MSG__KIND__ACK:
 		r = ps_ack(p, &k, st, m->n);
@@ -267,8 +295,12 @@ void pipes_serve(void *ctx, struct rpc_stream *s)
 	list_init(&st.queue);
 	pthread_cond_init(&st.wake, NULL);
 	if (pthread_create(&thread, NULL, sender_run, &st) == 0) {
+		pthread_mutex_lock(&d->pipes->lock);
+		list_add_tail(&d->pipes->streams, &st.link);
+		pthread_mutex_unlock(&d->pipes->lock);
 		receive(d, client, &st);
 		pthread_mutex_lock(&d->pipes->lock);
+		list_del(&st.link);
 		st.closing = true;
 		ps_gone(&d->pipes->state, &st);
 		pthread_cond_signal(&st.wake);

@@ -12,6 +12,7 @@ struct member {
 	void *node;
 	bool r, w; /* believed to have readers, writers */
 	enum ps_role role;
+	bool shared;  /* was told that others read too */
 	bool waiting; /* asked in this round, not answered yet */
 	size_t unacked; /* bytes of its in the queue */
 };
@@ -88,28 +89,35 @@ static struct member *member_of(struct fifo *f, void *node)
 
 /* ---- roles ---- */
 
-static enum ps_role wanted(const struct fifo *f, const struct member *m)
+static bool others_read(const struct fifo *f, const struct member *m)
 {
-	bool others_read = false, others_write = false;
 	struct member *o;
 
-	list_each(o, &f->members, link) {
-		if (o == m)
-			continue;
-		others_read |= o->r;
-		others_write |= o->w;
-	}
+	list_each(o, &f->members, link)
+		if (o != m && o->r)
+			return true;
+	return false;
+}
+
+static enum ps_role wanted(const struct fifo *f, const struct member *m)
+{
+	bool others_write = false;
+	struct member *o;
+
+	list_each(o, &f->members, link)
+		others_write |= o != m && o->w;
 	/* a sink stays one until the queue is empty: end of file comes behind the last byte */
 	if (m->r && (others_write || !list_empty(&f->queue)))
 		return PS_SINK;
-	return m->w && others_read ? PS_SOURCE : PS_NONE;
+	return m->w && others_read(f, m) ? PS_SOURCE : PS_NONE;
 }
 
 static void ask(struct ps *p, struct fifo *f, struct member *m)
 {
 	m->waiting = true;
 	f->pending++;
-	p->ops->role(p->arg, m->node, &f->key, wanted(f, m), f->round, m->r, m->w);
+	m->shared = others_read(f, m);
+	p->ops->role(p->arg, m->node, &f->key, wanted(f, m), f->round, m->r, m->w, m->shared);
 }
 
 /* ---- the queue ---- */
@@ -187,18 +195,57 @@ static void member_drop(struct fifo *f, struct member *m)
 	free(m);
 }
 
+/* Takes the first `n` bytes off the queue and tells their sources. */
+static void consume(struct ps *p, struct fifo *f, size_t n)
+{
+	while (n) {
+		struct chunk *c = list_entry(f->queue.next, struct chunk, link);
+		size_t part = c->len - c->off < n ? c->len - c->off : n;
+
+		c->off += part;
+		n -= part;
+		if (c->from) {
+			c->from->unacked -= part;
+			p->ops->ack(p->arg, c->from->node, &f->key, part);
+		}
+		if (c->off == c->len) {
+			list_del(&c->link);
+			free(c);
+		}
+	}
+}
+
+/* As in a pipe that nobody has open any more. */
+static void forget_bytes(struct ps *p, struct fifo *f)
+{
+	struct member *m;
+	struct chunk *c;
+	size_t n = 0;
+
+	list_each(m, &f->members, link)
+		if (m->r || m->w)
+			return;
+	if (!list_empty(&f->waiters))
+		return;
+	holder_drop(f);
+	list_each(c, &f->queue, link)
+		n += c->len - c->off;
+	consume(p, f, n);
+}
+
 /* Nodes with no part in it any more. */
-static void members_sweep(struct fifo *f)
+static void members_sweep(struct ps *p, struct fifo *f)
 {
 	struct member *m, *tmp;
 	struct waiter *w;
 
+	forget_bytes(p, f);
 	list_each_safe(m, tmp, &f->members, link) {
 		bool opening = false;
 
 		list_each(w, &f->waiters, link)
 			opening |= w->node == m->node;
-		if (!m->r && !m->w && m->role == PS_NONE && !m->waiting && !opening)
+		if (!m->r && !m->w && m->role == PS_NONE && !m->waiting && !opening && !m->unacked)
 			member_drop(f, m);
 	}
 }
@@ -212,7 +259,7 @@ static bool round_run(struct ps *p, struct fifo *f, bool all)
 		list_each(m, &f->members, link) {
 			enum ps_role want = wanted(f, m);
 
-			if (want != m->role ? f->tries < TRIES_MAX : all && want != PS_NONE)
+			if (want != m->role || (want == PS_SINK && m->shared != others_read(f, m)) ? f->tries < TRIES_MAX : all && want != PS_NONE)
 				ask(p, f, m);
 		}
 		f->tries++;
@@ -221,7 +268,7 @@ static bool round_run(struct ps *p, struct fifo *f, bool all)
 		f->running = false;
 		f->tries = 0;
 		answer(p, f);
-		members_sweep(f);
+		members_sweep(p, f);
 		if (!f->again)
 			break;
 		f->again = false;
@@ -247,6 +294,16 @@ static bool round_start(struct ps *p, struct fifo *f)
 	f->running = true;
 	f->round++;
 	return round_run(p, f, true);
+}
+
+static bool roles_differ(const struct fifo *f)
+{
+	struct member *m;
+
+	list_each(m, &f->members, link)
+		if (wanted(f, m) != m->role)
+			return true;
+	return false;
 }
 
 int ps_open(struct ps *p, const struct ps_key *k, void *node, bool r, bool w, uint64_t req)
@@ -323,7 +380,7 @@ int ps_data(struct ps *p, const struct ps_key *k, void *node, const void *bytes,
 	struct member *m = f ? member_of(f, node) : NULL;
 	struct chunk *c;
 
-	if (!n || n > PS_CHUNK_MAX || (m && m->unacked > PS_WINDOW))
+	if (!n || n > PS_CHUNK_MAX || (m && m->unacked > PS_QUEUE_MAX))
 		return -EPROTO;
 	if (!m)
 		return 0;
@@ -338,11 +395,11 @@ int ps_data(struct ps *p, const struct ps_key *k, void *node, const void *bytes,
 	return 0;
 }
 
-int ps_return(struct ps *p, const struct ps_key *k, void *node, const void *bytes, size_t n)
+int ps_return(struct ps *p, const struct ps_key *k, void *node, const void *bytes, size_t n, bool leaves)
 {
 	struct fifo *f = find(p, k);
 	struct member *m = f ? member_of(f, node) : NULL;
-	struct chunk *c;
+	struct chunk *c, *at;
 
 	if (!n || n > PS_CHUNK_MAX)
 		return -EPROTO;
@@ -353,10 +410,23 @@ int ps_return(struct ps *p, const struct ps_key *k, void *node, const void *byte
 		return -ENOMEM;
 	*c = (struct chunk){.len = n};
 	memcpy(c->bytes, bytes, n);
-	if (f->holder == m)
+	if (leaves && f->holder == m)
 		holder_drop(f); /* what it did not acknowledge comes behind this */
-	list_add(&f->queue, &c->link);
-	return 0; /* its report follows */
+	/* before all that is not on its way to a sink: that may not be sent twice */
+	list_each(at, &f->queue, link)
+		if (!at->sent)
+			break;
+	list_add_tail(&at->link, &c->link);
+	if (leaves)
+		return 0; /* its report follows */
+	if (f->holder == m && !f->out)
+		f->holder = NULL;
+	list_move_tail(&f->members, &m->link); /* the others first */
+	if (roles_differ(f))
+		round_start(p, f);
+	else
+		pump(p, f);
+	return 0;
 }
 
 int ps_ack(struct ps *p, const struct ps_key *k, void *node, size_t n)
@@ -369,22 +439,8 @@ int ps_ack(struct ps *p, const struct ps_key *k, void *node, size_t n)
 	if (n > f->out)
 		return -EPROTO;
 	f->out -= n;
-	while (n) {
-		struct chunk *c = list_entry(f->queue.next, struct chunk, link);
-		size_t part = c->len - c->off < n ? c->len - c->off : n;
-
-		c->off += part;
-		n -= part;
-		if (c->from) {
-			c->from->unacked -= part;
-			p->ops->ack(p->arg, c->from->node, &f->key, part);
-		}
-		if (c->off == c->len) {
-			list_del(&c->link);
-			free(c);
-		}
-	}
-	if (list_empty(&f->queue) && wanted(f, m) != m->role)
+	consume(p, f, n);
+	if (list_empty(&f->queue) && roles_differ(f))
 		round_start(p, f);
 	else
 		pump(p, f);

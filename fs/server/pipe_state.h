@@ -11,7 +11,9 @@
  * no role changed any more, has ended after it came.
  *
  * Bytes: sources send at most PS_WINDOW without having them acknowledged; the hub keeps each byte until the sink has put it into its pipe (ACK).
- * One sink at a time is served (the holder). When its readers go, it gives back what nobody has read (RETURN), to the front of the queue.
+ * One sink at a time is served (the holder). When its readers go, it gives back what nobody has read (RETURN), to the front of the queue. When there are
+ * readers on several nodes, a sink also gives back what has lain in its pipe unread for a few ms, and the next sink is served: so no byte waits at a node
+ * that does not read while another one would (the order in which readers of several nodes get bytes is not defined, as it is not on one machine).
  * Roles that end behind data wait for it: that is how end of file follows the last byte.
  */
 #ifndef FS_SERVER_PIPE_STATE_H
@@ -24,6 +26,7 @@
 
 #define PS_WINDOW    (64u << 10)
 #define PS_CHUNK_MAX (1u << 20)
+#define PS_QUEUE_MAX (4u << 20) /* bytes of one node in one FIFO; who has more than that does not keep to the window */
 #define PS_KEY_MAX   128
 #define PS_FIFOS_MAX 16384
 
@@ -35,7 +38,8 @@ struct ps_key {
 };
 
 struct ps_ops { /* all only queue; `node` is the caller's word for a node */
-	void (*role)(void *arg, void *node, const struct ps_key *k, enum ps_role role, uint64_t round, bool r, bool w);
+	/* shared: there are readers on other nodes too */
+	void (*role)(void *arg, void *node, const struct ps_key *k, enum ps_role role, uint64_t round, bool r, bool w, bool shared);
 	void (*opened)(void *arg, void *node, const struct ps_key *k, uint64_t req);
 	void (*data)(void *arg, void *node, const struct ps_key *k, const void *bytes, size_t n);
 	void (*ack)(void *arg, void *node, const struct ps_key *k, size_t n);
@@ -56,7 +60,8 @@ int ps_open(struct ps *p, const struct ps_key *k, void *node, bool r, bool w, ui
 /* Answer to role() (round != 0), or by itself when an end has gone. -EPROTO for what cannot be. */
 int ps_report(struct ps *p, const struct ps_key *k, void *node, uint64_t round, enum ps_role role, bool r, bool w);
 int ps_data(struct ps *p, const struct ps_key *k, void *node, const void *bytes, size_t n);
-int ps_return(struct ps *p, const struct ps_key *k, void *node, const void *bytes, size_t n);
+/* leaves: its readers have gone, a report follows. */
+int ps_return(struct ps *p, const struct ps_key *k, void *node, const void *bytes, size_t n, bool leaves);
 int ps_ack(struct ps *p, const struct ps_key *k, void *node, size_t n);
 /* The node is gone, with all it had. */
 void ps_gone(struct ps *p, void *node);

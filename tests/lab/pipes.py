@@ -119,8 +119,28 @@ def killed_opener(a, b, c): # one that died while it waited is nobody's partner
     t += [a.blocked(r), c.wait(c.open("f", "w")), a.wait(r), c.do("close", "f"), a.do("read", "f", "9"), a.do("close", "f")]
     return t
 
+def several_readers(a, b, c): # every byte to one of them, and the end to all
+    t = [c.blocked(c.open("f", "w")), a.wait(a.open("f", "r")), b.wait(b.open("f", "r"))]
+    x, y = a.start("count", "f"), b.start("count", "f")
+    t += [c.do("fill", "f", "3000000"), c.do("close", "f")]
+    x, y = a.wait(x).split(), b.wait(y).split()
+    return t + [int(x[1]) + int(y[1]), int(x[2]) + int(y[2]), a.do("close", "f"), b.do("close", "f")]
+
+def idle_reader(a, b, c): # one that has it open and does not read keeps nothing from the other
+    t = [a.wait(a.open("f", "rw")), b.wait(b.open("f", "r")), c.wait(c.open("f", "w"))]
+    for i in range(5):
+        t += [c.do("write", "f", "t%d" % i), b.do("readn", "f", "2")]
+        t += [a.do("write", "f", "u%d" % i), b.do("readn", "f", "2")]
+    return t
+
+def tokens(a, b, c): # make --jobserver-style=fifo: everybody takes tokens and gives them back; none may get lost or stuck
+    t = [e.wait(e.open("f", "rw")) for e in (a, b, c)] + [a.do("write", "f", "1234")]
+    n = [(e, e.start("tokens", "f", "60")) for e in (a, b, c) for i in range(3)]
+    t += [e.wait(i, 60) for e, i in n]
+    return t + ["".join(sorted(c.do("readn", "f", "4"))), c.do("poll", "f", "in", "100")]
+
 CASES = [reader_first, writer_first, nonblock_writer, nonblock_reader, epipe, epipe_while_full, two_writers, second_reader, both_ways, much, records, killed_writer,
-         killed_opener]
+         killed_opener, several_readers, idle_reader, tokens]
 PLACES = [("one machine", "ws1", "ws1", "ws1", "/tmp/pipes"), ("one node", "ws1", "ws1", "ws1", "/sprite/pipes"), ("two nodes", "ws1", "ws2", "ws2", "/sprite/pipes"),
           ("three nodes", "ws1", "ws2", "ws3", "/sprite/pipes")]
 

@@ -53,9 +53,10 @@ static void post(void *node, struct msg m)
 	list_add_tail(&((struct node *)node)->in, &c->link);
 }
 
-static void on_role(void *arg, void *node, const struct ps_key *k, enum ps_role role, uint64_t round, bool r, bool w)
+static void on_role(void *arg, void *node, const struct ps_key *k, enum ps_role role, uint64_t round, bool r, bool w, bool shared)
 {
 	(void)arg;
+	(void)shared;
 	CU_ASSERT_EQUAL(k->len, 4);
 	post(node, (struct msg){.kind = ROLE, .role = role, .id = round, .r = r, .w = w});
 }
@@ -121,7 +122,7 @@ static void check_lost(struct node *n)
 {
 	if (n->role == PS_SINK && !has_r(n)) {
 		if (n->len)
-			CU_ASSERT_EQUAL(ps_return(&state, &key, n, n->pipe, n->len), 0);
+			CU_ASSERT_EQUAL(ps_return(&state, &key, n, n->pipe, n->len, true), 0);
 		n->len = 0;
 		n->role = PS_NONE;
 		report(n, 0);
@@ -136,8 +137,6 @@ static void role_take(struct node *n, const struct msg *m)
 	n->role = m->role;
 	if ((n->role == PS_SINK && !has_r(n)) || (n->role == PS_SOURCE && !has_w(n) && !n->len))
 		n->role = PS_NONE;
-	if (n->role != PS_SOURCE)
-		n->unacked = 0;
 	report(n, m->id);
 }
 
@@ -291,6 +290,63 @@ static void test_epipe(void)
 	stop();
 }
 
+static void test_all_closed(void) /* the bytes go with the last end, and their source may send again */
+{
+	start();
+	open_at(0, true, false, 1);
+	open_at(1, false, true, 2);
+	settle();
+	came_in(0, true, false);
+	came_in(1, false, true);
+	put(1, "abc");
+	settle();
+	nodes[0].readers = 0;
+	settle();
+	put(1, "def"); /* EPIPE natively; here: was in the pipe already */
+	nodes[1].writers = 0;
+	nodes[1].len = 0;
+	open_at(2, true, false, 3); /* proves that ws1's writer has gone */
+	settle();
+	nodes[2].opening_r = 0;
+	open_at(3, false, true, 4);
+	settle();
+	nodes[3].opening_w = 0;
+	open_at(2, true, false, 5);
+	settle();
+	CU_ASSERT_EQUAL(nodes[1].unacked, 0);
+	CU_ASSERT_EQUAL(nodes[1].role, PS_NONE);
+	stop();
+}
+
+static void test_shared(void) /* what one reader leaves lying is for the other one */
+{
+	start();
+	open_at(0, true, false, 1);
+	open_at(1, true, false, 2);
+	open_at(2, false, true, 3);
+	settle();
+	came_in(0, true, false);
+	came_in(1, true, false);
+	came_in(2, false, true);
+	put(2, "token");
+	settle();
+	CU_ASSERT_EQUAL(nodes[0].role, PS_SINK);
+	CU_ASSERT_EQUAL(nodes[1].role, PS_SINK);
+	CU_ASSERT_EQUAL(nodes[0].len + nodes[1].len, 5); /* once */
+	for (int i = 0; i < 10; i++) {
+		int has = nodes[0].len ? 0 : 1;
+
+		CU_ASSERT_EQUAL(nodes[has].len, 5);
+		CU_ASSERT_EQUAL(ps_return(&state, &key, &nodes[has], nodes[has].pipe, 5, false), 0);
+		nodes[has].len = 0;
+		settle();
+		CU_ASSERT_EQUAL(nodes[has].len, 0); /* now the other one */
+		CU_ASSERT_EQUAL(nodes[!has].len, 5);
+		CU_ASSERT_EQUAL(memcmp(nodes[!has].pipe, "token", 5), 0);
+	}
+	stop();
+}
+
 static void test_gone(void)
 {
 	start();
@@ -321,7 +377,7 @@ static void test_lies(void)
 	CU_ASSERT_EQUAL(ps_ack(&state, &key, &nodes[0], 1), -EPROTO); /* what it never got */
 	CU_ASSERT_EQUAL(ps_data(&state, &key, &nodes[1], big, sizeof(big)), -EPROTO);
 	CU_ASSERT_EQUAL(ps_data(&state, &key, &nodes[2], "x", 1), 0); /* has no part in it: dropped */
-	CU_ASSERT_EQUAL(ps_return(&state, &key, &nodes[1], "x", 1), 0);
+	CU_ASSERT_EQUAL(ps_return(&state, &key, &nodes[1], "x", 1, true), 0);
 	settle();
 	CU_ASSERT_EQUAL(nodes[0].len, 0);
 	stop();
@@ -395,9 +451,11 @@ int main(void)
 	CU_add_test(s, "same node", test_same_node);
 	CU_add_test(s, "stale belief", test_stale_belief);
 	CU_add_test(s, "EPIPE and the next reader", test_epipe);
+	CU_add_test(s, "all closed", test_all_closed);
+	CU_add_test(s, "shared", test_shared);
 	CU_add_test(s, "node gone", test_gone);
 	CU_add_test(s, "lies", test_lies);
 	CU_add_test(s, "random schedules", test_schedules);
 	CU_basic_run_tests();
-	return CU_get_number_of_failures() || CU_get_number_of_tests_run() != 7;
+	return CU_get_number_of_failures() || CU_get_number_of_tests_run() != 9;
 }
