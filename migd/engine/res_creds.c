@@ -113,7 +113,7 @@ static bool same_ids(const Sprite__Img__Cred *a, const Sprite__Img__Cred *b)
 }
 static bool same_groups(const Sprite__Img__Cred *a, const Sprite__Img__Cred *b)
 {
-	return a->n_groups == b->n_groups && !memcmp(a->groups, b->groups, a->n_groups * sizeof *a->groups);
+	return a->n_groups == b->n_groups && (!a->n_groups || !memcmp(a->groups, b->groups, a->n_groups * sizeof *a->groups));
 }
 static bool same_caps(const Sprite__Img__Cred *a, const Sprite__Img__Cred *b)
 {
