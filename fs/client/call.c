@@ -27,6 +27,7 @@
 #define TICK_NS	     (100 * 1000000ull)
 #define PATIENCE_NS  (1000 * 1000000ull)
 #define QUICK_MS     2000
+#define REFUSED_NS   (10000 * 1000000ull)
 #define REOPEN_MAX   6
 #define ASK_MS	     5000
 
@@ -137,6 +138,8 @@ static void call_free(struct call *c)
 		stream_put(c->fs, c->st);
 	if (c->st2)
 		stream_put(c->fs, c->st2);
+	lease_set_end(c);
+	lease_rename_end(c);
 	if (c->changes)
 		lease_change_end(fs, c->ino);
 	if (c->changes2)
@@ -227,6 +230,9 @@ static void call_completed(void *arg, int status, struct rpc_msg *out)
 	c->state = CALL_NEW;
 	c->ticket = 0;
 	cancelled = c->cancelled;
+	/* a server that is starting may refuse certificates for a moment */
+	if (status == -EACCES && clock_mono_ns() - c->start_ns < REFUSED_NS)
+		status = -EHOSTDOWN;
 	if (status && status_means_away(status) && !cancelled && !c->quick && !fs->stopping) {
 		call_retry_later(c);
 		pthread_mutex_unlock(&fs->wait_lock);

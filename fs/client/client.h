@@ -96,10 +96,13 @@ struct inode {
 	uint32_t changing;    /* local requests that hold the directory's inode lock; fs.recall_lock */
 	atomic_uint_fast64_t changes; /* how many there were */
 	/* leases, see lease.c */
+	unsigned setting;	   /* SETATTRs of ours under way */
+	atomic_uint renaming;	   /* renames of ours in this directory under way, while others are about in it */
+	uint64_t foreign_at;	   /* boot clock: when another client last changed a name in it */
 	uint64_t lease, recalled_seq, born_seq, stamp; /* stamp: counts what makes remembered attributes void */
 	uint64_t told; /* stamp when the kernel was told attributes last, under ATTR: equal means that its size is the true one */
 	struct stat attr; /* under LEASE_ATTR, when attr_valid */
-	uint64_t attr_change, attr_gen;
+	uint64_t attr_change, attr_gen, attr_recalls;
 	bool attr_valid, no_acl, no_cap; /* no_*: known not to have such an xattr */
 	struct hash names; /* see names.c */
 	bool complete;
@@ -244,6 +247,8 @@ struct call {
 	bool attach;   /* goes to a domain that is not attached */
 	bool changes;  /* lease_change_begin() was called for ino (and ino2 when changes2) */
 	bool changes2;
+	bool sets;     /* lease_set_begin() was called for ino */
+	bool renames;  /* lease_rename_begin() was called */
 	bool waits;    /* a lock that may wait long: interrupts are for the server */
 	uint64_t start_ns;
 
@@ -291,6 +296,7 @@ struct call {
 	off_t off;
 	int flags;
 	void *arg;
+	uint64_t mark, mark2; /* lease_mark() of ino and ino2, of calls that change them */
 	uint64_t seq; /* ino's stamp when it was asked */
 	bool leased;  /* ATTR was held then */
 	struct fuse_file_info fi;
@@ -395,13 +401,24 @@ uint64_t lease_take(struct inode *ino, uint64_t lease, uint64_t seq);
 void lease_told(struct inode *ino); /* the kernel is being told attributes, under ATTR */
 bool lease_size_told(struct inode *ino);
 bool lease_has(struct inode *ino, uint64_t bits);
-void lease_keep_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a);
+void lease_keep_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a, uint64_t got);
+/* ATTR is held without a break from when `mark` was taken until now: what a reply says meanwhile without a grant is true. */
+uint64_t lease_mark(struct inode *ino);
+bool lease_held_since(struct inode *ino, uint64_t mark);
 void lease_forget_attr(struct inode *ino);
 bool lease_attr(struct fs *fs, struct inode *ino, struct stat *st);
 void lease_recall(struct server *s, const Sprite__Fs__Event *ev);
 void lease_drop_pages(struct fs *fs, struct inode *ino);
 void lease_change_begin(struct fs *fs, struct inode *dir);
 void lease_change_end(struct fs *fs, struct inode *dir);
+/*
+ * Others may see what a change of ours has made before its reply is here; who looks here meanwhile must not be shown what was before. So nothing
+ * that the kernel or we remember of it counts while it is under way, and nothing is remembered.
+ */
+void lease_set_begin(struct call *c);
+void lease_set_end(struct call *c);
+void lease_rename_begin(struct call *c);
+void lease_rename_end(struct call *c);
 void lease_drop_all(struct server *s, bool restarted, bool given_up);
 /* The server answered what was sent at `sent` (boot clock): its leases go on. `epoch` and `lease_epoch` (0: not said) are what it said of itself. */
 void lease_renewed(struct server *s, uint64_t sent, uint64_t epoch, uint64_t lease_epoch, uint32_t lease_ms);
@@ -465,7 +482,7 @@ void ops_dir(struct fuse_lowlevel_ops *ops);
 void ops_lock(struct fuse_lowlevel_ops *ops);
 struct inode *ops_entry_take(struct fs *fs, struct domain *dom, const Sprite__Fs__Entry *e, bool names, struct fuse_entry_param *p);
 bool ops_names_taken(struct inode *dir, uint64_t lease, uint64_t seq);
-void ops_dir_changed(struct fs *fs, struct inode *dir, const Sprite__Fs__Attr *a);
+void ops_dir_changed(struct fs *fs, struct inode *dir, const Sprite__Fs__Attr *a, uint64_t mark);
 void ops_unlock_begin(struct inode *ino);
 void ops_unlock_end(struct inode *ino);
 void ops_unlock_owner(struct fs *fs, struct inode *ino, uint64_t owner, fuse_req_t req);

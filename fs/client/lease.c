@@ -26,7 +26,8 @@
 #include "conf/clock.h"
 #include "conf/log.h"
 
-#define THREADS	  4
+#define THREADS	   4
+#define FOREIGN_NS (5000 * 1000000ull)
 #define MARGIN_NS (1000 * 1000000ull)
 
 struct recall {
@@ -84,6 +85,8 @@ uint64_t lease_take(struct inode *ino, uint64_t lease, uint64_t seq)
 		ino->lease |= lease;
 		got = lease;
 	}
+	if (ino->setting) /* held, but what this reply says may be of before our own change */
+		got &= ~(uint64_t)SPRITE__FS__LEASE_BITS__LEASE_ATTR;
 	pthread_mutex_unlock(&ino->lock);
 	return got;
 }
@@ -116,15 +119,18 @@ bool lease_has(struct inode *ino, uint64_t bits)
 	return r;
 }
 
-/* Keeps attributes that came with (or under) ATTR; of two replies the one with the higher change counts. */
-void lease_keep_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a)
+/*
+ * Keeps attributes that came with a reply which granted `got`; of two replies the one with the higher change counts. One whose grant is void may be of
+ * before another client's change, even when ATTR has been granted anew since.
+ */
+void lease_keep_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a, uint64_t got)
 {
 	uint64_t gen = atomic_load(&fs->victim_gen);
 
-	if (!a)
+	if (!a || !(got & SPRITE__FS__LEASE_BITS__LEASE_ATTR))
 		return;
 	pthread_mutex_lock(&ino->lock);
-	if ((ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && a->change >= ino->attr_change) {
+	if ((ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && (a->change > ino->attr_change || (!ino->attr_valid && a->change == ino->attr_change))) {
 		inode_stat(fs, ino->dom, a, &ino->attr);
 		ino->attr_change = a->change;
 		ino->no_acl = !a->has_acl;
@@ -142,6 +148,21 @@ void lease_forget_attr(struct inode *ino)
 	ino->attr_change++;
 	ino->stamp++;
 	pthread_mutex_unlock(&ino->lock);
+}
+
+uint64_t lease_mark(struct inode *ino)
+{
+	uint64_t n;
+
+	pthread_mutex_lock(&ino->lock);
+	n = ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR ? ino->attr_recalls + 1 : 0;
+	pthread_mutex_unlock(&ino->lock);
+	return n;
+}
+
+bool lease_held_since(struct inode *ino, uint64_t mark)
+{
+	return mark && lease_mark(ino) == mark;
 }
 
 bool lease_attr(struct fs *fs, struct inode *ino, struct stat *st)
@@ -184,6 +205,8 @@ static void recall_note(struct fs *fs, struct inode *ino, uint64_t bits, const c
 	if (one_name)
 		names_add(ino, one_name);
 	pthread_mutex_lock(&ino->lock);
+	if (one_name)
+		ino->foreign_at = clock_boot_ns();
 	if (seq > ino->recalled_seq)
 		ino->recalled_seq = seq;
 	if (one_name)
@@ -192,8 +215,10 @@ static void recall_note(struct fs *fs, struct inode *ino, uint64_t bits, const c
 	ino->stamp++;
 	if (bits & SPRITE__FS__LEASE_BITS__LEASE_NAMES)
 		names_end(ino);
-	if (bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR)
+	if (bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR) {
 		ino->attr_valid = ino->no_acl = ino->no_cap = false;
+		ino->attr_recalls++;
+	}
 	pthread_mutex_unlock(&ino->lock);
 	pthread_rwlock_wrlock(&fs->grant_lock);
 	pthread_rwlock_unlock(&fs->grant_lock);
@@ -351,6 +376,60 @@ void lease_change_end(struct fs *fs, struct inode *dir)
 	pthread_mutex_lock(&fs->recall_lock);
 	dir->changing--;
 	pthread_mutex_unlock(&fs->recall_lock);
+}
+
+void lease_set_begin(struct call *c)
+{
+	pthread_mutex_lock(&c->ino->lock);
+	c->ino->setting++;
+	c->ino->attr_valid = false;
+	pthread_mutex_unlock(&c->ino->lock);
+	c->sets = true;
+	/* replies that did not see it are written when this returns */
+	pthread_rwlock_wrlock(&c->fs->grant_lock);
+	pthread_rwlock_unlock(&c->fs->grant_lock);
+	fuse_lowlevel_notify_inval_inode(c->fs->se, c->ino->id, -1, 0);
+}
+
+void lease_set_end(struct call *c)
+{
+	if (!c->sets)
+		return;
+	c->sets = false;
+	pthread_mutex_lock(&c->ino->lock);
+	c->ino->setting--;
+	pthread_mutex_unlock(&c->ino->lock);
+}
+
+/*
+ * A name cannot be invalidated while its directory is locked for the rename, but all names can. That is dear, so it is done only where another
+ * client has changed names lately. (Where others only look, what they see for the length of one call may be ahead of what is seen here.)
+ */
+void lease_rename_begin(struct call *c)
+{
+	uint64_t now = clock_boot_ns();
+	bool foreign;
+
+	pthread_mutex_lock(&c->ino2->lock);
+	foreign = c->ino2->foreign_at && now - c->ino2->foreign_at < FOREIGN_NS;
+	pthread_mutex_unlock(&c->ino2->lock);
+	if (!foreign)
+		return;
+	c->renames = true;
+	atomic_fetch_add(&c->ino->renaming, 1);
+	atomic_fetch_add(&c->ino2->renaming, 1);
+	pthread_rwlock_wrlock(&c->fs->grant_lock);
+	pthread_rwlock_unlock(&c->fs->grant_lock);
+	session_bump_epoch(c->fs);
+}
+
+void lease_rename_end(struct call *c)
+{
+	if (!c->renames)
+		return;
+	c->renames = false;
+	atomic_fetch_sub(&c->ino->renaming, 1);
+	atomic_fetch_sub(&c->ino2->renaming, 1);
 }
 
 /* ---- the end of all leases of a server */

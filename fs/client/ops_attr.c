@@ -11,6 +11,7 @@
 static void reply_attr(struct call *c, const Sprite__Fs__GetattrRep *rep)
 {
 	const Sprite__Fs__Attr *a = rep->attr;
+	uint64_t got;
 	double timeout;
 	struct stat st;
 
@@ -27,11 +28,16 @@ static void reply_attr(struct call *c, const Sprite__Fs__GetattrRep *rep)
 	}
 	timeout = inode_timeout(c->ino, st.st_mode);
 	lease_reply_begin(c->fs);
-	if ((lease_take(c->ino, rep->lease, rep->lease_seq) & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && !S_ISFIFO(st.st_mode)) {
+	got = lease_take(c->ino, rep->lease, rep->lease_seq);
+	/*
+	 * The kernel takes what SETATTR answers without comparing attr_version: should a recall come between our reply and its use, a long time-out
+	 * would outlive it. It asks again then, and is answered from memory.
+	 */
+	if (c->op == FS_GETATTR && (got & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && !S_ISFIFO(st.st_mode)) {
 		timeout = LEASE_LONG;
 		lease_told(c->ino);
 	}
-	lease_keep_attr(c->fs, c->ino, a);
+	lease_keep_attr(c->fs, c->ino, a, got);
 	if (c->dom->home)
 		inode_home_attr(c->ino, a);
 	if (!S_ISFIFO(st.st_mode) || c->op != FS_GETATTR || !pipe_agent_open(c->fs, c->req, c->fd, c->ino, &st))
@@ -73,6 +79,7 @@ static void reply_remembered(struct fs *fs, fuse_req_t req, struct inode *ino)
 
 static void getattr_done(struct call *c, int err, struct rpc_msg *out)
 {
+	lease_set_end(c);
 	if (err == EHOSTDOWN && c->quick)
 		reply_remembered(c->fs, c->req, c->ino);
 	else if (err)
@@ -126,6 +133,7 @@ static void op_getattr(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 
 static void setattr_woken(struct call *c)
 {
+	lease_set_begin(c);
 	if (c->m.setattr.valid & (FS_SET_MODE | FS_SET_UID | FS_SET_GID))
 		stream_open_local_then(c->ino, c); /* who has it open keeps it, whatever the new mode says */
 	else

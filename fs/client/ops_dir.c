@@ -303,8 +303,7 @@ static void opendir_done(struct call *c, int err, struct rpc_msg *out)
 		return;
 	}
 	lease_reply_begin(c->fs);
-	lease_take(c->ino, rep->lease, rep->lease_seq);
-	lease_keep_attr(c->fs, c->ino, rep->attr);
+	lease_keep_attr(c->fs, c->ino, rep->attr, lease_take(c->ino, rep->lease, rep->lease_seq));
 	c->fi.fh = (uint64_t)st;
 	gone = fuse_reply_open(c->req, &c->fi) == -ENOENT;
 	lease_reply_end(c->fs);

@@ -68,7 +68,7 @@ static void open_done(struct call *c, int err, struct rpc_msg *out)
 	}
 	lease_reply_begin(c->fs);
 	got = lease_take(c->ino, rep->lease, rep->lease_seq);
-	lease_keep_attr(c->fs, c->ino, rep->attr);
+	lease_keep_attr(c->fs, c->ino, rep->attr, got);
 	if (c->dom->home && rep->attr)
 		inode_home_attr(c->ino, rep->attr);
 	if (c->flags & O_TRUNC)
@@ -160,7 +160,7 @@ static void create_done(struct call *c, int err, struct rpc_msg *out)
 		return;
 	}
 	rep = (Sprite__Fs__CreateRep *)out->msg;
-	ops_dir_changed(fs, c->ino, rep->dir_attr);
+	ops_dir_changed(fs, c->ino, rep->dir_attr, c->mark);
 	lease_reply_begin(fs);
 	ino = ops_entry_take(fs, c->dom, rep->entry, ops_names_taken(c->ino, rep->dir_lease, rep->dir_lease_seq), &p);
 	if (ino)
@@ -204,6 +204,7 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 	c->changes = true;
 	lease_change_begin(fs, dir);
 	names_add(dir, name);
+	c->mark = lease_mark(dir);
 	c->m.create.cred = &c->cred;
 	c->handle = &c->m.create.dir;
 	c->m.create.name = call_strdup(c, name);
@@ -264,18 +265,21 @@ static void op_read(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struc
 static void write_done(struct call *c, int err, struct rpc_msg *out)
 {
 	Sprite__Fs__WriteRep *rep;
+	uint64_t got;
 	bool covered;
 
 	if (err) {
-		lease_forget_attr(c->ino);
 		fuse_reply_err(c->req, err);
 		return;
 	}
 	rep = (Sprite__Fs__WriteRep *)out->msg;
-	if (rep->attr)
-		lease_keep_attr(c->fs, c->ino, rep->attr);
+	lease_reply_begin(c->fs);
+	got = lease_take(c->ino, rep->lease, rep->lease_seq);
+	if (rep->attr && (got & SPRITE__FS__LEASE_BITS__LEASE_ATTR))
+		lease_keep_attr(c->fs, c->ino, rep->attr, got);
 	else
 		lease_forget_attr(c->ino);
+	lease_reply_end(c->fs);
 	if (c->m.write.kill_suid) /* the mode that the kernel knows is not the true one any more */
 		fuse_lowlevel_notify_inval_inode(c->fs->se, c->ino->id, -1, 0);
 	covered = c->st->direct || c->dom->home || (lease_has(c->ino, SPRITE__FS__LEASE_BITS__LEASE_DATA) && rep->offset == c->m.write.offset);

@@ -25,7 +25,7 @@ struct inode *ops_entry_take(struct fs *fs, struct domain *dom, const Sprite__Fs
 {
 	struct inode *ino;
 	struct stat st;
-	uint64_t end;
+	uint64_t end, got;
 
 	if (!e || !e->attr)
 		return NULL;
@@ -34,11 +34,12 @@ struct inode *ops_entry_take(struct fs *fs, struct domain *dom, const Sprite__Fs
 		return NULL;
 	inode_stat(fs, dom, e->attr, &st);
 	entry_param(ino, &st, p);
-	if ((lease_take(ino, e->lease, e->lease_seq) & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && !S_ISFIFO(st.st_mode)) {
+	got = lease_take(ino, e->lease, e->lease_seq);
+	if ((got & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && !S_ISFIFO(st.st_mode)) {
 		p->attr_timeout = LEASE_LONG;
 		lease_told(ino);
 	}
-	lease_keep_attr(fs, ino, e->attr);
+	lease_keep_attr(fs, ino, e->attr, got);
 	if (dom->home)
 		inode_home_attr(ino, e->attr);
 	if (S_ISREG(st.st_mode) && (end = wb_dirty_end(ino))) { /* the server does not know all of it */
@@ -53,7 +54,7 @@ struct inode *ops_entry_take(struct fs *fs, struct domain *dom, const Sprite__Fs
 
 bool ops_names_taken(struct inode *dir, uint64_t lease, uint64_t seq)
 {
-	return lease_take(dir, lease, seq) & SPRITE__FS__LEASE_BITS__LEASE_NAMES;
+	return (lease_take(dir, lease, seq) & SPRITE__FS__LEASE_BITS__LEASE_NAMES) && !atomic_load(&dir->renaming);
 }
 
 static void reply_entry(struct call *c, const Sprite__Fs__Entry *e, uint64_t dir_lease, uint64_t dir_seq)
@@ -88,15 +89,15 @@ static void entry_done(struct call *c, int err, struct rpc_msg *out)
 		return;
 	}
 	rep = (Sprite__Fs__EntryRep *)out->msg;
-	ops_dir_changed(c->fs, c->ino, rep->dir_attr);
+	ops_dir_changed(c->fs, c->ino, rep->dir_attr, c->mark);
 	reply_entry(c, rep->entry, rep->dir_lease, rep->dir_lease_seq);
 }
 
 /* A change of our own in a directory: the kernel asks for its attributes next. */
-void ops_dir_changed(struct fs *fs, struct inode *dir, const Sprite__Fs__Attr *a)
+void ops_dir_changed(struct fs *fs, struct inode *dir, const Sprite__Fs__Attr *a, uint64_t mark)
 {
-	if (a)
-		lease_keep_attr(fs, dir, a);
+	if (a && lease_held_since(dir, mark))
+		lease_keep_attr(fs, dir, a, SPRITE__FS__LEASE_BITS__LEASE_ATTR); /* or those of a later change of ours stay */
 	else
 		lease_forget_attr(dir);
 }
@@ -108,9 +109,9 @@ static void change_done(struct call *c, int err, struct rpc_msg *out)
 
 	if (!err) {
 		atomic_fetch_add(&c->fs->victim_gen, 1);
-		ops_dir_changed(c->fs, c->ino, rep->dir_attr);
+		ops_dir_changed(c->fs, c->ino, rep->dir_attr, c->mark);
 		if (c->ino2 && c->ino2 != c->ino)
-			ops_dir_changed(c->fs, c->ino2, rep->to_attr);
+			ops_dir_changed(c->fs, c->ino2, rep->to_attr, c->mark2);
 	}
 	fuse_reply_err(c->req, err);
 }
@@ -341,6 +342,7 @@ static struct call *change_new(fuse_req_t req, enum fs_op op, fuse_ino_t parent,
 		c->changes = true;
 		lease_change_begin(fs, dir);
 		names_add(dir, name);
+		c->mark = lease_mark(dir);
 	}
 	return c;
 }
@@ -426,6 +428,8 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 	c->changes2 = true;
 	lease_change_begin(fs, to_dir);
 	names_add(to_dir, to_name);
+	c->mark2 = lease_mark(to_dir);
+	lease_rename_begin(c);
 	c->m.rename.cred = &c->cred;
 	c->handle = &c->m.rename.dir;
 	c->handle2 = &c->m.rename.to_dir;

@@ -117,10 +117,13 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 
 	if (!err && rep->size != k->len)
 		err = EIO;
-	if (rep && rep->attr)
-		lease_keep_attr(fs, ino, rep->attr);
-	else
+	if (rep) {
+		lease_reply_begin(fs);
+		lease_keep_attr(fs, ino, rep->attr, lease_take(ino, rep->lease, rep->lease_seq));
+		lease_reply_end(fs);
+	} else {
 		lease_forget_attr(ino);
+	}
 	if (err == ENOSPC || err == EDQUOT)
 		atomic_store(&c->dom->full, true);
 	atomic_store(&c->dom->written, true);
