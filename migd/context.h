@@ -35,6 +35,7 @@ struct migd {
 	char *keeper, *spritefs;   /* paths of programs */
 	atomic_bool lend;	   /* does this host take guests */
 	atomic_bool stopping;
+	atomic_bool no_precopy;	   /* this kernel cannot send memory ahead */
 	atomic_uint images;	   /* taken or sent so far */
 };
 

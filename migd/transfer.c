@@ -17,7 +17,7 @@
 #include "migd/outbox.h"
 #include "migd/relay.h"
 
-enum { FRAME_MAX = 1 << 20, SOCKET_BUF = 4 << 20, ANSWER_MS = 120000, DRAIN_MS = 2000, FLUSH_MS = 5000 };
+enum { PRECOPY_MIN = 32 << 20, PRECOPY_MS = 30000, FRAME_MAX = 1 << 20, SOCKET_BUF = 4 << 20, ANSWER_MS = 120000, DRAIN_MS = 2000, FLUSH_MS = 5000 };
 
 /* ---- hooks of the engine: descriptors whose other end stays at home ---- */
 
@@ -163,18 +163,31 @@ static int work_dump(struct family *f, int fd, struct error *e)
 	return eng_dump(f->eng, fd, e);
 }
 
-/* Sends what comes out of fd. 0 at the end of the image. */
-static int pump_out(struct family *f, struct send_plan *p, struct rpc_stream *s, int fd, uint64_t t0, struct error *e)
+/* Opens the stream and says whose image it will be. */
+static int stream_begin(struct family *f, struct send_plan *p, struct rpc_stream **out, struct error *e)
+{
+	Sprite__Mig__ImageFrame frame = SPRITE__MIG__IMAGE_FRAME__INIT;
+	int err = rpc_stream_open(host_bulk_channel(p->dest), &mig_methods[MIG_IMAGE], -1, out);
+
+	if (!err) {
+		frame.family = f->id;
+		frame.gen = p->to_gen;
+		err = rpc_stream_send(*out, &frame.base, NULL, 0);
+		if (err)
+			rpc_stream_finish(*out, 0);
+	}
+	return err ? error_set(e, -err, "%s does not answer: %s", host_name(p->dest), strerror(-err)) : 0;
+}
+
+/* Sends what comes out of fd. 0 at its end. t0: when the freeze began, 0: not yet. */
+static int pump_out(struct send_plan *p, struct rpc_stream *s, int fd, uint64_t t0, struct error *e)
 {
 	_cleanup_free_ char *buf = malloc(FRAME_MAX);
-	Sprite__Mig__ImageFrame frame = SPRITE__MIG__IMAGE_FRAME__INIT;
-	int err;
+	Sprite__Mig__ImageFrame frame;
+	int err = 0;
 
 	if (!buf)
 		return error_set(e, ENOMEM, "out of memory");
-	frame.family = f->id;
-	frame.gen = p->to_gen;
-	err = rpc_stream_send(s, &frame.base, NULL, 0);
 	while (!err) {
 		ssize_t n = recv(fd, buf, FRAME_MAX, 0);
 		struct iovec v = { buf, n };
@@ -183,7 +196,7 @@ static int pump_out(struct family *f, struct send_plan *p, struct rpc_stream *s,
 			continue;
 		if (n <= 0)
 			return n ? -errno : 0;
-		if (p->max_freeze_ms && clock_mono_ns() - t0 > p->max_freeze_ms * 1000000ull)
+		if (t0 && p->max_freeze_ms && clock_mono_ns() - t0 > p->max_freeze_ms * 1000000ull)
 			return error_set(e, ETIME, "it would be frozen for more than %u ms (--max-freeze)", p->max_freeze_ms);
 		frame = (Sprite__Mig__ImageFrame)SPRITE__MIG__IMAGE_FRAME__INIT;
 		err = rpc_stream_send(s, &frame.base, &v, 1);
@@ -209,30 +222,101 @@ static int read_answer(struct send_plan *p, struct rpc_stream *s, struct error *
 	return r;
 }
 
-static int stream_image(struct family *f, struct send_plan *p, uint64_t t0, struct error *e)
+/* Lets the engine write in the actor while this thread sends. Returns what became of the sending, *engine what became of the writing. */
+static int stream_part(struct family *f, struct send_plan *p, struct rpc_stream *s, struct engine_job *job, uint64_t t0, int *engine, struct error *e)
 {
-	struct engine_job job = { .f = f, .work = work_dump };
 	_cleanup_close_ int ours = -1, theirs = -1;
-	struct rpc_stream *s;
-	int sv[2], err, r;
+	int sv[2], err = image_pair(sv);
 
-	err = image_pair(sv);
+	*engine = -EIO;
 	if (err)
 		return error_set(e, -err, "socketpair: %s", strerror(-err));
 	ours = sv[0];
 	theirs = sv[1];
-	err = rpc_stream_open(host_bulk_channel(p->dest), &mig_methods[MIG_IMAGE], -1, &s);
+	job->f = f;
+	job->fd = theirs;
+	err = engine_job_start(job);
 	if (err)
-		return error_set(e, -err, "%s does not answer: %s", host_name(p->dest), strerror(-err));
-	job.fd = theirs;
-	err = engine_job_start(&job);
-	if (err) {
-		rpc_stream_finish(s, 0);
 		return error_set(e, -err, "out of memory");
-	}
-	err = pump_out(f, p, s, ours, t0, e);
+	err = pump_out(p, s, ours, t0, e);
 	shutdown(ours, SHUT_RDWR);
-	r = engine_job_wait(&job);
+	*engine = engine_job_wait(job);
+	return err;
+}
+
+static int work_precopy(struct family *f, int fd, struct error *e)
+{
+	struct eng_hooks hooks;
+
+	transfer_hooks(f, &hooks);
+	return eng_precopy(f->pid, fd, PRECOPY_MS, &hooks, &f->eng, e);
+}
+
+/* Only where it pays: sending ahead what is sent in a few milliseconds anyway costs more than it saves. */
+static bool wants_precopy(struct family *f)
+{
+	unsigned long pages = 0;
+	char path[40];
+	_cleanup_fclose_ FILE *st = NULL;
+
+	if (f->m->no_precopy || f->exec_entry)
+		return false;
+	if (f->role == FAM_GUEST)
+		return f->image_bytes > PRECOPY_MIN;
+	snprintf(path, sizeof(path), "/proc/%d/statm", f->pid);
+	st = fopen(path, "re");
+	return st && fscanf(st, "%*u %lu", &pages) == 1 && pages * 4096 > PRECOPY_MIN;
+}
+
+/* At home the object of a pre-copy is of no use without the freeze; on a guest host it is the family's own. */
+static int actor_give_up_precopy(struct family *f, void *unused)
+{
+	(void)unused;
+	if (f->role == FAM_HOME && f->eng) {
+		eng_thaw(f->eng);
+		f->eng = NULL;
+	}
+	return 0;
+}
+
+/* Sends most of the memory while the family runs on. *out: the stream, to go on with. */
+static int precopy(struct family *f, struct send_plan *p, struct rpc_stream **out, struct error *e)
+{
+	struct engine_job job = { .work = work_precopy };
+	struct rpc_stream *s;
+	int err = stream_begin(f, p, &s, e), r;
+
+	if (err)
+		return err;
+	err = stream_part(f, p, s, &job, 0, &r, e);
+	if (!err && r) {
+		f->m->no_precopy = true; /* this kernel cannot: the next move does without */
+		err = error_set(e, -r, "memory could not be sent ahead (%s): try again", job.e.code ? job.e.text : strerror(-r));
+	}
+	if (err == -EPIPE) {
+		err = read_answer(p, s, e);
+		if (!err)
+			err = error_set(e, EPROTO, "%s ended the image early", host_name(p->dest));
+	}
+	if (!err) {
+		*out = s;
+		return 0;
+	}
+	rpc_stream_cancel(s);
+	rpc_stream_finish(s, 0);
+	family_call(f, actor_give_up_precopy, NULL);
+	return err;
+}
+
+/* s: the stream of a pre-copy, NULL: none. Ends it. */
+static int stream_image(struct family *f, struct send_plan *p, struct rpc_stream *s, uint64_t t0, struct error *e)
+{
+	struct engine_job job = { .work = work_dump };
+	int err = s ? 0 : stream_begin(f, p, &s, e), r;
+
+	if (err)
+		return err;
+	err = stream_part(f, p, s, &job, t0, &r, e);
 	if (r && job.e.code && err != -EPIPE && !(e && e->code)) {
 		/* The dump itself failed: the half image must not be taken for a whole one. */
 		error_set(e, job.e.code, "%s", job.e.text);
@@ -282,6 +366,7 @@ int transfer_send(struct family *f, struct send_plan *p, struct error *e)
 {
 	struct freeze_arg a = { .e = e };
 	enum mig_action act = MA_NONE;
+	struct rpc_stream *s = NULL;
 	uint64_t t0;
 	int err;
 
@@ -294,8 +379,17 @@ int transfer_send(struct family *f, struct send_plan *p, struct error *e)
 		return error_set(e, EBUSY, "%d (%s) is on its way already", f->pid, f->comm);
 	f->m->images++;
 	fault_point("freeze");
+	err = wants_precopy(f) ? precopy(f, p, &s, e) : 0;
 	t0 = clock_mono_ns();
-	err = family_call(f, actor_freeze, &a);
+	if (!err) {
+		err = family_call(f, actor_freeze, &a);
+		if (err && s)
+			family_call(f, actor_give_up_precopy, NULL);
+	}
+	if (err && s) {
+		rpc_stream_cancel(s);
+		rpc_stream_finish(s, 0);
+	}
 	pthread_mutex_lock(&f->lock);
 	mig_step(p->machine, err ? ME_FAIL : ME_OK, &act);
 	pthread_mutex_unlock(&f->lock);
@@ -315,8 +409,12 @@ int transfer_send(struct family *f, struct send_plan *p, struct error *e)
 			error_set(e, -err, "the output of %d (%s) is not read at its home: let its reader go on, then try again", f->pid, f->comm);
 	}
 	fault_point("dump");
-	if (!err)
-		err = stream_image(f, p, t0, e);
+	if (!err) {
+		err = stream_image(f, p, s, t0, e);
+	} else if (s) {
+		rpc_stream_cancel(s);
+		rpc_stream_finish(s, 0);
+	}
 	if (err) {
 		give_up(f, p, ME_FAIL);
 		return err;
@@ -324,6 +422,7 @@ int transfer_send(struct family *f, struct send_plan *p, struct error *e)
 	if (f->role == FAM_HOME)
 		family_call(f, actor_members, NULL);
 	p->frozen_ns = t0;
+	f->image_bytes = p->bytes;
 	fault_point("sent");
 	pthread_mutex_lock(&f->lock);
 	mig_step(p->machine, ME_OK, &act);
@@ -333,12 +432,14 @@ int transfer_send(struct family *f, struct send_plan *p, struct error *e)
 
 /* ---- destination ---- */
 
-static int pump_in(struct rpc_stream *s, int fd)
+static int pump_in(struct rpc_stream *s, int fd, uint64_t *bytes)
 {
 	struct rpc_msg m;
 	int r;
 
+	*bytes = 0;
 	while ((r = rpc_stream_recv(s, &m, -1)) == 1) {
+		*bytes += m.bulk_len;
 		for (int i = 0; i < m.niov && r == 1; i++) {
 			const char *p = m.iov[i].iov_base;
 			size_t left = m.iov[i].iov_len;
@@ -442,7 +543,7 @@ static int fill_from(struct family *f, struct rpc_stream *s, struct error *e)
 	err = engine_job_start(&job);
 	if (err)
 		return error_set(e, -err, "out of memory");
-	r = pump_in(s, ours);
+	r = pump_in(s, ours, &f->image_bytes);
 	shutdown(ours, r ? SHUT_RDWR : SHUT_WR);
 	err = engine_job_wait(&job);
 	if (err && job.e.code)
