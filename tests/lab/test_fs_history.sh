@@ -88,7 +88,7 @@ for o, ops in sorted(by.items()):
 print("%d operations on %d registers" % (total, len(by)))
 PY
 same "the prover tells a stale read from a right one" good "$(python3 "$TMP/prove.py" 2>&1)"
-for i in 1 2 3; do for k in 0 1; do on ws$i timeout 60 python3 - $i$k $D 12 <"$TMP/act.py" >"$TMP/log.$i$k" 2>"$TMP/err.$i$k" || flunk "actor on ws$i: $(tail -1 "$TMP/err.$i$k")" & done; done
+for i in 1 2 3; do for k in 0 1; do on ws$i timeout 150 python3 - $i$k $D 12 <"$TMP/act.py" >"$TMP/log.$i$k" 2>"$TMP/err.$i$k" || flunk "actor on ws$i: $(tail -1 "$TMP/err.$i$k")" & done; done
 wait
 [ -s "$TMP/log.10" ] && [ -s "$TMP/log.31" ] || flunk "the actors did something: $(cat "$TMP"/err.* | tail -1)"
 check "the history of three nodes could have happened on one machine" python3 "$TMP/prove.py" "$TMP"/log.*

@@ -568,7 +568,7 @@ static struct rpc_stream *events_open(int who)
 	CU_ASSERT_EQUAL_FATAL(rpc_stream_open(ch[who], &fs_methods[FS_EVENTS], -1, &s), 0);
 	hello.epoch = clock_epoch();
 	CU_ASSERT_EQUAL(rpc_stream_send(s, &hello.base, NULL, 0), 0);
-	CU_ASSERT_EQUAL_FATAL(rpc_stream_recv(s, &m, 5000), 1);
+	CU_ASSERT_EQUAL_FATAL(rpc_stream_recv(s, &m, 60000), 1);
 	CU_ASSERT_EQUAL(((Sprite__Fs__Event *)m.msg)->kind, SPRITE__FS__EVENT__KIND__NONE);
 	rpc_msg_clear(&m);
 	return s;
@@ -603,14 +603,14 @@ static void test_recall(void)
 	s = events_open(0);
 	CU_ASSERT_EQUAL_FATAL(lookup(0, 1000, &root, "mine", &h), 0);
 	chmod_begin(&h, &a, 0640);
-	CU_ASSERT_EQUAL_FATAL(rpc_stream_recv(s, &m, 5000), 1);
+	CU_ASSERT_EQUAL_FATAL(rpc_stream_recv(s, &m, 60000), 1);
 	CU_ASSERT_EQUAL(((Sprite__Fs__Event *)m.msg)->kind, SPRITE__FS__EVENT__KIND__RECALL);
 	CU_ASSERT_EQUAL(((Sprite__Fs__Event *)m.msg)->handle.len, h.n);
 	CU_ASSERT_FALSE(async_wait(&a, 200)); /* not before it was given back */
 	ack.id = ((Sprite__Fs__Event *)m.msg)->id;
 	rpc_msg_clear(&m);
 	CU_ASSERT_EQUAL(rpc_stream_send(s, &ack.base, NULL, 0), 0);
-	CU_ASSERT_TRUE(async_wait(&a, 5000));
+	CU_ASSERT_TRUE(async_wait(&a, 60000));
 	CU_ASSERT_EQUAL(a.err, 0);
 	rpc_stream_cancel(s);
 	rpc_stream_finish(s, 0);
@@ -641,7 +641,7 @@ static void test_hostage(void)
 	CU_ASSERT_FALSE(async_wait(&a, 100));
 	__atomic_add_fetch(&clock_ahead, CLIENT_TERM_NS + CLIENT_MARGIN_NS + 1, __ATOMIC_RELAXED);
 	fsd_tick(&server);
-	CU_ASSERT_TRUE(async_wait(&a, 5000));
+	CU_ASSERT_TRUE(async_wait(&a, 60000));
 	CU_ASSERT_EQUAL(a.err, 0);
 	CU_ASSERT_EQUAL(call(0, FS_RENEW, &rn.base, &m), 0);
 	CU_ASSERT_NOT_EQUAL(((Sprite__Fs__RenewRep *)m.msg)->lease_epoch, before);
@@ -674,7 +674,7 @@ static void test_silent_locker(void)
 	q.test = true;
 	call(1, FS_LOCK, &q.base, NULL); /* ws2 is heard, ws1 is not */
 	fsd_tick(&server);
-	CU_ASSERT_TRUE(async_wait(&a, 5000));
+	CU_ASSERT_TRUE(async_wait(&a, 60000));
 	CU_ASSERT_EQUAL(a.err, 0);
 }
 
@@ -700,7 +700,7 @@ static void test_cancelled_lock(void)
 	CU_ASSERT_FALSE(async_wait(&a, 100));
 	q.cancel = true;
 	CU_ASSERT_EQUAL(call(0, FS_LOCK, &q.base, NULL), 0);
-	CU_ASSERT_TRUE(async_wait(&a, 5000));
+	CU_ASSERT_TRUE(async_wait(&a, 60000));
 	CU_ASSERT_EQUAL(a.err, EINTR);
 }
 
