@@ -19,7 +19,8 @@ idle() { [[ "$(idle_hosts)" == *"$1"* ]]; }
 # How many of user sprite's sleeps run as guests
 away() { mig ps --no-header | grep -c sleep; }
 away_is() { [ "$(away)" = "$1" ]; }
-sleeps() { as sprite ws1 bash -c 'for i in $(seq $1); do mig run sleep 300 >/dev/null 2>&1 </dev/null & done; wait' sh "$1" & }
+# Hosts tell the master within a second that they are idle: asked again until then.
+sleeps() { as sprite ws1 bash -c 'for i in $(seq $1); do (while mig run sleep 300 >/dev/null 2>&1 </dev/null; [ $? = 125 ]; do sleep 0.3; done) & done; wait' sh "$1" & }
 end_sleeps() { on ws1 bash -c 'kill $(pgrep -u sprite -x sleep)'; until_true 20 away_is 0; }
 where() { as sprite ws1 bash -c 'mig run sleep 30 >/dev/null 2>&1 </dev/null & p=$!; for i in $(seq 200); do h=$(mig ps --no-header -o PID,HOST | awk -v p=$p "\$1 == p { print \$2 }"); case $h in ws[23]) break; esac; kill -0 $p || break; sleep 0.1; done; echo ${h:-nowhere}; kill $p; wait' 2>/dev/null; }
 
