@@ -329,7 +329,12 @@ static json_t *user_name(uid_t uid)
 
 static json_t *process_row(const struct family *f, const struct member *mem, const char *where)
 {
-	return json_pack("{s:i, s:i, s:s, s:I, s:o, s:s, s:s, s:s, s:i, s:s, s:I, s:s, s:b}", "pid", mem->pid, "ppid", mem->ppid, "comm",
+	struct proc_info p;
+	pid_t ppid = mem->ppid;
+
+	if (!ppid && f->role == FAM_HOME && !proc_read(mem->pid, &p))
+		ppid = p.ppid; /* its hollow's */
+	return json_pack("{s:i, s:i, s:s, s:I, s:o, s:s, s:s, s:s, s:i, s:s, s:I, s:s, s:b}", "pid", mem->pid, "ppid", ppid, "comm",
 		*mem->comm ? mem->comm : f->comm, "uid", (json_int_t)f->uid, "user", user_name(f->uid), "where", where, "home", f->home, "host", f->host, "root",
 		f->pid, "family", f->id, "since", (json_int_t)f->since, "state", mig_state_name(f->machine.state), "stopped", mem->stopped);
 }

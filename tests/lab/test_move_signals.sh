@@ -69,7 +69,7 @@ cat >"$TMP/jobs.py" <<'PY'
 import os, pty, re, select, sys, time
 lab, jd = sys.argv[1], sys.argv[2]
 pid, fd = pty.fork()
-if pid == 0: os.execv(lab, [lab, "exec", "ws1", "-u", "sprite", "--", "bash", "--norc", "-i"])
+if pid == 0: os.execv(lab, [lab, "exec", "ws1", "-u", "sprite", "--", "bash", "--norc", "--noediting", "-i"])
 buf = b""
 def expect(pat, secs=15):
     global buf
@@ -79,7 +79,7 @@ def expect(pat, secs=15):
         if select.select([fd], [], [], 0.2)[0]: buf += os.read(fd, 4096)
     m = re.search(pat.encode(), buf); buf = buf[m.end():]; return m
 def send(s): os.write(fd, s.encode())
-send("PS1='PROMPT> '; cd %s\n" % jd); expect("\nPROMPT> ")
+send("PS1='PROM''PT> '; cd %s\n" % jd); expect("PROMPT> ")
 send("python3 -c 'import time\nwhile True: time.sleep(0.05)' </dev/null >/dev/null 2>&1 &\n"); job = expect(r"\[1\] (\d+)").group(1).decode()
 expect("PROMPT> ")
 send("mig move -H ws2 %s; echo st=$?\n" % job); expect("st=0")
