@@ -91,11 +91,8 @@ static int boot_result(const struct lab_node *n, int sock, struct error *e)
 	json_array_foreach(json_object_get(answer, "daemons"), i, row) {
 		const char *name = json_string_value(json_object_get(row, "name")), *state = json_string_value(json_object_get(row, "state"));
 
-		/* DEVELOPMENT ONLY: both become errors when all daemons are there */
 		if (strcmp(state, "missing") == 0)
-			fprintf(stderr, "sprite-lab: WARNING: %s: %s is not built, the lab goes without\n", n->name, name);
-		if (json_is_true(json_object_get(row, "silent")))
-			fprintf(stderr, "sprite-lab: WARNING: %s: %s answers but never said READY=1\n", n->name, name);
+			error_set(e, ENOENT, "%s: " LAB_BIN "/%s is not there: make all", n->name, name);
 		if (strcmp(state, "ended") == 0) {
 			int status = json_integer_value(json_object_get(row, "status"));
 			show_log(n, name);

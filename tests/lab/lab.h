@@ -102,6 +102,10 @@ int net_batch_in(pid_t pid, const char *commands, bool force, struct error *e); 
 bool net_has_link(pid_t pid, const char *link);
 int link_forward_main(int argc, char **argv);
 
+/* fuse.c */
+size_t fuse_connections(const struct lab *lab, unsigned *minor, size_t room);
+void fuse_abort(const unsigned *minor, size_t n);
+
 /* hub.c */
 int hub_start(struct lab *lab, const struct lab_options *o, int *keep, struct error *e);
 

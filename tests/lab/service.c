@@ -21,7 +21,6 @@
 #define NOTIFY_PATH "/run/sprite-lab.notify"
 #define START_MAX   30000 /* ms */
 #define STOP_MAX    5000
-#define TOLD_GRACE  1000 /* DEVELOPMENT ONLY: a daemon that answers but never said READY=1 is taken as ready after this */
 
 extern char **environ;
 
@@ -162,9 +161,7 @@ static bool mount_there(const char *where)
 
 static bool answers(const struct service *v)
 {
-	if (!v->told && now_ms() - v->since < TOLD_GRACE)
-		return false;
-	return socket_answers(v) && (!v->mount || mount_there(v->mount));
+	return v->told && socket_answers(v) && (!v->mount || mount_there(v->mount));
 }
 
 /* Ends the daemons one by one, the last started first. */
@@ -263,8 +260,8 @@ json_t *services_rows(const struct server *s)
 		const struct service *v = &s->service[i];
 		bool bad = v->state == SERVICE_ENDED && v->status != 0 && !(v->killed && WIFSIGNALED(v->status));
 
-		json_array_append_new(rows, json_pack("{s:s, s:s, s:i, s:i, s:b, s:b}", "name", v->name, "state", state_names[v->state], "pid", v->pid, "status",
-						    v->status, "failed", bad, "silent", v->state == SERVICE_READY && !v->told));
+		json_array_append_new(rows, json_pack("{s:s, s:s, s:i, s:i, s:b}", "name", v->name, "state", state_names[v->state], "pid", v->pid, "status",
+						    v->status, "failed", bad));
 	}
 	return rows;
 }

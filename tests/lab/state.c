@@ -205,13 +205,17 @@ int lab_use_node(struct lab *lab, const char *name, const char *node, struct lab
 /* Ends the hub and all beneath it, then removes what a lab leaves behind; works on any mixture of remains. */
 int lab_clear(struct lab *lab, struct error *e)
 {
+	unsigned connection[256];
+	size_t n = fuse_connections(lab, connection, ARRAY_SIZE(connection));
 	int rc;
 
 	if (lab_alive(lab)) {
 		kill(lab->hub, SIGKILL);
-		for (int i = 0; i < 5000 && lab_alive(lab); i++) {
+		for (int i = 0; i < 10000 && lab_alive(lab); i++) {
 			waitpid(lab->hub, NULL, WNOHANG); /* in `up` it is a child */
 			nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+			if (i % 1000 == 500) /* somebody waits for a file system whose daemon is dead */
+				fuse_abort(connection, n);
 		}
 	}
 	rc = cgroup_lab_remove(lab->name);

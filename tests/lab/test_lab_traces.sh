@@ -27,6 +27,10 @@ check "the other lives on" sh_on_lab $ME-b true
 sh_on_lab $ME-b 'setsid sleep 1000 >/dev/null 2>&1 & cat </dev/zero >/dev/null & disown -a'
 check "down with processes running in it" lab --name $ME-b down
 same "nothing is left after down" "" "$(mine)"
+lab --name $ME-b up -n 1 >/dev/null
+sh_on_lab $ME-b 'kill -STOP $(pgrep -x spritefs); cat /sprite/nothing & sleep 0.3; kill -9 $!' >/dev/null 2>&1
+check "down with a process that waits for a daemon which does not answer" lab --name $ME-b down
+same "nothing is left after that either" "" "$(mine)"
 same "down of what is not there" 0 "$(lab --name $ME-b down 2>/dev/null; echo $?)"
 
 # up killed at any moment: its hub notices and removes all but files (which the next up or down does)

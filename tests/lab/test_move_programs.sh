@@ -22,7 +22,7 @@ many() {
 		fi
 		if out=$(hop ${hops[$((k % 6))]} 2>&1); then n=$((n + 1)); k=$((k + 1))
 		else
-			job_over && continue # it ended in the meantime
+			until_true 3 job_over && continue # it ended in the meantime
 			bad=1; note "move $((n + 1)) to ${hops[$((k % 6))]}: $out"; on ws1 ps -ef | sed 's/^/#   /' | tail -12; break
 		fi
 	done
