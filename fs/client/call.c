@@ -140,10 +140,6 @@ static void call_free(struct call *c)
 		stream_put(c->fs, c->st2);
 	lease_set_end(c);
 	lease_rename_end(c);
-	if (c->changes)
-		lease_change_end(fs, c->ino);
-	if (c->changes2)
-		lease_change_end(fs, c->ino2);
 	if (c->ino)
 		inode_put(fs, c->ino);
 	if (c->ino2)

@@ -93,8 +93,7 @@ struct inode {
 	struct list streams;  /* what is open here, struct stream.link */
 	struct stat last;     /* of a domain's root: shown while its server is away */
 	bool has_last;
-	uint32_t changing;    /* local requests that hold the directory's inode lock; fs.recall_lock */
-	atomic_uint_fast64_t changes; /* how many there were */
+	atomic_uint_fast64_t changes; /* of ours in this directory that were begun */
 	/* leases, see lease.c */
 	unsigned setting;	   /* SETATTRs of ours under way */
 	atomic_uint renaming;	   /* renames of ours in this directory under way, while others are about in it */
@@ -202,9 +201,9 @@ struct fs {
 
 	atomic_uint_fast64_t count[FS_NOPS], nanos[FS_NOPS], retries, lock_ticket, attach_failures;
 	pthread_rwlock_t grant_lock; /* shared: a reply with a grant is being written */
-	pthread_mutex_t recall_lock; /* recalls, inode.changing; the last but inode.lock */
+	pthread_mutex_t recall_lock; /* recall_queue; and what wb_cond is for; the last but inode.lock */
 	pthread_cond_t recall_cond, wb_cond; /* something was recalled; a chunk has arrived */
-	struct list recall_queue, recall_busy;
+	struct list recall_queue;
 	atomic_uint_fast64_t recalls, epochs, local_opens, local_attrs, local_absent;
 	atomic_uint_fast64_t victim_gen; /* grows when a change of ours may have changed the nlink of we know not what */
 	atomic_uint local_streams;
@@ -245,8 +244,6 @@ struct call {
 	void (*woken)(struct call *c); /* instead of call_submit(), when it waited for a clean file */
 	bool quick;    /* does not wait for a server that is away: done(EHOSTDOWN) */
 	bool attach;   /* goes to a domain that is not attached */
-	bool changes;  /* lease_change_begin() was called for ino (and ino2 when changes2) */
-	bool changes2;
 	bool sets;     /* lease_set_begin() was called for ino */
 	bool renames;  /* lease_rename_begin() was called */
 	bool waits;    /* a lock that may wait long: interrupts are for the server */
@@ -409,8 +406,6 @@ void lease_forget_attr(struct inode *ino);
 bool lease_attr(struct fs *fs, struct inode *ino, struct stat *st);
 void lease_recall(struct server *s, const Sprite__Fs__Event *ev);
 void lease_drop_pages(struct fs *fs, struct inode *ino);
-void lease_change_begin(struct fs *fs, struct inode *dir);
-void lease_change_end(struct fs *fs, struct inode *dir);
 /*
  * Others may see what a change of ours has made before its reply is here; who looks here meanwhile must not be shown what was before. So nothing
  * that the kernel or we remember of it counts while it is under way, and nothing is remembered.

@@ -12,9 +12,9 @@
  *  2. A reply with a valid grant is written to the kernel under `grant_lock` (shared); a recall notes its seq, then takes grant_lock once
  *     (exclusively), then invalidates. So the kernel never gets a long time-out after the invalidation that should have ended it. What happens between
  *     the write and the kernel's use of it is the kernel's: it compares attr_version, takes the directory's lock, waits for pages being read.
- *  3. notify_inval_entry needs the directory's inode lock, which a local request that changes the directory holds until it is answered, and that may
- *     depend on our acknowledgement (A and B both create in D). So when such a request is here (inode.changing), or comes while an invalidation waits, the
- *     recall is done another way: FUSE_NOTIFY_INC_EPOCH makes the kernel look up every name again, without a lock.
+ *  3. No thread of ours waits for a lock that a request holds until we answer it. notify_inval_entry would: for the directory's inode lock. A local create
+ *     whose answer depends on our acknowledgement (A and B both create in D) would be waited for in vain, and after a kill -9 such a thread keeps the
+ *     process, and with it the connection, for ever. So names are taken back by FUSE_NOTIFY_INC_EPOCH: the kernel looks every name up again.
  *  4. Leases end with the server's: lease_ms after the sending of the last Renew that was answered; a little before that all is dropped.
  */
 #include "fs/client/client.h"
@@ -31,14 +31,11 @@
 #define MARGIN_NS (1000 * 1000000ull)
 
 struct recall {
-	struct list link;    /* fs.recall_queue, then fs.recall_busy */
+	struct list link;    /* fs.recall_queue */
 	struct server *s;    /* NULL: nobody waits for an acknowledgement */
 	uint64_t id;
 	struct inode *ino;   /* held */
 	uint64_t bits;
-	char *name;	     /* one name of the directory; NULL: all */
-	bool at_lock;	     /* about to wait for the directory's lock, fs.recall_lock */
-	bool acked;	     /* fs.recall_lock */
 };
 
 void lease_init(struct fs *fs)
@@ -53,7 +50,6 @@ void lease_init(struct fs *fs)
 	pthread_cond_init(&fs->recall_cond, NULL);
 	pthread_cond_init(&fs->wb_cond, NULL);
 	list_init(&fs->recall_queue);
-	list_init(&fs->recall_busy);
 }
 
 /* ---- granting */
@@ -183,20 +179,7 @@ bool lease_attr(struct fs *fs, struct inode *ino, struct stat *st)
 static void recall_free(struct fs *fs, struct recall *r)
 {
 	inode_put(fs, r->ino);
-	free(r->name);
 	free(r);
-}
-
-/* Who gets to set `acked` sends the acknowledgement, without a lock: completions, which sending waits for, take recall_lock. */
-static bool ack_mine(struct fs *fs, struct recall *r)
-{
-	bool mine;
-
-	pthread_mutex_lock(&fs->recall_lock);
-	mine = r->s && !r->acked;
-	r->acked = true;
-	pthread_mutex_unlock(&fs->recall_lock);
-	return mine;
 }
 
 /* Notes the recall, and waits until every reply that had not seen it is written. */
@@ -232,7 +215,6 @@ static void kernel_drop_pages(struct fs *fs, struct inode *ino)
 static void recall_run(struct fs *fs, struct recall *r)
 {
 	struct inode *ino = r->ino;
-	bool changing;
 
 	if (r->s && (r->bits & (SPRITE__FS__LEASE_BITS__LEASE_WRITE | SPRITE__FS__LEASE_BITS__LEASE_DATA)))
 		wb_flush_wait(fs, ino);
@@ -245,14 +227,7 @@ static void recall_run(struct fs *fs, struct recall *r)
 	if (!(r->bits & SPRITE__FS__LEASE_BITS__LEASE_NAMES))
 		return;
 	kernel_drop_pages(fs, ino); /* the listing, which the kernel keeps as the directory's pages */
-	pthread_mutex_lock(&fs->recall_lock);
-	changing = ino->changing > 0;
-	r->at_lock = true;
-	pthread_mutex_unlock(&fs->recall_lock);
-	if (!r->name || changing)
-		session_bump_epoch(fs);
-	else
-		fuse_lowlevel_notify_inval_entry(fs->se, ino->id, r->name, strlen(r->name));
+	session_bump_epoch(fs);
 }
 
 static void *recall_main(void *arg)
@@ -271,14 +246,10 @@ static void *recall_main(void *arg)
 			continue;
 		}
 		r = list_entry(l, struct recall, link);
-		list_add_tail(&fs->recall_busy, &r->link);
 		pthread_mutex_unlock(&fs->recall_lock);
 		recall_run(fs, r);
-		if (ack_mine(fs, r))
+		if (r->s) /* without a lock: sending waits for completions, which take ours */
 			events_ack(r->s, r->id, r->ino->handle, r->ino->handle_len);
-		pthread_mutex_lock(&fs->recall_lock);
-		list_del(&r->link);
-		pthread_mutex_unlock(&fs->recall_lock);
 		recall_free(fs, r);
 		pthread_mutex_lock(&fs->recall_lock);
 	}
@@ -301,7 +272,7 @@ int lease_start(struct fs *fs)
 	return 0;
 }
 
-static void recall_queue(struct fs *fs, struct server *s, uint64_t id, struct inode *ino, uint64_t bits, const char *name)
+static void recall_queue(struct fs *fs, struct server *s, uint64_t id, struct inode *ino, uint64_t bits)
 {
 	struct recall *r = calloc(1, sizeof(*r));
 
@@ -311,7 +282,6 @@ static void recall_queue(struct fs *fs, struct server *s, uint64_t id, struct in
 	r->id = id;
 	r->ino = ino;
 	r->bits = bits;
-	r->name = name && *name ? strdup(name) : NULL;
 	pthread_mutex_lock(&fs->recall_lock);
 	list_add_tail(&fs->recall_queue, &r->link);
 	pthread_cond_signal(&fs->recall_cond);
@@ -335,47 +305,13 @@ void lease_recall(struct server *s, const Sprite__Fs__Event *ev)
 		return;
 	}
 	recall_note(fs, ino, ev->bits, one_name, ev->lease_seq);
-	recall_queue(fs, s, ev->id, ino, ev->bits, ev->name);
+	recall_queue(fs, s, ev->id, ino, ev->bits);
 }
 
 /* Pages of this file came into the kernel's cache without a lease: they go as soon as they can. */
 void lease_drop_pages(struct fs *fs, struct inode *ino)
 {
-	recall_queue(fs, NULL, 0, inode_hold(fs, ino), SPRITE__FS__LEASE_BITS__LEASE_DATA, NULL);
-}
-
-/* A local request that changes `dir` begins: recalls that wait for the directory's lock must not wait for it (invariant 3). */
-void lease_change_begin(struct fs *fs, struct inode *dir)
-{
-	struct {
-		struct server *s;
-		uint64_t id;
-	} due[THREADS];
-	struct recall *r;
-	int i, n = 0;
-
-	pthread_mutex_lock(&fs->recall_lock);
-	dir->changing++;
-	atomic_fetch_add(&dir->changes, 1);
-	list_each(r, &fs->recall_busy, link) {
-		if (r->ino != dir || r->acked || !r->at_lock || !r->s || n == THREADS)
-			continue;
-		r->acked = true;
-		due[n].s = r->s;
-		due[n++].id = r->id;
-	}
-	pthread_mutex_unlock(&fs->recall_lock);
-	if (n)
-		session_bump_epoch(fs);
-	for (i = 0; i < n; i++)
-		events_ack(due[i].s, due[i].id, dir->handle, dir->handle_len);
-}
-
-void lease_change_end(struct fs *fs, struct inode *dir)
-{
-	pthread_mutex_lock(&fs->recall_lock);
-	dir->changing--;
-	pthread_mutex_unlock(&fs->recall_lock);
+	recall_queue(fs, NULL, 0, inode_hold(fs, ino), SPRITE__FS__LEASE_BITS__LEASE_DATA);
 }
 
 void lease_set_begin(struct call *c)
@@ -451,7 +387,7 @@ void lease_drop_all(struct server *s, bool restarted, bool given_up)
 	}
 	session_bump_epoch(fs);
 	for (i = 0; i < n; i++)
-		recall_queue(fs, NULL, 0, all[i], SPRITE__FS__LEASE_BITS__LEASE_ATTR | SPRITE__FS__LEASE_BITS__LEASE_DATA, NULL);
+		recall_queue(fs, NULL, 0, all[i], SPRITE__FS__LEASE_BITS__LEASE_ATTR | SPRITE__FS__LEASE_BITS__LEASE_DATA);
 	free(all);
 	if (n)
 		log_note("%s: %zu leases dropped", s->name, n);

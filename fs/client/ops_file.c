@@ -201,8 +201,7 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 	if (!c)
 		return;
 	call_cred(c, true);
-	c->changes = true;
-	lease_change_begin(fs, dir);
+	atomic_fetch_add(&dir->changes, 1);
 	names_add(dir, name);
 	c->mark = lease_mark(dir);
 	c->m.create.cred = &c->cred;

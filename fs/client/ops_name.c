@@ -339,8 +339,7 @@ static struct call *change_new(fuse_req_t req, enum fs_op op, fuse_ino_t parent,
 	c = call_new(fs, req, op, dir, done);
 	if (c) {
 		call_cred(c, true);
-		c->changes = true;
-		lease_change_begin(fs, dir);
+		atomic_fetch_add(&dir->changes, 1);
 		names_add(dir, name);
 		c->mark = lease_mark(dir);
 	}
@@ -425,8 +424,7 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 		return;
 	}
 	c->ino2 = to_dir;
-	c->changes2 = true;
-	lease_change_begin(fs, to_dir);
+	atomic_fetch_add(&to_dir->changes, 1);
 	names_add(to_dir, to_name);
 	c->mark2 = lease_mark(to_dir);
 	lease_rename_begin(c);

@@ -309,7 +309,7 @@ int session_busy(const char *dir)
 		if (probe_statfs(dir) != ENOTCONN)
 			return 1;
 		log_note("%s: removing the mount that a spritefs left behind", dir);
-		if (umount2(dir, MNT_DETACH) < 0)
+		if (umount2(dir, MNT_FORCE | MNT_DETACH) < 0)
 			return -errno;
 	}
 	return 0;
@@ -339,7 +339,8 @@ int session_mount(struct fs *fs, bool nosuid, struct error *e)
 
 void session_unmount(struct fs *fs)
 {
+	/* in use: its requests are ended too, or a thread that waits for one would keep us and the connection */
 	if (umount2(fs->mount, 0) < 0 && errno == EBUSY)
-		umount2(fs->mount, MNT_DETACH);
+		umount2(fs->mount, MNT_FORCE | MNT_DETACH);
 	fuse_session_exit(fs->se);
 }
