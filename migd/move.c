@@ -21,7 +21,7 @@
 #include "migd/transfer.h"
 #include "migd/view.h"
 
-enum { PREPARE_MS = 30000, SEND_MS = 3600 * 1000, RELEASE_MS = 3000, GO_MS = 3000, ABORT_MS = 2000, AGAIN_US = 200000 };
+enum { PING_MS = 8000, PREPARE_MS = 30000, SEND_MS = 3600 * 1000, RELEASE_MS = 3000, GO_MS = 3000, ABORT_MS = 2000, AGAIN_US = 200000 };
 
 struct move {
 	struct family *f;
@@ -52,6 +52,14 @@ static enum mig_event event_of(int err)
 
 /* ---- the actions ---- */
 
+/* A host that is cut off is noticed before anything depends on it; from there on calls are repeated for as long as it takes. */
+static int answers(struct move *v, struct host *h)
+{
+	Sprite__Mig__StatusReq r = SPRITE__MIG__STATUS_REQ__INIT;
+
+	return host_call(h, MIG_STATUS, &r.base, PING_MS, NULL, v->e);
+}
+
 static int do_check(struct move *v)
 {
 	const char *self = v->m->conf->name, *dest = v->o->dest;
@@ -68,7 +76,9 @@ static int do_check(struct move *v)
 		if (!v->source)
 			return -ENXIO;
 	}
-	return 0;
+	if (v->dest && answers(v, v->dest))
+		return -EHOSTDOWN;
+	return v->source ? answers(v, v->source) : 0;
 }
 
 static int do_prepare(struct move *v)
