@@ -31,6 +31,7 @@
 enum { NONE, SINK, SOURCE };
 #define WINDOW	 (64u << 10)
 #define CHUNK	 (256u << 10)
+#define PAGE	 4096
 #define SHARE_NS 5000000ull /* readers on several nodes: so long bytes may lie unread */
 #define AGAIN_NS 1000000ull    /* when an end says "nobody" and an opener is on its way */
 #define IDLE_NS	 10000000000ull /* a FIFO of which nothing was heard for so long is forgotten */
@@ -57,7 +58,8 @@ struct fifo {
 	struct hub *hub;
 	int role, end; /* end -1: none */
 	bool r, w;     /* what the hub was told */
-	bool shared;   /* SINK: there are readers on other nodes too */
+	bool shared;   /* SINK: there are readers on other nodes too. SOURCE: chunks of at most a page */
+	int size;      /* SOURCE: of the pipe before we made it small, 0: we did not */
 	int unread;    /* SINK and shared: bytes in the pipe when it was looked at last */
 	unsigned idle; /* how often it was empty since */
 	struct list openers;
@@ -169,10 +171,26 @@ static int fifo_open(struct fs *fs, const struct inode *ino, int flags)
 	return fd < 0 ? -errno : fd;
 }
 
+/* A pipe of one page gives out whole writes only (pipe_state.h). Not while more is in it: then a little later. */
+static void source_size(struct fifo *f)
+{
+	int size = fcntl(f->end, F_GETPIPE_SZ);
+
+	if (f->shared && !f->size && size > PAGE && fcntl(f->end, F_SETPIPE_SZ, PAGE) >= 0)
+		f->size = size;
+	else if (!f->shared && f->size && fcntl(f->end, F_SETPIPE_SZ, f->size) >= 0)
+		f->size = 0;
+}
+
 static void end_close(struct fifo *f)
 {
 	struct list *l;
 
+	if (f->size) { /* the writers go on with the pipe as it was */
+		f->shared = false;
+		source_size(f);
+		f->size = 0;
+	}
 	if (f->end >= 0)
 		close(f->end); /* epoll forgets it */
 	f->end = -1;
@@ -196,6 +214,7 @@ static int end_take(struct fifo *f, int role, int fd)
 		return fd;
 	f->end = fd;
 	f->role = role;
+	f->size = 0;
 	return 0;
 }
 
@@ -317,6 +336,8 @@ static bool source_pump(struct agent *a, struct fifo *f)
 	ssize_t n;
 
 	while (f->unacked < WINDOW) {
+		if (f->shared != (f->size > 0))
+			source_size(f);
 		n = read(f->end, a->buf, sizeof(a->buf));
 		if (n < 0 && errno == EAGAIN) {
 			arm(a, f, EPOLLIN);
@@ -362,12 +383,13 @@ static void on_role(struct agent *a, struct fifo *f, const Sprite__Fs__PipeMsg *
 
 	f->r |= m->r;
 	f->w |= m->w;
-	f->shared = m->shared;
 	f->unread = 0;
 	if (f->role == role) {
+		f->shared = m->shared;
 		pump(a, f);
 	} else {
 		end_close(f);
+		f->shared = m->shared;
 		role_take(a, f, role);
 	}
 	report(f, m->id);

@@ -12,7 +12,7 @@ struct member {
 	void *node;
 	bool r, w; /* believed to have readers, writers */
 	enum ps_role role;
-	bool shared;  /* was told that others read too */
+	bool shared;  /* what it was told */
 	bool waiting; /* asked in this round, not answered yet */
 	size_t unacked; /* bytes of its in the queue */
 };
@@ -99,6 +99,19 @@ static bool others_read(const struct fifo *f, const struct member *m)
 	return false;
 }
 
+/* What is said with a role, see ps_ops.role. */
+static bool share_of(const struct fifo *f, const struct member *m, enum ps_role role)
+{
+	struct member *o;
+
+	if (role == PS_SINK)
+		return others_read(f, m);
+	list_each(o, &f->members, link)
+		if (role == PS_SOURCE && o != m && o->r && o->w)
+			return true;
+	return false;
+}
+
 static enum ps_role wanted(const struct fifo *f, const struct member *m)
 {
 	bool others_write = false;
@@ -116,7 +129,7 @@ static void ask(struct ps *p, struct fifo *f, struct member *m)
 {
 	m->waiting = true;
 	f->pending++;
-	m->shared = others_read(f, m);
+	m->shared = share_of(f, m, wanted(f, m));
 	p->ops->role(p->arg, m->node, &f->key, wanted(f, m), f->round, m->r, m->w, m->shared);
 }
 
@@ -259,7 +272,7 @@ static bool round_run(struct ps *p, struct fifo *f, bool all)
 		list_each(m, &f->members, link) {
 			enum ps_role want = wanted(f, m);
 
-			if (want != m->role || (want == PS_SINK && m->shared != others_read(f, m)) ? f->tries < TRIES_MAX : all && want != PS_NONE)
+			if (want != m->role || m->shared != share_of(f, m, want) ? f->tries < TRIES_MAX : all && want != PS_NONE)
 				ask(p, f, m);
 		}
 		f->tries++;

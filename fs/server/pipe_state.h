@@ -11,6 +11,10 @@
  * no role changed any more, has ended after it came.
  *
  * Bytes: sources send at most PS_WINDOW without having them acknowledged; the hub keeps each byte until the sink has put it into its pipe (ACK).
+ * PIPE_BUF: a write of at most 4096 bytes is whole when it comes out of a source's pipe, and the sink's agent is the only writer into its pipe but for that node's
+ * own. Where there are such, a write of the agent that does not fit could be cut in two by them: then sources make their pipes one page small, so that
+ * no chunk is larger than what a pipe takes as a whole or not at all.
+ *
  * One sink at a time is served (the holder). When its readers go, it gives back what nobody has read (RETURN), to the front of the queue. When there are
  * readers on several nodes, a sink also gives back what has lain in its pipe unread for a few ms, and the next sink is served: so no byte waits at a node
  * that does not read while another one would (the order in which readers of several nodes get bytes is not defined, as it is not on one machine).
@@ -38,7 +42,7 @@ struct ps_key {
 };
 
 struct ps_ops { /* all only queue; `node` is the caller's word for a node */
-	/* shared: there are readers on other nodes too */
+	/* shared: SINK: there are readers on other nodes too. SOURCE: a node with readers has writers of its own, see below */
 	void (*role)(void *arg, void *node, const struct ps_key *k, enum ps_role role, uint64_t round, bool r, bool w, bool shared);
 	void (*opened)(void *arg, void *node, const struct ps_key *k, uint64_t req);
 	void (*data)(void *arg, void *node, const struct ps_key *k, const void *bytes, size_t n);

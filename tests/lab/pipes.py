@@ -104,6 +104,13 @@ def records(a, b, c): # PIPE_BUF: no record of 4096 bytes is torn, from writers 
     n, x, y = a.start("check", "f", "4096"), b.start("records", "f", "b", "4096", "2000"), c.start("records", "f", "c", "4096", "2000")
     return t + [b.wait(x), c.wait(y), b.do("close", "f"), c.do("close", "f"), a.wait(n), a.do("close", "f")]
 
+def records_here(a, b, c): # the same with a writer on the reader's node, and records that fit into no page without a rest
+    r, g, w, v = a.open("f", "r"), a.open("g", "w"), b.open("f", "w"), c.open("f", "w")
+    t = [a.wait(r), a.wait(g), b.wait(w), c.wait(v)]
+    n = a.start("check", "f", "1000")
+    x = [(e, e.start("records", d, l, "1000", "3000")) for e, d, l in ((a, "g", "a"), (b, "f", "b"), (c, "f", "c"))]
+    return t + [e.wait(i, 60) for e, i in x] + [a.do("close", "g"), b.do("close", "f"), c.do("close", "f"), a.wait(n), a.do("close", "f")]
+
 def killed_writer(a, b, c):
     r, w = a.open("f", "r"), b.open("f", "w")
     t = [a.wait(r), b.wait(w), b.do("write", "f", "last"), a.do("readn", "f", "4")]
@@ -139,7 +146,7 @@ def tokens(a, b, c): # make --jobserver-style=fifo: everybody takes tokens and g
     t += [e.wait(i, 60) for e, i in n]
     return t + ["".join(sorted(c.do("readn", "f", "4"))), c.do("poll", "f", "in", "100")]
 
-CASES = [reader_first, writer_first, nonblock_writer, nonblock_reader, epipe, epipe_while_full, two_writers, second_reader, both_ways, much, records, killed_writer,
+CASES = [reader_first, writer_first, nonblock_writer, nonblock_reader, epipe, epipe_while_full, two_writers, second_reader, both_ways, much, records, records_here, killed_writer,
          killed_opener, several_readers, idle_reader, tokens]
 PLACES = [("one machine", "ws1", "ws1", "ws1", "/tmp/pipes"), ("one node", "ws1", "ws1", "ws1", "/sprite/pipes"), ("two nodes", "ws1", "ws2", "ws2", "/sprite/pipes"),
           ("three nodes", "ws1", "ws2", "ws3", "/sprite/pipes")]
