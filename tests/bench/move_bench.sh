@@ -1,0 +1,74 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# What a move costs and what being away costs.   tests/bench/move_bench.sh [-s]     -s: short, without the big ones
+# Freeze and whole time of N moves home -> ws2 -> home, medians. CRIU's column: 4.2 by dump and restore through memory on a two-CPU virtual machine, whole time; it has no home.
+. "$(dirname "$0")/lib.sh"
+N=${N:-10} SHORT=
+[ "${1:-}" = -s ] && SHORT=1 N=${N_SHORT:-6}
+bench_up -n 2
+job_dir
+G=/opt/sprite/tests/bench/guest
+
+# One move by migd's control socket: "frozen_us total_us bytes", or what went wrong.
+cat >"$TMP/move.py" <<'P'
+import json, socket, sys
+n, pid = int(sys.argv[1]), int(sys.argv[2])
+for i in range(n):
+    for verb, host in (("move", "ws2"), ("home", None)):
+        s = socket.socket(socket.AF_UNIX)
+        s.connect("/run/sprite/migd.sock")
+        s.sendall((json.dumps({"verb": verb, "pid": pid, **({"host": host} if host else {})}) + "\n").encode())
+        for line in s.makefile():
+            r = json.loads(line)
+            if "ok" in r:
+                print(verb, r.get("frozen_us"), r.get("total_us"), r.get("bytes")) if r["ok"] else sys.exit("%s: %s" % (verb, r))
+                break
+P
+lab exec ws1 -- sh -c 'cat >/tmp/move.py' <"$TMP/move.py"
+ms() { awk -v c="$2" -v v="$1" '$1 == v { print $c / 1000 }' "$TMP/moves" | median; }
+line() { # NAME CRIU CMD
+	job "exec $3" || return
+	until_true 60 on ws1 grep -q ready $JD/out
+	if ! on ws1 python3 /tmp/move.py "${4:-$N}" "$JOB" >"$TMP/moves" 2>"$TMP/err"; then
+		printf '%-22s %s\n' "$1" "$(tail -1 "$TMP/err")"
+	else
+		printf '%-22s %10.1f %10.1f %10.1f %10.1f %10s %12s\n' "$1" "$(ms move 2)" "$(ms move 3)" "$(ms home 2)" "$(ms home 3)" "$(awk '{ print $4 }' "$TMP/moves" | median | numfmt --to=iec)" "$2"
+	fi
+	on ws1 kill -KILL "$JOB"
+}
+echo "Moves (ms, medians of $N)"
+printf '%-22s %10s %10s %10s %10s %10s %12s\n' process 'frozen' 'whole' 'frozen' 'whole' 'sent' 'CRIU whole'
+printf '%-22s %21s %21s\n' '' 'home -> ws2' 'ws2 -> home'
+line "trivial" 51 "$G hold 0"
+line "python3" 112 "python3 -uc 'import time, hashlib, json; print(\"ready\"); time.sleep(9999)'"
+line "17 threads" "115 (16)" "$G hold 0 17"
+line "64 MiB" 374 "$G hold 64"
+if [ -z "$SHORT" ]; then
+	line "512 MiB" 3131 "$G hold 512" 5
+	line "2 GiB, 512 KiB in use" "17 s (full)" "$G hold 2048 1 sparse" 5
+fi
+
+echo; echo "Memory"
+job "exec $G hold 64"; until_true 60 on ws1 grep -q ready $JD/out
+mig move -H ws2 "$JOB" >/dev/null
+printf '%-40s %8s kB\n' "a hollow (64 MiB away), resident" "$(on ws1 awk '/VmRSS/ { print $2 }' /proc/$JOB/status)"
+printf '%-40s %8s kB\n' "a hollow, its own share (Pss)" "$(on ws1 awk '/^Pss:/ { print $2 }' /proc/$JOB/smaps_rollup)"
+on ws1 kill -KILL "$JOB"
+printf '%-40s %8s kB\n' "migd after these moves, resident" "$(on ws1 sh -c 'awk "/VmRSS/ { print \$2 }" /proc/$(pgrep -x migd)/status')"
+printf '%-40s %8s kB\n' "migd, private to it" "$(on ws1 sh -c 'awk "/^Private_(Clean|Dirty):/ { s += \$2 } END { print s }" /proc/$(pgrep -x migd)/smaps_rollup')"
+
+echo; echo "Being away (ns a round, medians of ${R:=5} by turns; the least noisy column is CPU)"
+printf '%-22s %10s %10s %9s %10s %10s %9s %14s\n' program 'home CPU' 'away CPU' 'penalty' 'home wall' 'away wall' 'penalty' 'Sprite'
+rounds() { # WHAT ROUNDS SPRITE
+	: >"$TMP/h"; : >"$TMP/a"
+	for _ in $(seq $R); do
+		as sprite ws1 sh -c "$G $1 $2 </dev/null 2>&1 | cat" >>"$TMP/h"
+		as sprite ws1 sh -c "mig run -H ws2 $G $1 $2 </dev/null 2>&1 | cat" >>"$TMP/a"
+	done
+	local hw=$(awk '{ print $1 }' "$TMP/h" | median) hc=$(awk '{ print $2 }' "$TMP/h" | median) aw=$(awk '{ print $1 }' "$TMP/a" | median) ac=$(awk '{ print $2 }' "$TMP/a" | median)
+	awk -v n="$1" -v hw="$hw" -v hc="$hc" -v aw="$aw" -v ac="$ac" -v s="$3" 'BEGIN { printf "%-22s %10.1f %10.1f %8.1f%% %10.1f %10.1f %8.1f%% %14s\n", n, hc, ac, (ac / hc - 1) * 100, hw, aw, (aw / hw - 1) * 100, s }'
+}
+rounds compute 200000 "1-3 %"
+rounds gettimeofday 5000000 "3200 %"
+rounds getpid 2000000 "-"
+rounds fork 1500 "73 %"
