@@ -9,8 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "migd/engine/res_util.h"
 
 char *eng_proc_read(int dirfd, const char *name, size_t *len)
 {
@@ -265,6 +267,19 @@ static bool ends_deleted(const char *path)
 	return n > 10 && !strcmp(path + n - 10, " (deleted)");
 }
 
+/* A network file system that has forgotten a name shows its file as deleted, though it is there. */
+static void map_undelete(int dirfd, struct map *m)
+{
+	char name[64];
+	struct stat st;
+
+	if (!ends_deleted(m->path))
+		return;
+	snprintf(name, sizeof(name), "map_files/%lx-%lx", (long)m->start, (long)m->end);
+	if (fstatat(dirfd, name, &st, 0) == 0)
+		res_undelete(dirfd, m->path, &st);
+}
+
 static void map_classify(struct map *m)
 {
 	if (!strcmp(m->path, "[vdso]"))
@@ -314,8 +329,10 @@ int procfs_maps(int dirfd, bool smaps, struct maps **out)
 			v->m = bigger;
 		}
 		r = map_line(l, eol, &v->m[v->n]);
-		if (r == 0)
+		if (r == 0) {
+			map_undelete(dirfd, &v->m[v->n]);
 			map_classify(&v->m[v->n++]);
+		}
 	}
 	if (r < 0) {
 		maps_free(v);

@@ -62,6 +62,7 @@ int file_look_at(pid_t pid, int dir, int num, struct file_look *l)
 		return n;
 	if (fstatat(dir, name, &l->st, 0) < 0)
 		return -errno;
+	res_undelete(dir, link, &l->st);
 	snprintf(name, sizeof name, "fdinfo/%d", num);
 	l->info = eng_proc_read(dir, name, NULL);
 	if (!l->info)

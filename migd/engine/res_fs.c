@@ -52,6 +52,7 @@ static int fs_probe(struct eng_probe *p)
 	if (strcmp(root, "/") || (!fstatat(p->dir, "root/.", &a, 0) && !stat(name, &b) && (a.st_dev != b.st_dev || a.st_ino != b.st_ino)))
 		eng_reason(p, "root directory %s is not the system's (chroot): start it without chroot", root);
 	if (!fstatat(p->dir, "cwd/.", &st, 0)) {
+		res_undelete(p->dir, cwd, &st);
 		const char *why = cwd_refused(cwd, &st);
 
 		if (why)
@@ -85,6 +86,7 @@ static int fs_dump(struct eng_proc *p, struct eng_image *out, struct error *e)
 		return error_set(e, -r, "working directory of %d: %s", p->vpid, strerror(-r));
 	if (fstatat(p->dir, "cwd/.", &st, 0) < 0)
 		return error_set(e, errno, "working directory %s of %d: %s", cwd, p->vpid, strerror(errno));
+	res_undelete(p->dir, cwd, &st);
 	const char *why = cwd_refused(cwd, &st);
 
 	if (why)

@@ -18,6 +18,7 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "migd/engine/inject.h"
+#include "migd/engine/res_util.h"
 #include "rpc/image.pb-c.h"
 
 enum { CHUNK = 4 << 20, CHUNK_RUNS = 512 }; /* long runs end at multiples of CHUNK, so that huge pages are whole in a record */
@@ -253,6 +254,7 @@ static int put_exe(struct eng_proc *p, Sprite__Image__ImgFile *f, char *path, si
 	path[n] = '\0';
 	if (fstatat(p->dir, "exe", &st, 0) < 0)
 		return -errno;
+	res_undelete(p->dir, path, &st);
 	f->path = path;
 	f->ino = st.st_ino;
 	f->size = st.st_size;

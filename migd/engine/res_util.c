@@ -88,6 +88,27 @@ ssize_t res_readlink(int dir, const char *name, char *buf, size_t size)
 	return n;
 }
 
+bool res_undelete(int dir, char *path, const struct stat *st)
+{
+	size_t n = strlen(path);
+	struct stat is;
+	char *relative = NULL;
+	bool same = false;
+
+	if (n <= 10 || strcmp(path + n - 10, " (deleted)") || !st->st_nlink || *path != '/')
+		return false;
+	int root = openat(dir, "root", O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	if (root >= 0 && asprintf(&relative, ".%.*s", (int)n - 10, path) > 0)
+		same = fstatat(root, relative, &is, AT_SYMLINK_NOFOLLOW) == 0 && is.st_ino == st->st_ino && is.st_dev == st->st_dev;
+	free(relative);
+	if (root >= 0)
+		close(root);
+	if (same)
+		path[n - 10] = 0;
+	return same;
+}
+
 uint64_t res_field_u64(const char *text, const char *key, int base, uint64_t missing)
 {
 	const char *v = text ? eng_field(text, key) : NULL;

@@ -4,6 +4,7 @@
 #define ENGINE_RES_UTIL_H
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <time.h>
 #include "migd/engine/res.h"
@@ -45,6 +46,12 @@ static inline bool res_same_ino(uint64_t a, uint64_t b)
 {
 	return ((a ^ b) & 0xffffffffffff) == 0;
 }
+
+/*
+ * "PATH (deleted)" is also what the kernel shows when a network file system has merely forgotten the name (a lease was recalled). If PATH, in the root of the process
+ * behind `dir`, still is the file of `st`, the suffix is taken off. True if so.
+ */
+bool res_undelete(int dir, char *path, const struct stat *st);
 
 /* Field of /proc/PID/status-like text as a number of the given base; `missing` if it is not there. */
 uint64_t res_field_u64(const char *text, const char *key, int base, uint64_t missing);

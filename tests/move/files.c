@@ -40,7 +40,11 @@ int main(int argc, char **argv)
 		many[i] = SYS(fcntl(rd3, i % 2 ? F_DUPFD : F_DUPFD_CLOEXEC, 100 + i));
 	struct stat before, st;
 	SYS(fstat(wr, &before));
-	unlink(move_path("none"));
+	char *aside = move_path("aside"); /* a name that goes and comes back: /proc shows it as deleted ever after */
+	SYS(link(rpath, aside));
+	SYS(unlink(rpath));
+	SYS(link(aside, rpath));
+	SYS(unlink(aside));
 	move_ready();
 	unsigned n = 0, written = 0, appended = 0;
 	while (move_more()) {

@@ -168,6 +168,18 @@ static int s_renamed(void)
 	snprintf(other, sizeof other, "%s/second", dir);
 	return has(at("first", O_RDWR | O_APPEND)) || has(link(path, other)) || has(unlink(path));
 }
+/* As a network file system does that forgets a name for a while: /proc says "deleted", and it is there. */
+static int s_returned(void)
+{
+	char path[200], other[200];
+
+	snprintf(path, sizeof path, "%s/returned", dir);
+	snprintf(other, sizeof other, "%s/aside", dir);
+	int fd = at("returned", O_RDWR);
+
+	return has(ftruncate(fd, 4096)) || mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED || has(link(path, other)) ||
+	       has(unlink(path)) || has(link(other, path)) || has(unlink(other));
+}
 static int s_proc(void)
 {
 	return has(open("/proc/meminfo", O_RDONLY));
@@ -436,6 +448,7 @@ static const struct state {
 	{"unlinked file, big", s_unlinked_big,
 		"fd *: */big (deleted) has been unlinked and holds 65 MiB, more than the 64 that can be carried: close it first"},
 	{"name that is gone", s_renamed, "fd *: */first (deleted) is a name that is gone (the file has others): open it by another name"},
+	{"name that came back", s_returned, NULL},
 	{"/proc file", s_proc, "fd *: /proc/meminfo belongs to this host alone: close it first"},
 	{"device", s_kmsg, "fd *: /dev/kmsg is a device of this host: close it first"},
 	{"flock", s_flock, "fd *: flock held on */flock: release it first"},
