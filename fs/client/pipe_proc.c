@@ -13,6 +13,8 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 
+#define OPEN_TICKS 10 /* 100 ms of CPU: no open takes that much, it must have left it */
+
 static int read_line(pid_t tid, const char *what, char *to, size_t size)
 {
 	char path[64];
@@ -31,16 +33,16 @@ static int read_line(pid_t tid, const char *what, char *to, size_t size)
 	return n ? 0 : -ESRCH;
 }
 
-/* utime, the 14th field of stat(5); 0 when it cannot be read. */
-static unsigned long long user_time(pid_t tid)
+/* utime and stime, the 14th and 15th field of proc_pid_stat(5), together: the kernel divides them by guessing. 0 when it cannot be read. */
+static unsigned long long cpu_time(pid_t tid)
 {
-	unsigned long long ut = 0;
+	unsigned long long ut = 0, st = 0;
 	char buf[1024], *p;
 
 	if (read_line(tid, "stat", buf, sizeof(buf)) || !(p = strrchr(buf, ')')))
 		return 0;
-	sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu", &ut);
-	return ut;
+	sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &ut, &st);
+	return ut + st;
 }
 
 static bool flags_of(pid_t tid, const char *call, unsigned long long *flags)
@@ -89,7 +91,7 @@ bool pipe_proc_opening(pid_t tid, struct pipe_proc *out)
 		return false;
 	out->r = (flags & O_ACCMODE) != O_WRONLY;
 	out->w = (flags & O_ACCMODE) != O_RDONLY;
-	out->ut = user_time(tid);
+	out->cpu = cpu_time(tid);
 	return true;
 }
 
@@ -100,6 +102,6 @@ bool pipe_proc_left(const struct pipe_proc *p)
 	if (read_line(p->tid, "syscall", call, sizeof(call)))
 		return true;
 	if (!strcmp(call, "running"))
-		return user_time(p->tid) > p->ut; /* it has run in user space since */
+		return cpu_time(p->tid) > p->cpu + OPEN_TICKS;
 	return strcmp(call, p->call) != 0;
 }

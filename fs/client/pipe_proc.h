@@ -8,9 +8,9 @@
 
 struct pipe_proc {
 	pid_t tid;
-	bool r, w;	       /* what it opens for */
-	char call[160];	       /* its system call, as /proc/TID/syscall had it */
-	unsigned long long ut; /* its user time then, ticks */
+	bool r, w;		/* what it opens for */
+	char call[160];		/* its system call, as /proc/TID/syscall had it */
+	unsigned long long cpu; /* its CPU time then, ticks */
 };
 /* Is it within an open (not O_PATH, not of our own)? Fills *out. */
 bool pipe_proc_opening(pid_t tid, struct pipe_proc *out);
