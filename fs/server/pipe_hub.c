@@ -14,7 +14,7 @@
 #include "fs/server/op.h"
 #include "fs/server/pipe_state.h"
 
-#define ANSWER_NS 10000000000ull
+#define ANSWER_NS 30000000000ull
 #define QUEUE_MAX (64u << 20) /* bytes for one client; windows keep it far below */
 
 struct item {

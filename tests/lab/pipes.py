@@ -11,14 +11,14 @@ class End: # a process on a node
         self.p = subprocess.Popen([LAB, "exec", node, "-T", "--", "python3", SRC + "/pipe_end.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.got, self.new = {}, threading.Condition()
         threading.Thread(target=self.listen, daemon=True).start()
-        self.wait(0, 20)
+        self.wait(0, 90)
     def listen(self):
         for line in self.p.stdout:
             ident, _, text = line.rstrip("\n").partition(" ")
             with self.new:
                 self.got[int(ident)] = text
                 self.new.notify_all()
-    def wait(self, n, t=20):
+    def wait(self, n, t=90):
         with self.new:
             self.new.wait_for(lambda: n in self.got, t)
             return self.got.get(n, "BLOCKED")
@@ -60,12 +60,12 @@ def nonblock_writer(a, b, c):
 
 def nonblock_reader(a, b, c):
     t = [a.wait(a.open("f", "r", "n")), a.do("read", "f", "9"), b.wait(b.open("f", "w")), a.do("read", "f", "9"), b.do("write", "f", "abc")]
-    t += [a.do("poll", "f", "in", "10000"), a.do("read", "f", "9"), b.do("close", "f"), a.do("poll", "f", "in", "10000"), a.do("read", "f", "9"), a.do("close", "f")]
+    t += [a.do("poll", "f", "in", "60000"), a.do("read", "f", "9"), b.do("close", "f"), a.do("poll", "f", "in", "60000"), a.do("read", "f", "9"), a.do("close", "f")]
     return t
 
 def epipe(a, b, c):
     r, w = a.open("f", "r"), b.open("f", "w")
-    t = [a.wait(r), b.wait(w), b.do("write", "f", "x"), a.do("readn", "f", "1"), a.do("close", "f"), b.do("poll", "f", "err", "10000").count("err")]
+    t = [a.wait(r), b.wait(w), b.do("write", "f", "x"), a.do("readn", "f", "1"), a.do("close", "f"), b.do("poll", "f", "err", "60000").count("err")]
     return t + [b.do("write", "f", "y"), b.do("close", "f")]
 
 def epipe_while_full(a, b, c):
@@ -82,7 +82,7 @@ def two_writers(a, b, c):
 
 def second_reader(a, b, c): # the writer stays, readers come and go; what the first did not read is for the second
     w, r = b.open("f", "w"), a.open("f", "r")
-    t = [b.wait(w), a.wait(r), b.do("write", "f", "abcdef"), a.do("readn", "f", "3"), a.do("close", "f"), b.do("poll", "f", "err", "10000").count("err")]
+    t = [b.wait(w), a.wait(r), b.do("write", "f", "abcdef"), a.do("readn", "f", "3"), a.do("close", "f"), b.do("poll", "f", "err", "60000").count("err")]
     t += [c.wait(c.open("f", "r")), c.do("readn", "f", "3"), b.do("write", "f", "gh"), c.do("readn", "f", "2"), b.do("close", "f"), c.do("read", "f", "9"), c.do("close", "f")]
     return t
 
@@ -109,7 +109,7 @@ def records_here(a, b, c): # the same with a writer on the reader's node, and re
     t = [a.wait(r), a.wait(g), b.wait(w), c.wait(v)]
     n = a.start("check", "f", "1000")
     x = [(e, e.start("records", d, l, "1000", "3000")) for e, d, l in ((a, "g", "a"), (b, "f", "b"), (c, "f", "c"))]
-    return t + [e.wait(i, 60) for e, i in x] + [a.do("close", "g"), b.do("close", "f"), c.do("close", "f"), a.wait(n), a.do("close", "f")]
+    return t + [e.wait(i, 120) for e, i in x] + [a.do("close", "g"), b.do("close", "f"), c.do("close", "f"), a.wait(n), a.do("close", "f")]
 
 def killed_writer(a, b, c):
     r, w = a.open("f", "r"), b.open("f", "w")
@@ -143,7 +143,7 @@ def idle_reader(a, b, c): # one that has it open and does not read keeps nothing
 def tokens(a, b, c): # make --jobserver-style=fifo: everybody takes tokens and gives them back; none may get lost or stuck
     t = [e.wait(e.open("f", "rw")) for e in (a, b, c)] + [a.do("write", "f", "1234")]
     n = [(e, e.start("tokens", "f", "60")) for e in (a, b, c) for i in range(3)]
-    t += [e.wait(i, 60) for e, i in n]
+    t += [e.wait(i, 120) for e, i in n]
     return t + ["".join(sorted(c.do("readn", "f", "4"))), c.do("poll", "f", "in", "100")]
 
 CASES = [reader_first, writer_first, nonblock_writer, nonblock_reader, epipe, epipe_while_full, two_writers, second_reader, both_ways, much, records, records_here, killed_writer,

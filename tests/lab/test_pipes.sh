@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: own
-# timeout: 200
+# timeout: 500
 # Named pipes between nodes behave as on one machine (pipes.py has the cases); permissions hold; a lost server or node ends them in bounded time,
 # and they work again afterwards.
 . "$(dirname "$0")/lib.sh"
@@ -9,9 +9,9 @@ lab_up -n 3 --bind "$HERE:/opt/sprite/lab"
 
 on ws1 sh -c 'mkfifo -m 600 /sprite/private; mkfifo -m 666 /sprite/f'
 # -- one who may not open it is nobody's partner
-sh_on ws1 'timeout 20 cat /sprite/private; echo "end $?"' >"$TMP/reader" 2>&1 &
+sh_on ws1 'timeout 120 cat /sprite/private; echo "end $?"' >"$TMP/reader" 2>&1 &
 reader=$!
-until_true 10 sh_on ws1 'for p in $(pgrep -x cat); do grep -q "^257 " /proc/$p/syscall && exit 0; done; exit 1' || flunk "the reader waits"
+until_true 60 sh_on ws1 'for p in $(pgrep -x cat); do grep -q "^257 " /proc/$p/syscall && exit 0; done; exit 1' || flunk "the reader waits"
 refused "no permission to write" 2 'Permission denied|cannot create' as guest ws2 sh -c 'echo x >/sprite/private'
 check "the waiting reader has not noticed" test ! -s "$TMP/reader"
 on ws2 sh -c 'echo for you >/sprite/private'
@@ -20,42 +20,42 @@ same "it gets what one who may has written" "for you end 0" "$(tr '\n' ' ' <"$TM
 
 # -- unlinked and renamed while open
 on ws1 mkfifo /sprite/g
-sh_on ws1 'timeout 30 cat /sprite/g' >"$TMP/out" 2>&1 &
+sh_on ws1 'timeout 120 cat /sprite/g' >"$TMP/out" 2>&1 &
 reader=$!
-on ws2 timeout 20 bash -c 'exec 4>/sprite/g; echo one >&4; mv /sprite/g /sprite/h; rm /sprite/h; echo two >&4'
+on ws2 timeout 60 bash -c 'exec 4>/sprite/g; echo one >&4; mv /sprite/g /sprite/h; rm /sprite/h; echo two >&4'
 wait $reader
 same "a pipe lives on without a name" "one two" "$(xargs <"$TMP/out")"
 
 # -- the server goes in the middle of a transfer
-sh_on ws2 'timeout 60 cat /dev/zero >/sprite/f; echo "writer $?"' >"$TMP/w" 2>&1 &
+sh_on ws2 'timeout 120 cat /dev/zero >/sprite/f; echo "writer $?"' >"$TMP/w" 2>&1 &
 writer=$!
-sh_on ws1 'timeout 60 cat /sprite/f >/dev/null; echo "reader $?"' >"$TMP/r" 2>&1 &
+sh_on ws1 'timeout 120 cat /sprite/f >/dev/null; echo "reader $?"' >"$TMP/r" 2>&1 &
 reader=$!
 sleep 1
 lab kill fs1 spritefsd
-check "the reader ends when the hub is gone" until_true 20 grep -q 'reader 0' "$TMP/r"
-check "and so does the writer" until_true 20 grep -qE 'writer (141|1)' "$TMP/w"
+check "the reader ends when the hub is gone" until_true 60 grep -q 'reader 0' "$TMP/r"
+check "and so does the writer" until_true 60 grep -qE 'writer (141|1)' "$TMP/w"
 wait $reader $writer
-until_true 10 lab start fs1 spritefsd
-sh_on ws1 'timeout 20 cat /sprite/f' >"$TMP/r" 2>&1 &
+until_true 60 lab start fs1 spritefsd
+sh_on ws1 'timeout 120 cat /sprite/f' >"$TMP/r" 2>&1 &
 reader=$!
-on ws2 timeout 20 sh -c 'echo again >/sprite/f'
+on ws2 timeout 60 sh -c 'echo again >/sprite/f'
 wait $reader
 same "after its restart pipes work again" again "$(cat "$TMP/r")"
 
 # -- a node goes
-sh_on ws1 'timeout 60 cat /sprite/f; echo "end $?"' >"$TMP/r" 2>&1 &
+sh_on ws1 'timeout 120 cat /sprite/f; echo "end $?"' >"$TMP/r" 2>&1 &
 reader=$!
 sh_on ws3 'exec 4>/sprite/f; echo from ws3 >&4; sleep 60' >/dev/null 2>&1 &
-until_true 10 grep -q 'from ws3' "$TMP/r" || flunk "ws3 is heard"
+until_true 60 grep -q 'from ws3' "$TMP/r" || flunk "ws3 is heard"
 lab kill ws3 spritefs
-check "the reader sees the end when the writer's node has gone" until_true 30 grep -q 'end 0' "$TMP/r"
+check "the reader sees the end when the writer's node has gone" until_true 60 grep -q 'end 0' "$TMP/r"
 wait $reader
-until_true 10 lab start ws3 spritefs
+until_true 60 lab start ws3 spritefs
 
 # -- many
 same "300 pipes with a waiting reader each" 300 "$(sh_on ws1 'mkdir /sprite/many; cd /sprite/many; for i in $(seq 300); do mkfifo $i; done; for i in $(seq 300); do cat $i & done >/tmp/many; sleep 0.5; wait; wc -l </tmp/many' &
-	until_true 30 on ws2 test -p /sprite/many/300; sh_on ws2 'cd /sprite/many; for i in $(seq 300); do timeout 20 sh -c "echo $i >$i"; done'; wait)"
+	until_true 60 on ws2 test -p /sprite/many/300; sh_on ws2 'cd /sprite/many; for i in $(seq 300); do timeout 60 sh -c "echo $i >$i"; done'; wait)"
 check "no daemon complains" sh_on fs1 '! grep -E "pipes of .*: broken off: (Protocol|Cannot)" /var/log/sprite/spritefsd.log'
 check "no daemon has died" sh -c '! "$0" ls --json | grep -E "\"state\": \"(dead|ended)\""' "$BIN/sprite-lab"
 [ $FAILED = 0 ] || for n in fs1 ws1 ws2 ws3; do lab logs $n | tail -n 30 | sed "s/^/#   $n: /"; done
