@@ -9,7 +9,7 @@
  *
  * A call that waits for a server that is away can be interrupted: FUSE sends INTERRUPT for every signal, but a program does not expect EINTR
  * from stat(2) of a server that is well. So an interrupt ends a call at once when the signal kills the caller (or the server is away), else
- * only when the call has gone on for a second more. Waiting locks are ended by the server (LockReq.cancel), which knows whether it was granted.
+ * only when the call has gone on for half a minute more. Waiting locks are ended by the server (LockReq.cancel), which knows whether it was granted.
  *
  * Locking: fs.wait_lock guards state, links, ticket and references. A call has one reference for its completion and one while call_send() is in
  * rpc_call_async(), whose completion may run before the ticket is known. The interrupt function runs under libfuse's lock of the request and so
@@ -25,7 +25,8 @@
 #include "conf/log.h"
 
 #define TICK_NS	     (100 * 1000000ull)
-#define PATIENCE_NS  (1000 * 1000000ull)
+#define PATIENCE_NS  (30 * 1000000000ull) /* a move stops its program by an interrupt too: unlink(2) must not fail for that on a busy host */
+#define CANCEL_NS    (2 * 1000000000ull)
 #define QUICK_MS     2000
 #define REFUSED_NS   (10000 * 1000000ull)
 #define REOPEN_MAX   6
@@ -429,7 +430,7 @@ static bool call_judge(struct fs *fs, struct call *c, uint64_t now)
 	pid_t tid = c->req ? fuse_req_ctx(c->req)->pid : 0;
 	bool away = !s || !atomic_load(&s->up) || c->state != CALL_SENT, give_up;
 
-	if (c->waits && !away && now - c->intr_at < 2 * PATIENCE_NS) {
+	if (c->waits && !away && now - c->intr_at < CANCEL_NS) {
 		struct inode *ino = c->ino;
 		uint64_t t = c->m.lock.ticket, owner = c->m.lock.owner;
 		bool flock = c->m.lock.flock;
@@ -442,7 +443,7 @@ static bool call_judge(struct fs *fs, struct call *c, uint64_t now)
 		pthread_mutex_lock(&fs->wait_lock);
 		return true;
 	}
-	give_up = away || now - c->intr_at > PATIENCE_NS || caller_is_dying(tid);
+	give_up = away || now - c->intr_at > (c->waits ? CANCEL_NS : PATIENCE_NS) || caller_is_dying(tid);
 	if (!give_up)
 		return false;
 	list_del(&c->intr_link);

@@ -166,7 +166,7 @@ bool lease_attr(struct fs *fs, struct inode *ino, struct stat *st)
 	bool r;
 
 	pthread_mutex_lock(&ino->lock);
-	r = ino->attr_valid && (ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) &&
+	r = ino->attr_valid && !ino->setting && (ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) &&
 	    list_empty(&ino->dirty) && list_empty(&ino->flying) && (S_ISDIR(ino->attr.st_mode) || ino->attr_gen == atomic_load(&fs->victim_gen));
 	if (r)
 		*st = ino->attr;
@@ -334,6 +334,7 @@ void lease_set_end(struct call *c)
 	c->sets = false;
 	pthread_mutex_lock(&c->ino->lock);
 	c->ino->setting--;
+	c->ino->attr_valid = false; /* a reply that was being taken in when we began may have left what was before */
 	pthread_mutex_unlock(&c->ino->lock);
 }
 

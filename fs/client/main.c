@@ -230,7 +230,7 @@ static void end(struct fs *fs)
 	int i;
 
 	wb_tick(fs, 0, true);
-	for (i = 0; i < 500 && atomic_load(&fs->dirty_bytes) > 0; i++)
+	for (i = 0; i < 300 && atomic_load(&fs->dirty_bytes) > 0; i++)
 		usleep(10000);
 	session_unmount(fs);
 	/* what was released last is still on its way */
