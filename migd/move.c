@@ -56,8 +56,18 @@ static enum mig_event event_of(int err)
 static int answers(struct move *v, struct host *h)
 {
 	Sprite__Mig__StatusReq r = SPRITE__MIG__STATUS_REQ__INIT;
+	uint64_t end = clock_mono_ns() + PING_MS * 1000000ull;
 
-	return host_call(h, MIG_STATUS, &r.base, PING_MS, NULL, v->e);
+	for (;;) {
+		struct error e = { 0 };
+		int err = host_call(h, MIG_STATUS, &r.base, PING_MS, NULL, &e);
+
+		if (!err)
+			return 0;
+		if (!host_lost(err) || clock_mono_ns() > end)
+			return error_set(v->e, -err, "%s", e.text);
+		usleep(AGAIN_US); /* its migd may be starting, and our channel waiting to try again */
+	}
 }
 
 static int do_check(struct move *v)

@@ -17,7 +17,7 @@
 #include "migd/outbox.h"
 #include "migd/relay.h"
 
-enum { PRECOPY_MIN = 32 << 20, PRECOPY_MS = 30000, FRAME_MAX = 1 << 20, SOCKET_BUF = 4 << 20, ANSWER_MS = 120000, DRAIN_MS = 2000, FLUSH_MS = 5000 };
+enum { OPEN_TRIES = 20, OPEN_AGAIN_US = 100000, PRECOPY_MIN = 32 << 20, PRECOPY_MS = 30000, FRAME_MAX = 1 << 20, SOCKET_BUF = 4 << 20, ANSWER_MS = 120000, DRAIN_MS = 2000, FLUSH_MS = 5000 };
 
 /* ---- hooks of the engine: descriptors whose other end stays at home ---- */
 
@@ -167,11 +167,16 @@ static int work_dump(struct family *f, int fd, struct error *e)
 static int stream_begin(struct family *f, struct send_plan *p, struct rpc_stream **out, struct error *e)
 {
 	Sprite__Mig__ImageFrame frame = SPRITE__MIG__IMAGE_FRAME__INIT;
-	int err = rpc_stream_open(host_bulk_channel(p->dest), &mig_methods[MIG_IMAGE], -1, out);
+	int err = -EHOSTDOWN;
 
-	if (!err) {
-		frame.family = f->id;
-		frame.gen = p->to_gen;
+	frame.family = f->id;
+	frame.gen = p->to_gen;
+	for (int i = 0; i < OPEN_TRIES && host_lost(err); i++) { /* a channel that waits to connect again fails at once */
+		if (i)
+			usleep(OPEN_AGAIN_US);
+		err = rpc_stream_open(host_bulk_channel(p->dest), &mig_methods[MIG_IMAGE], -1, out);
+		if (err)
+			continue;
 		err = rpc_stream_send(*out, &frame.base, NULL, 0);
 		if (err)
 			rpc_stream_finish(*out, 0);

@@ -33,7 +33,7 @@ round() {
 	until_true 10 mig ps >/dev/null
 	if [ "$to" = ws1 ]; then timeout 20 "$BIN/sprite-lab" exec ws1 -u sprite -- mig home "$JOB" >"$TMP/say" 2>&1
 	else timeout 20 "$BIN/sprite-lab" exec ws1 -u sprite -- mig move -H "$to" "$JOB" >"$TMP/say" 2>&1; fi
-	until_true 3 eval '! on '$who' sh -c "ps -C migd -o state= | grep -q [RS]"' || note "$what: the step was not reached ($(head -1 "$TMP/say"))"
+	until_true 3 eval '! on '$who' sh -c "ps -C migd -o state= | grep -q [RS]"' || flunk "$what: the step was not reached ($(head -1 "$TMP/say"))"
 	restart "$who"
 	check "$what: it goes on" until_true 30 grows || { on ws1 mig ps -a; for n in ws1 ws2 ws3; do lab logs $n migd | tail -5; done; }
 	check "$what: exactly one copy" until_true 15 eval '[ "$(copies)" = 1 ]' # one that was abandoned may stand there, parked, until it has asked
