@@ -17,8 +17,8 @@ pid=$!
 until_true 5 grep -q ready "$TMP/out"
 kill -TERM $pid; wait $pid
 same "a signal to exec reaches the command" "9 got it" "$? $(tail -1 "$TMP/out")"
-same "exec at a terminal gives one of the node's" "/dev/pts" "$(script -qec "$BIN/sprite-lab exec ws1 -- sh -c 'dirname \$(tty)'" /dev/null </dev/null | tr -d '\r')"
-same "the terminal's size comes along" "33 77" "$(script -qec "stty rows 33 cols 77; $BIN/sprite-lab exec ws1 -- stty size" /dev/null </dev/null | tr -d '\r')"
+same "exec at a terminal gives one of the node's" "/dev/pts" "$(script -qec "$BIN/sprite-lab exec ws1 -- sh -c 'dirname \$(tty)'" /dev/null </dev/null | tr -d '\r\0')"
+same "the terminal's size comes along" "33 77" "$(script -qec "stty rows 33 cols 77; $BIN/sprite-lab exec ws1 -- stty size" /dev/null </dev/null | tr -d '\r\0')"
 
 # -- a node is a machine of its own
 for ns in net pid mnt uts ipc time cgroup; do
