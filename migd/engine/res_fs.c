@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "migd/engine/procfs.h"
@@ -31,9 +32,22 @@ static const char *cwd_refused(const char *path, const struct stat *st)
 	return NULL;
 }
 
-static bool thread_apart(pid_t pid, pid_t tid)
+/* A thread that ends has none of the two any more, and no directory to show. */
+static bool thread_apart(const struct eng_probe *p, pid_t tid)
 {
-	return tid != pid && (syscall(SYS_kcmp, pid, tid, KCMP_FS, 0, 0) > 0 || syscall(SYS_kcmp, pid, tid, KCMP_FILES, 0, 0) > 0);
+	char name[48], link[16];
+
+	if (tid == p->pid)
+		return false;
+	snprintf(name, sizeof name, "task/%d/cwd", tid);
+	for (int i = 0; i < 5; i++) {
+		if (syscall(SYS_kcmp, p->pid, tid, KCMP_FS, 0, 0) <= 0 && syscall(SYS_kcmp, p->pid, tid, KCMP_FILES, 0, 0) <= 0)
+			return false;
+		if (readlinkat(p->dir, name, link, sizeof link) < 0)
+			return false;
+		nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+	}
+	return !res_ended(p->pid);
 }
 
 static int fs_probe(struct eng_probe *p)
@@ -63,13 +77,13 @@ static int fs_probe(struct eng_probe *p)
 	ssize_t n = procfs_tasks(p->pid, &task);
 
 	for (ssize_t i = 0; i < n; i++)
-		if (thread_apart(p->pid, task[i])) {
+		if (thread_apart(p, task[i])) {
 			eng_reason(p, "thread %d has descriptors or a working directory of its own (unshare): cannot be carried", task[i]);
 			break;
 		}
 	for (size_t i = 0; i < p->nfamily; i++)
 		if (p->family[i] != p->pid && p->family[i] < p->pid &&
-		    (res_same(p->pid, p->family[i], KCMP_FS, 0, 0) || res_same(p->pid, p->family[i], KCMP_FILES, 0, 0)))
+		    (res_shares(p->pid, p->family[i], KCMP_FS) || res_shares(p->pid, p->family[i], KCMP_FILES)))
 			eng_reason(p, "shares descriptors or working directory with process %d (clone): cannot be carried", p->family[i]);
 	return 0;
 }

@@ -119,28 +119,6 @@ static void probe_seccomp(struct eng_probe *p)
 
 /* ---- memory and handlers of another process ------------------------------------------------------------ */
 
-static bool is_zombie(pid_t pid)
-{
-	char name[32];
-	struct procfs_stat st;
-
-	snprintf(name, sizeof name, "/proc/%d", pid);
-	_cleanup_close_ int dir = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
-
-	return dir < 0 || procfs_stat(dir, &st) < 0 || st.state == 'Z' || st.state == 'X';
-}
-
-/* A vfork(2) is over in a moment: the child execs or ends. clone(CLONE_VM) without CLONE_THREAD is not. */
-static bool shares_memory(pid_t a, pid_t b)
-{
-	for (int i = 0; i < 100; i++) {
-		if (!res_same(a, b, KCMP_VM, 0, 0) || is_zombie(a) || is_zombie(b)) /* who has ended has none, and so would be alike */
-			return false;
-		nanosleep(&(struct timespec){.tv_nsec = 3000000}, NULL);
-	}
-	return true;
-}
-
 static void probe_shared(struct eng_probe *p)
 {
 	struct procfs_stat st;
@@ -148,10 +126,10 @@ static void probe_shared(struct eng_probe *p)
 	for (size_t i = 0; i < p->nfamily; i++) {
 		pid_t q = p->family[i];
 
-		if (q != p->pid && q < p->pid && shares_memory(p->pid, q))
+		if (q != p->pid && q < p->pid && res_shares(p->pid, q, KCMP_VM))
 			eng_reason(p, "shares its memory with process %d (vfork in progress or clone): try again later", q);
 	}
-	if (p->pid == p->root && !procfs_stat(p->dir, &st) && st.ppid > 0 && shares_memory(p->pid, st.ppid))
+	if (p->pid == p->root && !procfs_stat(p->dir, &st) && st.ppid > 0 && res_shares(p->pid, st.ppid, KCMP_VM))
 		eng_reason(p, "shares its memory with its parent (vfork in progress): try again later");
 }
 

@@ -18,6 +18,31 @@ bool res_same(pid_t a, pid_t b, int kind, unsigned long ia, unsigned long ib)
 	return syscall(SYS_kcmp, a, b, kind, ia, ib) == 0;
 }
 
+bool res_ended(pid_t pid)
+{
+	char name[32], link[16];
+	struct procfs_stat st;
+
+	snprintf(name, sizeof name, "/proc/%d", pid);
+	int dir = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	bool ended = dir < 0 || procfs_stat(dir, &st) < 0 || st.state == 'Z' || st.state == 'X' ||
+		     (readlinkat(dir, "cwd", link, sizeof link) < 0 && errno == ENOENT);
+
+	if (dir >= 0)
+		close(dir);
+	return ended;
+}
+
+bool res_shares(pid_t a, pid_t b, int kind)
+{
+	for (int i = 0; i < 100; i++) {
+		if (!res_same(a, b, kind, 0, 0) || res_ended(a) || res_ended(b))
+			return false;
+		nanosleep(&(struct timespec){.tv_nsec = 3000000}, NULL);
+	}
+	return true;
+}
+
 struct eng_thread *res_thread_by_tid(struct eng_proc *p, pid_t tid)
 {
 	for (unsigned i = 0; i < p->nthreads; i++)

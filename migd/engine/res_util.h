@@ -25,6 +25,11 @@ enum { /* record types; rpc/image_res.proto tells the messages */
 /* The same descriptor table, memory, ...: kcmp(2), one of KCMP_*; true when equal. pids are this host's. */
 bool res_same(pid_t a, pid_t b, int kind, unsigned long ia, unsigned long ib);
 
+/* Has ended, or is about to: has no memory, files or directory any more. */
+bool res_ended(pid_t pid);
+/* Do two processes share `kind` for good? Who ends has none, and two of those would be alike; a vfork(2) is over in a moment: looked at for 0.3 s. */
+bool res_shares(pid_t a, pid_t b, int kind);
+
 /* A thread of the family by this host's tid, NULL if it is not one; and by the family's. */
 struct eng_thread *res_thread_by_tid(struct eng_proc *p, pid_t tid);
 struct eng_thread *res_thread_by_vtid(struct eng_proc *p, pid_t vtid);
