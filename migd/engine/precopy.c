@@ -11,11 +11,13 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <linux/userfaultfd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 #include "conf/clock.h"
 #include "conf/log.h"
@@ -293,6 +295,15 @@ static int rounds(struct eng_family *f, struct eng_image *out, unsigned max_ms)
 	return 0;
 }
 
+/* What is still under way would be waited for in the freeze: rather now. */
+static void let_drain(int fd)
+{
+	int waiting = 0;
+
+	for (int i = 0; i < 200 && ioctl(fd, SIOCOUTQ, &waiting) == 0 && waiting > 0; i++)
+		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+
 int eng_precopy(pid_t pid, int fd, unsigned max_ms, const struct eng_hooks *h, struct eng_family **out, struct error *e)
 {
 	struct eng_reasons why = {0};
@@ -316,6 +327,7 @@ int eng_precopy(pid_t pid, int fd, unsigned max_ms, const struct eng_hooks *h, s
 	f->state = ENG_TRACKED;
 	r = rounds(f, im, max_ms);
 	image_free(im);
+	let_drain(fd);
 	if (r < 0) {
 		eng_thaw(f);
 		return error_set(e, -r, "its memory cannot be sent ahead: %s", strerror(-r));
