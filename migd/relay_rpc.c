@@ -6,11 +6,12 @@
 #include <string.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/clock.h"
 #include "conf/log.h"
 #include "migd/hosts.h"
 #include "migd/relay.h"
 
-enum { RETRY_US = 100000 };
+enum { RETRY_US = 100000, RETRY_MAX_US = 5000000 };
 
 static int frame_send(void *ctx, const struct relay_frame *f)
 {
@@ -108,8 +109,10 @@ static void *guest_main(void *arg)
 {
 	struct family *f = arg;
 	struct rpc_stream *s;
+	useconds_t wait = RETRY_US;
 
 	while (!f->dead) {
+		uint64_t began = clock_mono_ns();
 		Sprite__Mig__RelayFrame first = SPRITE__MIG__RELAY_FRAME__INIT;
 		struct error e = { 0 };
 		struct host *h = hosts_find(f->m->hosts, f->home, &e);
@@ -124,7 +127,9 @@ static void *guest_main(void *arg)
 			stream_loop(f, s);
 		unset_stream(f, s);
 		rpc_stream_finish(s, 0);
-		if (!f->dead)
+		/* A home that takes the stream and drops it at once (it was started again and knows nothing of these relays) is not asked ten times a second. */
+		wait = clock_mono_ns() - began > 5000000000ull ? RETRY_US : wait < RETRY_MAX_US ? wait * 2 : wait;
+		for (useconds_t t = 0; t < wait && !f->dead; t += RETRY_US)
 			usleep(RETRY_US);
 	}
 	family_put(f);
