@@ -403,6 +403,7 @@ void lease_keep_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a
 uint64_t lease_mark(struct inode *ino);
 bool lease_held_since(struct inode *ino, uint64_t mark);
 void lease_forget_attr(struct inode *ino);
+void lease_no_cap(struct inode *ino); /* under ATTR: it has no security.capability */
 bool lease_attr(struct fs *fs, struct inode *ino, struct stat *st);
 void lease_recall(struct server *s, const Sprite__Fs__Event *ev);
 void lease_drop_pages(struct fs *fs, struct inode *ino);

@@ -146,6 +146,13 @@ void lease_forget_attr(struct inode *ino)
 	pthread_mutex_unlock(&ino->lock);
 }
 
+void lease_no_cap(struct inode *ino)
+{
+	pthread_mutex_lock(&ino->lock);
+	ino->no_cap = ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR;
+	pthread_mutex_unlock(&ino->lock);
+}
+
 uint64_t lease_mark(struct inode *ino)
 {
 	uint64_t n;

@@ -163,6 +163,9 @@ static void create_done(struct call *c, int err, struct rpc_msg *out)
 	ops_dir_changed(fs, c->ino, rep->dir_attr, c->mark);
 	lease_reply_begin(fs);
 	ino = ops_entry_take(fs, c->dom, rep->entry, ops_names_taken(c->ino, rep->dir_lease, rep->dir_lease_seq), &p);
+	/* a new file has no capabilities, which the kernel asks for at the first write; one that was there and got some shows it by its ctime */
+	if (ino && p.attr.st_size == 0 && p.attr.st_nlink == 1 && rep->entry->attr->mtime == rep->entry->attr->ctime)
+		lease_no_cap(ino);
 	if (ino)
 		st = stream_new(inode_hold(fs, ino), rep->open, c->flags, false, fuse_req_ctx(c->req));
 	if (st) {
