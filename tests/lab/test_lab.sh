@@ -29,7 +29,7 @@ same "boot ids differ" 5 "$( (cat /proc/sys/kernel/random/boot_id; for n in fs1 
 same "monotonic clocks differ by more than 500 s" 5 "$( (cat /proc/uptime; for n in fs1 ws1 ws2 ws3; do on $n cat /proc/uptime; done) | awk '{print int($1 / 500)}' | sort -u | wc -l)"
 same "marks under /usr" "fs1 ws1 ws2 ws3" "$(echo $(for n in fs1 ws1 ws2 ws3; do on $n cat /usr/sprite-node; done))"
 check "the host's /usr cannot be written from a node" sh_on ws1 '! touch /usr/bin/x-of-a-node 2>/dev/null'
-check "no path to another node or to the host" sh_on ws1 '[ ! -e /run/sprite-lab ] && [ ! -e /proc/1/root/etc/sprite/../../work ] && ! ls -d /home/* | grep -vE "/(sprite|guest)$"'
+check "no path to another node or to the host" sh_on ws1 '[ ! -e /run/sprite-lab ] && [ ! -e "'"$BIN"'" ] && ! ls -d /home/* | grep -vE "/(sprite|guest)$"'
 check "devices" sh_on ws1 '[ -c /dev/null ] && [ -c /dev/fuse ] && [ -d /dev/shm ] && echo x >/dev/full 2>/dev/null; [ $? != 0 ] && [ "$(head -c 4 /dev/zero | wc -c)" = 4 ]'
 check "names of the nodes resolve" sh_on ws1 'for n in fs1 ws1 ws2 ws3; do getent hosts $n >/dev/null || exit 1; done'
 check "a group of a node can be frozen" sh_on ws1 'g=$(findmnt -no TARGET -t cgroup2)/t; mkdir $g; sleep 100 >/dev/null 2>&1 & p=$!
