@@ -6,6 +6,7 @@
 N=${N:-10} SHORT=
 [ "${1:-}" = -s ] && SHORT=1 N=${N_SHORT:-6}
 bench_up -n 2
+IDLE=$(on ws1 sh -c 'awk "/VmRSS/ { print \$2 }" /proc/$(pgrep -x migd)/status')
 job_dir
 G=/opt/sprite/tests/bench/guest
 
@@ -54,6 +55,7 @@ mig move -H ws2 "$JOB" >/dev/null
 printf '%-40s %8s kB\n' "a hollow (64 MiB away), resident" "$(on ws1 awk '/VmRSS/ { print $2 }' /proc/$JOB/status)"
 printf '%-40s %8s kB\n' "a hollow, its own share (Pss)" "$(on ws1 awk '/^Pss:/ { print $2 }' /proc/$JOB/smaps_rollup)"
 on ws1 kill -KILL "$JOB"
+printf '%-40s %8s kB\n' "migd before any move, resident" "$IDLE"
 printf '%-40s %8s kB\n' "migd after these moves, resident" "$(on ws1 sh -c 'awk "/VmRSS/ { print \$2 }" /proc/$(pgrep -x migd)/status')"
 printf '%-40s %8s kB\n' "migd, private to it" "$(on ws1 sh -c 'awk "/^Private_(Clean|Dirty):/ { s += \$2 } END { print s }" /proc/$(pgrep -x migd)/smaps_rollup')"
 
