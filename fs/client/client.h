@@ -47,6 +47,7 @@ struct server {
 	pthread_mutex_t lock;		/* the fields below */
 	struct rpc_stream *stream;	/* of `events`, to cancel it at the end; changed under both locks */
 	uint64_t epoch, lease_epoch;	/* as the server said last */
+	uint64_t recovered;		/* the life (epoch) of the server that has again all that we hold */
 	bool recovering;		/* recover.c is at it */
 	uint32_t lease_ms;		/* 0: not attached yet */
 	uint64_t renew_at;		/* boot clock, ns */

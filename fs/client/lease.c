@@ -408,6 +408,10 @@ void lease_renewed(struct server *s, uint64_t sent, uint64_t epoch, uint64_t lea
 	pthread_mutex_lock(&s->lock);
 	restarted = s->epoch && s->epoch != epoch;
 	given_up = s->lease_epoch && lease_epoch && s->lease_epoch != lease_epoch;
+	if (!s->epoch)
+		s->recovered = epoch; /* there was nothing to take back */
+	else if (given_up)
+		s->recovered = 0;
 	s->epoch = epoch;
 	if (lease_epoch || restarted)
 		s->lease_epoch = lease_epoch;

@@ -423,7 +423,10 @@ static void renew(struct server *s, uint64_t now)
 	c->seq = clock_boot_ns();
 	c->m.renew.instance = (char *)fs->mount;
 	c->m.renew.lease_epoch = s->lease_epoch;
-	c->m.renew.recovered = !s->recovering;
+	pthread_mutex_lock(&s->lock);
+	c->m.renew.recovered = s->recovered == s->epoch;
+	c->m.renew.server_epoch = s->epoch; /* we may not have heard of a restart yet */
+	pthread_mutex_unlock(&s->lock);
 	call_submit(c);
 }
 

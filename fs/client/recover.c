@@ -138,6 +138,7 @@ static int say_recovered(struct server *s, uint64_t epoch)
 
 	m.instance = (char *)s->fs->mount;
 	m.recovered = true;
+	m.server_epoch = epoch;
 	r = rpc_call(s->meta, &fs_methods[FS_RENEW], &m.base, NULL, 0, 5000, &out);
 	if (r)
 		return r;
@@ -192,6 +193,8 @@ static void *recover_main(void *arg)
 		r = recover_once(s, epoch);
 		pthread_mutex_lock(&s->lock);
 		again = s->epoch != epoch || r < 0;
+		if (!again)
+			s->recovered = epoch;
 		if (!again || s->fs->stopping)
 			s->recovering = again = false;
 		pthread_mutex_unlock(&s->lock);

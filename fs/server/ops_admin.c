@@ -144,7 +144,8 @@ int op_renew(struct op *o, const ProtobufCMessage *m)
 	const Sprite__Fs__RenewReq *in = (const void *)m;
 	Sprite__Fs__RenewRep rep = SPRITE__FS__RENEW_REP__INIT;
 
-	if (in->recovered)
+	/* Who has not heard of our restart yet speaks of the life before it: ending the grace for that would give his locks away. */
+	if (in->recovered && in->server_epoch == clock_epoch())
 		recover_done(o->d, o->client);
 	rep.grace = recover_in_grace(o->d);
 	rep.server_epoch = clock_epoch();
