@@ -261,12 +261,15 @@ static bool end_has_error(const struct fifo *f)
 	return poll(&p, 1, 0) > 0 && p.revents & (POLLERR | POLLNVAL);
 }
 
-/* The other end of ours is gone. False: somebody is on its way, look again later. */
-static bool lost(struct agent *a, struct fifo *f)
+/*
+ * The other end of ours is gone. False: somebody is on its way, look again later. `on_way` must have been asked (coming()) before the pipe was looked at: who comes in, writes
+ * and leaves between a look at the pipe and a look at the openers would be in neither.
+ */
+static bool lost(struct agent *a, struct fifo *f, bool on_way)
 {
 	bool sink = f->role == SINK;
 
-	if (coming(f, sink)) {
+	if (on_way) {
 		f->again = clock_mono_ns() + AGAIN_NS;
 		return false;
 	}
@@ -298,16 +301,21 @@ static void share(struct agent *a, struct fifo *f)
 /* Returns false when the readers have gone (and it is no sink any more). */
 static bool sink_pump(struct agent *a, struct fifo *f)
 {
+	bool on_way;
+
 	while (!list_empty(&f->out)) {
 		struct bytes *b = list_entry(f->out.next, struct bytes, link);
-		ssize_t n = write(f->end, b->data + b->off, b->len - b->off);
+		ssize_t n;
+
+		on_way = coming(f, true);
+		n = write(f->end, b->data + b->off, b->len - b->off);
 
 		if (n < 0 && errno == EAGAIN) {
 			arm(a, f, EPOLLOUT);
 			return true;
 		}
 		if (n < 0 && errno == EPIPE) {
-			if (lost(a, f))
+			if (lost(a, f, on_way))
 				return false;
 			return true;
 		}
@@ -320,8 +328,9 @@ static bool sink_pump(struct agent *a, struct fifo *f)
 			free(b);
 		}
 	}
+	on_way = coming(f, true);
 	if (end_has_error(f))
-		return !lost(a, f);
+		return !lost(a, f, on_way);
 	arm(a, f, 0);
 	if (f->shared)
 		share(a, f);
@@ -336,6 +345,8 @@ static bool source_pump(struct agent *a, struct fifo *f)
 	ssize_t n;
 
 	while (f->unacked < WINDOW) {
+		bool on_way = coming(f, false);
+
 		if (f->shared != (f->size > 0))
 			source_size(f);
 		n = read(f->end, a->buf, sizeof(a->buf));
@@ -344,7 +355,7 @@ static bool source_pump(struct agent *a, struct fifo *f)
 			return true;
 		}
 		if (n <= 0)
-			return !lost(a, f);
+			return !lost(a, f, on_way);
 		f->unacked += (size_t)n;
 		say(f, SPRITE__FS__PIPE_MSG__KIND__DATA, 0, 0, a->buf, (size_t)n);
 	}
