@@ -240,8 +240,17 @@ static int actor_kill_hollows(struct family *f, void *unused)
 	const pid_t *p = f->eng ? eng_pids(f->eng, &n) : NULL;
 
 	(void)unused;
-	for (size_t i = n; i-- > 0;)
-		eng_exit_hollow(f->eng, p[i], SIGKILL);
+	for (size_t i = n; i-- > 0;) {
+		struct member *m;
+
+		pthread_mutex_lock(&f->lock);
+		m = family_member(f, p[i]); /* NULL: it is ending as its guest did; a SIGKILL now would be what its parent sees */
+		if (m)
+			m->ended = true;
+		pthread_mutex_unlock(&f->lock);
+		if (m)
+			eng_exit_hollow(f->eng, p[i], SIGKILL);
+	}
 	return 0;
 }
 
@@ -249,8 +258,6 @@ void home_bury(struct family *f, const char *why)
 {
 	pthread_mutex_lock(&f->lock);
 	log_error("family %s: %d (%s) of uid %u was lost with %s (%s): its processes here end by SIGKILL", f->id, f->pid, f->comm, f->uid, f->host, why);
-	for (size_t i = 0; i < f->nmembers; i++)
-		f->members[i].ended = true;
 	pthread_mutex_unlock(&f->lock);
 	family_call(f, actor_kill_hollows, NULL);
 	family_call(f, actor_discard, NULL);
@@ -262,6 +269,14 @@ static bool holds(const Sprite__Mig__StatusRep *rep, const char *id, uint64_t ge
 {
 	for (size_t i = 0; i < rep->n_guest; i++)
 		if (!strcmp(rep->guest[i]->family, id) && rep->guest[i]->gen == gen)
+			return true;
+	return false;
+}
+
+static bool some_left(const struct family *f)
+{
+	for (size_t i = 0; i < f->nmembers; i++)
+		if (!f->members[i].ended)
 			return true;
 	return false;
 }
@@ -288,7 +303,7 @@ static void check_family(struct family *f)
 	if (host_call(h, MIG_STATUS, &req.base, CHECK_MS, &out, &e))
 		return; /* silence proves nothing */
 	pthread_mutex_lock(&f->lock);
-	gen_after = f->moving || f->dead ? 0 : f->gen;
+	gen_after = f->moving || f->dead || !some_left(f) ? 0 : f->gen; /* nobody left: over() is at it */
 	pthread_mutex_unlock(&f->lock);
 	if (gen_after == gen && !holds((const Sprite__Mig__StatusRep *)out.msg, f->id, gen))
 		home_bury(f, "it says that it does not hold it any more");
