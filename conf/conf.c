@@ -24,6 +24,9 @@
 static void read_exports(struct conf_reader *r, const char *where, json_t *v, const struct conf_key *k, void *base);
 
 static const char *const networks[] = {"none", "host", NULL};
+static const char *const whose[] = {"all", "root", "none", NULL};
+/* Sprite's thresholds (Douglis and Ousterhout 1991, section 5). */
+static const double load_low[3] = {0.75, 1.0, 1.5}, load_high[3] = {2.5, 2.75, 3.0};
 
 static const struct conf_key export_keys[] = {
 	EKEY("prefix", prefix, conf_read_path, .required = true),
@@ -61,6 +64,15 @@ static const struct conf_key migd_keys[] = {
 	KEY("remote_logins", remote_logins, conf_read_bool),
 	KEY("on_battery", on_battery, conf_read_bool),
 	KEY("guest_memory_mb", guest_memory_max, conf_read_u64, .max = 1ull << 30, .scale = 1 << 20),
+	KEY("load_low", load_low, conf_read_loads),
+	KEY("load_high", load_high, conf_read_loads),
+	KEY("imports", imports, conf_read_word, .words = whose),
+	KEY("exports", exports_of, conf_read_word, .words = whose),
+	KEY("guests_memory_percent", guests_memory_percent, conf_read_u32, .min = 1, .max = 100),
+	KEY("guest_pids", guest_pids, conf_read_u32, .max = 1 << 22),
+	KEY("evict_at_once", evict_at_once, conf_read_u32, .min = 1, .max = 1024),
+	KEY("evict_mb_s", evict_mb_s, conf_read_u32, .max = 1 << 20),
+	KEY("evicted_onward", evicted_onward, conf_read_bool),
 	KEY("guest_network", guest_network, conf_read_word, .words = networks),
 	{0},
 };
@@ -224,7 +236,7 @@ static int default_export(struct conf *c)
 static int defaults(struct conf *c)
 {
 	if (set_string(&c->mount, "/sprite") || set_string(&c->run_dir, "/run/sprite") || set_string(&c->state_dir, "/var/lib/sprite") ||
-		set_string(&c->guest_network, "none"))
+		set_string(&c->guest_network, "none") || set_string(&c->imports, "all") || set_string(&c->exports_of, "all"))
 		return -ENOMEM;
 	if (default_listen(&c->fs_listen, &c->fs_nlisten, c->name, CONF_FS_PORT) ||
 		default_listen(&c->mig_listen, &c->mig_nlisten, c->name, CONF_MIG_PORT))
@@ -238,6 +250,11 @@ static void check_together(struct conf_reader *r, const struct conf *c)
 {
 	if (c->mount && !strcmp(c->mount, "/"))
 		conf_expected_found(r, "mount", "a directory below /", "\"/\"");
+	for (int i = 0; i < 3; i++)
+		if (c->load_high[i] < c->load_low[i]) {
+			conf_expected_found(r, "migd.load_high", "three numbers not below those of load_low", "%g, below %g", c->load_high[i], c->load_low[i]);
+			break;
+		}
 	for (size_t i = 0; i < c->nexports; i++)
 		check_export(r, c, i);
 }
@@ -260,6 +277,8 @@ void conf_free(struct conf *c)
 	free_strings(c->fs_servers);
 	free(c->mig_listen);
 	free(c->guest_network);
+	free(c->imports);
+	free(c->exports_of);
 	free_strings(c->cpu_hide);
 	free(c);
 }
@@ -289,6 +308,11 @@ int conf_parse(const char *text, size_t len, const char *file, int flags, FILE *
 		return -ENOMEM;
 	c->idle_after = 300;
 	c->remote_logins = true;
+	memcpy(c->load_low, load_low, sizeof(load_low));
+	memcpy(c->load_high, load_high, sizeof(load_high));
+	c->guests_memory_percent = 75;
+	c->guest_pids = 4096;
+	c->evict_at_once = 2;
 	c->cache_bytes = 256ull << 20;
 	c->file = strdup(file);
 	r.nomem = !c->file;

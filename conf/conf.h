@@ -61,7 +61,15 @@ struct conf {
 	uint32_t idle_after;  /* seconds without input */
 	bool remote_logins;   /* does input on a tty of a remote login count as the owner's; default true */
 	bool on_battery;      /* may a host on battery or with its lid closed be offered; default false */
-	uint64_t guest_memory_max; /* bytes, 0 = no limit */
+	double load_low[3], load_high[3]; /* run queue per CPU over 1, 5, 15 minutes: idle below all of low, given up above any of high */
+	char *imports;	      /* whose processes may come here: "all" (root's only with root_guests), "root", "none" */
+	char *exports_of;     /* whose may leave from here: the same words */
+	uint64_t guest_memory_max; /* bytes for a family, 0 = no limit of its own */
+	uint32_t guests_memory_percent; /* of this host's memory for all guests together */
+	uint32_t guest_pids;  /* processes and threads of a family, 0 = no limit of its own */
+	uint32_t evict_at_once; /* evictions under way at a time */
+	uint32_t evict_mb_s;  /* evictions together send at most so many MiB/s; 0: three quarters of the fastest link */
+	bool evicted_onward;  /* home: a process that is evicted goes straight on to another idle host if there is one */
 	char *guest_network;  /* "none" or "host" */
 	char **cpu_hide;      /* CPU features (names as in /proc/cpuinfo) that guests of the cluster must not need; NULL-terminated */
 };

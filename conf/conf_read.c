@@ -403,6 +403,23 @@ void conf_read_u64(struct conf_reader *r, const char *where, json_t *v, const st
 		*AT(base, k, uint64_t) = n * (k->scale ? k->scale : 1);
 }
 
+void conf_read_loads(struct conf_reader *r, const char *where, json_t *v, const struct conf_key *k, void *base)
+{
+	double *to = AT(base, k, double), n[3];
+	bool ok = json_is_array(v) && json_array_size(v) == 3;
+
+	for (size_t i = 0; ok && i < 3; i++) {
+		json_t *x = json_array_get(v, i);
+
+		n[i] = json_number_value(x);
+		ok = json_is_number(x) && n[i] >= 0 && n[i] <= 10000;
+	}
+	if (!ok)
+		conf_expected(r, where, v, "a list of three numbers of 0 to 10000: load per CPU over 1, 5 and 15 minutes");
+	else
+		memcpy(to, n, sizeof(n));
+}
+
 /* ---- lists of strings ---- */
 
 static bool name_or_star(const char *s)

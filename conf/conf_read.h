@@ -46,6 +46,7 @@ void conf_read_addrs(struct conf_reader *r, const char *where, json_t *v, const 
 void conf_read_bool(struct conf_reader *r, const char *where, json_t *v, const struct conf_key *k, void *base);	/* bool */
 void conf_read_u32(struct conf_reader *r, const char *where, json_t *v, const struct conf_key *k, void *base);	/* uint32_t */
 void conf_read_u64(struct conf_reader *r, const char *where, json_t *v, const struct conf_key *k, void *base);	/* uint64_t, times k->scale */
+void conf_read_loads(struct conf_reader *r, const char *where, json_t *v, const struct conf_key *k, void *base);	/* double[3] */
 void conf_read_names(struct conf_reader *r, const char *where, json_t *v, const struct conf_key *k, void *base);	/* char **: host names, NULL-terminated */
 void conf_read_hosts(struct conf_reader *r, const char *where, json_t *v, const struct conf_key *k, void *base);	/* the same, "*" allowed */
 void conf_read_features(struct conf_reader *r, const char *where, json_t *v, const struct conf_key *k, void *base); /* char **: [a-z0-9_]+ */

@@ -83,6 +83,14 @@ static void test_defaults(void)
 	CU_ASSERT_FALSE(c->root_guests);
 	CU_ASSERT_EQUAL(c->idle_after, 300);
 	CU_ASSERT_EQUAL(c->guest_memory_max, 0);
+	CU_ASSERT_EQUAL(c->guests_memory_percent, 75);
+	CU_ASSERT_EQUAL(c->guest_pids, 4096);
+	CU_ASSERT_EQUAL(c->evict_at_once, 2);
+	CU_ASSERT_FALSE(c->evicted_onward);
+	CU_ASSERT_STRING_EQUAL(c->imports, "all");
+	CU_ASSERT_STRING_EQUAL(c->exports_of, "all");
+	CU_ASSERT_EQUAL(memcmp(c->load_low, ((double[]){0.75, 1.0, 1.5}), sizeof(c->load_low)), 0);
+	CU_ASSERT_EQUAL(memcmp(c->load_high, ((double[]){2.5, 2.75, 3.0}), sizeof(c->load_high)), 0);
 	CU_ASSERT_STRING_EQUAL(c->guest_network, "none");
 	CU_ASSERT_PTR_NULL(c->cpu_hide[0]);
 	CU_ASSERT_PTR_NULL(c->fs_servers[0]);
@@ -159,6 +167,12 @@ static void test_refused(void)
 		{",\"migd\":{\"idle_after\":0}", "migd.idle_after: expected a whole number of 1 to"},
 		{",\"migd\":{\"idle_after\":1.5}", "found 1.5 (a fraction)"},
 		{",\"migd\":{\"guest_memory_mb\":-1}", "found -1 (a number)"},
+		{",\"migd\":{\"load_low\":[1,2]}", "migd.load_low: expected a list of three numbers"},
+		{",\"migd\":{\"load_high\":[1,2,\"3\"]}", "migd.load_high: expected a list of three numbers"},
+		{",\"migd\":{\"load_high\":[0.5,2,3]}", "migd.load_high: expected three numbers not below those of load_low"},
+		{",\"migd\":{\"imports\":\"some\"}", "migd.imports: expected \"all\" or \"root\" or \"none\""},
+		{",\"migd\":{\"guests_memory_percent\":101}", "migd.guests_memory_percent: expected a whole number of 1 to 100"},
+		{",\"migd\":{\"evict_at_once\":0}", "migd.evict_at_once: expected a whole number of 1 to 1024"},
 		{",\"migd\":{\"guest_network\":\"all\"}", "migd.guest_network: expected \"none\" or \"host\", found \"all\""},
 		{",\"migd\":{\"listen\":\"ws1\"}", "migd.listen: expected a list"},
 		{",\"migd\":{\"listen\":[\"ws1:70000\"]}", "migd.listen[0]: expected \"ADDRESS\""},
@@ -285,6 +299,13 @@ static void test_example(void)
 	CU_ASSERT_EQUAL(c->remote_logins, d->remote_logins);
 	CU_ASSERT_EQUAL(c->on_battery, d->on_battery);
 	CU_ASSERT_EQUAL(c->guest_memory_max, d->guest_memory_max);
+	CU_ASSERT_EQUAL(c->guests_memory_percent, d->guests_memory_percent);
+	CU_ASSERT_EQUAL(c->guest_pids, d->guest_pids);
+	CU_ASSERT_EQUAL(c->evict_at_once, d->evict_at_once);
+	CU_ASSERT_EQUAL(c->evict_mb_s, d->evict_mb_s);
+	CU_ASSERT_EQUAL(c->evicted_onward, d->evicted_onward);
+	CU_ASSERT_STRING_EQUAL(c->imports, d->imports);
+	CU_ASSERT_STRING_EQUAL(c->exports_of, d->exports_of);
 	CU_ASSERT_STRING_EQUAL(c->guest_network, d->guest_network);
 	conf_free(c);
 	conf_free(d);
