@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # One flat Makefile. Sources are found by folder: put a .c file where it belongs and it is built.
-# make [all] | check | lab-check | bench | fuzz | lint | asan | tsan | install | deb | demo   (V=1: verbose)
+# make [all] | check | check-long | lab-check | bench | fuzz | lint | asan | tsan | install | deb | demo   (V=1: verbose)
 BUILD  ?= build
 PREFIX ?= /usr
 CC     ?= gcc
@@ -21,7 +21,7 @@ endif
 DEPS := gcc make pkg-config libfuse3-dev fuse3 libgrpc-dev protobuf-c-compiler libprotobuf-c-dev protobuf-compiler \
 	libjansson-dev libcunit1-dev libssl-dev openssl libsystemd-dev iproute2 xz-utils python3 attr acl procps util-linux gcc-multilib
 
-.PHONY: all deps check unit-check lab-check bench fuzz lint asan tsan install deb demo clean
+.PHONY: all deps check check-long unit-check lab-check bench fuzz lint asan tsan install deb demo clean
 all: programs
 
 # ---- objects ---------------------------------------------------------------
@@ -120,6 +120,9 @@ run = BUILD=$(BUILD) tests/
 check: deps
 	@$(MAKE) -s -j$(JOBS) BUILD=$(BUILD) all tests
 	@$(run)run all
+# and the lab tests that take too long for every day
+check-long:
+	@LONG=1 $(MAKE) -s BUILD=$(BUILD) check
 unit-check: all $(UNITS)
 	@$(run)run unit
 lab-check: all $(MOVES)

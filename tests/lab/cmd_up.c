@@ -159,8 +159,7 @@ int cmd_up(const char *name, int argc, char **argv)
 	cgroup_probe();
 	lab.subnet = lab_free_subnet();
 	name_nodes(&lab, &o);
-	rc = pki_create(&lab, &e);
-	rc = rc ? rc : hub_start(&lab, &o, &leash, &e);
+	rc = hub_start(&lab, &o, &leash, &e);
 	rc = rc ? rc : boot(&lab, 0, 1, &e); /* the root server first: all others ask it */
 	rc = rc ? rc : boot(&lab, 1, lab.nnodes, &e);
 	rc = rc ? rc : lab_save(&lab, &e);

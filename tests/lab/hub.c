@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The hub: pid 1 of the lab. `up` forks it into new pid, mount and network namespaces; it makes the bridge and the nodes, then serves (for `link`) until it dies.
- * Leash: it holds a pipe to `up` until `up` writes a byte (the lab is complete). End of file before that means that `up` was killed: the hub ends the nodes
- * and removes what `up` would have removed.
+ * The hub: pid 1 of the lab. `up` forks it into new pid, mount and network namespaces; it makes certificates, bridge and nodes, then serves (for `link`) until it
+ * dies. All that `up` starts is started by the hub, so that nothing of it outlives the hub.
+ * Leash: it holds a pipe to `up`, and the lab's lock, until `up` writes a byte (the lab is complete). End of file before that means that `up` was killed: the
+ * hub ends the nodes and removes what `up` would have removed; whoever comes meanwhile waits for the lock.
  */
 #include "lab.h"
 #include <errno.h>
@@ -73,6 +74,8 @@ static void __attribute__((noreturn)) hub_main(struct lab *lab, const struct lab
 	dup2(null, 1);
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
 		error_set(&e, errno, "mount /proc of the lab: %s", strerror(errno));
+	if (!e.code)
+		pki_create(lab, &e);
 	for (size_t i = 0; !e.code && i < lab->nnodes; i++)
 		cgroup_node_create(lab, lab->node[i].name, &e);
 	if (!e.code)
@@ -83,7 +86,7 @@ static void __attribute__((noreturn)) hub_main(struct lab *lab, const struct lab
 		leash = leash < 0 ? leash : open("/dev/null", O_RDONLY | O_CLOEXEC); /* end of file at once: abandon */
 	close(report);
 	dup2(null, 2);
-	server_run(&(struct server_options){.listener = listener, .leash = leash, .abandon = abandon, .arg = lab});
+	server_run(&(struct server_options){.listener = listener, .leash = leash, .lock = lab->lock, .abandon = abandon, .arg = lab});
 }
 
 /* Returns when all nodes' inits listen. *keep: the write end of the leash; write one byte to let the lab live on without us. */
@@ -98,8 +101,6 @@ int hub_start(struct lab *lab, const struct lab_options *o, int *keep, struct er
 	if (lab->hub == 0) {
 		close(leash[1]);
 		close(report[0]);
-		close(lab->lock); /* ours to hold no longer than `up` does */
-		lab->lock = -1;
 		hub_main(lab, o, leash[0], report[1]);
 	}
 	close(leash[0]);

@@ -114,6 +114,7 @@ struct server_options {
 	const struct lab_node *node; /* NULL: the hub */
 	int listener;
 	int leash;     /* hub: the read end of `up`'s pipe: end of file before a byte means that `up` died; -1: none */
+	int lock;      /* hub: the lab's lock, given up with that byte; -1: none */
 	void (*abandon)(void *arg); /* what to do then, after everything has been killed */
 	void *arg;
 };

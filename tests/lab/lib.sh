@@ -2,7 +2,8 @@
 # For tests/lab/test_*.sh, sourced first. A test script checks one behaviour of the system on a lab.
 #
 #   # lab: shared     in its head: uses the lab of the runner (fs1, ws1..ws3), leaves it as it was. `own`: starts and ends its own (lab_up).
-#   # timeout: 300    seconds, if 120 are not enough
+#   # timeout: 300    seconds, if 120 are not enough (only what hangs may meet it: the runner doubles it)
+#   # long: yes       too long for every `make check`: run by `make check-long`, or by name
 #
 # Lines "ok - what" and "not ok - what" are counted by the runner. Exit 77 = skipped, the last line says why.
 set -u -o pipefail
@@ -40,18 +41,20 @@ refused() {
 same() {
 	if [ "$2" = "$3" ]; then pass "$1"; else flunk "$1"; echo "#   wanted: $(head -c 400 <<<"$2")"; echo "#   found:  $(head -c 400 <<<"$3")"; return 1; fi
 }
-# until_true SECONDS CMD...: waits for an event that nothing announces; false when it did not come
+# until_true SECONDS CMD...: waits for an event that nothing announces; false when it did not come. SECONDS is what it may take on a machine that is not busy:
+# a busy one gets six times as long, since time decides nothing here but when to give up.
 until_true() {
-	local end=$((SECONDS + $1)); shift
+	local end=$((SECONDS + 6 * $1)); shift
 	while ! "$@" >/dev/null 2>&1; do [ $SECONDS -lt $end ] || return 1; sleep 0.05; done
 }
 skip() { echo "skip: $1"; exit 77; }
 note() { echo "#   $*"; }
 
-# A lab of this script's own, gone with it.
+# A lab of this script's own, gone with it; its logs go to the runner when something failed.
+lab_logs() { for n in fs1 ws1 ws2 ws3; do lab logs $n 2>/dev/null | tail -n 200 | sed "s/^/@ $n: /"; done; }
 lab_up() {
 	export SPRITE_LAB="${SPRITE_LAB:-t}-$$"
-	trap 'lab down >/dev/null 2>&1; rm -rf "$TMP"' EXIT
+	trap '[ $FAILED = 0 ] || lab_logs; lab down >/dev/null 2>&1; rm -rf "$TMP"' EXIT
 	lab up "$@" || { flunk "lab comes up ($*)"; exit 1; }
 }
 finish() { exit $FAILED; }

@@ -340,7 +340,7 @@ static int starter_main(const struct lab *lab, const struct lab_node *n, const s
 	for (int i = 0; i < 3; i++)
 		dup2(null, i);
 	close(channel);
-	server_run(&(struct server_options){.node = n, .listener = listener, .leash = -1});
+	server_run(&(struct server_options){.node = n, .listener = listener, .leash = -1, .lock = -1});
 }
 
 int node_spawn(const struct lab *lab, const struct lab_node *n, const struct lab_options *o, int *channel, pid_t *starter, struct error *e)

@@ -276,17 +276,18 @@ static void accept_one(struct server *s)
 	list_add_tail(&s->conns, &c->link);
 }
 
-/* The leash: a byte frees us, end of file means that `up` died. SIGTERM ends a lab too. */
+/* The leash: a byte frees us, and the lab is anybody's; end of file means that `up` died. SIGTERM ends a lab too. */
 static bool leash_broken(struct server *s, int *leash)
 {
 	char byte;
 	ssize_t n = read(*leash, &byte, 1);
 
-	(void)s;
 	if (n < 0)
 		return false;
 	close(*leash);
 	*leash = -1;
+	if (n > 0)
+		close(s->o->lock);
 	return n == 0;
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What is known of a lab from outside: LAB_RUN/NAME/state.json, written by `up`, and the removal of everything that a lab leaves there.
- * Locking: commands that change a lab hold flock(2) on its directory; the directory is removed while locked, so whoever waited looks again.
+ * Locking: commands that change a lab hold flock(2) on its directory, and so does its hub until the lab is complete, or has been cleared away because `up` was
+ * killed: no command meets a lab half way. The directory is removed while locked, so whoever waited looks again.
  */
 #include "lab.h"
 #include <ctype.h>
@@ -70,11 +71,28 @@ static int state_parse(struct lab *lab, json_t *state)
 	return 0;
 }
 
+static int state_read(struct lab *lab)
+{
+	_cleanup_free_ char *path = xasprintf("%s/state.json", lab->dir);
+	json_t *state = json_load_file(path, 0, NULL);
+	int rc;
+
+	lab->nnodes = 0;
+	lab->hub = 0;
+	if (!state)
+		return -ENOENT;
+	rc = state_parse(lab, state);
+	json_decref(state);
+	if (rc == 0)
+		return 0;
+	lab->nnodes = 0; /* half written: treat as none */
+	lab->hub = 0;
+	return -ENOENT;
+}
+
 int lab_open(struct lab *lab, const char *name, struct error *e)
 {
-	_cleanup_free_ char *path = NULL;
 	char *slash;
-	json_t *state;
 	int rc;
 
 	memset(lab, 0, sizeof(*lab));
@@ -89,24 +107,24 @@ int lab_open(struct lab *lab, const char *name, struct error *e)
 		return error_set(e, errno, "/proc/self/exe: %s", strerror(errno));
 	slash = strrchr(lab->bindir, '/');
 	*slash = 0;
-
-	path = xasprintf("%s/state.json", lab->dir);
-	state = json_load_file(path, 0, NULL);
-	if (!state)
-		return -ENOENT;
-	rc = state_parse(lab, state);
-	json_decref(state);
-	if (rc < 0) { /* half written: treat as none */
-		lab->nnodes = 0;
-		lab->hub = 0;
-		return -ENOENT;
-	}
-	return 0;
+	return state_read(lab);
 }
 
 bool lab_alive(const struct lab *lab)
 {
 	return lab->hub > 0 && proc_start_time(lab->hub) == lab->hub_start;
+}
+
+static int take_lock(const struct lab *lab)
+{
+	int rc = flock(lab->lock, LOCK_EX | LOCK_NB);
+
+	if (rc < 0 && errno == EWOULDBLOCK) {
+		fprintf(stderr, "sprite-lab: lab %s: waiting for another sprite-lab that is starting or ending it\n", lab->name);
+		while ((rc = flock(lab->lock, LOCK_EX)) < 0 && errno == EINTR)
+			;
+	}
+	return rc;
 }
 
 int lab_lock(struct lab *lab, bool create, struct error *e)
@@ -122,13 +140,16 @@ int lab_lock(struct lab *lab, bool create, struct error *e)
 			continue; /* a `down` has just removed it */
 		if (lab->lock < 0)
 			return errno == ENOENT ? -ENOENT : error_set(e, errno, "%s: %s", lab->dir, strerror(errno));
-		if (flock(lab->lock, LOCK_EX | LOCK_NB) < 0) {
+		if (take_lock(lab) < 0) {
+			error_set(e, errno, "%s: lock: %s", lab->dir, strerror(errno));
 			close(lab->lock);
 			lab->lock = -1;
-			return error_set(e, EBUSY, "lab %s: another sprite-lab is starting or ending it", lab->name);
+			return -e->code;
 		}
-		if (fstat(lab->lock, &held) == 0 && stat(lab->dir, &now) == 0 && held.st_ino == now.st_ino && held.st_dev == now.st_dev)
+		if (fstat(lab->lock, &held) == 0 && stat(lab->dir, &now) == 0 && held.st_ino == now.st_ino && held.st_dev == now.st_dev) {
+			state_read(lab); /* what was read before may be long past */
 			return 0;
+		}
 		close(lab->lock);
 		lab->lock = -1;
 	}

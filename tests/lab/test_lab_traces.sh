@@ -5,7 +5,7 @@
 . "$(dirname "$0")/lib.sh"
 ME=trace-$$
 mine() { # everything on this machine that bears the name of one of our labs, or is a namespace that only a lab would have made
-	pgrep -f "sprite-lab.* --name $ME" | grep -vx $$
+	pgrep -af -- "$ME" # whatever has it on its command line: sprite-lab, sprite-pki, openssl
 	pgrep -x 'lab-(hub|init|console|link)' | while read -r p; do grep -qs "$ME" /proc/$p/cgroup /proc/$p/cmdline && echo "process $p"; done
 	grep -h "$ME" /proc/mounts
 	find /sys/fs/cgroup -type d -name "$ME*" 2>/dev/null
@@ -48,6 +48,12 @@ for i in 1 2 3 4 5 6 7 8 9 10 11 12; do
 	[ -z "$(mine)" ] || { left=$((left + 1)); note "at $i/12 of up, then down: $(mine)"; }
 done
 same "up killed -9 at $killed moments leaves nothing" 0 $left
+# and while a program that it has started is at work: nothing may go on making files after a down
+"$BIN/sprite-lab" --name $ME-c up -n 2 >/dev/null 2>&1 & pid=$!
+until_true 10 pgrep -f "sprite-pki.*$ME-c" || flunk "certificates are made"
+kill -9 $pid; wait $pid 2>/dev/null
+lab --name $ME-c down 2>/dev/null
+same "up killed -9 while certificates are made leaves nothing" "" "$(mine)"
 check "up was killed at some moments at all" test $killed -ge 4
 
 # the hub killed: what is left are files and groups, which the next up clears
