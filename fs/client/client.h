@@ -131,8 +131,9 @@ struct inode {
 	bool has_seen;
 };
 
-/* An open file description of the kernel (fi->fh). */
+/* An open file description of the kernel, which knows it by fi->fh = `fh`, a number that is never used twice. */
 struct stream {
+	uint64_t fh;
 	struct list link; /* inode.streams, under inode.lock */
 	struct list young; /* fs.young, under fs.wait_lock */
 	uint64_t opened_ns;
@@ -191,6 +192,9 @@ struct fs {
 	pthread_mutex_t inode_lock;
 	struct hash by_id, by_handle;
 	uint64_t next_id;
+	pthread_mutex_t stream_lock; /* the last of all locks */
+	struct hash by_fh;
+	uint64_t next_fh;
 
 	pthread_mutex_t wait_lock; /* states of calls, see call.c */
 	pthread_cond_t wait_cond;
@@ -351,7 +355,9 @@ struct inode *inode_by_handle(struct fs *fs, const ProtobufCBinaryData *h); /* w
 size_t inode_leased(struct fs *fs, const struct server *s, bool reset, struct inode ***all);
 
 /* ---- stream.c */
-struct stream *stream_new(struct inode *ino, uint64_t open, int flags, bool dir, const struct fuse_ctx *who); /* takes over a reference of ino */
+struct stream *stream_new(struct fs *fs, struct inode *ino, uint64_t open, int flags, bool dir, const struct fuse_ctx *who); /* takes over a reference of ino */
+/* Which one the kernel means by fi->fh; it has it open, so that it stays. NULL: only for a RELEASE that has been done before. */
+struct stream *stream_at(struct fs *fs, uint64_t fh);
 void stream_groups(struct stream *st, const struct fuse_ctx *who); /* remembers whose groups it was opened with */
 void stream_hold(struct stream *st);
 void stream_put(struct fs *fs, struct stream *st);

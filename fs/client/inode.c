@@ -16,6 +16,7 @@
 void inode_table_init(struct fs *fs)
 {
 	pthread_mutex_init(&fs->inode_lock, NULL);
+	pthread_mutex_init(&fs->stream_lock, NULL);
 	fs->next_id = FUSE_ROOT_ID;
 }
 

@@ -123,7 +123,7 @@ static void op_getattr(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 	c->m.getattr.cred = &c->cred;
 	c->handle = &c->m.getattr.handle;
 	if (fi)
-		call_stream(c, (struct stream *)fi->fh, &c->m.getattr.open);
+		call_stream(c, stream_at(fs, fi->fh), &c->m.getattr.open);
 	else
 		c->m.getattr.open = inode_any_open(ino);
 	c->quick = ino == ino->dom->root;
@@ -172,7 +172,7 @@ static void op_setattr(fuse_req_t req, fuse_ino_t id, struct stat *st, int valid
 	c->attr.mtime = ns(&st->st_mtim);
 	c->m.setattr.attr = &c->attr;
 	if (fi)
-		call_stream(c, (struct stream *)fi->fh, &c->m.setattr.open);
+		call_stream(c, stream_at(fs, fi->fh), &c->m.setattr.open);
 	c->woken = setattr_woken;
 	wb_then(fs, ino, c);
 }

@@ -236,7 +236,7 @@ static void ask(struct call *c, struct stream *st, uint64_t cookie, bool plus)
 static void read_names(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi, bool plus)
 {
 	struct fs *fs = fuse_req_userdata(req);
-	struct stream *st = (struct stream *)fi->fh;
+	struct stream *st = stream_at(fs, fi->fh);
 	uint64_t cookie = (uint64_t)off;
 	bool in_table = !off || (cookie >= TABLE && cookie <= TABLE_END), done;
 	struct filler f;
@@ -296,7 +296,7 @@ static void opendir_done(struct call *c, int err, struct rpc_msg *out)
 		return;
 	}
 	rep = (Sprite__Fs__OpenRep *)out->msg;
-	st = stream_new(inode_hold(c->fs, c->ino), rep->open, c->flags, true, fuse_req_ctx(c->req));
+	st = stream_new(c->fs, inode_hold(c->fs, c->ino), rep->open, c->flags, true, fuse_req_ctx(c->req));
 	if (!st) {
 		stream_close_id(c->fs, c->ino, rep->open, false, 0);
 		fuse_reply_err(c->req, ENOMEM);
@@ -304,7 +304,7 @@ static void opendir_done(struct call *c, int err, struct rpc_msg *out)
 	}
 	lease_reply_begin(c->fs);
 	lease_keep_attr(c->fs, c->ino, rep->attr, lease_take(c->ino, rep->lease, rep->lease_seq));
-	c->fi.fh = (uint64_t)st;
+	c->fi.fh = st->fh;
 	gone = fuse_reply_open(c->req, &c->fi) == -ENOENT;
 	lease_reply_end(c->fs);
 	if (gone)
@@ -335,14 +335,14 @@ static bool opendir_here(struct fs *fs, fuse_req_t req, struct inode *ino, struc
 
 	lease_reply_begin(fs);
 	if (!ino->pnode && opendir_known(fs, ino, &attr) && (who->uid != 0 || (attr.st_mode & 0444) == 0444))
-		st = stream_new(inode_hold(fs, ino), 0, fi->flags | O_DIRECTORY, true, who);
+		st = stream_new(fs, inode_hold(fs, ino), 0, fi->flags | O_DIRECTORY, true, who);
 	if (st) {
 		stream_groups(st, who);
 		atomic_fetch_add(&fs->local_streams, 1);
 		atomic_fetch_add_explicit(&fs->local_opens, 1, memory_order_relaxed);
 		st->caches = !ino->dom->home;
 		fi->cache_readdir = fi->keep_cache = st->caches;
-		fi->fh = (uint64_t)st;
+		fi->fh = st->fh;
 		if (fuse_reply_open(req, fi) == -ENOENT)
 			stream_release(fs, st, false, 0);
 	}
@@ -358,13 +358,13 @@ static void op_opendir(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 	struct call *c;
 
 	if (inode_is_virtual(fs, ino)) {
-		st = stream_new(ino, 0, fi->flags, true, fuse_req_ctx(req));
+		st = stream_new(fs, ino, 0, fi->flags, true, fuse_req_ctx(req));
 		if (!st) {
 			inode_put(fs, ino);
 			fuse_reply_err(req, ENOMEM);
 			return;
 		}
-		fi->fh = (uint64_t)st;
+		fi->fh = st->fh;
 		if (fuse_reply_open(req, fi) == -ENOENT)
 			stream_put(fs, st);
 		return;

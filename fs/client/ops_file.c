@@ -43,7 +43,7 @@ static void choose_caching(struct stream *st, bool pages, struct fuse_file_info 
 /* With a stream that the kernel is to know by fi; a stream that it does not take is released. */
 static void reply_open(struct call *c, struct stream *st)
 {
-	c->fi.fh = (uint64_t)st;
+	c->fi.fh = st->fh;
 	if (fuse_reply_open(c->req, &c->fi) == -ENOENT) /* interrupted meanwhile */
 		stream_release(c->fs, st, false, 0);
 }
@@ -60,7 +60,7 @@ static void open_done(struct call *c, int err, struct rpc_msg *out)
 		return;
 	}
 	rep = (Sprite__Fs__OpenRep *)out->msg;
-	st = stream_new(inode_hold(c->fs, c->ino), rep->open, c->flags, false, fuse_req_ctx(c->req));
+	st = stream_new(c->fs, inode_hold(c->fs, c->ino), rep->open, c->flags, false, fuse_req_ctx(c->req));
 	if (!st) {
 		stream_close_id(c->fs, c->ino, rep->open, false, 0); /* the reference is the one meant for the stream */
 		fuse_reply_err(c->req, ENOMEM);
@@ -106,7 +106,7 @@ static bool open_here(struct fs *fs, fuse_req_t req, struct inode *ino, struct f
 		all = (attr.st_mode & 0444) == 0444;
 		/* root may be nobody at the server; who may only execute cannot be read for by its right to read */
 		if (all || (who->uid != 0 && !(fi->flags & FMODE_EXEC)))
-			st = stream_new(inode_hold(fs, ino), 0, fi->flags, false, who);
+			st = stream_new(fs, inode_hold(fs, ino), 0, fi->flags, false, who);
 	}
 	if (st) {
 		if (!all)
@@ -114,7 +114,7 @@ static bool open_here(struct fs *fs, fuse_req_t req, struct inode *ino, struct f
 		atomic_fetch_add(&fs->local_streams, 1);
 		atomic_fetch_add_explicit(&fs->local_opens, 1, memory_order_relaxed);
 		fi->keep_cache = home ? home_pages_good(ino) : 1;
-		fi->fh = (uint64_t)st;
+		fi->fh = st->fh;
 		if (home)
 			stream_young(fs, st);
 		if (fuse_reply_open(req, fi) == -ENOENT)
@@ -167,9 +167,9 @@ static void create_done(struct call *c, int err, struct rpc_msg *out)
 	if (ino && p.attr.st_size == 0 && p.attr.st_nlink == 1 && rep->entry->attr->mtime == rep->entry->attr->ctime)
 		lease_no_cap(ino);
 	if (ino)
-		st = stream_new(inode_hold(fs, ino), rep->open, c->flags, false, fuse_req_ctx(c->req));
+		st = stream_new(fs, inode_hold(fs, ino), rep->open, c->flags, false, fuse_req_ctx(c->req));
 	if (st) {
-		c->fi.fh = (uint64_t)st;
+		c->fi.fh = st->fh;
 		choose_caching(st, lease_has(ino, SPRITE__FS__LEASE_BITS__LEASE_DATA), &c->fi);
 		gone = fuse_reply_create(c->req, &p, &c->fi) == -ENOENT;
 	} else {
@@ -250,7 +250,7 @@ static void op_read(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struc
 	if (!c)
 		return;
 	c->handle = &c->m.read.handle;
-	call_stream(c, (struct stream *)fi->fh, &c->m.read.open);
+	call_stream(c, stream_at(fs, fi->fh), &c->m.read.open);
 	if (!c->st->open) {
 		c->cred.uid = c->st->uid;
 		c->cred.gid = c->st->gid;
@@ -293,7 +293,7 @@ static void write_done(struct call *c, int err, struct rpc_msg *out)
 static void op_write(fuse_req_t req, fuse_ino_t id, const char *data, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct fs *fs = fuse_req_userdata(req);
-	struct stream *st = (struct stream *)fi->fh;
+	struct stream *st = stream_at(fs, fi->fh);
 	const struct fuse_ctx *who = fuse_req_ctx(req);
 	/* of a mapping: nobody in particular writes */
 	uint32_t uid = fi->writepage ? st->uid : who->uid, gid = fi->writepage ? st->gid : who->gid;
@@ -346,9 +346,14 @@ static void op_flush(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 static void op_release(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 {
 	struct fs *fs = fuse_req_userdata(req);
-	struct stream *st = (struct stream *)fi->fh;
+	struct stream *st = stream_at(fs, fi->fh);
 	uint64_t owner = 0;
 	bool more;
+
+	if (!st || st->released) { /* asked again by the kernel after a restart of ours, and done before it */
+		fuse_reply_err(req, 0);
+		return;
+	}
 
 	/* what is left are OFD locks: their owner is the open file description itself, which ends here */
 	do {
@@ -378,7 +383,7 @@ static void fsync_done(struct call *c, int err, struct rpc_msg *out)
 static void op_fsync(fuse_req_t req, fuse_ino_t id, int datasync, struct fuse_file_info *fi)
 {
 	struct fs *fs = fuse_req_userdata(req);
-	struct stream *st = (struct stream *)fi->fh;
+	struct stream *st = stream_at(fs, fi->fh);
 	struct call *c;
 
 	if (inode_is_virtual(fs, st->ino)) {
@@ -411,7 +416,7 @@ static void op_fallocate(fuse_req_t req, fuse_ino_t id, int mode, off_t off, off
 	call_cred(c, false);
 	c->m.fallocate.cred = &c->cred;
 	c->handle = &c->m.fallocate.handle;
-	call_stream(c, (struct stream *)fi->fh, &c->m.fallocate.open);
+	call_stream(c, stream_at(fs, fi->fh), &c->m.fallocate.open);
 	c->m.fallocate.mode = (uint32_t)mode;
 	c->m.fallocate.offset = (uint64_t)off;
 	c->m.fallocate.length = (uint64_t)len;
@@ -433,7 +438,7 @@ static void op_lseek(fuse_req_t req, fuse_ino_t id, off_t off, int whence, struc
 
 	if (!c)
 		return;
-	call_stream(c, (struct stream *)fi->fh, &c->m.seek.open);
+	call_stream(c, stream_at(fs, fi->fh), &c->m.seek.open);
 	c->m.seek.offset = (uint64_t)off;
 	c->m.seek.whence = (uint32_t)whence;
 	wb_then(fs, c->ino, c);
@@ -458,10 +463,10 @@ static void op_copy(fuse_req_t req, fuse_ino_t in, off_t off_in, struct fuse_fil
 	struct fuse_file_info *fi_out, size_t len, int flags)
 {
 	struct fs *fs = fuse_req_userdata(req);
-	struct stream *to = (struct stream *)fi_out->fh;
+	struct stream *to = stream_at(fs, fi_out->fh);
 	struct call *c;
 
-	if (to->ino->dom != ((struct stream *)fi_in->fh)->ino->dom) {
+	if (to->ino->dom != stream_at(fs, fi_in->fh)->ino->dom) {
 		fuse_reply_err(req, EXDEV); /* the kernel then copies by reading and writing */
 		return;
 	}
@@ -471,7 +476,7 @@ static void op_copy(fuse_req_t req, fuse_ino_t in, off_t off_in, struct fuse_fil
 	c->ino2 = inode_get(fs, out);
 	call_cred(c, false);
 	c->m.copy.cred = &c->cred;
-	call_stream(c, (struct stream *)fi_in->fh, &c->m.copy.open_in);
+	call_stream(c, stream_at(fs, fi_in->fh), &c->m.copy.open_in);
 	call_stream(c, to, &c->m.copy.open_out);
 	c->m.copy.off_in = (uint64_t)off_in;
 	c->m.copy.off_out = (uint64_t)off_out;

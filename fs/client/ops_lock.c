@@ -62,7 +62,7 @@ static struct call *lock_new(fuse_req_t req, fuse_ino_t id, struct fuse_file_inf
 	if (!c)
 		return NULL;
 	c->handle = &c->m.lock.handle;
-	call_stream(c, (struct stream *)fi->fh, &c->m.lock.open);
+	call_stream(c, stream_at(fs, fi->fh), &c->m.lock.open);
 	c->m.lock.owner = fi->lock_owner;
 	return c;
 }

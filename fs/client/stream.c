@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Open file descriptions. The kernel's fi->fh is a struct stream; the server knows it by `open`.
+ * Open file descriptions. The kernel knows one by the number fi->fh, the server by `open`.
  *
  * A server that was restarted answers FS_EREOPEN to an open id of its former life. Then the first call that hears of it opens the handle again
  * (reclaim: without a permission check, which was passed once), the others wait in stream.waiters; all are sent again with the new id.
@@ -16,12 +16,20 @@
 #define YOUNG_NS 150000000ull
 
 /* Takes over a reference of ino. open 0: open here only. */
-struct stream *stream_new(struct inode *ino, uint64_t open, int flags, bool dir, const struct fuse_ctx *who)
+struct stream *stream_new(struct fs *fs, struct inode *ino, uint64_t open, int flags, bool dir, const struct fuse_ctx *who)
 {
 	struct stream *st = calloc(1, sizeof(*st));
 
 	if (!st)
 		return NULL;
+	pthread_mutex_lock(&fs->stream_lock);
+	st->fh = ++fs->next_fh;
+	if (hash_set_u64(&fs->by_fh, st->fh, st, NULL) < 0) {
+		pthread_mutex_unlock(&fs->stream_lock);
+		free(st);
+		return NULL;
+	}
+	pthread_mutex_unlock(&fs->stream_lock);
 	st->ino = ino;
 	st->open = open;
 	st->epoch = ino->dom && ino->dom->server ? ino->dom->server->epoch : 0;
@@ -36,6 +44,16 @@ struct stream *stream_new(struct inode *ino, uint64_t open, int flags, bool dir,
 	pthread_mutex_lock(&ino->lock);
 	list_add_tail(&ino->streams, &st->link);
 	pthread_mutex_unlock(&ino->lock);
+	return st;
+}
+
+struct stream *stream_at(struct fs *fs, uint64_t fh)
+{
+	struct stream *st;
+
+	pthread_mutex_lock(&fs->stream_lock);
+	st = hash_get_u64(&fs->by_fh, fh);
+	pthread_mutex_unlock(&fs->stream_lock);
 	return st;
 }
 
@@ -70,6 +88,9 @@ void stream_put(struct fs *fs, struct stream *st)
 	pthread_mutex_unlock(&ino->lock);
 	if (!last)
 		return;
+	pthread_mutex_lock(&fs->stream_lock);
+	hash_take_u64(&fs->by_fh, st->fh);
+	pthread_mutex_unlock(&fs->stream_lock);
 	pthread_mutex_destroy(&st->lock);
 	free(st->owner);
 	free(st->groups);
