@@ -457,4 +457,31 @@ static int kit_end(void)
 	return failed ? 1 : 0;
 }
 
+#ifndef KIT_NO_CUNIT
+/* ---- a suite's server and one channel to it ---- */
+static struct rpc_tls *ts, *tc;
+static struct rpc_server *srv;
+static struct rpc_channel *ch;
+static uint16_t port;
+
+static int pair_begin(void)
+{
+	port = 0;
+	ts = kit_tls("fs1");
+	tc = kit_tls("ws1");
+	srv = ts ? kit_server(ts, &port) : NULL;
+	ch = srv ? kit_channel(tc, port, "fs1") : NULL;
+	return !ch;
+}
+
+static int pair_end(void)
+{
+	rpc_channel_close(ch);
+	rpc_server_stop(srv);
+	rpc_tls_free(ts);
+	rpc_tls_free(tc);
+	return 0;
+}
+#endif
+
 #endif

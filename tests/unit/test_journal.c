@@ -25,6 +25,28 @@ static json_t *reopen(struct journal **j)
 	return live;
 }
 
+/* A journal with nothing in it. */
+static struct journal *fresh(void)
+{
+	struct journal *j;
+
+	unlink(path);
+	json_decref(reopen(&j));
+	return j;
+}
+
+static json_t *close_and_reopen(struct journal **j)
+{
+	journal_close(*j);
+	return reopen(j);
+}
+
+static void end(struct journal *j, json_t *live)
+{
+	json_decref(live);
+	journal_close(j);
+}
+
 static void put(struct journal *j, const char *type, const char *family, int gen)
 {
 	CU_ASSERT_EQUAL(journal_write(j, journal_record(type, family, gen)), 0);
@@ -39,32 +61,26 @@ static const char *field(json_t *live, size_t i, const char *key)
 
 static void test_found_again(void)
 {
-	struct journal *j;
+	struct journal *j = fresh();
 
-	unlink(path);
-	json_decref(reopen(&j));
 	put(j, "away", "ws1.1", 3);
 	put(j, "move", "ws1.1", 4);
 	put(j, "commit", "ws1.1", 4);
 	put(j, "guest", "ws2.9", 1);
-	journal_close(j);
 
-	json_t *live = reopen(&j);
+	json_t *live = close_and_reopen(&j);
 	CU_ASSERT_EQUAL_FATAL(json_array_size(live), 4);
 	CU_ASSERT_STRING_EQUAL(field(live, 0, "t"), "away");
 	CU_ASSERT_STRING_EQUAL(field(live, 2, "t"), "commit");
 	CU_ASSERT_EQUAL(json_integer_value(json_object_get(json_array_get(live, 2), "g")), 4);
 	CU_ASSERT_STRING_EQUAL(field(live, 3, "f"), "ws2.9");
-	json_decref(live);
-	journal_close(j);
+	end(j, live);
 }
 
 static void test_over_is_forgotten(void)
 {
-	struct journal *j;
+	struct journal *j = fresh();
 
-	unlink(path);
-	json_decref(reopen(&j));
 	put(j, "move", "a", 1);
 	put(j, "commit", "a", 1);
 	put(j, "away", "a", 1);
@@ -72,57 +88,45 @@ static void test_over_is_forgotten(void)
 	put(j, "end", "b", 1);
 	put(j, "guest", "c", 1);
 	put(j, "drop", "c", 1);
-	journal_close(j);
-	json_t *live = reopen(&j);
+	json_t *live = close_and_reopen(&j);
 	CU_ASSERT_EQUAL_FATAL(json_array_size(live), 1);
 	CU_ASSERT_STRING_EQUAL(field(live, 0, "t"), "away");
-	json_decref(live);
-	journal_close(j);
+	end(j, live);
 }
 
 static void test_abort_takes_back_a_commit(void)
 {
-	struct journal *j;
+	struct journal *j = fresh();
 
-	unlink(path);
-	json_decref(reopen(&j));
 	put(j, "away", "a", 1);
 	put(j, "move", "a", 2);
 	put(j, "commit", "a", 2);
 	put(j, "abort", "a", 2);
-	journal_close(j);
-	json_t *live = reopen(&j);
+	json_t *live = close_and_reopen(&j);
 	CU_ASSERT_EQUAL_FATAL(json_array_size(live), 1);
 	CU_ASSERT_STRING_EQUAL(field(live, 0, "t"), "away");
-	json_decref(live);
-	journal_close(j);
+	end(j, live);
 }
 
 /* Home and guest records of one family do not touch each other (a family may be guest of its own home's neighbour in a test bed of one host). */
 static void test_roles_apart(void)
 {
-	struct journal *j;
+	struct journal *j = fresh();
 
-	unlink(path);
-	json_decref(reopen(&j));
 	put(j, "away", "a", 1);
 	put(j, "guest", "a", 1);
 	put(j, "drop", "a", 1);
-	journal_close(j);
-	json_t *live = reopen(&j);
+	json_t *live = close_and_reopen(&j);
 	CU_ASSERT_EQUAL(json_array_size(live), 1);
-	json_decref(live);
-	journal_close(j);
+	end(j, live);
 }
 
 /* Cut the file at every length: the records before the cut are found, never a wrong one, and what is written after is found as well. */
 static void test_torn_anywhere(void)
 {
 	struct stat st;
-	struct journal *j;
+	struct journal *j = fresh();
 
-	unlink(path);
-	json_decref(reopen(&j));
 	put(j, "guest", "one", 1);
 	put(j, "guest", "two", 2);
 	put(j, "guest", "three", 3);

@@ -7,30 +7,6 @@
 #include <sys/wait.h>
 #include "conf/clock.h"
 
-static struct rpc_tls *ts, *tc;
-static struct rpc_server *srv;
-static struct rpc_channel *ch;
-static uint16_t port;
-
-static int suite_begin(void)
-{
-	port = 0;
-	ts = kit_tls("fs1");
-	tc = kit_tls("ws1");
-	srv = ts ? kit_server(ts, &port) : NULL;
-	ch = srv ? kit_channel(tc, port, "fs1") : NULL;
-	return !ch;
-}
-
-static int suite_end(void)
-{
-	rpc_channel_close(ch);
-	rpc_server_stop(srv);
-	rpc_tls_free(ts);
-	rpc_tls_free(tc);
-	return 0;
-}
-
 static void test_unary(void)
 {
 	uint64_t v = 0;
@@ -549,7 +525,7 @@ int main(int argc, char **argv)
 		return child_main(argv);
 	kit_begin();
 	CU_initialize_registry();
-	s = CU_add_suite("rpc", suite_begin, suite_end);
+	s = CU_add_suite("rpc", pair_begin, pair_end);
 	CU_ADD_TEST(s, test_unary);
 	CU_ADD_TEST(s, test_bulk);
 	CU_ADD_TEST(s, test_limits);

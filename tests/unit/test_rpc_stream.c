@@ -2,30 +2,7 @@
 /* Streams: order, ends, errors, flow control, cancels from both sides, lost peers. */
 #include "tests/unit/rpc_kit.h"
 
-static struct rpc_tls *ts, *tc;
-static struct rpc_server *srv;
-static struct rpc_channel *ch;
-static uint16_t port;
 static char big[1 << 20];
-
-static int suite_begin(void)
-{
-	port = 0;
-	ts = kit_tls("fs1");
-	tc = kit_tls("ws1");
-	srv = ts ? kit_server(ts, &port) : NULL;
-	ch = srv ? kit_channel(tc, port, "fs1") : NULL;
-	return !ch;
-}
-
-static int suite_end(void)
-{
-	rpc_channel_close(ch);
-	rpc_server_stop(srv);
-	rpc_tls_free(ts);
-	rpc_tls_free(tc);
-	return 0;
-}
 
 static int send_num(struct rpc_stream *s, uint64_t seq, uint32_t err, size_t bulk)
 {
@@ -279,7 +256,7 @@ int main(void)
 
 	kit_begin();
 	CU_initialize_registry();
-	s = CU_add_suite("rpc_stream", suite_begin, suite_end);
+	s = CU_add_suite("rpc_stream", pair_begin, pair_end);
 	CU_ADD_TEST(s, test_echo);
 	CU_ADD_TEST(s, test_errno);
 	CU_ADD_TEST(s, test_download);

@@ -5,9 +5,6 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 
-static struct rpc_tls *ts, *tc;
-static struct rpc_server *srv;
-static uint16_t port;
 static struct pki_ca other, gone;
 
 static int suite_begin(void)
