@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -132,6 +133,22 @@ static int boot(struct lab *lab, size_t from, size_t to, struct error *e)
 	return rc;
 }
 
+/* Guests live in user namespaces. Where there can be none, say so now: a move would fail with words that nobody expects. */
+static int check_namespaces(struct error *e)
+{
+	pid_t pid = fork();
+	int status = 0;
+
+	if (pid == 0)
+		_exit(unshare(CLONE_NEWUSER) < 0 ? errno : 0);
+	if (pid < 0 || waitpid(pid, &status, 0) < 0)
+		return error_set(e, errno, "fork: %s", strerror(errno));
+	if (status == 0)
+		return 0;
+	return error_set(e, EPERM, "user namespaces cannot be made here: %s (in a chroot the kernel forbids them; else see user.max_user_namespaces)",
+		WIFEXITED(status) ? strerror(WEXITSTATUS(status)) : "killed");
+}
+
 int cmd_up(const char *name, int argc, char **argv)
 {
 	static struct lab lab;
@@ -143,6 +160,8 @@ int cmd_up(const char *name, int argc, char **argv)
 		return usage_error("up");
 	rc = lab_open(&lab, name, &e);
 	if (rc < 0 && rc != -ENOENT)
+		return fail(&e);
+	if (check_namespaces(&e) < 0)
 		return fail(&e);
 	if (lab_lock(&lab, true, &e) < 0)
 		return fail(&e);

@@ -70,4 +70,9 @@ mkdir "$TMP/bin"; cp "$BIN/sprite-lab" "$BIN/sprite-pki" "$TMP/bin"
 printf '#!/bin/sh\necho the reason why\nexit 3\n' >"$TMP/bin/spritefsd"; chmod +x "$TMP/bin/spritefsd"
 refused "up tells which daemon failed and why" 1 'the reason why' "$TMP/bin/sprite-lab" --name $ME-c up -n 1
 same "and leaves nothing" "" "$(mine)"
+
+# where guests could not live
+mkdir "$TMP/root"
+refused "up in a chroot says what is missing" 1 'user namespaces cannot be made' unshare -m sh -c 'mount --rbind / "$1" && exec chroot "$1" "$2" --name '$ME-c' up -n 1' sh "$TMP/root" "$BIN/sprite-lab"
+same "and leaves nothing of itself" "" "$(mine)"
 finish

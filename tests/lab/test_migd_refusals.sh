@@ -54,6 +54,12 @@ on ws3 sh -c 'cat /etc/sprite/tls/host.crt' >"$TMP/ws3.crt"; on ws3 sh -c 'cat /
 on ws2 sh -c 'cp -r /etc/sprite/tls /etc/sprite/tls.good'
 put crt "$TMP/ws3.crt"; put key "$TMP/ws3.key"; lab kill ws2 migd >/dev/null; lab start ws2 migd >/dev/null 2>&1
 refused "a certificate of another name" 1 'ws2.*(certificate|answer)' mig move -H ws2 "$JOB"
+CA=/run/sprite-lab/$SPRITE_LAB/pki
+openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$TMP/h.key" -out "$TMP/h.csr" -subj /CN=ws2 2>/dev/null
+openssl x509 -req -in "$TMP/h.csr" -CA $CA/ca.crt -CAkey $CA/ca.key -out "$TMP/h.crt" -days -1 -extfile <(echo subjectAltName=DNS:ws2) 2>/dev/null
+put crt "$TMP/h.crt"; put key "$TMP/h.key"; lab kill ws2 migd >/dev/null 2>&1; lab start ws2 migd >/dev/null 2>&1
+refused "a certificate that has expired" 1 'ws2.*(certificate|answer)' mig move -H ws2 "$JOB"
+check "it runs on here" on ws1 sh -c "[ \$(ps -o state= -p $JOB) = S ]"
 on ws2 sh -c 'rm -rf /etc/sprite/tls; mv /etc/sprite/tls.good /etc/sprite/tls'; restart ws2
 
 refused "eviction by somebody else" 1 'root' as guest ws2 mig evict --all

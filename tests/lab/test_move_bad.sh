@@ -23,11 +23,15 @@ refused "already there" 1 'already|ws1' mig move -H ws1 "$JOB"
 migd=$(on ws1 pgrep -o -x migd)
 refused "migd itself" 1 "$migd" on ws1 mig move -H ws2 "$migd"
 refused "a kernel thread or init" 1 '1' on ws1 mig move -H ws2 1
-on ws1 sh -c 'timeout 20 strace -o /dev/null -p '$JOB' 2>/dev/null & sleep 1' 2>/dev/null
-if on ws1 sh -c 'command -v strace' >/dev/null; then
-	refused "a process that is traced" 1 'trace' mig move -H ws2 "$JOB"
-	on ws1 pkill strace
-fi
+# PTRACE_SEIZE, as strace and gdb do it
+"$BIN/sprite-lab" exec ws1 -- python3 -c '
+import ctypes, sys
+if ctypes.CDLL(None, use_errno=True).ptrace(0x4206, int(sys.argv[1]), None, None): sys.exit("no seize: %d" % ctypes.get_errno())
+print("seized", flush=True)
+sys.stdin.read()' "$JOB" < <(until_true 60 test -e "$TMP/refused") >"$TMP/seized" 2>&1 & tracer=$!
+until_true 10 grep -q seized "$TMP/seized" || flunk "a tracer ($(cat "$TMP/seized"))"
+refused "a process that is traced" 1 'trace' mig move -H ws2 "$JOB"
+touch "$TMP/refused"; wait $tracer
 check "it runs on after all that" alive
 lab kill ws3 migd KILL
 refused "a host whose migd is dead" 1 'ws3' mig move -H ws3 "$JOB"
