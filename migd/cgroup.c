@@ -2,6 +2,8 @@
 /*
  * Guest cgroups (cgroup.h; kernel Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/). A group of the same name is made in every hierarchy that
  * is of use: the v2 one (freezer and kill are in its core and need no controller), and each v1 hierarchy that has a controller v2 lacks.
+ * In each, OURS/sprite-guests holds one group per family: weights and the limits of all guests together are the parent's, so that ten guests
+ * are no more of a burden to the owner than one.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -18,7 +20,7 @@
 #include "conf/log.h"
 #include "migd/cgroup.h"
 
-#define PREFIX "sprite-guest-"
+#define PARENT "sprite-guests"
 
 enum controller { CG_CPU, CG_MEMORY, CG_PIDS, CG_IO, CG_FREEZER, CG_COUNT };
 static const struct {
@@ -165,44 +167,6 @@ static void describe(struct cgroups *c)
 			n += (size_t)snprintf(c->text + n, sizeof c->text - n, " v1:%s", controller_name[i].v1);
 }
 
-int cgroups_open(struct cgroups **out, struct error *e)
-{
-	struct cgroups *c = calloc(1, sizeof *c);
-
-	if (!c)
-		return error_set(e, ENOMEM, "cgroups: out of memory");
-	c->v2 = own_directory("cgroup2", "");
-	if (c->v2) {
-		size_t n = strlen(c->v2);
-
-		/* Started again inside our own leaf: groups belong beside it. */
-		if (n > 5 && !strcmp(c->v2 + n - 5, "/migd"))
-			c->v2[n - 5] = 0;
-		v2_make_room(c);
-		c->in_v2[CG_FREEZER] = true;
-	}
-	for (int i = 0; i < CG_COUNT; i++)
-		if (!c->in_v2[i])
-			c->v1[i] = own_directory("cgroup", controller_name[i].v1);
-	if (!c->in_v2[CG_FREEZER] && !c->v1[CG_FREEZER]) {
-		cgroups_close(c);
-		return error_set(e, ENOSYS, "cgroups: neither cgroup v2 nor a v1 freezer is mounted and writable: guests could not be stopped at once");
-	}
-	describe(c);
-	*out = c;
-	return 0;
-}
-
-void cgroups_close(struct cgroups *c)
-{
-	if (!c)
-		return;
-	free(c->v2);
-	for (int i = 0; i < CG_COUNT; i++)
-		free(c->v1[i]);
-	free(c);
-}
-
 const char *cgroups_describe(const struct cgroups *c)
 {
 	return c->text[0] ? c->text + 1 : "none";
@@ -222,7 +186,7 @@ static int each_directory(struct cgroups *c, const char *name, int (*fn)(const c
 				base = NULL;
 		if (!base)
 			continue;
-		if (asprintf(&dir, "%s/" PREFIX "%s", base, name) < 0)
+		if (asprintf(&dir, "%s/" PARENT "/%s", base, name) < 0)
 			return -ENOMEM;
 		err = fn(dir, arg);
 	}
@@ -256,15 +220,125 @@ static int set_limit(struct cgroups *c, const char *name, enum controller k, con
 
 	if (!base || !file)
 		return -ENOSYS;
-	if (asprintf(&dir, "%s/" PREFIX "%s", base, name) < 0)
+	if (asprintf(&dir, "%s/" PARENT "/%s", base, name) < 0)
 		return -ENOMEM;
 	return write_file(dir, file, c->in_v2[k] ? value : v1_value);
 }
 
+static int parent_one(const char *dir, void *arg)
+{
+	struct cgroups *c = arg;
+
+	if (mkdir(dir, 0755) && errno != EEXIST)
+		return -errno;
+	if (!c->v2 || strncmp(dir, c->v2, strlen(c->v2)) || strcmp(dir + strlen(c->v2), "/" PARENT "/"))
+		return 0;
+	for (int i = 0; i < CG_COUNT; i++) {
+		char word[16];
+
+		if (!controller_name[i].v2 || !c->in_v2[i])
+			continue;
+		snprintf(word, sizeof word, "+%s", controller_name[i].v2);
+		write_file(dir, "cgroup.subtree_control", word);
+	}
+	return 0;
+}
+
+/* Weights are best effort: a host may lack the controller, and says so in cgroups_describe(). */
+static void lowest_weight(struct cgroups *c, const char *name)
+{
+	if (set_limit(c, name, CG_CPU, "cpu.idle", "cpu.idle", "1", "1"))
+		set_limit(c, name, CG_CPU, "cpu.weight", "cpu.shares", "1", "2");
+	if (set_limit(c, name, CG_IO, "io.weight", "blkio.weight", "1", "10"))
+		set_limit(c, name, CG_IO, "io.bfq.weight", "blkio.bfq.weight", "1", "1");
+}
+
+/* Those that were asked for are not best effort. */
+static int set_limits(struct cgroups *c, const char *name, const struct cgroup_limits *l)
+{
+	char number[32];
+	int err = 0;
+
+	if (l->memory_max) {
+		snprintf(number, sizeof number, "%llu", (unsigned long long)l->memory_max);
+		err = set_limit(c, name, CG_MEMORY, "memory.max", "memory.limit_in_bytes", number, number);
+		/* No swap storm on the owner's disk. */
+		set_limit(c, name, CG_MEMORY, "memory.swap.max", "memory.memsw.limit_in_bytes", "0", number);
+		set_limit(c, name, CG_MEMORY, NULL, "memory.swappiness", NULL, "0");
+	}
+	if (!err && l->pids_max) {
+		snprintf(number, sizeof number, "%u", l->pids_max);
+		err = set_limit(c, name, CG_PIDS, "pids.max", "pids.max", number, number);
+	}
+	return err;
+}
+
+int cgroups_limit_all(struct cgroups *c, const struct cgroup_limits *l, struct error *e)
+{
+	int err;
+
+	lowest_weight(c, "");
+	err = set_limits(c, "", l);
+	return err ? error_set(e, -err, "cgroup " PARENT ": limit not settable: %s (controllers here: %s)", strerror(-err), cgroups_describe(c)) : 0;
+}
+
+/* Stays while there are guests in it. */
+static int remove_parent(const char *dir, void *unused)
+{
+	(void)unused;
+	rmdir(dir);
+	return 0;
+}
+
+int cgroups_open(struct cgroups **out, struct error *e)
+{
+	struct cgroups *c = calloc(1, sizeof *c);
+	int err;
+
+	if (!c)
+		return error_set(e, ENOMEM, "cgroups: out of memory");
+	c->v2 = own_directory("cgroup2", "");
+	if (c->v2) {
+		size_t n = strlen(c->v2);
+
+		/* Started again inside our own leaf: groups belong beside it. */
+		if (n > 5 && !strcmp(c->v2 + n - 5, "/migd"))
+			c->v2[n - 5] = 0;
+		v2_make_room(c);
+		c->in_v2[CG_FREEZER] = true;
+	}
+	for (int i = 0; i < CG_COUNT; i++)
+		if (!c->in_v2[i])
+			c->v1[i] = own_directory("cgroup", controller_name[i].v1);
+	if (!c->in_v2[CG_FREEZER] && !c->v1[CG_FREEZER]) {
+		cgroups_close(c);
+		return error_set(e, ENOSYS, "cgroups: neither cgroup v2 nor a v1 freezer is mounted and writable: guests could not be stopped at once");
+	}
+	describe(c);
+	err = each_directory(c, "", parent_one, c);
+	if (err) {
+		cgroups_close(c);
+		return error_set(e, -err, "cgroup " PARENT ": %s", strerror(-err));
+	}
+	*out = c;
+	return 0;
+}
+
+void cgroups_close(struct cgroups *c)
+{
+	if (!c)
+		return;
+	each_directory(c, "", remove_parent, NULL);
+	free(c->v2);
+	for (int i = 0; i < CG_COUNT; i++)
+		free(c->v1[i]);
+	free(c);
+}
+
+
 int cgroup_make(struct cgroups *c, const char *name, const struct cgroup_limits *l, char **paths, struct error *e)
 {
 	struct making m = {.e = e};
-	char number[32];
 	int err;
 
 	if (!*name || strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.") != strlen(name) || strlen(name) > 100)
@@ -275,19 +349,7 @@ int cgroup_make(struct cgroups *c, const char *name, const struct cgroup_limits 
 		cgroup_remove(c, name, 0);
 		return err;
 	}
-	/* Weights are best effort (a host may lack the controller, and says so in cgroups_describe()); limits that were asked for are not. */
-	if (set_limit(c, name, CG_CPU, "cpu.idle", NULL, "1", NULL))
-		set_limit(c, name, CG_CPU, "cpu.weight", "cpu.shares", "1", "2");
-	set_limit(c, name, CG_IO, "io.weight", "blkio.weight", "1", "10");
-	if (l->memory_max) {
-		snprintf(number, sizeof number, "%llu", (unsigned long long)l->memory_max);
-		err = set_limit(c, name, CG_MEMORY, "memory.max", "memory.limit_in_bytes", number, number);
-		set_limit(c, name, CG_MEMORY, "memory.swap.max", NULL, "0", NULL); /* no swap storm on the owner's disk */
-	}
-	if (!err && l->pids_max) {
-		snprintf(number, sizeof number, "%u", l->pids_max);
-		err = set_limit(c, name, CG_PIDS, "pids.max", "pids.max", number, number);
-	}
+	err = set_limits(c, name, l);
 	if (err) {
 		free(m.paths);
 		cgroup_remove(c, name, 0);
@@ -317,11 +379,11 @@ int cgroup_freeze(struct cgroups *c, const char *name, bool frozen, int timeout_
 	uint64_t end = clock_mono_ns() + (uint64_t)timeout_ms * 1000000;
 	int err;
 
-	if (asprintf(&dir, "%s/" PREFIX "%s", c->in_v2[CG_FREEZER] ? c->v2 : c->v1[CG_FREEZER], name) < 0)
+	if (asprintf(&dir, "%s/" PARENT "/%s", c->in_v2[CG_FREEZER] ? c->v2 : c->v1[CG_FREEZER], name) < 0)
 		return -ENOMEM;
 	err = c->in_v2[CG_FREEZER] ? write_file(dir, "cgroup.freeze", frozen ? "1" : "0") :
 				     write_file(dir, "freezer.state", frozen ? "FROZEN" : "THAWED");
-	while (!err && !frozen_is(c, dir, frozen)) {
+	while (!err && timeout_ms >= 0 && !frozen_is(c, dir, frozen)) {
 		if (clock_mono_ns() >= end)
 			return -ETIMEDOUT;
 		nap_ms(1);
@@ -335,7 +397,7 @@ int cgroup_pids(struct cgroups *c, const char *name, pid_t *pids, size_t max)
 	_cleanup_fclose_ FILE *f = NULL;
 	int n = 0, pid;
 
-	if (asprintf(&path, "%s/" PREFIX "%s/cgroup.procs", c->in_v2[CG_FREEZER] ? c->v2 : c->v1[CG_FREEZER], name) < 0)
+	if (asprintf(&path, "%s/" PARENT "/%s/cgroup.procs", c->in_v2[CG_FREEZER] ? c->v2 : c->v1[CG_FREEZER], name) < 0)
 		return -ENOMEM;
 	f = fopen(path, "re");
 	if (!f)
@@ -346,6 +408,23 @@ int cgroup_pids(struct cgroups *c, const char *name, pid_t *pids, size_t max)
 		n++;
 	}
 	return n;
+}
+
+/* Guests run a few CPU seconds a minute: microseconds are exact enough. The v2 core counts without any controller; v1 has cpuacct. */
+int cgroup_cpu_us(struct cgroups *c, const char *name, uint64_t *us)
+{
+	_cleanup_free_ char *dir = NULL;
+	char buf[1024], *p;
+	int n;
+
+	if (asprintf(&dir, "%s/" PARENT "/%s", c->v2 ? c->v2 : c->v1[CG_CPU] ? c->v1[CG_CPU] : "", name) < 0)
+		return -ENOMEM;
+	n = read_file(dir, c->v2 ? "cpu.stat" : "cpuacct.usage", buf, sizeof buf);
+	p = n > 0 && c->v2 ? strstr(buf, "usage_usec ") : buf;
+	if (n <= 0 || !p)
+		return n < 0 ? n : -ENODATA;
+	*us = c->v2 ? strtoull(p + strlen("usage_usec "), NULL, 10) : strtoull(p, NULL, 10) / 1000;
+	return 0;
 }
 
 static int remove_one(const char *dir, void *arg)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One cgroup per guest family: lowest CPU and IO weight, limits, and the freezer, which stops a family at once when the owner returns.
+ * One cgroup per guest family, all below one parent with the lowest CPU and IO weight; limits of each and of all together; and the freezer, which
+ * stops a family at once when the owner returns.
  * cgroup v2 first (below our own, delegated group: systemd Delegate=yes); controllers that the host has only in v1 hierarchies are used there.
  * Functions may be called from any thread. Groups live on when migd dies and are found again by name.
  */
@@ -25,12 +26,17 @@ void cgroups_close(struct cgroups *c);
 /* One line for logs and mig hosts -v: "v2 freezer memory pids; v1 cpu". */
 const char *cgroups_describe(const struct cgroups *c);
 
+/* Lowest weights and these limits for all guests together. */
+int cgroups_limit_all(struct cgroups *c, const struct cgroup_limits *l, struct error *e);
 /* name: letters, digits, '-', '.'. An existing group of that name is taken over. *paths (caller frees): the directories to put processes in, ':'-separated. */
 int cgroup_make(struct cgroups *c, const char *name, const struct cgroup_limits *l, char **paths, struct error *e);
-/* Returns when every task in it is frozen (or running again), at the latest after timeout_ms: -ETIMEDOUT. */
+/* Returns when every task in it is frozen (or running again), at the latest after timeout_ms: -ETIMEDOUT. Negative: does
+ * not wait (many are told first, then waited for one by one). */
 int cgroup_freeze(struct cgroups *c, const char *name, bool frozen, int timeout_ms);
 /* Pids as this pid namespace sees them. Returns how many there are (may exceed max), or -errno. */
 int cgroup_pids(struct cgroups *c, const char *name, pid_t *pids, size_t max);
+/* CPU time of all that ever ran in it, "" = of all guests since the parent was made. 0 or -errno. */
+int cgroup_cpu_us(struct cgroups *c, const char *name, uint64_t *us);
 /* Kills what is left in it, waits up to timeout_ms for it to be gone, removes it. 0 also when there is no such group. */
 int cgroup_remove(struct cgroups *c, const char *name, int timeout_ms);
 
