@@ -19,7 +19,7 @@ ifneq ($(V),1)
 Q := @
 endif
 DEPS := gcc make pkg-config libfuse3-dev fuse3 libgrpc-dev protobuf-c-compiler libprotobuf-c-dev protobuf-compiler \
-	libjansson-dev libcunit1-dev libssl-dev openssl libsystemd-dev iproute2 xz-utils python3 attr acl procps util-linux gcc-multilib
+	libjansson-dev libcunit1-dev libssl-dev openssl libsystemd-dev libncurses-dev iproute2 xz-utils python3 attr acl procps util-linux gcc-multilib
 
 .PHONY: all deps check check-long unit-check lab-check bench fuzz lint asan tsan install deb demo clean
 all: programs
@@ -66,7 +66,7 @@ $(BUILD)/bin/spritefs: $(BUILD)/obj/fs/client/main.o $(O_CLIENT) $(O_FS) $(O_RPC
 $(BUILD)/bin/migd: $(BUILD)/obj/migd/main.o $(O_MIGD) $(O_ENGINE) $(O_RPC) $(O_CONF)
 	$(link) $(L_MIGD)
 $(BUILD)/bin/mig: $(BUILD)/obj/migd/cli/mig.o $(O_CLI) $(BUILD)/obj/rpc/local.o $(O_CONF)
-	$(link) $(L_CONF)
+	$(link) $(L_CONF) -lncurses
 # The shell of mig make: mig by another name (cmd_shell.c).
 $(BUILD)/bin/sprite-sh: $(BUILD)/bin/mig
 	@ln -sf mig $@

@@ -13,9 +13,12 @@
 #include "conf/list.h"
 #include "conf/log.h"
 #include "migd/family.h"
+#include "migd/home.h"
 #include "migd/hosts.h"
 #include "migd/office.h"
 #include "migd/select.h"
+#include "migd/stats.h"
+#include "migd/status.h"
 #include "rpc/master.pb-c.h"
 
 enum { POLL_MS = 250, RETRY_MS = 500, PLACE_MS = 2000 };
@@ -27,6 +30,7 @@ struct slot {
 	uint64_t mid;	/* the master's; 0: to be adopted */
 	uint64_t adopt_until;
 	uint32_t uid, priority;
+	bool wanted; /* others have a right to it: whoever is there by it has to go */
 	char host[256];
 };
 
@@ -107,6 +111,7 @@ static void send_want(struct agent *a, const struct want *w)
 	f.host = (char *)w->host;
 	f.not_host = (char *)w->not_host;
 	f.arch = u.machine;
+	f.features = (char *)status_cpu_features(a->m);
 	send_frame(a, &f);
 }
 
@@ -211,6 +216,7 @@ static void granted(struct agent *a, const Sprite__Master__Frame *f)
 		want_end_if_over(w);
 	pthread_cond_broadcast(&a->changed);
 	pthread_mutex_unlock(&a->lock);
+	stats_count(a->m, COUNT_GRANTED, 1);
 	row(a, "granted", id, f->host);
 }
 
@@ -238,6 +244,7 @@ static void slot_gone(struct agent *a, struct slot *s)
 {
 	list_del(&s->node);
 	pthread_mutex_unlock(&a->lock);
+	stats_count(a->m, COUNT_LOST, 1);
 	row(a, "lost", s->id, s->host);
 	free(s);
 	pthread_mutex_lock(&a->lock);
@@ -259,9 +266,13 @@ static void handle(struct agent *a, const Sprite__Master__Frame *f)
 		pthread_mutex_lock(&a->lock);
 		s = slot_by_mid(a, f->id);
 		id = s ? s->id : 0;
+		if (s)
+			s->wanted = true;
 		pthread_mutex_unlock(&a->lock);
 		if (id)
 			row(a, "reclaim", id, f->host);
+		if (id && !a->conn)
+			home_slot_wanted(a->m, id);
 		break;
 	case SPRITE__MASTER__FRAME__KIND__LOST:
 		pthread_mutex_lock(&a->lock);
@@ -306,6 +317,22 @@ static void tell_master(struct agent *a, bool all)
 		send_adopt(a, &slots[i]);
 	for (size_t i = 0; i < nw; i++)
 		send_want(a, &wants[i]);
+}
+
+/* migd's own slots that are wanted back: whoever was on his way there then has arrived by now. */
+static void give_up_wanted(struct agent *a)
+{
+	uint64_t ids[64];
+	struct slot *s;
+	size_t n = 0;
+
+	pthread_mutex_lock(&a->lock);
+	list_each(s, &a->slots, node)
+		if (s->wanted && n < ARRAY_SIZE(ids))
+			ids[n++] = s->id;
+	pthread_mutex_unlock(&a->lock);
+	while (n--)
+		home_slot_wanted(a->m, ids[n]);
 }
 
 static bool open_stream(struct agent *a)
@@ -382,6 +409,8 @@ static void agent_run(struct agent *a)
 		} else if (clock_mono_ns() - adopt_ns > 1000000000ull) {
 			adopt_ns = clock_mono_ns();
 			tell_master(a, false);
+			if (!a->conn)
+				give_up_wanted(a);
 		}
 	}
 	close_stream(a);
@@ -463,6 +492,7 @@ static struct want *want_new(struct agent *a, uint32_t uid, uint32_t priority, u
 	w->priority = priority;
 	w->want = n;
 	w->wait = wait;
+	stats_count(a->m, COUNT_ASKED, n);
 	snprintf(w->host, sizeof w->host, "%s", host ? host : "");
 	snprintf(w->not_host, sizeof w->not_host, "%s", not_host ? not_host : "");
 	pthread_mutex_lock(&a->lock);
@@ -477,14 +507,16 @@ static struct want *want_new(struct agent *a, uint32_t uid, uint32_t priority, u
 	return w;
 }
 
-static int priority_of(const char *word)
+int agent_priority(const char *word, uid_t uid, struct error *e)
 {
 	static const char *const name[SELECT_PRIORITIES] = {"low", "normal", "high"};
 
-	for (int i = 0; word && i < SELECT_PRIORITIES; i++)
+	if (!word)
+		return SELECT_NORMAL;
+	for (int i = 0; i < SELECT_PRIORITIES; i++)
 		if (!strcmp(word, name[i]))
-			return i;
-	return word ? -1 : SELECT_NORMAL;
+			return i == SELECT_HIGH && uid ? error_set(e, EPERM, "priority high is root's: ask for normal") : i;
+	return error_set(e, EINVAL, "priority: expected low, normal or high, found \"%s\"", word);
 }
 
 static bool want_ok(struct local_conn *c, json_int_t n)
@@ -499,17 +531,14 @@ void agent_verb_ask(struct migd *m, struct local_conn *c, const struct local_cre
 {
 	json_int_t n = json_integer_value(json_object_get(rq, "want"));
 	const char *word = json_string_value(json_object_get(rq, "priority")), *not_host = json_string_value(json_object_get(rq, "not_host"));
-	int priority = priority_of(word);
+	struct error e = {0};
+	int priority = agent_priority(word, who->uid, &e);
 	struct agent *a;
 
 	if (!want_ok(c, n))
 		return;
 	if (priority < 0) {
-		local_fail(c, EINVAL, "priority: expected low, normal or high, found \"%s\"", word);
-		return;
-	}
-	if (priority == SELECT_HIGH && who->uid != 0) {
-		local_fail(c, EPERM, "priority high is root's: ask for normal");
+		local_fail(c, e.code, "%s", e.text);
 		return;
 	}
 	a = agent_new(m, who->uid, c);
@@ -539,11 +568,17 @@ static struct agent *agent_of(struct migd *m, struct local_conn *c, const struct
 void agent_verb_more(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq)
 {
 	json_int_t n = json_integer_value(json_object_get(rq, "want"));
+	struct error e = {0};
+	int priority = agent_priority(json_string_value(json_object_get(rq, "priority")), who->uid, &e);
 	struct agent *a;
 
+	if (priority < 0) {
+		local_fail(c, e.code, "%s", e.text);
+		return;
+	}
 	if (!want_ok(c, n) || !(a = agent_of(m, c, who, rq)))
 		return;
-	if (want_new(a, a->uid, SELECT_NORMAL, (uint32_t)n, json_is_true(json_object_get(rq, "wait")), NULL, m->conf->name))
+	if (want_new(a, a->uid, (uint32_t)priority, (uint32_t)n, json_is_true(json_object_get(rq, "wait")), NULL, m->conf->name))
 		local_ok(c, NULL);
 	else
 		local_fail(c, ENOMEM, "out of memory");
@@ -614,7 +649,7 @@ static struct agent *own_agent(struct migd *m)
 	return m->agents->own;
 }
 
-int agent_place(struct migd *m, uid_t uid, const char *not_host, char **host, uint64_t *slot, struct error *e)
+int agent_place(struct migd *m, uid_t uid, uint32_t priority, const char *not_host, char **host, uint64_t *slot, struct error *e)
 {
 	char master[256];
 	struct timespec until;
@@ -627,7 +662,7 @@ int agent_place(struct migd *m, uid_t uid, const char *not_host, char **host, ui
 	if (!master[0])
 		return error_set(e, EHOSTDOWN, "no master is known");
 	a = own_agent(m);
-	w = a ? want_new(a, uid, SELECT_NORMAL, 1, false, NULL, not_host) : NULL;
+	w = a ? want_new(a, uid, priority, 1, false, NULL, not_host) : NULL;
 	if (!w)
 		return error_set(e, ENOMEM, "out of memory");
 	clock_gettime(CLOCK_REALTIME, &until);

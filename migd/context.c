@@ -23,6 +23,7 @@
 #include "migd/office.h"
 #include "migd/owner.h"
 #include "migd/relay_rpc.h"
+#include "migd/stats.h"
 #include "migd/status.h"
 #include "migd/transfer.h"
 #include "migd/view.h"
@@ -91,7 +92,7 @@ int context_open(const struct conf *conf, struct migd **out, struct error *e)
 	m->conf = conf;
 	m->keeper = beside_us("sprite-keeper");
 	m->spritefs = beside_us("spritefs");
-	m->lend = lend_load(conf);
+	lend_load(m);
 	if (!m->keeper || !m->spritefs)
 		err = error_set(e, ENOENT, "cannot find where this program lies");
 	else
@@ -101,7 +102,7 @@ int context_open(const struct conf *conf, struct migd **out, struct error *e)
 	if (!err)
 		err = rpc_tls_load(conf, &m->tls, e);
 	if (!err && (hosts_open(m, &m->hosts) || families_open(m, &m->families) || views_open(m, &m->views) || master_open(m, &m->master) ||
-			    agents_open(m, &m->agents)))
+			    agents_open(m, &m->agents) || stats_open(m, &m->stats)))
 		err = error_set(e, ENOMEM, "out of memory");
 	if (!err && cgroups_open(&m->cgroups, &cge)) {
 		log_note("guests get no cgroup of their own: %s", cge.text);
@@ -151,6 +152,7 @@ void context_close(struct migd *m)
 		rpc_server_stop(m->server);
 	master_close(m->master);
 	owner_close(m->owner);
+	stats_close(m->stats);
 	views_close(m->views);
 	hosts_close(m->hosts);
 	journal_close(m->journal);

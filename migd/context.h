@@ -17,6 +17,7 @@ struct owner;
 struct office;
 struct master;
 struct agents;
+struct stats;
 
 struct migd {
 	const struct conf *conf;
@@ -31,9 +32,11 @@ struct migd {
 	struct owner *owner;	   /* is this host's owner away */
 	struct office *office;	   /* who is the master */
 	struct master *master;	   /* what we do when it is this host */
+	struct stats *stats;	   /* what has been done so far */
 	struct agents *agents;	   /* who asked here for slots on other hosts */
 	char *keeper, *spritefs;   /* paths of programs */
 	atomic_bool lend;	   /* does this host take guests */
+	_Atomic int64_t lend_until; /* seconds since 1970 when that turns back, 0: never */
 	atomic_bool stopping;
 	atomic_bool no_precopy;	   /* this kernel cannot send memory ahead */
 	atomic_uint images;	   /* taken or sent so far */

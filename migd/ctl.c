@@ -6,10 +6,9 @@
  *	home    {pid}
  *	explain {pid}                                 rows {reason}
  *	ps      {all}                                 rows, one a process
- *	hosts   {}                                    rows, one a host
- *	run     {host?, local_ok}                     see ctl_run.c
- *	lend    {on?}  evict {family?}  stop-all {}   changes: only root
- *	status  {}
+ *	run     {host?, local_ok, priority?, ...}     see ctl_run.c
+ *	hosts, stats, lend, evict, stop-all, status   see ctl_host.c
+ *	ask, more, release                            see agent.h
  */
 #include "migd/ctl.h"
 #include "migd/agent.h"
@@ -28,6 +27,7 @@
 #include "migd/owner.h"
 #include "migd/pick.h"
 #include "migd/proc.h"
+#include "migd/select.h"
 
 enum { STATUS_MS = 1500 };
 
@@ -62,7 +62,7 @@ static char *pick_alone(struct migd *m, uid_t uid, uint64_t memory, const char *
 	size_t n;
 	int best;
 
-	if (hosts_status(m->hosts, false, STATUS_MS, &s, &n, e))
+	if (hosts_status(m->hosts, &(struct hosts_ask){ 0 }, STATUS_MS, &s, &n, e))
 		return NULL;
 	h = calloc(n + 1, sizeof(*h));
 	for (size_t i = 0; h && i < n; i++) {
@@ -94,15 +94,24 @@ static char *pick_alone(struct migd *m, uid_t uid, uint64_t memory, const char *
 	return name;
 }
 
-char *ctl_pick(struct migd *m, uid_t uid, uint64_t memory, const char *not_host, uint64_t *slot, struct error *e)
+char *ctl_pick(struct migd *m, uid_t uid, uint32_t priority, uint64_t memory, const char *not_host, uint64_t *slot, struct error *e)
 {
 	char *name = NULL;
-	int err = agent_place(m, uid, not_host, &name, slot, e);
+	int err = agent_place(m, uid, priority, not_host, &name, slot, e);
 
 	if (err != -EHOSTDOWN)
 		return err ? NULL : name;
 	*e = (struct error){ 0 };
 	return pick_alone(m, uid, memory, not_host, e);
+}
+
+int ctl_may_leave(struct migd *m, const struct proc_info *p, struct error *e)
+{
+	const char *who = m->conf->exports_of;
+
+	if (!strcmp(who, "none") || (!strcmp(who, "root") && p->uid))
+		return error_set(e, EPERM, "%s lets %s leave (migd.exports in its sprite.conf)", m->conf->name, who[0] == 'n' ? "no processes" : "only processes of root");
+	return 0;
 }
 
 /* ---- explain ---- */
@@ -179,7 +188,7 @@ static struct family *family_from_pid(struct migd *m, const struct local_cred *w
 	size_t n;
 	int r;
 
-	if (proc_may_move(pid, who->uid, m->conf->root_guests, &p, e))
+	if (proc_may_move(pid, who->uid, m->conf->root_guests, &p, e) || ctl_may_leave(m, &p, e))
 		return NULL;
 	n = families_list(m->families, FAM_HOME, &away);
 	for (size_t i = 0; i < n && !e->code; i++)
@@ -204,6 +213,7 @@ static struct family *family_from_pid(struct migd *m, const struct local_cred *w
 		error_set(e, -r, "no room for a record: %s", strerror(-r));
 		return NULL;
 	}
+	f->priority = SELECT_NORMAL;
 	return f;
 }
 
@@ -283,7 +293,7 @@ static void verb_move(struct migd *m, struct local_conn *c, const struct local_c
 		pthread_mutex_lock(&f->lock);
 		strcpy(now, f->host);
 		pthread_mutex_unlock(&f->lock);
-		host = picked = ctl_pick(m, f->uid, memory, now, &slot, &e);
+		host = picked = ctl_pick(m, f->uid, f->priority, memory, now, &slot, &e);
 	}
 	if (e.code) {
 		if (f)
@@ -377,107 +387,6 @@ static void verb_ps(struct migd *m, struct local_conn *c, const struct local_cre
 	local_ok(c, NULL);
 }
 
-/* ---- hosts ---- */
-
-static json_t *sources_json(const Sprite__Mig__StatusRep *r)
-{
-	json_t *a = json_array();
-
-	for (size_t i = 0; i < r->n_source; i++)
-		json_array_append_new(a, json_pack("{s:s, s:b, s:I, s:s}", "name", r->source[i]->name, "readable", r->source[i]->readable, "ago_ms",
-						 (json_int_t)r->source[i]->ago_ms, "text", r->source[i]->text));
-	return a;
-}
-
-static json_t *guests_json(const Sprite__Mig__StatusRep *r)
-{
-	json_t *a = json_array();
-
-	for (size_t i = 0; i < r->n_guest; i++) {
-		const Sprite__Mig__Guest *g = r->guest[i];
-
-		json_array_append_new(a, json_pack("{s:s, s:s, s:I, s:i, s:s, s:i, s:I, s:s}", "family", g->family, "home", g->home, "uid", (json_int_t)g->uid,
-						 "pid", g->pid, "comm", g->comm, "procs", (int)g->procs, "since", (json_int_t)g->since, "state", g->state));
-	}
-	return a;
-}
-
-static json_t *host_row(struct migd *m, const struct host_status *s)
-{
-	const Sprite__Mig__StatusRep *r = s->rep;
-	struct conf_addr a;
-	json_t *o;
-
-	host_addr(s->host, &a);
-	o = json_pack("{s:s, s:s, s:b, s:s, s:i}", "name", host_name(s->host), "state", r ? "up" : host_without_migd(s->host) ? "no migd" : "down", "self",
-		!strcmp(host_name(s->host), m->conf->name), "address", a.host, "port", a.port);
-	if (!r) {
-		json_object_set_new(o, "error", json_string(host_without_migd(s->host) ? "no migd runs there" : strerror(-s->err)));
-		return o;
-	}
-	json_object_update_new(o, json_pack("{s:b, s:b, s:I, s:s, s:f, s:i, s:i, s:i, s:I, s:b, s:s, s:o, s:o}", "lend", r->lend, "idle", r->idle, "idle_ms",
-					  (json_int_t)r->idle_ms, "why", r->why, "load", r->load, "cpus", (int)r->cpus, "guests", (int)r->guests, "away",
-					  (int)r->away, "memory_free", (json_int_t)r->memory_free, "root_guests", r->root_guests, "version", r->version,
-					  "sources", sources_json(r), "guest", guests_json(r)));
-	return o;
-}
-
-static void verb_hosts(struct migd *m, struct local_conn *c)
-{
-	struct host_status *s;
-	struct error e = { 0 };
-	size_t n;
-	int err = hosts_status(m->hosts, true, STATUS_MS, &s, &n, &e);
-
-	if (err) {
-		fail(c, &e, err);
-		return;
-	}
-	for (size_t i = 0; i < n; i++)
-		local_row(c, host_row(m, &s[i]));
-	hosts_status_free(s, n);
-	local_ok(c, NULL);
-}
-
-/* ---- this host ---- */
-
-static json_t *self_json(struct migd *m)
-{
-	struct owner_view v = { .why = "unknown" };
-
-	if (m->owner)
-		owner_look(m->owner, &v);
-	return json_pack("{s:s, s:b, s:b, s:s, s:I, s:I, s:I}", "name", m->conf->name, "lend", m->lend ? 1 : 0, "idle", v.idle, "why", v.why, "idle_ms",
-		(json_int_t)v.idle_ms, "guests", (json_int_t)families_count(m->families, FAM_GUEST), "away", (json_int_t)families_count(m->families, FAM_HOME));
-}
-
-static void verb_lend(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq)
-{
-	json_t *on = json_object_get(rq, "on");
-	struct error e = { 0 };
-
-	if (on && who->uid)
-		local_fail(c, EPERM, "only root may change whether this host lends itself (sudo mig lend on)");
-	else if (on && lend_set(m, json_is_true(on), &e))
-		fail(c, &e, -EIO);
-	else
-		local_ok(c, self_json(m));
-}
-
-static void verb_evict(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq, bool stop)
-{
-	struct error e = { 0 };
-
-	if (who->uid) {
-		local_fail(c, EPERM, "only root may send guests home (they go by themselves when the owner of the host touches it)");
-		return;
-	}
-	if (stop && lend_set(m, false, &e))
-		fail(c, &e, -EIO);
-	else
-		local_ok(c, json_pack("{s:I}", "asked", (json_int_t)evict_guests(m, text_of(rq, "family"), stop ? "stop-all" : "evicted by hand")));
-}
-
 void ctl_handler(void *ctx, struct local_conn *c, const struct local_cred *who, json_t *rq)
 {
 	struct migd *m = ctx;
@@ -494,20 +403,12 @@ void ctl_handler(void *ctx, struct local_conn *c, const struct local_cred *who, 
 		ctl_run(m, c, who, rq);
 	else if (!strcmp(verb, "ps"))
 		verb_ps(m, c, who, rq);
-	else if (!strcmp(verb, "hosts"))
-		verb_hosts(m, c);
-	else if (!strcmp(verb, "lend"))
-		verb_lend(m, c, who, rq);
-	else if (!strcmp(verb, "evict") || !strcmp(verb, "stop-all"))
-		verb_evict(m, c, who, rq, verb[0] == 's');
 	else if (!strcmp(verb, "ask"))
 		agent_verb_ask(m, c, who, rq);
 	else if (!strcmp(verb, "more"))
 		agent_verb_more(m, c, who, rq);
 	else if (!strcmp(verb, "release"))
 		agent_verb_release(m, c, who, rq);
-	else if (!strcmp(verb, "status"))
-		local_ok(c, self_json(m));
-	else
+	else if (!ctl_host(m, c, who, rq, verb))
 		local_fail(c, EOPNOTSUPP, "unknown verb \"%s\"", verb);
 }

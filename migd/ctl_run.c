@@ -29,11 +29,16 @@
 #include "migd/proc.h"
 #include "migd/transfer.h"
 
+enum { HOSTS_TRIED = 3 };
+
 struct run {
 	struct family *f;
 	char *host;
 	uint64_t slot; /* 0 when the host was named */
 	bool local_ok;
+	bool assigned; /* by the master: another host will do as well */
+	uint32_t priority;
+	uint32_t stuck_kill_s;
 	struct error e;
 };
 
@@ -116,20 +121,44 @@ static int actor_detach(struct family *f, void *unused)
 	return let_go(f);
 }
 
+/* A host that the master gave may be in use again, or gone, by the time we come: then the next one. */
+static int move_somewhere(struct run *r)
+{
+	struct family *f = r->f;
+	int err = -EBUSY;
+
+	for (int tries = 0; r->host && tries < HOSTS_TRIED; tries++) {
+		struct move_opts o = { .dest = r->host, .slot = r->slot };
+		struct error e = { 0 };
+		char *next;
+
+		r->slot = 0;
+		r->e = e;
+		err = move_family(f, &o, NULL, &r->e);
+		if (!err || !r->assigned || (err != -EBUSY && !host_lost(err)) || f->dead)
+			return err;
+		next = ctl_pick(f->m, f->uid, r->priority, 0, r->host, &r->slot, &e);
+		if (next && !strcmp(next, f->m->conf->name)) {
+			free(next);
+			next = NULL;
+		}
+		free(r->host);
+		r->host = next;
+	}
+	return err;
+}
+
 static void *run_main(void *arg)
 {
 	struct run *r = arg;
-	struct move_opts o = { .dest = r->host, .slot = r->slot };
 	struct family *f = r->f;
 	struct proc_info p;
 	int err = family_call(f, actor_wait_exec, NULL);
 
-	if (err)
-		agent_leave(f->m, r->slot);
 	if (!err) {
 		if (!proc_read(f->pid, &p))
 			snprintf(f->comm, sizeof(f->comm), "%s", p.comm);
-		err = move_family(f, &o, NULL, &r->e);
+		err = move_somewhere(r);
 		if (err && r->local_ok)
 			family_call(f, actor_detach, NULL);
 		else if (err && !strcmp(f->host, f->m->conf->name))
@@ -138,6 +167,7 @@ static void *run_main(void *arg)
 	}
 	if (err)
 		family_remove(f);
+	agent_leave(f->m, r->slot);
 	family_put(f);
 	free(r->host);
 	free(r);
@@ -149,6 +179,8 @@ static int check(struct migd *m, const struct local_cred *who, struct run *r, co
 {
 	int err = proc_may_move(who->pid, who->uid, m->conf->root_guests, p, &r->e);
 
+	if (!err)
+		err = ctl_may_leave(m, p, &r->e);
 	if (err)
 		return err;
 	if (host && strcmp(host, m->conf->name)) {
@@ -161,7 +193,8 @@ static int check(struct migd *m, const struct local_cred *who, struct run *r, co
 		if (err)
 			return err;
 	}
-	r->host = host ? strdup(host) : ctl_pick(m, who->uid, 0, m->conf->name, &r->slot, &r->e);
+	r->assigned = !host;
+	r->host = host ? strdup(host) : ctl_pick(m, who->uid, r->priority, 0, m->conf->name, &r->slot, &r->e);
 	return r->host ? 0 : -EBUSY;
 }
 
@@ -176,6 +209,13 @@ void ctl_run(struct migd *m, struct local_conn *c, const struct local_cred *who,
 		return;
 	}
 	r->local_ok = json_is_true(json_object_get(rq, "local_ok"));
+	r->stuck_kill_s = (uint32_t)json_integer_value(json_object_get(rq, "kill_if_stuck"));
+	err = agent_priority(json_string_value(json_object_get(rq, "priority")), who->uid, &r->e);
+	if (err < 0) {
+		local_fail(c, r->e.code, "%s", r->e.text);
+		goto out;
+	}
+	r->priority = (uint32_t)err;
 	err = check(m, who, r, json_string_value(json_object_get(rq, "host")), &p);
 	if (!err && !strcmp(r->host, m->conf->name)) /* asked for by name */
 		goto here;
@@ -185,6 +225,8 @@ void ctl_run(struct migd *m, struct local_conn *c, const struct local_cred *who,
 				.on_event = home_event },
 			&r->f);
 	if (!err) {
+		r->f->priority = r->priority;
+		r->f->stuck_kill_s = r->stuck_kill_s;
 		err = family_call(r->f, actor_seize, r);
 		if (err)
 			family_remove(r->f);

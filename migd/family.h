@@ -66,7 +66,12 @@ struct family {
 	struct rpc_stream *relay_stream; /* the relays' link */
 	bool orphaned;	      /* guest: its home does not answer */
 	bool evicting;	      /* guest: has to go; off the CPU until it is on its way */
-	uint64_t evict_ns;    /* guest: when its home was asked last to take it */
+	bool evict_by_hand;   /* guest: not for the owner's sake: it goes even if he has gone again */
+	uint64_t evict_since_ns; /* guest: when it was first told to go */
+	uint64_t evict_ns;    /* guest: when its home was asked last to take it, 0: not yet */
+	char evict_why[64];   /* guest: set once, before it is asked */
+	uint32_t stuck_kill_s; /* its user would rather have it killed than wait, stopped, for so long to leave; 0: it waits */
+	uint32_t priority;    /* home: of the slot, enum select_priority */
 	int64_t since;	      /* clock_real_ns() of the last arrival */
 	struct member *members;
 	size_t nmembers;

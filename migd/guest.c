@@ -13,13 +13,16 @@
 #include "conf/clock.h"
 #include "conf/log.h"
 #include "migd/cgroup.h"
+#include "migd/evict.h"
 #include "migd/fault.h"
 #include "migd/hosts.h"
 #include "migd/journal.h"
 #include "migd/outbox.h"
+#include "migd/owner.h"
 #include "migd/proc.h"
 #include "migd/relay.h"
 #include "migd/relay_rpc.h"
+#include "migd/stats.h"
 #include "migd/transfer.h"
 #include "migd/view.h"
 
@@ -33,19 +36,29 @@ struct work {
 
 /* ---- record ---- */
 
-static void cgroup_name(const struct family *f, char *out, size_t n)
+void guest_cgroup(const struct family *f, char *out, size_t n)
 {
 	snprintf(out, n, "sprite-%s.%llu", f->id, (unsigned long long)f->gen);
 }
 
-int guest_freeze(struct family *f, bool frozen)
+static int freeze(struct family *f, bool frozen, int wait_ms)
 {
 	char name[FAMILY_ID_MAX + 40];
 
 	if (!f->m->cgroups)
 		return -EOPNOTSUPP;
-	cgroup_name(f, name, sizeof(name));
-	return cgroup_freeze(f->m->cgroups, name, frozen, FREEZE_MS);
+	guest_cgroup(f, name, sizeof(name));
+	return cgroup_freeze(f->m->cgroups, name, frozen, wait_ms);
+}
+
+int guest_freeze(struct family *f, bool frozen)
+{
+	return freeze(f, frozen, FREEZE_MS);
+}
+
+void guest_freeze_begin(struct family *f)
+{
+	freeze(f, true, -1);
 }
 
 void guest_forget(struct family *f)
@@ -61,10 +74,11 @@ void guest_forget(struct family *f)
 	family_remove(f);
 	relay_rpc_close(f);
 	journal_note(f->m->journal, journal_record("drop", f->id, f->gen));
-	cgroup_name(f, name, sizeof(name));
+	guest_cgroup(f, name, sizeof(name));
 	if (f->m->cgroups)
 		cgroup_remove(f->m->cgroups, name, 2000);
 	view_put(f->m->views, f->home);
+	evict_kick(f->m);
 }
 
 static int actor_save(struct family *f, void *arg)
@@ -96,6 +110,7 @@ static int journal_state(struct family *f, void *unused)
 	json_object_set_new(r, "runs", json_boolean(f->machine.state == MD_RUNNING || is_source(f->machine.state)));
 	json_object_set_new(r, "whole", json_boolean(f->whole));
 	json_object_set_new(r, "signal", json_integer(f->signal_seq));
+	json_object_set_new(r, "stuck_kill", json_integer(f->stuck_kill_s));
 	json_object_set_new(r, "state", state ? json_string(state) : json_null());
 	pthread_mutex_unlock(&f->lock);
 	if (journal_note(f->m->journal, r))
@@ -110,7 +125,7 @@ void guest_journal(struct family *f)
 
 int guest_nest(struct family *f, int fd, const struct eng_hooks *hooks, struct error *e)
 {
-	struct cgroup_limits lim = { .memory_max = f->m->conf->guest_memory_max };
+	struct cgroup_limits lim = { .memory_max = f->m->conf->guest_memory_max, .pids_max = f->m->conf->guest_pids };
 	_cleanup_free_ char *root = NULL, *cg = NULL;
 	char name[FAMILY_ID_MAX + 40];
 	struct eng_nest_opts o = { .keeper = f->m->keeper, .sprite = f->m->conf->mount, .hostname = f->home };
@@ -118,7 +133,7 @@ int guest_nest(struct family *f, int fd, const struct eng_hooks *hooks, struct e
 
 	if (asprintf(&root, "%s/homes/%s", f->m->conf->run_dir, f->home) < 0)
 		return error_set(e, ENOMEM, "out of memory");
-	cgroup_name(f, name, sizeof(name));
+	guest_cgroup(f, name, sizeof(name));
 	if (f->m->cgroups && cgroup_make(f->m->cgroups, name, &lim, &cg, &cge))
 		log_warn("family %s: no cgroup for it: %s", f->id, cge.text);
 	o.root = root;
@@ -225,6 +240,10 @@ static int may_come(struct migd *m, const Sprite__Mig__PrepareReq *r, const char
 		return error_set(e, EPERM, "%s does not lend itself: its owner can change that (mig lend on)", m->conf->name);
 	if (!r->uid && !m->conf->root_guests)
 		return error_set(e, EPERM, "%s takes no processes of root (migd.root_guests in its sprite.conf)", m->conf->name);
+	if (!strcmp(m->conf->imports, "none") || (r->uid && !strcmp(m->conf->imports, "root")))
+		return error_set(e, EPERM, "%s takes %s (migd.imports in its sprite.conf)", m->conf->name, m->conf->imports[0] == 'n' ? "no guests" : "processes of root only");
+	if (r->assigned && !owner_is_idle(m->owner)) /* the master could not know yet; a host that was named is another matter */
+		return error_set(e, EBUSY, "%s is in use again", m->conf->name);
 	const char *missing = *r->cpu ? eng_cpu_missing(r->cpu, (const char *const *)m->conf->cpu_hide) : NULL;
 	if (missing)
 		return error_set(e, EOPNOTSUPP, "the CPU of %s lacks %s (name it in cpu_hide everywhere, and start the program again)", m->conf->name, missing);
@@ -304,6 +323,7 @@ void guest_prepare(void *ctx, struct rpc_request *rq)
 	pthread_mutex_lock(&f->lock);
 	f->gen = r->gen;
 	strcpy(f->source, r->source);
+	f->stuck_kill_s = r->stuck_kill_s;
 	family_step(f, ME_START, &act);
 	pthread_mutex_unlock(&f->lock);
 	*w = (struct work){ .rq = rq, .f = f };
@@ -426,6 +446,8 @@ static int actor_go(struct family *f, void *arg)
 	family_step(f, err ? ME_FAIL : ME_OK, &act);
 	f->since = clock_real_ns();
 	f->sync_ns = clock_boot_ns();
+	if (!err && f->evicting) /* the owner came back while it was on its way in */
+		guest_freeze_begin(f);
 	pthread_mutex_unlock(&f->lock);
 	rep.text = e.text;
 	if (w->rq)
@@ -438,6 +460,8 @@ static int actor_go(struct family *f, void *arg)
 		log_note("family %s: %d (%s) of %s runs here, for uid %u", f->id, f->pid, f->comm, f->home, f->uid);
 		relay_rpc_open(f);
 		journal_state(f, NULL);
+		stats_count(f->m, COUNT_GUESTS, 1);
+		evict_kick(f->m);
 	}
 	family_put(f);
 	free(w);
@@ -750,6 +774,7 @@ void guest_replay(struct migd *m, const json_t *r)
 	pthread_mutex_lock(&f->lock);
 	f->gen = json_integer_value(json_object_get(r, "g"));
 	f->signal_seq = json_integer_value(json_object_get(r, "signal"));
+	f->stuck_kill_s = (uint32_t)json_integer_value(json_object_get(r, "stuck_kill"));
 	/* What it is now, actor_reattach() finds out; what it was, a destination or a source, tells who may let it run. */
 	f->machine.state = json_is_true(json_object_get(r, "runs")) ? MS_DOUBT : MD_DOUBT;
 	f->whole = json_is_true(json_object_get(r, "whole"));

@@ -16,8 +16,12 @@ void guest_go(void *ctx, struct rpc_request *rq);
 void guest_abort(void *ctx, struct rpc_request *rq);
 void guest_signal(void *ctx, struct rpc_request *rq);
 
-/* Under f->lock: takes it off the CPU, or lets it run on, by its cgroup. At once; -errno. */
+/* Under f->lock: takes it off the CPU, or lets it run on, by its cgroup. At once; -errno. begin: does not wait for the kernel to have done it. */
 int guest_freeze(struct family *f, bool frozen);
+void guest_freeze_begin(struct family *f);
+
+/* Name of its cgroup. */
+void guest_cgroup(const struct family *f, char *out, size_t n);
 
 /* Every second: asks the home what to do with families in doubt. */
 void guests_tick(struct migd *m);

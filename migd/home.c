@@ -9,12 +9,14 @@
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "migd/agent.h"
 #include "migd/hosts.h"
 #include "migd/journal.h"
 #include "migd/move.h"
 #include "migd/outbox.h"
 #include "migd/relay.h"
 #include "migd/relay_rpc.h"
+#include "migd/stats.h"
 #include "migd/transfer.h"
 #include "migd/view.h"
 
@@ -159,6 +161,8 @@ static int actor_report(struct family *f, void *arg)
 	if (!again) {
 		switch (r->kind) {
 		case SPRITE__MIG__REPORT_REQ__KIND__EXITED:
+			if (r->pid == f->pid) /* with all its descendants that it waited for */
+				stats_away_cpu(f->m, r->utime_us + r->stime_us);
 			mirror_exit(f, r->pid, r->status);
 			break;
 		case SPRITE__MIG__REPORT_REQ__KIND__STOPPED:
@@ -330,16 +334,58 @@ void homes_tick(struct migd *m)
 
 /* ---- Evict: the owner of the guest host wants it back ---- */
 
+/* Straight on to another idle host, where the policy says so and there is one. */
+static bool onward(struct family *f)
+{
+	_cleanup_free_ char *host = NULL;
+	struct move_opts o = { .eviction = true };
+	struct error e = { 0 };
+	char from[HOST_NAME_MAX_];
+
+	pthread_mutex_lock(&f->lock);
+	strcpy(from, f->host);
+	pthread_mutex_unlock(&f->lock);
+	if (!f->m->conf->evicted_onward || agent_place(f->m, f->uid, f->priority, from, &host, &o.slot, &e))
+		return false;
+	o.dest = host;
+	if (!move_family(f, &o, NULL, &e))
+		return true;
+	log_note("family %s: %d (%s) could not go on to %s: %s", f->id, f->pid, f->comm, host, e.text);
+	return false;
+}
+
 static void *evict_main(void *arg)
 {
 	struct family *f = arg;
 	struct move_opts o = { .dest = f->m->conf->name, .eviction = true };
 	struct error e = { 0 };
 
-	if (move_family(f, &o, NULL, &e))
+	if (!onward(f) && move_family(f, &o, NULL, &e) && e.code != EALREADY)
 		log_warn("family %s: %d (%s) could not come home: %s", f->id, f->pid, f->comm, e.text);
 	family_put(f);
 	return NULL;
+}
+
+bool home_slot_wanted(struct migd *m, uint64_t slot)
+{
+	struct family **v;
+	size_t n = families_list(m->families, FAM_HOME, &v);
+	bool found = false;
+
+	for (size_t i = 0; i < n && !found; i++) {
+		struct family *f = v[i];
+
+		pthread_mutex_lock(&f->lock);
+		found = f->slot == slot && !f->moving && !f->dead;
+		pthread_mutex_unlock(&f->lock);
+		if (!found)
+			continue;
+		log_note("family %s: %d (%s) gives %s back: others have a right to it", f->id, f->pid, f->comm, f->host);
+		if (thread_run(evict_main, family_get(f)))
+			family_put(f);
+	}
+	families_list_free(v, n);
+	return found;
 }
 
 void home_evict(void *ctx, struct rpc_request *rq)
@@ -359,7 +405,7 @@ void home_evict(void *ctx, struct rpc_request *rq)
 		family_put(f);
 		return;
 	}
-	log_note("family %s: %d (%s) is sent home by %s: %s", f->id, f->pid, f->comm, f->host, r->why);
+	log_note("family %s: %d (%s) is sent away by %s: %s", f->id, f->pid, f->comm, f->host, r->why);
 	mig_reply(rq, 0, "%s", "");
 	if (thread_run(evict_main, f))
 		family_put(f);

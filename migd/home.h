@@ -17,6 +17,8 @@ void home_event(struct family *f, const struct eng_event *ev);
 void homes_tick(struct migd *m);
 /* The guest host has lost it: the hollows die by SIGKILL, with a line in the log. */
 void home_bury(struct family *f, const char *why);
+/* The master wants that slot (agent.h) back: its family goes home, or on. false: nobody is there by it now (it may be on its way). */
+bool home_slot_wanted(struct migd *m, uint64_t slot);
 /* It is over, or runs at home again: removes the record. In no lock; not in the actor. */
 void home_forget(struct family *f);
 /* Writes what a restarted migd must know of a family that is away. */

@@ -301,7 +301,7 @@ static void status_done(void *arg, int status, struct rpc_msg *out)
 	sem_post(c->done);
 }
 
-int hosts_status(struct hosts *h, bool guests, int timeout_ms, struct host_status **out, size_t *n, struct error *e)
+int hosts_status(struct hosts *h, const struct hosts_ask *q, int timeout_ms, struct host_status **out, size_t *n, struct error *e)
 {
 	Sprite__Mig__StatusReq req = SPRITE__MIG__STATUS_REQ__INIT;
 	struct status_call *calls;
@@ -329,7 +329,8 @@ int hosts_status(struct hosts *h, bool guests, int timeout_ms, struct host_statu
 		free(calls);
 		return error_set(e, ENOMEM, "out of memory");
 	}
-	req.guests = guests;
+	req.guests = q->guests;
+	req.stats = q->stats;
 	sem_init(&done, 0, 0);
 	for (size_t i = 0; i < count; i++) {
 		struct rpc_channel *ch = host_channel(s[i].host);

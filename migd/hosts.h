@@ -41,11 +41,15 @@ struct host_status {
 	Sprite__Mig__StatusRep *rep; /* NULL when err */
 	struct rpc_msg msg;
 };
+struct hosts_ask {
+	bool guests; /* and sources of idle detection */
+	bool stats;
+};
 /* Asks all hosts (or the named one) at once; waits at most timeout_ms. *out: malloc'ed array in order of names, this host included. */
-int hosts_status(struct hosts *h, bool guests, int timeout_ms, struct host_status **out, size_t *n, struct error *e);
+int hosts_status(struct hosts *h, const struct hosts_ask *q, int timeout_ms, struct host_status **out, size_t *n, struct error *e);
 void hosts_status_free(struct host_status *s, size_t n);
 /* What this host says of itself. Fields point into `store`, which the caller frees with host_own_free(). */
-Sprite__Mig__StatusRep *host_own_status(struct migd *m, bool guests);
+Sprite__Mig__StatusRep *host_own_status(struct migd *m, const struct hosts_ask *q);
 void host_own_free(Sprite__Mig__StatusRep *rep);
 
 #endif

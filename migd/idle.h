@@ -3,9 +3,9 @@
  * Is the owner of this workstation away? Sources, each reported by name with what it saw:
  *   input    evdev devices (opened, never grabbed; hot-plug by inotify), so it works under Wayland, X and the console alike
  *   tty      reads on /dev/tty[1-9]* and /dev/pts/N: inotify IN_ACCESS for the moment, atime for the past (the kernel keeps it to 8 s)
- *   logind   IdleHint and LockedHint of the sessions on seats (org.freedesktop.login1)
- *   load     run queue averages over 1, 5 and 15 minutes per CPU, guests not counted
+ *   logind   IdleHint and LockedHint of each session (org.freedesktop.login1); also lid and power where it knows them
  *   power    on battery, lid closed
+ *   load     run queue averages over 1, 5 and 15 minutes per CPU, guests not counted
  * The rule is Sprite's: idle when nobody has touched the host for idle_after seconds and the averages are below 0.75/1.0/1.5 per CPU; given up
  * above 2.5/2.75/3.0 (Douglis and Ousterhout 1991, section 5). Between the two sets of thresholds it stays what it was.
  *
@@ -51,8 +51,8 @@ void idle_close(struct idle_watch *w);
 int idle_fd(const struct idle_watch *w);
 /* Reads what is there. Returns true when new input was seen since the last call. Call it when idle_fd() is readable. */
 bool idle_poll(struct idle_watch *w);
-/* Every few seconds: loads (with `guests_running` guest threads that are runnable not counted), tty atimes, logind, power. */
-void idle_sample(struct idle_watch *w, unsigned guests_running, struct idle_view *out);
+/* Every few seconds: tty atimes; with `all`, less often, also what costs more: loads (`guests_running` runnable guest threads not counted), logind, power. */
+void idle_sample(struct idle_watch *w, bool all, unsigned guests_running, struct idle_view *out);
 size_t idle_sources(const struct idle_watch *w, struct idle_source *out, size_t max);
 
 #endif

@@ -40,14 +40,15 @@ static int runnable_in_loadavg(void)
 	return running - 1; /* ourselves */
 }
 
-static char state_of(int proc, const char *pid)
+/* State and number of threads from a stat file of /proc; 0: it is gone. */
+static char stat_of(int dir, const char *name, int *threads)
 {
-	char path[32], buf[512], *p;
+	char path[40], buf[512], *p;
 	_cleanup_close_ int fd = -1;
 	ssize_t n;
 
-	snprintf(path, sizeof path, "%.16s/stat", pid);
-	fd = openat(proc, path, O_RDONLY | O_CLOEXEC);
+	snprintf(path, sizeof path, "%.16s/stat", name);
+	fd = openat(dir, path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return 0;
 	n = read(fd, buf, sizeof buf - 1);
@@ -55,7 +56,31 @@ static char state_of(int proc, const char *pid)
 		return 0;
 	buf[n] = 0;
 	p = strrchr(buf, ')'); /* a comm may hold anything, also ") R" */
-	return p && p[1] == ' ' ? p[2] : 0;
+	if (!p || p[1] != ' ')
+		return 0;
+	*threads = 1;
+	sscanf(p + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %d", threads);
+	return p[2];
+}
+
+/* Runnable threads of one process. */
+static int runnable_of(int proc, const char *pid)
+{
+	int threads = 1, unused, n = 0;
+	char state = stat_of(proc, pid, &threads), path[40];
+	struct dirent *de;
+	DIR *d;
+
+	if (threads <= 1)
+		return state == 'R';
+	snprintf(path, sizeof path, "/proc/%.16s/task", pid);
+	d = opendir(path);
+	while (d && (de = readdir(d)))
+		if (de->d_name[0] != '.')
+			n += stat_of(dirfd(d), de->d_name, &unused) == 'R';
+	if (d)
+		closedir(d);
+	return n;
 }
 
 static int runnable_in_proc(void)
@@ -68,10 +93,23 @@ static int runnable_in_proc(void)
 	if (!d)
 		return -errno;
 	while ((de = readdir(d)))
-		if (de->d_name[0] >= '1' && de->d_name[0] <= '9' && atoi(de->d_name) != self && state_of(dirfd(d), de->d_name) == 'R')
-			n++;
+		if (de->d_name[0] >= '1' && de->d_name[0] <= '9' && atoi(de->d_name) != self)
+			n += runnable_of(dirfd(d), de->d_name);
 	closedir(d);
 	return n;
+}
+
+unsigned idle_load_running(const pid_t *pids, size_t n)
+{
+	_cleanup_close_ int proc = n ? open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	unsigned running = 0;
+	char name[16];
+
+	for (size_t i = 0; proc >= 0 && i < n; i++) {
+		snprintf(name, sizeof name, "%d", pids[i]);
+		running += (unsigned)runnable_of(proc, name);
+	}
+	return running;
 }
 
 int idle_load_sample(struct idle_load *l, uint64_t now_ns, unsigned guests_running)

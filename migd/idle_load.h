@@ -2,7 +2,9 @@
 /* Run queue averages of this host as its own processes make them, guests left out. One thread. */
 #ifndef MIGD_IDLE_LOAD_H
 #define MIGD_IDLE_LOAD_H
+#include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct idle_load {
 	double avg[3]; /* runnable threads over 1, 5, 15 minutes, not per CPU */
@@ -13,5 +15,7 @@ struct idle_load {
 void idle_load_init(struct idle_load *l);
 /* Takes one sample at now_ns; `guests_running` runnable guest threads are not the owner's doing. Returns 0 or -errno. */
 int idle_load_sample(struct idle_load *l, uint64_t now_ns, unsigned guests_running);
+/* How many threads of these processes are runnable now. */
+unsigned idle_load_running(const pid_t *pids, size_t n);
 
 #endif

@@ -18,6 +18,7 @@
 #include <systemd/sd-bus.h>
 #include <time.h>
 #include <unistd.h>
+#include <utmpx.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
@@ -25,6 +26,7 @@
 #include "migd/idle_load.h"
 
 #define DEVICES_MAX 256
+#define SESSIONS_MAX 16
 #define LOGIND_TIMEOUT_US 100000 /* a hung bus must not hold up an eviction */
 
 enum device_kind { DEVICE_EVDEV, DEVICE_TTY };
@@ -35,21 +37,25 @@ struct device {
 	int fd; /* evdev: the open device; -1: could not be opened */
 	int wd; /* tty: its inotify watch */
 	int err;
+	bool remote; /* tty: of a login over the network */
+	bool looked; /* tty: atime is known */
+	struct timespec atime;
 	uint64_t last_ns;
 };
 
 struct idle_watch {
 	struct idle_rules rules;
 	int epoll, inotify;
-	int wd_input, wd_pts;
+	int wd_dev, wd_input, wd_pts;
 	struct device dev[DEVICES_MAX];
 	size_t ndev;
 	uint64_t since_ns, last_input_ns;
 	struct idle_load load;
 	int load_err;
 	sd_bus *bus;
-	char logind[120];
-	bool logind_ok;
+	char logind[120], power[120];
+	bool logind_ok, power_ok;
+	bool battery, lid_closed;
 };
 
 static struct device *device_find(struct idle_watch *w, const char *path)
@@ -130,17 +136,24 @@ static void scan(struct idle_watch *w, const char *dir, const char *prefix, enum
 
 static void scan_all(struct idle_watch *w)
 {
+	/* The directory comes with the first device: a host may start without any. ATTRIB: udev sets a node's mode after it is there. */
+	if (w->wd_input < 0)
+		w->wd_input = inotify_add_watch(w->inotify, "/dev/input", IN_CREATE | IN_ATTRIB | IN_DELETE_SELF);
 	scan(w, "/dev/input", "event", DEVICE_EVDEV);
 	scan(w, "/dev/pts", "", DEVICE_TTY);
 	scan(w, "/dev", "tty", DEVICE_TTY);
 }
 
-static void touched(struct idle_watch *w, struct device *d, uint64_t when)
+/* Does it count as the owner's? */
+static bool touched(struct idle_watch *w, struct device *d, uint64_t when)
 {
+	bool counts = w->rules.remote_logins || !d->remote;
+
 	if (when > d->last_ns)
 		d->last_ns = when;
-	if (when > w->last_input_ns)
+	if (counts && when > w->last_input_ns)
 		w->last_input_ns = when;
+	return counts;
 }
 
 static bool poll_evdev(struct idle_watch *w, uint64_t now)
@@ -154,11 +167,9 @@ static bool poll_evdev(struct idle_watch *w, uint64_t now)
 
 		if (d->kind != DEVICE_EVDEV || d->fd < 0)
 			continue;
-		while ((n = read(d->fd, ev, sizeof ev)) > 0) {
-			touched(w, d, now);
-			any = true;
-		}
-		if (n < 0 && errno == ENODEV)
+		while ((n = read(d->fd, ev, sizeof ev)) > 0)
+			any |= touched(w, d, now);
+		if (n == 0 || errno == ENODEV) /* unplugged */
 			device_drop(w, &w->dev[i--]);
 	}
 	return any;
@@ -175,16 +186,17 @@ static bool poll_inotify(struct idle_watch *w, uint64_t now)
 			struct inotify_event *e = (void *)p;
 
 			p += sizeof *e + e->len;
-			if (e->wd == w->wd_input || e->wd == w->wd_pts) {
-				rescan = true;
+			if (e->wd == w->wd_input || e->wd == w->wd_pts || e->wd == w->wd_dev) {
+				rescan |= e->wd != w->wd_dev || (e->len && (!strcmp(e->name, "input") || !strncmp(e->name, "tty", 3)));
+				if (e->wd == w->wd_input && e->mask & (IN_DELETE_SELF | IN_IGNORED))
+					w->wd_input = -1;
 				continue;
 			}
 			for (size_t i = 0; i < w->ndev; i++) {
 				if (w->dev[i].kind != DEVICE_TTY || w->dev[i].wd != e->wd)
 					continue;
 				if (e->mask & IN_ACCESS) {
-					touched(w, &w->dev[i], now);
-					any = true;
+					any |= touched(w, &w->dev[i], now);
 				} else if (e->mask & (IN_DELETE_SELF | IN_IGNORED)) {
 					w->dev[i].wd = -1;
 					device_drop(w, &w->dev[i]);
@@ -206,15 +218,40 @@ bool idle_poll(struct idle_watch *w)
 	return a || b;
 }
 
-/* A tty's atime moves when something read from it: this is how input from before we were there is known. */
+/* Which ttys are of logins over the network says utmp: those with the name of a host that is not an X display (":0"). */
+static void find_remote(struct idle_watch *w)
+{
+	struct utmpx *u;
+
+	for (size_t i = 0; i < w->ndev; i++)
+		w->dev[i].remote = false;
+	setutxent();
+	while ((u = getutxent())) {
+		char path[64];
+		struct device *d;
+
+		if (u->ut_type != USER_PROCESS || !u->ut_host[0] || u->ut_host[0] == ':')
+			continue;
+		snprintf(path, sizeof path, "/dev/%.*s", (int)sizeof u->ut_line, u->ut_line);
+		d = device_find(w, path);
+		if (d)
+			d->remote = true;
+	}
+	endutxent();
+}
+
+/*
+ * A tty's atime moves when something read from it. The first look tells of input from before we were there (by the kernel's wall clock, which made it);
+ * later ones only whether it has moved, so that a clock that is set back or forth is no input and hides none.
+ */
 static void sample_ttys(struct idle_watch *w, uint64_t now)
 {
 	struct timespec ts;
 
-	/* The kernel's clock, which made the atimes: not clock_real_ns(), which a test may have moved. */
 	clock_gettime(CLOCK_REALTIME, &ts);
 	int64_t real = (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 
+	find_remote(w);
 	for (size_t i = 0; i < w->ndev; i++) {
 		struct device *d = &w->dev[i];
 		struct stat st;
@@ -225,12 +262,17 @@ static void sample_ttys(struct idle_watch *w, uint64_t now)
 			device_drop(w, &w->dev[i--]);
 			continue;
 		}
+		if (!strncmp(d->path, "/dev/tty", 8)) /* a console's is not kept */
+			continue;
+		bool moved = st.st_atim.tv_sec != d->atime.tv_sec || st.st_atim.tv_nsec != d->atime.tv_nsec;
 		int64_t at = (int64_t)st.st_atim.tv_sec * 1000000000 + st.st_atim.tv_nsec;
-		uint64_t age = at < real ? (uint64_t)(real - at) : 0;
+		uint64_t age = d->looked || at >= real ? 0 : (uint64_t)(real - at);
 
 		/* A tty that was never read shows its creation, which is a login and so a touch as well. */
-		if (strncmp(d->path, "/dev/tty", 8) && age < now && now - age > d->last_ns)
+		if (moved && age < now)
 			touched(w, d, now - age);
+		d->atime = st.st_atim;
+		d->looked = true;
 	}
 }
 
@@ -247,10 +289,52 @@ static int logind_flag(struct idle_watch *w, const char *name)
 	return r < 0 ? r : v;
 }
 
+/* One session, in words. Locked and idle are hints; "idle since" is evidence of input before it. */
+static int sample_session(struct idle_watch *w, const char *user, const char *seat, const char *path, uint64_t now)
+{
+	static const char *const dest = "org.freedesktop.login1", *const iface = "org.freedesktop.login1.Session";
+	int idle = 0, locked = 0, remote = 0, r;
+	size_t n = strlen(w->logind);
+	uint64_t since = 0;
+
+	r = sd_bus_get_property_trivial(w->bus, dest, path, iface, "IdleHint", NULL, 'b', &idle);
+	if (r >= 0)
+		r = sd_bus_get_property_trivial(w->bus, dest, path, iface, "LockedHint", NULL, 'b', &locked);
+	if (r >= 0)
+		r = sd_bus_get_property_trivial(w->bus, dest, path, iface, "Remote", NULL, 'b', &remote);
+	if (r >= 0)
+		r = sd_bus_get_property_trivial(w->bus, dest, path, iface, "IdleSinceHintMonotonic", NULL, 't', &since);
+	if (r < 0)
+		return r;
+	snprintf(w->logind + n, sizeof w->logind - n, "%s%s on %s %s%s", n ? "; " : "", user, remote ? "the network" : *seat ? seat : "no seat",
+		idle ? "idle" : "active", locked ? ", locked" : "");
+	if (idle && since && (w->rules.remote_logins || !remote) && since * 1000 < now && since * 1000 > w->last_input_ns)
+		w->last_input_ns = since * 1000;
+	return 0;
+}
+
+static int sample_sessions(struct idle_watch *w, uint64_t now)
+{
+	sd_bus_message *m = NULL;
+	const char *id, *user, *seat, *path;
+	uint32_t uid;
+	int r = sd_bus_call_method(w->bus, "org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager", "ListSessions", NULL, &m,
+		NULL);
+
+	w->logind[0] = 0;
+	if (r >= 0)
+		r = sd_bus_message_enter_container(m, 'a', "(susso)");
+	for (int i = 0; i < SESSIONS_MAX && r >= 0 && (r = sd_bus_message_read(m, "(susso)", &id, &uid, &user, &seat, &path)) > 0; i++)
+		r = sample_session(w, user, seat, path, now);
+	sd_bus_message_unref(m);
+	if (r >= 0 && !w->logind[0])
+		snprintf(w->logind, sizeof w->logind, "no sessions");
+	return r;
+}
+
 static void sample_logind(struct idle_watch *w, uint64_t now)
 {
-	uint64_t since = 0;
-	int r, hint;
+	int r, lid, mains;
 
 	w->logind_ok = false;
 	if (!w->bus) {
@@ -261,19 +345,18 @@ static void sample_logind(struct idle_watch *w, uint64_t now)
 		}
 		sd_bus_set_method_call_timeout(w->bus, LOGIND_TIMEOUT_US);
 	}
-	hint = logind_flag(w, "IdleHint");
-	if (hint < 0) {
+	lid = logind_flag(w, "LidClosed");
+	mains = lid < 0 ? lid : logind_flag(w, "OnExternalPower");
+	r = mains < 0 ? mains : sample_sessions(w, now);
+	if (r < 0) {
+		if (!w->logind[0])
+			snprintf(w->logind, sizeof w->logind, "%s", strerror(-r));
 		w->bus = sd_bus_close_unref(w->bus); /* asked anew next time: the bus may have been restarted */
 		return;
 	}
+	w->lid_closed |= lid > 0;
+	w->battery |= !mains;
 	w->logind_ok = true;
-	if (sd_bus_get_property_trivial(w->bus, "org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager",
-		    "IdleSinceHintMonotonic", NULL, 't', &since) < 0)
-		since = 0;
-	snprintf(w->logind, sizeof w->logind, hint ? "sessions say idle" : "a session says active or there is none");
-	/* "Not idle" alone is only a hint (desktops without a screen saver never set it), "idle since" is evidence of input before it. */
-	if (hint && since && since * 1000 < now && since * 1000 > w->last_input_ns)
-		w->last_input_ns = since * 1000;
 }
 
 static bool read_word(const char *path, char *buf, size_t n)
@@ -288,11 +371,30 @@ static bool read_word(const char *path, char *buf, size_t n)
 	return true;
 }
 
-/* On battery: a mains adapter exists and none is online. Lid: ACPI button says closed. */
-static void sample_power(struct idle_view *v)
+static bool lid_says_closed(bool *known)
+{
+	DIR *d = opendir("/proc/acpi/button/lid");
+	bool closed = false;
+	struct dirent *de;
+	char path[320], word[64];
+
+	while (d && (de = readdir(d))) {
+		snprintf(path, sizeof path, "/proc/acpi/button/lid/%s/state", de->d_name);
+		if (de->d_name[0] == '.' || !read_word(path, word, sizeof word))
+			continue;
+		*known = true;
+		closed |= strstr(word, "closed") != NULL;
+	}
+	if (d)
+		closedir(d);
+	return closed;
+}
+
+/* On battery: a mains adapter exists and none is online. Lid: the ACPI button says closed. logind may know of both where /sys and /proc do not. */
+static void sample_power(struct idle_watch *w)
 {
 	char path[320], word[64];
-	bool mains = false, online = false;
+	bool mains = false, online = false, lid = false, closed = lid_says_closed(&lid);
 	struct dirent *de;
 	DIR *d = opendir("/sys/class/power_supply");
 
@@ -307,29 +409,32 @@ static void sample_power(struct idle_view *v)
 	}
 	if (d)
 		closedir(d);
-	v->battery = mains && !online;
-	d = opendir("/proc/acpi/button/lid");
-	while (d && (de = readdir(d))) {
-		snprintf(path, sizeof path, "/proc/acpi/button/lid/%s/state", de->d_name);
-		if (de->d_name[0] != '.' && read_word(path, word, sizeof word) && strstr(word, "closed"))
-			v->lid_closed = true;
-	}
-	if (d)
-		closedir(d);
+	w->battery |= mains && !online;
+	w->lid_closed |= closed;
+	w->power_ok = mains || lid || w->logind_ok;
+	if (w->power_ok)
+		snprintf(w->power, sizeof w->power, "on %s, lid %s%s", w->battery ? "battery" : "mains", w->lid_closed ? "closed" : "open",
+			w->rules.on_battery ? " (makes no difference: on_battery)" : "");
+	else
+		snprintf(w->power, sizeof w->power, "no mains adapter and no lid known: taken to be on mains");
 }
 
-void idle_sample(struct idle_watch *w, unsigned guests_running, struct idle_view *out)
+void idle_sample(struct idle_watch *w, bool all, unsigned guests_running, struct idle_view *out)
 {
 	uint64_t now = clock_boot_ns();
 
 	idle_poll(w);
 	sample_ttys(w, now);
-	sample_logind(w, now);
-	w->load_err = idle_load_sample(&w->load, now, guests_running);
-	*out = (struct idle_view){.now_ns = now, .last_input_ns = w->last_input_ns, .since_ns = w->since_ns};
+	if (all) {
+		w->battery = w->lid_closed = false;
+		sample_logind(w, now);
+		sample_power(w);
+		w->load_err = idle_load_sample(&w->load, now, guests_running);
+	}
+	*out = (struct idle_view){.now_ns = now, .last_input_ns = w->last_input_ns, .since_ns = w->since_ns, .battery = w->battery,
+		.lid_closed = w->lid_closed};
 	for (int i = 0; i < 3; i++)
 		out->load[i] = w->load.avg[i] / w->load.cpus;
-	sample_power(out);
 }
 
 int idle_open(const struct idle_rules *r, struct idle_watch **out, struct error *e)
@@ -351,7 +456,8 @@ int idle_open(const struct idle_rules *r, struct idle_watch **out, struct error 
 	}
 	ev.data.fd = w->inotify;
 	epoll_ctl(w->epoll, EPOLL_CTL_ADD, w->inotify, &ev);
-	w->wd_input = inotify_add_watch(w->inotify, "/dev/input", IN_CREATE | IN_ATTRIB); /* ATTRIB: udev sets the mode after the node is there */
+	w->wd_input = -1; /* scan_all() */
+	w->wd_dev = inotify_add_watch(w->inotify, "/dev", IN_CREATE);
 	w->wd_pts = inotify_add_watch(w->inotify, "/dev/pts", IN_CREATE);
 	idle_load_init(&w->load);
 	scan_all(w);
@@ -389,11 +495,17 @@ size_t idle_sources(const struct idle_watch *w, struct idle_source *out, size_t 
 
 		out[n] = (struct idle_source){.readable = !d->err, .last_ns = d->last_ns};
 		snprintf(out[n].name, sizeof out[n].name, "%s %.56s", kind, d->label);
-		snprintf(out[n].text, sizeof out[n].text, "%s", d->err ? strerror(d->err) : "");
+		snprintf(out[n].text, sizeof out[n].text, "%s", d->err ? strerror(d->err) : !d->remote ? "" : w->rules.remote_logins ? "remote login" :
+			"remote login: does not count");
 	}
 	if (n < max) {
 		out[n] = (struct idle_source){.name = "logind", .readable = w->logind_ok};
 		snprintf(out[n].text, sizeof out[n].text, "%s", w->logind);
+		n++;
+	}
+	if (n < max) {
+		out[n] = (struct idle_source){.name = "power", .readable = w->power_ok};
+		snprintf(out[n].text, sizeof out[n].text, "%s", w->power);
 		n++;
 	}
 	if (n < max) {

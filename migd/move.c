@@ -18,6 +18,7 @@
 #include "migd/outbox.h"
 #include "migd/relay.h"
 #include "migd/relay_rpc.h"
+#include "migd/stats.h"
 #include "migd/transfer.h"
 #include "migd/view.h"
 
@@ -34,6 +35,7 @@ struct move {
 	uint64_t signal_seq;
 	struct mig_machine source_machine; /* when the source is this host */
 	struct move_result res;
+	enum stats_cause cause;
 	uint64_t start_ns, frozen_at;
 	bool granted;
 };
@@ -116,6 +118,8 @@ static int do_prepare(struct move *v)
 	r.at = v->source_name;
 	r.cpu = (char *)eng_cpu_features((const char *const *)v->m->conf->cpu_hide);
 	r.eviction = v->o->eviction;
+	r.assigned = v->o->slot != 0;
+	r.stuck_kill_s = f->stuck_kill_s;
 	fault_point("prepare");
 	return host_call(v->dest, MIG_PREPARE, &r.base, PREPARE_MS, NULL, v->e);
 }
@@ -427,12 +431,14 @@ int move_family(struct family *f, const struct move_opts *o, struct move_result 
 	struct error own = { 0 };
 	struct move v = { .f = f, .m = f->m, .o = o, .e = e ? e : &own, .start_ns = clock_mono_ns() };
 	int err = begin(&v, f, v.e);
+	bool goes_home = !strcmp(o->dest, f->m->conf->name);
 	uint64_t over;
 
 	if (err) {
 		agent_leave(f->m, o->slot);
 		return err;
 	}
+	v.cause = o->eviction ? (goes_home ? CAUSE_EVICTED_HOME : CAUSE_EVICTED_ONWARD) : f->exec_entry ? CAUSE_EXEC : goes_home ? CAUSE_HOME : CAUSE_MOVE;
 	err = run_machine(&v, ME_START);
 	pthread_mutex_lock(&f->lock);
 	f->moving = false;
@@ -448,6 +454,7 @@ int move_family(struct family *f, const struct move_opts *o, struct move_result 
 	v.res.total_ns = clock_mono_ns() - v.start_ns;
 	if (r)
 		*r = v.res;
+	stats_move(f->m, f, v.cause, v.source_name, o->dest, v.res.bytes, v.res.frozen_ns, v.res.total_ns, err);
 	if (err)
 		log_note("family %s: %d (%s) stays on %s: %s", f->id, f->pid, f->comm, f->host, v.e->text);
 	else

@@ -74,7 +74,7 @@ static void stand(struct office *o, bool resign)
 static void report(struct office *o)
 {
 	Sprite__Master__Report r = SPRITE__MASTER__REPORT__INIT;
-	Sprite__Mig__StatusRep *own = host_own_status(o->m, false);
+	Sprite__Mig__StatusRep *own = host_own_status(o->m, &(struct hosts_ask){0});
 	struct rpc_msg out = {0};
 	struct error e = {0};
 	char master[256];

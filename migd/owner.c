@@ -5,33 +5,43 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
+#include <systemd/sd-login.h>
 #include <unistd.h>
+#include <utmpx.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "migd/cgroup.h"
+#include "migd/evict.h"
 #include "migd/family.h"
 #include "migd/guest.h"
-#include "migd/hosts.h"
+#include "migd/idle_load.h"
+#include "migd/office.h"
+#include "migd/proc.h"
+#include "migd/stats.h"
 
-#define EVICT_AGAIN_NS (2ull * 1000000000)
-enum { SAMPLE_MS = 2000, EVICT_CALL_MS = 3000 };
+/* SAMPLE_MS: how often sources are looked at that cannot call; ALL_EVERY: of those, how often the dear ones. TURN_MS: while guests are to leave. */
+enum { SAMPLE_MS = 2000, ALL_EVERY = 3, TURN_MS = 500, SOURCES = 32 };
 
 struct owner {
 	struct migd *m;
 	pthread_mutex_t lock;
 	pthread_t thread;
-	int stop_fd;
+	int stop_fd, kick_fd;
 	struct idle_watch *watch; /* the thread's */
 	struct idle_rules rules;
+	unsigned samples;      /* the thread's */
+	uint64_t evict_ns;     /* the thread's: when those began that are still to leave; 0: nobody is */
 	struct idle_view view; /* lock */
 	bool idle;	       /* lock */
 	const char *why;       /* lock */
-	struct idle_source sources[32]; /* lock */
+	struct idle_source sources[SOURCES]; /* lock */
 	size_t nsources;
 };
 
@@ -44,151 +54,108 @@ static char *lend_path(const struct conf *c)
 	return asprintf(&p, "%s/lend", c->state_dir) < 0 ? NULL : p;
 }
 
-bool lend_load(const struct conf *c)
-{
-	_cleanup_free_ char *path = lend_path(c);
-	_cleanup_fclose_ FILE *f = path ? fopen(path, "re") : NULL;
-	char word[8] = "";
-
-	if (!f || fscanf(f, "%7s", word) != 1)
-		return c->lend;
-	return !strcmp(word, "on");
-}
-
-int lend_set(struct migd *m, bool on, struct error *e)
+/* "on" or "off", and until when (seconds since 1970): then it is the other way round. */
+void lend_load(struct migd *m)
 {
 	_cleanup_free_ char *path = lend_path(m->conf);
-	_cleanup_close_ int fd = -1;
-	const char *word = on ? "on\n" : "off\n";
+	_cleanup_fclose_ FILE *f = path ? fopen(path, "re") : NULL;
+	long long until = 0;
+	char word[8] = "";
 
-	if (!path)
+	m->lend = m->conf->lend;
+	if (!f || fscanf(f, "%7s %lld", word, &until) < 1)
+		return;
+	m->lend = !strcmp(word, "on");
+	m->lend_until = until;
+}
+
+int lend_set(struct migd *m, bool on, int64_t until, struct error *e)
+{
+	_cleanup_free_ char *path = lend_path(m->conf), *tmp = NULL;
+	_cleanup_fclose_ FILE *f = NULL;
+
+	if (!path || asprintf(&tmp, "%s.new", path) < 0)
 		return error_set(e, ENOMEM, "out of memory");
-	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-	if (fd < 0 || write(fd, word, strlen(word)) != (ssize_t)strlen(word))
+	f = fopen(tmp, "we");
+	if (!f || fprintf(f, "%s %lld\n", on ? "on" : "off", (long long)until) < 0 || fflush(f) || fsync(fileno(f)) || rename(tmp, path))
 		return error_set(e, errno, "%s: cannot be written: %s", path, strerror(errno));
 	m->lend = on;
-	log_note("this host %s", on ? "lends itself to guests" : "no longer lends itself");
+	m->lend_until = until;
+	log_note("this host %s%s", on ? "lends itself to guests" : "no longer lends itself", until ? " for the time being" : "");
 	return 0;
 }
 
-/* ---- eviction ---- */
-
-struct evict {
-	struct family *f;
-	char why[64];
-};
-
-static void *evict_main(void *arg)
+static void lend_check(struct migd *m)
 {
-	struct evict *ev = arg;
-	struct family *f = ev->f;
-	Sprite__Mig__EvictReq r = SPRITE__MIG__EVICT_REQ__INIT;
 	struct error e = { 0 };
-	struct host *h = hosts_find(f->m->hosts, f->home, &e);
+	bool on = !m->lend;
 
-	r.family = f->id;
-	r.gen = f->gen;
-	r.why = ev->why;
-	if (!h || host_call(h, MIG_EVICT, &r.base, EVICT_CALL_MS, NULL, &e))
-		log_warn("family %s: %d (%s) cannot go home now: %s", f->id, f->pid, f->comm, e.text);
-	family_put(f);
-	free(ev);
-	return NULL;
+	if (!m->lend_until || clock_real_ns() / 1000000000 < m->lend_until)
+		return;
+	if (lend_set(m, on, 0, &e))
+		log_warn("%s", e.text);
+	else if (!on)
+		evict_guests(m, NULL, "the time it was lent for is over", true);
 }
 
-static bool evict_ask(struct family *f, const char *why)
+/* ---- who sits here ---- */
+
+bool owner_sits_here(uid_t uid)
 {
-	struct evict *ev = calloc(1, sizeof(*ev));
+	struct utmpx *u;
+	bool here = sd_uid_get_seats(uid, 1, NULL) > 0;
+	struct passwd *pw = getpwuid(uid);
 
-	if (!ev)
-		return false;
-	ev->f = family_get(f);
-	snprintf(ev->why, sizeof(ev->why), "%s", why);
-	if (!thread_run(evict_main, ev))
-		return true;
-	family_put(f);
-	free(ev);
-	return false;
-}
-
-/* Off the CPU, if it is on it: one that is just arriving or leaving is in the engine's hands, where it does not run either. */
-static bool evict_stop(struct family *f)
-{
-	uint64_t now = clock_boot_ns();
-	bool news;
-
-	pthread_mutex_lock(&f->lock);
-	news = !f->evicting || now - f->evict_ns > EVICT_AGAIN_NS; /* an owner who types does not ask with every key */
-	f->evicting = true;
-	if (news)
-		f->evict_ns = now;
-	if (f->machine.state == MD_RUNNING || f->machine.state == MS_RUNNING)
-		guest_freeze(f, true);
-	pthread_mutex_unlock(&f->lock);
-	return news;
-}
-
-size_t evict_guests(struct migd *m, const char *id, const char *why)
-{
-	struct family **v;
-	size_t n = families_list(m->families, FAM_GUEST, &v), asked = 0;
-	bool *ask = calloc(n + 1, sizeof(*ask));
-
-	for (size_t i = 0; i < n; i++) /* all of them stop before anything else is done */
-		if (!id || !strcmp(id, v[i]->id)) {
-			bool news = evict_stop(v[i]);
-
-			if (ask)
-				ask[i] = news;
-		}
-	for (size_t i = 0; ask && i < n; i++)
-		if (ask[i])
-			asked += evict_ask(v[i], why);
-	free(ask);
-	families_list_free(v, n);
-	return asked;
-}
-
-/* Guests that were told to go and are still here: asked for again, or let run on when the owner has gone again. */
-static void evict_again(struct migd *m, bool idle)
-{
-	struct family **v;
-	size_t n = families_list(m->families, FAM_GUEST, &v);
-	uint64_t now = clock_boot_ns();
-
-	for (size_t i = 0; i < n; i++) {
-		struct family *f = v[i];
-		bool ask = false;
-
-		pthread_mutex_lock(&f->lock);
-		if (f->evicting && idle) {
-			f->evicting = false;
-			guest_freeze(f, false);
-		} else if (f->evicting && now - f->evict_ns > EVICT_AGAIN_NS) {
-			f->evict_ns = now;
-			ask = true;
-			if (f->machine.state == MD_RUNNING || f->machine.state == MS_RUNNING)
-				guest_freeze(f, true);
-		}
-		pthread_mutex_unlock(&f->lock);
-		if (ask)
-			evict_ask(f, "asked again");
-	}
-	families_list_free(v, n);
+	if (here || !pw)
+		return here;
+	setutxent();
+	while (!here && (u = getutxent()))
+		here = u->ut_type == USER_PROCESS && (!u->ut_host[0] || u->ut_host[0] == ':') && !strncmp(u->ut_user, pw->pw_name, sizeof(u->ut_user));
+	endutxent();
+	return here;
 }
 
 /* ---- the watch ---- */
 
-static void look(struct owner *o)
+/* Runnable threads of all guests: they are not the owner's doing. */
+static unsigned guests_running(struct migd *m)
 {
-	struct idle_source src[32];
+	struct family **v;
+	size_t n = m->cgroups ? families_list(m->families, FAM_GUEST, &v) : 0;
+	unsigned running = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		char name[FAMILY_ID_MAX + 40];
+		pid_t pids[512];
+		int k;
+
+		guest_cgroup(v[i], name, sizeof(name));
+		k = cgroup_pids(m->cgroups, name, pids, ARRAY_SIZE(pids));
+		running += k > 0 ? idle_load_running(pids, k < (int)ARRAY_SIZE(pids) ? (size_t)k : ARRAY_SIZE(pids)) : 0;
+	}
+	if (n)
+		families_list_free(v, n);
+	return running;
+}
+
+static uint64_t quiet_ms(const struct idle_view *v)
+{
+	uint64_t since = v->last_input_ns ? v->last_input_ns : v->since_ns;
+
+	return v->now_ns > since ? (v->now_ns - since) / 1000000 : 0;
+}
+
+/* Returns whether the host is idle now. */
+static bool look(struct owner *o)
+{
+	struct idle_source src[SOURCES];
+	bool was, idle, all = o->samples++ % ALL_EVERY == 0;
 	struct idle_view v;
 	const char *why;
-	bool was, idle;
 	size_t n;
 
-	idle_sample(o->watch, 0, &v);
-	n = idle_sources(o->watch, src, 32);
+	idle_sample(o->watch, all, all ? guests_running(o->m) : 0, &v);
+	n = idle_sources(o->watch, src, SOURCES);
 	pthread_mutex_lock(&o->lock);
 	was = o->idle;
 	idle = idle_decide(&o->rules, &v, was, &why);
@@ -198,36 +165,102 @@ static void look(struct owner *o)
 	memcpy(o->sources, src, n * sizeof(src[0]));
 	o->nsources = n;
 	pthread_mutex_unlock(&o->lock);
-	if (was != idle)
+	if (was != idle) {
 		log_note("this host is %s (%s)", idle ? "idle" : "in use", why);
-	evict_again(o->m, idle);
+		office_report_soon(o->m->office);
+	}
+	if (was && !idle && strcmp(why, "input") && families_count(o->m->families, FAM_GUEST)) { /* input has its own way, at once */
+		log_note("no longer idle (%s): guests are sent away", why);
+		evict_guests(o->m, NULL, why, false);
+	}
+	if (all)
+		stats_sample(o->m, idle, v.load[0]);
+	return idle;
+}
+
+/* The owner has touched the host: guests stop now, everything else comes after. */
+static void on_input(struct owner *o)
+{
+	size_t n = evict_guests(o->m, NULL, "its owner is back", false);
+	uint64_t before;
+
+	if (!n)
+		return;
+	log_note("the owner is back: %zu guest%s stopped, and sent away", n, n == 1 ? "" : "s");
+	pthread_mutex_lock(&o->lock);
+	before = quiet_ms(&o->view);
+	pthread_mutex_unlock(&o->lock);
+	stats_idle_before(o->m, true, before);
+}
+
+/* Says, once, how long it took until the last one had left. */
+static void watch_leaving(struct owner *o)
+{
+	bool some = evict_under_way(o->m);
+
+	if (some && !o->evict_ns) {
+		o->evict_ns = clock_mono_ns();
+	} else if (!some && o->evict_ns) {
+		log_note("all guests have left: %.0f ms", (clock_mono_ns() - o->evict_ns) / 1e6);
+		o->evict_ns = 0;
+	}
 }
 
 static void *owner_main(void *arg)
 {
 	struct owner *o = arg;
-	struct pollfd p[2] = { { .fd = o->stop_fd, .events = POLLIN }, { .fd = idle_fd(o->watch), .events = POLLIN } };
-	uint64_t last = 0;
+	struct pollfd p[3] = { { .fd = o->stop_fd, .events = POLLIN }, { .fd = idle_fd(o->watch), .events = POLLIN }, { .fd = o->kick_fd, .events = POLLIN } };
+	bool idle = false;
+	uint64_t last = 0, unused;
 
 	for (;;) {
 		bool input = false;
 
-		poll(p, 2, SAMPLE_MS);
+		poll(p, 3, o->evict_ns ? TURN_MS : SAMPLE_MS);
 		if (p[0].revents)
 			return NULL;
 		if (p[1].revents)
 			input = idle_poll(o->watch);
-		if (input && families_count(o->m->families, FAM_GUEST)) {
-			size_t n = evict_guests(o->m, NULL, "its owner is back");
-
-			if (n)
-				log_note("the owner is back: %zu guest%s stopped and sent home", n, n == 1 ? "" : "s");
-		}
+		if (p[2].revents && read(o->kick_fd, &unused, sizeof(unused)) < 0)
+			continue;
+		if (input && families_count(o->m->families, FAM_GUEST))
+			on_input(o);
 		if (input || clock_mono_ns() - last > SAMPLE_MS * 900000ull) {
 			last = clock_mono_ns();
-			look(o);
+			idle = look(o);
+			lend_check(o->m);
 		}
+		if (families_count(o->m->families, FAM_GUEST))
+			evict_turn(o->m, idle);
+		watch_leaving(o);
 	}
+}
+
+void owner_kick(struct owner *o)
+{
+	uint64_t one = 1;
+
+	if (write(o->kick_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
+		log_warn("eventfd: %s", strerror(errno));
+}
+
+bool owner_is_idle(struct owner *o)
+{
+	struct owner_view v = { 0 };
+
+	if (o)
+		owner_look(o, &v);
+	return v.idle;
+}
+
+/* All guests together. Without that control a host lends itself all the same: each family has limits of its own, and mig hosts -v shows what there is. */
+static void limit_guests(struct migd *m)
+{
+	struct cgroup_limits l = { .memory_max = proc_memory_total() / 100 * m->conf->guests_memory_percent, .pids_max = proc_pids_max() / 2 };
+	struct error e = { 0 };
+
+	if (m->cgroups && cgroups_limit_all(m->cgroups, &l, &e))
+		log_warn("%s", e.text);
 }
 
 int owner_open(struct migd *m, struct owner **out, struct error *e)
@@ -241,11 +274,15 @@ int owner_open(struct migd *m, struct owner **out, struct error *e)
 	o->why = "waiting";
 	o->rules = idle_rules_default;
 	o->rules.idle_after_ns = m->conf->idle_after * 1000000000ull;
+	memcpy(o->rules.low, m->conf->load_low, sizeof(o->rules.low));
+	memcpy(o->rules.high, m->conf->load_high, sizeof(o->rules.high));
 	o->rules.remote_logins = m->conf->remote_logins;
 	o->rules.on_battery = m->conf->on_battery;
 	pthread_mutex_init(&o->lock, NULL);
+	limit_guests(m);
 	o->stop_fd = eventfd(0, EFD_CLOEXEC);
-	err = o->stop_fd < 0 ? -errno : idle_open(&o->rules, &o->watch, e);
+	o->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	err = o->stop_fd < 0 || o->kick_fd < 0 ? -errno : idle_open(&o->rules, &o->watch, e);
 	if (!err)
 		err = -pthread_create(&o->thread, NULL, owner_main, o);
 	if (err) {
@@ -268,19 +305,18 @@ void owner_close(struct owner *o)
 		pthread_join(o->thread, NULL);
 	idle_close(o->watch);
 	close(o->stop_fd);
+	close(o->kick_fd);
 	pthread_mutex_destroy(&o->lock);
 	free(o);
 }
 
 void owner_look(struct owner *o, struct owner_view *out)
 {
-	uint64_t since;
-
 	pthread_mutex_lock(&o->lock);
-	since = o->view.last_input_ns ? o->view.last_input_ns : o->view.since_ns;
 	out->idle = o->idle;
 	out->why = o->why;
-	out->idle_ms = o->view.now_ns > since ? (o->view.now_ns - since) / 1000000 : 0;
+	out->idle_ms = quiet_ms(&o->view);
+	memcpy(out->load, o->view.load, sizeof(out->load));
 	pthread_mutex_unlock(&o->lock);
 }
 

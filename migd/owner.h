@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The owner of this workstation comes first: watches for his input, freezes guests at once when he is back, and sends them home.
+ * The owner of this workstation comes first: watches for his input, and has guests stopped and sent away (evict.h) when he is back.
  * Also keeps whether this host lends itself (survives a restart: $state_dir/lend).
  * Locking: one lock inside; any thread.
  */
@@ -16,16 +16,21 @@ struct owner_view {
 	bool idle;
 	uint64_t idle_ms; /* since the last input */
 	const char *why;  /* static word */
+	double load[3];	  /* run queue per CPU, guests not counted */
 };
 int owner_open(struct migd *m, struct owner **out, struct error *e);
 void owner_close(struct owner *o);
 void owner_look(struct owner *o, struct owner_view *out);
 size_t owner_sources(struct owner *o, struct idle_source *out, size_t max);
 
-/* mig lend on|off */
-int lend_set(struct migd *m, bool on, struct error *e);
-bool lend_load(const struct conf *c);
-/* Asks the homes of all guests here (of one family: id; NULL: all) to take them. Returns how many were asked. */
-size_t evict_guests(struct migd *m, const char *id, const char *why);
+bool owner_is_idle(struct owner *o); /* NULL: no */
+/* Something has changed about guests that are to leave (evict.h). */
+void owner_kick(struct owner *o);
+/* Has this user a login at this host's own seat or terminals (not over the network)? He may send guests away. Not from several threads at once. */
+bool owner_sits_here(uid_t uid);
+
+/* mig lend on|off; until: seconds since 1970 when it turns back, 0: never */
+int lend_set(struct migd *m, bool on, int64_t until, struct error *e);
+void lend_load(struct migd *m);
 
 #endif

@@ -98,16 +98,41 @@ int proc_may_move(pid_t pid, uid_t uid, bool root_guests, struct proc_info *out,
 	return 0;
 }
 
-unsigned long long proc_memory_free(void)
+static unsigned long long meminfo(const char *format)
 {
 	_cleanup_fclose_ FILE *f = fopen("/proc/meminfo", "re");
 	unsigned long long kb = 0;
 	char line[128];
 
 	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "MemAvailable: %llu", &kb) == 1)
+		if (sscanf(line, format, &kb) == 1)
 			break;
 	return kb << 10;
+}
+
+unsigned long long proc_memory_free(void)
+{
+	return meminfo("MemAvailable: %llu");
+}
+
+unsigned long long proc_memory_total(void)
+{
+	return meminfo("MemTotal: %llu");
+}
+
+static unsigned number_in(const char *path)
+{
+	_cleanup_fclose_ FILE *f = fopen(path, "re");
+	unsigned n = 0;
+
+	return f && fscanf(f, "%u", &n) == 1 ? n : 32768;
+}
+
+unsigned proc_pids_max(void)
+{
+	unsigned a = number_in("/proc/sys/kernel/pid_max"), b = number_in("/proc/sys/kernel/threads-max");
+
+	return a < b ? a : b;
 }
 
 double proc_load(void)

@@ -28,5 +28,7 @@ int proc_may_move(pid_t pid, uid_t uid, bool root_guests, struct proc_info *out,
 unsigned long long proc_memory_free(void);
 double proc_load(void);
 unsigned proc_cpus(void);
+unsigned long long proc_memory_total(void);
+unsigned proc_pids_max(void); /* processes and threads that this host can have */
 
 #endif

@@ -24,6 +24,8 @@ struct class {
 	enum select_policy import;
 	size_t hosts;
 	struct heap heap[LEVELS];
+	char *asked; /* features that were asked for last, and whether this class has them all */
+	bool asked_ok;
 };
 
 struct host {
@@ -203,6 +205,7 @@ static void class_free(struct class *c)
 		free(c->heap[l].at);
 	free(c->arch);
 	free(c->features);
+	free(c->asked);
 	free(c);
 }
 
@@ -298,11 +301,40 @@ static void ask_free(struct select *s, struct ask *k)
 
 /* ---- granting ------------------------------------------------------------------------------------- */
 
-static bool class_fits(const struct class *c, const struct select_ask *a)
+static bool has_word(const char *list, const char *word, size_t n)
+{
+	for (const char *s = list; s && *s; s += strspn(s, " ")) {
+		size_t k = strcspn(s, " ");
+
+		if (k == n && !strncmp(s, word, n))
+			return true;
+		s += k;
+	}
+	return false;
+}
+
+/* Has the class every CPU feature that the process may have found at home? A cluster asks for few different lists: the last answer is kept. */
+static bool class_has(struct class *c, const char *features)
+{
+	if (c->asked && !strcmp(c->asked, features))
+		return c->asked_ok;
+	free(c->asked);
+	c->asked = strdup(features);
+	c->asked_ok = true;
+	for (const char *s = features; *s && c->asked_ok; s += strspn(s, " ")) {
+		size_t n = strcspn(s, " ");
+
+		c->asked_ok = has_word(c->features, s, n);
+		s += n;
+	}
+	return c->asked_ok;
+}
+
+static bool class_fits(struct class *c, const struct select_ask *a)
 {
 	if (c->import == POLICY_NONE || (c->import == POLICY_ROOT && a->uid != 0) || (c->import == POLICY_USERS && a->uid == 0))
 		return false;
-	return (!a->arch || same(a->arch, c->arch)) && (!a->features || same(a->features, c->features));
+	return (!a->arch || same(a->arch, c->arch)) && (!a->features || class_has(c, a->features));
 }
 
 static bool host_fits(const struct host *x, const struct select_ask *a)

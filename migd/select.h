@@ -25,7 +25,7 @@ enum select_policy { POLICY_ALL, POLICY_USERS, POLICY_ROOT, POLICY_NONE }; /* wh
 struct select_host { /* what a host says of itself */
 	const char *name;
 	const char *arch;     /* "x86_64" */
-	const char *features; /* CPU features that a process there may come to need; compared as a whole */
+	const char *features; /* CPU features, separated by blanks */
 	bool offers;	      /* idle, lending and able */
 	enum select_policy import;
 	uint64_t idle_since;  /* any monotonic unit, the same for all hosts: the smaller the better */
@@ -37,7 +37,7 @@ struct select_ask {
 	uint32_t uid;	      /* fair shares are per uid */
 	enum select_priority priority;
 	const char *arch;     /* NULL: any */
-	const char *features; /* must equal the host's (cluster-wide minimum), NULL: any */
+	const char *features; /* the host must have all of these: what the process may have found at home; NULL: any */
 	const char *not_host; /* the asker's own host, or where it was just evicted from; NULL: any */
 	const char *host;     /* exactly this one; NULL: any */
 	unsigned want;	      /* how many slots */

@@ -6,9 +6,12 @@
 #include "conf/clock.h"
 #include "migd/engine/engine.h"
 #include "migd/family.h"
+#include "migd/cgroup.h"
 #include "migd/hosts.h"
+#include "migd/office.h"
 #include "migd/owner.h"
 #include "migd/proc.h"
+#include "migd/stats.h"
 #include "migd/status.h"
 
 /* Everything the reply points to, in one piece. */
@@ -17,6 +20,7 @@ struct own {
 	struct family **list;
 	size_t nlist;
 	Sprite__Mig__Guest *guests, **pguests;
+	char *stats;
 	struct idle_source idle[32];
 	Sprite__Mig__Source sources[32], *psources[32];
 };
@@ -69,7 +73,20 @@ static void add_sources(struct own *o, struct migd *m)
 	o->rep.source = o->psources;
 }
 
-Sprite__Mig__StatusRep *host_own_status(struct migd *m, bool guests)
+/* They do not change, and the master is told them every few seconds. */
+const char *status_cpu_features(struct migd *m)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static char *known;
+
+	pthread_mutex_lock(&lock);
+	if (!known)
+		known = strdup(eng_cpu_features((const char *const *)m->conf->cpu_hide));
+	pthread_mutex_unlock(&lock);
+	return known ? known : "";
+}
+
+Sprite__Mig__StatusRep *host_own_status(struct migd *m, const struct hosts_ask *q)
 {
 	struct own *o = calloc(1, sizeof(*o));
 	struct owner_view v = { 0 };
@@ -93,9 +110,19 @@ Sprite__Mig__StatusRep *host_own_status(struct migd *m, bool guests)
 	o->rep.guests = o->nlist;
 	o->rep.away = families_count(m->families, FAM_HOME);
 	o->rep.root_guests = m->conf->root_guests;
-	o->rep.cpu = (char *)eng_cpu_features((const char *const *)m->conf->cpu_hide);
+	o->rep.cpu = (char *)status_cpu_features(m);
 	o->rep.version = SPRITE_VERSION;
-	if (guests) {
+	o->rep.cgroups = (char *)(m->cgroups ? cgroups_describe(m->cgroups) : "none");
+	o->rep.master = m->office && office_holding(m->office);
+	if (q->stats) {
+		json_t *s = stats_json(m);
+
+		o->stats = json_dumps(s, JSON_COMPACT);
+		json_decref(s);
+		if (o->stats)
+			o->rep.stats = o->stats;
+	}
+	if (q->guests) {
 		add_guests(o);
 		add_sources(o, m);
 	}
@@ -111,13 +138,14 @@ void host_own_free(Sprite__Mig__StatusRep *rep)
 	families_list_free(o->list, o->nlist);
 	free(o->guests);
 	free(o->pguests);
+	free(o->stats);
 	free(o);
 }
 
 void status_serve(void *ctx, struct rpc_request *rq)
 {
 	const Sprite__Mig__StatusReq *r = (const Sprite__Mig__StatusReq *)rpc_request_msg(rq)->msg;
-	Sprite__Mig__StatusRep *rep = host_own_status(ctx, r->guests);
+	Sprite__Mig__StatusRep *rep = host_own_status(ctx, &(struct hosts_ask){ .guests = r->guests, .stats = r->stats });
 
 	rpc_reply(rq, rep ? 0 : ENOMEM, rep ? &rep->base : NULL, NULL, 0, NULL, NULL);
 	host_own_free(rep);

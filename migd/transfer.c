@@ -11,6 +11,7 @@
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "migd/evict.h"
 #include "migd/fault.h"
 #include "migd/guest.h"
 #include "migd/home.h"
@@ -185,7 +186,7 @@ static int stream_begin(struct family *f, struct send_plan *p, struct rpc_stream
 }
 
 /* Sends what comes out of fd. 0 at its end. t0: when the freeze began, 0: not yet. */
-static int pump_out(struct send_plan *p, struct rpc_stream *s, int fd, uint64_t t0, struct error *e)
+static int pump_out(struct family *f, struct send_plan *p, struct rpc_stream *s, int fd, uint64_t t0, struct error *e)
 {
 	_cleanup_free_ char *buf = malloc(FRAME_MAX);
 	Sprite__Mig__ImageFrame frame;
@@ -203,6 +204,7 @@ static int pump_out(struct send_plan *p, struct rpc_stream *s, int fd, uint64_t 
 			return n ? -errno : 0;
 		if (t0 && p->max_freeze_ms && clock_mono_ns() - t0 > p->max_freeze_ms * 1000000ull)
 			return error_set(e, ETIME, "it would be frozen for more than %u ms (--max-freeze)", p->max_freeze_ms);
+		evict_throttle(f, (size_t)n);
 		frame = (Sprite__Mig__ImageFrame)SPRITE__MIG__IMAGE_FRAME__INIT;
 		err = rpc_stream_send(s, &frame.base, &v, 1);
 		p->bytes += n;
@@ -243,7 +245,7 @@ static int stream_part(struct family *f, struct send_plan *p, struct rpc_stream 
 	err = engine_job_start(job);
 	if (err)
 		return error_set(e, -err, "out of memory");
-	err = pump_out(p, s, ours, t0, e);
+	err = pump_out(f, p, s, ours, t0, e);
 	shutdown(ours, SHUT_RDWR);
 	*engine = engine_job_wait(job);
 	return err;
@@ -264,7 +266,7 @@ static bool wants_precopy(struct family *f)
 	char path[40];
 	_cleanup_fclose_ FILE *st = NULL;
 
-	if (f->m->no_precopy || f->exec_entry)
+	if (f->m->no_precopy || f->exec_entry || f->evicting) /* who is evicted has run here for the last time */
 		return false;
 	if (f->role == FAM_GUEST)
 		return f->image_bytes > PRECOPY_MIN;

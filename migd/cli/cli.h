@@ -31,6 +31,9 @@ int cmd_home(int argc, char **argv);
 int cmd_explain(int argc, char **argv);
 int cmd_ps(int argc, char **argv);
 int cmd_hosts(int argc, char **argv);
+int cmd_top(int argc, char **argv);
+int cmd_stats(int argc, char **argv);
+int cmd_env(int argc, char **argv);
 int cmd_lend(int argc, char **argv);
 int cmd_evict(int argc, char **argv);
 int cmd_stop_all(int argc, char **argv);
@@ -79,6 +82,8 @@ int table_print(struct table *t, FILE *to, struct error *e);
 void format_bytes(char *to, size_t size, uint64_t bytes);
 void format_duration(char *to, size_t size, uint64_t ms);
 void format_time(char *to, size_t size, int64_t real_ns);
+/* "2026-11-26T22:00", "2026-11-26T22:00:30Z", "22:00" (the next one), "+2h", "+90m", "+3d": seconds since 1970, 0: none of these. */
+int64_t time_parse(const char *s);
 /* Bytes for the terminal: anything below ' ' becomes '?'. In place. */
 char *printable(char *s);
 

@@ -6,34 +6,70 @@
 #include <string.h>
 #include "migd/cli/cli.h"
 
+/* What migd says of this host, in words. */
+static void print_lending(json_t *a)
+{
+	const char *why = json_string_value(json_object_get(a, "why"));
+	json_int_t until = json_integer_value(json_object_get(a, "until"));
+	char idle[32], when[40] = "", end[64] = "";
+
+	format_duration(idle, sizeof(idle), (uint64_t)json_integer_value(json_object_get(a, "idle_ms")));
+	if (until) {
+		format_time(when, sizeof(when), until * 1000000000);
+		snprintf(end, sizeof(end), ", until %s", when);
+	}
+	if (!json_is_true(json_object_get(a, "lend")))
+		printf("off: this host takes no guests%s\n", end);
+	else if (json_is_true(json_object_get(a, "idle")))
+		printf("on: this host takes guests%s (nobody has used it for %s)\n", end, idle);
+	else
+		printf("on: this host takes guests%s, but not now (%s)\n", end, why ? why : "in use");
+}
+
+static void print_json(json_t *a)
+{
+	json_object_del(a, "ok");
+	json_dumpf(a, stdout, JSON_INDENT(1));
+	putchar('\n');
+}
+
 int cmd_lend(int argc, char **argv)
 {
+	static const struct option options[] = {{"until", required_argument, NULL, 'u'}, {"json", no_argument, NULL, 'J'}, {0}};
 	json_t *rq, *answer = NULL;
+	const char *what, *until = NULL;
 	struct error e = {0};
-	const char *why;
-	char idle[32];
-	int r;
+	bool json = false;
+	int64_t when = 0;
+	int c, r;
 
-	if (argc != 2 || (strcmp(argv[1], "on") && strcmp(argv[1], "off") && strcmp(argv[1], "status")))
-		return usage_error("lend", "expected on, off or status");
-	rq = json_pack("{s:s}", "verb", "lend");
-	if (strcmp(argv[1], "status"))
-		json_object_set_new(rq, "on", json_boolean(!strcmp(argv[1], "on")));
-	r = ask(rq, NULL, NULL, &answer, &e);
-	if (r) {
-		json_decref(answer);
-		return ask_failed(r, NULL, &e);
+	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (c == 'J')
+			json = true;
+		else if (c == 'u')
+			until = optarg;
+		else
+			return usage_error("lend", "wrong option");
 	}
-	why = json_string_value(json_object_get(answer, "why"));
-	format_duration(idle, sizeof(idle), (uint64_t)json_integer_value(json_object_get(answer, "idle_ms")));
-	if (!json_is_true(json_object_get(answer, "lend")))
-		puts("off: this host takes no guests");
-	else if (json_is_true(json_object_get(answer, "idle")))
-		printf("on: this host takes guests (nobody has used it for %s)\n", idle);
-	else
-		printf("on: this host takes guests, but not now (%s)\n", why ? why : "in use");
+	what = optind + 1 == argc ? argv[optind] : "";
+	if (strcmp(what, "on") && strcmp(what, "off") && strcmp(what, "status"))
+		return usage_error("lend", "expected on, off or status");
+	if (until && !strcmp(what, "status"))
+		return usage_error("lend", "--until goes with on or off");
+	if (until && !(when = time_parse(until)))
+		return usage_error("lend", "--until: expected a time such as 18:30, +2h or 2026-12-24T18:30, found \"%s\"", until);
+	rq = json_pack("{s:s}", "verb", "lend");
+	if (strcmp(what, "status"))
+		json_object_set_new(rq, "on", json_boolean(!strcmp(what, "on")));
+	if (when)
+		json_object_set_new(rq, "until", json_integer(when));
+	r = ask(rq, NULL, NULL, &answer, &e);
+	if (!r && json)
+		print_json(answer);
+	else if (!r)
+		print_lending(answer);
 	json_decref(answer);
-	return 0;
+	return r ? ask_failed(r, NULL, &e) : 0;
 }
 
 /* Asks for one family (NULL: all); adds how many were asked. */
@@ -81,21 +117,26 @@ static int evict_some(int pid, json_int_t uid, json_int_t *asked)
 	return r;
 }
 
-static void said(json_int_t asked)
+static void said(json_int_t asked, bool json)
 {
-	printf("%lld famil%s asked to leave\n", (long long)asked, asked == 1 ? "y" : "ies");
+	if (json)
+		printf("{\"asked\": %lld}\n", (long long)asked);
+	else
+		printf("%lld famil%s asked to leave\n", (long long)asked, asked == 1 ? "y" : "ies");
 }
 
 int cmd_evict(int argc, char **argv)
 {
-	static const struct option options[] = {{"all", no_argument, NULL, 'a'}, {0}};
+	static const struct option options[] = {{"all", no_argument, NULL, 'a'}, {"json", no_argument, NULL, 'J'}, {0}};
 	json_int_t asked = 0, uid = -1;
 	struct passwd *pw;
-	bool all = false;
+	bool all = false, json = false;
 	int c, r, pid = 0;
 
-	while ((c = getopt_long(argc, argv, "", options, NULL)) == 'a')
-		all = true;
+	while ((c = getopt_long(argc, argv, "", options, NULL)) == 'a' || c == 'J') {
+		all |= c == 'a';
+		json |= c == 'J';
+	}
 	if (c != -1 || argc - optind != !all)
 		return usage_error("evict", "expected --all, a process or a user");
 	if (!all && !(pid = pid_parse(argv[optind]))) {
@@ -108,7 +149,7 @@ int cmd_evict(int argc, char **argv)
 	if (!r && !all && !asked)
 		return failed("%s: no guest of this host", argv[optind]);
 	if (!r)
-		said(asked);
+		said(asked, json);
 	return r;
 }
 
@@ -118,11 +159,13 @@ int cmd_stop_all(int argc, char **argv)
 	struct error e = {0};
 	int r;
 
-	if (argc > 1)
+	bool json = argc == 2 && !strcmp(argv[1], "--json");
+
+	if (argc > 1 + json)
 		return usage_error("stop-all", "did not expect \"%s\"", argv[1]);
 	r = ask(json_pack("{s:s}", "verb", "stop-all"), NULL, NULL, &answer, &e);
 	if (!r)
-		said(json_integer_value(json_object_get(answer, "asked")));
+		said(json_integer_value(json_object_get(answer, "asked")), json);
 	json_decref(answer);
 	return r ? ask_failed(r, NULL, &e) : 0;
 }

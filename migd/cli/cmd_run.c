@@ -14,17 +14,20 @@
 #include <unistd.h>
 #include "migd/cli/cli.h"
 
-enum { RUN_FAILED = 125, RUN_NOT_EXECUTABLE = 126, RUN_NOT_FOUND = 127 };
+enum { STUCK_DEFAULT_S = 60, STUCK_MAX_S = 7 * 86400, RUN_FAILED = 125, RUN_NOT_EXECUTABLE = 126, RUN_NOT_FOUND = 127 };
 
 struct run_options {
-	const char *host;
+	const char *host, *priority;
+	unsigned kill_if_stuck; /* seconds */
 	bool local_ok, background, verbose;
 };
 
 static bool parse(int argc, char **argv, struct run_options *o)
 {
 	static const struct option options[] = {{"host", required_argument, NULL, 'H'}, {"local-ok", no_argument, NULL, 'l'},
-		{"background", no_argument, NULL, 'b'}, {"verbose", no_argument, NULL, 'v'}, {0}};
+		{"background", no_argument, NULL, 'b'}, {"verbose", no_argument, NULL, 'v'}, {"priority", required_argument, NULL, 'p'},
+		{"kill-if-stuck", optional_argument, NULL, 'k'}, {0}};
+	char *end = NULL;
 	int c;
 
 	/* '+': options end at the command */
@@ -42,6 +45,15 @@ static bool parse(int argc, char **argv, struct run_options *o)
 		case 'v':
 			o->verbose = true;
 			break;
+		case 'p':
+			o->priority = optarg;
+			break;
+		case 'k':
+			o->kill_if_stuck = optarg ? (unsigned)strtoul(optarg, &end, 10) : STUCK_DEFAULT_S;
+			if (o->kill_if_stuck && o->kill_if_stuck <= STUCK_MAX_S && !(optarg && *end))
+				break;
+			usage_error("run", "--kill-if-stuck: expected seconds, 1 to %d, found \"%s\"", STUCK_MAX_S, optarg);
+			return false;
 		default:
 			usage_error("run", "wrong option");
 			return false;
@@ -125,6 +137,10 @@ int cmd_run(int argc, char **argv)
 	rq = json_pack("{s:s, s:b}", "verb", "run", "local_ok", (int)o.local_ok);
 	if (o.host)
 		json_object_set_new(rq, "host", json_string(o.host));
+	if (o.priority)
+		json_object_set_new(rq, "priority", json_string(o.priority));
+	if (o.kill_if_stuck)
+		json_object_set_new(rq, "kill_if_stuck", json_integer(o.kill_if_stuck));
 	r = ask(rq, NULL, NULL, &answer, &e);
 	if (r && !(o.local_ok && (r == -ENOENT || r == -ECONNREFUSED))) {
 		failed("%s", e.text);

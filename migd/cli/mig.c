@@ -9,16 +9,18 @@
 #endif
 
 const struct command commands[] = {
-	{"run", cmd_run, "run [-H HOST] [--local-ok] [-b] [-v] [--] CMD...", "run a command on an idle host"},
+	{"run", cmd_run, "run [-H HOST] [--priority low|normal|high] [--local-ok] [-b] [-v] [--kill-if-stuck[=SECONDS]] [--] CMD...", "run a command on an idle host"},
 	{"make", cmd_make, "make [-j N] [--local N] [--remote N] [--priority low|normal] [--verbose] [ARGUMENTS OF MAKE]", "make with recipes on idle hosts"},
 	{"move", cmd_move, "move [-n] [-H HOST] [--max-freeze MS] [-q] PID...", "move running processes, with their descendants"},
 	{"home", cmd_home, "home [-q] PID...", "bring processes home"},
 	{"explain", cmd_explain, "explain [--json] PID", "what a process holds, and what forbids moving it"},
 	{"ps", cmd_ps, "ps [-a] [-o COLUMNS] [--no-header] [--json]", "which processes are away, and which are guests here"},
 	{"hosts", cmd_hosts, "hosts [-v] [-o COLUMNS] [--no-header] [--json]", "which hosts there are, and how they do"},
-	{"lend", cmd_lend, "lend on|off|status", "may this host take guests"},
-	{"evict", cmd_evict, "evict --all|PID|USER", "send guests of this host away"},
-	{"stop-all", cmd_stop_all, "stop-all", "send all guests of this host away and take no new ones"},
+	{"top", cmd_top, "top [-d SECONDS] [-n TIMES]", "hosts, load and migrations, live"},
+	{"stats", cmd_stats, "stats [-a] [-o COLUMNS] [--no-header] [--json]", "who worked for whom so far"},
+	{"lend", cmd_lend, "lend on|off|status [--until TIME] [--json]", "may this host take guests"},
+	{"evict", cmd_evict, "evict [--json] --all|PID|USER", "send guests of this host away"},
+	{"stop-all", cmd_stop_all, "stop-all [--json]", "send all guests of this host away and take no new ones"},
 	{0},
 };
 

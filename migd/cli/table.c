@@ -59,6 +59,43 @@ void format_time(char *to, size_t size, int64_t real_ns)
 		snprintf(to, size, "?");
 }
 
+static int64_t relative(const char *s)
+{
+	char *end;
+	unsigned long n = strtoul(s, &end, 10);
+	unsigned unit = *end == 's' ? 1 : *end == 'm' ? 60 : *end == 'h' ? 3600 : *end == 'd' ? 86400 : 0;
+
+	return n && unit && !end[1] && n <= 10000 ? time(NULL) + (int64_t)n * unit : 0;
+}
+
+int64_t time_parse(const char *s)
+{
+	static const char *const formats[] = {"%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%d", "%H:%M"};
+	time_t now = time(NULL), t;
+	struct tm tm;
+
+	if (*s == '+')
+		return relative(s + 1);
+	for (size_t i = 0; i < ARRAY_SIZE(formats); i++) {
+		const char *end;
+		bool clock_only = i + 1 == ARRAY_SIZE(formats), utc;
+
+		if (clock_only)
+			localtime_r(&now, &tm);
+		else
+			tm = (struct tm){0};
+		tm.tm_sec = 0;
+		end = strptime(s, formats[i], &tm);
+		utc = end && !strcmp(end, "Z");
+		if (!end || (*end && !utc))
+			continue;
+		tm.tm_isdst = -1;
+		t = utc ? timegm(&tm) : mktime(&tm);
+		return clock_only && t <= now ? t + 86400 : t;
+	}
+	return 0;
+}
+
 bool table_option(struct table *t, int c, const char *arg)
 {
 	if (c == 'J')

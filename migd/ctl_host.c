@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Verbs about hosts (ctl.c has those about processes).
+ *
+ *	hosts    {stats?}                  rows, one a host
+ *	stats    {}                        this host's counters (stats.h)
+ *	lend     {on?, until?}             changes: only root
+ *	evict    {family?}  stop-all {}    root, and who sits at this host
+ *	status   {}
+ */
+#include "migd/ctl.h"
+#include <errno.h>
+#include <string.h>
+#include "conf/cleanup.h"
+#include "conf/clock.h"
+#include "migd/evict.h"
+#include "migd/family.h"
+#include "migd/hosts.h"
+#include "migd/office.h"
+#include "migd/owner.h"
+#include "migd/stats.h"
+
+enum { STATUS_MS = 1500 };
+
+/* ---- hosts ---- */
+
+static json_t *sources_json(const Sprite__Mig__StatusRep *r)
+{
+	json_t *a = json_array();
+
+	for (size_t i = 0; i < r->n_source; i++)
+		json_array_append_new(a, json_pack("{s:s, s:b, s:I, s:s}", "name", r->source[i]->name, "readable", r->source[i]->readable, "ago_ms",
+						 (json_int_t)r->source[i]->ago_ms, "text", r->source[i]->text));
+	return a;
+}
+
+static json_t *guests_json(const Sprite__Mig__StatusRep *r)
+{
+	json_t *a = json_array();
+
+	for (size_t i = 0; i < r->n_guest; i++) {
+		const Sprite__Mig__Guest *g = r->guest[i];
+
+		json_array_append_new(a, json_pack("{s:s, s:s, s:I, s:i, s:s, s:i, s:I, s:s}", "family", g->family, "home", g->home, "uid", (json_int_t)g->uid,
+						 "pid", g->pid, "comm", g->comm, "procs", (int)g->procs, "since", (json_int_t)g->since, "state", g->state));
+	}
+	return a;
+}
+
+static json_t *host_row(struct migd *m, const struct host_status *s)
+{
+	const Sprite__Mig__StatusRep *r = s->rep;
+	struct conf_addr a;
+	json_t *o;
+
+	host_addr(s->host, &a);
+	o = json_pack("{s:s, s:s, s:b, s:s, s:i}", "name", host_name(s->host), "state", r ? "up" : host_without_migd(s->host) ? "no migd" : "down", "self",
+		!strcmp(host_name(s->host), m->conf->name), "address", a.host, "port", a.port);
+	if (!r) {
+		json_object_set_new(o, "error", json_string(host_without_migd(s->host) ? "no migd runs there" : strerror(-s->err)));
+		return o;
+	}
+	json_object_update_new(o, json_pack("{s:b, s:b, s:I, s:s, s:f, s:i, s:i, s:i, s:I, s:b, s:s, s:o, s:o}", "lend", r->lend, "idle", r->idle, "idle_ms",
+					  (json_int_t)r->idle_ms, "why", r->why, "load", r->load, "cpus", (int)r->cpus, "guests", (int)r->guests, "away",
+					  (int)r->away, "memory_free", (json_int_t)r->memory_free, "root_guests", r->root_guests, "version", r->version,
+					  "sources", sources_json(r), "guest", guests_json(r)));
+	json_object_set_new(o, "cgroups", json_string(r->cgroups));
+	json_object_set_new(o, "master", json_boolean(r->master));
+	if (*r->stats)
+		json_object_set_new(o, "stats", json_loads(r->stats, 0, NULL));
+	return o;
+}
+
+static void verb_hosts(struct migd *m, struct local_conn *c, json_t *rq)
+{
+	const struct hosts_ask q = { .guests = true, .stats = json_is_true(json_object_get(rq, "stats")) };
+	struct host_status *s;
+	struct error e = { 0 };
+	size_t n;
+	int err = hosts_status(m->hosts, &q, STATUS_MS, &s, &n, &e);
+
+	if (err) {
+		local_fail(c, e.code, "%s", e.text);
+		return;
+	}
+	for (size_t i = 0; i < n; i++)
+		local_row(c, host_row(m, &s[i]));
+	hosts_status_free(s, n);
+	local_ok(c, NULL);
+}
+
+/* ---- this host ---- */
+
+static json_t *self_json(struct migd *m)
+{
+	struct owner_view v = { .why = "unknown" };
+
+	if (m->owner)
+		owner_look(m->owner, &v);
+	return json_pack("{s:s, s:b, s:I, s:b, s:s, s:I, s:I, s:I}", "name", m->conf->name, "lend", m->lend ? 1 : 0, "until", (json_int_t)m->lend_until, "idle", v.idle, "why", v.why, "idle_ms",
+		(json_int_t)v.idle_ms, "guests", (json_int_t)families_count(m->families, FAM_GUEST), "away", (json_int_t)families_count(m->families, FAM_HOME));
+}
+
+static void verb_lend(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq)
+{
+	json_t *on = json_object_get(rq, "on");
+	json_int_t until = json_integer_value(json_object_get(rq, "until"));
+	struct error e = { 0 };
+
+	if (on && who->uid)
+		local_fail(c, EPERM, "only root may change whether this host lends itself (sudo mig lend on)");
+	else if (on && until && until <= clock_real_ns() / 1000000000)
+		local_fail(c, EINVAL, "--until: expected a time to come");
+	else if (on && lend_set(m, json_is_true(on), until, &e))
+		local_fail(c, e.code, "%s", e.text);
+	else
+		local_ok(c, self_json(m));
+	office_report_soon(m->office);
+}
+
+static void verb_evict(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq, bool stop)
+{
+	const char *family = json_string_value(json_object_get(rq, "family"));
+	struct error e = { 0 };
+	size_t n;
+
+	if (who->uid && !owner_sits_here(who->uid)) {
+		local_fail(c, EPERM, "only root and who is logged in at this host itself may send guests away (they go by themselves when its owner touches it)");
+		return;
+	}
+	if (stop && lend_set(m, false, 0, &e)) {
+		local_fail(c, e.code, "%s", e.text);
+		return;
+	}
+	n = evict_guests(m, family, stop ? "stop-all" : "evicted by hand", true);
+	if (stop)
+		office_report_soon(m->office);
+	local_ok(c, json_pack("{s:I}", "asked", (json_int_t)n));
+}
+
+bool ctl_host(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq, const char *verb)
+{
+	if (!strcmp(verb, "hosts"))
+		verb_hosts(m, c, rq);
+	else if (!strcmp(verb, "lend"))
+		verb_lend(m, c, who, rq);
+	else if (!strcmp(verb, "evict") || !strcmp(verb, "stop-all"))
+		verb_evict(m, c, who, rq, verb[0] == 's');
+	else if (!strcmp(verb, "stats"))
+		local_ok(c, json_pack("{s:s, s:o}", "name", m->conf->name, "stats", stats_json(m)));
+	else if (!strcmp(verb, "status"))
+		local_ok(c, self_json(m));
+	else
+		return false;
+	return true;
+}
