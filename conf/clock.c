@@ -93,6 +93,12 @@ uint64_t clock_epoch(void)
 	return epoch;
 }
 
+void clock_epoch_adopt(uint64_t earlier)
+{
+	pthread_once(&once, clock_setup);
+	epoch = earlier;
+}
+
 const char *clock_boot_id(void)
 {
 	pthread_once(&once, clock_setup);

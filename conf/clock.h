@@ -17,6 +17,8 @@ void clock_fake(uint64_t (*source)(void));
 
 /* Random, one per start of this process: tells a restarted daemon from one that lived on. Never 0. */
 uint64_t clock_epoch(void);
+/* This process goes on as an earlier one: at its start, before anybody has asked. */
+void clock_epoch_adopt(uint64_t earlier);
 /* /proc/sys/kernel/random/boot_id or $SPRITE_BOOT_ID, 36 characters + NUL. */
 const char *clock_boot_id(void);
 

@@ -432,8 +432,8 @@ static void call_finish(struct call *c, int status, struct rpc_msg *out)
 {
 	struct rpc_channel *ch = c->ch;
 
-	rt_seq_end(&c->seq);
 	c->done(c->arg, status, out);
+	rt_seq_end(&c->seq); /* not before: until now the result could be asked for again by who goes on after a crash of ours */
 	pthread_mutex_lock(&ch->lock);
 	LIST_REMOVE(c, link);
 	if (LIST_EMPTY(&ch->calls))
@@ -638,7 +638,7 @@ uint64_t rpc_call_async(struct rpc_channel *ch, const struct rpc_method *m, cons
 	*c = (struct call){ .tag.fn = batch_over, .ch = ch, .m = m, .ticket = ticket, .bulk = bulk, .nbulk = nbulk, .done = done, .arg = arg };
 	c->deadline = deadline_of(deadline_ms);
 	c->control = grpc_empty_slice();
-	rt_seq_begin(&c->seq, m->mutates, &h.acked);
+	h.again = c->again = rt_seq_begin(&c->seq, m->mutates, &h.acked);
 	h.seq = c->seq.seq;
 	r = frame_control(&h, in, &c->control);
 	pthread_mutex_lock(&ch->lock);

@@ -88,6 +88,19 @@ void rpc_cancel(struct rpc_channel *ch, uint64_t ticket);
 /* Called whenever the transport goes up or down (any thread; must not block). */
 void rpc_channel_watch(struct rpc_channel *ch, void (*changed)(void *arg, bool up), void *arg);
 
+/*
+ * For a client whose process is restarted and goes on as the same client (clock_epoch_adopt()). `next` is where the numbers of calls are counted, in
+ * memory that outlives the process. A mutating call whose result had not been used up when the process ended is sent again under its old number:
+ * rpc_seq_hold() at the start keeps the server from forgetting its answer, rpc_seq_use() gives the number to the next call of this thread (and takes a
+ * number back that is not used after all: rpc_seq_drop()). rpc_seq_note(): the next call of this thread writes its number there before it is sent.
+ * A result counts as used up when `done` has returned.
+ */
+void rpc_seq_keep(_Atomic uint64_t *next);
+void rpc_seq_hold(uint64_t seq);
+void rpc_seq_drop(uint64_t seq);
+void rpc_seq_use(uint64_t seq);
+void rpc_seq_note(uint64_t *where);
+
 /* ---- streams (both sides) ----------------------------------------------------------------------------- */
 struct rpc_stream;
 int rpc_stream_open(struct rpc_channel *ch, const struct rpc_method *m, int deadline_ms, struct rpc_stream **out);

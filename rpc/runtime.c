@@ -36,8 +36,8 @@ static struct {
 	_Atomic bool active; /* a frame came since the timer ran last */
 	bool grown;
 	pthread_mutex_t seq_lock;
-	uint64_t next_seq;
-	TAILQ_HEAD(, rt_seq) unfinished; /* by seq */
+	_Atomic uint64_t *next_seq; /* NULL: own_seq */
+	TAILQ_HEAD(rt_seq_list, rt_seq) unfinished; /* by seq */
 } rt = {
 	.threads_lock = PTHREAD_MUTEX_INITIALIZER,
 	.clock_lock = PTHREAD_MUTEX_INITIALIZER,
@@ -205,15 +205,84 @@ static void *clock_main(void *arg)
 }
 
 /* ---- call numbers ---- */
-void rt_seq_begin(struct rt_seq *q, bool mutates, uint64_t *acked)
+static _Atomic uint64_t own_seq;
+static __thread uint64_t use_seq, *note_seq;
+
+void rpc_seq_keep(_Atomic uint64_t *next)
 {
+	rt.next_seq = next;
+}
+
+void rpc_seq_note(uint64_t *where)
+{
+	note_seq = where;
+}
+
+void rpc_seq_use(uint64_t seq)
+{
+	use_seq = seq;
+}
+
+/* With seq_lock: before the first that is higher, so that the list stays in order. */
+static void seq_insert(struct rt_seq *q)
+{
+	struct rt_seq *at;
+
+	TAILQ_FOREACH_REVERSE(at, &rt.unfinished, rt_seq_list, link) {
+		if (at->seq <= q->seq) {
+			TAILQ_INSERT_AFTER(&rt.unfinished, at, q, link);
+			return;
+		}
+	}
+	TAILQ_INSERT_HEAD(&rt.unfinished, q, link);
+}
+
+void rpc_seq_hold(uint64_t seq)
+{
+	struct rt_seq *q = calloc(1, sizeof(*q));
+
+	if (!q)
+		abort();
+	q->seq = seq;
+	q->held = q->listed = true;
 	pthread_mutex_lock(&rt.seq_lock);
-	q->seq = ++rt.next_seq;
+	seq_insert(q);
+	pthread_mutex_unlock(&rt.seq_lock);
+}
+
+void rpc_seq_drop(uint64_t seq)
+{
+	struct rt_seq *q;
+
+	pthread_mutex_lock(&rt.seq_lock);
+	TAILQ_FOREACH(q, &rt.unfinished, link)
+		if (q->seq == seq && q->held)
+			break;
+	if (q)
+		TAILQ_REMOVE(&rt.unfinished, q, link);
+	pthread_mutex_unlock(&rt.seq_lock);
+	free(q);
+}
+
+bool rt_seq_begin(struct rt_seq *q, bool mutates, uint64_t *acked)
+{
+	uint64_t old = mutates ? use_seq : 0;
+
+	pthread_mutex_lock(&rt.seq_lock);
+	q->seq = old ? old : atomic_fetch_add(rt.next_seq ? rt.next_seq : &own_seq, 1) + 1;
 	q->listed = mutates;
-	if (mutates)
-		TAILQ_INSERT_TAIL(&rt.unfinished, q, link);
+	if (mutates) {
+		if (note_seq)
+			*note_seq = q->seq;
+		seq_insert(q);
+		use_seq = 0;
+		note_seq = NULL;
+	}
 	*acked = TAILQ_EMPTY(&rt.unfinished) ? q->seq : TAILQ_FIRST(&rt.unfinished)->seq;
 	pthread_mutex_unlock(&rt.seq_lock);
+	if (old)
+		rpc_seq_drop(old);
+	return old;
 }
 
 void rt_seq_end(struct rt_seq *q)
