@@ -33,7 +33,7 @@ GEN_H    := $(GEN_C:.c=.h)
 O_CONF   := $(call objs,conf/*.c)
 O_RPC    := $(call objs,rpc/*.c) $(GEN_C:$(BUILD)/gen/%.c=$(BUILD)/obj/gen/%.o)
 O_FS     := $(call objs,fs/*.c)
-O_CLIENT := $(call objs,fs/client/*.c,fs/client/main.c)
+O_CLIENT := $(call objs,fs/client/*.c,fs/client/main.c fs/client/holder_main.c)
 O_SERVER := $(call objs,fs/server/*.c,fs/server/main.c)
 O_ENGINE := $(call objs,migd/engine/*.c,migd/engine/keeper_main.c migd/engine/blob.c)
 O_MIGD   := $(call objs,migd/*.c,migd/main.c)
@@ -54,7 +54,7 @@ $(BUILD)/obj/%.o: %.c | $(GEN_H)
 
 # ---- programs --------------------------------------------------------------
 link = @mkdir -p $(@D); $(if $(Q),echo "  LD $@";) $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^)
-PROGRAMS := $(addprefix $(BUILD)/bin/,$(if $(wildcard fs/server/main.c),spritefsd) $(if $(wildcard fs/client/main.c),spritefs) \
+PROGRAMS := $(addprefix $(BUILD)/bin/,$(if $(wildcard fs/server/main.c),spritefsd) $(if $(wildcard fs/client/main.c),spritefs sprite-holder) \
 	$(if $(wildcard migd/main.c),migd) $(if $(wildcard migd/cli/mig.c),mig sprite-sh) $(if $(wildcard migd/engine/keeper_main.c),sprite-keeper) \
 	$(if $(wildcard tests/lab/main.c),sprite-lab) $(if $(wildcard rpc/sprite-pki),sprite-pki) $(if $(wildcard fs/client/mount.sprite),mount.sprite))
 programs: $(PROGRAMS)
@@ -63,6 +63,8 @@ $(BUILD)/bin/spritefsd: $(BUILD)/obj/fs/server/main.o $(O_SERVER) $(O_FS) $(O_RP
 	$(link) $(L_RPC)
 $(BUILD)/bin/spritefs: $(BUILD)/obj/fs/client/main.o $(O_CLIENT) $(O_FS) $(O_RPC) $(O_CONF)
 	$(link) $(L_RPC) -lfuse3
+$(BUILD)/bin/sprite-holder: $(BUILD)/obj/fs/client/holder_main.o $(O_CONF)
+	$(link) $(L_CONF)
 $(BUILD)/bin/migd: $(BUILD)/obj/migd/main.o $(O_MIGD) $(O_ENGINE) $(O_RPC) $(O_CONF)
 	$(link) $(L_MIGD)
 $(BUILD)/bin/mig: $(BUILD)/obj/migd/cli/mig.o $(O_CLI) $(BUILD)/obj/rpc/local.o $(O_CONF)

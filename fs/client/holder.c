@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+/* spritefs' side of the holder: see holder.h. The socket is written from any thread, one datagram a message, and read at the start only. */
+#include "fs/client/holder.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+#include "conf/log.h"
+
+static int sock = -1;
+static struct held {
+	uint64_t key;
+	int fd;
+} *got;
+static unsigned ngot;
+
+static int receive(struct hold_msg *m, int *fd)
+{
+	union {
+		struct cmsghdr h;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} c;
+	struct iovec iov = {m, sizeof(*m)};
+	struct msghdr h = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &c, .msg_controllen = sizeof(c)};
+	ssize_t n = recvmsg(sock, &h, MSG_CMSG_CLOEXEC);
+	struct cmsghdr *x = CMSG_FIRSTHDR(&h);
+
+	*fd = -1;
+	if (x && x->cmsg_type == SCM_RIGHTS)
+		memcpy(fd, CMSG_DATA(x), sizeof(*fd));
+	return n < 0 ? -errno : n == (ssize_t)sizeof(*m) ? 0 : -EPROTO;
+}
+
+static void tell(uint32_t op, uint64_t key, int fd)
+{
+	union {
+		struct cmsghdr h;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} c;
+	struct hold_msg m = {.op = op, .key = key};
+	struct iovec iov = {&m, sizeof(m)};
+	struct msghdr h = {.msg_iov = &iov, .msg_iovlen = 1};
+
+	if (sock < 0)
+		return;
+	if (fd >= 0) {
+		memset(&c, 0, sizeof(c));
+		c.h.cmsg_level = SOL_SOCKET;
+		c.h.cmsg_type = SCM_RIGHTS;
+		c.h.cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(&c.h), &fd, sizeof(int));
+		h.msg_control = &c;
+		h.msg_controllen = sizeof(c);
+	}
+	while (sendmsg(sock, &h, MSG_NOSIGNAL) < 0 && errno == EINTR)
+		;
+}
+
+int hold_begin(void)
+{
+	const char *s = getenv(HOLD_ENV);
+	struct hold_msg m;
+	struct held *more;
+	int fd, r;
+
+	if (!s)
+		return 0;
+	sock = atoi(s);
+	unsetenv(HOLD_ENV);
+	if (fcntl(sock, F_SETFD, FD_CLOEXEC) < 0)
+		return -errno;
+	while ((r = receive(&m, &fd)) == 0 && m.op == HOLD_KEEP) {
+		more = realloc(got, (ngot + 1) * sizeof(*got));
+		if (!more)
+			return -ENOMEM;
+		got = more;
+		got[ngot++] = (struct held){m.key, fd};
+	}
+	return r ? r : m.op == HOLD_END ? 0 : -EPROTO;
+}
+
+bool hold_active(void)
+{
+	return sock >= 0;
+}
+
+int hold_take(uint64_t key)
+{
+	unsigned i;
+	int fd = -1;
+
+	for (i = 0; i < ngot; i++)
+		if (got[i].key == key) {
+			fd = got[i].fd;
+			got[i] = got[--ngot];
+			break;
+		}
+	return fd;
+}
+
+void hold_keep(uint64_t key, int fd)
+{
+	tell(HOLD_KEEP, key, fd);
+}
+
+void hold_drop(uint64_t key)
+{
+	tell(HOLD_DROP, key, -1);
+}
+
+void hold_ready(void)
+{
+	tell(HOLD_READY, 0, -1);
+}
+
+void hold_bye(int status)
+{
+	tell(HOLD_BYE, (uint64_t)status, -1);
+}
+
+/* FUSE_NOTIFY_RESEND: without it what the kernel had asked of the dead process would never be answered. */
+static bool kernel_can(void)
+{
+	struct utsname u;
+	int major = 0, minor = 0;
+
+	return uname(&u) == 0 && sscanf(u.release, "%d.%d", &major, &minor) == 2 && (major > 6 || (major == 6 && minor >= 9));
+}
+
+int hold_exec(char **argv, int up)
+{
+	char self[PATH_MAX], holder[PATH_MAX + 16], number[16], **args;
+	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	int i;
+
+	if (!kernel_can())
+		return -EOPNOTSUPP;
+	if (n <= 0)
+		return -errno;
+	self[n] = 0;
+	snprintf(holder, sizeof(holder), "%.*s/sprite-holder", (int)(strrchr(self, '/') - self), self);
+	for (i = 0; argv[i]; i++)
+		;
+	args = calloc((size_t)i + 3, sizeof(*args));
+	if (!args)
+		return -ENOMEM;
+	args[0] = "sprite-holder";
+	args[1] = self;
+	for (i = 1; argv[i]; i++)
+		args[i + 1] = argv[i];
+	if (up >= 0) {
+		snprintf(number, sizeof(number), "%d", up);
+		setenv(HOLD_UP_ENV, number, 1);
+		fcntl(up, F_SETFD, 0);
+	}
+	execv(holder, args);
+	n = -errno;
+	unsetenv(HOLD_UP_ENV);
+	free(args);
+	return (int)n;
+}
