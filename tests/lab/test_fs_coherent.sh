@@ -55,10 +55,13 @@ for i in 1 2 3; do on ws$i python3 - $((i - 1)) 300 $D/turn <"$TMP/turn.py" >"$T
 wait
 same "three nodes write in turn, each at once after it read the other's" "300" "$(on ws1 cat $D/turn)$(cat "$TMP"/turn.?)"
 # An open file stays what it is when another node removes or replaces its name.
-"$BIN/sprite-lab" exec ws1 -- bash -c "echo old >$D/u; exec 3<$D/u; echo open; read x; cat <&3" <<<"$(sleep 2)" >"$TMP/u" &
+mkfifo "$TMP/go"
+"$BIN/sprite-lab" exec ws1 -- bash -c "echo old >$D/u; exec 3<$D/u; echo open; read x; cat <&3" <"$TMP/go" >"$TMP/u" &
 pid=$!
+exec 4>"$TMP/go"
 until_true 5 grep -q open "$TMP/u"
 sh_on ws2 "echo new >$D/u.new; mv $D/u.new $D/u"
+echo >&4; exec 4>&-
 wait $pid
 same "an open file survives being replaced from another node" "old" "$(tail -1 "$TMP/u")"
 same "and the name shows the new one" "new | new" "$(both "cat $D/u")"

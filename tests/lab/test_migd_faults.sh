@@ -17,7 +17,7 @@ sys.exit(42)
 PY
 as sprite ws1 sh -c "cat >$JD/count.py" <"$TMP/count.py"
 lines() { on ws1 sh -c "wc -l <$JD/out"; }
-grows() { local a b; a=$(lines); for _ in $(seq 100); do b=$(lines); [ "$b" -gt "$a" ] && return 0; sleep 0.05; done; return 1; }
+grows() { local a; a=$(lines); until_true 10 eval '[ "$(lines)" -gt '$a' ]'; }
 # copies that take part in life, on all nodes
 copies() { local c=0; for n in ws1 ws2 ws3; do runs_on $n python3 && c=$((c + 1)); done; echo $c; }
 up() { on "$1" test -S /run/sprite/migd.sock && on "$1" pgrep -x migd >/dev/null; }
@@ -31,8 +31,8 @@ round() {
 	[ "$from" = ws1 ] || until_true 20 hop "$from" || { flunk "$what: first move"; return; }
 	restart "$who" SPRITE_FAULT="$step"
 	until_true 10 mig ps >/dev/null
-	if [ "$to" = ws1 ]; then timeout 20 "$BIN/sprite-lab" exec ws1 -u sprite -- mig home "$JOB" >"$TMP/say" 2>&1
-	else timeout 20 "$BIN/sprite-lab" exec ws1 -u sprite -- mig move -H "$to" "$JOB" >"$TMP/say" 2>&1; fi
+	if [ "$to" = ws1 ]; then timeout 120 "$BIN/sprite-lab" exec ws1 -u sprite -- mig home "$JOB" >"$TMP/say" 2>&1
+	else timeout 120 "$BIN/sprite-lab" exec ws1 -u sprite -- mig move -H "$to" "$JOB" >"$TMP/say" 2>&1; fi
 	until_true 3 eval '! on '$who' sh -c "ps -C migd -o state= | grep -q [RS]"' || flunk "$what: the step was not reached ($(head -1 "$TMP/say"))"
 	restart "$who"
 	check "$what: it goes on" until_true 30 grows || { on ws1 mig ps -a; for n in ws1 ws2 ws3; do lab logs $n migd | tail -5; done; }

@@ -12,7 +12,7 @@ lab, = sys.argv[1:]
 pid, fd = pty.fork()
 if pid == 0: os.execv(lab, [lab, "exec", "ws1", "-u", "sprite", "--", "bash", "--norc", "--noediting", "-i"])
 buf = b""
-def expect(pat, secs=40):
+def expect(pat, secs=90):
     global buf
     end = time.time() + secs
     while not re.search(pat.encode(), buf):
@@ -38,6 +38,6 @@ send("exit()\n"); expect("PROMPT> ")
 send("stty -a | tr -s ' ;' '\\n' | grep -c -x -e echo -e icanon -e isig -e opost -e onlcr\n"); expect("\n5\r\n"); print("ok - the terminal is as it was")
 send("exit\n")
 PY
-if timeout 200 python3 "$TMP/term.py" "$BIN/sprite-lab" >"$TMP/out" 2>&1; then cat "$TMP/out"; else cat "$TMP/out"; flunk "a terminal that stays at home"; fi
+if timeout 400 python3 "$TMP/term.py" "$BIN/sprite-lab" >"$TMP/out" 2>&1; then cat "$TMP/out"; else cat "$TMP/out"; flunk "a terminal that stays at home"; fi
 same "nobody was evicted by his own typing" "" "$(for n in ws2 ws3; do lab logs $n migd | grep "owner is back"; done)"
 finish

@@ -17,7 +17,8 @@ sys.exit(42)
 PY
 as sprite ws1 sh -c "cat >$JD/counter.py" <"$TMP/counter.py"
 line() { on ws1 sh -c "tail -1 $JD/out"; }
-grows() { local a b; a=$(on ws1 sh -c "wc -l <$JD/out"); for _ in $(seq 100); do b=$(on ws1 sh -c "wc -l <$JD/out"); [ "$b" -gt "$a" ] && return 0; sleep 0.05; done; return 1; }
+lines() { on ws1 sh -c "wc -l <$JD/out"; }
+grows() { local a; a=$(lines); until_true 10 eval '[ "$(lines)" -gt '$a' ]'; }
 
 job "python3 counter.py" || finish
 check "it runs at home" grows

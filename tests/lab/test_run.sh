@@ -11,7 +11,7 @@ same "a command that is not there" 127 "$(as sprite ws1 mig run -H ws2 no-such-c
 same "a host that is not there" 125 "$(as sprite ws1 mig run -H nowhere true >/dev/null 2>&1; echo $?)"
 same "arguments, environment, directory, umask" "a b|c x=y z $JD 0027" "$(as sprite ws1 bash -c "cd $JD; umask 027; X='y z' mig run -H ws2 sh -c 'echo \"\$1|\$2 x=\$X \$(pwd) \$(umask)\"' sh 'a b' c" | tr -d '\r')"
 same "host name and users are the home's" "ws1 sprite ws1" "$(as sprite ws1 mig run -H ws2 sh -c 'echo $(hostname) $(id -un) $(cat /usr/sprite-node)')"
-as sprite ws1 bash -c "cd $JD; mig run -H ws2 sh -c 'echo \$\$ >pid; exec sleep 5' </dev/null >/dev/null 2>&1 & wait" &
+as sprite ws1 bash -c "cd $JD; mig run -H ws2 sh -c 'echo \$\$ >pid; exec sleep 1000' </dev/null >/dev/null 2>&1 & wait" &
 k=$!
 until_true 5 on ws1 test -s $JD/pid
 check "it runs there" until_true 5 on ws2 pgrep -x -u sprite sleep
