@@ -337,6 +337,9 @@ static void drop_call(struct rpc_stream *s)
 {
 	grpc_call *call;
 
+	/* The peer's status is on its way, behind what it sent before: it says why, if there is room to receive it. */
+	while (!s->over && !s->cancelled && s->count < AHEAD)
+		pthread_cond_wait(&s->changed, &s->lock);
 	grpc_call_cancel(s->call, NULL); /* a no-op when it is over */
 	while (s->pending)
 		pthread_cond_wait(&s->changed, &s->lock);
@@ -386,8 +389,12 @@ int rpc_stream_send(struct rpc_stream *s, const ProtobufCMessage *msg, const str
 	grpc_byte_buffer_destroy(bb);
 	frame_hold_drop(&s->hold);
 	pthread_mutex_lock(&s->lock);
-	while (s->held)
-		pthread_cond_wait(&s->changed, &s->lock);
+	while (s->held) {
+		if (s->over && s->call) /* the peer ended the stream and will never read this frame: gRPC calls that sent, and keeps it */
+			drop_call(s);
+		else
+			pthread_cond_wait(&s->changed, &s->lock);
+	}
 	pthread_mutex_unlock(&s->lock);
 out:
 	pthread_mutex_unlock(&s->send_lock);

@@ -119,6 +119,36 @@ static void test_flow(void)
 	CU_ASSERT_TRUE(kit_wait(&kit_str_ended, 1, 3000)); /* and the server's handler learns of it */
 }
 
+static void *goes_on_main(void *arg)
+{
+	struct sender *b = arg;
+
+	while ((b->r = send_num(b->s, 0, b->sent ? 0 : 4, 1 << 20)) == 0)
+		b->sent++;
+	b->over = 1;
+	return NULL;
+}
+
+/* The server says its word and ends the stream, without reading what still comes: the sender gets to know, wherever it stands. */
+static void test_early_end(void)
+{
+	for (int i = 0; i < 20; i++) {
+		struct sender b = { .s = open_str(ch) };
+		struct rpc_msg m;
+		pthread_t t;
+
+		pthread_create(&t, NULL, goes_on_main, &b);
+		CU_ASSERT_TRUE(kit_wait(&b.over, 1, 20000));
+		if (!b.over)
+			rpc_stream_cancel(b.s);
+		pthread_join(t, NULL);
+		CU_ASSERT_TRUE(b.r == -EPIPE);
+		CU_ASSERT_EQUAL(rpc_stream_recv(b.s, &m, 5000), 1); /* its word is still there */
+		rpc_msg_clear(&m);
+		CU_ASSERT_EQUAL(rpc_stream_finish(b.s, 0), EXDEV);
+	}
+}
+
 static void *cancel_later(void *arg)
 {
 	kit_sleep(100);
@@ -262,6 +292,7 @@ int main(void)
 	CU_ADD_TEST(s, test_download);
 	CU_ADD_TEST(s, test_drain);
 	CU_ADD_TEST(s, test_flow);
+	CU_ADD_TEST(s, test_early_end);
 	CU_ADD_TEST(s, test_cancel_recv);
 	CU_ADD_TEST(s, test_deadline);
 	CU_ADD_TEST(s, test_peer_lost);
