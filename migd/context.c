@@ -14,6 +14,7 @@
 #include "migd/agent.h"
 #include "migd/cgroup.h"
 #include "migd/ctl.h"
+#include "migd/env.h"
 #include "migd/family.h"
 #include "migd/guest.h"
 #include "migd/home.h"
@@ -41,6 +42,7 @@ static const struct rpc_service services[] = {
 	{ &mig_methods[MIG_REPORT], home_report, NULL },
 	{ &mig_methods[MIG_SYNC], home_sync, NULL },
 	{ &mig_methods[MIG_EVICT], home_evict, NULL },
+	{ &mig_methods[MIG_ENV], env_serve, NULL },
 	{ &mig_methods[MIG_IMAGE], NULL, transfer_serve },
 	{ &mig_methods[MIG_RELAY], NULL, relay_rpc_serve },
 	{ &mig_methods[MIG_MASTER_REPORT], master_serve_report, NULL },
@@ -102,7 +104,7 @@ int context_open(const struct conf *conf, struct migd **out, struct error *e)
 	if (!err)
 		err = rpc_tls_load(conf, &m->tls, e);
 	if (!err && (hosts_open(m, &m->hosts) || families_open(m, &m->families) || views_open(m, &m->views) || master_open(m, &m->master) ||
-			    agents_open(m, &m->agents) || stats_open(m, &m->stats)))
+			    agents_open(m, &m->agents) || stats_open(m, &m->stats) || envs_open(m, &m->envs)))
 		err = error_set(e, ENOMEM, "out of memory");
 	if (!err && cgroups_open(&m->cgroups, &cge)) {
 		log_note("guests get no cgroup of their own: %s", cge.text);

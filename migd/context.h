@@ -17,6 +17,7 @@ struct owner;
 struct office;
 struct master;
 struct agents;
+struct envs;
 struct stats;
 
 struct migd {
@@ -32,6 +33,7 @@ struct migd {
 	struct owner *owner;	   /* is this host's owner away */
 	struct office *office;	   /* who is the master */
 	struct master *master;	   /* what we do when it is this host */
+	struct envs *envs;	   /* shared environments of this home's processes */
 	struct stats *stats;	   /* what has been done so far */
 	struct agents *agents;	   /* who asked here for slots on other hosts */
 	char *keeper, *spritefs;   /* paths of programs */

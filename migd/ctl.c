@@ -9,9 +9,11 @@
  *	run     {host?, local_ok, priority?, ...}     see ctl_run.c
  *	hosts, stats, lend, evict, stop-all, status   see ctl_host.c
  *	ask, more, release                            see agent.h
+ *	env                                           see env.h
  */
 #include "migd/ctl.h"
 #include "migd/agent.h"
+#include "migd/env.h"
 #include <errno.h>
 #include <pwd.h>
 #include <stdlib.h>
@@ -403,6 +405,8 @@ void ctl_handler(void *ctx, struct local_conn *c, const struct local_cred *who, 
 		ctl_run(m, c, who, rq);
 	else if (!strcmp(verb, "ps"))
 		verb_ps(m, c, who, rq);
+	else if (!strcmp(verb, "env"))
+		env_verb(m, c, who, rq);
 	else if (!strcmp(verb, "ask"))
 		agent_verb_ask(m, c, who, rq);
 	else if (!strcmp(verb, "more"))

@@ -22,6 +22,7 @@
 #include "conf/cleanup.h"
 #include "conf/log.h"
 #include "migd/agent.h"
+#include "migd/env.h"
 #include "migd/family.h"
 #include "migd/home.h"
 #include "migd/hosts.h"
@@ -201,6 +202,7 @@ static int check(struct migd *m, const struct local_cred *who, struct run *r, co
 void ctl_run(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq)
 {
 	struct run *r = calloc(1, sizeof(*r));
+	pid_t from = (pid_t)json_integer_value(json_object_get(rq, "from_session"));
 	struct proc_info p = { 0 };
 	int err;
 
@@ -238,13 +240,13 @@ void ctl_run(struct migd *m, struct local_conn *c, const struct local_cred *who,
 		goto out;
 	}
 	log_debug("family %s: mig %d will be moved to %s at its exec", r->f->id, who->pid, r->host);
-	local_ok(c, json_pack("{s:b, s:s}", "go", 1, "host", r->host));
+	local_ok(c, json_pack("{s:b, s:s, s:o}", "go", 1, "host", r->host, "env", env_of_command(m, who->pid, who->uid, from)));
 	if (!thread_run(run_main, r))
 		return;
 	family_remove(r->f);
 	goto out;
 here:
-	local_ok(c, json_pack("{s:b, s:s}", "go", 1, "host", ""));
+	local_ok(c, json_pack("{s:b, s:s, s:o}", "go", 1, "host", "", "env", env_of_command(m, who->pid, who->uid, from)));
 out:
 	agent_leave(m, r->slot);
 	family_put(r->f);

@@ -8,6 +8,7 @@
  * Exit: 0 in order; 1 could not start (one line says why); 78 bad configuration.
  */
 #include "fs/client/client.h"
+#include "fs/client/special.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -149,6 +150,8 @@ static int session_new(struct fs *fs, struct error *e)
 	ops_file(&ops);
 	ops_dir(&ops);
 	ops_lock(&ops);
+	if (fs->whole)
+		special_wrap(&ops);
 	fs->se = fuse_session_new(&args, &ops, sizeof(ops), fs);
 	return fs->se ? 0 : error_set(e, EIO, "libfuse does not begin");
 }

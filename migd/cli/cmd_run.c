@@ -122,8 +122,9 @@ int cmd_run(int argc, char **argv)
 {
 	struct run_options o = {0};
 	struct error e = {0};
-	json_t *rq, *answer;
-	const char *host;
+	json_t *rq, *answer, *value;
+	const char *host, *name;
+	pid_t session;
 	int r;
 
 	if (!parse(argc, argv, &o))
@@ -132,9 +133,10 @@ int cmd_run(int argc, char **argv)
 	r = look_up(argv[0]);
 	if (r)
 		return r;
+	session = getsid(0);
 	if (o.background)
 		background();
-	rq = json_pack("{s:s, s:b}", "verb", "run", "local_ok", (int)o.local_ok);
+	rq = json_pack("{s:s, s:b, s:i}", "verb", "run", "local_ok", (int)o.local_ok, "from_session", (int)session);
 	if (o.host)
 		json_object_set_new(rq, "host", json_string(o.host));
 	if (o.priority)
@@ -146,6 +148,9 @@ int cmd_run(int argc, char **argv)
 		failed("%s", e.text);
 		return RUN_FAILED;
 	}
+	/* The shared environment comes on top of our own (mig env). */
+	json_object_foreach(json_object_get(answer, "env"), name, value)
+		setenv(name, json_string_value(value), 1);
 	host = json_string_value(json_object_get(answer, "host"));
 	if (o.verbose)
 		fprintf(stderr, "mig: %s %s %s\n", argv[0], host && *host && !r ? "goes to" : "runs", host && *host && !r ? host : "here");

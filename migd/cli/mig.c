@@ -16,6 +16,7 @@ const struct command commands[] = {
 	{"explain", cmd_explain, "explain [--json] PID", "what a process holds, and what forbids moving it"},
 	{"ps", cmd_ps, "ps [-a] [-o COLUMNS] [--no-header] [--json]", "which processes are away, and which are guests here"},
 	{"hosts", cmd_hosts, "hosts [-v] [-o COLUMNS] [--no-header] [--json]", "which hosts there are, and how they do"},
+	{"env", cmd_env, "env [list [--json] | get NAME | set NAME=VALUE... | unset NAME...]", "variables that all processes of a login share, wherever they run"},
 	{"top", cmd_top, "top [-d SECONDS] [-n TIMES]", "hosts, load and migrations, live"},
 	{"stats", cmd_stats, "stats [-a] [-o COLUMNS] [--no-header] [--json]", "who worked for whom so far"},
 	{"lend", cmd_lend, "lend on|off|status [--until TIME] [--json]", "may this host take guests"},
