@@ -113,7 +113,7 @@ struct job {
 	char *data; /* WRITE */
 	size_t size;
 	off_t off;
-	bool truncate;
+	bool plus; /* LIST */
 	struct fuse_file_info fi;
 };
 
@@ -258,8 +258,9 @@ static void do_create(struct job *j)
 
 static bool add_name(struct job *j, char *buf, size_t *used, const char *name, mode_t type, off_t next)
 {
-	struct stat st = {.st_ino = number_of(j->dir, name), .st_mode = type};
-	size_t need = fuse_add_direntry(j->req, buf + *used, j->size - *used, name, &st, next);
+	struct fuse_entry_param p = {.attr = {.st_ino = number_of(j->dir, name), .st_mode = type}}; /* no node: the kernel looks it up when it wants it */
+	size_t room = j->size - *used, need = j->plus ? fuse_add_direntry_plus(j->req, buf + *used, room, name, &p, next) :
+							fuse_add_direntry(j->req, buf + *used, room, name, &p.attr, next);
 
 	if (need > j->size - *used)
 		return false;
@@ -576,30 +577,36 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	}
 }
 
-static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)
 {
-	struct node *n = ours(ino) ? node_get(ino) : NULL;
+	struct node *n = node_get(ino);
 	struct job j;
 
-	if (!ours(ino)) {
-		below.readdir(req, ino, size, off, fi);
-	} else if (!n) {
+	if (!n) {
 		fuse_reply_err(req, ESTALE);
-	} else {
-		j = job_of(req, LIST, n->dir, NULL, NULL);
-		j.size = size;
-		j.off = off;
-		start(&j);
+		return;
 	}
+	j = job_of(req, LIST, n->dir, NULL, NULL);
+	j.size = size;
+	j.off = off;
+	j.plus = plus;
+	start(&j);
 }
 
-/* The kernel then uses READDIR: it takes the answer for "not known". */
+static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	if (ours(ino))
+		list(req, ino, size, off, false);
+	else
+		below.readdir(req, ino, size, off, fi);
+}
+
 static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
-	if (!ours(ino))
-		below.readdirplus(req, ino, size, off, fi);
+	if (ours(ino))
+		list(req, ino, size, off, true);
 	else
-		fuse_reply_buf(req, NULL, 0);
+		below.readdirplus(req, ino, size, off, fi);
 }
 
 /* What there is nothing to do about. */
