@@ -445,6 +445,10 @@ static int family_look(struct eng_family *f, struct eng_reasons *why, struct err
 			return error_set(e, -r, "process %d ended while it was stopped", p->vpid);
 		maps_free(p->core->maps);
 		p->core->maps = NULL;
+		for (size_t k = 0; eng_res_table[k] && r == 0; k++)
+			r = eng_res_table[k]->settled ? eng_res_table[k]->settled(p, e) : 0;
+		if (r < 0)
+			return r;
 	}
 	return 0;
 }

@@ -141,6 +141,8 @@ struct eng_res {
 	uint32_t types[2]; /* first and last record type it owns; 0,0: none */
 	/* Source, before the freeze and again when frozen: name all that cannot be carried. 0 or -errno (ESRCH is ignored). */
 	int (*probe)(struct eng_probe *p);
+	/* Source, frozen: -EBUSY with e filled while something is under way that is over in a moment: all runs on, and the freeze is tried again. May be NULL. */
+	int (*settled)(struct eng_proc *p, struct error *e);
 	/* Source: write what concerns the whole family (shared things), once, before any process's. */
 	int (*dump_family)(struct eng_family *f, struct eng_image *out, struct error *e);
 	/* Source: write one process's (its threads' too). */

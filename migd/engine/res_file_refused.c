@@ -49,15 +49,6 @@ static void mqueue_probe(struct eng_probe *p, const struct file_look *l)
 	file_reason(p, l, "POSIX message queue %s: close it first (mq_close)", l->link);
 }
 
-static bool is_inotify(const struct file_look *l)
-{
-	return !strcmp(l->link, "anon_inode:inotify") || anon(l, "[fanotify]");
-}
-static void inotify_probe(struct eng_probe *p, const struct file_look *l)
-{
-	file_reason(p, l, "%s watches files from this host: close it first", anon(l, "[fanotify]") ? "fanotify" : "inotify");
-}
-
 static bool is_other(const struct file_look *l)
 {
 	(void)l;
@@ -182,6 +173,5 @@ static int pidfd_open_it(struct eng_family *f, struct eng_proc *p, struct file_d
 
 const struct file_kind file_fifo = {.name = "fifo", .is = is_fifo, .probe = fifo_probe};
 const struct file_kind file_mqueue = {.name = "mqueue", .is = is_mqueue, .probe = mqueue_probe};
-const struct file_kind file_inotify = {.name = "inotify", .is = is_inotify, .probe = inotify_probe};
 const struct file_kind file_other = {.name = "other", .is = is_other, .probe = other_probe};
 const struct file_kind file_pidfd = {.name = "pidfd", .is = is_pidfd, .probe = pidfd_probe, .dump = pidfd_dump, .open = pidfd_open_it};

@@ -624,6 +624,7 @@ const struct eng_res res_files = {
 	.name = "files",
 	.types = {RES_FILE, RES_FDS},
 	.probe = files_probe,
+	.settled = inotify_settled,
 	.dump_family = files_dump_family,
 	.dump = files_dump,
 	.fill = files_fill,

@@ -85,6 +85,8 @@ struct file_gift {
 };
 int files_give(struct eng_proc *p, struct file_gift *g, size_t n);
 
+int inotify_settled(struct eng_proc *p, struct error *e); /* -EBUSY: some inotify has events that wait to be read */
+
 /* Opens m->path as the family sees it and checks that it is the same object. fd or -errno with e filled. */
 int file_open_path(struct eng_proc *p, const Sprite__Img__File *m, uint32_t flags, struct error *e);
 

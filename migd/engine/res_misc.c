@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a process has around it that no module carries: only refusals here, by name and with the remedy. Namespaces of its own, 32-bit code, seccomp,
+ * What a process has around it that no module carries: only refusals here, by name and with the remedy. Namespaces of its own, 32-bit code,
  * SysV IPC that it has used, memory shared with a process that stays.
  */
 #include <dirent.h>
@@ -96,25 +96,6 @@ static void probe_code(struct eng_probe *p)
 		return;
 	if (id[EI_CLASS] == ELFCLASS32)
 		eng_reason(p, "is a 32-bit program: use its 64-bit version");
-}
-
-/* A guest has one filter of ours, its keeper's; whatever is beyond that is the program's. */
-static void probe_seccomp(struct eng_probe *p)
-{
-	_cleanup_free_ char *s = eng_proc_read(p->dir, "status", NULL);
-	pid_t vpid;
-	int depth = 0, ours = 0;
-	_cleanup_close_ int me = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
-
-	procfs_nspid(p->dir, "status", &vpid, &depth);
-	procfs_nspid(me, "status", &vpid, &ours);
-	unsigned mode = res_field_u64(s, "Seccomp", 10, 0), filters = res_field_u64(s, "Seccomp_filters", 10, mode == 2);
-
-	if (mode == 1)
-		eng_reason(p, "is in strict seccomp mode: cannot be carried; start it without");
-	else if (mode == 2 && filters > (depth > ours ? 1 : 0))
-		eng_reason(p, "has %u seccomp filter%s: cannot be carried; start it without (--no-sandbox and the like)", filters,
-			   filters == 1 ? "" : "s");
 }
 
 /* ---- memory and handlers of another process ------------------------------------------------------------ */
@@ -251,7 +232,6 @@ static int misc_probe(struct eng_probe *p)
 {
 	probe_namespaces(p);
 	probe_code(p);
-	probe_seccomp(p);
 	probe_shared(p);
 	probe_objects(p);
 	probe_sysv(p);

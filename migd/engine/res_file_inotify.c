@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * inotify. fdinfo lists the watches by file handle: the name of each is found through the mount that it lies on, and over there the same file is watched under
+ * the same number (INOTIFY_IOC_SETNEXTWD). Events that wait to be read cannot be put into another descriptor: a move waits until the program has read
+ * them (settled()), and fails in words if it does not. What happens to a watched file between dump and resume is not told.
+ *
+ * fanotify is refused: its marks belong to this host's mounts.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "migd/engine/res_files.h"
+
+#ifndef INOTIFY_IOC_SETNEXTWD
+#define INOTIFY_IOC_SETNEXTWD _IOW('I', 0, int32_t)
+#endif
+
+static bool is_inotify(const struct file_look *l)
+{
+	return !strcmp(l->link, "anon_inode:inotify") || !strcmp(l->link, "anon_inode:[fanotify]");
+}
+
+struct watch {
+	int32_t wd;
+	uint32_t mask;
+	uint64_t ino, dev; /* dev: as fdinfo has it, major << 20 | minor */
+	struct {
+		struct file_handle h;
+		unsigned char room[MAX_HANDLE_SZ];
+	} handle;
+};
+
+/* One line "inotify wd:1 ino:.. sdev:.. mask:.. ignored_mask:0 fhandle-bytes:8 fhandle-type:1 f_handle:..", all hexadecimal. */
+static bool watch_parse(const char *line, struct watch *w)
+{
+	unsigned long long ino, dev;
+	unsigned bytes, type;
+	int at = 0;
+
+	if (sscanf(line, "inotify wd:%x ino:%llx sdev:%llx mask:%x ignored_mask:%*x fhandle-bytes:%x fhandle-type:%x f_handle:%n", (unsigned *)&w->wd, &ino, &dev,
+		   &w->mask, &bytes, &type, &at) != 6 ||
+	    !at || bytes > sizeof w->handle.room)
+		return false;
+	w->ino = ino;
+	w->dev = dev;
+	w->handle.h.handle_bytes = bytes;
+	w->handle.h.handle_type = type;
+	for (unsigned i = 0; i < bytes; i++) {
+		unsigned b;
+
+		if (sscanf(line + at + 2 * i, "%2x", &b) != 1)
+			return false;
+		w->handle.room[i] = b;
+	}
+	return true;
+}
+
+/* Name of what is watched, in the root of the process behind dir: by its handle in a mount of that device. 0 or -errno. */
+static int watch_path(int dir, const struct watch *w, char *path, size_t size)
+{
+	_cleanup_free_ char *mounts = eng_proc_read(dir, "mountinfo", NULL);
+	_cleanup_close_ int root = openat(dir, "root", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int r = -ENOENT;
+
+	if (!mounts || root < 0)
+		return -ESRCH;
+	for (char *l = mounts, *eol; *l && r < 0 && (eol = strchr(l, '\n')); l = eol + 1) {
+		unsigned maj, min;
+		char point[PATH_MAX + 1], proc[40];
+		struct stat st;
+
+		if (sscanf(l, "%*d %*d %u:%u %*s %4096s", &maj, &min, point) != 3 || ((uint64_t)maj << 20 | min) != w->dev)
+			continue;
+		_cleanup_close_ int mount = openat(root, point[1] ? point + 1 : ".", O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+		_cleanup_close_ int fd = mount < 0 ? -1 : open_by_handle_at(mount, (void *)&w->handle.h, O_PATH | O_CLOEXEC);
+
+		if (fd < 0 || fstat(fd, &st) < 0)
+			continue;
+		snprintf(proc, sizeof proc, "/proc/self/fd/%d", fd);
+		ssize_t n = readlink(proc, path, size - 1);
+
+		if (n <= 0 || *path != '/')
+			continue;
+		path[n] = '\0';
+		res_undelete(dir, path, &st);
+		_cleanup_free_ char *relative = NULL;
+		struct stat is;
+
+		/* A mount elsewhere in the tree, or a name without its directories: only what leads there again counts. */
+		if (asprintf(&relative, ".%s", path) > 0 && fstatat(root, relative, &is, AT_SYMLINK_NOFOLLOW) == 0 && is.st_ino == st.st_ino && is.st_dev == st.st_dev)
+			r = 0;
+	}
+	return r;
+}
+
+/* Calls f for each watch that fdinfo has. 0 or the first non-zero of f. */
+static int watches_each(const struct file_look *l, int (*f)(void *arg, const struct watch *w), void *arg)
+{
+	int r = 0;
+
+	for (const char *s = l->info; !r && s && (s = strstr(s, "inotify wd:")); s++) {
+		struct watch w;
+
+		r = watch_parse(s, &w) ? f(arg, &w) : -ENOTSUP;
+	}
+	return r;
+}
+
+struct probing {
+	struct eng_probe *p;
+	const struct file_look *l;
+};
+
+static int probe_watch(void *arg, const struct watch *w)
+{
+	const struct probing *x = arg;
+	char path[PATH_MAX];
+
+	if (watch_path(x->p->dir, w, path, sizeof path) < 0)
+		file_reason(x->p, x->l, "inotify watches a file (inode %llu) whose name cannot be found: watch it by another name", (unsigned long long)w->ino);
+	return 0;
+}
+
+static void inotify_probe(struct eng_probe *p, const struct file_look *l)
+{
+	if (strcmp(l->link, "anon_inode:inotify"))
+		file_reason(p, l, "fanotify watches files from this host: close it first");
+	else if (watches_each(l, probe_watch, &(struct probing){p, l}) < 0)
+		file_reason(p, l, "inotify: this kernel does not tell its watches: close it first");
+}
+
+static int unread(const struct file_look *l, struct eng_proc *p)
+{
+	_cleanup_close_ int fd = eng_fd_get(p, l->num);
+	int n = 0;
+
+	return fd >= 0 && ioctl(fd, FIONREAD, &n) == 0 ? n : 0;
+}
+
+struct dumping {
+	struct file_desc *d;
+	Sprite__Img__Inotify *m;
+	size_t room;
+};
+
+static int dump_watch(void *arg, const struct watch *w)
+{
+	struct dumping *x = arg;
+	char path[PATH_MAX];
+	int r = watch_path(x->d->look.dir, w, path, sizeof path);
+
+	if (r < 0)
+		return r;
+	if (x->m->n_watch == x->room) {
+		Sprite__Img__Watch **more = realloc(x->m->watch, (x->room += 32) * sizeof *more);
+
+		if (!more)
+			return -ENOMEM;
+		x->m->watch = more;
+	}
+	Sprite__Img__Watch *to = malloc(sizeof *to);
+
+	if (!to)
+		return -ENOMEM;
+	sprite__img__watch__init(to);
+	x->m->watch[x->m->n_watch++] = to;
+	to->wd = w->wd;
+	to->mask = w->mask;
+	to->ino = w->ino;
+	to->path = strdup(path);
+	return to->path ? 0 : -ENOMEM;
+}
+
+static int inotify_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e)
+{
+	struct dumping x = {.d = d};
+
+	(void)f;
+	if (unread(&d->look, d->holder))
+		return error_set(e, EBUSY, "inotify has events that the program has not yet read: try again");
+	m->inotify = x.m = malloc(sizeof *x.m);
+	if (!x.m)
+		return -ENOMEM;
+	sprite__img__inotify__init(x.m);
+	int r = watches_each(&d->look, dump_watch, &x);
+
+	return r < 0 ? error_set(e, -r, "inotify: a watched file cannot be found: %s", strerror(-r)) : 0;
+}
+
+static int inotify_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)
+{
+	(void)f, (void)p;
+	if (!d->image->inotify)
+		return res_bad_record(e, "inotify");
+	int fd = inotify_init1(IN_CLOEXEC);
+
+	return fd < 0 ? error_set(e, errno, "inotify: %s", strerror(errno)) : fd;
+}
+
+static int watch_again(struct eng_proc *p, int fd, const Sprite__Img__Watch *w, struct error *e)
+{
+	struct stat st;
+	char name[40];
+	_cleanup_close_ int at = eng_open(p, w->path, O_PATH | O_NOFOLLOW, 0);
+
+	if (at < 0)
+		return error_set(e, -at, "inotify: %s cannot be watched there: %s", w->path, strerror(-at));
+	if (fstat(at, &st) < 0 || !res_same_ino(st.st_ino, w->ino))
+		return error_set(e, ESTALE, "inotify: %s is another file there", w->path);
+	snprintf(name, sizeof name, "/proc/self/fd/%d", at);
+	if (ioctl(fd, INOTIFY_IOC_SETNEXTWD, (long)w->wd) < 0)
+		return error_set(e, errno, "inotify: this kernel cannot give a watch its number: %s", strerror(errno));
+	int wd = inotify_add_watch(fd, name, w->mask & ~(uint32_t)(IN_IGNORED | IN_ISDIR | IN_Q_OVERFLOW | IN_UNMOUNT));
+
+	if (wd < 0)
+		return error_set(e, errno, "inotify: %s cannot be watched there: %s", w->path, strerror(errno));
+	return wd == w->wd ? 0 : error_set(e, EEXIST, "inotify: watch %d of %s became %d", w->wd, w->path, wd);
+}
+
+/* All descriptions of the family are open: nothing of our doing is told. */
+static int inotify_finish(struct eng_proc *p, struct file_desc *d, int num, struct error *e)
+{
+	int r = 0;
+
+	(void)num;
+	for (size_t i = 0; !r && i < d->image->inotify->n_watch; i++)
+		r = watch_again(p, d->fd, d->image->inotify->watch[i], e);
+	return r;
+}
+
+int inotify_settled(struct eng_proc *p, struct error *e)
+{
+	int at = openat(p->dir, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
+	DIR *d = at < 0 ? NULL : fdopendir(at);
+	char link[32];
+
+	if (!d) {
+		if (at >= 0)
+			close(at);
+		return 0;
+	}
+	for (struct dirent *f; !r && (f = readdir(d));)
+		if (res_readlink(at, f->d_name, link, sizeof link) > 0 && !strcmp(link, "anon_inode:inotify") &&
+		    unread(&(struct file_look){.num = atoi(f->d_name)}, p))
+			r = error_set(e, EBUSY, "process %d: fd %s: inotify has events that the program does not read: let it read them", p->vpid, f->d_name);
+	closedir(d);
+	return r;
+}
+
+const struct file_kind file_inotify = {
+	.name = "inotify", .is = is_inotify, .probe = inotify_probe, .dump = inotify_dump, .open = inotify_open, .finish = inotify_finish};
