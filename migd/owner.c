@@ -120,7 +120,7 @@ bool owner_sits_here(uid_t uid)
 /* Runnable threads of all guests: they are not the owner's doing. */
 static unsigned guests_running(struct migd *m)
 {
-	struct family **v;
+	struct family **v = NULL;
 	size_t n = m->cgroups ? families_list(m->families, FAM_GUEST, &v) : 0;
 	unsigned running = 0;
 
@@ -133,8 +133,7 @@ static unsigned guests_running(struct migd *m)
 		k = cgroup_pids(m->cgroups, name, pids, ARRAY_SIZE(pids));
 		running += k > 0 ? idle_load_running(pids, k < (int)ARRAY_SIZE(pids) ? (size_t)k : ARRAY_SIZE(pids)) : 0;
 	}
-	if (n)
-		families_list_free(v, n);
+	families_list_free(v, n);
 	return running;
 }
 
