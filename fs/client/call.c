@@ -23,6 +23,7 @@
 #include <string.h>
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "fs/client/kept.h"
 
 #define TICK_NS	     (100 * 1000000ull)
 #define PATIENCE_NS  (30 * 1000000000ull) /* a move stops its program by an interrupt too: unlink(2) must not fail for that on a busy host */
@@ -61,6 +62,14 @@ struct call *call_new(struct fs *fs, fuse_req_t req, enum fs_op op, struct inode
 	c->done = done;
 	c->refs = 1;
 	c->start_ns = clock_mono_ns();
+	if (req) {
+		c->unique = session_unique();
+		c->keep = session_resent() ? resume_claim(fs, KEEP_CALL, c->unique) : NULL;
+		if (c->keep) {
+			c->seq_at = &((struct kept_call *)c->keep->data)->seq;
+			c->seq_again = *c->seq_at;
+		}
+	}
 	list_init(&c->link);
 	list_init(&c->intr_link);
 	protobuf_c_message_init(fs_methods[op].in, &c->m);
@@ -133,6 +142,9 @@ static void call_free(struct call *c)
 		c->chunks = k->next;
 		free(k);
 	}
+	if (c->seq_again) /* it was answered without being sent */
+		rpc_seq_drop(c->seq_again);
+	keep_free(c->keep);
 	if (c->buf)
 		session_buffer_give(c->buf);
 	if (c->st)
@@ -184,6 +196,10 @@ static void call_finish(struct call *c, int err, struct rpc_msg *out)
 	session_reply_on(fd);
 	if (out)
 		rpc_msg_clear(out);
+	if (c->keep) { /* the kernel has its answer */
+		keep_free(c->keep);
+		c->keep = NULL;
+	}
 	call_unref(c);
 }
 
@@ -248,6 +264,25 @@ static void call_completed(void *arg, int status, struct rpc_msg *out)
 	}
 }
 
+/*
+ * So that the answer is the same when we are killed before the kernel has it, and another spritefs is asked again: the number under which the server
+ * executes it is noted before it is sent.
+ */
+static void call_number(struct call *c)
+{
+	if (!fs_methods[c->op].mutates)
+		return;
+	if (c->unique && !c->keep && (c->keep = keep_new(sizeof(struct kept_call)))) {
+		*(struct kept_call *)c->keep->data = (struct kept_call){.op = c->op};
+		c->seq_at = &((struct kept_call *)c->keep->data)->seq;
+		keep_commit(c->keep, KEEP_CALL, c->unique);
+	}
+	if (c->seq_at)
+		rpc_seq_note(c->seq_at);
+	rpc_seq_use(c->seq_again);
+	c->seq_again = 0;
+}
+
 /* Which calls are of no use on a file that is open only here (open id 0). */
 static bool op_needs_open(enum fs_op op)
 {
@@ -304,6 +339,7 @@ static void call_send(struct call *c)
 		*c->open = c->st->open;
 	if (c->st2)
 		*c->open2 = c->st2->open;
+	call_number(c);
 	ticket = rpc_call_async(ch, m, c->msg, c->bulk.iov_len ? &c->bulk : NULL, c->bulk.iov_len ? 1 : 0, deadline(c),
 		call_completed, c);
 	pthread_mutex_lock(&fs->wait_lock);
@@ -505,6 +541,7 @@ static void *call_ticker(void *arg)
 			prefix_tick(fs, now);
 			stream_tick(fs, clock_mono_ns());
 			wb_tick(fs, now, false);
+			resume_tick(fs, now);
 			pthread_mutex_lock(&fs->wait_lock);
 		}
 		if (fs->stopping)

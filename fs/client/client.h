@@ -20,6 +20,7 @@
 #include "conf/error.h"
 #include "conf/hash.h"
 #include "conf/list.h"
+#include "fs/client/keep.h"
 #include "fs/methods.h"
 #include "rpc/local.h"
 #include "rpc/rpc.h"
@@ -34,6 +35,8 @@ struct agent;
 struct server {
 	struct fs *fs;
 	struct list link; /* fs.servers */
+	unsigned index;	  /* in order of arrival */
+	struct keep *keep;
 	char *name;	  /* in its certificate */
 	struct conf_addr addr;
 	struct rpc_channel *meta, *bulk; /* names and attributes; data */
@@ -55,6 +58,8 @@ struct server {
 
 /* What a prefix leads to. Never freed before the mount ends; fields under fs.wait_lock unless told otherwise. */
 struct domain {
+	unsigned index; /* in order of arrival */
+	struct keep *keep; /* fs.table_lock */
 	char *prefix;
 	struct server *server; /* NULL: the table does not know (yet) */
 	uint64_t id;
@@ -83,6 +88,7 @@ struct pnode {
  */
 struct inode {
 	uint64_t id;
+	struct keep *keep;    /* fs.inode_lock; NULL: a domain's root or virtual, or the store is full */
 	struct domain *dom;   /* NULL: virtual directory */
 	struct pnode *pnode;  /* not NULL: names of the prefix table are below it */
 	uint64_t nlookup;     /* fs.inode_lock */
@@ -134,6 +140,7 @@ struct inode {
 /* An open file description of the kernel, which knows it by fi->fh = `fh`, a number that is never used twice. */
 struct stream {
 	uint64_t fh;
+	struct keep *keep; /* inode.lock */
 	struct list link; /* inode.streams, under inode.lock */
 	struct list young; /* fs.young, under fs.wait_lock */
 	uint64_t opened_ns;
@@ -179,10 +186,12 @@ struct fs {
 	bool mounted;
 	uint64_t started_ns;
 	atomic_bool stopping;
+	bool resumed; /* we go on with an earlier spritefs' mount */
 
 	pthread_mutex_t table_lock; /* pnodes, servers, version */
 	struct pnode *root;
 	struct list servers;
+	unsigned nservers, ndomains;
 	struct server *root_server;
 	uint64_t version;
 	bool table_known;
@@ -194,17 +203,18 @@ struct fs {
 	uint64_t next_id;
 	pthread_mutex_t stream_lock; /* the last of all locks */
 	struct hash by_fh;
-	uint64_t next_fh;
 
 	pthread_mutex_t wait_lock; /* states of calls, see call.c */
 	pthread_cond_t wait_cond;
 	struct list retry;	   /* calls that wait for their time */
 	struct list interrupted;   /* calls somebody wants to be rid of */
 	struct list wb_files;	   /* inodes with dirty data, oldest first */
+	struct hash old_calls, old_taken; /* KEEP_CALL and KEEP_TAKEN of an earlier spritefs, by request, until their request has come again */
+	uint64_t old_until;	   /* boot clock: those left by then were given up by who asked; 0: none left */
 	struct list young;	   /* streams of home domains that the server does not know yet, oldest first */
 	pthread_t ticker;
 
-	atomic_uint_fast64_t count[FS_NOPS], nanos[FS_NOPS], retries, lock_ticket, attach_failures;
+	atomic_uint_fast64_t count[FS_NOPS], nanos[FS_NOPS], retries, attach_failures;
 	pthread_rwlock_t grant_lock; /* shared: a reply with a grant is being written */
 	pthread_mutex_t recall_lock; /* recall_queue; and what wb_cond is for; the last but inode.lock */
 	pthread_cond_t recall_cond, wb_cond; /* something was recalled; a chunk has arrived */
@@ -234,6 +244,10 @@ typedef void (*call_done)(struct call *c, int err, struct rpc_msg *out);
 struct call {
 	struct fs *fs;
 	fuse_req_t req; /* NULL: nobody in the kernel waits */
+	uint64_t unique; /* the kernel's number of it */
+	struct keep *keep; /* KEEP_CALL */
+	uint64_t *seq_at; /* where its number is noted before it is sent, in memory that survives; NULL: nowhere */
+	uint64_t seq_again; /* the number that an earlier spritefs sent it under, 0: none */
 	int fd;		/* the clone of /dev/fuse that it came from and whose reply it takes */
 	enum fs_op op;
 	struct domain *dom;
@@ -334,6 +348,9 @@ void inode_put(struct fs *fs, struct inode *ino);
 void inode_forget(struct fs *fs, uint64_t id, uint64_t n);
 /* New, known to the kernel by nobody yet, with a reference. */
 struct inode *inode_new(struct fs *fs, struct domain *dom, struct pnode *pnode);
+/* Its KEEP_INODE anew, from what it is now. With fs.inode_lock. */
+void inode_save(struct inode *ino);
+void inode_wb_error(struct inode *ino, int err); /* sets it, with inode.lock */
 /* Finds or makes the inode of a handle and counts one lookup of the kernel; NULL: no memory or a handle that cannot be. */
 struct inode *inode_looked_up(struct fs *fs, struct domain *dom, const ProtobufCBinaryData *handle, uint32_t mode);
 void inode_count_lookup(struct fs *fs, struct inode *ino);
@@ -350,12 +367,20 @@ bool inode_is_virtual(struct fs *fs, const struct inode *ino);
 uint64_t inode_any_open(struct inode *ino);
 size_t inode_count(struct fs *fs);
 size_t inode_of_server(struct fs *fs, const struct server *s, struct inode ***all); /* all that have streams or locks or dirty data, with references */
+struct inode *inode_resume(struct fs *fs, struct domain *dom, struct keep *k); /* of an earlier spritefs */
+void inode_resumed(struct fs *fs); /* all that is there is built: drops what nobody has */
 struct inode *inode_by_handle(struct fs *fs, const ProtobufCBinaryData *h); /* with a reference, or NULL */
 /* All that hold a lease of s, with references; *all is to be freed. With `reset` the seqs of every inode of s are forgotten. */
 size_t inode_leased(struct fs *fs, const struct server *s, bool reset, struct inode ***all);
 
 /* ---- stream.c */
 struct stream *stream_new(struct fs *fs, struct inode *ino, uint64_t open, int flags, bool dir, const struct fuse_ctx *who); /* takes over a reference of ino */
+/* The number the kernel is to know it by; from here on it outlives us. */
+uint64_t stream_told(struct stream *st, uint64_t unique);
+struct stream *stream_resume(struct fs *fs, struct inode *ino, struct keep *k); /* with a reference, for stream_resumed() */
+void stream_resumed(struct fs *fs, struct stream *st);
+/* The kernel does not know of it after all: the request whose answer it was has come again. */
+void stream_untell(struct fs *fs, uint64_t unique);
 /* Which one the kernel means by fi->fh; it has it open, so that it stays. NULL: only for a RELEASE that has been done before. */
 struct stream *stream_at(struct fs *fs, uint64_t fh);
 void stream_groups(struct stream *st, const struct fuse_ctx *who); /* remembers whose groups it was opened with */
@@ -376,6 +401,7 @@ void stream_young(struct fs *fs, struct stream *st);
 /* The same without waiting; then call_submit(c). */
 void stream_open_local_then(struct inode *ino, struct call *c);
 /* Closes an open of the server that no stream has. Takes over a reference of ino. */
+void stream_close(struct fs *fs, struct stream *st); /* one that is released, at the server */
 void stream_close_id(struct fs *fs, struct inode *ino, uint64_t open, bool unlock, uint64_t owner);
 /* The kernel has let go of it. */
 void stream_release(struct fs *fs, struct stream *st, bool unlock, uint64_t owner);
@@ -385,8 +411,12 @@ int prefix_start(struct fs *fs, struct error *e);
 void prefix_stop(struct fs *fs);
 void prefix_changed(struct fs *fs);
 void prefix_tick(struct fs *fs, uint64_t now); /* every 100 ms: asks for the table, renews */
+int prefix_resume(struct fs *fs, struct domain **doms, size_t room); /* servers, domains, nodes of an earlier spritefs; how many domains */
+struct pnode *prefix_node(struct fs *fs, const char *path); /* made when missing */
 size_t prefix_domains(struct server *s, struct domain **all, size_t room); /* attached ones of that server */
 struct pnode *prefix_child(struct fs *fs, struct pnode *p, const char *name, size_t len);
+void server_note(struct server *s); /* what is known of it outlives us; with its lock */
+void server_note_recall(struct server *s);
 /* Starts attaching when needed and sees to it that the waiters hear of it. */
 void prefix_attach(struct fs *fs, struct domain *d);
 /* What an Attach said: handle, attributes, lease. */
@@ -442,6 +472,9 @@ void wb_tick(struct fs *fs, uint64_t now, bool all);
 void wb_discard(struct fs *fs, struct inode *ino);
 void wb_look_at_space(struct fs *fs, struct domain *d);
 
+void wb_resume(struct fs *fs, struct inode *ino, struct stream *st, struct keep *k);
+bool wb_took(struct fs *fs, uint64_t unique, size_t *size); /* the bytes of this write(2), asked again, are in a chunk or at the server */
+
 /* ---- names.c */
 void names_end(struct inode *dir); /* with inode.lock */
 void names_add(struct inode *dir, const char *name);
@@ -454,6 +487,7 @@ bool names_absent(struct inode *dir, const char *name);
 void recover_start(struct server *s);
 /* A lock was granted or (F_UNLCK) dropped; ends are inclusive. */
 void recover_note_lock(struct inode *ino, uint64_t owner, bool flock, uint32_t type, uint64_t start, uint64_t end, uint32_t pid);
+void recover_lock_resume(struct inode *ino, struct keep *k);
 void recover_forget_locks(struct inode *ino);
 
 /* ---- events.c */
@@ -461,12 +495,25 @@ void events_ack(struct server *s, uint64_t id, const uint8_t *handle, size_t len
 int events_start(struct server *s);
 void events_stop(struct server *s);
 
+/* ---- resume.c: going on with what an earlier spritefs had */
+int resume_tables(struct fs *fs, struct error *e);
+void resume_go(struct fs *fs); /* the kernel's requests are about to be read */
+void resume_tick(struct fs *fs, uint64_t now);
+/* The record of that kind for this request of the kernel, which has come again: NULL, or the caller's to free. */
+struct keep *resume_claim(struct fs *fs, enum keep_kind kind, uint64_t unique);
+
 /* ---- session.c: the kernel's side */
 int session_mount(struct fs *fs, bool nosuid, struct error *e);
+int session_resume(struct fs *fs, int dev, struct error *e); /* the mount of an earlier spritefs */
 int session_run(struct fs *fs); /* until unmounted */
 void session_unmount(struct fs *fs);
 int session_reply_on(int fd); /* this thread's next answers go to that clone; returns the one before */
 int session_fd(void);
+/* The number of the request that this thread handles; has it been asked before, of an earlier spritefs? */
+uint64_t session_unique(void);
+bool session_resent(void);
+struct keep *session_buffer_record(void *buf); /* a request's buffer lies in a record; the data may be kept where it is */
+
 int session_bump_epoch(struct fs *fs); /* the kernel looks up every name again; -errno when it cannot */
 bool session_kill_suid(void); /* of the request being handled: the kernel wants set-id bits cleared */
 void *session_buffer_take(void); /* the handler keeps the request's buffer */

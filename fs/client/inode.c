@@ -12,12 +12,15 @@
 #include <string.h>
 #include <sys/stat.h>
 #include "conf/clock.h"
+#include "fs/client/kept.h"
 
 void inode_table_init(struct fs *fs)
 {
 	pthread_mutex_init(&fs->inode_lock, NULL);
 	pthread_mutex_init(&fs->stream_lock, NULL);
 	fs->next_id = FUSE_ROOT_ID;
+	if (!keep_head() && keep_open(-1) < 0)
+		abort();
 }
 
 static bool inode_stays(const struct inode *ino)
@@ -38,10 +41,24 @@ static bool inode_retire(struct fs *fs, struct inode *ino)
 
 static void inode_free(struct inode *ino)
 {
+	keep_free(ino->keep);
 	recover_forget_locks(ino);
 	names_end(ino);
 	pthread_mutex_destroy(&ino->lock);
 	free(ino);
+}
+
+static struct kept_inode *kept(struct inode *ino)
+{
+	return ino->keep ? (struct kept_inode *)ino->keep->data : NULL;
+}
+
+/* With fs.inode_lock. */
+static void lookups_are(struct inode *ino, uint64_t nlookup)
+{
+	ino->nlookup = nlookup;
+	if (kept(ino))
+		atomic_store(&kept(ino)->nlookup, nlookup);
 }
 
 struct inode *inode_get(struct fs *fs, uint64_t id)
@@ -85,12 +102,38 @@ void inode_forget(struct fs *fs, uint64_t id, uint64_t n)
 	pthread_mutex_lock(&fs->inode_lock);
 	ino = hash_get_u64(&fs->by_id, id);
 	if (ino && id != FUSE_ROOT_ID) {
-		ino->nlookup -= n < ino->nlookup ? n : ino->nlookup;
+		lookups_are(ino, ino->nlookup - (n < ino->nlookup ? n : ino->nlookup));
 		gone = inode_retire(fs, ino);
 	}
 	pthread_mutex_unlock(&fs->inode_lock);
 	if (gone)
 		inode_free(ino);
+}
+
+void inode_save(struct inode *ino)
+{
+	struct keep *k = keep_new(sizeof(struct kept_inode) + ino->handle_len);
+	struct kept_inode *i;
+
+	if (!k)
+		return;
+	i = (struct kept_inode *)k->data;
+	atomic_store(&i->nlookup, ino->nlookup);
+	atomic_store(&i->wb_error, ino->wb_error);
+	i->domain = ino->dom ? ino->dom->index : 0;
+	i->type = ino->type;
+	i->handle_len = ino->handle_len;
+	memcpy(i->handle, ino->handle, ino->handle_len);
+	keep_commit(k, KEEP_INODE, ino->id);
+	keep_free(ino->keep);
+	ino->keep = k;
+}
+
+void inode_wb_error(struct inode *ino, int err)
+{
+	ino->wb_error = err;
+	if (kept(ino))
+		atomic_store(&kept(ino)->wb_error, err);
 }
 
 static struct inode *inode_make(struct fs *fs, struct domain *dom, struct pnode *pnode)
@@ -116,6 +159,8 @@ static struct inode *inode_make(struct fs *fs, struct domain *dom, struct pnode 
 		return NULL;
 	}
 	fs->next_id++;
+	if (fs->next_id > atomic_load(&keep_head()->next_id))
+		atomic_store(&keep_head()->next_id, fs->next_id);
 	return ino;
 }
 
@@ -158,8 +203,9 @@ struct inode *inode_looked_up(struct fs *fs, struct domain *dom, const ProtobufC
 			ino = NULL;
 			goto out;
 		}
+		inode_save(ino);
 	}
-	ino->nlookup++;
+	lookups_are(ino, ino->nlookup + 1);
 out:
 	pthread_mutex_unlock(&fs->inode_lock);
 	return ino;
@@ -168,7 +214,42 @@ out:
 void inode_count_lookup(struct fs *fs, struct inode *ino)
 {
 	pthread_mutex_lock(&fs->inode_lock);
-	ino->nlookup++;
+	lookups_are(ino, ino->nlookup + 1);
+	pthread_mutex_unlock(&fs->inode_lock);
+}
+
+struct inode *inode_resume(struct fs *fs, struct domain *dom, struct keep *k)
+{
+	struct kept_inode *i = (struct kept_inode *)k->data;
+	struct inode *ino;
+
+	pthread_mutex_lock(&fs->inode_lock);
+	fs->next_id = k->key;
+	ino = inode_make(fs, dom, NULL);
+	if (!ino)
+		abort();
+	ino->handle_len = i->handle_len;
+	memcpy(ino->handle, i->handle, i->handle_len);
+	ino->type = i->type;
+	ino->nlookup = i->nlookup;
+	ino->wb_error = i->wb_error;
+	ino->keep = k;
+	ino->born_seq = dom->server ? atomic_load(&dom->server->recalled_seq) : 0; /* as if it were met now */
+	if (ino->handle_len && hash_set(&fs->by_handle, ino->handle, ino->handle_len, ino, NULL) < 0)
+		abort();
+	pthread_mutex_unlock(&fs->inode_lock);
+	return ino;
+}
+
+void inode_resumed(struct fs *fs)
+{
+	struct hash_iter it = {0};
+	struct inode *ino;
+
+	pthread_mutex_lock(&fs->inode_lock);
+	while ((ino = hash_next(&fs->by_id, &it)))
+		if (inode_retire(fs, ino))
+			inode_free(ino);
 	pthread_mutex_unlock(&fs->inode_lock);
 }
 

@@ -53,6 +53,7 @@ struct keep_head {
 	uint32_t nclones;
 	uint32_t init_len; /* the kernel's INIT request, 0: not mounted yet */
 	uint8_t init[KEEP_INIT_MAX];
+	char mount[4096];
 };
 
 /* fd -1: a new store; else one of an earlier spritefs. -errno; -EPROTO: it is of another version of the program. */

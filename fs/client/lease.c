@@ -306,6 +306,7 @@ void lease_recall(struct server *s, const Sprite__Fs__Event *ev)
 	/* before the inode is looked for: one that is made after this compares itself with it */
 	if (ev->lease_seq > atomic_load(&s->recalled_seq))
 		atomic_store(&s->recalled_seq, ev->lease_seq);
+	server_note_recall(s);
 	ino = inode_by_handle(fs, &ev->handle);
 	if (!ino) {
 		events_ack(s, ev->id, ev->handle.data, ev->handle.len);
@@ -425,6 +426,7 @@ void lease_renewed(struct server *s, uint64_t sent, uint64_t epoch, uint64_t lea
 		recover_start(s);
 	}
 	pthread_mutex_lock(&s->lock);
+	server_note(s);
 	recovering = s->recovering;
 	pthread_mutex_unlock(&s->lock);
 	if (lease_ms && !recovering) {

@@ -2,8 +2,9 @@
 /*
  * spritefs: mounts the single image.
  *
- *	spritefs [--config FILE] [--mount DIR] [--prefix PREFIX] [--background]
+ *	spritefs [--config FILE] [--mount DIR] [--prefix PREFIX] [--background] [--no-holder]
  *
+ * It becomes sprite-holder, which runs another spritefs that does the work and starts it again when it is killed: holder.h.
  * Without --prefix (or with "/") the whole tree of the prefix table; with one, only that domain, without set-user-id: the root view of a guest.
  * Exit: 0 in order; 1 could not start (one line says why); 78 bad configuration.
  */
@@ -24,13 +25,15 @@
 #include "conf/daemon.h"
 #include "conf/log.h"
 #include "conf/notify.h"
+#include "fs/client/holder.h"
 
 static const char *opt_mount, *opt_prefix = "/";
-static bool opt_background;
+static bool opt_background, opt_alone;
 static const struct daemon_option options[] = {
 	{"mount", "DIR", "mount there (default: \"mount\" of the configuration)", &opt_mount, NULL},
 	{"prefix", "PREFIX", "only this domain of the tree (default: /, the whole)", &opt_prefix, NULL},
 	{"background", NULL, "return when mounted, go on in the background", NULL, &opt_background},
+	{"no-holder", NULL, "be one process: a kill -9 of it breaks the mount", NULL, &opt_alone},
 	{0},
 };
 
@@ -52,7 +55,10 @@ static void run_path(const struct fs *fs, const char *suffix, char *out, size_t 
 static int lock_take(const struct fs *fs, struct error *e)
 {
 	char path[PATH_MAX], text[32] = "";
-	int fd;
+	int fd = hold_take(HOLD_LOCK);
+
+	if (fd >= 0) /* the holder has it */
+		return 0;
 
 	if (mkdir(fs->conf->run_dir, 0755) < 0 && errno != EEXIST)
 		return error_set(e, errno, "%s: %s", fs->conf->run_dir, strerror(errno));
@@ -71,7 +77,8 @@ static int lock_take(const struct fs *fs, struct error *e)
 					  : error_set(e, err, "%s: %s", path, strerror(err));
 	}
 	if (ftruncate(fd, 0) == 0)
-		dprintf(fd, "%d\n", (int)getpid());
+		dprintf(fd, "%d\n", (int)(hold_active() ? getppid() : getpid()));
+	hold_keep(HOLD_LOCK, fd);
 	return 0; /* held until we end */
 }
 
@@ -92,6 +99,8 @@ static int mount_point(struct fs *fs, struct error *e)
 	if (r < 0)
 		return error_set(e, -r, "%s: %s", want, strerror(-r));
 	fs->mount = path;
+	if (strlen(path) < sizeof(keep_head()->mount))
+		strcpy(keep_head()->mount, path);
 	return 0;
 }
 
@@ -156,11 +165,60 @@ static int session_new(struct fs *fs, struct error *e)
 	return fs->se ? 0 : error_set(e, EIO, "libfuse does not begin");
 }
 
+/* What outlives us: new, or what an earlier spritefs left together with its mount, whose device is then *dev. */
+static int state_open(struct fs *fs, int *dev, struct error *e)
+{
+	int state = hold_take(HOLD_STATE), r;
+
+	*dev = hold_take(HOLD_DEV);
+	if (*dev < 0 && state >= 0) { /* killed before it had mounted */
+		close(state);
+		state = -1;
+	}
+	r = keep_open(state);
+	if (r < 0)
+		return error_set(e, -r, r == -EPROTO ? "the mount was made by another version of spritefs: unmount it first" : "no memory for what is kept: %s", strerror(-r));
+	fs->resumed = *dev >= 0;
+	if (fs->resumed) {
+		clock_epoch_adopt(keep_head()->epoch);
+		keep_head()->restarts++;
+		fs->mount = keep_head()->mount;
+	} else {
+		keep_head()->epoch = clock_epoch();
+		hold_keep(HOLD_STATE, keep_fd());
+	}
+	rpc_seq_keep(&keep_head()->next_seq);
+	return 0;
+}
+
+/* The mount is there and its processes wait: nothing that goes over it may be looked at before its requests are read. */
+static int resume(struct fs *fs, int dev, struct error *e)
+{
+	int r = resume_tables(fs, e);
+
+	if (r == 0)
+		r = session_new(fs, e);
+	if (r == 0)
+		r = session_resume(fs, dev, e);
+	if (r == 0)
+		r = lease_start(fs);
+	if (r == 0)
+		r = call_ticker_start(fs);
+	if (r == 0)
+		r = events_start(fs->root_server);
+	if (r < 0)
+		return error_set(e, -r, "%s: cannot go on: %s", fs->mount, strerror(-r));
+	resume_go(fs);
+	return 0;
+}
+
 static int start(struct fs *fs, struct error *e)
 {
 	char path[PATH_MAX];
-	int r = mount_point(fs, e);
+	int dev, r = state_open(fs, &dev, e);
 
+	if (r == 0 && !fs->resumed)
+		r = mount_point(fs, e);
 	if (r == 0)
 		r = lock_take(fs, e);
 	if (r == 0)
@@ -171,8 +229,17 @@ static int start(struct fs *fs, struct error *e)
 	call_init(fs);
 	lease_init(fs);
 	r = prefix_start(fs, e);
+	if (r < 0)
+		return error_set(e, -r, "cannot start: %s", strerror(-r));
+	run_path(fs, ".sock", path, sizeof(path));
+	if (fs->resumed) {
+		r = resume(fs, dev, e);
+		unlink(path); /* a thread of the dead one that hangs may still listen there */
+		return r < 0 ? r : ctl_start(fs, path, e);
+	}
+	r = call_ticker_start(fs);
 	if (r == 0)
-		r = call_ticker_start(fs);
+		r = events_start(fs->root_server);
 	if (r < 0)
 		return error_set(e, -r, "cannot start: %s", strerror(-r));
 	if (!fs->whole && (r = root_wait(fs, 15000)) < 0)
@@ -185,7 +252,6 @@ static int start(struct fs *fs, struct error *e)
 		r = session_mount(fs, !fs->whole, e);
 	if (r < 0)
 		return r;
-	run_path(fs, ".sock", path, sizeof(path));
 	return ctl_start(fs, path, e);
 }
 
@@ -260,8 +326,14 @@ int main(int argc, char **argv)
 		log_error("--prefix: expected an absolute prefix such as /hosts/ws1, together with --mount DIR");
 		return 64;
 	}
-	if (opt_background)
+	if (opt_background && !getenv(HOLD_ENV))
 		up = background();
+	if (!opt_alone && !getenv(HOLD_ENV) && (status = hold_exec(argv, up)) < 0)
+		log_note("no holder (%s): a kill -9 of spritefs will break its mount", strerror(-status));
+	if (hold_begin() < 0) {
+		log_error("the holder does not speak: run spritefs without $" HOLD_ENV);
+		return 1;
+	}
 	fs.started_ns = (uint64_t)clock_real_ns();
 	rpc_init();
 	if (start(&fs, &e) < 0 || pthread_create(&session, NULL, session_thread, &fs) != 0) {
@@ -270,13 +342,14 @@ int main(int argc, char **argv)
 			session_unmount(&fs);
 		_exit(1);
 	}
-	if (fs.whole && root_wait(&fs, 2000) < 0)
+	if (fs.whole && !fs.resumed && root_wait(&fs, 2000) < 0)
 		log_note("%s: root server %s is not there yet; calls wait for it", fs.mount, fs.conf->root_server.host);
-	notify_ready();
+	hold_active() ? hold_ready() : (void)notify_ready();
 	if (up >= 0 && write(up, "", 1) == 1)
 		close(up);
 	daemon_wait(&d, NULL, NULL);
 	notify_stopping();
+	hold_bye(0);
 	end(&fs);
 	/* Not all threads can be waited for: one may hang with a request of a mount that is only detached. The kernel ends it with us. */
 	_exit(0);

@@ -304,7 +304,7 @@ static void opendir_done(struct call *c, int err, struct rpc_msg *out)
 	}
 	lease_reply_begin(c->fs);
 	lease_keep_attr(c->fs, c->ino, rep->attr, lease_take(c->ino, rep->lease, rep->lease_seq));
-	c->fi.fh = st->fh;
+	c->fi.fh = stream_told(st, c->unique);
 	gone = fuse_reply_open(c->req, &c->fi) == -ENOENT;
 	lease_reply_end(c->fs);
 	if (gone)
@@ -342,7 +342,7 @@ static bool opendir_here(struct fs *fs, fuse_req_t req, struct inode *ino, struc
 		atomic_fetch_add_explicit(&fs->local_opens, 1, memory_order_relaxed);
 		st->caches = !ino->dom->home;
 		fi->cache_readdir = fi->keep_cache = st->caches;
-		fi->fh = st->fh;
+		fi->fh = stream_told(st, session_unique());
 		if (fuse_reply_open(req, fi) == -ENOENT)
 			stream_release(fs, st, false, 0);
 	}
@@ -364,7 +364,7 @@ static void op_opendir(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 			fuse_reply_err(req, ENOMEM);
 			return;
 		}
-		fi->fh = st->fh;
+		fi->fh = stream_told(st, session_unique());
 		if (fuse_reply_open(req, fi) == -ENOENT)
 			stream_put(fs, st);
 		return;

@@ -43,7 +43,7 @@ static void choose_caching(struct stream *st, bool pages, struct fuse_file_info 
 /* With a stream that the kernel is to know by fi; a stream that it does not take is released. */
 static void reply_open(struct call *c, struct stream *st)
 {
-	c->fi.fh = st->fh;
+	c->fi.fh = stream_told(st, c->unique);
 	if (fuse_reply_open(c->req, &c->fi) == -ENOENT) /* interrupted meanwhile */
 		stream_release(c->fs, st, false, 0);
 }
@@ -114,7 +114,7 @@ static bool open_here(struct fs *fs, fuse_req_t req, struct inode *ino, struct f
 		atomic_fetch_add(&fs->local_streams, 1);
 		atomic_fetch_add_explicit(&fs->local_opens, 1, memory_order_relaxed);
 		fi->keep_cache = home ? home_pages_good(ino) : 1;
-		fi->fh = st->fh;
+		fi->fh = stream_told(st, session_unique());
 		if (home)
 			stream_young(fs, st);
 		if (fuse_reply_open(req, fi) == -ENOENT)
@@ -169,8 +169,8 @@ static void create_done(struct call *c, int err, struct rpc_msg *out)
 	if (ino)
 		st = stream_new(fs, inode_hold(fs, ino), rep->open, c->flags, false, fuse_req_ctx(c->req));
 	if (st) {
-		c->fi.fh = st->fh;
 		choose_caching(st, lease_has(ino, SPRITE__FS__LEASE_BITS__LEASE_DATA), &c->fi);
+		c->fi.fh = stream_told(st, c->unique);
 		gone = fuse_reply_create(c->req, &p, &c->fi) == -ENOENT;
 	} else {
 		fuse_reply_err(c->req, EIO);
@@ -300,6 +300,11 @@ static void op_write(fuse_req_t req, fuse_ino_t id, const char *data, size_t siz
 	struct inode *ino = inode_get(fs, id);
 	struct call *c;
 
+	if (session_resent() && wb_took(fs, session_unique(), &size)) {
+		inode_put(fs, ino);
+		fuse_reply_write(req, size);
+		return;
+	}
 	if (!(fi->flags & (O_SYNC | O_DSYNC | O_DIRECT)) &&
 		wb_write(fs, req, st, data, size, (uint64_t)off, (fi->flags & O_APPEND) && !fi->writepage, uid, gid, session_kill_suid())) {
 		inode_put(fs, ino);

@@ -119,7 +119,7 @@ static void op_setlk(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi, s
 	if (l->l_type != F_UNLCK) {
 		stream_owner_add(c->st, fi->lock_owner);
 		c->m.lock.wait = c->waits = sleep;
-		c->m.lock.ticket = atomic_fetch_add(&c->fs->lock_ticket, 1) + 1;
+		c->m.lock.ticket = atomic_fetch_add(&keep_head()->next_ticket, 1) + 1;
 	}
 	lock_submit(c);
 }
@@ -136,7 +136,7 @@ static void op_flock(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi, i
 	c->m.lock.type = (op & LOCK_UN) ? F_UNLCK : (op & LOCK_EX) ? F_WRLCK : F_RDLCK;
 	if (!(op & LOCK_UN)) {
 		c->m.lock.wait = c->waits = !(op & LOCK_NB);
-		c->m.lock.ticket = atomic_fetch_add(&c->fs->lock_ticket, 1) + 1;
+		c->m.lock.ticket = atomic_fetch_add(&keep_head()->next_ticket, 1) + 1;
 	}
 	lock_submit(c);
 }

@@ -14,11 +14,31 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "fs/client/kept.h"
 
 #define SPACE_EVERY_NS 1000000000ull
 #define ASK_EVERY_NS (5000 * 1000000ull)
+
+static void pnode_save(const struct pnode *p)
+{
+	char path[4096];
+	size_t at = sizeof(path) - 1, n;
+	uint64_t id = p->inode->id;
+
+	path[at] = 0;
+	for (; p->parent; p = p->parent) {
+		n = strlen(p->name);
+		if (n + 1 > at)
+			return; /* no such path can be asked for */
+		at -= n;
+		memcpy(path + at, p->name, n);
+		path[--at] = '/';
+	}
+	keep_put(NULL, KEEP_PNODE, id, path + at, sizeof(path) - at);
+}
 
 static struct pnode *pnode_new(struct fs *fs, struct pnode *parent, const char *name, size_t len)
 {
@@ -34,6 +54,7 @@ static struct pnode *pnode_new(struct fs *fs, struct pnode *parent, const char *
 		for (at = &parent->child; *at; at = &(*at)->next)
 			;
 		*at = p;
+		pnode_save(p);
 	}
 	return p;
 fail:
@@ -109,6 +130,47 @@ static void server_changed(void *arg, bool up)
 		log_info("%s is %s", s->name, up ? "there" : "away");
 }
 
+static struct kept_server *kept_server(const struct server *s)
+{
+	return s->keep ? (struct kept_server *)s->keep->data : NULL;
+}
+
+static void server_save(struct server *s)
+{
+	struct kept_server *k;
+
+	s->keep = keep_new(sizeof(*k));
+	if (!s->keep)
+		return;
+	k = kept_server(s);
+	memset(k, 0, sizeof(*k));
+	k->port = s->addr.port;
+	snprintf(k->name, sizeof(k->name), "%s", s->name);
+	snprintf(k->host, sizeof(k->host), "%s", s->addr.host);
+	keep_commit(s->keep, KEEP_SERVER, s->index);
+}
+
+/* With s->lock. What follows from it has been done. Killed in between, another spritefs does it again. */
+void server_note(struct server *s)
+{
+	struct kept_server *k = kept_server(s);
+
+	if (!k)
+		return;
+	if (s->recovered != s->epoch)
+		atomic_store(&k->recovered, s->recovered);
+	atomic_store(&k->lease_ms, s->lease_ms);
+	atomic_store(&k->lease_epoch, s->lease_epoch);
+	atomic_store(&k->epoch, s->epoch);
+	atomic_store(&k->recovered, s->recovered);
+}
+
+void server_note_recall(struct server *s)
+{
+	if (kept_server(s))
+		atomic_store(&kept_server(s)->recalled_seq, atomic_load(&s->recalled_seq));
+}
+
 /* With fs.table_lock. The server of that name and address; a moved one is a new one. */
 static struct server *server_find(struct fs *fs, const char *name, const struct conf_addr *addr)
 {
@@ -141,10 +203,38 @@ static struct server *server_find(struct fs *fs, const char *name, const struct 
 		free(s);
 		return NULL;
 	}
+	s->index = fs->nservers++;
+	if (!fs->resumed)
+		server_save(s);
 	s->up = true; /* until it shows otherwise */
 	rpc_channel_watch(s->meta, server_changed, s);
 	list_add_tail(&fs->servers, &s->link);
 	return s;
+}
+
+/* With fs.table_lock or none: then nothing else changes it. */
+static void domain_save(struct domain *d)
+{
+	size_t n = strlen(d->prefix) + 1;
+	struct keep *k = keep_new(sizeof(struct kept_domain) + n);
+	struct kept_domain *x;
+
+	if (!k)
+		return;
+	x = (struct kept_domain *)k->data;
+	memset(x, 0, sizeof(*x));
+	x->id = d->id;
+	x->home = d->home;
+	x->mig_port = d->mig_port;
+	x->attached = d->attached;
+	x->server = d->server ? d->server->index + 1 : 0;
+	x->number = (uint32_t)d->root->id;
+	x->handle_len = d->root->handle_len;
+	memcpy(x->handle, d->root->handle, d->root->handle_len);
+	memcpy(x->prefix, d->prefix, n);
+	keep_commit(k, KEEP_DOMAIN, d->index);
+	keep_free(d->keep);
+	d->keep = k;
 }
 
 /* ---- attaching */
@@ -166,6 +256,9 @@ void prefix_attached(struct fs *fs, struct domain *d, const Sprite__Fs__AttachRe
 	if (rep->domain)
 		d->id = rep->domain;
 	pthread_mutex_unlock(&fs->wait_lock);
+	pthread_mutex_lock(&fs->table_lock);
+	domain_save(d);
+	pthread_mutex_unlock(&fs->table_lock);
 	if (!s)
 		return;
 	lease_renewed(s, sent, rep->server_epoch, 0, rep->lease_ms);
@@ -224,7 +317,7 @@ void prefix_attach(struct fs *fs, struct domain *d)
 
 /* ---- the table */
 
-static struct domain *domain_new(struct pnode *p, const char *prefix)
+static struct domain *domain_new(struct fs *fs, struct pnode *p, const char *prefix)
 {
 	struct domain *d = calloc(1, sizeof(*d));
 
@@ -233,6 +326,7 @@ static struct domain *domain_new(struct pnode *p, const char *prefix)
 		return NULL;
 	}
 	list_init(&d->waiters);
+	d->index = fs->ndomains++;
 	d->root = p->inode;
 	d->root->dom = d;
 	d->root->pnode = p;
@@ -267,6 +361,11 @@ static struct pnode *pnode_walk(struct fs *fs, const char *prefix)
 	}
 }
 
+struct pnode *prefix_node(struct fs *fs, const char *path)
+{
+	return pnode_walk(fs, path);
+}
+
 static void pnode_clear(struct pnode *p)
 {
 	for (; p; p = p->next) {
@@ -293,7 +392,7 @@ static struct domain *table_add(struct fs *fs, const Sprite__Fs__Prefix *x)
 	if (!p || !x->server || !*x->server || strlen(x->host) >= sizeof(addr.host))
 		return NULL;
 	strcpy(addr.host, *x->host ? x->host : x->server);
-	if (!p->dom && !domain_new(p, x->prefix))
+	if (!p->dom && !domain_new(fs, p, x->prefix))
 		return NULL;
 	d = p->dom;
 	s = server_find(fs, x->server, &addr);
@@ -312,6 +411,7 @@ static struct domain *table_add(struct fs *fs, const Sprite__Fs__Prefix *x)
 	d->home = x->home;
 	d->mig_port = x->mig_port;
 	pthread_mutex_unlock(&fs->wait_lock);
+	domain_save(d);
 	return list_empty(&d->waiters) ? NULL : d;
 }
 
@@ -467,7 +567,7 @@ int prefix_start(struct fs *fs, struct error *e)
 	pthread_mutex_init(&fs->table_lock, NULL);
 	list_init(&fs->servers);
 	fs->root = pnode_new(fs, NULL, "", 0); /* the first inode: FUSE_ROOT_ID */
-	if (!fs->root || !domain_new(fs->root, fs->prefix))
+	if (!fs->root || !domain_new(fs, fs->root, fs->prefix))
 		return error_set(e, ENOMEM, "out of memory");
 	fs->root->present = true;
 	pthread_mutex_lock(&fs->table_lock);
@@ -475,9 +575,95 @@ int prefix_start(struct fs *fs, struct error *e)
 	pthread_mutex_unlock(&fs->table_lock);
 	if (!fs->root_server)
 		return error_set(e, ENOMEM, "root server %s: no channel", fs->conf->root_server.host);
-	if (events_start(fs->root_server) < 0)
-		return error_set(e, EAGAIN, "root server %s: no thread", fs->conf->root_server.host);
 	return 0;
+}
+
+/* ---- going on with what an earlier spritefs knew */
+
+struct resuming {
+	struct fs *fs;
+	struct domain **doms;
+	size_t room, n;
+};
+
+static void server_resume(void *arg, struct keep *k)
+{
+	struct fs *fs = ((struct resuming *)arg)->fs;
+	struct kept_server *x = (struct kept_server *)k->data;
+	struct conf_addr addr = {.port = (uint16_t)x->port};
+	struct server *s;
+
+	snprintf(addr.host, sizeof(addr.host), "%s", x->host);
+	s = server_find(fs, x->name, &addr);
+	if (!s || s->index != k->key)
+		abort(); /* the configuration has another root server than the mount */
+	s->keep = k;
+	s->epoch = x->epoch;
+	s->lease_epoch = x->lease_epoch;
+	s->recovered = x->recovered;
+	s->lease_ms = x->lease_ms;
+	atomic_store(&s->recalled_seq, x->recalled_seq);
+}
+
+static void pnode_resume(void *arg, struct keep *k)
+{
+	struct fs *fs = ((struct resuming *)arg)->fs;
+
+	fs->next_id = k->key;
+	if (!prefix_node(fs, (char *)k->data))
+		abort();
+	keep_free(k); /* it has been written anew */
+}
+
+static struct server *server_nth(struct fs *fs, unsigned i)
+{
+	struct server *s;
+
+	list_each(s, &fs->servers, link)
+		if (s->index == i)
+			return s;
+	return NULL;
+}
+
+static void domain_resume(void *arg, struct keep *k)
+{
+	struct resuming *r = arg;
+	struct kept_domain *x = (struct kept_domain *)k->data;
+	struct pnode *p = r->fs->whole ? prefix_node(r->fs, x->prefix) : r->fs->root, *up;
+	ProtobufCBinaryData handle = {.len = x->handle_len, .data = x->handle};
+	struct domain *d = p ? p->dom : NULL;
+
+	if (!d)
+		d = p ? domain_new(r->fs, p, x->prefix) : NULL;
+	if (!d || k->key >= r->room)
+		abort();
+	d->index = (unsigned)k->key;
+	d->id = x->id;
+	d->home = x->home;
+	d->mig_port = x->mig_port;
+	d->server = x->server ? server_nth(r->fs, x->server - 1) : NULL;
+	d->attached = x->attached;
+	inode_set_handle(r->fs, d->root, &handle);
+	d->root->type = S_IFDIR;
+	d->keep = k;
+	for (up = p; up; up = up->parent)
+		up->present = true;
+	r->doms[k->key] = d;
+	if (k->key >= r->n)
+		r->n = k->key + 1;
+}
+
+int prefix_resume(struct fs *fs, struct domain **doms, size_t room)
+{
+	struct resuming r = {fs, doms, room, 0};
+
+	doms[0] = fs->root->dom;
+
+	keep_each(KEEP_SERVER, server_resume, &r);
+	keep_each(KEEP_PNODE, pnode_resume, &r);
+	keep_each(KEEP_DOMAIN, domain_resume, &r);
+	fs->ndomains = r.n ? (unsigned)r.n : 1; /* of the root there is always one */
+	return (int)fs->ndomains;
 }
 
 void prefix_stop(struct fs *fs)

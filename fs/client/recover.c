@@ -21,12 +21,14 @@
 #include <string.h>
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "fs/client/kept.h"
 
 struct held {
 	struct list link; /* inode.locks, under inode.lock */
 	uint64_t owner, start, end;
 	uint32_t type, pid;
 	bool flock;
+	struct keep *keep;
 };
 
 /* ---- which locks are held */
@@ -38,7 +40,27 @@ static void held_add(struct inode *ino, const struct held *h)
 	if (!k)
 		return; /* then it is not reclaimed after a restart; nothing else depends on it */
 	*k = *h;
+	k->keep = keep_put(NULL, KEEP_LOCK, atomic_fetch_add(&keep_head()->next_ticket, 1) + 1,
+		&(struct kept_lock){.ino = ino->id, .owner = h->owner, .start = h->start, .end = h->end, .type = h->type, .pid = h->pid, .flock = h->flock},
+		sizeof(struct kept_lock));
 	list_add_tail(&ino->locks, &k->link);
+}
+
+static void held_free(struct held *h)
+{
+	keep_free(h->keep);
+	free(h);
+}
+
+void recover_lock_resume(struct inode *ino, struct keep *k)
+{
+	struct kept_lock *x = (struct kept_lock *)k->data;
+	struct held *h = malloc(sizeof(*h));
+
+	if (!h)
+		abort();
+	*h = (struct held){.owner = x->owner, .start = x->start, .end = x->end, .type = x->type, .pid = x->pid, .flock = x->flock, .keep = k};
+	list_add_tail(&ino->locks, &h->link);
 }
 
 void recover_note_lock(struct inode *ino, uint64_t owner, bool flock, uint32_t type, uint64_t start, uint64_t end, uint32_t pid)
@@ -51,7 +73,7 @@ void recover_note_lock(struct inode *ino, uint64_t owner, bool flock, uint32_t t
 			continue;
 		cut = *h;
 		list_del(&h->link);
-		free(h);
+		held_free(h);
 		if (cut.start < start)
 			held_add(ino, &(struct held){.owner = owner, .start = cut.start, .end = start - 1, .type = cut.type, .pid = cut.pid, .flock = flock});
 		if (cut.end > end)
@@ -67,7 +89,7 @@ void recover_forget_locks(struct inode *ino)
 	struct list *l;
 
 	while ((l = list_pop(&ino->locks)))
-		free(list_entry(l, struct held, link));
+		held_free(list_entry(l, struct held, link));
 }
 
 /* ---- taking back what we had */
@@ -193,8 +215,10 @@ static void *recover_main(void *arg)
 		r = recover_once(s, epoch);
 		pthread_mutex_lock(&s->lock);
 		again = s->epoch != epoch || r < 0;
-		if (!again)
+		if (!again) {
 			s->recovered = epoch;
+			server_note(s);
+		}
 		if (!again || s->fs->stopping)
 			s->recovering = again = false;
 		pthread_mutex_unlock(&s->lock);

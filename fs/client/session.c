@@ -6,6 +6,9 @@
  * the clone that its request came from, also when it is sent hours later from an rpc thread (session_reply_on). The INIT reply needs flags that
  * libfuse 3.14 does not know: FUSE_DIRECT_IO_ALLOW_MMAP, or MAP_SHARED fails on files without a cache, and FUSE_HANDLE_KILLPRIV_V2, or every
  * write asks for security.capability first. And a handler may keep the buffer of a WRITE instead of copying a megabyte.
+ *
+ * With a holder (holder.h) the device and its clones outlive us. The next spritefs feeds libfuse the kernel's first request once more and swallows the
+ * answer, then has the kernel ask again (FUSE_NOTIFY_RESEND) whatever was read and not answered; such requests have a bit in their number.
  */
 #include "fs/client/client.h"
 #include <errno.h>
@@ -15,23 +18,33 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <unistd.h>
 #include "conf/log.h"
+#include "fs/client/holder.h"
+#include "fs/client/kept.h"
 
 #ifndef FUSE_DIRECT_IO_ALLOW_MMAP
 #define FUSE_DIRECT_IO_ALLOW_MMAP (1ULL << 36)
 #endif
+#define FUSE_NOTIFY_RESEND_CODE	   7 /* FUSE_NOTIFY_RESEND, Linux 6.9 */
+#define RESENT			   (1ull << 63) /* FUSE_UNIQUE_RESEND */
 #define FUSE_NOTIFY_INC_EPOCH_CODE 8 /* FUSE_NOTIFY_INC_EPOCH, Linux 6.16 */
 #define BUFFER	   ((1u << 20) + 8192u)
+#define RESERVE	   128u /* before it, for what is said of data that stay there: struct kept_chunk */
 #define THREADS	   4
 #define SPARE	   16
 
 static __thread int reply_fd = -1;
 static __thread void *buffer;
-static __thread bool buffer_taken, kill_suid;
+static __thread bool buffer_taken, kill_suid, swallow;
+static __thread uint64_t unique;
+static int clones[THREADS];
+
+_Static_assert(sizeof(struct kept_chunk) <= RESERVE, "a chunk's record has no room before the buffer");
 
 static pthread_mutex_t spare_lock = PTHREAD_MUTEX_INITIALIZER;
 static void *spare[SPARE];
@@ -55,6 +68,21 @@ bool session_kill_suid(void)
 	return kill_suid;
 }
 
+uint64_t session_unique(void)
+{
+	return unique & ~RESENT;
+}
+
+bool session_resent(void)
+{
+	return unique & RESENT;
+}
+
+struct keep *session_buffer_record(void *buf)
+{
+	return (struct keep *)((uint8_t *)buf - RESERVE - sizeof(struct keep));
+}
+
 void *session_buffer_take(void)
 {
 	buffer_taken = true;
@@ -63,13 +91,16 @@ void *session_buffer_take(void)
 
 void session_buffer_give(void *buf)
 {
+	struct keep *k = session_buffer_record(buf);
+
+	atomic_store(&k->kind, KEEP_NONE); /* what was kept of it is no more */
 	pthread_mutex_lock(&spare_lock);
 	if (nspare < SPARE) {
 		spare[nspare++] = buf;
-		buf = NULL;
+		k = NULL;
 	}
 	pthread_mutex_unlock(&spare_lock);
-	free(buf);
+	keep_free(k);
 }
 
 int session_bump_epoch(struct fs *fs)
@@ -83,13 +114,22 @@ int session_bump_epoch(struct fs *fs)
 static void *buffer_get(void)
 {
 	void *b = NULL;
+	struct keep *k;
 
 	pthread_mutex_lock(&spare_lock);
 	if (nspare)
 		b = spare[--nspare];
 	pthread_mutex_unlock(&spare_lock);
-	while (!b && posix_memalign(&b, 4096, BUFFER) != 0)
-		usleep(10000);
+	while (!b) {
+		k = keep_new(RESERVE + BUFFER);
+		if (!k) {
+			usleep(10000);
+			continue;
+		}
+		b = k->data + RESERVE;
+		/* its pages must be there: the kernel cannot fetch one for a thread that is being killed, and would fail the request */
+		madvise((void *)((uintptr_t)k & ~4095ul), (RESERVE + BUFFER + sizeof(*k) + 4095) & ~4095ul, MADV_POPULATE_WRITE);
+	}
 	return b;
 }
 
@@ -119,6 +159,13 @@ static ssize_t io_writev(int fd, struct iovec *iov, int count, void *userdata)
 	struct iovec patched[2];
 
 	(void)userdata;
+	if (swallow) { /* the kernel had this answer long ago */
+		ssize_t n = 0;
+
+		while (count--)
+			n += (ssize_t)iov[count].iov_len;
+		return n;
+	}
 	if (init_in && count == 2 && iov[1].iov_len >= 24) {
 		init_patch(&iov[1], init_in, &out);
 		patched[0] = iov[0];
@@ -142,15 +189,28 @@ static void request_look(const void *buf, size_t n)
 	const void *arg = h + 1;
 
 	kill_suid = false;
+	unique = 0;
 	if (n < sizeof(*h))
 		return;
 	n -= sizeof(*h);
+	unique = h->unique;
 	if (h->opcode == FUSE_WRITE && n >= sizeof(struct fuse_write_in))
 		kill_suid = ((const struct fuse_write_in *)arg)->write_flags & FUSE_WRITE_KILL_SUIDGID;
 	else if (h->opcode == FUSE_OPEN && n >= sizeof(struct fuse_open_in))
 		kill_suid = ((const struct fuse_open_in *)arg)->open_flags & FUSE_OPEN_KILL_SUIDGID;
 	else if (h->opcode == FUSE_SETATTR && n >= sizeof(struct fuse_setattr_in))
 		kill_suid = ((const struct fuse_setattr_in *)arg)->valid & FATTR_KILL_SUIDGID;
+}
+
+/* The kernel's first request, to feed the next spritefs's libfuse with. */
+static void init_save(const void *buf, size_t n)
+{
+	struct keep_head *h = keep_head();
+
+	if (n > sizeof(h->init))
+		n = sizeof(h->init);
+	memcpy(h->init, buf, n);
+	h->init_len = (uint32_t)n;
 }
 
 /* One request; 0, or -errno when the mount has gone. */
@@ -167,8 +227,12 @@ static int request_read(struct fs *fs, int fd)
 	if (n == 0)
 		return -ENODEV;
 	request_look(buffer, (size_t)n);
-	if (((struct fuse_in_header *)buffer)->opcode == FUSE_INIT)
+	if (session_resent())
+		stream_untell(fs, session_unique());
+	if (((struct fuse_in_header *)buffer)->opcode == FUSE_INIT) {
+		init_save(buffer, (size_t)n);
 		init_in = (const struct fuse_init_in *)((char *)buffer + sizeof(struct fuse_in_header));
+	}
 	fb.mem = buffer;
 	fb.size = (size_t)n;
 	buffer_taken = false;
@@ -193,21 +257,25 @@ static void *reader_main(void *arg)
 	reply_fd = r->fd;
 	while (!fuse_session_exited(r->fs->se) && request_read(r->fs, r->fd) == 0)
 		;
-	free(buffer);
-	buffer = NULL;
-	return NULL;
+	return NULL; /* the mount has gone, and we with it */
 }
 
-static int device_clone(int dev)
+static int device_clone(int dev, unsigned i)
 {
+	int kept = hold_take(HOLD_CLONE + i);
 	uint32_t master = (uint32_t)dev;
-	int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	int fd = kept >= 0 ? kept : open("/dev/fuse", O_RDWR | O_CLOEXEC);
 
+	if (kept >= 0)
+		return kept;
 	if (fd >= 0 && ioctl(fd, FUSE_DEV_IOC_CLONE, &master) < 0) {
 		close(fd);
 		fd = -1;
 	}
-	return fd >= 0 ? fd : dup(dev);
+	if (fd < 0)
+		return dup(dev);
+	hold_keep(HOLD_CLONE + i, fd); /* or what was read from it and not answered ends with us */
+	return fd;
 }
 
 int session_run(struct fs *fs)
@@ -217,7 +285,7 @@ int session_run(struct fs *fs)
 
 	for (i = 0; i < THREADS; i++) {
 		r[i].fs = fs;
-		r[i].fd = device_clone(fs->dev);
+		r[i].fd = clones[i];
 		if (r[i].fd < 0)
 			break;
 		if (pthread_create(&r[i].thread, NULL, reader_main, &r[i]) != 0) {
@@ -315,9 +383,51 @@ int session_busy(const char *dir)
 	return 0;
 }
 
-int session_mount(struct fs *fs, bool nosuid, struct error *e)
+/* All before the first request is read from one of them. */
+static void clones_open(struct fs *fs)
+{
+	unsigned i;
+
+	for (i = 0; i < THREADS; i++)
+		clones[i] = device_clone(fs->dev, i);
+}
+
+static int resend(struct fs *fs)
+{
+	struct fuse_out_header h = {.len = sizeof(h), .error = FUSE_NOTIFY_RESEND_CODE};
+
+	return write(fs->dev, &h, sizeof(h)) == (ssize_t)sizeof(h) ? 0 : -errno;
+}
+
+static int custom_io(struct fs *fs, struct error *e)
 {
 	static const struct fuse_custom_io io = {.writev = io_writev, .read = io_read};
+	int r = fuse_session_custom_io(fs->se, &io, fs->dev);
+
+	return r < 0 ? error_set(e, -r, "libfuse: %s", strerror(-r)) : 0;
+}
+
+int session_resume(struct fs *fs, int dev, struct error *e)
+{
+	struct keep_head *h = keep_head();
+	struct fuse_buf fb = {.mem = h->init, .size = h->init_len};
+	int r;
+
+	fs->dev = dev;
+	fs->mounted = true;
+	if (custom_io(fs, e) < 0)
+		return -e->code;
+	swallow = true;
+	fuse_session_process_buf(fs->se, &fb);
+	swallow = false;
+	clones_open(fs);
+	fs->has_epoch = session_bump_epoch(fs) == 0;
+	r = resend(fs);
+	return r < 0 ? error_set(e, -r, "%s: the kernel does not ask again: %s", fs->mount, strerror(-r)) : 0;
+}
+
+int session_mount(struct fs *fs, bool nosuid, struct error *e)
+{
 	char opts[256];
 	int r;
 
@@ -328,12 +438,15 @@ int session_mount(struct fs *fs, bool nosuid, struct error *e)
 	if (mount("sprite", fs->mount, "fuse.sprite", nosuid ? MS_NOSUID : 0, opts) < 0)
 		return error_set(e, errno, "%s: cannot mount: %s", fs->mount, strerror(errno));
 	fs->mounted = true;
-	r = fuse_session_custom_io(fs->se, &io, fs->dev);
-	if (r < 0)
-		return error_set(e, -r, "libfuse: %s", strerror(-r));
+	if (custom_io(fs, e) < 0)
+		return -e->code;
 	/* INIT first: a clone made before it would be of a connection that is not there yet */
 	r = request_read(fs, fs->dev);
 	fs->has_epoch = r == 0 && session_bump_epoch(fs) == 0;
+	if (r == 0) {
+		hold_keep(HOLD_DEV, fs->dev);
+		clones_open(fs);
+	}
 	return r < 0 ? error_set(e, -r, "%s: the kernel did not begin: %s", fs->mount, strerror(-r)) : 0;
 }
 

@@ -12,6 +12,7 @@
 #include <string.h>
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "fs/client/kept.h"
 
 #define YOUNG_NS 150000000ull
 
@@ -23,7 +24,7 @@ struct stream *stream_new(struct fs *fs, struct inode *ino, uint64_t open, int f
 	if (!st)
 		return NULL;
 	pthread_mutex_lock(&fs->stream_lock);
-	st->fh = ++fs->next_fh;
+	st->fh = atomic_fetch_add(&keep_head()->next_fh, 1) + 1;
 	if (hash_set_u64(&fs->by_fh, st->fh, st, NULL) < 0) {
 		pthread_mutex_unlock(&fs->stream_lock);
 		free(st);
@@ -55,6 +56,123 @@ struct stream *stream_at(struct fs *fs, uint64_t fh)
 	st = hash_get_u64(&fs->by_fh, fh);
 	pthread_mutex_unlock(&fs->stream_lock);
 	return st;
+}
+
+/* With inode.lock. Its record anew, from what it is now. */
+static void stream_save(struct stream *st, uint64_t told)
+{
+	struct keep *k = keep_new(sizeof(struct kept_stream) + (st->nowner + st->ngroups) * sizeof(uint64_t));
+	struct kept_stream *x;
+	size_t i;
+
+	if (!k)
+		return;
+	x = (struct kept_stream *)k->data;
+	*x = (struct kept_stream){.ino = st->ino->id, .open = st->open, .epoch = st->epoch, .unlock_owner = st->unlock_owner, .told = told,
+		.flags = st->flags, .uid = st->uid, .gid = st->gid, .ngroups = (uint32_t)st->ngroups, .nowner = st->nowner, .dir = st->dir,
+		.direct = st->direct, .caches = st->caches, .released = st->released, .unlock = st->unlock};
+	for (i = 0; i < st->nowner; i++)
+		x->list[i] = st->owner[i];
+	for (i = 0; i < st->ngroups; i++)
+		x->list[st->nowner + i] = st->groups[i];
+	keep_commit(k, KEEP_STREAM, st->fh);
+	keep_free(st->keep);
+	st->keep = k;
+}
+
+/* With inode.lock. Only what the kernel has been told of is worth a record. */
+static void stream_changed(struct stream *st)
+{
+	if (st->keep)
+		stream_save(st, ((struct kept_stream *)st->keep->data)->told);
+}
+
+uint64_t stream_told(struct stream *st, uint64_t unique)
+{
+	pthread_mutex_lock(&st->ino->lock);
+	stream_save(st, unique);
+	pthread_mutex_unlock(&st->ino->lock);
+	return st->fh;
+}
+
+struct stream *stream_resume(struct fs *fs, struct inode *ino, struct keep *k)
+{
+	const struct kept_stream *x = (struct kept_stream *)k->data;
+	struct stream *st = calloc(1, sizeof(*st));
+	size_t i;
+
+	if (!st)
+		abort();
+	st->fh = k->key;
+	st->keep = k;
+	st->ino = inode_hold(fs, ino);
+	st->open = x->open;
+	st->epoch = x->epoch;
+	st->flags = x->flags;
+	st->uid = x->uid;
+	st->gid = x->gid;
+	st->dir = x->dir;
+	st->direct = x->direct;
+	st->caches = x->caches;
+	st->released = x->released;
+	st->unlock = x->unlock;
+	st->unlock_owner = x->unlock_owner;
+	st->nowner = x->nowner;
+	st->owner = calloc(x->nowner + 1, sizeof(*st->owner));
+	st->ngroups = x->ngroups;
+	st->groups = calloc(x->ngroups + 1, sizeof(*st->groups));
+	if (!st->owner || !st->groups || hash_set_u64(&fs->by_fh, st->fh, st, NULL) < 0)
+		abort();
+	for (i = 0; i < x->nowner; i++)
+		st->owner[i] = x->list[i];
+	for (i = 0; i < x->ngroups; i++)
+		st->groups[i] = (uint32_t)x->list[x->nowner + i];
+	st->refs = 1 + !st->released; /* ours, and the kernel's */
+	list_init(&st->waiters);
+	list_init(&st->young);
+	pthread_mutex_init(&st->lock, NULL);
+	list_add_tail(&ino->streams, &st->link);
+	if (!st->open && !st->released && ino->dom)
+		atomic_fetch_add(&fs->local_streams, 1);
+	return st;
+}
+
+void stream_resumed(struct fs *fs, struct stream *st)
+{
+	bool close_it, young;
+
+	pthread_mutex_lock(&st->ino->lock);
+	close_it = st->released && !st->ndirty && st->open;
+	st->ino->unlocking += close_it && st->unlock;
+	young = !st->released && !st->open && !st->dir && st->ino->dom && st->ino->dom->home;
+	pthread_mutex_unlock(&st->ino->lock);
+	if (close_it)
+		stream_close(fs, st);
+	if (young)
+		stream_young(fs, st);
+	stream_put(fs, st);
+}
+
+void stream_untell(struct fs *fs, uint64_t unique)
+{
+	struct hash_iter it = {0};
+	struct stream *st;
+
+	pthread_mutex_lock(&fs->stream_lock);
+	while ((st = hash_next(&fs->by_fh, &it)))
+		if (st->keep && !st->released && ((struct kept_stream *)st->keep->data)->told == unique)
+			break;
+	pthread_mutex_unlock(&fs->stream_lock);
+	if (!st)
+		return;
+	/* its id at the server is what the call that comes again is answered with: not to be closed */
+	pthread_mutex_lock(&st->ino->lock);
+	st->released = true;
+	if (!st->open && st->ino->dom)
+		atomic_fetch_sub(&fs->local_streams, 1);
+	st->open = 0;
+	pthread_mutex_unlock(&st->ino->lock);
+	stream_put(fs, st);
 }
 
 static void *plain_alloc(void *arg, size_t n)
@@ -91,6 +209,7 @@ void stream_put(struct fs *fs, struct stream *st)
 	pthread_mutex_lock(&fs->stream_lock);
 	hash_take_u64(&fs->by_fh, st->fh);
 	pthread_mutex_unlock(&fs->stream_lock);
+	keep_free(st->keep);
 	pthread_mutex_destroy(&st->lock);
 	free(st->owner);
 	free(st->groups);
@@ -112,6 +231,7 @@ void stream_owner_add(struct stream *st, uint64_t owner)
 	if (more) {
 		st->owner = more;
 		st->owner[st->nowner++] = owner;
+		stream_changed(st);
 	}
 out:
 	pthread_mutex_unlock(&st->ino->lock);
@@ -128,6 +248,7 @@ bool stream_owner_drop(struct inode *ino, uint64_t owner)
 		for (i = 0; i < st->nowner; i++)
 			if (st->owner[i] == owner) {
 				st->owner[i--] = st->owner[--st->nowner];
+				stream_changed(st);
 				found = true;
 			}
 	pthread_mutex_unlock(&ino->lock);
@@ -154,6 +275,22 @@ void stream_close_id(struct fs *fs, struct inode *ino, uint64_t open, bool unloc
 	call_submit(c);
 }
 
+void stream_close(struct fs *fs, struct stream *st)
+{
+	struct call *c = call_new(fs, NULL, FS_CLOSE, inode_hold(fs, st->ino), st->unlock ? unlocked : NULL);
+
+	if (!c)
+		return;
+	c->m.close.open = st->open;
+	c->m.close.unlock_flock = st->unlock;
+	c->m.close.flock_owner = st->unlock_owner;
+	pthread_mutex_lock(&st->ino->lock);
+	c->keep = st->keep; /* until the server has closed it */
+	st->keep = NULL;
+	pthread_mutex_unlock(&st->ino->lock);
+	call_submit(c);
+}
+
 /* The server knows it by `open` from now on; `local`: it was open only here when that was asked. */
 static void stream_opened(struct fs *fs, struct stream *st, uint64_t open, bool local)
 {
@@ -166,6 +303,7 @@ static void stream_opened(struct fs *fs, struct stream *st, uint64_t open, bool 
 			atomic_fetch_sub(&fs->local_streams, 1);
 		st->open = open;
 		st->epoch = st->ino->dom->server->epoch;
+		stream_changed(st);
 	}
 	pthread_mutex_unlock(&st->ino->lock);
 	if (superfluous)
@@ -188,11 +326,13 @@ void stream_release(struct fs *fs, struct stream *st, bool unlock, uint64_t owne
 	dirty = st->ndirty;
 	if (!open && st->ino->dom)
 		atomic_fetch_sub(&fs->local_streams, 1);
+	if (open)
+		stream_changed(st);
 	pthread_mutex_unlock(&st->ino->lock);
 	if (dirty) /* the last chunk closes it */
 		wb_flush_start(fs, st->ino);
 	else if (open)
-		stream_close_id(fs, inode_hold(fs, st->ino), open, unlock, owner);
+		stream_close(fs, st);
 	stream_put(fs, st);
 }
 
@@ -389,6 +529,7 @@ int stream_open_again(struct fs *fs, struct server *s, struct inode *ino, uint64
 			pthread_mutex_lock(&ino->lock);
 			st->open = ((Sprite__Fs__OpenRep *)out.msg)->open;
 			st->epoch = epoch;
+			stream_changed(st);
 			pthread_mutex_unlock(&ino->lock);
 		} else {
 			failed++;

@@ -12,6 +12,9 @@
  *  4. Data that the server refuses is reported: at the next write, fsync or close of the file on this node (inode.wb_error), and in the log.
  *  5. An open id is closed after its last chunk has arrived.
  *
+ *  6. A kill -9 of this process loses nothing: a chunk is a record of keep.h, which the next spritefs sends; a write(2) that was taken in and not
+ *     answered is known by a second record (KEEP_TAKEN), so that it is not taken twice.
+ *
  * Chunk: DIRTY (in inode.dirty, may grow) -> FLYING (sent) -> gone. Locking: inode.lock for the lists of the inode and the counts of streams.
  */
 #include "fs/client/client.h"
@@ -21,12 +24,14 @@
 #include <string.h>
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "fs/client/kept.h"
 
 #define CHUNK_MAX      FS_IO_MAX
 #define FLYING_MAX     4
 #define FLUSH_AFTER_NS 2000000000ull
 #define DIRTY_MAX      (48ull << 20) /* of all files; beyond it writers wait for their own chunk */
 #define SPACE_MIN      (512ull << 20)
+#define ROOM_MIN       (4096 - sizeof(struct keep) - sizeof(struct kept_chunk))
 #define TAKE_FROM      (256u << 10)  /* writes of this size keep the request's buffer instead of being copied */
 
 struct chunk {
@@ -35,6 +40,7 @@ struct chunk {
 	struct stream *st; /* held */
 	uint64_t off;
 	size_t len, room;
+	struct keep *keep; /* holds the data */
 	uint8_t *data;
 	void *buf;	   /* data lies in a request's buffer */
 	uint32_t uid, gid;
@@ -43,10 +49,16 @@ struct chunk {
 	fuse_req_t *reqs;  /* writers who wait for it */
 	int *fds;
 	size_t *sizes;
+	struct keep **taken;
 	unsigned nreqs;
 };
 
 static void wb_kick(struct fs *fs, struct inode *ino);
+
+static struct kept_chunk *kept(const struct chunk *k)
+{
+	return (struct kept_chunk *)k->keep->data;
+}
 
 static bool overlap(const struct chunk *a, const struct chunk *b)
 {
@@ -58,8 +70,9 @@ static void chunk_free(struct fs *fs, struct chunk *k)
 	if (k->buf)
 		session_buffer_give(k->buf);
 	else
-		free(k->data);
+		keep_free(k->keep);
 	free(k->reqs);
+	free(k->taken);
 	free(k->fds);
 	free(k->sizes);
 	stream_put(fs, k->st);
@@ -79,11 +92,13 @@ static void chunk_answer(struct chunk *k, int err)
 		else
 			fuse_reply_write(k->reqs[i], k->sizes[i]);
 		session_reply_on(old);
+		keep_free(k->taken[i]);
 	}
 }
 
-static bool chunk_wait(struct chunk *k, fuse_req_t req, size_t size)
+static bool chunk_wait(struct chunk *k, fuse_req_t req, size_t size, struct keep *taken)
 {
+	struct keep **t = realloc(k->taken, (k->nreqs + 1) * sizeof(*t));
 	fuse_req_t *r = realloc(k->reqs, (k->nreqs + 1) * sizeof(*r));
 	int *f = realloc(k->fds, (k->nreqs + 1) * sizeof(*f));
 	size_t *z = realloc(k->sizes, (k->nreqs + 1) * sizeof(*z));
@@ -94,8 +109,11 @@ static bool chunk_wait(struct chunk *k, fuse_req_t req, size_t size)
 		k->fds = f;
 	if (z)
 		k->sizes = z;
-	if (!r || !f || !z)
+	if (t)
+		k->taken = t;
+	if (!r || !f || !z || !t)
 		return false;
+	t[k->nreqs] = taken;
 	r[k->nreqs] = req;
 	f[k->nreqs] = session_fd();
 	z[k->nreqs++] = size;
@@ -113,7 +131,6 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 	struct list ready;
 	struct list *l;
 	bool close_id;
-	uint64_t open;
 
 	if (!err && rep->size != k->len)
 		err = EIO;
@@ -134,18 +151,17 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 	list_del(&k->link);
 	ino->nflying--;
 	if (err && !k->nreqs)
-		ino->wb_error = err;
+		inode_wb_error(ino, err);
 	k->st->ndirty--;
 	/* released meanwhile, and this was the last: the close did not go with it */
 	close_id = k->st->released && !k->st->ndirty && !c->m.write.close && k->st->open;
-	open = k->st->open;
 	if (list_empty(&ino->dirty) && list_empty(&ino->flying))
 		list_splice_tail(&ready, &ino->wb_waiters);
 	pthread_mutex_unlock(&ino->lock);
 	atomic_fetch_sub(&fs->dirty_bytes, k->len);
 	chunk_answer(k, err);
 	if (close_id)
-		stream_close_id(fs, inode_hold(fs, ino), open, k->st->unlock, k->st->unlock_owner);
+		stream_close(fs, k->st);
 	pthread_mutex_lock(&fs->recall_lock);
 	pthread_cond_broadcast(&fs->wb_cond);
 	pthread_mutex_unlock(&fs->recall_lock);
@@ -172,6 +188,8 @@ static void chunk_send(struct fs *fs, struct chunk *k, bool close)
 	c->bulk.iov_base = k->data;
 	c->bulk.iov_len = k->len;
 	c->arg = k;
+	c->seq_at = &kept(k)->seq;
+	c->seq_again = kept(k)->seq; /* it may have been sent by an earlier spritefs */
 	call_submit(c);
 }
 
@@ -228,17 +246,22 @@ static struct chunk *chunk_for(struct inode *ino, struct stream *st, uint64_t of
 		return NULL;
 	if (k->len + len > k->room) {
 		size_t room = k->room * 2 > k->len + len ? k->room * 2 : k->len + len;
-		uint8_t *p = realloc(k->data, room);
+		struct keep *p = keep_new(sizeof(struct kept_chunk) + room);
 
 		if (!p)
 			return NULL;
-		k->data = p;
-		k->room = room;
+		memcpy(p->data, k->keep->data, sizeof(struct kept_chunk) + k->len);
+		keep_commit(p, KEEP_CHUNK, k->keep->key);
+		keep_free(k->keep);
+		k->keep = p;
+		k->data = p->data + sizeof(struct kept_chunk);
+		k->room = p->room - sizeof(struct kept_chunk);
 	}
 	return k;
 }
 
-static struct chunk *chunk_new(struct inode *ino, struct stream *st, uint64_t off, const void *data, size_t len)
+/* Its record is not committed yet. */
+static struct chunk *chunk_new(struct inode *ino, struct stream *st, uint64_t off, const void *data, size_t len, uint32_t uid, uint32_t gid, bool kill)
 {
 	struct chunk *k = calloc(1, sizeof(*k));
 
@@ -248,20 +271,88 @@ static struct chunk *chunk_new(struct inode *ino, struct stream *st, uint64_t of
 	k->st = st;
 	k->off = off;
 	k->since = clock_boot_ns();
+	k->uid = uid;
+	k->gid = gid;
+	k->kill_suid = kill;
 	if (len >= TAKE_FROM) {
 		k->buf = session_buffer_take();
+		k->keep = session_buffer_record(k->buf);
 		k->data = (uint8_t *)data;
 		k->len = len;
 		k->sealed = true;
 	} else {
-		k->room = len < 4096 ? 4096 : len;
-		k->data = malloc(k->room);
-		if (!k->data) {
+		k->keep = keep_new(sizeof(struct kept_chunk) + (len < ROOM_MIN ? ROOM_MIN : len));
+		if (!k->keep) {
 			free(k);
 			return NULL;
 		}
+		k->room = k->keep->room - sizeof(struct kept_chunk);
+		k->data = k->keep->data + sizeof(struct kept_chunk);
 	}
+	*kept(k) = (struct kept_chunk){.ino = ino->id, .fh = st->fh, .off = off, .uid = uid, .gid = gid, .kill_suid = kill,
+		.data = (uint32_t)(k->data - k->keep->data)};
+	atomic_store(&kept(k)->len, k->len);
 	return k;
+}
+
+/* With inode.lock: the write of `len` bytes that is about to be put behind those of k. NULL: no room for that, it may be taken twice after a crash. */
+static struct keep *taken_begin(const struct chunk *k, uint64_t key, size_t len)
+{
+	struct keep *t = keep_new(sizeof(struct kept_taken));
+
+	if (!t)
+		return NULL;
+	*(struct kept_taken *)t->data = (struct kept_taken){.chunk = key, .len = (k->buf ? 0 : k->len) + len, .size = (uint32_t)len};
+	keep_commit(t, KEEP_TAKEN, session_unique());
+	return t;
+}
+
+static void taken_applied(struct keep *t)
+{
+	if (t)
+		atomic_store(&((struct kept_taken *)t->data)->applied, 1);
+}
+
+bool wb_took(struct fs *fs, uint64_t unique, size_t *size)
+{
+	struct keep *t = resume_claim(fs, KEEP_TAKEN, unique);
+	struct kept_taken *x = t ? (struct kept_taken *)t->data : NULL;
+	bool r = x && x->applied;
+
+	if (r)
+		*size = x->size;
+	keep_free(t);
+	return r;
+}
+
+void wb_resume(struct fs *fs, struct inode *ino, struct stream *st, struct keep *rec)
+{
+	struct chunk *k = calloc(1, sizeof(*k));
+	struct kept_chunk *x = (struct kept_chunk *)rec->data;
+
+	if (!k)
+		abort();
+	k->ino = ino;
+	k->st = st;
+	k->keep = rec;
+	k->off = x->off;
+	k->len = k->room = x->len;
+	k->data = rec->data + x->data;
+	k->uid = x->uid;
+	k->gid = x->gid;
+	k->kill_suid = x->kill_suid;
+	k->sealed = true;
+	if (x->seq)
+		rpc_seq_hold(x->seq);
+	st->refs++;
+	st->ndirty++;
+	list_add_tail(&ino->dirty, &k->link);
+	ino->eof = UINT64_MAX;
+	if (k->off + k->len > ino->dirty_end)
+		ino->dirty_end = k->off + k->len;
+	ino->wb_urgent = true;
+	atomic_fetch_add(&fs->dirty_bytes, k->len);
+	wb_remember(fs, ino);
 }
 
 bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data, size_t len, uint64_t off, bool append, uint32_t uid, uint32_t gid,
@@ -269,7 +360,9 @@ bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data
 {
 	struct inode *ino = st->ino;
 	struct chunk *k;
-	bool full = atomic_load(&fs->dirty_bytes) > DIRTY_MAX, first, waits;
+	bool full = atomic_load(&fs->dirty_bytes) > DIRTY_MAX, first, waits, fresh;
+	struct keep *taken;
+	uint64_t key;
 	int err;
 
 	if (!len || st->direct || !ino->dom || atomic_load(&ino->dom->full))
@@ -289,40 +382,44 @@ bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data
 		return false;
 	}
 	err = ino->wb_error;
-	ino->wb_error = 0;
 	if (err) {
+		inode_wb_error(ino, 0);
 		pthread_mutex_unlock(&ino->lock);
 		fuse_reply_err(req, err);
 		return true;
 	}
 	k = len >= TAKE_FROM ? NULL : chunk_for(ino, st, off, len, uid, gid, kill);
-	if (!k) {
+	fresh = !k;
+	if (fresh) {
 		if (!list_empty(&ino->dirty))
 			list_entry(ino->dirty.prev, struct chunk, link)->sealed = true;
-		k = chunk_new(ino, st, off, data, len);
+		k = chunk_new(ino, st, off, data, len, uid, gid, kill);
 		if (!k) {
 			pthread_mutex_unlock(&ino->lock);
 			return false;
 		}
 		st->refs++;
 		st->ndirty++;
-		k->uid = uid;
-		k->gid = gid;
-		k->kill_suid = kill;
 		list_add_tail(&ino->dirty, &k->link);
 	}
+	key = fresh ? atomic_fetch_add(&keep_head()->next_ticket, 1) + 1 : k->keep->key;
+	taken = taken_begin(k, key, len);
+	if (fresh)
+		keep_commit(k->keep, KEEP_CHUNK, key);
 	if (!k->buf) {
 		memcpy(k->data + k->len, data, len);
 		k->len += len;
+		atomic_store(&kept(k)->len, k->len);
 		k->sealed |= k->len == CHUNK_MAX;
 	}
+	taken_applied(taken);
 	if (first || off + len > ino->dirty_end)
 		ino->dirty_end = off + len;
 	if (ino->eof != UINT64_MAX && off + len > ino->eof)
 		ino->eof = off + len;
 	ino->attr_valid = false; /* until the server has said what the write made of them */
 	atomic_fetch_add(&fs->dirty_bytes, len);
-	waits = full && chunk_wait(k, req, len);
+	waits = full && chunk_wait(k, req, len, taken);
 	if (waits)
 		ino->wb_urgent = true;
 	pthread_mutex_unlock(&ino->lock);
@@ -330,8 +427,10 @@ bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data
 	if (first)
 		wb_remember(fs, ino);
 	wb_kick(fs, ino);
-	if (!waits)
+	if (!waits) {
 		fuse_reply_write(req, len);
+		keep_free(taken);
+	}
 	return true;
 }
 
@@ -389,7 +488,8 @@ int wb_error_take(struct inode *ino)
 
 	pthread_mutex_lock(&ino->lock);
 	err = ino->wb_error;
-	ino->wb_error = 0;
+	if (err)
+		inode_wb_error(ino, 0);
 	pthread_mutex_unlock(&ino->lock);
 	return err;
 }
@@ -455,7 +555,7 @@ void wb_discard(struct fs *fs, struct inode *ino)
 	pthread_mutex_lock(&ino->lock);
 	list_splice_tail(&gone, &ino->dirty);
 	if (!list_empty(&gone))
-		ino->wb_error = EIO;
+		inode_wb_error(ino, EIO);
 	pthread_mutex_unlock(&ino->lock);
 	while ((l = list_pop(&gone))) {
 		struct chunk *k = list_entry(l, struct chunk, link);

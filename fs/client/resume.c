@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Going on with the mount of a spritefs that was killed: its holder started us with the kernel's device and the records of keep.h.
+ *
+ * For the servers we are the same client (epoch, numbers of calls, instance), for the kernel the same daemon (node ids, numbers of open files). So:
+ *  1. Opens and locks at the servers stay as they are. What the servers believe to have granted us stays granted; we believe to hold nothing: a recall is
+ *     acknowledged after the kernel has been told, whatever we know. The kernel is made to forget all that it cached, in case our leases ran out while
+ *     nobody renewed them.
+ *  2. Unsent data are in their chunks before the first recall can come: it sends them, then acknowledges.
+ *  3. The kernel asks again whatever it had not been answered. A call that changes something goes out under the number it was sent under before
+ *     (KEEP_CALL): the server answers it from its reply cache, or executes it if it had not come that far.
+ *  4. A request whose process has died meanwhile is not asked again. What it left, an open at the server perhaps, is looked for after CLAIM_NS.
+ *  5. A server restarted, or that gave us up, while nobody listened is found out by the next Renew, as ever: lease.c, recover.c.
+ *
+ * Runs before any other thread but those of rpc, so that nothing is locked here that its functions do not lock themselves.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "conf/clock.h"
+#include "conf/log.h"
+#include "fs/client/kept.h"
+
+#define DOMAINS_MAX 4096
+#define CLAIM_NS    5000000000ull
+
+struct resuming {
+	struct fs *fs;
+	struct domain *doms[DOMAINS_MAX];
+	unsigned ndoms;
+	struct stream **streams;
+	size_t nstreams, room;
+	struct hash chunks; /* by number: length + 1 */
+	bool bad;
+};
+
+static void inode_one(void *arg, struct keep *k)
+{
+	struct resuming *r = arg;
+	struct kept_inode *i = (struct kept_inode *)k->data;
+
+	if (i->domain >= r->ndoms || !r->doms[i->domain] || i->handle_len > FS_HANDLE_MAX || k->len < sizeof(*i) + i->handle_len)
+		r->bad = true;
+	else
+		inode_resume(r->fs, r->doms[i->domain], k);
+}
+
+static struct inode *inode_find(struct resuming *r, uint64_t id)
+{
+	return hash_get_u64(&r->fs->by_id, id);
+}
+
+static void stream_one(void *arg, struct keep *k)
+{
+	struct resuming *r = arg;
+	struct inode *ino = inode_find(r, ((struct kept_stream *)k->data)->ino);
+
+	if (!ino) { /* the kernel let go of it, and its record was to go too */
+		keep_free(k);
+		return;
+	}
+	if (r->nstreams == r->room) {
+		r->room = r->room ? r->room * 2 : 64;
+		r->streams = realloc(r->streams, r->room * sizeof(*r->streams));
+		if (!r->streams)
+			abort();
+	}
+	r->streams[r->nstreams++] = stream_resume(r->fs, ino, k);
+}
+
+static void lock_one(void *arg, struct keep *k)
+{
+	struct inode *ino = inode_find(arg, ((struct kept_lock *)k->data)->ino);
+
+	if (ino)
+		recover_lock_resume(ino, k);
+	else
+		keep_free(k);
+}
+
+static void chunk_one(void *arg, struct keep *k)
+{
+	struct resuming *r = arg;
+	struct kept_chunk *x = (struct kept_chunk *)k->data;
+	struct inode *ino = inode_find(r, x->ino);
+	struct stream *st = stream_at(r->fs, x->fh);
+
+	if (!x->len) {
+		keep_free(k);
+	} else if (!ino || !st) {
+		log_error("%llu bytes written here are lost: their file is not known any more", (unsigned long long)x->len);
+		keep_free(k);
+	} else {
+		hash_set_u64(&r->chunks, k->key, (void *)(uintptr_t)(x->len + 1), NULL);
+		wb_resume(r->fs, ino, st, k);
+	}
+}
+
+static void taken_one(void *arg, struct keep *k)
+{
+	struct resuming *r = arg;
+	struct kept_taken *x = (struct kept_taken *)k->data;
+	uintptr_t len = (uintptr_t)hash_get_u64(&r->chunks, x->chunk);
+
+	if (len && len - 1 >= x->len)
+		atomic_store(&x->applied, 1);
+	if (hash_set_u64(&r->fs->old_taken, k->key, k, NULL) < 0)
+		abort();
+}
+
+static void call_one(void *arg, struct keep *k)
+{
+	struct resuming *r = arg;
+	struct kept_call *x = (struct kept_call *)k->data;
+
+	if (!x->seq) {
+		keep_free(k);
+		return;
+	}
+	rpc_seq_hold(x->seq);
+	if (hash_set_u64(&r->fs->old_calls, k->key, k, NULL) < 0)
+		abort();
+}
+
+int resume_tables(struct fs *fs, struct error *e)
+{
+	struct resuming *r = calloc(1, sizeof(*r));
+	struct keep_head *h = keep_head();
+	uint64_t next_id = h->next_id;
+	size_t i;
+
+	if (!r)
+		return error_set(e, ENOMEM, "out of memory");
+	r->fs = fs;
+	r->ndoms = (unsigned)prefix_resume(fs, r->doms, DOMAINS_MAX);
+	keep_each(KEEP_INODE, inode_one, r);
+	keep_each(KEEP_STREAM, stream_one, r);
+	keep_each(KEEP_LOCK, lock_one, r);
+	keep_each(KEEP_CHUNK, chunk_one, r);
+	keep_each(KEEP_TAKEN, taken_one, r);
+	keep_each(KEEP_CALL, call_one, r);
+	fs->next_id = next_id;
+	for (i = 0; i < r->nstreams; i++)
+		stream_resumed(fs, r->streams[i]);
+	inode_resumed(fs);
+	log_note("%s: going on with %zu inodes, %zu open files, %llu bytes not yet sent", fs->mount, inode_count(fs), r->nstreams,
+		(unsigned long long)atomic_load(&fs->dirty_bytes));
+	hash_clear(&r->chunks, NULL);
+	free(r->streams);
+	i = r->bad;
+	free(r);
+	return i ? error_set(e, EPROTO, "%s: what the earlier spritefs left is not consistent", fs->mount) : 0;
+}
+
+void resume_go(struct fs *fs)
+{
+	struct hash_iter it = {0};
+	struct inode **all, *ino;
+	struct server *s;
+	size_t i, n = 0;
+	bool again;
+
+	pthread_mutex_lock(&fs->inode_lock);
+	all = calloc(fs->by_id.count + 1, sizeof(*all));
+	while (all && (ino = hash_next(&fs->by_id, &it)))
+		if (ino->nlookup) {
+			ino->refs++;
+			all[n++] = ino;
+		}
+	pthread_mutex_unlock(&fs->inode_lock);
+	for (i = 0; i < n; i++) {
+		lease_drop_pages(fs, all[i]);
+		inode_put(fs, all[i]);
+	}
+	free(all);
+	fs->old_until = clock_boot_ns() + CLAIM_NS;
+	list_each(s, &fs->servers, link) {
+		if (!s->lease_ms)
+			continue;
+		if (events_start(s) < 0)
+			log_warn("%s: no thread for its events", s->name);
+		pthread_mutex_lock(&s->lock);
+		again = s->epoch && s->recovered != s->epoch;
+		pthread_mutex_unlock(&s->lock);
+		if (again)
+			recover_start(s);
+	}
+}
+
+struct keep *resume_claim(struct fs *fs, enum keep_kind kind, uint64_t unique)
+{
+	struct keep *k;
+
+	pthread_mutex_lock(&fs->stream_lock);
+	k = hash_take_u64(kind == KEEP_CALL ? &fs->old_calls : &fs->old_taken, unique);
+	pthread_mutex_unlock(&fs->stream_lock);
+	return k;
+}
+
+/* ---- what nobody asked for again */
+
+static void orphan_answered(struct call *c, int err, struct rpc_msg *out)
+{
+	uint64_t open = 0;
+
+	if (!err && c->op == FS_OPEN)
+		open = ((Sprite__Fs__OpenRep *)out->msg)->open;
+	else if (!err && c->op == FS_CREATE)
+		open = ((Sprite__Fs__CreateRep *)out->msg)->open;
+	if (open)
+		stream_close_id(c->fs, inode_hold(c->fs, c->ino), open, false, 0);
+}
+
+/*
+ * An open that was executed for a process that has died: asked under its number the server says which it is. If it never came to the server, it is
+ * refused there, since there is no handle in it.
+ */
+static void orphan(struct fs *fs, struct keep *k)
+{
+	struct kept_call *x = (struct kept_call *)k->data;
+	struct call *c = NULL;
+
+	if (x->op == FS_OPEN || x->op == FS_CREATE)
+		c = call_new(fs, NULL, (enum fs_op)x->op, inode_hold(fs, fs->root->inode), orphan_answered);
+	if (!c) {
+		rpc_seq_drop(x->seq);
+		keep_free(k);
+		return;
+	}
+	if (x->op == FS_OPEN)
+		c->m.open.cred = &c->cred;
+	else
+		c->m.create.cred = &c->cred;
+	c->keep = k;
+	c->seq_at = &x->seq;
+	c->seq_again = x->seq;
+	call_submit(c);
+}
+
+void resume_tick(struct fs *fs, uint64_t now)
+{
+	struct hash_iter it;
+	struct keep *k;
+
+	if (!fs->old_until || now < fs->old_until)
+		return;
+	fs->old_until = 0;
+	do {
+		memset(&it, 0, sizeof(it));
+		pthread_mutex_lock(&fs->stream_lock);
+		k = hash_next(&fs->old_calls, &it);
+		if (k)
+			hash_take_u64(&fs->old_calls, k->key);
+		pthread_mutex_unlock(&fs->stream_lock);
+		if (k)
+			orphan(fs, k);
+	} while (k);
+	do {
+		memset(&it, 0, sizeof(it));
+		pthread_mutex_lock(&fs->stream_lock);
+		k = hash_next(&fs->old_taken, &it);
+		if (k)
+			hash_take_u64(&fs->old_taken, k->key);
+		pthread_mutex_unlock(&fs->stream_lock);
+		keep_free(k);
+	} while (k);
+}
