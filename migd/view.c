@@ -9,10 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mount.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
@@ -92,14 +91,19 @@ static bool in_mountinfo(const char *dir)
 	return false;
 }
 
-/* Does its spritefs live? Asking the mount itself could wait for a home that is cut off, and root may not be let in there at all. */
+/*
+ * Does its spritefs live, or the holder that is about to start another one? They keep a lock. Asking the mount itself could wait for a home that is cut
+ * off, and root may not be let in there at all.
+ */
 static bool daemon_lives(struct views *v, const char *home)
 {
-	struct sockaddr_un a = { .sun_family = AF_UNIX };
-	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	int n = snprintf(a.sun_path, sizeof(a.sun_path), "%s/spritefs-hosts-%s.sock", v->m->conf->run_dir, home);
+	_cleanup_free_ char *path = NULL;
+	_cleanup_close_ int fd = -1;
 
-	return fd >= 0 && n < (int)sizeof(a.sun_path) && !connect(fd, (struct sockaddr *)&a, sizeof(a));
+	if (asprintf(&path, "%s/spritefs-hosts-%s.lock", v->m->conf->run_dir, home) < 0)
+		return true;
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	return fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0;
 }
 
 static bool mounted(struct views *v, const struct view *w)

@@ -316,7 +316,10 @@ int main(int argc, char **argv)
 	struct error e = {0};
 	pthread_t session;
 	int status, up = -1;
+	char **given = calloc((size_t)argc + 1, sizeof(*given)); /* daemon_begin() takes them apart */
 
+	if (given)
+		memcpy(given, argv, (size_t)argc * sizeof(*given));
 	if (!daemon_begin(&d, argc, argv, &status))
 		return status;
 	fs.conf = d.conf;
@@ -328,12 +331,13 @@ int main(int argc, char **argv)
 	}
 	if (opt_background && !getenv(HOLD_ENV))
 		up = background();
-	if (!opt_alone && !getenv(HOLD_ENV) && (status = hold_exec(argv, up)) < 0)
+	if (!opt_alone && given && !getenv(HOLD_ENV) && (status = hold_exec(given, up)) < 0)
 		log_note("no holder (%s): a kill -9 of spritefs will break its mount", strerror(-status));
 	if (hold_begin() < 0) {
 		log_error("the holder does not speak: run spritefs without $" HOLD_ENV);
 		return 1;
 	}
+	free(given);
 	fs.started_ns = (uint64_t)clock_real_ns();
 	rpc_init();
 	if (start(&fs, &e) < 0 || pthread_create(&session, NULL, session_thread, &fs) != 0) {
