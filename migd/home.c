@@ -55,6 +55,9 @@ void home_event(struct family *f, const struct eng_event *ev)
 		if (!was)
 			forward_plain(f, ev->pid, SIGSTOP);
 		break;
+	case ENG_CONTINUED:
+		relay_back(f->relays, ev->pid);
+		break;
 	case ENG_EXITED: /* somebody killed the hollow */
 		if (!was)
 			forward_plain(f, ev->pid, SIGKILL);
@@ -124,6 +127,8 @@ static void mirror_exit(struct family *f, pid_t pid, int status)
 	if (m)
 		m->ended = true; /* before the hollow ends: its end is no news then */
 	pthread_mutex_unlock(&f->lock);
+	if (hollow)
+		relay_left(f->relays, pid, true);
 	if (hollow && f->eng)
 		eng_exit_hollow(f->eng, pid, status);
 	log_debug("family %s: %d has ended with wait status %#x", f->id, pid, status);
@@ -141,6 +146,10 @@ static void mirror_stop(struct family *f, pid_t pid, bool stop, int sig)
 		m->stopped = stop;
 	}
 	pthread_mutex_unlock(&f->lock);
+	if (change && stop)
+		relay_left(f->relays, pid, false);
+	else if (change)
+		relay_back(f->relays, pid);
 	if (change && f->eng)
 		eng_stop_hollow(f->eng, pid, stop ? sig : SIGCONT);
 }
@@ -453,7 +462,16 @@ static json_t *home_record(struct family *f, const char *type, uint64_t gen)
 
 int home_journal(struct family *f)
 {
-	return journal_note(f->m->journal, home_record(f, "away", f->gen));
+	json_t *r = home_record(f, "away", f->gen);
+	int err = 0;
+
+	pthread_mutex_lock(&f->lock); /* its end, which may come before the move's, is written by who has marked it dead */
+	if (f->dead)
+		json_decref(r);
+	else
+		err = journal_note(f->m->journal, r);
+	pthread_mutex_unlock(&f->lock);
+	return err;
 }
 
 void home_journal_move(struct family *f, uint64_t gen)

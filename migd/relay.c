@@ -265,6 +265,37 @@ void relay_unread(struct relay_hub *h)
 	pthread_mutex_unlock(&h->lock);
 }
 
+void relay_left(struct relay_hub *h, pid_t pid, bool ended)
+{
+	struct relay *r;
+
+	pthread_mutex_lock(&h->lock);
+	list_each(r, &h->relays, node) {
+		struct relay_source *s = &r->source;
+
+		if (r->kind != RELAY_TTY || r->holder != pid || r->tty.left)
+			continue;
+		r->tty.left = true;
+		if (ended && r->has_source && s->have) { /* typed ahead: the next program's, as on any terminal */
+			relay_tty_unread(&r->tty, s->win, s->have);
+			relay_source_peer_closed(s);
+		}
+	}
+	pthread_mutex_unlock(&h->lock);
+}
+
+void relay_back(struct relay_hub *h, pid_t pid)
+{
+	struct relay *r;
+
+	pthread_mutex_lock(&h->lock);
+	list_each(r, &h->relays, node)
+		if (r->kind == RELAY_TTY && r->holder == pid)
+			r->tty.left = false;
+	pthread_mutex_unlock(&h->lock);
+	poke(h);
+}
+
 static int make_pipe(struct relay *r, int *family_end)
 {
 	int p[2], ours, err = 0;
@@ -342,18 +373,36 @@ static bool mark_came(struct relay *r)
 	return true;
 }
 
+/*
+ * Home: takes in what was typed, if it was typed for the family. Whose it is is asked before and after: what was read while the shell took the terminal back goes
+ * back into it. (The shell takes it back when the holder ends or stops, and before that relay_left() has been called.)
+ */
+static void terminal_fill(struct relay *r)
+{
+	struct relay_source *s = &r->source;
+	struct pollfd p = { .fd = s->fd, .events = POLLIN };
+	size_t had = s->have;
+
+	if (s->fd < 0 || poll(&p, 1, 0) <= 0 || !relay_tty_is_ours(&r->tty))
+		return;
+	if (relay_source_fill(s) < 0)
+		s->end = true;
+	if (s->have > had && !relay_tty_is_ours(&r->tty)) {
+		relay_tty_unread(&r->tty, s->win + had, s->have - had);
+		s->have = had;
+	}
+}
+
 static void source_step(struct relay_hub *h, struct relay *r)
 {
 	struct relay_source *s = &r->source;
 	const unsigned char *p;
 	uint64_t off;
-	size_t n;
+	size_t n, had = s->have;
 
-	if (r->kind == RELAY_TTY && h->home && !relay_tty_may_read(&r->tty))
-		return;
-	size_t had = s->have;
-
-	if (relay_source_fill(s) < 0)
+	if (r->kind == RELAY_TTY && h->home)
+		terminal_fill(r);
+	else if (relay_source_fill(s) < 0)
 		s->end = true;
 	if (r->kind == RELAY_TTY && !h->home && s->have > had)
 		s->have = had + relay_tty_uncook(&r->tty, s->win + had, s->have - had);
@@ -681,6 +730,18 @@ static bool is_synced(struct relay_hub *h)
 	return h->synced == h->token;
 }
 
+/* Home knows what was read here, and has carried out all that it was sent. */
+static int sync_up(struct relay_hub *h, const struct timespec *t)
+{
+	int err = wait_until(h, inputs_told, t);
+
+	if (!err) {
+		h->token++;
+		err = queue(h, 0, RF_SYNC, h->token, NULL, 0);
+	}
+	return err ? err : wait_until(h, is_synced, t);
+}
+
 int relay_drain(struct relay_hub *h, int timeout_ms)
 {
 	struct timespec t = deadline_in(timeout_ms);
@@ -690,6 +751,8 @@ int relay_drain(struct relay_hub *h, int timeout_ms)
 		return 0;
 	pthread_mutex_lock(&h->lock);
 	err = drain(h, &t);
+	if (!err)
+		err = sync_up(h, &t);
 	pthread_mutex_unlock(&h->lock);
 	return err;
 }
@@ -705,13 +768,7 @@ int relay_quiesce(struct relay_hub *h, int timeout_ms)
 	h->paused = true;
 	err = drain(h, &t);
 	if (!err)
-		err = wait_until(h, inputs_told, &t);
-	if (!err) {
-		h->token++;
-		err = queue(h, 0, RF_SYNC, h->token, NULL, 0);
-	}
-	if (!err)
-		err = wait_until(h, is_synced, &t);
+		err = sync_up(h, &t);
 	pthread_mutex_unlock(&h->lock);
 	return err;
 }

@@ -50,6 +50,9 @@ int relay_original(struct relay_hub *h, uint64_t id);
 int relay_make(struct relay_hub *h, uint64_t id, enum relay_kind kind);
 /* Home: the family comes back: what was typed for it and not read goes back into its terminals. */
 void relay_unread(struct relay_hub *h);
+/* Home: process `pid` ends, or stops, in a moment: from now on nothing is read that is typed for its shell; what it has not read goes back when it has ended. */
+void relay_left(struct relay_hub *h, pid_t pid, bool ended);
+void relay_back(struct relay_hub *h, pid_t pid); /* it was stopped and goes on */
 /* Home: a new generation starts at offset 0 everywhere. */
 void relay_reset(struct relay_hub *h);
 
@@ -66,7 +69,10 @@ bool relay_broken(struct relay_hub *h); /* sending failed */
  */
 int relay_quiesce(struct relay_hub *h, int timeout_ms);
 void relay_resume(struct relay_hub *h);
-/* Guest: a process has ended: waits until what has been written so far is with its readers, so that its parent finds it before the exit. */
+/*
+ * Guest: a process has ended: waits until what has been written so far is with its readers, so that its parent finds it before the exit, and until home
+ * knows how much of its input has been read.
+ */
 int relay_drain(struct relay_hub *h, int timeout_ms);
 
 #endif

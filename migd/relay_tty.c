@@ -62,12 +62,13 @@ int relay_tty_guest(struct relay_tty *t, int *master, int *slave)
 	return 0;
 }
 
-/* Is the holder's process group the foreground one of its terminal? proc_pid_stat(5): fields pgrp (5) and tpgid (8). */
+/* Does the holder live, and is its process group the foreground one of its terminal? proc_pid_stat(5): fields state (3), pgrp (5) and tpgid (8). */
 static bool in_foreground(pid_t pid)
 {
 	char path[40], buf[512], *p;
 	int pgrp, session, tty, tpgid;
 	_cleanup_close_ int fd = -1;
+	char state;
 	ssize_t n;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
@@ -77,20 +78,23 @@ static bool in_foreground(pid_t pid)
 		return false;
 	buf[n] = 0;
 	p = strrchr(buf, ')');
-	if (!p || sscanf(p + 1, " %*c %*d %d %d %d %d", &pgrp, &session, &tty, &tpgid) != 4)
+	if (!p || sscanf(p + 1, " %c %*d %d %d %d %d", &state, &pgrp, &session, &tty, &tpgid) != 5)
 		return false;
-	return pgrp == tpgid;
+	return pgrp == tpgid && state != 'Z' && state != 'X';
+}
+
+bool relay_tty_is_ours(struct relay_tty *t)
+{
+	t->looked_ns = clock_mono_ns();
+	t->may_read = !t->left && in_foreground(t->holder);
+	return t->may_read;
 }
 
 bool relay_tty_may_read(struct relay_tty *t)
 {
-	uint64_t now = clock_mono_ns();
-
-	if (!t->looked_ns || now - t->looked_ns > LOOK_NS) {
-		t->may_read = in_foreground(t->holder);
-		t->looked_ns = now;
-	}
-	return t->may_read;
+	if (!t->looked_ns || clock_mono_ns() - t->looked_ns > LOOK_NS)
+		relay_tty_is_ours(t);
+	return t->may_read && !t->left;
 }
 
 size_t relay_tty_news(struct relay_tty *t, void *buf, size_t n)

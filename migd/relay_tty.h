@@ -26,6 +26,7 @@ struct relay_tty {
 	bool kept;	     /* home: seen holds what relay_tty_keep() noted */
 	bool cooked;	     /* guest: the pty turns \n into \r\n */
 	bool told;	     /* seen/size have been sent once */
+	bool left;	     /* home: the holder has ended or is stopped, or is about to be: the terminal is its shell's */
 	bool may_read;	     /* home: the last answer */
 	uint64_t looked_ns; /* ... and when */
 };
@@ -34,7 +35,9 @@ void relay_tty_clear(struct relay_tty *t);
 void relay_tty_home(struct relay_tty *t, int fd, pid_t holder);
 /* A fresh pty: our side (non-blocking) and the family's. */
 int relay_tty_guest(struct relay_tty *t, int *master, int *slave);
+/* Is there any use in waiting for input? Some milliseconds old: before a read ask relay_tty_is_ours(). */
 bool relay_tty_may_read(struct relay_tty *t);
+bool relay_tty_is_ours(struct relay_tty *t);
 /* What must be told the other side: struct termios (guest) or struct winsize (home). Returns bytes, 0: nothing new. */
 size_t relay_tty_news(struct relay_tty *t, void *buf, size_t n);
 /* Home: notes the terminal's settings before the engine fills the hollows, and sets them again afterwards. */
