@@ -72,10 +72,10 @@ static int actor_wait_exec(struct family *f, void *unused)
 				f->exec_entry = regs.rip;
 			return 0;
 		}
-		if (status >> 16 == PTRACE_EVENT_STOP) /* job control: stays stopped until continued */
+		if (status >> 16 == PTRACE_EVENT_STOP && WSTOPSIG(status) != SIGTRAP) /* job control: stays stopped until continued */
 			ptrace(PTRACE_LISTEN, f->pid, 0, 0);
 		else
-			ptrace(PTRACE_CONT, f->pid, 0, WSTOPSIG(status));
+			ptrace(PTRACE_CONT, f->pid, 0, status >> 16 ? 0 : WSTOPSIG(status));
 	}
 }
 

@@ -112,7 +112,7 @@ static void family_free(struct family *f)
 	free(f);
 }
 
-static void take_events(struct family *f)
+void family_events(struct family *f)
 {
 	struct eng_event ev;
 
@@ -139,7 +139,7 @@ static void *actor_main(void *arg)
 		while ((j = next_job(f, &quit)))
 			run_job(f, j);
 		if (!quit)
-			take_events(f);
+			family_events(f);
 	}
 	family_free(f);
 	return NULL;

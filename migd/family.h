@@ -135,6 +135,9 @@ int family_call(struct family *f, int (*fn)(struct family *f, void *arg), void *
 /* The same without waiting. */
 int family_post(struct family *f, int (*fn)(struct family *f, void *arg), void *arg);
 
+/* In the actor: hands over what the engine has to tell now, before a call after which it would not be told any more. */
+void family_events(struct family *f);
+
 /* Under f->lock. */
 struct member *family_member(struct family *f, pid_t pid);
 struct member *family_add_member(struct family *f, pid_t pid, pid_t ppid, const char *comm, bool hollow);

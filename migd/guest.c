@@ -513,12 +513,30 @@ static int actor_nothing(struct family *f, void *arg)
 	return 0;
 }
 
+/* Told twice: what became of the first time? */
+static int actor_gone_before(struct family *f, void *arg)
+{
+	struct work *w = arg;
+	Sprite__Mig__GoRep rep = SPRITE__MIG__GO_REP__INIT;
+	bool runs;
+
+	pthread_mutex_lock(&f->lock);
+	runs = f->machine.state == MD_RUNNING;
+	pthread_mutex_unlock(&f->lock);
+	rep.text = runs ? "" : "it could not be let run";
+	if (w->rq)
+		rpc_reply(w->rq, runs ? 0 : ESRCH, &rep.base, NULL, 0, NULL, NULL);
+	family_put(f);
+	free(w);
+	return 0;
+}
+
 /* Takes an event of the home and has the actor do what the table says. Takes over the reference; rq may be NULL (the answer to an enquiry). */
 static void decide(struct family *f, struct rpc_request *rq, enum mig_event ev)
 {
 	struct work *w = calloc(1, sizeof(*w));
 	enum mig_action act = MA_NONE;
-	int (*fn)(struct family *, void *) = actor_nothing;
+	int (*fn)(struct family *, void *) = ev == ME_GO ? actor_gone_before : actor_nothing;
 	int err;
 
 	pthread_mutex_lock(&f->lock);

@@ -83,6 +83,7 @@ static const struct transition table[] = {
 	{ MD_DOUBT, ME_LOST, MD_DOUBT, MA_NONE },
 	{ MD_DOUBT, ME_CRASH, MD_DOUBT, MA_ASK },
 	{ MD_RESUMING, ME_OK, MD_RUNNING, MA_TELL },
+	{ MD_RESUMING, ME_GO, MD_RESUMING, MA_NONE }, /* told twice, while it is about to */
 	{ MD_RESUMING, ME_FAIL, MD_NONE, MA_TELL },
 	{ MD_RUNNING, ME_GO, MD_RUNNING, MA_NONE },
 	{ MD_ABANDONING, ME_OK, MD_NONE, MA_TELL },

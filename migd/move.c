@@ -233,6 +233,7 @@ static int actor_resume_home(struct family *f, void *arg)
 
 	if (!f->eng)
 		return error_set(v->e, ESRCH, "its hollows are gone");
+	family_events(f); /* a signal that a hollow had taken */
 	err = eng_resume(f->eng, v->e);
 	f->eng = NULL;
 	return err;
@@ -253,8 +254,12 @@ static int do_go(struct move *v)
 		r.gen = v->gen;
 		r.signal_seq = v->signal_seq;
 		err = host_call(v->dest, MIG_GO, &r.base, GO_MS, NULL, &e);
-		if (err && !host_lost(err))
-			error_set(v->e, -err, "%s", e.text);
+		if (err == -ESRCH)
+			error_set(v->e, ESRCH, "%s", e.text);
+		else if (err && !host_lost(err)) { /* only "I do not have it" means that it is lost: anything else is asked again */
+			log_note("family %s: %s cannot let it run yet: %s", v->f->id, host_name(v->dest), e.text);
+			err = -EHOSTDOWN;
+		}
 	}
 	if (!err && v->frozen_at)
 		v->res.frozen_ns = clock_mono_ns() - v->frozen_at;
@@ -295,10 +300,10 @@ static int do_done(struct move *v)
 	f->moving = false;
 	f->frozen_ns = v->res.frozen_ns;
 	pthread_mutex_unlock(&f->lock);
-	if (v->dest)
-		err = home_journal(f);
-	else
+	if (!v->dest)
 		home_forget(f);
+	else
+		err = home_journal(f);
 	return err;
 }
 

@@ -102,13 +102,22 @@ static void tell_signal(struct eng_thread *t, const siginfo_t *si)
 	event_push(t->proc->family, &ev);
 }
 
-/* The blob's doorbell: a siginfo in the slot. */
+/* A thread that was stopped between the system call that took a signal and the note of it in the slot: on a busy machine that is a long time. */
+static bool took_unnoted(struct eng_thread *t)
+{
+	uint64_t base = t->proc->core->blob;
+	struct user_regs_struct r;
+
+	return t->core->stopped && regs_get(t, &r) == 0 && r.rip >= base + BLOB_AT(took) && r.rip < base + BLOB_AT(noted) && (int)r.rax > 0;
+}
+
+/* The blob's doorbell: a siginfo in the slot. Whoever calls this for a thread that does not stand at its trap parks it anew. */
 static void take_slot(struct eng_thread *t)
 {
 	struct blob_slot s;
 	uint32_t empty = 0;
 
-	if (eng_peek(t->proc, t->core->slot, &s, offsetof(struct blob_slot, sigmask)) < 0 || !s.full)
+	if (eng_peek(t->proc, t->core->slot, &s, offsetof(struct blob_slot, sigmask)) < 0 || (!s.full && !took_unnoted(t)))
 		return;
 	tell_signal(t, &s.info);
 	eng_poke(t->proc, t->core->slot + offsetof(struct blob_slot, full), &empty, sizeof(empty));
