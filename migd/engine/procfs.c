@@ -295,6 +295,8 @@ static void map_classify(struct map *m)
 	else if (m->shared && (!strncmp(m->path, "/dev/zero (deleted)", 19) || !strncmp(m->path, "/memfd:", 7) ||
 			       (!strncmp(m->path, "/dev/shm/", 9) && ends_deleted(m->path)))) /* sem_open(3) of python's multiprocessing */
 		m->kind = KIND_OBJECT;
+	else if (m->shared && !strncmp(m->path, "/SYSV", 5) && ends_deleted(m->path)) /* its inode is the segment's id */
+		m->kind = KIND_SYSV;
 	else
 		m->kind = m->shared ? KIND_FILE_SHARED : KIND_FILE_PRIV;
 }

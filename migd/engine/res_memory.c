@@ -49,8 +49,6 @@ static const char *map_refusal(pid_t pid, const struct map *m)
 		return "AIO rings are in use (io_setup): io_destroy them first";
 	if (!strncmp(m->path, "socket:", 7))
 		return "a packet socket's ring is mapped: close it first";
-	if (!strncmp(m->path, "/SYSV", 5))
-		return "System V shared memory: shmdt it first";
 	if (m->kind == KIND_FILE_SHARED && is_deleted(m->path))
 		return "a shared map of a file that has been deleted: keep the file until the process ends";
 	if (m->kind == KIND_FILE_SHARED && !strncmp(m->path, "/dev/", 5) && strncmp(m->path, "/dev/shm/", 9))
@@ -308,7 +306,7 @@ static int build(struct eng_proc *p, struct maps *maps, struct mm_build *b, stru
 			continue;
 		if (why)
 			return error_set(e, EOPNOTSUPP, "process %d: memory %lx-%lx %s: %s", p->vpid, (long)m->start, (long)m->end, m->path, why);
-		if (m->kind == KIND_VSYSCALL)
+		if (m->kind == KIND_VSYSCALL || m->kind == KIND_SYSV) /* the latter: res_sysv.c */
 			continue;
 		if (m->kind == KIND_VVAR || m->kind == KIND_VDSO) {
 			r = memory_put_vdso(p, m, &b->mm);

@@ -1,20 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a process has around it that no module carries: only refusals here, by name and with the remedy. Namespaces of its own, 32-bit code,
- * SysV IPC that it has used, memory shared with a process that stays.
+ * memory shared with a process that stays.
  */
 #include <dirent.h>
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ipc.h>
-#include <sys/sem.h>
-#include <time.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "migd/engine/procfs.h"
@@ -163,78 +159,12 @@ static void probe_objects(struct eng_probe *p)
 	maps_free(maps);
 }
 
-/* ---- SysV IPC ------------------------------------------------------------------------------------------ */
-
-/* Wall-clock second in which the process started: an id of the same number that acted before was another process. */
-static long started_at(struct eng_probe *p)
-{
-	struct procfs_stat st;
-	struct timespec real, boot;
-
-	if (procfs_stat(p->dir, &st) < 0)
-		return 0;
-	clock_gettime(CLOCK_REALTIME, &real);
-	clock_gettime(CLOCK_BOOTTIME, &boot);
-	return real.tv_sec - boot.tv_sec + (long)(st.start / sysconf(_SC_CLK_TCK)) - 1;
-}
-
-static void probe_semaphores(struct eng_probe *p, long since)
-{
-	_cleanup_free_ char *text = eng_proc_read(AT_FDCWD, "/proc/sysvipc/sem", NULL);
-
-	for (char *line = text ? strchr(text, '\n') : NULL; line && line[1]; line = strchr(line + 1, '\n')) {
-		int key, id, nsems;
-		long when;
-
-		if (sscanf(line, " %d %d %*o %d %*u %*u %*u %*u %ld", &key, &id, &nsems, &when) != 4 || when < since)
-			continue;
-		for (int i = 0; i < nsems; i++)
-			if (semctl(id, i, GETPID) == p->pid) {
-				eng_reason(p, "uses SysV semaphores (id %d, key 0x%x): remove them first (ipcrm -s %d)", id, (unsigned)key, id);
-				break;
-			}
-	}
-}
-
-static void probe_queues(struct eng_probe *p, long since)
-{
-	_cleanup_free_ char *text = eng_proc_read(AT_FDCWD, "/proc/sysvipc/msg", NULL);
-
-	for (char *line = text ? strchr(text, '\n') : NULL; line && line[1]; line = strchr(line + 1, '\n')) {
-		int key, id, sender, receiver;
-		long sent, received;
-
-		if (sscanf(line, " %d %d %*o %*u %*u %d %d %*u %*u %*u %*u %ld %ld", &key, &id, &sender, &receiver, &sent, &received) != 6)
-			continue;
-		if ((sender == p->pid && sent >= since) || (receiver == p->pid && received >= since))
-			eng_reason(p, "uses a SysV message queue (id %d, key 0x%x): remove it first (ipcrm -q %d)", id, (unsigned)key, id);
-	}
-}
-
-/* The lists are those of the reader's IPC namespace: the calling thread goes where the process is. */
-static void probe_sysv(struct eng_probe *p)
-{
-	_cleanup_close_ int there = openat(p->dir, "ns/ipc", O_RDONLY | O_CLOEXEC);
-	_cleanup_close_ int here = open("/proc/thread-self/ns/ipc", O_RDONLY | O_CLOEXEC);
-	_cleanup_close_ int me = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	bool away = there >= 0 && here >= 0 && me >= 0 && ns_differs(p->dir, me, "ipc");
-	long since = started_at(p);
-
-	if (there < 0 || (away && setns(there, CLONE_NEWIPC) < 0))
-		return;
-	probe_semaphores(p, since);
-	probe_queues(p, since);
-	if (away)
-		(void)!setns(here, CLONE_NEWIPC); /* ours a moment ago */
-}
-
 static int misc_probe(struct eng_probe *p)
 {
 	probe_namespaces(p);
 	probe_code(p);
 	probe_shared(p);
 	probe_objects(p);
-	probe_sysv(p);
 	return 0;
 }
 

@@ -20,6 +20,7 @@ enum { /* record types; rpc/image_res.proto tells the messages */
 	RES_FDS = 201,
 	RES_SYSV = 300,
 	RES_SYSV_ATTACH = 301,
+	RES_SYSV_PAGES = 302,
 };
 
 /* The same descriptor table, memory, ...: kcmp(2), one of KCMP_*; true when equal. pids are this host's. */

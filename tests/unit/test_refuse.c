@@ -46,6 +46,8 @@
 static char dir[] = "/tmp/test-refuse-XXXXXX";
 static int shared_fd = -1, unlinked_fd = -1, half_fd = -1, other_half = -1; /* shared with the outsider */
 static int report = -1; /* the child's end: closed when the state is there */
+static int shared_segment, shared_sem, shared_queue; /* SysV objects that the outsider uses */
+static int *left; /* SysV objects that a child made: a page shared with us */
 static pid_t outsider;	/* a process that is not in the family and lives as long as the test */
 
 static int has(long r) /* 0: brought about; 1: not to be had here */
@@ -291,28 +293,50 @@ static int s_filter(void)
 static int s_sem(void)
 {
 	struct sembuf up = {0, 1, 0};
-	int id = semget(IPC_PRIVATE, 1, 0600);
+	int id = left[0] = semget(IPC_PRIVATE, 1, 0600);
 
 	return has(id) || has(semop(id, &up, 1));
 }
+static int s_sem_shared(void)
+{
+	return has(semop(shared_sem, &(struct sembuf){0, 1, 0}, 1));
+}
+struct message {
+	long type;
+	char text[4];
+};
 static int s_msg(void)
 {
-	struct {
-		long type;
-		char text[4];
-	} m = {1, "abc"};
-	int id = msgget(IPC_PRIVATE, 0600);
+	int id = left[1] = msgget(IPC_PRIVATE, 0600);
 
-	return has(id) || has(msgsnd(id, &m, 4, 0));
+	return has(id) || has(msgsnd(id, &(struct message){1, "abc"}, 4, 0));
 }
-static int s_shm(void)
+static int s_msg_shared(void)
 {
-	int id = shmget(IPC_PRIVATE, 4096, 0600);
+	return has(msgrcv(shared_queue, &(struct message){0}, 4, 0, IPC_NOWAIT));
+}
+static void *attach_new(void)
+{
+	int id = shmget(IPC_PRIVATE, 8192, 0600);
 	void *p = id < 0 ? (void *)-1 : shmat(id, NULL, 0);
 
 	if (id >= 0)
 		shmctl(id, IPC_RMID, NULL);
-	return p == (void *)-1;
+	return p;
+}
+static int s_shm(void)
+{
+	return attach_new() == (void *)-1;
+}
+static int s_shm_part(void)
+{
+	char *p = attach_new();
+
+	return p == (void *)-1 || has(munmap(p + 4096, 4096));
+}
+static int s_shm_shared(void)
+{
+	return shmat(shared_segment, NULL, 0) == (void *)-1;
 }
 static int s_aio(void)
 {
@@ -471,9 +495,16 @@ static const struct state {
 	{"time namespace", s_time, "lives in a time namespace of its own: start it without"},
 	{"real-time class", s_fifo_sched, "real-time scheduling: a guest may not hold its host back; chrt -o -p 0 * first"},
 	{"seccomp filter", s_filter, NULL},
-	{"SysV semaphore", s_sem, "uses SysV semaphores (id *, key 0x0): remove them first (ipcrm -s *)"},
-	{"SysV queue", s_msg, "uses a SysV message queue (id *, key 0x0): remove it first (ipcrm -q *)"},
-	{"SysV shared memory", s_shm, "memory * /SYSV* (deleted): System V shared memory: shmdt it first"},
+	{"SysV semaphore", s_sem, NULL},
+	{"SysV semaphore, shared", s_sem_shared,
+		"shares SysV semaphores (id *, key 0x0) with process *, which stays: move that one, or remove it first (ipcrm -s *)"},
+	{"SysV queue", s_msg, NULL},
+	{"SysV queue, shared", s_msg_shared,
+		"shares a SysV message queue (id *, key 0x0) with process *, which stays: move that one, or remove it first (ipcrm -q *)"},
+	{"SysV shared memory", s_shm, NULL},
+	{"SysV shared memory, part", s_shm_part, "has SysV shared memory (id *) attached in part (munmap): shmdt it first"},
+	{"SysV shared memory, shared", s_shm_shared,
+		"shares SysV shared memory (id *, key 0x0) with process *, which stays: move that one, or remove it first (ipcrm -m *)"},
 	{"AIO ring", s_aio, "memory * /[[]aio] (deleted): AIO rings are in use (io_setup): io_destroy them first"},
 	{"traced", s_traced, "is traced by process *: end the debugger first"},
 	{"thread apart", s_thread, "thread * has descriptors or a working directory of its own (unshare): cannot be carried"},
@@ -507,10 +538,13 @@ static void run(const struct state *s)
 				close(fd);
 		if (s->make != s_shared_map)
 			munmap(shared_map, 4096);
+		if (s->make != s_sem && s->make != s_msg)
+			munmap(left, 4096);
 		report = fcntl(p[1], F_DUPFD_CLOEXEC, 100);
 		close(p[1]);
 		int r = s->make();
 
+		munmap(left, 4096);
 		close(shared_fd);
 		close(unlinked_fd);
 		close(half_fd);
@@ -553,6 +587,11 @@ static void run(const struct state *s)
 	kill(pid, SIGKILL);
 	for (int st; waitpid(pid, &st, 0) == pid && !WIFEXITED(st) && !WIFSIGNALED(st);)
 		;
+	if (left[0] >= 0)
+		semctl(left[0], 0, IPC_RMID);
+	if (left[1] >= 0)
+		msgctl(left[1], IPC_RMID, NULL);
+	left[0] = left[1] = -1;
 }
 
 static void test_states(void)
@@ -576,6 +615,9 @@ static void sweep(void)
 {
 	char cmd[300];
 
+	shmctl(shared_segment, IPC_RMID, NULL);
+	semctl(shared_sem, 0, IPC_RMID);
+	msgctl(shared_queue, IPC_RMID, NULL);
 	snprintf(cmd, sizeof cmd, "rm -rf %s", dir);
 	if (system(cmd))
 		printf("%s: not removed\n", dir);
@@ -605,13 +647,35 @@ int main(void)
 	shared_map = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (shared_map == MAP_FAILED)
 		return 1;
+	left = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (left == MAP_FAILED)
+		return 1;
+	left[0] = left[1] = -1;
+	shared_segment = shmget(IPC_PRIVATE, 8192, 0600);
+	shared_sem = semget(IPC_PRIVATE, 2, 0600);
+	shared_queue = msgget(IPC_PRIVATE, 0600);
+	int ready[2];
+
+	if (pipe(ready))
+		return 1;
 	outsider = fork();
 	if (!outsider) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		close(0);
+		struct message m = {1, "abc"};
+
+		if (shmat(shared_segment, NULL, 0) == (void *)-1 || semop(shared_sem, &(struct sembuf){1, 1, 0}, 1) || msgsnd(shared_queue, &m, 4, 0) ||
+		    write(ready[1], "", 1) != 1)
+			_exit(1);
 		for (;;)
 			pause();
 	}
+	char byte;
+
+	if (read(ready[0], &byte, 1) != 1)
+		return 1;
+	close(ready[0]);
+	close(ready[1]);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	CU_initialize_registry();
 	CU_pSuite s = CU_add_suite("refusals", NULL, NULL);
