@@ -538,13 +538,16 @@ static void run(const struct state *s)
 				close(fd);
 		if (s->make != s_shared_map)
 			munmap(shared_map, 4096);
-		if (s->make != s_sem && s->make != s_msg)
+		bool leaves = s->make == s_sem || s->make == s_msg;
+
+		if (!leaves)
 			munmap(left, 4096);
 		report = fcntl(p[1], F_DUPFD_CLOEXEC, 100);
 		close(p[1]);
 		int r = s->make();
 
-		munmap(left, 4096);
+		if (leaves)
+			munmap(left, 4096);
 		close(shared_fd);
 		close(unlinked_fd);
 		close(half_fd);
