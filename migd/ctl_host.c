@@ -4,7 +4,7 @@
  *
  *	hosts    {stats?}                  rows, one a host
  *	stats    {}                        this host's counters (stats.h)
- *	lend     {on?, until?}             changes: only root
+ *	lend     {on?, for?}               for: seconds until it turns back. Changes: only root
  *	evict    {family?}  stop-all {}    root, and who sits at this host
  *	status   {}
  */
@@ -97,21 +97,21 @@ static json_t *self_json(struct migd *m)
 
 	if (m->owner)
 		owner_look(m->owner, &v);
-	return json_pack("{s:s, s:b, s:I, s:b, s:s, s:I, s:I, s:I}", "name", m->conf->name, "lend", m->lend ? 1 : 0, "until", (json_int_t)m->lend_until, "idle", v.idle, "why", v.why, "idle_ms",
+	return json_pack("{s:s, s:b, s:I, s:b, s:s, s:I, s:I, s:I}", "name", m->conf->name, "lend", m->lend ? 1 : 0, "for", m->lend_until ? (json_int_t)(m->lend_until - clock_real_ns() / 1000000000) : 0, "idle", v.idle, "why", v.why, "idle_ms",
 		(json_int_t)v.idle_ms, "guests", (json_int_t)families_count(m->families, FAM_GUEST), "away", (json_int_t)families_count(m->families, FAM_HOME));
 }
 
 static void verb_lend(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq)
 {
 	json_t *on = json_object_get(rq, "on");
-	json_int_t until = json_integer_value(json_object_get(rq, "until"));
+	json_int_t left = json_integer_value(json_object_get(rq, "for")); /* seconds: the caller's clock is not ours */
 	struct error e = { 0 };
 
 	if (on && who->uid)
 		local_fail(c, EPERM, "only root may change whether this host lends itself (sudo mig lend on)");
-	else if (on && until && until <= clock_real_ns() / 1000000000)
+	else if (on && left < 0)
 		local_fail(c, EINVAL, "--until: expected a time to come");
-	else if (on && lend_set(m, json_is_true(on), until, &e))
+	else if (on && lend_set(m, json_is_true(on), left ? clock_real_ns() / 1000000000 + left : 0, &e))
 		local_fail(c, e.code, "%s", e.text);
 	else
 		local_ok(c, self_json(m));

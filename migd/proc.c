@@ -135,13 +135,6 @@ unsigned proc_pids_max(void)
 	return a < b ? a : b;
 }
 
-double proc_load(void)
-{
-	double l[1];
-
-	return getloadavg(l, 1) == 1 ? l[0] : 0;
-}
-
 unsigned proc_cpus(void)
 {
 	cpu_set_t set;

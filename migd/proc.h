@@ -24,9 +24,8 @@ bool proc_descends(pid_t pid, pid_t ancestor);
  * line that says what is the matter and what to do.
  */
 int proc_may_move(pid_t pid, uid_t uid, bool root_guests, struct proc_info *out, struct error *e);
-/* Bytes of memory that nobody uses or could be given back (MemAvailable); load average over a minute; CPUs that we may use. */
+/* Bytes of memory that nobody uses or could be given back (MemAvailable); CPUs that we may use. */
 unsigned long long proc_memory_free(void);
-double proc_load(void);
 unsigned proc_cpus(void);
 unsigned long long proc_memory_total(void);
 unsigned proc_pids_max(void); /* processes and threads that this host can have */

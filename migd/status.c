@@ -104,8 +104,8 @@ Sprite__Mig__StatusRep *host_own_status(struct migd *m, const struct hosts_ask *
 	o->rep.idle = v.idle;
 	o->rep.idle_ms = v.idle_ms;
 	o->rep.why = (char *)(v.why ? v.why : "");
-	o->rep.load = proc_load();
 	o->rep.cpus = proc_cpus();
+	o->rep.load = v.load[0] * o->rep.cpus;
 	o->rep.memory_free = proc_memory_free();
 	o->rep.guests = o->nlist;
 	o->rep.away = families_count(m->families, FAM_HOME);

@@ -4,18 +4,19 @@
 #include <getopt.h>
 #include <pwd.h>
 #include <string.h>
+#include <time.h>
 #include "migd/cli/cli.h"
 
 /* What migd says of this host, in words. */
 static void print_lending(json_t *a)
 {
 	const char *why = json_string_value(json_object_get(a, "why"));
-	json_int_t until = json_integer_value(json_object_get(a, "until"));
+	json_int_t left = json_integer_value(json_object_get(a, "for"));
 	char idle[32], when[40] = "", end[64] = "";
 
 	format_duration(idle, sizeof(idle), (uint64_t)json_integer_value(json_object_get(a, "idle_ms")));
-	if (until) {
-		format_time(when, sizeof(when), until * 1000000000);
+	if (left) {
+		format_time(when, sizeof(when), (time(NULL) + left) * 1000000000);
 		snprintf(end, sizeof(end), ", until %s", when);
 	}
 	if (!json_is_true(json_object_get(a, "lend")))
@@ -62,7 +63,7 @@ int cmd_lend(int argc, char **argv)
 	if (strcmp(what, "status"))
 		json_object_set_new(rq, "on", json_boolean(!strcmp(what, "on")));
 	if (when)
-		json_object_set_new(rq, "until", json_integer(when));
+		json_object_set_new(rq, "for", json_integer(when > time(NULL) ? when - time(NULL) : -1));
 	r = ask(rq, NULL, NULL, &answer, &e);
 	if (!r && json)
 		print_json(answer);

@@ -79,7 +79,27 @@ int cmd_ps(int argc, char **argv)
 	return list(&t, json_pack("{s:s, s:b}", "verb", "ps", "all", (int)all), NULL, NULL);
 }
 
-/* Under each host: what its sources of idle detection saw. */
+/* What one source of idle detection saw last. Only input has a time; of the others the text is what counts. */
+static void print_source(const char *host, json_t *s)
+{
+	const char *name = json_string_value(json_object_get(s, "name")), *what = json_string_value(json_object_get(s, "text"));
+	json_int_t ago_ms = json_integer_value(json_object_get(s, "ago_ms"));
+	bool input = name && (!strncmp(name, "input ", 6) || !strncmp(name, "tty ", 4));
+	char text[600], ago[32] = "never";
+
+	if (ago_ms > 0)
+		format_duration(ago, sizeof(ago), (uint64_t)ago_ms);
+	what = what ? what : "";
+	if (json_is_false(json_object_get(s, "readable")))
+		snprintf(text, sizeof(text), "%s: %s: cannot be read: %s", host, name ? name : "?", what);
+	else if (input)
+		snprintf(text, sizeof(text), "%s: %s: last input %s%s%s", host, name, ago_ms > 0 ? ago : "never", *what ? ": " : "", what);
+	else
+		snprintf(text, sizeof(text), "%s: %s: %s", host, name ? name : "?", what);
+	puts(printable(text));
+}
+
+/* Under the table: each host's sources of idle detection, and what holds its guests. */
 static void print_sources(json_t *rows)
 {
 	json_t *row, *s;
@@ -87,18 +107,12 @@ static void print_sources(json_t *rows)
 
 	json_array_foreach(rows, i, row)
 	{
-		json_array_foreach(json_object_get(row, "sources"), k, s)
-		{
-			char text[400], ago[32] = "never";
-			const char *name = json_string_value(json_object_get(s, "name")), *what = json_string_value(json_object_get(s, "text"));
+		const char *host = json_string_value(json_object_get(row, "name")), *groups = json_string_value(json_object_get(row, "cgroups"));
 
-			if (json_object_get(s, "ago_ms") && json_integer_value(json_object_get(s, "ago_ms")) >= 0)
-				format_duration(ago, sizeof(ago), (uint64_t)json_integer_value(json_object_get(s, "ago_ms")));
-			snprintf(text, sizeof(text), "%s: %s: %s%s%s", json_string_value(json_object_get(row, "name")), name ? name : "?",
-				json_is_false(json_object_get(s, "readable")) ? "cannot be read" : "last input ",
-				json_is_false(json_object_get(s, "readable")) ? "" : ago, what && *what ? ": " : "");
-			printf("%s%s\n", printable(text), what ? what : "");
-		}
+		json_array_foreach(json_object_get(row, "sources"), k, s)
+			print_source(host, s);
+		if (groups)
+			printf("%s: guests are held by: %s\n", host, groups);
 	}
 }
 

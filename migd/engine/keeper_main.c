@@ -114,6 +114,39 @@ static void write_at(int dir, const char *name, const char *text)
 	close(fd);
 }
 
+/*
+ * Who is born here needs a number that is free at home as well: from a random place far above what a home uses by itself. (Before Linux 6.14 pid_max is
+ * one for the whole host: the outer raised it.)
+ */
+static void set_numbers(void)
+{
+	unsigned random = 0;
+	char text[16];
+	int fd = open("/proc/sys/kernel/pid_max", O_WRONLY | O_CLOEXEC);
+
+	if (fd >= 0) {
+		if (write(fd, "4194304", 7) != 7)
+			fprintf(stderr, "sprite-keeper: pid_max: %s\n", strerror(errno));
+		close(fd);
+	}
+	if (getentropy(&random, sizeof(random)) < 0)
+		fail("random numbers");
+	snprintf(text, sizeof(text), "%u", 1000000 + random % 3000000);
+	write_at(AT_FDCWD, "/proc/sys/kernel/ns_last_pid", text);
+}
+
+/* What is written there is this host's kernel's, not the home's: root over there may read it like everybody. */
+static int proc_read_only(void)
+{
+	static const char *const part[] = {"/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"};
+
+	for (size_t i = 0; i < sizeof(part) / sizeof(part[0]); i++)
+		if (mount(part[i], part[i], NULL, MS_BIND, NULL) < 0 ? errno != ENOENT :
+								       mount(NULL, part[i], NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+			return -1;
+	return 0;
+}
+
 /* A process inside of the pid namespace, but with the host's own rights, mounts /proc. */
 static void mount_proc(pid_t inner)
 {
@@ -130,7 +163,7 @@ static void mount_proc(pid_t inner)
 			_exit(1);
 		in = fork();
 		if (in == 0)
-			_exit(mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0);
+			_exit(mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0 || (set_numbers(), proc_read_only()) < 0);
 		_exit(in < 0 || waitpid(in, &st, 0) < 0 || st != 0);
 	}
 	if (helper < 0 || waitpid(helper, &st, 0) < 0 || st != 0)
@@ -467,27 +500,6 @@ static void set_clocks(const struct keeper_setup *s)
 	write_at(AT_FDCWD, "/proc/self/timens_offsets", text);
 }
 
-/*
- * Who is born here needs a number that is free at home as well: from a random place far above what a home uses by itself. (Before Linux 6.14 pid_max is
- * one for the whole host: the outer raised it.)
- */
-static void set_numbers(void)
-{
-	unsigned random = 0;
-	char text[16];
-	int fd = open("/proc/sys/kernel/pid_max", O_WRONLY | O_CLOEXEC);
-
-	if (fd >= 0) {
-		if (write(fd, "4194304", 7) != 7)
-			fprintf(stderr, "sprite-keeper: pid_max: %s\n", strerror(errno));
-		close(fd);
-	}
-	if (getentropy(&random, sizeof(random)) < 0)
-		fail("random numbers");
-	snprintf(text, sizeof(text), "%u", 1000000 + random % 3000000);
-	write_at(AT_FDCWD, "/proc/sys/kernel/ns_last_pid", text);
-}
-
 static void lo_up(void)
 {
 	struct ifreq r = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
@@ -537,7 +549,6 @@ static void inner_main(const struct keeper_setup *s)
 	sigset_t all;
 
 	set_clocks(s);
-	set_numbers();
 	if (sethostname(s->hostname, strlen(s->hostname)) < 0)
 		fail("hostname");
 	if (!s->host_network)
