@@ -48,7 +48,7 @@ int main(int argc, char **argv)
 {
 	struct daemon d = { .program = "migd", .summary = "moves processes between workstations" };
 	struct rlimit files = { 65536, 65536 };
-	struct migd *m = NULL;
+	static struct migd *m; /* never freed: actors of families that live on without us may look at it until the process is gone */
 	struct error e = { 0 };
 	int status;
 
