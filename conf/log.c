@@ -69,7 +69,7 @@ static size_t put_stamp(char *to, size_t size)
 
 	gmtime_r(&s, &tm);
 	n = strftime(to, size, "%Y-%m-%dT%H:%M:%S", &tm);
-	n += (size_t)snprintf(to + n, size - n, ".%03dZ ", (int)(now / 1000000 % 1000));
+	n += (size_t)snprintf(to + n, size - n, ".%06dZ ", (int)(now / 1000 % 1000000));
 	return n;
 }
 

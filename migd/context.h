@@ -40,7 +40,6 @@ struct migd {
 	atomic_bool lend;	   /* does this host take guests */
 	_Atomic int64_t lend_until; /* seconds since 1970 when that turns back, 0: never */
 	atomic_bool stopping;
-	atomic_bool no_precopy;	   /* this kernel cannot send memory ahead */
 	atomic_uint images;	   /* taken or sent so far */
 };
 

@@ -79,7 +79,8 @@ struct family {
 	uint64_t report_seq;  /* home: the last report of generation `gen` that was carried out */
 	uint64_t sync_ns;     /* guest: when the home was asked last */
 	uint64_t slot;	      /* home: the master's leave to be on `host` (agent_leave()), 0: none was asked for */
-	uint64_t image_bytes; /* of its last image: what the next one may be like */
+	uint64_t image_bytes; /* of its last image */
+	struct rpc_stream *image; /* destination: while one comes in */
 	uint64_t frozen_ns;   /* how long the last move froze it */
 	char last_error[480]; /* why the last attempt failed */
 

@@ -197,15 +197,44 @@ static int do_uncommit(struct move *v)
 	return err;
 }
 
-static int do_release(struct move *v)
+struct release {
+	struct family *f;
+	struct host *source;
+	uint64_t gen;
+};
+
+static void *release_main(void *arg)
 {
 	Sprite__Mig__FamilyReq r = SPRITE__MIG__FAMILY_REQ__INIT;
+	struct release *l = arg;
+
+	r.family = l->f->id;
+	r.gen = l->gen;
+	host_call(l->source, MIG_RELEASE, &r.base, RELEASE_MS, NULL, NULL);
+	family_put(l->f);
+	free(l);
+	return NULL;
+}
+
+/*
+ * It has been parked in doubt since it said SENT, and only this home could let it run: nobody waits for its answer, least of all the frozen family. If the call
+ * is lost it asks, and is told to drop it.
+ */
+static int do_release(struct move *v)
+{
+	struct release *l;
 
 	if (!v->source)
 		return 0; /* parked, and nobody but this driver could wake it */
-	r.family = v->f->id;
-	r.gen = v->old_gen;
-	return host_call(v->source, MIG_RELEASE, &r.base, RELEASE_MS, NULL, NULL);
+	l = calloc(1, sizeof(*l));
+	if (!l)
+		return -ENOMEM;
+	*l = (struct release){ family_get(v->f), v->source, v->old_gen };
+	if (!thread_run(release_main, l))
+		return 0;
+	family_put(l->f);
+	free(l);
+	return -ENOMEM;
 }
 
 /* Signals that came for it on its way home. */

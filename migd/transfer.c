@@ -18,7 +18,7 @@
 #include "migd/outbox.h"
 #include "migd/relay.h"
 
-enum { OPEN_TRIES = 20, OPEN_AGAIN_US = 100000, PRECOPY_MIN = 32 << 20, PRECOPY_MS = 30000, FRAME_MAX = 1 << 20, SOCKET_BUF = 4 << 20, ANSWER_MS = 120000, DRAIN_MS = 2000, FLUSH_MS = 5000 };
+enum { OPEN_TRIES = 20, OPEN_AGAIN_US = 100000, PRECOPY_MS = 30000, FRAME_MAX = 1 << 20, SOCKET_BUF = 4 << 20, ANSWER_MS = 120000, DRAIN_MS = 2000, FLUSH_MS = 5000 };
 
 /* ---- hooks of the engine: descriptors whose other end stays at home ---- */
 
@@ -44,9 +44,20 @@ static int hook_open(void *ctx, struct eng_relay *r)
 	return 0;
 }
 
+/* The source, which still runs there, may freeze now. */
+static void hook_ahead_done(void *ctx)
+{
+	Sprite__Mig__ImageFrame ready = SPRITE__MIG__IMAGE_FRAME__INIT;
+	struct family *f = ctx;
+
+	ready.ready = true;
+	if (f->image && rpc_stream_send(f->image, &ready.base, NULL, 0))
+		log_debug("family %s: the source does not hear that all is ready", f->id); /* and the image ends early */
+}
+
 void transfer_hooks(struct family *f, struct eng_hooks *out)
 {
-	*out = (struct eng_hooks){ .ctx = f, .relay_open = hook_open, .relay_found = hook_found };
+	*out = (struct eng_hooks){ .ctx = f, .relay_open = hook_open, .relay_found = hook_found, .ahead_done = hook_ahead_done };
 }
 
 static int image_pair(int sv[2])
@@ -212,7 +223,7 @@ static int pump_out(struct family *f, struct send_plan *p, struct rpc_stream *s,
 	return err;
 }
 
-/* The destination's word: filled and parked, or why not. */
+/* The destination's word: what was sent ahead is in place (or, the second time, filled and parked), or why not. */
 static int read_answer(struct send_plan *p, struct rpc_stream *s, struct error *e)
 {
 	struct rpc_msg m;
@@ -254,25 +265,11 @@ static int stream_part(struct family *f, struct send_plan *p, struct rpc_stream 
 static int work_precopy(struct family *f, int fd, struct error *e)
 {
 	struct eng_hooks hooks;
+	int r;
 
 	transfer_hooks(f, &hooks);
-	return eng_precopy(f->pid, fd, PRECOPY_MS, &hooks, &f->eng, e);
-}
-
-/* Only where it pays: sending ahead what is sent in a few milliseconds anyway costs more than it saves. */
-static bool wants_precopy(struct family *f)
-{
-	unsigned long pages = 0;
-	char path[40];
-	_cleanup_fclose_ FILE *st = NULL;
-
-	if (f->m->no_precopy || f->exec_entry || f->evicting) /* who is evicted has run here for the last time */
-		return false;
-	if (f->role == FAM_GUEST)
-		return f->image_bytes > PRECOPY_MIN;
-	snprintf(path, sizeof(path), "/proc/%d/statm", f->pid);
-	st = fopen(path, "re");
-	return st && fscanf(st, "%*u %lu", &pages) == 1 && pages * 4096 > PRECOPY_MIN;
+	r = eng_precopy(f->pid, fd, PRECOPY_MS, &hooks, &f->eng, e);
+	return r < 0 ? r : 0;
 }
 
 /* At home the object of a pre-copy is of no use without the freeze; on a guest host it is the family's own. */
@@ -286,7 +283,7 @@ static int actor_give_up_precopy(struct family *f, void *unused)
 	return 0;
 }
 
-/* Sends most of the memory while the family runs on. *out: the stream, to go on with. */
+/* Sends ahead what can be while the family runs on. *out: the stream, to go on with. */
 static int precopy(struct family *f, struct send_plan *p, struct rpc_stream **out, struct error *e)
 {
 	struct engine_job job = { .work = work_precopy };
@@ -296,11 +293,11 @@ static int precopy(struct family *f, struct send_plan *p, struct rpc_stream **ou
 	if (err)
 		return err;
 	err = stream_part(f, p, s, &job, 0, &r, e);
-	if (!err && r) {
-		f->m->no_precopy = true; /* this kernel cannot: the next move does without */
-		err = error_set(e, -r, "memory could not be sent ahead (%s): try again", job.e.code ? job.e.text : strerror(-r));
-	}
-	if (err == -EPIPE) {
+	if (!err && r)
+		err = error_set(e, -r, "%s", job.e.code ? job.e.text : strerror(-r));
+	if (!err && p->bytes) {
+		err = read_answer(p, s, e);
+	} else if (err == -EPIPE) {
 		err = read_answer(p, s, e);
 		if (!err)
 			err = error_set(e, EPROTO, "%s ended the image early", host_name(p->dest));
@@ -386,8 +383,8 @@ int transfer_send(struct family *f, struct send_plan *p, struct error *e)
 		return error_set(e, EBUSY, "%d (%s) is on its way already", f->pid, f->comm);
 	f->m->images++;
 	fault_point("freeze");
-	err = wants_precopy(f) ? precopy(f, p, &s, e) : 0;
-	t0 = clock_mono_ns();
+	/* Nothing goes ahead of who stands still: a program that has just been called, and who is evicted and has run here for the last time. */
+	err = f->exec_entry || f->evicting ? 0 : precopy(f, p, &s, e);
 	if (!err) {
 		err = family_call(f, actor_freeze, &a);
 		if (err && s)
@@ -402,6 +399,7 @@ int transfer_send(struct family *f, struct send_plan *p, struct error *e)
 	pthread_mutex_unlock(&f->lock);
 	if (err)
 		return err;
+	t0 = eng_frozen_ns(f->eng);
 	/* From the dump on it would stay parked if we died: we must find it again then. */
 	if (f->role == FAM_HOME)
 		home_journal_move(f, p->to_gen);
@@ -547,12 +545,14 @@ static int fill_from(struct family *f, struct rpc_stream *s, struct error *e)
 	ours = sv[0];
 	theirs = sv[1];
 	job.fd = theirs;
+	f->image = s;
 	err = engine_job_start(&job);
 	if (err)
 		return error_set(e, -err, "out of memory");
 	r = pump_in(s, ours, &f->image_bytes);
 	shutdown(ours, r ? SHUT_RDWR : SHUT_WR);
 	err = engine_job_wait(&job);
+	f->image = NULL;
 	if (err && job.e.code)
 		return error_set(e, job.e.code, "%s", job.e.text);
 	if (err)

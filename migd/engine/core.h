@@ -56,6 +56,7 @@ struct eng_proc_core {
 	int transfer_num; /* the target's end */
 	void *mm;	  /* destination: unpacked ImgMm until finish */
 	void *pre;	  /* destination: unpacked ImgMm of the PRE_MM record, until the true one comes */
+	bool exe_ahead;	  /* destination: /proc/PID/exe is set already */
 	struct track *track; /* source: pre-copy, see precopy.c */
 	char comm[17];
 	bool exit_sent;
@@ -114,6 +115,8 @@ int explain_family(pid_t pid, bool in_nest, struct eng_reasons *why, struct eng_
 
 /* freeze.c */
 void thaw_processes(struct eng_family *f); /* all run on; the objects stay, without threads */
+int freeze_zombie(struct eng_family *f, pid_t pid, struct eng_proc *parent); /* 1: noted as one that waits for its parent to ask, 0: it is not one */
+void freeze_order(struct eng_family *f); /* parents before children */
 int freeze_thread_resume(struct eng_thread *t, bool stop_again); /* true registers, true mask, detached */
 
 /* inject.c: eng_batch, with something to do in the last moment before the target runs. */
@@ -126,6 +129,13 @@ int eng_release_threads(struct eng_family *f); /* true registers and masks, deta
 /* dump.c */
 int dump_blob_in(struct eng_proc *p, struct error *e);
 int dump_head(struct eng_family *f, struct eng_image *out, struct error *e);
+int dump_put_head(struct eng_family *f, struct eng_image *out); /* the record alone */
+void dump_numbers(struct eng_family *f); /* guests: parents, groups and sessions as the family sees them */
+
+/*
+ * announce.c: what goes ahead of a family that runs on. f: the guest family; NULL: pid at home. *watchable: bytes in maps that precopy.c could watch.
+ */
+int announce(struct eng_family *f, pid_t pid, struct eng_image *out, uint64_t *watchable, struct error *e);
 
 /* image.c */
 struct eng_image *image_writer(int fd);
@@ -142,7 +152,7 @@ int image_next(struct eng_image *im, struct image_rec *rec, const void **body);
 /* Room for a record body of up to `len` in the buffer, to be filled in place and then committed with its true length. */
 void *image_reserve(struct eng_image *im, size_t len);
 int image_commit(struct eng_image *im, uint32_t type, pid_t vpid, size_t len);
-enum { IMG_HEAD = 1, IMG_THREAD, IMG_OBJECT, IMG_OBJECT_PAGES, IMG_PRE_MM, IMG_MM, IMG_PAGES, IMG_DROP, IMG_END = 99 };
+enum { IMG_HEAD = 1, IMG_THREAD, IMG_OBJECT, IMG_OBJECT_PAGES, IMG_PRE_MM, IMG_MM, IMG_PAGES, IMG_DROP, IMG_READY, IMG_END = 99 };
 enum { IMG_MAX = 8 << 20 }; /* longest body that is believed */
 
 /* regs_x86_64.c */

@@ -16,8 +16,6 @@
 #include "migd/engine/memory.h"
 #include "rpc/image.pb-c.h"
 
-enum { SPARE_SLOTS = 32 }; /* for threads born while away */
-
 static int park_all(struct eng_proc *p)
 {
 	for (unsigned i = 0; i < p->nthreads; i++) {
@@ -33,17 +31,8 @@ static int park_all(struct eng_proc *p)
 	return 0;
 }
 
-static bool base_is_free(const struct maps *maps, uint64_t base, size_t size)
-{
-	for (size_t i = 0; base && i < maps->n; i++)
-		if (maps->m[i].start < base + size && maps->m[i].end > base)
-			return false;
-	return base != 0;
-}
-
 int dump_blob_in(struct eng_proc *p, struct error *e)
 {
-	unsigned nslots = p->nthreads + SPARE_SLOTS;
 	struct maps *maps;
 	int r;
 
@@ -53,14 +42,14 @@ int dump_blob_in(struct eng_proc *p, struct error *e)
 	if (r < 0)
 		return error_set(e, -r, "process %d: its maps cannot be read", p->vpid);
 	r = inject_prepare(p, maps);
-	if (r == 0 && !base_is_free(maps, p->core->blob, blob_size(nslots)))
-		p->core->blob = memory_blob_base(maps, blob_size(nslots));
+	if (r == 0)
+		p->core->blob = memory_blob_place(maps, p->core->blob, p->nthreads);
 	maps_free(maps);
 	if (r < 0)
 		return error_set(e, -r, "process %d: no system call instruction found in it", p->vpid);
 	if (!p->core->blob)
 		return error_set(e, ENOMEM, "process %d: its address space has no room for the engine", p->vpid);
-	r = inject_blob(p, nslots, e);
+	r = inject_blob(p, p->nthreads + SPARE_SLOTS, e);
 	if (r == 0)
 		r = park_all(p);
 	return r < 0 ? error_set(e, -r, "process %d ended while it was read", p->vpid) : 0;
@@ -122,7 +111,7 @@ static int head_proc(struct eng_proc *p, Sprite__Image__ImgProc *m)
 	return 0;
 }
 
-static int put_head(struct eng_family *f, struct eng_image *out)
+int dump_put_head(struct eng_family *f, struct eng_image *out)
 {
 	size_t all = f->nprocs + f->nzombies;
 	_cleanup_free_ Sprite__Image__ImgProc *v = calloc(all, sizeof(*v));
@@ -180,7 +169,7 @@ static pid_t family_number(pid_t host, pid_t otherwise)
 }
 
 /* On a guest host /proc shows this host's pids of parents, groups and sessions. */
-static void numbers_of_guests(struct eng_family *f)
+void dump_numbers(struct eng_family *f)
 {
 	for (size_t i = 0; i < f->nprocs; i++) {
 		struct eng_proc *p = f->procs[i];
@@ -218,11 +207,11 @@ int dump_head(struct eng_family *f, struct eng_image *out, struct error *e)
 	int r;
 
 	if (f->nest)
-		numbers_of_guests(f);
+		dump_numbers(f);
 	r = check_separate(f, e);
 	for (size_t i = 0; i < f->nprocs && r == 0; i++)
 		r = dump_blob_in(f->procs[i], e);
-	return r < 0 ? r : put_head(f, out);
+	return r < 0 ? r : dump_put_head(f, out);
 }
 
 static int dump_all(struct eng_family *f, struct eng_image *out, struct error *e)
@@ -239,6 +228,7 @@ static int dump_all(struct eng_family *f, struct eng_image *out, struct error *e
 			eng_scratch_reset(f->procs[i]);
 			if (eng_res_table[k]->dump)
 				r = eng_res_table[k]->dump(f->procs[i], out, e);
+			log_debug("engine: dump of %s of %d: %d", eng_res_table[k]->name, f->procs[i]->vpid, r);
 			if (r < 0)
 				error_set(e, -r, "process %d: %s cannot be read: %s", f->procs[i]->vpid, eng_res_table[k]->name, strerror(-r));
 		}

@@ -57,6 +57,8 @@ struct eng_hooks {
 	int (*relay_open)(void *ctx, struct eng_relay *r);
 	/* Source: tells of each relayed description found while dumping, r->fd being a duplicate which the callee now owns. */
 	int (*relay_found)(void *ctx, const struct eng_relay *r);
+	/* Destination: all that eng_precopy sent ahead is in place (by eng_fill, in the family's thread): the source may freeze. May be NULL. */
+	void (*ahead_done)(void *ctx);
 };
 
 /*
@@ -66,9 +68,11 @@ struct eng_hooks {
  */
 int eng_freeze(pid_t pid, const struct eng_hooks *h, struct eng_family **out, struct eng_reasons *why, struct error *e);
 /*
- * Source, optional, before eng_freeze: sends most of the memory ahead while the family runs on, in rounds that stop when they no longer pay or after max_ms. fd
- * is the same stream as eng_dump's later: the destination starts eng_nest/eng_fill at once. *out as in eng_freeze; on success it is the family to give to
- * eng_freeze (at home too; eng_thaw gives it up). Failure: all runs on, *out unchanged. -EINVAL and the like from old kernels: move without it.
+ * Source, optional, before eng_freeze: sends ahead, while the family runs on, what the destination can make ready (head, maps, files to open) and, if there is
+ * much, most of the memory, in rounds that stop when they no longer pay or after max_ms. fd is the same stream as eng_dump's later: the destination starts
+ * eng_nest/eng_fill at once. *out as in eng_freeze; on success it is what to give to eng_freeze (at home too, NULL or a family; eng_thaw gives that up).
+ * What was sent ends with
+ * a mark, at which the destination calls ahead_done. 1: sent. 0: nothing was sent, since it cannot move; eng_freeze tells why. Failure: all runs on, *out unchanged.
  */
 int eng_precopy(pid_t pid, int fd, unsigned max_ms, const struct eng_hooks *h, struct eng_family **out, struct error *e);
 /* Source: writes the image to fd (blocking writes; the caller reads the other end in another thread). Ends with every thread parked. */

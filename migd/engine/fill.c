@@ -4,6 +4,7 @@
  *
  * A vessel's way: child of the keeper -> seized -> blob in -> threads with their numbers -> records -> finish of every module -> parked -> true registers.
  */
+#include "migd/engine/vessel.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
@@ -21,348 +22,6 @@
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
 #include "migd/engine/nest.h"
-#include "rpc/image.pb-c.h"
-
-enum { TRIES = 50 }; /* for a number at home, which every fork there takes a chance at */
-
-typedef Sprite__Image__ImgHead img_head;
-typedef Sprite__Image__ImgProc img_proc;
-
-int vessel_catch(struct eng_thread *t)
-{
-	uint64_t mask = ~(1ULL << (SIGTRAP - 1));
-	int r;
-
-	if (ptrace(PTRACE_SEIZE, t->tid, 0, PTRACE_O_TRACESYSGOOD) < 0 || ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0)
-		return -errno;
-	t->core->how = PTRACE_CONT;
-	r = inject_wait(t, NULL);
-	if (r == 0 && ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) < 0)
-		r = -errno;
-	return r;
-}
-
-/* ---- threads --------------------------------------------------------------------------------------- */
-static int find_tid(struct eng_proc *p, pid_t vtid, pid_t *tid)
-{
-	_cleanup_free_ pid_t *list = NULL;
-	ssize_t n = procfs_tasks(p->pid, &list);
-
-	for (ssize_t i = 0; i < n; i++) {
-		char path[64];
-		pid_t v;
-		int depth;
-
-		snprintf(path, sizeof(path), "task/%d/status", list[i]);
-		if (procfs_nspid(p->dir, path, &v, &depth) == 0 && v == vtid) {
-			*tid = list[i];
-			return 0;
-		}
-	}
-	return -ESRCH;
-}
-
-/*
- * At home the number is had by the kernel's own counter: nobody but root may name it, and a hollow is not root. Numbers born away lie above the usual
- * pid_max, which is raised for that moment.
- */
-struct aim {
-	char last[16], max[16], want[16];
-};
-
-static void put_sysctl(const char *name, const char *text)
-{
-	int fd = open(name, O_WRONLY | O_CLOEXEC);
-
-	if (fd < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text))
-		log_warn("engine: %s: %s", name, strerror(errno));
-	if (fd >= 0)
-		close(fd);
-}
-
-static void get_sysctl(const char *name, char *text, size_t len)
-{
-	_cleanup_free_ char *s = eng_proc_read(AT_FDCWD, name, NULL);
-
-	snprintf(text, len, "%s", s ? s : "");
-}
-
-static void aim_last(void *arg)
-{
-	const struct aim *a = arg;
-
-	put_sysctl("/proc/sys/kernel/ns_last_pid", a->want);
-}
-
-/*
- * clone3 with those arguments in the leader's thread, so that the new one gets number `want`. Its number (another one, if somebody was faster: any fork of
- * this host between the counter's setting and ours) or -errno. The target runs at once for that moment.
- */
-static long clone_aimed(struct eng_proc *p, uint64_t args, size_t len, uint64_t slot, pid_t want)
-{
-	struct eng_call c = {.nr = SYS_clone3, .arg = {args, len, 0, 0, 0, slot}, .may_fail = 1};
-	struct sched_param fifo = {.sched_priority = 1}, normal = {0};
-	pid_t tid = p->threads[0]->tid;
-	struct aim a = {0};
-	int r, policy;
-
-	if (p->core->caps) {
-		r = eng_batch(p->threads[0], &c, 1, NULL);
-		return r < 0 ? r : c.ret;
-	}
-	get_sysctl("/proc/sys/kernel/pid_max", a.max, sizeof(a.max));
-	get_sysctl("/proc/sys/kernel/ns_last_pid", a.last, sizeof(a.last));
-	snprintf(a.want, sizeof(a.want), "%d", want - 1);
-	policy = sched_getscheduler(tid);
-	if (policy == SCHED_OTHER)
-		sched_setscheduler(tid, SCHED_FIFO | SCHED_RESET_ON_FORK, &fifo);
-	if (want >= atoi(a.max))
-		put_sysctl("/proc/sys/kernel/pid_max", "4194304");
-	r = batch_after(p->threads[0], &c, 1, NULL, aim_last, &a);
-	put_sysctl("/proc/sys/kernel/ns_last_pid", a.last);
-	if (want >= atoi(a.max))
-		put_sysctl("/proc/sys/kernel/pid_max", a.max);
-	if (policy == SCHED_OTHER)
-		sched_setscheduler(tid, SCHED_OTHER, &normal);
-	return r < 0 ? r : c.ret;
-}
-
-/* Before another try: whoever has the number may be short-lived. */
-static void aim_again(pid_t want)
-{
-	for (int i = 0; i < 20 && kill(want, 0) == 0; i++)
-		nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
-}
-
-static int make_thread(struct eng_proc *p, unsigned slot, pid_t vtid, struct error *e)
-{
-	struct eng_proc_core *c = p->core;
-	uint64_t top = blob_stack_addr(c->blob, c->nslots, slot), at, tid_at;
-	struct clone_args a = {.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM, .stack = top - BLOB_STACK / 2,
-		.stack_size = BLOB_STACK / 2};
-	struct eng_thread *t;
-	pid_t tid;
-	long r;
-
-	eng_scratch_reset(p);
-	tid_at = eng_scratch_put(p, &vtid, sizeof(vtid));
-	if (c->caps) {
-		a.set_tid = tid_at;
-		a.set_tid_size = 1;
-	}
-	at = eng_scratch_put(p, &a, sizeof(a));
-	for (int try = 0;; try++) {
-		r = clone_aimed(p, at, sizeof(a), blob_slot_addr(c->blob, slot), vtid);
-		if (r < 0)
-			return error_set(e, -r, "thread %d of process %d cannot be made: %s", vtid, p->vpid, strerror(-r));
-		if (r == vtid)
-			break;
-		/* somebody else was faster: this one ends, once more */
-		if (find_tid(p, r, &tid) == 0 && (t = thread_new(p, tid, r))) {
-			t->core->slot = blob_slot_addr(c->blob, slot);
-			if (vessel_catch(t) == 0)
-				INJECT_RAW(t, SYS_exit, 0);
-			thread_drop(p, p->nthreads - 1);
-		}
-		aim_again(vtid);
-		if (try == TRIES)
-			return error_set(e, EEXIST, "thread %d of process %d: that number is taken", vtid, p->vpid);
-	}
-	r = find_tid(p, vtid, &tid);
-	t = r == 0 ? thread_new(p, tid, vtid) : NULL;
-	if (!t)
-		return error_set(e, r < 0 ? -r : ENOMEM, "thread %d of process %d is gone", vtid, p->vpid);
-	t->core->slot = blob_slot_addr(c->blob, slot);
-	r = vessel_catch(t);
-	if (r == 0)
-		r = inject_park(t);
-	return r < 0 ? error_set(e, -r, "thread %d of process %d cannot be caught", vtid, p->vpid) : 0;
-}
-
-/* ---- vessels --------------------------------------------------------------------------------------- */
-static int take_credentials(struct eng_proc *p, const img_proc *m)
-{
-	p->core->uid = m->uid;
-	p->core->gid = m->gid;
-	free(p->core->groups);
-	p->core->groups = NULL;
-	p->core->ngroups = 0;
-	if (!m->n_groups)
-		return 0;
-	p->core->groups = calloc(m->n_groups, sizeof(uint32_t));
-	if (!p->core->groups)
-		return -ENOMEM;
-	memcpy(p->core->groups, m->groups, m->n_groups * sizeof(uint32_t));
-	p->core->ngroups = m->n_groups;
-	return 0;
-}
-
-static void take_numbers(struct eng_proc *p, const img_proc *m)
-{
-	p->ppid = p->core->home_ppid = m->ppid;
-	p->pgid = p->core->home_pgid = m->pgid;
-	p->sid = p->core->home_sid = m->sid;
-	p->core->stop_sig = m->stopped ? SIGSTOP : 0;
-	snprintf(p->core->comm, sizeof(p->core->comm), "%s", m->comm);
-}
-
-/* The keeper's own libc has registered memory that goes away: the kernel would kill the vessel for its restartable sequence. */
-static int forget_libc(struct eng_thread *t)
-{
-	struct {
-		uint64_t ptr;
-		uint32_t size, signature, flags, pad;
-	} conf = {0};
-	struct eng_call c[3] = {{.nr = SYS_set_tid_address, .arg = {0}}, {.nr = SYS_set_robust_list, .arg = {0, 24}}};
-	size_t n = 2;
-
-	if (ptrace(0x420f /* PTRACE_GET_RSEQ_CONFIGURATION */, t->tid, sizeof(conf), &conf) == sizeof(conf) && conf.ptr)
-		c[n++] = (struct eng_call){.nr = SYS_rseq, .arg = {conf.ptr, conf.size, 1, conf.signature}};
-	return eng_batch(t, c, n, NULL);
-}
-
-/* Caught, blob in at the place the image says, all threads there. */
-static int vessel_equip(struct eng_proc *p, const img_proc *m, struct error *e)
-{
-	struct maps *maps;
-	int r = procfs_maps(p->dir, false, &maps);
-
-	if (r == 0) {
-		r = inject_prepare(p, maps);
-		maps_free(maps);
-	}
-	p->core->blob = m->blob;
-	if (r == 0)
-		r = inject_blob(p, m->n_tids + 32, e);
-	if (r == 0)
-		r = inject_park(p->threads[0]);
-	if (r == 0)
-		r = forget_libc(p->threads[0]);
-	if (r == 0 && p->core->caps) {
-		uint64_t at = eng_scratch_put(p, p->core->groups, p->core->ngroups * sizeof(uint32_t));
-
-		r = ENG_SYS(p->threads[0], SYS_setgroups, p->core->ngroups, at);
-	}
-	for (size_t i = 1; i < m->n_tids && r == 0; i++)
-		r = make_thread(p, i, m->tids[i], e);
-	return r < 0 ? error_set(e, -r, "vessel %d cannot be equipped: %s", p->vpid, strerror(-r)) : 0;
-}
-
-static int vessel_root(struct eng_family *f, const img_proc *m, struct error *e)
-{
-	struct eng_proc *p;
-	pid_t pid = 0;
-	int r = nest_vessel(f->nest, m->pid, m->ppid, m->pgid, m->sid, &pid, e);
-
-	if (r < 0)
-		return r;
-	p = proc_new(f, pid, m->pid);
-	if (!p || !thread_new(p, pid, m->pid))
-		return error_set(e, ENOMEM, "no memory");
-	p->core->caps = true;
-	take_numbers(p, m);
-	r = proc_open(p);
-	if (r == 0)
-		r = take_credentials(p, m);
-	if (r == 0)
-		r = vessel_catch(p->threads[0]);
-	if (r < 0)
-		return error_set(e, -r, "vessel %d cannot be caught: %s", m->pid, strerror(-r));
-	return vessel_equip(p, m, e);
-}
-
-static int find_child(struct eng_proc *parent, pid_t vpid, pid_t *pid)
-{
-	_cleanup_free_ pid_t *kids = NULL;
-	ssize_t n = procfs_children(parent->pid, &kids);
-
-	for (ssize_t i = 0; i < n; i++) {
-		char path[64];
-		pid_t v;
-		int depth;
-
-		snprintf(path, sizeof(path), "/proc/%d/status", kids[i]);
-		if (procfs_nspid(AT_FDCWD, path, &v, &depth) == 0 && v == vpid) {
-			*pid = kids[i];
-			return 0;
-		}
-	}
-	return -ESRCH;
-}
-
-/* A child is forked by its parent's vessel, so that it is its child for wait and getppid. It starts parked in a copy of the parent's blob. */
-static int vessel_child(struct eng_family *f, struct eng_proc *parent, const img_proc *m, struct error *e)
-{
-	struct clone_args a = {.exit_signal = SIGCHLD};
-	struct eng_proc *p;
-	struct eng_thread *t;
-	uint64_t at;
-	pid_t pid = 0, want = m->pid;
-	long r;
-
-	eng_scratch_reset(parent);
-	if (parent->core->caps) {
-		a.set_tid = eng_scratch_put(parent, &want, sizeof(want));
-		a.set_tid_size = 1;
-	}
-	at = eng_scratch_put(parent, &a, sizeof(a));
-	for (int try = 0;; try++) {
-		r = clone_aimed(parent, at, sizeof(a), parent->threads[0]->core->slot, m->pid);
-		if (r < 0 || r == m->pid)
-			break;
-		if (find_child(parent, r, &pid) == 0) /* another process was faster: this one ends, once more */
-			kill(pid, SIGKILL);
-		ENG_SYS(parent->threads[0], SYS_wait4, r, 0, __WALL, 0);
-		hollow_drain_chld(parent);
-		at = eng_scratch_put(parent, &a, sizeof(a));
-		aim_again(m->pid);
-		r = -EEXIST;
-		if (try == TRIES)
-			break;
-	}
-	if (r < 0)
-		return error_set(e, -r, "process %d cannot be made: %s", m->pid, r != -EEXIST ? strerror(-r) : "that number is taken");
-	r = find_child(parent, m->pid, &pid);
-	p = r == 0 ? proc_new(f, pid, m->pid) : NULL;
-	t = p ? thread_new(p, pid, m->pid) : NULL;
-	if (!t)
-		return error_set(e, r < 0 ? -r : ENOMEM, "process %d is gone", m->pid);
-	p->parent = parent;
-	p->core->caps = parent->core->caps;
-	take_numbers(p, m);
-	p->core->sysinsn = parent->core->sysinsn;
-	p->core->blob = parent->core->blob;
-	p->core->nslots = parent->core->nslots;
-	p->core->trap = parent->core->trap;
-	t->core->slot = parent->threads[0]->core->slot;
-	r = proc_open(p);
-	if (r == 0)
-		r = take_credentials(p, m);
-	if (r == 0)
-		r = vessel_catch(t);
-	if (r == 0 && (p->core->blob_in = true))
-		r = inject_unblob(p);
-	if (r == 0)
-		r = vessel_equip(p, m, e);
-	return r < 0 ? error_set(e, -r, "vessel %d cannot be caught: %s", m->pid, strerror(-r)) : 0;
-}
-
-/* Groups and sessions inside of the family, once all are there. What was inherited from the parent is right already. */
-static int vessel_group(struct eng_proc *p, const img_proc *m)
-{
-	struct eng_thread *t = p->threads[0];
-	long pgid = ENG_SYS(t, SYS_getpgid, 0), sid = ENG_SYS(t, SYS_getsid, 0), r = 0;
-
-	if (!p->parent)
-		return 0;
-	if (m->sid == m->pid && sid != m->sid)
-		r = ENG_SYS(t, SYS_setsid, 0);
-	else if (m->pgid > 1 && pgid != m->pgid)
-		r = ENG_SYS(t, SYS_setpgid, 0, m->pgid);
-	if (r >= 0 && m->sid > 1 && m->sid != m->pid && sid != m->sid && eng_proc_by_vpid(p->family, m->sid))
-		return -EPERM; /* older than its parent's session: cannot be made again */
-	return r < 0 ? r : 0;
-}
 
 static int check_head(const img_head *h, struct error *e)
 {
@@ -416,76 +75,6 @@ static void wait_for_clock(struct eng_family *f)
 		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 }
 
-static int note_zombie(struct eng_family *f, const struct zombie *z)
-{
-	struct zombie *bigger = realloc(f->zombies, (f->nzombies + 1) * sizeof(*bigger));
-
-	if (!bigger)
-		return -ENOMEM;
-	f->zombies = bigger;
-	bigger[f->nzombies++] = *z;
-	return 0;
-}
-
-/* Who has ended and was not waited for: a child that ends in the same way. Its parent's SIGCHLD is carried with the parent's pending signals. */
-static int make_zombie(struct eng_family *f, const img_proc *m, struct error *e)
-{
-	struct eng_proc *parent = eng_proc_by_vpid(f, m->ppid), *p;
-	img_proc full = *m;
-	int32_t tid = m->pid;
-	int r;
-
-	if (!parent)
-		return error_set(e, EPROTO, "image: ended process %d has no parent in the family", m->pid);
-	full.n_tids = 1;
-	full.tids = &tid;
-	full.blob = parent->core->blob;
-	r = vessel_child(f, parent, &full, e);
-	p = r == 0 ? eng_proc_by_vpid(f, m->pid) : NULL;
-	if (p) {
-		vessel_group(p, m);
-		p->core->exit_sent = true;
-		r = vessel_die(p, m->exit_status);
-		hollow_drain_chld(parent);
-		if (r == 0)
-			r = note_zombie(f, &(struct zombie){p->pid, p->vpid, m->ppid, m->pgid, m->sid, m->exit_status});
-		proc_drop(f, f->nprocs - 1);
-	}
-	return r;
-}
-
-/* A group or session whose leader has long ended: somebody has to be it for the moment in which its members join. */
-static int with_ghost(struct eng_family *f, struct eng_proc *member, const img_proc *m, struct error *e)
-{
-	int32_t tid = m->pgid;
-	img_proc ghost = {.pid = m->pgid, .ppid = f->procs[0]->vpid, .pgid = m->pgid, .sid = m->sid, .n_tids = 1, .tids = &tid,
-		.blob = f->procs[0]->core->blob, .comm = ""};
-	struct eng_proc *g;
-	int r = vessel_child(f, f->procs[0], &ghost, e);
-
-	g = r == 0 ? eng_proc_by_vpid(f, m->pgid) : NULL;
-	if (!g)
-		return r;
-	r = vessel_group(g, &ghost);
-	if (r == 0)
-		r = vessel_group(member, m);
-	g->core->exit_sent = true;
-	vessel_die(g, 0);
-	hollow_reap_zombie(f->procs[0], m->pgid);
-	proc_drop(f, f->nprocs - 1);
-	return r;
-}
-
-static int join_group(struct eng_family *f, const img_proc *m, struct error *e)
-{
-	struct eng_proc *p = eng_proc_by_vpid(f, m->pid);
-	int r = p ? vessel_group(p, m) : -ESRCH;
-
-	if (r == -EPERM && !eng_proc_by_vpid(f, m->pgid))
-		r = with_ghost(f, p, m, e);
-	return r < 0 ? error_set(e, -r, "process %d: its group %d or session %d cannot be made: %s", m->pid, m->pgid, m->sid, strerror(-r)) : 0;
-}
-
 static int make_family(struct eng_family *f, const img_head *h, struct error *e)
 {
 	int r = vessel_root(f, h->proc[0], e);
@@ -497,16 +86,16 @@ static int make_family(struct eng_family *f, const img_head *h, struct error *e)
 			continue;
 		r = parent ? vessel_child(f, parent, h->proc[i], e) : vessel_root(f, h->proc[i], e);
 		if (r == 0 && parent && h->proc[i]->sid == h->proc[i]->pid) /* before it has children: they are born into it */
-			r = join_group(f, h->proc[i], e);
+			r = vessel_join(f, h->proc[i], e);
 	}
 	for (size_t i = 1; i < h->n_proc && r == 0; i++)
 		if (h->proc[i]->zombie)
-			r = make_zombie(f, h->proc[i], e);
+			r = vessel_zombie(f, h->proc[i], e);
 	/* leaders first: who joins a group needs it to be there */
 	for (int pass = 0; pass < 2; pass++)
 		for (size_t i = 1; i < h->n_proc && r == 0; i++)
 			if (!h->proc[i]->zombie && (h->proc[i]->pgid == h->proc[i]->pid) == (pass == 0))
-				r = join_group(f, h->proc[i], e);
+				r = vessel_join(f, h->proc[i], e);
 	return r;
 }
 
@@ -542,139 +131,6 @@ int eng_nest(int fd, const struct eng_nest_opts *o, const struct eng_hooks *hook
 	return 0;
 }
 
-/* ---- hollows that come to life ---------------------------------------------------------------------- */
-static int adjust_threads(struct eng_proc *p, const img_proc *m, struct error *e)
-{
-	unsigned used = 0;
-	int r = 0;
-
-	for (unsigned i = p->nthreads; i-- > 1;) { /* who ended away ends here */
-		bool wanted = false;
-
-		for (size_t k = 1; k < m->n_tids; k++)
-			wanted |= m->tids[k] == p->threads[i]->vtid;
-		if (wanted)
-			continue;
-		INJECT_RAW(p->threads[i], SYS_exit, 0);
-		thread_drop(p, i);
-	}
-	/* slots: their own to all, without gaps */
-	for (unsigned i = 0; i < p->nthreads; i++)
-		p->threads[i]->core->slot = blob_slot_addr(p->core->blob, used++);
-	for (size_t k = 1; k < m->n_tids && r == 0; k++) {
-		bool here = false;
-
-		for (unsigned i = 1; i < p->nthreads; i++)
-			here |= p->threads[i]->vtid == m->tids[k];
-		if (!here)
-			r = make_thread(p, used++, m->tids[k], e);
-	}
-	for (unsigned i = 0; i < p->nthreads && r == 0; i++)
-		r = inject_park(p->threads[i]);
-	return r;
-}
-
-static int revive_one(struct eng_proc *p, const img_proc *m, struct error *e)
-{
-	int r = 0;
-
-	if (p->core->blob != m->blob || p->core->nslots < m->n_tids) { /* the program took that place, or has more threads */
-		r = inject_unblob(p);
-		p->core->blob = m->blob;
-		if (r == 0)
-			r = inject_blob(p, m->n_tids + 32, e);
-		for (unsigned i = 0; i < p->nthreads && r == 0; i++)
-			r = inject_park(p->threads[i]);
-	}
-	if (r == 0)
-		r = inject_set_mode(p, BLOB_PARK);
-	take_numbers(p, m);
-	if (r == 0)
-		r = adjust_threads(p, m, e);
-	return r < 0 ? error_set(e, -r, "hollow %d cannot be made ready: %s", p->vpid, strerror(-r)) : 0;
-}
-
-static const img_proc *in_head(const img_head *h, pid_t vpid)
-{
-	for (size_t i = 0; i < h->n_proc; i++)
-		if (h->proc[i]->pid == vpid)
-			return h->proc[i];
-	return NULL;
-}
-
-/* Members that ended away: their hollows end too; waited for by the parent, or as a zombie if the parent has yet to wait. */
-static int revive_ended(struct eng_family *f, const img_head *h)
-{
-	int r = 0;
-
-	for (size_t i = f->nprocs; i-- > 0 && r == 0;) {
-		struct eng_proc *p = f->procs[i];
-		const img_proc *m = in_head(h, p->vpid);
-
-		if (m && !m->zombie)
-			continue;
-		r = p->core->dead ? 0 : hollow_end(f, p->vpid, m ? m->exit_status : 0, m ? END_KEEP : END_REAP);
-		if (r == 0 && m) /* it is a zombie of this host now, as in the image */
-			r = note_zombie(f, &(struct zombie){p->pid, p->vpid, m->ppid, m->pgid, m->sid, m->exit_status});
-		if (r == 0)
-			proc_drop(f, i);
-	}
-	for (size_t i = 0; i < f->nzombies && r == 0; i++) { /* left here as zombies, waited for away */
-		struct eng_proc *parent = eng_proc_by_vpid(f, f->zombies[i].parent);
-
-		if (parent && !in_head(h, f->zombies[i].vpid))
-			hollow_reap_zombie(parent, f->zombies[i].vpid);
-	}
-	return r;
-}
-
-static bool is_zombie_here(const struct eng_family *f, pid_t vpid)
-{
-	for (size_t i = 0; i < f->nzombies; i++)
-		if (f->zombies[i].vpid == vpid)
-			return true;
-	return false;
-}
-
-/* Members that were born away. */
-static int revive_born(struct eng_family *f, const img_head *h, struct error *e)
-{
-	int r = 0;
-
-	for (size_t i = 0; i < h->n_proc && r == 0; i++) {
-		const img_proc *m = h->proc[i];
-		struct eng_proc *parent = eng_proc_by_vpid(f, m->ppid);
-
-		if (eng_proc_by_vpid(f, m->pid) || is_zombie_here(f, m->pid))
-			continue;
-		if (!parent)
-			return error_set(e, EOPNOTSUPP, "process %d was born away and has no parent in the family", m->pid);
-		if (m->zombie) {
-			r = make_zombie(f, m, e);
-			continue;
-		}
-		r = vessel_child(f, parent, m, e);
-		if (r == 0)
-			r = join_group(f, m, e);
-	}
-	return r;
-}
-
-/* Vessels that are there become those of the head: hollows that come to life, or vessels made after an earlier head (pre-copy). */
-static int reconcile(struct eng_family *f, const img_head *h, struct error *e)
-{
-	int r = revive_ended(f, h);
-
-	for (size_t i = 0; i < f->nprocs && r == 0; i++) {
-		r = take_credentials(f->procs[i], in_head(h, f->procs[i]->vpid));
-		if (r == 0)
-			r = revive_one(f->procs[i], in_head(h, f->procs[i]->vpid), e);
-	}
-	if (r == 0)
-		r = revive_born(f, h, e);
-	return r;
-}
-
 static int second_head(struct eng_family *f, const void *body, size_t len, struct error *e)
 {
 	img_head *h = sprite__image__img_head__unpack(NULL, len, body);
@@ -682,12 +138,12 @@ static int second_head(struct eng_family *f, const void *body, size_t len, struc
 
 	if (r == 0) {
 		f->not_before = h->mono;
-		r = reconcile(f, h, e);
+		r = vessels_reconcile(f, h, e);
 	}
 	if (r == 0)
 		for (size_t i = 1; i < h->n_proc && r == 0; i++)
 			if (!h->proc[i]->zombie)
-				r = join_group(f, h->proc[i], e);
+				r = vessel_join(f, h->proc[i], e);
 	sprite__image__img_head__free_unpacked(h, NULL);
 	return r < 0 ? error_set(e, -r, "the vessels cannot be made as the second head says: %s", strerror(-r)) : 0;
 }
@@ -701,7 +157,7 @@ static int revive(struct eng_family *f, struct eng_image *in, struct error *e)
 		r = hollow_stop_all(f);
 	if (r == 0) {
 		f->not_before = h->mono;
-		r = reconcile(f, h, e);
+		r = vessels_reconcile(f, h, e);
 	}
 	sprite__image__img_head__free_unpacked(h, NULL);
 	return r < 0 ? error_set(e, -r, "the hollows cannot be made ready: %s", strerror(-r)) : 0;
@@ -717,8 +173,12 @@ static int dispatch(struct eng_family *f, const struct image_rec *rec, const voi
 	for (size_t k = 0; eng_res_table[k]; k++) {
 		const struct eng_res *m = eng_res_table[k];
 
-		if (m->fill && rec->type >= m->types[0] && rec->type <= m->types[1])
-			return m->fill(f, p, rec->type, body, rec->len, e);
+		if (m->fill && rec->type >= m->types[0] && rec->type <= m->types[1]) {
+			int r = m->fill(f, p, rec->type, body, rec->len, e);
+
+			log_debug("engine: fill of %s, record %u: %d", m->name, rec->type, r);
+			return r;
+		}
 	}
 	return error_set(e, EPROTO, "image: a record of unknown type %u", rec->type);
 }
@@ -731,6 +191,7 @@ static int finish_all(struct eng_family *f, struct error *e)
 		for (size_t i = 0; i < f->nprocs && r == 0 && eng_res_table[k]->finish; i++) {
 			eng_scratch_reset(f->procs[i]);
 			r = eng_res_table[k]->finish(f->procs[i], e);
+			log_debug("engine: finish of %s of %d: %d", eng_res_table[k]->name, f->procs[i]->vpid, r);
 			if (r < 0)
 				error_set(e, -r, "process %d: %s cannot be restored: %s", f->procs[i]->vpid, eng_res_table[k]->name, strerror(-r));
 		}
@@ -754,6 +215,8 @@ int eng_fill(struct eng_family *f, int fd, const struct eng_hooks *hooks, struct
 			error_set(e, -r, "the image ends too early: %s", strerror(-r));
 		else if (rec.type == IMG_END)
 			break;
+		else if (rec.type == IMG_READY && f->hooks.ahead_done)
+			f->hooks.ahead_done(f->hooks.ctx);
 		else if (rec.type == IMG_HEAD)
 			r = second_head(f, body, rec.len, e);
 		else

@@ -265,7 +265,7 @@ static int proc_identity(struct eng_proc *p)
 }
 
 /* A member that has ended and waits for its parent to ask. 1: noted, 0: it is not one. */
-static int add_zombie(struct eng_family *f, pid_t pid, struct eng_proc *parent)
+int freeze_zombie(struct eng_family *f, pid_t pid, struct eng_proc *parent)
 {
 	_cleanup_close_ int dir = -1;
 	struct zombie *bigger;
@@ -330,7 +330,7 @@ static void drop_unseen(struct eng_family *f)
 }
 
 /* Parents before children, as the destination makes them: a family that lived on since its last move may be out of order. */
-static void order_family(struct eng_family *f)
+void freeze_order(struct eng_family *f)
 {
 	for (size_t i = 1; i < f->nprocs; i++)
 		for (size_t k = i + 1; k < f->nprocs; k++)
@@ -359,13 +359,13 @@ static int add_children(struct eng_family *f, pid_t of, struct eng_proc *parent,
 			fresh += r;
 			continue;
 		}
-		r = add_zombie(f, kids[k], parent);
+		r = freeze_zombie(f, kids[k], parent);
 		if (r > 0)
 			continue;
 		if (r == 0)
 			r = add_process(f, kids[k], parent, e);
 		if (r == -ESRCH) { /* it ends just now: not to be lost, another look */
-			r = add_zombie(f, kids[k], parent) == 0 && parent && kill(kids[k], 0) == 0;
+			r = freeze_zombie(f, kids[k], parent) == 0 && parent && kill(kids[k], 0) == 0;
 			if (r)
 				sched_yield();
 		}
@@ -402,7 +402,7 @@ static int freeze_tree(struct eng_family *f, struct error *e)
 		}
 	} while (fresh);
 	drop_unseen(f);
-	order_family(f);
+	freeze_order(f);
 	return 0;
 }
 

@@ -19,14 +19,14 @@ int pagemap_written(int dirfd, uint64_t start, uint64_t end, bool protect, struc
 bool precopy_watches(pid_t pid, const struct map *m); /* it is our own write protection */
 /* Final dump: what of the map's pages must still go, and what must go away over there. 1: the map is kept, 0: it is to be sent as new. */
 int precopy_rest(struct eng_proc *p, const struct map *m, struct run **dirty, size_t *ndirty, struct run **drop, size_t *ndrop);
+bool precopy_watched(struct eng_proc *p, const struct map *m); /* this very map */
+uint64_t precopy_watchable(struct eng_proc *p, const struct maps *maps); /* bytes in maps that are worth it */
 void precopy_free(struct eng_proc *p);
 void precopy_forget(const struct eng_family *f);
 void precopy_current(struct eng_family *f); /* its watch is ours, for precopy_watches() in this thread */
 /* res_memory.c: pages of the runs as records. soft: what cannot be read (it has just been unmapped) counts as zero. */
 int memory_put_pages(struct eng_proc *p, struct eng_image *out, const struct run *runs, size_t n, bool soft);
-/* The fields that say where the vdso is, of a PRE_MM record too. */
-struct Sprite__Image__ImgMm;
-int memory_put_vdso(struct eng_proc *p, const struct map *m, struct Sprite__Image__ImgMm *mm);
+int memory_put_ahead(struct eng_proc *p, const struct maps *maps, struct eng_image *out); /* the PRE_MM record */
 
 /* Removes all but the blob, the vdso and (hollow) the argument page. keep: extra range, may be empty. */
 int memory_empty(struct eng_proc *p, uint64_t keep_start, uint64_t keep_end, struct error *e);
@@ -34,5 +34,10 @@ int memory_empty(struct eng_proc *p, uint64_t keep_start, uint64_t keep_end, str
 int vdso_place(struct eng_proc *p, uint64_t vvar, uint64_t vdso, uint64_t end, const void *image, size_t len, struct error *e);
 /* The base for a blob of `size` bytes that is free in the maps. 0: none. */
 uint64_t memory_blob_base(const struct maps *maps, size_t size);
+/* Where the blob for so many threads (and some to be born away) goes: `last`, if that is free in the maps still; 0: nowhere. */
+enum { SPARE_SLOTS = 32 };
+uint64_t memory_blob_place(const struct maps *maps, uint64_t last, unsigned nthreads);
+/* What was laid out in advance goes again (another program is in that process now). */
+int memory_forget_ahead(struct eng_proc *p, struct error *e);
 
 #endif

@@ -120,6 +120,16 @@ uint64_t memory_blob_base(const struct maps *maps, size_t size)
 	return 0;
 }
 
+uint64_t memory_blob_place(const struct maps *maps, uint64_t last, unsigned nthreads)
+{
+	size_t size = blob_size(nthreads + SPARE_SLOTS);
+
+	for (size_t i = 0; last && i < maps->n; i++)
+		if (maps->m[i].start < last + size && maps->m[i].end > last)
+			last = 0;
+	return last ? last : memory_blob_base(maps, size);
+}
+
 /* ---- maps ------------------------------------------------------------------------------------------ */
 static int map_flags(const img_map *m)
 {
@@ -236,7 +246,8 @@ static bool wants_huge(const img_map *m)
 	return len >= (4 << 20) && m->pages >= len / 10 * 9 && !(m->flags & (MAPF_NOHUGE | MAPF_GROWSDOWN));
 }
 
-static int make_maps(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct error *e)
+/* have: what is laid out already. */
+static int make_maps(struct eng_proc *p, Sprite__Image__ImgMm *mm, const bool *have, struct error *e)
 {
 	struct todo d = {.p = p, .e = e};
 	int r = 0;
@@ -244,7 +255,7 @@ static int make_maps(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct error 
 	for (size_t i = 0; i < mm->n_map && r == 0; i++) {
 		size_t n = 1;
 
-		if (mm->map[i]->kept)
+		if (have[i])
 			continue;
 		switch (mm->map[i]->kind) {
 		case KIND_ANON:
@@ -257,7 +268,7 @@ static int make_maps(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct error 
 		case KIND_FILE_SHARED:
 			if (!mm->map[i]->file)
 				return error_set(e, EPROTO, "image: a file map without a file");
-			while (i + n < mm->n_map && n < FILE_RUN_MAX && same_file(mm->map[i], mm->map[i + n]))
+			while (i + n < mm->n_map && n < FILE_RUN_MAX && !have[i + n] && same_file(mm->map[i], mm->map[i + n]))
 				n++;
 			r = map_file(&d, mm->map + i, n);
 			i += n - 1;
@@ -272,30 +283,214 @@ static int make_maps(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct error 
 	return r < 0 ? r : todo_run(&d);
 }
 
-/* Maps that were sent ahead and are no more (or are others now) go; true of the kept ones is that they were sent ahead. */
-static int settle_pre(struct eng_proc *p, Sprite__Image__ImgMm *pre, const Sprite__Image__ImgMm *mm, struct error *e)
+static bool same_content(const Sprite__Image__ImgFile *a, const Sprite__Image__ImgFile *b)
+{
+	return a->ino == b->ino && a->size == b->size && a->mtime == b->mtime && a->mode == b->mode && !strcmp(a->path, b->path);
+}
+
+/* Laid out ahead just as it is wanted, and nothing written to it yet. */
+static bool laid_ahead(const img_map *pre, const img_map *m)
+{
+	return !pre->kept && pre->start == m->start && pre->end == m->end && pre->kind == m->kind && pre->shared == m->shared && pre->offset == m->offset &&
+	       pre->flags == m->flags && !pre->file == !m->file && (!m->file || same_content(pre->file, m->file)) &&
+	       (first_prot(pre) == first_prot(m) || first_prot(pre) & PROT_WRITE);
+}
+
+/* At home a hollow shows its arguments until it is sure that the family comes: the page that holds them stays out of what is laid ahead. */
+static void argument_page(struct eng_proc *p, uint64_t *start, uint64_t *end)
+{
+	struct procfs_stat st;
+
+	*start = *end = 0;
+	if (p->family->nest || procfs_stat(p->dir, &st) < 0)
+		return;
+	*start = st.arg_start & ~0xfffULL;
+	*end = (st.arg_end + 0xfff) & ~0xfffULL;
+}
+
+/*
+ * What was laid ahead against what is wanted (both ascending): what is the same stays, in have[]; the rest goes. True of `kept` ones is that their pages came too.
+ */
+static int settle_pre(struct eng_proc *p, Sprite__Image__ImgMm *pre, const Sprite__Image__ImgMm *mm, bool final, bool *have, struct error *e)
 {
 	struct todo d = {.p = p, .e = e};
-	size_t kept = 0, wanted = 0;
+	size_t kept = 0, wanted = 0, k = 0;
+	uint64_t args, args_end;
 	int r = 0;
 
 	for (size_t i = 0; i < mm->n_map; i++)
-		wanted += mm->map[i]->kept;
+		wanted += final && mm->map[i]->kept;
 	for (size_t i = 0; i < pre->n_map && r == 0; i++) {
 		const img_map *m = pre->map[i];
 		bool stays = false;
 
-		for (size_t k = 0; k < mm->n_map && !stays; k++)
-			stays = mm->map[k]->kept && mm->map[k]->start == m->start && mm->map[k]->end == m->end;
-		kept += stays;
-		if (!stays)
+		while (k < mm->n_map && mm->map[k]->start < m->start)
+			k++;
+		if (k < mm->n_map && final && mm->map[k]->kept)
+			stays = m->kept && mm->map[k]->start == m->start && mm->map[k]->end == m->end, kept += stays;
+		else if (k < mm->n_map)
+			stays = laid_ahead(m, mm->map[k]);
+		if (stays)
+			have[k] = true;
+		else
 			r = todo_add(&d, m, (struct eng_call){.nr = SYS_munmap, .arg = {m->start, m->end - m->start}});
 	}
 	if (r == 0 && kept != wanted)
 		return error_set(e, EPROTO, "image: process %d: a kept map was never sent", p->vpid);
-	if (r == 0 && (pre->vdso_start != mm->vdso_start || pre->vvar_start != mm->vvar_start))
-		return error_set(e, EPROTO, "image: process %d: its vdso has moved meanwhile", p->vpid);
+	argument_page(p, &args, &args_end);
+	if (r == 0 && final && args)
+		r = todo_add(&d, NULL, (struct eng_call){.nr = SYS_munmap, .arg = {args, args_end - args}});
 	return r < 0 ? r : todo_run(&d);
+}
+
+/* An empty vessel, or a hollow. */
+static int first_maps(struct eng_proc *p, const Sprite__Image__ImgMm *mm, bool final, struct error *e)
+{
+	uint64_t args = 0, args_end = 0;
+
+	for (size_t i = 0; i < mm->n_map && final; i++)
+		if (mm->map[i]->kept)
+			return error_set(e, EPROTO, "image: process %d: a kept map was never sent", p->vpid);
+	if (!final)
+		argument_page(p, &args, &args_end);
+	return memory_empty(p, args, args_end, e);
+}
+
+static void spare_arguments(struct eng_proc *p, Sprite__Image__ImgMm *mm)
+{
+	uint64_t args, args_end;
+
+	argument_page(p, &args, &args_end);
+	for (size_t i = mm->n_map; i-- > 0;)
+		if (mm->map[i]->start < args_end && mm->map[i]->end > args) {
+			sprite__image__img_map__free_unpacked(mm->map[i], NULL);
+			memmove(&mm->map[i], &mm->map[i + 1], (--mm->n_map - i) * sizeof(mm->map[0]));
+		}
+}
+
+static bool well_formed(const Sprite__Image__ImgMm *mm)
+{
+	for (size_t i = 1; mm && i < mm->n_map; i++)
+		if (mm->map[i]->start < mm->map[i - 1]->end)
+			return false;
+	return mm && mm->n_bounds == 11;
+}
+
+static int lay_out(struct eng_proc *p, Sprite__Image__ImgMm *mm, Sprite__Image__ImgMm *pre, bool final, struct error *e)
+{
+	_cleanup_free_ bool *have = calloc(mm->n_map + 1, sizeof(*have));
+	int r;
+
+	if (!have)
+		return error_set(e, ENOMEM, "no memory");
+	r = pre ? settle_pre(p, pre, mm, final, have, e) : first_maps(p, mm, final, e);
+	if (r == 0 && (!pre || pre->vdso_start != mm->vdso_start || pre->vvar_start != mm->vvar_start))
+		r = vdso_place(p, mm->vvar_start, mm->vdso_start, mm->vdso_end, mm->vdso.data, mm->vdso.len, e);
+	if (r == 0)
+		r = make_maps(p, mm, have, e);
+	for (size_t i = 0; i < mm->n_map && final; i++)
+		mm->map[i]->kept = have[i]; /* protections may differ from what was laid */
+	return r;
+}
+
+/* The program's own link, /proc/PID/exe. At home the hollow kept it, and may not set it. */
+static int open_exe(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct error *e)
+{
+	struct stat st, is;
+	int fd;
+
+	if (!p->core->caps || !mm->exe || p->core->exe_ahead)
+		return -1;
+	fd = eng_open(p, mm->exe->path, O_RDONLY, 0);
+	if (fd < 0) {
+		log_note("engine: process %d: %s cannot be opened here: /proc/PID/exe is not set: %s", p->vpid, mm->exe->path, strerror(-fd));
+		return -1;
+	}
+	if (fstat(fd, &st) < 0 || check_file(mm->exe, &st, false, e) < 0) {
+		close(fd);
+		return -ESTALE;
+	}
+	if (fstatat(p->dir, "exe", &is, 0) == 0 && is.st_dev == st.st_dev && is.st_ino == st.st_ino) { /* its parent's vessel, which it was forked by, has the same */
+		p->core->exe_ahead = true;
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static int set_fields(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct error *e)
+{
+	struct prctl_mm_map m = {0};
+	uint64_t *b = mm->bounds, auxv, at;
+	int fd = open_exe(p, mm, e);
+	long r = 0;
+
+	if (fd == -ESTALE)
+		return fd;
+	eng_scratch_reset(p);
+	auxv = eng_scratch_put(p, mm->auxv.data, mm->auxv.len);
+	m = (struct prctl_mm_map){.start_code = b[0], .end_code = b[1], .start_data = b[2], .end_data = b[3], .start_brk = b[4], .brk = b[5],
+		.start_stack = b[6], .arg_start = b[7], .arg_end = b[8], .env_start = b[9], .env_end = b[10], .auxv = (void *)auxv,
+		.auxv_size = mm->auxv.len, .exe_fd = -1};
+	if (fd >= 0) {
+		r = eng_fd_install(p, fd, OBJECT_NUM, O_CLOEXEC);
+		m.exe_fd = OBJECT_NUM;
+		close(fd);
+	}
+	at = eng_scratch_put(p, &m, sizeof(m));
+	if (r == 0)
+		r = ENG_SYS(p->threads[0], SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, at, sizeof(m));
+	if (fd >= 0)
+		ENG_SYS(p->threads[0], SYS_close, OBJECT_NUM);
+	p->core->exe_ahead |= fd >= 0 && r >= 0;
+	return r < 0 ? error_set(e, -r, "process %d: fields of its address space: %s", p->vpid, strerror(-r)) : 0;
+}
+
+static int drop_ahead(struct eng_proc *p, struct error *e)
+{
+	uint64_t args, args_end;
+
+	sprite__image__img_mm__free_unpacked(p->core->pre, NULL);
+	p->core->pre = NULL;
+	p->core->exe_ahead = false;
+	argument_page(p, &args, &args_end);
+	return memory_empty(p, args, args_end, e);
+}
+
+int memory_forget_ahead(struct eng_proc *p, struct error *e)
+{
+	return p->core->pre ? drop_ahead(p, e) : 0;
+}
+
+static bool has_kept(const Sprite__Image__ImgMm *mm)
+{
+	for (size_t i = 0; i < mm->n_map; i++)
+		if (mm->map[i]->kept)
+			return true;
+	return false;
+}
+
+/* A guess that does not work out is given up: if there is a reason, it is told when the true record comes. Pages that follow need their maps, though. */
+static int fill_ahead(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct error *e)
+{
+	Sprite__Image__ImgMm *before = p->core->pre;
+	struct error guess = {0};
+	int r;
+
+	spare_arguments(p, mm);
+	r = lay_out(p, mm, before, false, &guess);
+
+	if (before && (!before->exe || !mm->exe || !same_content(before->exe, mm->exe)))
+		p->core->exe_ahead = false;
+	sprite__image__img_mm__free_unpacked(before, NULL);
+	p->core->pre = mm;
+	if (r < 0 && has_kept(mm))
+		return error_set(e, -r, "%s", guess.text);
+	if (r < 0)
+		return drop_ahead(p, e);
+	if (p->core->caps && !p->core->exe_ahead && set_fields(p, mm, &guess) < 0)
+		log_debug("engine: process %d: fields ahead: %s", p->vpid, guess.text);
+	return 0;
 }
 
 static int fill_mm(struct eng_proc *p, uint32_t type, const void *body, size_t len, struct error *e)
@@ -303,30 +498,19 @@ static int fill_mm(struct eng_proc *p, uint32_t type, const void *body, size_t l
 	Sprite__Image__ImgMm *mm = sprite__image__img_mm__unpack(NULL, len, body), *pre = p->core->pre;
 	int r;
 
-	if (!mm || (type == IMG_MM && mm->n_bounds != 11) || p->core->mm || (type == IMG_PRE_MM && pre)) {
+	if (!well_formed(mm) || p->core->mm) {
 		sprite__image__img_mm__free_unpacked(mm, NULL);
 		return error_set(e, EPROTO, "image: process %d: memory record is not what it should be", p->vpid);
 	}
-	if (type == IMG_PRE_MM) {
-		p->core->pre = mm;
-		for (size_t i = 0; i < mm->n_map; i++)
-			mm->map[i]->kept = false;
-	} else {
-		p->core->mm = mm;
-	}
-	if (pre) {
-		r = settle_pre(p, pre, mm, e);
-		p->core->pre = NULL;
-		sprite__image__img_mm__free_unpacked(pre, NULL);
-	} else {
-		for (size_t i = 0; i < mm->n_map; i++)
-			if (mm->map[i]->kept)
-				return error_set(e, EPROTO, "image: process %d: a kept map was never sent", p->vpid);
-		r = memory_empty(p, 0, 0, e);
-		if (r == 0)
-			r = vdso_place(p, mm->vvar_start, mm->vdso_start, mm->vdso_end, mm->vdso.data, mm->vdso.len, e);
-	}
-	return r < 0 ? r : make_maps(p, mm, e);
+	if (type == IMG_PRE_MM)
+		return fill_ahead(p, mm, e);
+	p->core->mm = mm;
+	p->core->pre = NULL;
+	r = lay_out(p, mm, pre, true, e);
+	if (pre && (!pre->exe || !mm->exe || !same_content(pre->exe, mm->exe)))
+		p->core->exe_ahead = false;
+	sprite__image__img_mm__free_unpacked(pre, NULL);
+	return r;
 }
 
 /* Pages that were sent ahead and that the program has given back since. */
@@ -351,6 +535,7 @@ void memory_release(struct eng_family *f, struct eng_proc *p)
 	sprite__image__img_mm__free_unpacked(p->core->mm, NULL);
 	sprite__image__img_mm__free_unpacked(p->core->pre, NULL);
 	p->core->mm = p->core->pre = NULL;
+	p->core->exe_ahead = false;
 	precopy_free(p);
 }
 
@@ -415,53 +600,6 @@ static int set_protections(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct 
 			r = todo_add(&d, m, (struct eng_call){.nr = SYS_mlock2, .arg = {m->start, m->end - m->start, 0}, .may_fail = 1});
 	}
 	return r < 0 ? r : todo_run(&d);
-}
-
-/* The program's own link, /proc/PID/exe. At home the hollow kept it, and may not set it. */
-static int open_exe(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct error *e)
-{
-	struct stat st;
-	int fd;
-
-	if (!p->core->caps || !mm->exe)
-		return -1;
-	fd = eng_open(p, mm->exe->path, O_RDONLY, 0);
-	if (fd < 0) {
-		log_note("engine: process %d: %s cannot be opened here: /proc/PID/exe is not set: %s", p->vpid, mm->exe->path, strerror(-fd));
-		return -1;
-	}
-	if (fstat(fd, &st) < 0 || check_file(mm->exe, &st, false, e) < 0) {
-		close(fd);
-		return -ESTALE;
-	}
-	return fd;
-}
-
-static int set_fields(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct error *e)
-{
-	struct prctl_mm_map m = {0};
-	uint64_t *b = mm->bounds, auxv, at;
-	int fd = open_exe(p, mm, e);
-	long r = 0;
-
-	if (fd == -ESTALE)
-		return fd;
-	eng_scratch_reset(p);
-	auxv = eng_scratch_put(p, mm->auxv.data, mm->auxv.len);
-	m = (struct prctl_mm_map){.start_code = b[0], .end_code = b[1], .start_data = b[2], .end_data = b[3], .start_brk = b[4], .brk = b[5],
-		.start_stack = b[6], .arg_start = b[7], .arg_end = b[8], .env_start = b[9], .env_end = b[10], .auxv = (void *)auxv,
-		.auxv_size = mm->auxv.len, .exe_fd = -1};
-	if (fd >= 0) {
-		r = eng_fd_install(p, fd, OBJECT_NUM, O_CLOEXEC);
-		m.exe_fd = OBJECT_NUM;
-		close(fd);
-	}
-	at = eng_scratch_put(p, &m, sizeof(m));
-	if (r == 0)
-		r = ENG_SYS(p->threads[0], SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, at, sizeof(m));
-	if (fd >= 0)
-		ENG_SYS(p->threads[0], SYS_close, OBJECT_NUM);
-	return r < 0 ? error_set(e, -r, "process %d: fields of its address space: %s", p->vpid, strerror(-r)) : 0;
 }
 
 int memory_finish(struct eng_proc *p, struct error *e)

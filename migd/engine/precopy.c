@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Pre-copy: most of the memory goes ahead while the program runs; only what it wrote since goes when it is frozen.
+ * Pre-copy: after the announcement (announce.c), most of the memory goes ahead while the program runs; only what it wrote since goes when it is frozen.
  *
  * The family is stopped for a moment; a userfaultfd in asynchronous write-protect mode is made in each process, taken over by us (pidfd_getfd) and
  * closed there; big private anonymous maps are registered with it. From then on PAGEMAP_SCAN tells, and protects again, what was written since the last
@@ -11,13 +11,11 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/sockios.h>
 #include <linux/userfaultfd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 #include "conf/clock.h"
 #include "conf/log.h"
@@ -26,7 +24,7 @@
 #include "migd/engine/nest.h"
 #include "rpc/image.pb-c.h"
 
-enum { SMALLEST = 256 << 10, ENOUGH = 4 << 20, ROUNDS = 8 };
+enum { SMALLEST = 256 << 10, ENOUGH = 4 << 20, ROUNDS = 8, WORTH_IT = 2 << 20 };
 #define WP_ASYNC (1ULL << 15) /* UFFD_FEATURE_WP_ASYNC, Linux 6.7, newer than our headers */
 
 struct watched {
@@ -151,11 +149,10 @@ static int open_uffd(struct eng_proc *p)
 	return fd;
 }
 
-/* Registers the big maps. 0 also if there is none: the process then has no track. */
+/* Registers the big maps. 0 also if there is none, or the kernel does not let us (before 6.7): the process then has no track, and all goes with the dump. */
 static int watch(struct eng_proc *p, struct maps *maps)
 {
 	struct track *t = calloc(1, sizeof(*t));
-	int r = 0;
 
 	if (!t)
 		return -ENOMEM;
@@ -163,9 +160,9 @@ static int watch(struct eng_proc *p, struct maps *maps)
 	t->v = calloc(maps->n, sizeof(*t->v));
 	t->uffd = t->v ? open_uffd(p) : -ENOMEM;
 	if (t->uffd < 0) {
-		r = t->uffd;
+		log_debug("engine: process %d cannot be watched: %s", p->vpid, strerror(-t->uffd));
 		precopy_free(p);
-		return r;
+		return 0;
 	}
 	for (size_t i = 0; i < maps->n; i++) {
 		struct map *m = &maps->m[i];
@@ -183,42 +180,26 @@ static int watch(struct eng_proc *p, struct maps *maps)
 	return 0;
 }
 
-static int put_pre_mm(struct eng_proc *p, struct maps *maps, struct eng_image *out)
+bool precopy_watched(struct eng_proc *p, const struct map *m)
 {
-	struct track *t = p->core->track;
-	Sprite__Image__ImgMm mm = SPRITE__IMAGE__IMG_MM__INIT;
-	Sprite__Image__ImgMap *map = calloc(t->n, sizeof(*map)), **list = calloc(t->n, sizeof(*list));
-	int r = map && list ? 0 : -ENOMEM;
+	return find(p, m) != NULL;
+}
 
-	for (size_t i = 0; i < maps->n && r == 0; i++)
-		if (maps->m[i].kind == KIND_VDSO || maps->m[i].kind == KIND_VVAR)
-			r = memory_put_vdso(p, &maps->m[i], &mm);
-	for (size_t i = 0; i < t->n && r == 0; i++) {
-		const struct map *m = &t->v[i].m;
+uint64_t precopy_watchable(struct eng_proc *p, const struct maps *maps)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < maps->n; i++) {
 		struct run *runs;
 		size_t n;
 
-		sprite__image__img_map__init(&map[i]);
-		r = pagemap_runs(p->dir, m->start, m->end, false, &runs, &n);
-		for (size_t k = 0; k < n && r == 0; k++)
-			map[i].pages += runs[k].end - runs[k].start;
+		if (!worth_watching(&maps->m[i]) || pagemap_runs(p->dir, maps->m[i].start, maps->m[i].end, false, &runs, &n) < 0)
+			continue;
+		for (size_t k = 0; k < n; k++)
+			bytes += runs[k].end - runs[k].start;
 		free(runs);
-		map[i].start = m->start;
-		map[i].end = m->end;
-		map[i].prot = m->prot;
-		map[i].kind = m->kind;
-		map[i].flags = m->flags;
-		map[i].pages += 4096; /* some will come: it must be writable over there */
-		list[i] = &map[i];
 	}
-	mm.map = list;
-	mm.n_map = t->n;
-	if (r == 0)
-		r = eng_image_put_msg(out, IMG_PRE_MM, p->vpid, &mm.base);
-	free(mm.vdso.data);
-	free(map);
-	free(list);
-	return r;
+	return bytes;
 }
 
 static int begin(struct eng_family *f, struct eng_image *out, struct error *e)
@@ -233,8 +214,8 @@ static int begin(struct eng_family *f, struct eng_image *out, struct error *e)
 		if (r < 0)
 			break;
 		r = watch(p, maps);
-		if (r == 0 && p->core->track)
-			r = put_pre_mm(p, maps, out);
+		if (r == 0)
+			r = memory_put_ahead(p, maps, out);
 		maps_free(maps);
 	}
 	return r;
@@ -295,46 +276,58 @@ static int rounds(struct eng_family *f, struct eng_image *out, unsigned max_ms)
 	return 0;
 }
 
-/* What is still under way would be waited for in the freeze: rather now. */
-static void let_drain(int fd)
+static int watch_and_send(struct eng_family *f, struct eng_image *im, unsigned max_ms, struct error *e)
 {
-	int waiting = 0;
+	int r = begin(f, im, e);
 
-	for (int i = 0; i < 200 && ioctl(fd, SIOCOUTQ, &waiting) == 0 && waiting > 0; i++)
-		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+	thaw_processes(f);
+	f->state = ENG_TRACKED;
+	return r < 0 ? r : rounds(f, im, max_ms);
+}
+
+/* Announced; now the memory, where that is worth a short stop. *f: as in eng_precopy. */
+static int send_ahead(struct eng_family **f, pid_t pid, struct eng_image *im, unsigned max_ms, const struct eng_hooks *h, struct error *e)
+{
+	struct eng_reasons why = {0};
+	int r = eng_freeze(pid, h, f, &why, e);
+
+	eng_reasons_clear(&why);
+	if (r != 0)
+		return r < 0 ? r : -EOPNOTSUPP;
+	r = watch_and_send(*f, im, max_ms, e);
+	if (r < 0) {
+		bool nest = (*f)->nest;
+
+		eng_thaw(*f);
+		if (!nest)
+			*f = NULL;
+		return error_set(e, -r, "memory cannot be sent ahead: %s", strerror(-r));
+	}
+	precopy_current(*f);
+	return 0;
 }
 
 int eng_precopy(pid_t pid, int fd, unsigned max_ms, const struct eng_hooks *h, struct eng_family **out, struct error *e)
 {
+	struct eng_proc *root = *out ? eng_proc_by_vpid(*out, pid) : NULL;
 	struct eng_reasons why = {0};
-	struct eng_family *f = *out;
 	struct eng_image *im;
-	int r = eng_freeze(pid, h, &f, &why, e);
+	uint64_t bytes = 0;
+	int r = *out && !root ? -ESRCH : explain_family(root ? root->pid : pid, *out && (*out)->nest, &why, NULL, e);
 
-	if (r != 0 && why.n && e)
-		e->code = 0, error_set(e, EOPNOTSUPP, "%s", why.line[0]);
 	eng_reasons_clear(&why);
 	if (r != 0)
-		return r < 0 ? r : -EOPNOTSUPP;
+		return 0; /* nothing goes ahead of what cannot move: the freeze says why */
 	im = image_writer(fd);
-	r = im ? begin(f, im, e) : -ENOMEM;
-	if (r < 0) {
-		eng_thaw(f);
-		image_free(im);
-		return error_set(e, -r, "its memory cannot be watched: %s", strerror(-r));
-	}
-	thaw_processes(f);
-	f->state = ENG_TRACKED;
-	r = rounds(f, im, max_ms);
+	r = im ? announce(*out, pid, im, &bytes, e) : -ENOMEM;
+	if (r == 0 && bytes >= WORTH_IT)
+		r = send_ahead(out, pid, im, max_ms, h, e);
+	if (r == 0)
+		r = eng_image_put(im, IMG_READY, 0, "", 0);
+	if (r == 0)
+		r = image_flush(im);
 	image_free(im);
-	let_drain(fd);
-	if (r < 0) {
-		eng_thaw(f);
-		return error_set(e, -r, "its memory cannot be sent ahead: %s", strerror(-r));
-	}
-	precopy_current(f);
-	*out = f;
-	return 0;
+	return r < 0 ? r : 1;
 }
 
 void precopy_current(struct eng_family *f)

@@ -3,7 +3,7 @@
  * Descriptor tables. Source: all descriptions of the family (kcmp(2) tells which descriptors share one), then each process's table. Destination: each description is
  * opened once, by us (eng_open() acts for the family's user in the family's root view), and given to every process that has it, under its number.
  *
- * fill()   RES_FILE: open it; RES_FDS: remember
+ * fill()   RES_FILE_AHEAD: open it in advance (res_files_ahead.c); RES_FILE: open it; RES_FDS: remember
  * finish() give the numbers, then what needs all numbers in place (epoll)
  * hollow() close all but what is relayed: the hollow keeps the original there
  */
@@ -36,6 +36,7 @@ struct files_state { /* family's ->res[] */
 	struct file_desc *first, **tail;
 	struct file_desc *bucket[BUCKETS]; /* source only */
 	uint64_t n;
+	struct ahead *ahead; /* destination only */
 };
 
 /* ---- looking -------------------------------------------------------------------------------------- */
@@ -197,6 +198,7 @@ static void state_clear(struct files_state *s)
 		s->first = d->next;
 		desc_free(d);
 	}
+	files_free_ahead(&s->ahead);
 	memset(s, 0, sizeof *s);
 	s->tail = &s->first;
 }
@@ -388,9 +390,12 @@ static int files_dump(struct eng_proc *p, struct eng_image *out, struct error *e
 
 int file_open_path(struct eng_proc *p, const Sprite__Img__File *m, uint32_t flags, struct error *e)
 {
+	struct files_state *s = state_of(p->family);
 	struct stat st;
-	int fd = eng_open(p, m->path, flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_ASYNC), 0);
+	int fd = s ? files_take_ahead(&s->ahead, p, m, flags) : -1;
 
+	if (fd < 0)
+		fd = eng_open(p, m->path, flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_ASYNC), 0);
 	if (fd < 0)
 		return error_set(e, -fd, "%s cannot be opened there: %s", m->path, strerror(-fd));
 	bool proc = !strncmp(m->path, "/proc/", 6); /* of a process of the family; inodes are made up there */
@@ -441,6 +446,8 @@ static int files_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, c
 {
 	if (type == RES_FILE)
 		return desc_open(f, body, len, e);
+	if (type == RES_FILE_AHEAD)
+		return state_of(f) ? files_fill_ahead(&state_of(f)->ahead, p, body, len, e) : -ENOMEM;
 	if (!p)
 		return res_bad_record(e, "descriptors");
 	void **s = &p->res[eng_res_index(&res_files)];
@@ -622,7 +629,7 @@ static void files_release(struct eng_family *f, struct eng_proc *p)
 
 const struct eng_res res_files = {
 	.name = "files",
-	.types = {RES_FILE, RES_FDS},
+	.types = {RES_FILE, RES_FILE_AHEAD},
 	.probe = files_probe,
 	.settled = inotify_settled,
 	.dump_family = files_dump_family,

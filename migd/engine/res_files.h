@@ -87,6 +87,13 @@ int files_give(struct eng_proc *p, struct file_gift *g, size_t n);
 
 int inotify_settled(struct eng_proc *p, struct error *e); /* -EBUSY: some inotify has events that wait to be read */
 
+/* res_files_ahead.c: opened before the freeze. take: fd, -1: there is none that fits. */
+struct ahead;
+int files_put_ahead(struct eng_proc *p, struct eng_image *out);
+int files_fill_ahead(struct ahead **list, struct eng_proc *p, const void *body, size_t len, struct error *e);
+int files_take_ahead(struct ahead **list, struct eng_proc *p, const Sprite__Img__File *want, uint32_t flags);
+void files_free_ahead(struct ahead **list);
+
 /* Opens m->path as the family sees it and checks that it is the same object. fd or -errno with e filled. */
 int file_open_path(struct eng_proc *p, const Sprite__Img__File *m, uint32_t flags, struct error *e);
 

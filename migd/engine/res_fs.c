@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a process has of the file tree apart from descriptors: working directory, umask; a root of its own is refused (the home's root view is the root of every guest).
- * Read: /proc/PID/cwd, status. Restored by fchdir on a descriptor that was opened as the family's user, with a check that it is the same directory.
+ * Read: /proc/PID/cwd, status. Restored by fchdir in the vessel on what it opened as the family's user, with a check that it is the same directory.
  */
 #include "migd/engine/res_util.h"
 #include <errno.h>
@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "migd/engine/inject.h"
 #include "migd/engine/procfs.h"
 #include "rpc/image_res.pb-c.h"
 
@@ -124,52 +125,44 @@ static int fs_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, cons
 	return *s ? 0 : res_bad_record(e, "working directory");
 }
 
-/* Opens the directory and makes sure it is the one that was left. fd or -errno. */
-static int cwd_open(struct eng_proc *p, const Sprite__Img__Fs *m, struct error *e)
-{
-	struct stat st;
-	int fd = eng_open(p, m->cwd, O_PATH | O_DIRECTORY, 0);
-
-	if (fd < 0)
-		return error_set(e, -fd, "working directory %s of %d: %s", m->cwd, p->vpid, strerror(-fd));
-	if (fstat(fd, &st) < 0 || ((st.st_ino ^ m->cwd_ino) & 0xffffffffffff)) { /* the upper bits: see same_inode() in res_files.c */
-		close(fd);
-		return error_set(e, ESTALE, "working directory %s of %d is another directory there", m->cwd, p->vpid);
-	}
-	return fd;
-}
-
 static int fs_finish(struct eng_proc *p, struct error *e)
 {
 	void **s = &p->res[eng_res_index(&res_fs)];
 	Sprite__Img__Fs *m = *s;
-	struct eng_thread *t = p->threads[0];
+	struct stat st;
 
 	if (!m)
 		return error_set(e, EBADMSG, "image: no working directory of process %d", p->vpid);
-	_cleanup_close_ int fd = cwd_open(p, m, e);
+	uint64_t path = eng_scratch_put(p, m->cwd, strlen(m->cwd) + 1), at = eng_scratch_put(p, NULL, sizeof st);
+	struct eng_call c[9];
+	size_t n = 0, opened;
 
-	if (fd < 0)
-		return fd;
-	/* Some free number: a hollow may hold relayed descriptors. */
-	int num = 0;
-	char name[24];
+	if (!path || !at)
+		return error_set(e, ENAMETOOLONG, "working directory of %d", p->vpid);
+	if (p->core->caps) { /* else it is its user */
+		c[n++] = (struct eng_call){SYS_setfsgid, {p->core->gid}, 0, 0, 0};
+		c[n++] = (struct eng_call){SYS_setfsuid, {p->core->uid}, 0, 0, 0};
+	}
+	opened = n;
+	c[n++] = (struct eng_call){SYS_openat, {AT_FDCWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC}, 0, 1, 0};
+	if (p->core->caps) {
+		c[n++] = (struct eng_call){SYS_setfsuid, {0}, 0, 0, 0};
+		c[n++] = (struct eng_call){SYS_setfsgid, {0}, 0, 0, 0};
+	}
+	c[n++] = (struct eng_call){SYS_fstat, {opened, at}, 0, 0, 1};
+	c[n++] = (struct eng_call){SYS_fchdir, {opened}, 0, 0, 1};
+	c[n++] = (struct eng_call){SYS_close, {opened}, 0, 0, 1};
+	c[n++] = (struct eng_call){SYS_umask, {m->umask & 0777}, 0, 0, 0};
+	int r = eng_batch(p->threads[0], c, n, NULL);
 
-	for (char link[16]; snprintf(name, sizeof name, "fd/%d", num), readlinkat(p->dir, name, link, sizeof link) >= 0;)
-		num++;
-	int r = eng_fd_install(p, fd, num, O_CLOEXEC);
-
-	if (r < 0)
-		return error_set(e, -r, "working directory of %d: %s", p->vpid, strerror(-r));
-	struct eng_call c[3] = {
-		{SYS_fchdir, {num}, 0, 0, 0},
-		{SYS_close, {num}, 0, 0, 0},
-		{SYS_umask, {m->umask & 0777}, 0, 0, 0},
-	};
-
-	r = eng_batch(t, c, 3, NULL);
+	if ((int)c[opened].ret < 0)
+		r = c[opened].ret;
+	if (r == 0)
+		r = eng_peek(p, at, &st, sizeof st);
 	if (r < 0)
 		return error_set(e, -r, "working directory %s of %d: %s", m->cwd, p->vpid, strerror(-r));
+	if (!res_same_ino(st.st_ino, m->cwd_ino))
+		return error_set(e, ESTALE, "working directory %s of %d is another directory there", m->cwd, p->vpid);
 	sprite__img__fs__free_unpacked(m, NULL);
 	*s = NULL;
 	return 0;

@@ -261,7 +261,7 @@ static int put_exe(struct eng_proc *p, Sprite__Image__ImgFile *f, char *path, si
 	return 0;
 }
 
-int memory_put_vdso(struct eng_proc *p, const struct map *m, Sprite__Image__ImgMm *mm)
+static int put_vdso(struct eng_proc *p, const struct map *m, Sprite__Image__ImgMm *mm)
 {
 	if (m->kind == KIND_VVAR && !mm->vvar_start)
 		mm->vvar_start = m->start;
@@ -293,6 +293,38 @@ struct mm_build {
 	char *auxv;
 };
 
+static void build_free(struct mm_build *b, size_t n)
+{
+	if (!b)
+		return;
+	for (size_t i = 0; b->plan && i < n; i++)
+		free(b->plan[i].runs), free(b->plan[i].drop);
+	free(b->map);
+	free(b->list);
+	free(b->file);
+	free(b->plan);
+	free(b->mm.vdso.data);
+	free(b->auxv);
+	free(b);
+}
+
+static struct mm_build *build_new(size_t n)
+{
+	struct mm_build *b = calloc(1, sizeof(*b));
+
+	if (!b)
+		return NULL;
+	sprite__image__img_mm__init(&b->mm);
+	b->map = calloc(n, sizeof(*b->map));
+	b->list = calloc(n, sizeof(*b->list));
+	b->file = calloc(n, sizeof(*b->file));
+	b->plan = calloc(n, sizeof(*b->plan));
+	if (b->map && b->list && b->file && b->plan)
+		return b;
+	build_free(b, n);
+	return NULL;
+}
+
 static int build(struct eng_proc *p, struct maps *maps, struct mm_build *b, struct error *e)
 {
 	size_t n = 0;
@@ -309,7 +341,7 @@ static int build(struct eng_proc *p, struct maps *maps, struct mm_build *b, stru
 		if (m->kind == KIND_VSYSCALL || m->kind == KIND_SYSV) /* the latter: res_sysv.c */
 			continue;
 		if (m->kind == KIND_VVAR || m->kind == KIND_VDSO) {
-			r = memory_put_vdso(p, m, &b->mm);
+			r = put_vdso(p, m, &b->mm);
 			continue;
 		}
 		sprite__image__img_map__init(&b->map[n]);
@@ -365,27 +397,93 @@ static int memory_dump(struct eng_proc *p, struct eng_image *out, struct error *
 
 	if (r < 0)
 		return error_set(e, -r, "process %d: its maps cannot be read", p->vpid);
-	b = calloc(1, sizeof(*b));
-	if (b) {
-		sprite__image__img_mm__init(&b->mm);
-		b->map = calloc(maps->n, sizeof(*b->map));
-		b->list = calloc(maps->n, sizeof(*b->list));
-		b->file = calloc(maps->n, sizeof(*b->file));
-		b->plan = calloc(maps->n, sizeof(*b->plan));
-	}
-	r = b && b->map && b->list && b->file && b->plan ? dump_mm(p, maps, b, out, e) : -ENOMEM;
-	if (b) {
-		for (size_t i = 0; b->plan && i < maps->n; i++)
-			free(b->plan[i].runs), free(b->plan[i].drop);
-		free(b->map);
-		free(b->list);
-		free(b->file);
-		free(b->plan);
-		free(b->mm.vdso.data);
-		free(b->auxv);
-		free(b);
-	}
+	b = build_new(maps->n);
+	r = b ? dump_mm(p, maps, b, out, e) : -ENOMEM;
+	build_free(b, maps->n);
 	maps_free(maps);
+	return r;
+}
+
+/* ---- ahead ----------------------------------------------------------------------------------------- */
+/* A guess at one map of a process that may be running. 0: it is in; 1: not worth it, or gone meanwhile. */
+static int ahead_map(struct eng_proc *p, const struct map *m, Sprite__Image__ImgMap *im, Sprite__Image__ImgFile *file)
+{
+	struct run *runs;
+	size_t n;
+
+	if ((m->kind != KIND_ANON && m->kind != KIND_FILE_PRIV) || map_refusal(p->pid, m) || (m->kind == KIND_FILE_PRIV && is_deleted(m->path)) ||
+	    (m->start >= p->core->blob && m->end <= p->core->blob + blob_size(p->core->nslots)))
+		return 1;
+	sprite__image__img_map__init(im);
+	sprite__image__img_file__init(file);
+	im->start = m->start;
+	im->end = m->end;
+	im->prot = m->prot;
+	im->kind = m->kind;
+	im->offset = m->offset;
+	im->flags = m->flags & ~MAPF_UFFD_WP;
+	im->kept = precopy_watched(p, m);
+	if (m->kind == KIND_FILE_PRIV && file_of(p, m, file) < 0)
+		return 1;
+	im->file = m->kind == KIND_FILE_PRIV ? file : NULL;
+	if (pagemap_runs(p->dir, m->start, m->end, m->kind == KIND_FILE_PRIV, &runs, &n) < 0)
+		return 1;
+	for (size_t k = 0; k < n; k++)
+		im->pages += runs[k].end - runs[k].start;
+	free(runs);
+	if (im->kept)
+		im->pages += 4096; /* some will come: it must be writable over there */
+	return 0;
+}
+
+/* As put_bounds(), without asking the process: brk is where the heap's map ends. */
+static void ahead_bounds(struct eng_proc *p, const struct maps *maps, struct mm_build *b)
+{
+	struct procfs_stat st;
+	uint64_t brk;
+
+	if (procfs_stat(p->dir, &st) < 0)
+		return;
+	brk = st.start_brk;
+	for (size_t i = 0; i < maps->n; i++)
+		if (!strcmp(maps->m[i].path, "[heap]"))
+			brk = maps->m[i].end;
+	memcpy(b->bounds, (uint64_t[11]){st.start_code, st.end_code, st.start_data, st.end_data, st.start_brk, brk, st.start_stack, st.arg_start, st.arg_end,
+			  st.env_start, st.env_end},
+		sizeof(b->bounds));
+	b->mm.bounds = b->bounds;
+	b->mm.n_bounds = 11;
+	sprite__image__img_file__init(&b->exe);
+	if (put_exe(p, &b->exe, b->exe_path, sizeof(b->exe_path)) == 0)
+		b->mm.exe = &b->exe;
+	b->auxv = eng_proc_read(p->dir, "auxv", &b->mm.auxv.len);
+	b->mm.auxv.data = (void *)b->auxv;
+}
+
+static int put_ahead(struct eng_proc *p, const struct maps *maps, struct mm_build *b, struct eng_image *out)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < maps->n && r == 0; i++) {
+		const struct map *m = &maps->m[i];
+		size_t n = b->mm.n_map;
+
+		if (m->kind == KIND_VDSO || m->kind == KIND_VVAR)
+			r = put_vdso(p, m, &b->mm);
+		else if (ahead_map(p, m, &b->map[n], &b->file[n]) == 0)
+			b->list[b->mm.n_map++] = &b->map[n];
+	}
+	b->mm.map = b->list;
+	ahead_bounds(p, maps, b);
+	return r == 0 ? eng_image_put_msg(out, IMG_PRE_MM, p->vpid, &b->mm.base) : 0; /* it execs or ends just now: no guess then */
+}
+
+int memory_put_ahead(struct eng_proc *p, const struct maps *maps, struct eng_image *out)
+{
+	struct mm_build *b = build_new(maps->n);
+	int r = b ? put_ahead(p, maps, b, out) : -ENOMEM;
+
+	build_free(b, maps->n);
 	return r;
 }
 

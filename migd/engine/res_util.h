@@ -18,6 +18,7 @@ enum { /* record types; rpc/image_res.proto tells the messages */
 	RES_SECCOMP = 150,
 	RES_FILE = 200,
 	RES_FDS = 201,
+	RES_FILE_AHEAD = 202,
 	RES_SYSV = 300,
 	RES_SYSV_ATTACH = 301,
 	RES_SYSV_PAGES = 302,

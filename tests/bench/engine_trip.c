@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -87,7 +88,15 @@ static int relay_open(void *ctx, struct eng_relay *r)
 	return -ENOENT;
 }
 
-static const struct eng_hooks hooks = {.relay_found = relay_found, .relay_open = relay_open};
+static sem_t ready; /* what was sent ahead is in place, or never will be */
+
+static void ahead_done(void *ctx)
+{
+	(void)ctx;
+	sem_post(&ready);
+}
+
+static const struct eng_hooks hooks = {.relay_found = relay_found, .relay_open = relay_open, .ahead_done = ahead_done};
 
 static pid_t child;
 static struct eng_family *the_nest;
@@ -238,12 +247,14 @@ static int job_take(struct other *o)
 	o->nested = clock_mono_ns();
 	if (r < 0) {
 		shutdown(o->fd, SHUT_RD);
+		sem_post(&ready);
 		return r;
 	}
 	r = eng_fill(o->nest, o->fd, &hooks, &o->e);
 	o->filled = clock_mono_ns();
 	if (r < 0) {
 		shutdown(o->fd, SHUT_RD);
+		sem_post(&ready);
 		eng_abandon(o->nest);
 		o->nest = NULL;
 	}
@@ -267,6 +278,10 @@ static int job_send(struct other *o)
 {
 	struct eng_reasons why = {0};
 	int r = ahead ? eng_precopy(o->root_pid, o->fd, 5000, &hooks, &o->nest, &o->e) : 0;
+
+	if (r == 1)
+		sem_wait(&ready);
+	r = r < 0 ? r : 0;
 
 	if (r == 0)
 		r = eng_freeze(o->root_pid, &hooks, &o->nest, &why, &o->e);
@@ -301,6 +316,9 @@ static struct eng_family *go_out(struct eng_family **home, pid_t pid, const char
 	if (ahead) {
 		other_start(job_take);
 		r = eng_precopy(pid, l.src[0], 5000, &hooks, home, &e);
+		if (r == 1)
+			sem_wait(&ready);
+		r = r < 0 ? r : 0;
 	}
 	t0 = clock_mono_ns();
 	if (r == 0)
@@ -486,6 +504,7 @@ int main(int argc, char **argv)
 	pid_t pid;
 
 	log_init("engine_trip");
+	sem_init(&ready, 0, 0);
 	while ((opt = getopt(argc, argv, "+n:w:k:qpS:R:")) != -1)
 		if (opt == 'n')
 			trips = atoi(optarg);

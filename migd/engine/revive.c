@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Vessels that are there already become those of a (later) head: hollows at home that come to life, or vessels made after an announcement. Who ended meanwhile
+ * ends here, who was born is made.
+ */
+#include "migd/engine/vessel.h"
+#include <errno.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include "migd/engine/inject.h"
+#include "migd/engine/memory.h"
+
+static int adjust_threads(struct eng_proc *p, const img_proc *m, struct error *e)
+{
+	unsigned used = 0;
+	int r = 0;
+
+	for (unsigned i = p->nthreads; i-- > 1;) { /* who ended away ends here */
+		bool wanted = false;
+
+		for (size_t k = 1; k < m->n_tids; k++)
+			wanted |= m->tids[k] == p->threads[i]->vtid;
+		if (wanted)
+			continue;
+		INJECT_RAW(p->threads[i], SYS_exit, 0);
+		thread_drop(p, i);
+	}
+	/* slots: their own to all, without gaps */
+	for (unsigned i = 0; i < p->nthreads; i++)
+		p->threads[i]->core->slot = blob_slot_addr(p->core->blob, used++);
+	for (size_t k = 1; k < m->n_tids && r == 0; k++) {
+		bool here = false;
+
+		for (unsigned i = 1; i < p->nthreads; i++)
+			here |= p->threads[i]->vtid == m->tids[k];
+		if (!here)
+			r = vessel_thread(p, used++, m->tids[k], e);
+	}
+	for (unsigned i = 0; i < p->nthreads && r == 0; i++)
+		r = inject_park(p->threads[i]);
+	return r;
+}
+
+static int revive_one(struct eng_proc *p, const img_proc *m, struct error *e)
+{
+	int r = 0;
+
+	if (p->core->blob != m->blob || p->core->nslots < m->n_tids) { /* the program took that place, or has more threads */
+		r = memory_forget_ahead(p, e);
+		if (r == 0)
+			r = inject_unblob(p);
+		p->core->blob = m->blob;
+		if (r == 0)
+			r = inject_blob(p, m->n_tids + 32, e);
+		for (unsigned i = 0; i < p->nthreads && r == 0; i++)
+			r = inject_park(p->threads[i]);
+	}
+	if (r == 0)
+		r = inject_set_mode(p, BLOB_PARK);
+	vessel_numbers(p, m);
+	if (r == 0)
+		r = adjust_threads(p, m, e);
+	return r < 0 ? error_set(e, -r, "hollow %d cannot be made ready: %s", p->vpid, strerror(-r)) : 0;
+}
+
+static const img_proc *in_head(const img_head *h, pid_t vpid)
+{
+	for (size_t i = 0; i < h->n_proc; i++)
+		if (h->proc[i]->pid == vpid)
+			return h->proc[i];
+	return NULL;
+}
+
+/* Members that ended away: their hollows end too; waited for by the parent, or as a zombie if the parent has yet to wait. */
+static int revive_ended(struct eng_family *f, const img_head *h)
+{
+	int r = 0;
+
+	for (size_t i = f->nprocs; i-- > 0 && r == 0;) {
+		struct eng_proc *p = f->procs[i];
+		const img_proc *m = in_head(h, p->vpid);
+
+		if (m && !m->zombie)
+			continue;
+		r = p->core->dead ? 0 : hollow_end(f, p->vpid, m ? m->exit_status : 0, m ? END_KEEP : END_REAP);
+		if (r == 0 && m) /* it is a zombie of this host now, as in the image */
+			r = zombie_note(f, &(struct zombie){p->pid, p->vpid, m->ppid, m->pgid, m->sid, m->exit_status});
+		if (r == 0)
+			proc_drop(f, i);
+	}
+	for (size_t i = 0; i < f->nzombies && r == 0; i++) { /* left here as zombies, waited for away */
+		struct eng_proc *parent = eng_proc_by_vpid(f, f->zombies[i].parent);
+
+		if (parent && !in_head(h, f->zombies[i].vpid))
+			hollow_reap_zombie(parent, f->zombies[i].vpid);
+	}
+	return r;
+}
+
+static bool is_zombie_here(const struct eng_family *f, pid_t vpid)
+{
+	for (size_t i = 0; i < f->nzombies; i++)
+		if (f->zombies[i].vpid == vpid)
+			return true;
+	return false;
+}
+
+/* Members that were born away. */
+static int revive_born(struct eng_family *f, const img_head *h, struct error *e)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < h->n_proc && r == 0; i++) {
+		const img_proc *m = h->proc[i];
+		struct eng_proc *parent = eng_proc_by_vpid(f, m->ppid);
+
+		if (eng_proc_by_vpid(f, m->pid) || is_zombie_here(f, m->pid))
+			continue;
+		if (!parent)
+			return error_set(e, EOPNOTSUPP, "process %d was born away and has no parent in the family", m->pid);
+		if (m->zombie) {
+			r = vessel_zombie(f, m, e);
+			continue;
+		}
+		r = vessel_child(f, parent, m, e);
+		if (r == 0)
+			r = vessel_join(f, m, e);
+	}
+	return r;
+}
+
+/* Vessels that are there become those of the head: hollows that come to life, or vessels made after an earlier head (pre-copy). */
+int vessels_reconcile(struct eng_family *f, const img_head *h, struct error *e)
+{
+	int r = revive_ended(f, h);
+
+	for (size_t i = 0; i < f->nprocs && r == 0; i++) {
+		r = vessel_credentials(f->procs[i], in_head(h, f->procs[i]->vpid));
+		if (r == 0)
+			r = revive_one(f->procs[i], in_head(h, f->procs[i]->vpid), e);
+	}
+	if (r == 0)
+		r = revive_born(f, h, e);
+	return r;
+}
