@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "migd/engine/core.h"
@@ -30,24 +29,6 @@ static void fifo_probe(struct eng_probe *p, const struct file_look *l)
 }
 
 /* ---- the rest --------------------------------------------------------------------------------------- */
-
-/* A queue's link is "/NAME", like that of a file: the file system tells. */
-static bool is_mqueue(const struct file_look *l)
-{
-	struct statfs fs;
-	char name[24];
-
-	snprintf(name, sizeof name, "fd/%d", l->num);
-	if (*l->link != '/' || strchr(l->link + 1, '/') || !S_ISREG(l->st.st_mode))
-		return false;
-	_cleanup_close_ int fd = openat(l->dir, name, O_PATH | O_CLOEXEC);
-
-	return fd >= 0 && fstatfs(fd, &fs) == 0 && fs.f_type == 0x19800202; /* MQUEUE_MAGIC */
-}
-static void mqueue_probe(struct eng_probe *p, const struct file_look *l)
-{
-	file_reason(p, l, "POSIX message queue %s: close it first (mq_close)", l->link);
-}
 
 static bool is_other(const struct file_look *l)
 {
@@ -172,6 +153,5 @@ static int pidfd_open_it(struct eng_family *f, struct eng_proc *p, struct file_d
 }
 
 const struct file_kind file_fifo = {.name = "fifo", .is = is_fifo, .probe = fifo_probe};
-const struct file_kind file_mqueue = {.name = "mqueue", .is = is_mqueue, .probe = mqueue_probe};
 const struct file_kind file_other = {.name = "other", .is = is_other, .probe = other_probe};
 const struct file_kind file_pidfd = {.name = "pidfd", .is = is_pidfd, .probe = pidfd_probe, .dump = pidfd_dump, .open = pidfd_open_it};

@@ -458,6 +458,10 @@ void sysv_release(struct eng_family *f, struct eng_proc *p)
 	}
 	if (p || !*s)
 		return;
+	if ((*s)->shells && f->nprocs) { /* a hollow forgets the image, not what it left */
+		items_free(*s);
+		return;
+	}
 	/* The family has ended away: what it left is there for others again. */
 	for (size_t i = 0; (*s)->shells && i < (*s)->left.n; i++)
 		perm_set((*s)->left.v[i].kind, (*s)->left.v[i].id, (*s)->left.v[i].uid, (*s)->left.v[i].gid, (*s)->left.v[i].mode, 0);

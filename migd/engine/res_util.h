@@ -22,6 +22,7 @@ enum { /* record types; rpc/image_res.proto tells the messages */
 	RES_SYSV = 300,
 	RES_SYSV_ATTACH = 301,
 	RES_SYSV_PAGES = 302,
+	RES_MQUEUE = 303,
 };
 
 /* The same descriptor table, memory, ...: kcmp(2), one of KCMP_*; true when equal. pids are this host's. */

@@ -46,7 +46,7 @@
 static char dir[] = "/tmp/test-refuse-XXXXXX";
 static int shared_fd = -1, unlinked_fd = -1, half_fd = -1, other_half = -1; /* shared with the outsider */
 static int report = -1; /* the child's end: closed when the state is there */
-static int shared_segment, shared_sem, shared_queue; /* SysV objects that the outsider uses */
+static int shared_mq = -1, shared_segment, shared_sem, shared_queue; /* SysV objects that the outsider uses */
 static int *left; /* SysV objects that a child made: a page shared with us */
 static pid_t outsider;	/* a process that is not in the family and lives as long as the test */
 
@@ -147,6 +147,21 @@ static int s_mq(void)
 
 	mq_unlink(name);
 	return has(q);
+}
+static int s_mq_notify(void)
+{
+	char name[40];
+	struct sigevent e = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1};
+
+	snprintf(name, sizeof name, "/test-refuse-%d", getpid());
+	mqd_t q = mq_open(name, O_CREAT | O_RDWR, 0600, NULL);
+
+	mq_unlink(name);
+	return has(q) || has(mq_notify(q, &e));
+}
+static int s_mq_shared(void)
+{
+	return has(fcntl(shared_mq, F_DUPFD, 100));
 }
 static int s_fifo(void)
 {
@@ -464,7 +479,10 @@ static const struct state {
 	{"userfaultfd", s_uffd, "fd *: userfaultfd: its owner handles page faults from outside; close it first"},
 	{"perf event", s_perf, "fd *: performance counter of this host's CPU: close it first"},
 	{"BPF map", s_bpf, "fd *: BPF map: belongs to this kernel; close it first"},
-	{"message queue", s_mq, "fd *: POSIX message queue /test-refuse-*: close it first (mq_close)"},
+	{"message queue", s_mq, NULL},
+	{"message queue, mq_notify", s_mq_notify,
+		"fd *: a signal or thread waits for a message in queue /test-refuse-* (deleted) (mq_notify): end that first (mq_notify(queue, NULL))"},
+	{"message queue, shared", s_mq_shared, "fd *: /test-refuse-shared* (deleted) is open in process * too, which stays: move that one, or close it first"},
 	{"named pipe", s_fifo, "fd *: named pipe */fifo: close it first"},
 	{"unlinked file", s_unlinked, NULL},
 	{"unlinked file, shared", s_unlinked_shared,
@@ -534,7 +552,7 @@ static void run(const struct state *s)
 		dup2(null, 0), dup2(null, 1), dup2(null, 2);
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		for (int fd = 3; fd < 64; fd++)
-			if (fd != p[1] && fd != shared_fd && fd != unlinked_fd && fd != half_fd)
+			if (fd != p[1] && fd != shared_fd && fd != unlinked_fd && fd != half_fd && fd != shared_mq)
 				close(fd);
 		if (s->make != s_shared_map)
 			munmap(shared_map, 4096);
@@ -551,6 +569,7 @@ static void run(const struct state *s)
 		close(shared_fd);
 		close(unlinked_fd);
 		close(half_fd);
+		close(shared_mq);
 		if (r && write(report, "x", 1) < 0)
 			_exit(1);
 		close(report);
@@ -647,6 +666,9 @@ int main(void)
 		return 1;
 	half_fd = fcntl(pair[0], F_DUPFD, 52);
 	other_half = pair[1];
+	snprintf(nameless, sizeof nameless, "/test-refuse-shared-%d", getpid());
+	shared_mq = fcntl(mq_open(nameless, O_CREAT | O_RDWR, 0600, NULL), F_DUPFD_CLOEXEC, 53);
+	mq_unlink(nameless);
 	shared_map = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (shared_map == MAP_FAILED)
 		return 1;
