@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <unistd.h>
 #include "conf/cleanup.h"
 
 static int notify_send(const char *text)
@@ -43,6 +44,15 @@ int notify_ready(void)
 int notify_stopping(void)
 {
 	return notify_send("STOPPING=1");
+}
+
+int notify_alive(void)
+{
+	const char *usec = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
+
+	if (!usec || strtoull(usec, NULL, 10) == 0 || (pid && strtoul(pid, NULL, 10) != (unsigned long)getpid()))
+		return 0;
+	return notify_send("WATCHDOG=1");
 }
 
 int notify_status(const char *fmt, ...)

@@ -25,6 +25,7 @@ static void run(struct daemon *d, struct migd *m)
 	unsigned images = 0;
 
 	for (unsigned n = 1;; n++) {
+		notify_alive();
 		if (poll(&p, 1, TICK_MS) > 0) {
 			int sig = daemon_signal(d);
 

@@ -76,6 +76,7 @@ static void run(struct fsd *d, struct daemon *dm)
 		if (sig == SIGTERM || sig == SIGINT)
 			break;
 		fsd_tick(d);
+		notify_alive();
 	}
 	notify_stopping();
 }

@@ -8,23 +8,38 @@
 #include <string.h>
 #include <sys/wait.h>
 
-static void complain(const char *node, json_t *answer)
+#define STOP_MAX 120000 /* ms for all daemons of a node; init loses its patience with each before (service.c) */
+
+/* 1 if there was something to complain of. */
+static int complain(const struct lab_node *n, json_t *answer)
 {
+	int rc = 0;
 	json_t *row;
 	size_t i;
 
-	json_array_foreach(json_object_get(answer, "daemons"), i, row) {
-		int status = json_integer_value(json_object_get(row, "status"));
-		if (json_is_true(json_object_get(row, "failed")))
-			fprintf(stderr, "sprite-lab: %s: %s had ended by %s %d\n", node, json_string_value(json_object_get(row, "name")),
-				WIFSIGNALED(status) ? "signal" : "status", WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+	if (!answer) {
+		fprintf(stderr, "sprite-lab: %s: did not stop in order\n", n->name);
+		return 1;
 	}
+	json_array_foreach(json_object_get(answer, "daemons"), i, row) {
+		const char *daemon = json_string_value(json_object_get(row, "name"));
+		int status = json_integer_value(json_object_get(row, "status"));
+
+		if (!json_is_true(json_object_get(row, "failed")))
+			continue;
+		fprintf(stderr, "sprite-lab: %s: %s had ended by %s %d\n", n->name, daemon, WIFSIGNALED(status) ? "signal" : "status",
+			WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+		log_show_end(n, daemon);
+		rc = 1;
+	}
+	return rc;
 }
 
 /* Workstations first, so that they can still reach their server; a node that does not answer within the time is ended with the hub. */
-static void stop(struct lab *lab, bool servers)
+static int stop(struct lab *lab, bool servers)
 {
 	struct pollfd p[LAB_NODES_MAX];
+	int rc = 0;
 
 	for (size_t i = 0; i < lab->nnodes; i++) {
 		struct error e = {0};
@@ -41,20 +56,20 @@ static void stop(struct lab *lab, bool servers)
 
 		if (p[i].fd < 0)
 			continue;
-		answer = poll(&p[i], 1, 20000) == 1 ? client_receive(p[i].fd, NULL) : NULL;
-		if (!answer)
-			fprintf(stderr, "sprite-lab: %s: did not stop in order\n", lab->node[i].name);
-		complain(lab->node[i].name, answer);
+		answer = poll(&p[i], 1, STOP_MAX) == 1 ? client_receive(p[i].fd, NULL) : NULL;
+		rc |= complain(&lab->node[i], answer);
 		json_decref(answer);
 		close(p[i].fd);
 	}
+	return rc;
 }
 
+/* 1 after it has gone when one of its daemons had failed in its life. */
 int cmd_down(const char *name, int argc, char **argv)
 {
 	static struct lab lab;
 	struct error e = {0};
-	int rc;
+	int rc, failed = 0;
 
 	(void)argv;
 	if (argc != 1)
@@ -73,8 +88,8 @@ int cmd_down(const char *name, int argc, char **argv)
 	if (rc < 0)
 		return fail(&e);
 	if (lab_alive(&lab)) {
-		stop(&lab, false);
-		stop(&lab, true);
+		failed = stop(&lab, false);
+		failed |= stop(&lab, true);
 	}
-	return lab_clear(&lab, &e) < 0 ? fail(&e) : 0;
+	return lab_clear(&lab, &e) < 0 ? fail(&e) : failed;
 }

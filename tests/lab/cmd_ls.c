@@ -8,6 +8,8 @@
 #include <string.h>
 #include <time.h>
 
+#define LOG_END_MAX (256 << 10)
+
 /* state of a node: "up", "degraded" when a daemon is not ready, "dead" */
 static json_t *node_row(const struct lab *lab, const struct lab_node *n)
 {
@@ -80,6 +82,35 @@ static int print_file(const char *path)
 		if (fwrite(buf, 1, n, stdout) != (size_t)n)
 			return -EIO;
 	return n < 0 ? -errno : 0;
+}
+
+void log_show_end(const struct lab_node *n, const char *daemon)
+{
+	_cleanup_free_ char *path = xasprintf("/proc/%d/root/var/log/sprite/%s.log", n->pid, daemon);
+	_cleanup_free_ char *text = xcalloc(1, LOG_END_MAX);
+	_cleanup_fclose_ FILE *f = fopen(path, "re");
+	char *report;
+	int len, lines = 0;
+
+	if (f && fseek(f, 1 - LOG_END_MAX, SEEK_END) < 0)
+		rewind(f); /* shorter than that */
+	len = f ? fread(text, 1, LOG_END_MAX - 1, f) : 0;
+	report = strstr(text, "Sanitizer: ");
+	if (!report)
+		report = strstr(text, "runtime error: ");
+	if (report) { /* from its first line, and not to the end of what may be hundreds */
+		for (int i = report - text; i < len; i++)
+			if (text[i] == '\n' && ++lines == 40)
+				len = i;
+		while (report > text && report[-1] != '\n')
+			report--;
+	} else {
+		for (report = text + len; report > text && lines < 16; report--)
+			lines += report[-1] == '\n';
+		report += lines == 16;
+	}
+	if (len > 0)
+		fprintf(stderr, "--- from %s's log on %s:\n%.*s\n---\n", daemon, n->name, (int)(text + len - report), report);
 }
 
 int cmd_logs(const char *name, int argc, char **argv)

@@ -67,20 +67,6 @@ static void name_nodes(struct lab *lab, const struct lab_options *o)
 	}
 }
 
-/* Prints the end of a daemon's log: whoever sees `up` fail has nothing else, the node goes. */
-static void show_log(const struct lab_node *n, const char *daemon)
-{
-	_cleanup_free_ char *path = xasprintf("/proc/%d/root/var/log/sprite/%s.log", n->pid, daemon);
-	_cleanup_free_ char *text = xcalloc(1, 65536);
-	int len = read_file(path, text, 65536), lines = 0, at = len;
-
-	while (at > 0 && lines < 15)
-		if (text[--at] == '\n')
-			lines++;
-	if (len > 0)
-		fprintf(stderr, "--- end of %s's log on %s:\n%s\n---\n", daemon, n->name, text + (at ? at + 1 : 0));
-}
-
 /* Reads the answer to `boot`. */
 static int boot_result(const struct lab_node *n, int sock, struct error *e)
 {
@@ -96,7 +82,7 @@ static int boot_result(const struct lab_node *n, int sock, struct error *e)
 			error_set(e, ENOENT, "%s: " LAB_BIN "/%s is not there: make all", n->name, name);
 		if (strcmp(state, "ended") == 0) {
 			int status = json_integer_value(json_object_get(row, "status"));
-			show_log(n, name);
+			log_show_end(n, name);
 			error_set(e, EIO, "%s: %s ended at its start (%s %d)", n->name, name, WIFSIGNALED(status) ? "signal" : "status",
 				WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 		}

@@ -110,6 +110,9 @@ void fuse_abort(const unsigned *minor, size_t n);
 int hub_start(struct lab *lab, const struct lab_options *o, int *keep, struct error *e);
 
 /* server.c: the loop of hub and inits. Never returns. */
+/* Prints the end of a daemon's log, or a sanitizer's report in it: whoever sees `up` or `down` fail has nothing else, the node goes. */
+void log_show_end(const struct lab_node *n, const char *daemon);
+
 struct server_options {
 	const struct lab_node *node; /* NULL: the hub */
 	int listener;

@@ -52,9 +52,16 @@ note() { echo "#   $*"; }
 
 # A lab of this script's own, gone with it; its logs go to the runner when something failed.
 lab_logs() { for n in fs1 ws1 ws2 ws3; do lab logs $n 2>/dev/null | tail -n 200 | sed "s/^/@ $n: /"; done; }
+own_end() {
+	local rc=$?
+	[ $FAILED = 0 ] || lab_logs
+	lab down >"$TMP/down" 2>&1 || { [ $? = 1 ] && echo "not ok - no daemon has crashed" && sed 's/^/#   /' "$TMP/down" && rc=1; }
+	rm -rf "$TMP"
+	exit $rc
+}
 lab_up() {
 	export SPRITE_LAB="${SPRITE_LAB:-t}-$$"
-	trap '[ $FAILED = 0 ] || lab_logs; lab down >/dev/null 2>&1; rm -rf "$TMP"' EXIT
+	trap own_end EXIT
 	lab up "$@" || { flunk "lab comes up ($*)"; exit 1; }
 }
 finish() { exit $FAILED; }

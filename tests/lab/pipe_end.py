@@ -74,6 +74,8 @@ def thread(ident, verb, a):
         r = run(verb, a)
     except OSError as e:
         r = errno.errorcode[e.errno]
+    except Exception as e: # else whoever asked would wait
+        r = "failed: " + repr(e)
     with out:
         print(ident, r, flush=True)
 

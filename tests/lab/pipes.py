@@ -127,7 +127,8 @@ def killed_opener(a, b, c): # one that died while it waited is nobody's partner
     return t
 
 def several_readers(a, b, c): # every byte to one of them, and the end to all
-    t = [c.blocked(c.open("f", "w")), a.wait(a.open("f", "r")), b.wait(b.open("f", "r"))]
+    w = c.open("f", "w")
+    t = [c.blocked(w), a.wait(a.open("f", "r")), b.wait(b.open("f", "r")), c.wait(w)]
     x, y = a.start("count", "f"), b.start("count", "f")
     t += [c.do("fill", "f", "3000000"), c.do("close", "f")]
     x, y = a.wait(x).split(), b.wait(y).split()

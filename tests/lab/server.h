@@ -34,6 +34,7 @@ struct service {
 	enum service_state state;
 	pid_t pid;
 	int status;	       /* wait status of the last run, ENDED */
+	int crash;	       /* wait status of a run that crashed, started again or not; 0: none */
 	uint64_t since;	       /* ms, state STARTING */
 	bool told;	       /* READY=1 came */
 	bool boot;	       /* to be started by the boot that is under way */

@@ -19,8 +19,9 @@
 #include <sys/wait.h>
 
 #define NOTIFY_PATH "/run/sprite-lab.notify"
-#define START_MAX   30000 /* ms */
-#define STOP_MAX    5000
+#define START_MAX   120000 /* ms: what hangs, not what is slow */
+#define STOP_MAX    30000
+#define SANITIZER_EXIT 99 /* what `make asan` tells sanitizers to exit with when they have found something */
 
 extern char **environ;
 
@@ -247,6 +248,8 @@ bool services_ended(struct server *s, pid_t pid, int status)
 		v->pid = 0;
 		v->status = status;
 		v->state = SERVICE_ENDED;
+		if (WIFSIGNALED(status) ? !v->killed : WEXITSTATUS(status) == SANITIZER_EXIT)
+			v->crash = status;
 		return true;
 	}
 	return false;
@@ -258,10 +261,10 @@ json_t *services_rows(const struct server *s)
 
 	for (size_t i = 0; i < s->nservices; i++) {
 		const struct service *v = &s->service[i];
-		bool bad = v->state == SERVICE_ENDED && v->status != 0 && !(v->killed && WIFSIGNALED(v->status));
+		bool bad = v->crash || (v->state == SERVICE_ENDED && v->status != 0 && !(v->killed && WIFSIGNALED(v->status)));
 
 		json_array_append_new(rows, json_pack("{s:s, s:s, s:i, s:i, s:b}", "name", v->name, "state", state_names[v->state], "pid", v->pid, "status",
-						    v->status, "failed", bad));
+						    v->crash ? v->crash : v->status, "failed", bad));
 	}
 	return rows;
 }

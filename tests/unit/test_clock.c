@@ -138,6 +138,19 @@ static void test_notify(void)
 	CU_ASSERT_EQUAL(notify_status("serving %d\nREADY=1", 3), 0); /* no second variable by a newline */
 	n = recv(fd, got, sizeof(got), MSG_DONTWAIT);
 	CU_ASSERT_TRUE(n == 24 && !memcmp(got, "STATUS=serving 3 READY=1", 24));
+	CU_ASSERT_EQUAL(notify_alive(), 0); /* no watchdog waits */
+	CU_ASSERT_TRUE(recv(fd, got, sizeof(got), MSG_DONTWAIT) < 0);
+	setenv("WATCHDOG_USEC", "30000000", 1);
+	setenv("WATCHDOG_PID", "1", 1); /* for another */
+	CU_ASSERT_EQUAL(notify_alive(), 0);
+	CU_ASSERT_TRUE(recv(fd, got, sizeof(got), MSG_DONTWAIT) < 0);
+	snprintf(got, sizeof(got), "%d", (int)getpid());
+	setenv("WATCHDOG_PID", got, 1);
+	CU_ASSERT_EQUAL(notify_alive(), 0);
+	n = recv(fd, got, sizeof(got), MSG_DONTWAIT);
+	CU_ASSERT_TRUE(n == 10 && !memcmp(got, "WATCHDOG=1", 10));
+	unsetenv("WATCHDOG_USEC");
+	unsetenv("WATCHDOG_PID");
 	close(fd);
 	CU_ASSERT_NOT_EQUAL(notify_ready(), 0);
 	unlink(a.sun_path);
