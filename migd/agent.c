@@ -96,7 +96,7 @@ static int send_frame(struct agent *a, Sprite__Master__Frame *f)
 	return err;
 }
 
-static void send_want(struct agent *a, const struct want *w)
+static void send_want(struct agent *a, const struct want *w, uint32_t n)
 {
 	Sprite__Master__Frame f = SPRITE__MASTER__FRAME__INIT;
 	struct utsname u;
@@ -106,7 +106,7 @@ static void send_want(struct agent *a, const struct want *w)
 	f.tag = w->tag;
 	f.uid = w->uid;
 	f.priority = w->priority;
-	f.want = w->want - w->got;
+	f.want = n;
 	f.wait = w->wait;
 	f.host = (char *)w->host;
 	f.not_host = (char *)w->not_host;
@@ -299,16 +299,22 @@ static void handle(struct agent *a, const Sprite__Master__Frame *f)
 /* Everything the master must know, after the stream was opened (all) or for slots that are not adopted yet. */
 static void tell_master(struct agent *a, bool all)
 {
-	struct slot *s, slots[64];
-	struct want *w, wants[16];
-	size_t ns = 0, nw = 0;
+	size_t ns = 0, nw = 0, slots_n = 0, wants_n = 0;
+	struct slot *s, *slots;
+	struct want *w, *wants;
 
 	pthread_mutex_lock(&a->lock);
 	list_each(s, &a->slots, node)
-		if (!s->mid && ns < ARRAY_SIZE(slots))
+		slots_n += !s->mid;
+	list_each(w, &a->wants, node)
+		wants_n += (all || !w->sent) && w->got < w->want;
+	slots = calloc(slots_n + 1, sizeof *slots);
+	wants = calloc(wants_n + 1, sizeof *wants);
+	list_each(s, &a->slots, node)
+		if (slots && !s->mid)
 			slots[ns++] = *s;
 	list_each(w, &a->wants, node)
-		if ((all || !w->sent) && w->got < w->want && nw < ARRAY_SIZE(wants)) {
+		if (wants && (all || !w->sent) && w->got < w->want) {
 			w->sent = true;
 			wants[nw++] = *w;
 		}
@@ -316,7 +322,9 @@ static void tell_master(struct agent *a, bool all)
 	for (size_t i = 0; i < ns; i++)
 		send_adopt(a, &slots[i]);
 	for (size_t i = 0; i < nw; i++)
-		send_want(a, &wants[i]);
+		send_want(a, &wants[i], wants[i].want - wants[i].got);
+	free(slots);
+	free(wants);
 }
 
 /* migd's own slots that are wanted back: whoever was on his way there then has arrived by now. */
@@ -503,8 +511,31 @@ static struct want *want_new(struct agent *a, uint32_t uid, uint32_t priority, u
 	struct want copy = *w;
 	pthread_mutex_unlock(&a->lock);
 	if (there)
-		send_want(a, &copy);
+		send_want(a, &copy, n);
 	return w;
+}
+
+/* n more of what is waited for already: one want a priority, however often slots come and go. false: nothing like it is waited for. */
+static bool want_more(struct agent *a, uint32_t priority, uint32_t n)
+{
+	struct want *w, copy;
+	bool found = false, there;
+
+	pthread_mutex_lock(&a->lock);
+	list_each(w, &a->wants, node)
+		if (w->wait && w->priority == priority && !w->host[0] && w->want + n <= SELECT_WANT_MAX) {
+			found = true;
+			w->want += n;
+			copy = *w;
+			break;
+		}
+	there = found && a->stream && copy.sent;
+	pthread_mutex_unlock(&a->lock);
+	if (found)
+		stats_count(a->m, COUNT_ASKED, n);
+	if (there)
+		send_want(a, &copy, n);
+	return found;
 }
 
 int agent_priority(const char *word, uid_t uid, struct error *e)
@@ -578,7 +609,8 @@ void agent_verb_more(struct migd *m, struct local_conn *c, const struct local_cr
 	}
 	if (!want_ok(c, n) || !(a = agent_of(m, c, who, rq)))
 		return;
-	if (want_new(a, a->uid, (uint32_t)priority, (uint32_t)n, json_is_true(json_object_get(rq, "wait")), NULL, m->conf->name))
+	if ((json_is_true(json_object_get(rq, "wait")) && want_more(a, (uint32_t)priority, (uint32_t)n)) ||
+		want_new(a, a->uid, (uint32_t)priority, (uint32_t)n, json_is_true(json_object_get(rq, "wait")), NULL, m->conf->name))
 		local_ok(c, NULL);
 	else
 		local_fail(c, ENOMEM, "out of memory");

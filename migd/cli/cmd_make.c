@@ -20,7 +20,7 @@
 
 extern char **environ;
 
-enum { REMOTE_DEFAULT = 64, REMOTE_MAX = 1024 };
+enum { REMOTE_DEFAULT = 64, REMOTE_MAX = 1024, INCLUDES_MAX = 8 };
 
 struct make_args {
 	const char *argv[1024];
@@ -93,28 +93,50 @@ static int parse(int argc, char **argv, struct make_opts *o, struct make_args *m
 	return 0;
 }
 
-/* Targets after ".NOEXPORT:" get a shell of their own, the real one, whatever else is said. */
+static void noexport_target(struct make_args *m, const char *target, const char *shell)
+{
+	char *eval;
+
+	if (m->n < (int)ARRAY_SIZE(m->argv) - 8 && asprintf(&eval, "--eval=%s: private override SHELL=%s", target, shell) > 0)
+		m->argv[m->n++] = eval; /* lives as long as we */
+}
+
+/* Targets after ".NOEXPORT:" get a shell of their own, the real one, whatever else is said. Files that are included by a plain name are looked at too. */
+static void noexport_file(struct make_args *m, const char *file, const char *shell, int depth)
+{
+	_cleanup_fclose_ FILE *f = fopen(file, "re");
+	_cleanup_free_ char *line = NULL;
+	bool goes_on = false;
+	size_t cap = 0;
+	ssize_t n;
+
+	while (f && (n = getline(&line, &cap, f)) > 0) {
+		bool targets = goes_on || !strncmp(line, ".NOEXPORT:", 10);
+		bool includes = !goes_on && (!strncmp(line, "include ", 8) || !strncmp(line, "-include ", 9));
+		char *rest = goes_on ? line : line + (targets ? 10 : 9), *save = NULL;
+
+		goes_on = targets && n > 1 && line[n - 2] == '\\';
+		for (char *t = targets || includes ? strtok_r(rest, " \t\\\n", &save) : NULL; t; t = strtok_r(NULL, " \t\\\n", &save))
+			if (targets)
+				noexport_target(m, t, shell);
+			else if (depth < INCLUDES_MAX && !strchr(t, '$'))
+				noexport_file(m, t, shell, depth + 1);
+	}
+}
+
 static void add_noexport(struct make_args *m, const char *shell)
 {
 	static const char *const names[] = {"GNUmakefile", "makefile", "Makefile"};
-	_cleanup_fclose_ FILE *f = m->file ? fopen(m->file, "re") : NULL;
-	_cleanup_free_ char *line = NULL;
-	size_t cap = 0;
 
-	for (size_t i = 0; !m->file && !f && i < ARRAY_SIZE(names); i++)
-		f = fopen(names[i], "re");
-	while (f && getline(&line, &cap, f) > 0) {
-		char *save = NULL;
-
-		if (strncmp(line, ".NOEXPORT:", 10))
-			continue;
-		for (char *t = strtok_r(line + 10, " \t\\\n", &save); t && m->n < (int)ARRAY_SIZE(m->argv) - 8; t = strtok_r(NULL, " \t\\\n", &save)) {
-			char *eval;
-
-			if (asprintf(&eval, "--eval=%s: private override SHELL=%s", t, shell) > 0)
-				m->argv[m->n++] = eval; /* lives as long as we */
-		}
+	if (m->file) {
+		noexport_file(m, m->file, shell, 0);
+		return;
 	}
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (!access(names[i], R_OK)) {
+			noexport_file(m, names[i], shell, 0);
+			return;
+		}
 }
 
 static void sprite_sh(char *to, size_t n)

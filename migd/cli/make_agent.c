@@ -103,6 +103,24 @@ static void slot_back(struct make_agent *a, struct pool_slot *s)
 	token_take(a);
 }
 
+static void *home_main(void *arg)
+{
+	ask(arg, NULL, NULL, NULL, NULL);
+	return NULL;
+}
+
+/* Not in the loop: the recipe's output, which has to be drained before it moves, is read there. */
+static void bring_home(int pid)
+{
+	json_t *rq = json_pack("{s:s, s:i}", "verb", "home", "pid", pid);
+	pthread_t t;
+
+	if (!rq || pthread_create(&t, NULL, home_main, rq))
+		json_decref(rq);
+	else
+		pthread_detach(t);
+}
+
 static void row(struct make_agent *a, json_t *line)
 {
 	json_t *g = json_object_get(line, "granted"), *l = json_object_get(line, "lost"), *r = json_object_get(line, "reclaim");
@@ -120,11 +138,15 @@ static void row(struct make_agent *a, json_t *line)
 	} else if (l && s) {
 		pool_lose(&a->pool, s);
 		token_take(a);
+		/* Its place is still wanted: from whoever becomes idle next. */
+		simple_verb(a, "more", json_pack("{s:i, s:b, s:s}", "want", 1, "wait", 1, "priority", a->o.priority));
 	} else if (r && s && s->pid) {
-		s->reclaimed = true;
-		ask(json_pack("{s:s, s:[i]}", "verb", "home", "pids", s->pid), NULL, NULL, NULL, NULL);
+		s->reclaimed = true; /* given back when it has come home; another is waited for */
+		simple_verb(a, "more", json_pack("{s:i, s:b, s:s}", "want", 1, "wait", 1, "priority", a->o.priority));
+		bring_home(s->pid);
 	} else if (r && s) {
 		slot_back(a, s);
+		simple_verb(a, "more", json_pack("{s:i, s:b, s:s}", "want", 1, "wait", 1, "priority", a->o.priority));
 	}
 }
 
