@@ -47,5 +47,6 @@ const struct rpc_method fs_methods[FS_NOPS] = {
 	[FS_REMOVEXATTR] = CHANGE("Removexattr", xattr_req, empty),
 	[FS_LOCK] = ASK("Lock", lock_req, lock_rep),
 	[FS_ELECT] = ASK("Elect", elect_req, elect_rep),
+	[FS_HAND] = CHANGE("Hand", hand_req, hand_rep),
 	[FS_PIPE] = METHOD("Pipe", RPC_BIDI, false, true, pipe_msg, pipe_msg),
 };

@@ -37,6 +37,7 @@ enum fs_op {
 	FS_LOCK,
 	FS_ELECT,
 	FS_PIPE, /* bidirectional: named pipes */
+	FS_HAND,
 	FS_NOPS
 };
 extern const struct rpc_method fs_methods[FS_NOPS];

@@ -543,6 +543,7 @@ static void *call_ticker(void *arg)
 			stream_tick(fs, clock_mono_ns());
 			wb_tick(fs, now, false);
 			resume_tick(fs, now);
+			hand_tick(fs, now);
 			pthread_mutex_lock(&fs->wait_lock);
 		}
 		if (fs->stopping)
@@ -571,6 +572,7 @@ void call_init(struct fs *fs)
 	list_init(&fs->retry);
 	list_init(&fs->interrupted);
 	list_init(&fs->young);
+	list_init(&fs->claims);
 	list_init(&fs->wb_files);
 }
 

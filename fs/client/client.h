@@ -21,6 +21,7 @@
 #include "conf/hash.h"
 #include "conf/list.h"
 #include "fs/client/keep.h"
+#include "fs/hand.h"
 #include "fs/methods.h"
 #include "rpc/local.h"
 #include "rpc/rpc.h"
@@ -154,6 +155,11 @@ struct stream {
 	unsigned ndirty; /* chunks of write-behind that need it; inode.lock */
 	bool unlock;	 /* its close drops the flock of unlock_owner */
 	uint64_t unlock_owner;
+	uint64_t flock_owner; /* of the description itself, once it has taken a flock */
+	/* handed over, see hand.c: inode.lock */
+	bool shared, claimed; /* its offset is the server's; it came from another node, under `token` */
+	uint8_t token[HAND_TOKEN], stream[HAND_TOKEN]; /* stream: name of the shared offset */
+	uint64_t expect, at; /* where the kernel believes it to stand; the server's offset when we heard of it last */
 	bool direct;   /* DIRECT_IO: no pages are cached by it */
 	uint32_t uid, gid; /* who opened it: as whom it is opened (again) at the server */
 	uint32_t *groups;
@@ -211,6 +217,7 @@ struct fs {
 	struct list wb_files;	   /* inodes with dirty data, oldest first */
 	struct hash old_calls, old_taken; /* KEEP_CALL and KEEP_TAKEN of an earlier spritefs, by request, until their request has come again */
 	uint64_t old_until;	   /* boot clock: those left by then were given up by who asked; 0: none left */
+	struct list claims;	   /* hand.c */
 	struct list young;	   /* streams of home domains that the server does not know yet, oldest first */
 	pthread_t ticker;
 
@@ -304,6 +311,7 @@ struct call {
 		Sprite__Fs__StatfsReq statfs;
 		Sprite__Fs__XattrReq xattr;
 		Sprite__Fs__LockReq lock;
+		Sprite__Fs__HandReq hand;
 	} m;
 	Sprite__Fs__Attr attr;
 	/* of the operation, for its done function */
@@ -406,6 +414,18 @@ void stream_close_id(struct fs *fs, struct inode *ino, uint64_t open, bool unloc
 /* The kernel has let go of it. */
 void stream_release(struct fs *fs, struct stream *st, bool unlock, uint64_t owner);
 
+/* With inode.lock: what is kept of it is to be as it is now. */
+void stream_changed(struct stream *st);
+
+/* ---- hand.c */
+/* Is this the name of an open file that another node hands over? Then it answers. */
+bool hand_lookup(struct fs *fs, fuse_req_t req, struct inode *dir, const char *name);
+bool hand_open(struct fs *fs, fuse_req_t req, struct inode *ino, struct fuse_file_info *fi); /* the open(2) after it: answers */
+void hand_tick(struct fs *fs, uint64_t now);
+bool hand_write_begin(struct stream *st, uint64_t off); /* is this write one at the shared offset? */
+void hand_write_done(struct stream *st, uint64_t off, uint64_t size, uint64_t at);
+void ops_hand(struct fuse_lowlevel_ops *ops);
+
 /* ---- prefix.c */
 int prefix_start(struct fs *fs, struct error *e);
 void prefix_stop(struct fs *fs);
@@ -487,6 +507,7 @@ bool names_absent(struct inode *dir, const char *name);
 void recover_start(struct server *s);
 /* A lock was granted or (F_UNLCK) dropped; ends are inclusive. */
 void recover_note_lock(struct inode *ino, uint64_t owner, bool flock, uint32_t type, uint64_t start, uint64_t end, uint32_t pid);
+size_t recover_lock_owners(struct inode *ino, uint32_t pid, uint64_t *list, size_t room); /* of fcntl locks of that process */
 void recover_lock_resume(struct inode *ino, struct keep *k);
 void recover_forget_locks(struct inode *ino);
 

@@ -40,7 +40,9 @@ struct kept_stream {
 	uint64_t told; /* the request whose answer told the kernel of it */
 	int32_t flags;
 	uint32_t uid, gid, ngroups, nowner;
-	uint8_t dir, direct, caches, released, unlock, pad[3];
+	uint64_t flock_owner, expect, at;
+	uint8_t token[HAND_TOKEN], stream[HAND_TOKEN];
+	uint8_t dir, direct, caches, released, unlock, shared, claimed, pad;
 	uint64_t list[]; /* owners, then groups */
 };
 

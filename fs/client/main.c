@@ -159,6 +159,7 @@ static int session_new(struct fs *fs, struct error *e)
 	ops_file(&ops);
 	ops_dir(&ops);
 	ops_lock(&ops);
+	ops_hand(&ops);
 	if (fs->whole)
 		special_wrap(&ops);
 	fs->se = fuse_session_new(&args, &ops, sizeof(ops), fs);

@@ -130,7 +130,7 @@ static void op_open(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 	struct inode *ino = inode_get(fs, id);
 	struct call *c;
 
-	if (open_here(fs, req, ino, fi)) {
+	if (hand_open(fs, req, ino, fi) || open_here(fs, req, ino, fi)) {
 		inode_put(fs, ino);
 		return;
 	}
@@ -282,6 +282,8 @@ static void write_done(struct call *c, int err, struct rpc_msg *out)
 	else
 		lease_forget_attr(c->ino);
 	lease_reply_end(c->fs);
+	if (c->m.write.stream)
+		hand_write_done(c->st, c->m.write.offset, rep->size, rep->offset);
 	if (c->m.write.kill_suid) /* the mode that the kernel knows is not the true one any more */
 		fuse_lowlevel_notify_inval_inode(c->fs->se, c->ino->id, -1, 0);
 	covered = c->st->direct || c->dom->home || (lease_has(c->ino, SPRITE__FS__LEASE_BITS__LEASE_DATA) && rep->offset == c->m.write.offset);
@@ -305,7 +307,7 @@ static void op_write(fuse_req_t req, fuse_ino_t id, const char *data, size_t siz
 		fuse_reply_write(req, size);
 		return;
 	}
-	if (!(fi->flags & (O_SYNC | O_DSYNC | O_DIRECT)) &&
+	if (!st->shared && !(fi->flags & (O_SYNC | O_DSYNC | O_DIRECT)) &&
 		wb_write(fs, req, st, data, size, (uint64_t)off, (fi->flags & O_APPEND) && !fi->writepage, uid, gid, session_kill_suid())) {
 		inode_put(fs, ino);
 		return;
@@ -320,6 +322,7 @@ static void op_write(fuse_req_t req, fuse_ino_t id, const char *data, size_t siz
 	call_stream(c, st, &c->m.write.open);
 	c->m.write.offset = (uint64_t)off;
 	c->m.write.append = (fi->flags & O_APPEND) && !fi->writepage;
+	c->m.write.stream = !c->m.write.append && !fi->writepage && hand_write_begin(st, (uint64_t)off);
 	c->m.write.sync = fi->flags & (O_SYNC | O_DSYNC);
 	c->m.write.kill_suid = session_kill_suid();
 	c->bulk.iov_base = (void *)data;

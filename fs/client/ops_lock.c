@@ -64,6 +64,8 @@ static struct call *lock_new(fuse_req_t req, fuse_ino_t id, struct fuse_file_inf
 	c->handle = &c->m.lock.handle;
 	call_stream(c, stream_at(fs, fi->fh), &c->m.lock.open);
 	c->m.lock.owner = fi->lock_owner;
+	if (c->st->claimed)
+		c->m.lock.token = (ProtobufCBinaryData){HAND_TOKEN, c->st->token};
 	return c;
 }
 
@@ -135,6 +137,12 @@ static void op_flock(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi, i
 	c->m.lock.pid = (uint32_t)fuse_req_ctx(req)->pid;
 	c->m.lock.type = (op & LOCK_UN) ? F_UNLCK : (op & LOCK_EX) ? F_WRLCK : F_RDLCK;
 	if (!(op & LOCK_UN)) {
+		pthread_mutex_lock(&c->ino->lock);
+		if (c->st->flock_owner != fi->lock_owner) {
+			c->st->flock_owner = fi->lock_owner;
+			stream_changed(c->st);
+		}
+		pthread_mutex_unlock(&c->ino->lock);
 		c->m.lock.wait = c->waits = !(op & LOCK_NB);
 		c->m.lock.ticket = atomic_fetch_add(&keep_head()->next_ticket, 1) + 1;
 	}

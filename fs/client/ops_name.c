@@ -261,6 +261,10 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	struct call *c;
 	struct stat st;
 
+	if (hand_lookup(fs, req, dir, name)) {
+		inode_put(fs, dir);
+		return;
+	}
 	if (k && k->dom && k->dom->server) {
 		inode_put(fs, dir);
 		lookup_domain(fs, req, k);

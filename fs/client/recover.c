@@ -52,6 +52,24 @@ static void held_free(struct held *h)
 	free(h);
 }
 
+size_t recover_lock_owners(struct inode *ino, uint32_t pid, uint64_t *list, size_t room)
+{
+	struct held *h;
+	size_t n = 0, i;
+
+	pthread_mutex_lock(&ino->lock);
+	list_each(h, &ino->locks, link) {
+		if (h->flock || !pid || h->pid != pid)
+			continue;
+		for (i = 0; i < n && list[i] != h->owner; i++)
+			;
+		if (i == n && n < room)
+			list[n++] = h->owner;
+	}
+	pthread_mutex_unlock(&ino->lock);
+	return n;
+}
+
 void recover_lock_resume(struct inode *ino, struct keep *k)
 {
 	struct kept_lock *x = (struct kept_lock *)k->data;

@@ -70,7 +70,10 @@ static void stream_save(struct stream *st, uint64_t told)
 	x = (struct kept_stream *)k->data;
 	*x = (struct kept_stream){.ino = st->ino->id, .open = st->open, .epoch = st->epoch, .unlock_owner = st->unlock_owner, .told = told,
 		.flags = st->flags, .uid = st->uid, .gid = st->gid, .ngroups = (uint32_t)st->ngroups, .nowner = st->nowner, .dir = st->dir,
-		.direct = st->direct, .caches = st->caches, .released = st->released, .unlock = st->unlock};
+		.direct = st->direct, .caches = st->caches, .released = st->released, .unlock = st->unlock, .flock_owner = st->flock_owner, .expect = st->expect, .at = st->at, .shared = st->shared,
+		.claimed = st->claimed};
+	memcpy(x->token, st->token, HAND_TOKEN);
+	memcpy(x->stream, st->stream, HAND_TOKEN);
 	for (i = 0; i < st->nowner; i++)
 		x->list[i] = st->owner[i];
 	for (i = 0; i < st->ngroups; i++)
@@ -81,7 +84,7 @@ static void stream_save(struct stream *st, uint64_t told)
 }
 
 /* With inode.lock. Only what the kernel has been told of is worth a record. */
-static void stream_changed(struct stream *st)
+void stream_changed(struct stream *st)
 {
 	if (st->keep)
 		stream_save(st, ((struct kept_stream *)st->keep->data)->told);
@@ -117,6 +120,13 @@ struct stream *stream_resume(struct fs *fs, struct inode *ino, struct keep *k)
 	st->released = x->released;
 	st->unlock = x->unlock;
 	st->unlock_owner = x->unlock_owner;
+	st->flock_owner = x->flock_owner;
+	st->shared = x->shared;
+	st->claimed = x->claimed;
+	st->expect = x->expect;
+	st->at = x->at;
+	memcpy(st->token, x->token, HAND_TOKEN);
+	memcpy(st->stream, x->stream, HAND_TOKEN);
 	st->nowner = x->nowner;
 	st->owner = calloc(x->nowner + 1, sizeof(*st->owner));
 	st->ngroups = x->ngroups;
@@ -340,6 +350,10 @@ static void open_fill(struct stream *st, Sprite__Fs__OpenReq *m, Sprite__Fs__Cre
 {
 	m->flags = (uint32_t)(st->flags & ~(O_TRUNC | O_EXCL | O_CREAT));
 	m->reclaim = true;
+	if (st->shared) {
+		m->stream = (ProtobufCBinaryData){HAND_TOKEN, st->stream};
+		m->pos = st->at;
+	}
 	cred->uid = st->uid;
 	cred->gid = st->gid;
 	cred->groups = st->groups;

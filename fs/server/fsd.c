@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Starting and stopping the parts, and what is done once a second; see fsd.h. */
 #include "fs/server/fsd.h"
+#include "fs/server/hand.h"
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -125,6 +126,7 @@ static int server_start(struct fsd *d, struct error *e)
 static void open_closed(void *arg, struct open *f)
 {
 	lease_close(arg, f);
+	hand_offset_put(arg, f->offset);
 }
 
 int fsd_start(struct fsd *d, const struct conf *c, struct rpc_tls *tls, struct error *e)
@@ -151,7 +153,7 @@ int fsd_start(struct fsd *d, const struct conf *c, struct rpc_tls *tls, struct e
 	r = exports_open(c, &d->exports, e);
 	if (r < 0)
 		return r;
-	if (!d->elect || locks_start(d) < 0 || events_start(d) < 0 || pipes_start(d) < 0 || leases_start(d) < 0 ||
+	if (!d->elect || locks_start(d) < 0 || hands_start(d) < 0 || events_start(d) < 0 || pipes_start(d) < 0 || leases_start(d) < 0 ||
 		recover_start(d) < 0)
 		return error_set(e, ENOMEM, "no memory");
 	d->intents = intents_open(c->state_dir);
@@ -216,6 +218,7 @@ void fsd_stop(struct fsd *d)
 	intents_close(d->intents);
 	recover_stop(d);
 	clients_destroy(&d->clients);
+	hands_stop(d);
 	locks_stop(d);
 	events_stop(d);
 	pipes_stop(d);

@@ -30,7 +30,8 @@ static bool ranges_meet(const struct lock_range *a, const struct lock_range *b)
 
 static bool ranges_conflict(const struct lock_range *a, const struct lock_range *b)
 {
-	return ranges_meet(a, b) && !owner_same(a->who, b->who) && (a->type == RANGE_WRITE || b->type == RANGE_WRITE);
+	return ranges_meet(a, b) && !owner_same(a->who, b->who) && (a->type == RANGE_WRITE || b->type == RANGE_WRITE) &&
+	       !(a->mark && a->mark == b->mark);
 }
 
 void lock_table_init(struct lock_table *t, bool whole)
@@ -135,7 +136,7 @@ static void object_add(struct lock_table *t, struct lock_object *o, const struct
 	list_each_safe(h, next, &o->held, link) {
 		bool touches;
 
-		if (!owner_same(h->r.who, want->who) || h->r.type != want->type)
+		if (!owner_same(h->r.who, want->who) || h->r.type != want->type || h->r.mark != want->mark)
 			continue;
 		touches = (h->r.end != LOCK_EOF && h->r.end + 1 == fresh->r.start) ||
 			(fresh->r.end != LOCK_EOF && fresh->r.end + 1 == h->r.start);
@@ -332,6 +333,18 @@ bool lock_blocks(const struct lock_table *t, uint64_t client)
 				return true;
 	}
 	return false;
+}
+
+void lock_mark(struct lock_table *t, const void *key, size_t keylen, struct lock_owner who, uint64_t mark)
+{
+	struct lock_object *o = object_get(t, key, keylen, false);
+	struct held *h;
+
+	if (!o)
+		return;
+	list_each(h, &o->held, link)
+		if (owner_same(h->r.who, who))
+			h->r.mark = mark;
 }
 
 void lock_forget(struct lock_table *t, struct lock_waiter *w)

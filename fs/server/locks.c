@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include "fs/server/hand.h"
 #include "fs/server/lock.h"
 #include "fs/server/ops.h"
 
@@ -199,7 +200,23 @@ int op_lock(struct op *o, const ProtobufCMessage *m)
 	range.end = in->flock || in->end > INT64_MAX ? LOCK_EOF : (int64_t)in->end;
 	if (range.start < 0 || range.end < range.start)
 		return -EINVAL;
+	if (in->token.len)
+		range.mark = hand_mark(o->d, in->token);
 	return in->test ? lock_query(o, t, in, &range) : lock_set(o, t, in, &range);
+}
+
+void locks_mark(struct fsd *d, const struct open *f, const uint64_t *owners, size_t n, uint64_t mark)
+{
+	size_t i;
+
+	pthread_mutex_lock(&d->locks->lock);
+	for (i = 0; i < n; i++) {
+		struct lock_owner who = {f->client->id, owners[i]};
+
+		lock_mark(&d->locks->flock, f->handle, f->handle_len, who, mark);
+		lock_mark(&d->locks->fcntl, f->handle, f->handle_len, who, mark);
+	}
+	pthread_mutex_unlock(&d->locks->lock);
 }
 
 void locks_drop_flock(struct fsd *d, const struct open *f, uint64_t owner)

@@ -99,6 +99,18 @@ struct open *openstate_get(struct openstate *t, const struct client *c, uint64_t
 	return o;
 }
 
+bool openstate_has(struct openstate *t, const struct client *c, uint64_t id)
+{
+	struct open *o;
+	bool r;
+
+	pthread_mutex_lock(&t->lock);
+	o = hash_get_u64(&t->by_id, id);
+	r = o && o->client == c;
+	pthread_mutex_unlock(&t->lock);
+	return r;
+}
+
 struct open *openstate_take(struct openstate *t, const struct client *c, uint64_t id)
 {
 	struct open *o;

@@ -15,6 +15,8 @@
 #include "fs/server/export.h"
 #include <protobuf-c/protobuf-c.h>
 
+struct offset;
+
 struct open {
 	uint64_t id;
 	struct client *client; /* counted */
@@ -33,6 +35,7 @@ struct open {
 	atomic_int refs;
 	struct openstate *table;
 	pthread_mutex_t lock;
+	struct offset *offset; /* shared with other opens, NULL: none; set once (hand.h) */
 	uint64_t dir_pos; /* cookie at which the descriptor stands (lock) */
 };
 
@@ -57,6 +60,7 @@ int openstate_add(struct openstate *t, struct client *c, const struct object *o,
 	const unsigned char *handle, size_t handle_len, struct open **out);
 /* Counted; NULL when `c` has no such open. */
 struct open *openstate_get(struct openstate *t, const struct client *c, uint64_t id);
+bool openstate_has(struct openstate *t, const struct client *c, uint64_t id);
 void open_put(struct open *o);
 /* Takes it out of the map: the caller holds the last but those of operations under way. NULL: no such. */
 struct open *openstate_take(struct openstate *t, const struct client *c, uint64_t id);

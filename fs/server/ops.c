@@ -37,6 +37,7 @@ static const op_handler handlers[FS_NOPS] = {
 	[FS_LISTXATTR] = op_listxattr,
 	[FS_REMOVEXATTR] = op_removexattr,
 	[FS_LOCK] = op_lock,
+	[FS_HAND] = op_hand,
 	[FS_ELECT] = op_elect,
 };
 
@@ -75,7 +76,7 @@ void op_run(struct op *o)
 /* After these the client may hold something that it must be able to bring back after a restart. */
 static bool holds_something(enum fs_op m)
 {
-	return m == FS_ATTACH || m == FS_OPEN || m == FS_CREATE || m == FS_LOCK;
+	return m == FS_ATTACH || m == FS_OPEN || m == FS_CREATE || m == FS_LOCK || m == FS_HAND;
 }
 
 static void serve(struct fsd *d, struct rpc_request *rq, enum fs_op method)
@@ -142,6 +143,7 @@ static void serve(struct fsd *d, struct rpc_request *rq, enum fs_op method)
 	X(LISTXATTR)                                                                                         \
 	X(REMOVEXATTR)                                                                                       \
 	X(LOCK)                                                                                              \
+	X(HAND)                                                                                              \
 	X(ELECT)
 EACH(SERVE)
 

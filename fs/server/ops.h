@@ -38,6 +38,8 @@ OP(op_fsync);
 OP(op_fallocate);
 OP(op_copy);
 OP(op_seek);
+/* hand.c */
+OP(op_hand);
 /* locks.c */
 OP(op_lock);
 #undef OP

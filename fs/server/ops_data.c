@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "fs/server/hand.h"
 #include "fs/server/lease.h"
 #include "fs/server/mounts.h"
 #include "fs/server/ops.h"
@@ -167,6 +168,30 @@ static ssize_t write_append(struct op *o, struct open *f, struct iovec *v, int n
 	return r;
 }
 
+/* At the offset that this open shares with others, as write(2) does at that of a descriptor. */
+static ssize_t write_shared(struct op *o, struct open *f, struct iovec *v, int n, int flags, uint64_t *offset)
+{
+	const struct intent *it = op_repeated(o);
+	struct stat st;
+	ssize_t r;
+
+	pthread_mutex_lock(&f->offset->lock);
+	if (it && appended_before(f->fd, v, n, it->extra)) {
+		*offset = it->extra;
+		r = (ssize_t)rpc_request_msg(o->rq)->bulk_len;
+	} else {
+		*offset = f->offset->pos;
+		if (fstat(f->fd, &st) == 0)
+			op_intend(o, &st, *offset);
+		hand_offset_intend(o->d, f->offset, rpc_request_msg(o->rq)->bulk_len);
+		r = write_full(f->fd, v, n, (off_t)*offset, flags);
+	}
+	if (r > 0 && *offset + (uint64_t)r > f->offset->pos)
+		f->offset->pos = *offset + (uint64_t)r;
+	pthread_mutex_unlock(&f->offset->lock);
+	return r;
+}
+
 /* Before the contents of an open file change: become the writer, and take what others have of it. */
 static int write_begin(struct op *o, struct open *f, const Sprite__Fs__Cred *cred)
 {
@@ -190,7 +215,7 @@ static uint32_t write_grant(struct op *o, struct open *f, uint64_t *seq)
  */
 static bool append_was_done(struct op *o, const Sprite__Fs__WriteReq *in, Sprite__Fs__WriteRep *rep, Sprite__Fs__Attr *attr)
 {
-	const struct intent *it = in->append ? op_repeated(o) : NULL;
+	const struct intent *it = in->append || in->stream ? op_repeated(o) : NULL;
 	const struct rpc_msg *msg = rpc_request_msg(o->rq);
 	struct object obj _cleanup_object_ = OBJECT_INIT;
 	_cleanup_close_ int fd = -1;
@@ -230,7 +255,8 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 	if (r == 0) {
 		memcpy(v, msg->iov, (size_t)msg->niov * sizeof(v[0]));
 		rep.offset = in->offset;
-		n = in->append ? write_append(o, f, v, msg->niov, flags, &rep.offset) :
+		n = in->append		     ? write_append(o, f, v, msg->niov, flags, &rep.offset) :
+		    in->stream && f->offset ? write_shared(o, f, v, msg->niov, flags, &rep.offset) :
 				 write_full(f->fd, v, msg->niov, (off_t)in->offset, flags);
 		r = n < 0 ? (int)n : fstat(f->fd, &st) < 0 ? -errno : 0;
 	}

@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "fs/dirent.h"
+#include "fs/server/hand.h"
 #include "fs/server/lease.h"
 #include "fs/server/mounts.h"
 #include "fs/server/ops.h"
@@ -107,6 +108,12 @@ int op_open_file(struct op *o, const ProtobufCMessage *m)
 	if (r < 0)
 		return r;
 	rep.open = f->id;
+	if (in->reclaim && in->stream.len && (r = hand_reclaim(o->d, f, in->stream, in->pos)) < 0) {
+		openstate_take(&o->d->opens, o->client, f->id);
+		open_put(f);
+		open_put(f);
+		return r;
+	}
 	lease_open(o->d, f);
 	rep.lease = lease_grant(o, obj.ex, lease_key(&st), in->handle, open_want(&st, in->flags), false, &rep.lease_seq);
 	rep.shared_write = lease_shared_write(o, lease_key(&st));
