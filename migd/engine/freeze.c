@@ -32,7 +32,7 @@ enum { SEIZE_OPTIONS = PTRACE_O_TRACESYSGOOD, SUSPEND_SECCOMP = 1 << 21 };
  * A thread that does not stop within the limit waits for a device, or for its vfork child, which we have stopped: so all is let go, and tried again.
  */
 static const uint64_t stop_limit_ns = 100000000ULL, busy_limit_ns = 3000000000ULL; /* in an uninterruptible wait; on a busy machine */
-enum { ATTEMPTS = 20, ATTEMPT_PAUSE_MS = 30 };
+enum { ATTEMPTS = 40, ATTEMPT_PAUSE_MS = 30, ATTEMPT_PAUSE_MOST_MS = 150 };
 
 static int thread_seize(struct eng_thread *t)
 {
@@ -594,7 +594,9 @@ static int attempts(struct eng_family **f, pid_t host, pid_t pid, const struct e
 			return 0;
 		if ((r != -EBUSY && r != -ESRCH) || i == ATTEMPTS - 1 || (r == -ESRCH && kill(host, 0) < 0))
 			return error_set(e, -r, "%s", now.text);
-		nanosleep(&(struct timespec){.tv_nsec = ATTEMPT_PAUSE_MS * 1000000}, NULL);
+		int pause = (i + 1) * ATTEMPT_PAUSE_MS;
+
+		nanosleep(&(struct timespec){.tv_nsec = (pause < ATTEMPT_PAUSE_MOST_MS ? pause : ATTEMPT_PAUSE_MOST_MS) * 1000000}, NULL);
 		if (*f)
 			nest_refreeze(*f, pid);
 	}

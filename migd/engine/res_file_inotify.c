@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * inotify. fdinfo lists the watches by file handle: the name of each is found through the mount that it lies on, and over there the same file is watched under
+ * inotify. fdinfo lists the watches by file handle: the name of each is found through the mount that it lies on, else by looking around, and over there the same file is watched under
  * the same number (INOTIFY_IOC_SETNEXTWD). Events that wait to be read cannot be put into another descriptor: a move waits until the program has read
  * them (settled()), and fails in words if it does not. What happens to a watched file between dump and resume is not told.
  *
@@ -66,7 +66,7 @@ static bool watch_parse(const char *line, struct watch *w)
 }
 
 /* Name of what is watched, in the root of the process behind dir: by its handle in a mount of that device. 0 or -errno. */
-static int watch_path(int dir, const struct watch *w, char *path, size_t size)
+static int watch_by_handle(int dir, const struct watch *w, char *path, size_t size)
 {
 	_cleanup_free_ char *mounts = eng_proc_read(dir, "mountinfo", NULL);
 	_cleanup_close_ int root = openat(dir, "root", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -103,6 +103,91 @@ static int watch_path(int dir, const struct watch *w, char *path, size_t size)
 	return r;
 }
 
+struct search {
+	int dir, root; /* of the process */
+	const struct watch *w;
+	char *path;
+	size_t size, budget; /* names that may still be looked at */
+};
+
+static bool is_it(const struct search *s, const char *path)
+{
+	struct stat st;
+	_cleanup_free_ char *relative = NULL;
+
+	return asprintf(&relative, ".%s", path) > 0 && fstatat(s->root, relative, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_ino == s->w->ino &&
+	       ((uint64_t)major(st.st_dev) << 20 | minor(st.st_dev)) == s->w->dev;
+}
+
+/* The path itself, or what lies in it. */
+static bool search_in(struct search *s, const char *path)
+{
+	_cleanup_free_ char *relative = NULL;
+	int fd = asprintf(&relative, ".%s", path) > 0 ? openat(s->root, relative, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	bool found = is_it(s, path);
+
+	if (found)
+		snprintf(s->path, s->size, "%s", path);
+	for (struct dirent *e; d && !found && s->budget && (e = readdir(d)); s->budget--) {
+		char name[PATH_MAX + NAME_MAX + 2];
+
+		if (e->d_ino != s->w->ino || !strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
+			continue;
+		snprintf(name, sizeof name, "%s/%s", path[1] ? path : "", e->d_name);
+		found = is_it(s, name) && snprintf(s->path, s->size, "%s", name) < (int)s->size;
+	}
+	if (d)
+		closedir(d);
+	return found;
+}
+
+/* And what lies beside it. */
+static bool search_around(struct search *s, const char *path)
+{
+	char up[PATH_MAX];
+	char *slash;
+
+	if (*path != '/' || !s->budget)
+		return false;
+	snprintf(up, sizeof up, "%s", path);
+	slash = strrchr(up, '/');
+	slash[slash == up] = '\0';
+	return search_in(s, path) || search_in(s, up);
+}
+
+/*
+ * A network file system may have forgotten the way to a directory that is only watched. Then it is looked for where the process has to do: at its
+ * working directory, at what it has open, and at what else it watches.
+ */
+static int watch_search(int dir, const char *info, const struct watch *w, char *path, size_t size)
+{
+	_cleanup_close_ int root = openat(dir, "root", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	struct search s = {.dir = dir, .root = root, .w = w, .path = path, .size = size, .budget = 20000};
+	char at[PATH_MAX];
+	bool found = root >= 0 && res_readlink(dir, "cwd", at, sizeof at) > 0 && search_around(&s, at);
+	int fds = openat(dir, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *d = fds < 0 ? NULL : fdopendir(fds);
+
+	for (struct dirent *e; root >= 0 && d && !found && (e = readdir(d));)
+		found = res_readlink(fds, e->d_name, at, sizeof at) > 0 && search_around(&s, at);
+	if (d)
+		closedir(d);
+	for (const char *l = info; root >= 0 && !found && s.budget && l && (l = strstr(l, "inotify wd:")); l++) {
+		struct watch other;
+
+		found = watch_parse(l, &other) && other.wd != w->wd && watch_by_handle(dir, &other, at, sizeof at) == 0 && search_around(&s, at);
+	}
+	return found ? 0 : -ENOENT;
+}
+
+static int watch_path(int dir, const char *info, const struct watch *w, char *path, size_t size)
+{
+	int r = watch_by_handle(dir, w, path, size);
+
+	return r == -ENOENT ? watch_search(dir, info, w, path, size) : r;
+}
+
 /* Calls f for each watch that fdinfo has. 0 or the first non-zero of f. */
 static int watches_each(const struct file_look *l, int (*f)(void *arg, const struct watch *w), void *arg)
 {
@@ -126,7 +211,7 @@ static int probe_watch(void *arg, const struct watch *w)
 	const struct probing *x = arg;
 	char path[PATH_MAX];
 
-	if (watch_path(x->p->dir, w, path, sizeof path) < 0)
+	if (watch_path(x->p->dir, x->l->info, w, path, sizeof path) < 0)
 		file_reason(x->p, x->l, "inotify watches a file (inode %llu) whose name cannot be found: watch it by another name", (unsigned long long)w->ino);
 	return 0;
 }
@@ -157,7 +242,7 @@ static int dump_watch(void *arg, const struct watch *w)
 {
 	struct dumping *x = arg;
 	char path[PATH_MAX];
-	int r = watch_path(x->d->look.dir, w, path, sizeof path);
+	int r = watch_path(x->d->look.dir, x->d->look.info, w, path, sizeof path);
 
 	if (r < 0)
 		return r;

@@ -1,27 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: shared
-# timeout: 400
-# Every kind of state survives: each program of tests/move is moved home -> ws2 -> ws3 -> home -> ws2 while it works, and checks itself.
+# timeout: 300
+# Every kind of state survives: each program of tests/move is moved home -> ws2 -> ws3 -> home -> ws2 (-> home) at random moments while it works, and checks itself.
+# Several side by side. SPRITE_STATES="name name": only those.
 . "$(dirname "$0")/lib.sh"
 job_dir
 trap 'on ws1 rm -rf $JD; rm -rf "$TMP"' EXIT
-for p in "$HERE"/../move/*.c; do
-	name=$(basename "$p" .c)
-	on ws1 test -x /opt/sprite/tests/move/$name || { flunk "$name: not built"; continue; }
-	job "/opt/sprite/tests/move/$name 0 $JD" || continue
-	until_true 10 eval "job_over || on ws1 grep -q READY $JD/out"
-	if job_over && [ "$(job_status)" = 77 ]; then note "$name: $(on ws1 cat $JD/out)"; continue; fi
-	ok=1
-	for where in ws2 ws3 home ws2; do
-		if ! out=$(hop $where 2>&1); then ok=0; flunk "$name: moves to $where"; note "$out"; note "$(on ws1 cat $JD/out $JD/err | tail -3)"; break; fi
-		sleep 0.2 # let it work there
+names=${SPRITE_STATES:-$(cd "$HERE/../move" && ls *.c | sed 's/\.c$//')}
+
+# One program, on ws1 as its user: starts, moves, ends it. Says "NAME ok|no|skip words"; what explains a failure follows with "#".
+cat >"$TMP/one" <<'ONE'
+name=$1; d=$2/$1
+mkdir -p $d && cd $d || exit 1
+/opt/sprite/tests/move/$name 0 $d </dev/null >>out 2>>err &
+pid=$!
+said() { grep -q "$1" out 2>/dev/null; }
+for i in $(seq 1200); do said READY && break; kill -0 $pid 2>/dev/null || break; sleep 0.05; done
+why=
+if said READY; then
+	for where in ws2 ws3 home ws2 $(( RANDOM % 2 )); do
+		sleep 0.$(printf %03d $((RANDOM % 300)))
+		case $where in 0) continue ;; 1|home) say=$(mig home $pid 2>&1) ;; *) say=$(mig move -H $where $pid 2>&1) ;; esac || { why="move to $where: $say"; break; }
 	done
-	if [ $ok = 1 ]; then
-		on ws1 kill -TERM "$JOB"
-		st=$(job_status 20)
-		same "$name: survives four moves" "0 PASS" "$st $(on ws1 sh -c "tail -1 $JD/out")"
-	fi
-	job_over || { on ws1 kill -9 "$JOB" 2>/dev/null; job_status 10 >/dev/null; }
-done
-same "nothing is left" "" "$(residue)"
+	kill -TERM $pid 2>/dev/null
+fi
+wait $pid; st=$?
+last=$(tail -n 1 out)
+if [ -z "$why" ] && [ "$st $last" = "0 PASS" ]; then echo "$name ok"
+elif [ $st = 77 ]; then echo "$name skip $last"
+else
+	echo "$name no status $st: $last"
+	[ -z "$why" ] || echo "# $why"
+	tail -n 3 err | sed 's/^/# /'
+fi
+ONE
+as sprite ws1 sh -c "cat >$JD/one" <"$TMP/one"
+for n in $names; do
+	on ws1 test -x /opt/sprite/tests/move/$n || flunk "$n: not built"
+	echo $n
+done >"$TMP/names"
+as sprite ws1 sh -c "xargs -P 5 -I% timeout -s KILL 200 bash $JD/one % $JD" <"$TMP/names" >"$TMP/results" 2>&1
+while read -r n how words; do
+	case $how in
+	ok) pass "$n: survives" ;;
+	skip) note "$n: $words" ;;
+	no) flunk "$n: survives"; note "$words" ;;
+	*) note "$n $how $words" ;;
+	esac
+done <"$TMP/results"
+same "all of them ended" "$(sort "$TMP/names")" "$(sed -n 's/^\([a-z_0-9]*\) \(ok\|no\|skip\).*/\1/p' "$TMP/results" | sort)"
+same "nothing is left" "" "$(until_true 5 eval '[ -z "$(residue)" ]'; residue)"
 finish
