@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: own
+# long: yes
 # timeout: 240
 # The owner comes first: guests stop at his first key, leave in order within limits, go home or onward by policy; who arrives meanwhile stops too; who cannot
 # leave stays stopped, runs on when he has gone again, or is killed if its user asked for that. By hand: evict, stop-all, lend.

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: own
+# long: yes
 # timeout: 120
 # Fair shares and priorities with real commands: who holds everything gives back when another user asks, and a make that loses a host asks for the next.
 . "$(dirname "$0")/lib.sh"
