@@ -367,5 +367,6 @@ int main(int argc, char **argv)
 				signalled(&h);
 		}
 	} while (died(&h));
+	free(h.kept);
 	return h.status;
 }
