@@ -124,6 +124,7 @@ check: deps
 	@$(run)run all
 # and the lab tests that take too long for every day
 check-long:
+	@dpkg -s debootstrap dpkg-dev >/dev/null 2>&1 || apt-get install -y -q --no-install-recommends debootstrap dpkg-dev
 	@LONG=1 $(MAKE) -s BUILD=$(BUILD) check
 unit-check: all $(UNITS)
 	@$(run)run unit
