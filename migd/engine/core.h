@@ -30,7 +30,8 @@ struct eng_thread_core {
 	char comm[17];
 	void *xstate;			 /* destination: to be set */
 	size_t xstate_len;
-	uint64_t slept_ns;		 /* source: how long it had been blocked when frozen */
+	uint64_t slept_ns;		 /* source: how long it had been blocked when it was looked at, before the freeze: freeze_slept_ns() */
+	double switches;		 /* its voluntary context switches then */
 	bool has_remaining;
 	uint64_t remaining;
 	long wait_nr;			 /* the call that has_remaining is about */
@@ -114,6 +115,8 @@ int hollow_stop_all(struct eng_family *f); /* every thread into a ptrace stop */
 int explain_family(pid_t pid, bool in_nest, struct eng_reasons *why, struct eng_sizes *sizes, struct error *e);
 
 /* freeze.c */
+/* Stopped: how long the wait that it was stopped in had lasted; 0 when that is not sure (then it waits longer, never shorter). */
+uint64_t freeze_slept_ns(const struct eng_thread *t);
 void thaw_processes(struct eng_family *f); /* all run on; the objects stay, without threads */
 int freeze_zombie(struct eng_family *f, pid_t pid, struct eng_proc *parent); /* 1: noted as one that waits for its parent to ask, 0: it is not one */
 void freeze_order(struct eng_family *f); /* parents before children */

@@ -113,30 +113,50 @@ static int thread_await(struct eng_thread *t, struct error *e)
 	}
 }
 
-/* How long a thread that sleeps has been sleeping: sched's exec_start is when it last ran (same clock in our own file). 0 if not to be had. */
-static double exec_start_ms(const char *path)
+/* A number of /proc/PID/task/TID/sched; 0 if not to be had. */
+static double sched_number(const char *text, const char *key)
 {
-	_cleanup_free_ char *text = eng_proc_read(-100 /* AT_FDCWD */, path, NULL);
-	char *s = text ? strstr(text, "se.exec_start") : NULL;
+	const char *s = text ? strstr(text, key) : NULL;
 
 	s = s ? strchr(s, ':') : NULL;
 	return s ? strtod(s + 1, NULL) : 0;
 }
 
+static char *sched_read(pid_t pid, pid_t tid)
+{
+	char path[80];
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/sched", pid, tid);
+	return eng_proc_read(-100 /* AT_FDCWD */, path, NULL);
+}
+
+/*
+ * How long a thread that sleeps has been sleeping: sched's exec_start is when it last ran (same clock in our own file). One that waits for a processor, in or
+ * before its call, has not slept.
+ */
 static void thread_slept(struct eng_thread *t)
 {
 	char path[80];
-	_cleanup_free_ char *wchan = NULL;
+	_cleanup_free_ char *wchan = NULL, *its = NULL, *ours = NULL;
 	double then, now;
 
-	snprintf(path, sizeof(path), "/proc/%d/task/%d/sched", t->proc->pid, t->tid);
-	then = exec_start_ms(path);
-	snprintf(path, sizeof(path), "/proc/self/task/%d/sched", (int)gettid());
-	now = exec_start_ms(path);
+	its = sched_read(t->proc->pid, t->tid);
+	ours = sched_read(getpid(), gettid());
+	then = sched_number(its, "se.exec_start");
+	now = sched_number(ours, "se.exec_start");
 	snprintf(path, sizeof(path), "task/%d/wchan", t->tid);
 	wchan = eng_proc_read(t->proc->dir, path, NULL);
 	snprintf(t->core->wchan, sizeof(t->core->wchan), "%s", wchan ? wchan : "");
-	t->core->slept_ns = then > 0 && now > then ? (now - then) * 1e6 : 0;
+	t->core->switches = sched_number(its, "nr_voluntary_switches");
+	t->core->slept_ns = then > 0 && now > then && thread_state(t) == 'S' ? (now - then) * 1e6 : 0;
+}
+
+uint64_t freeze_slept_ns(const struct eng_thread *t)
+{
+	_cleanup_free_ char *its = t->core->slept_ns ? sched_read(t->proc->pid, t->tid) : NULL;
+
+	/* One switch is into our stop. More: it woke in between, and this is another wait. */
+	return its && sched_number(its, "nr_voluntary_switches") <= t->core->switches + 1 ? t->core->slept_ns : 0;
 }
 
 static struct eng_thread *thread_by_tid(struct eng_proc *p, pid_t tid)

@@ -114,8 +114,10 @@ static void arrange_syscall(struct eng_thread *t)
 		r->rax = -ERESTARTNOHAND;
 		return;
 	}
+	uint64_t slept = freeze_slept_ns(t);
+
 	t->core->has_remaining = true;
-	t->core->remaining = (uint64_t)timeout > t->core->slept_ns ? timeout - t->core->slept_ns : 0;
+	t->core->remaining = (uint64_t)timeout > slept ? timeout - slept : 0;
 	deadline_note(t->tid, t->core->wait_nr, t->core->remaining); /* for the next time it is stopped in this wait, here */
 }
 
