@@ -21,7 +21,7 @@
 #include "migd/status.h"
 #include "rpc/master.pb-c.h"
 
-enum { POLL_MS = 250, RETRY_MS = 500, PLACE_MS = 2000 };
+enum { POLL_MS = 250, RETRY_MS = 500, PLACE_MS = 2000, WANTS_MAX = 256 };
 #define ADOPT_NS 10000000000ull /* a new master hears from all hosts within that time */
 
 struct slot {
@@ -596,6 +596,18 @@ static struct agent *agent_of(struct migd *m, struct local_conn *c, const struct
 	return a;
 }
 
+static size_t wants(struct agent *a)
+{
+	struct want *w;
+	size_t n = 0;
+
+	pthread_mutex_lock(&a->lock);
+	list_each(w, &a->wants, node)
+		n++;
+	pthread_mutex_unlock(&a->lock);
+	return n;
+}
+
 void agent_verb_more(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq)
 {
 	json_int_t n = json_integer_value(json_object_get(rq, "want"));
@@ -609,7 +621,9 @@ void agent_verb_more(struct migd *m, struct local_conn *c, const struct local_cr
 	}
 	if (!want_ok(c, n) || !(a = agent_of(m, c, who, rq)))
 		return;
-	if ((json_is_true(json_object_get(rq, "wait")) && want_more(a, (uint32_t)priority, (uint32_t)n)) ||
+	if (wants(a) >= WANTS_MAX)
+		local_fail(c, E2BIG, "agent %llu asks for too much at a time already", (unsigned long long)a->id);
+	else if ((json_is_true(json_object_get(rq, "wait")) && want_more(a, (uint32_t)priority, (uint32_t)n)) ||
 		want_new(a, a->uid, (uint32_t)priority, (uint32_t)n, json_is_true(json_object_get(rq, "wait")), NULL, m->conf->name))
 		local_ok(c, NULL);
 	else

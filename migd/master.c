@@ -139,7 +139,7 @@ void master_tick(struct master *ms, bool holding)
 void master_host(struct master *ms, const char *host, const Sprite__Master__Report *r)
 {
 	uint64_t now = clock_boot_ns(), idle = r->idle_ms * 1000000ull;
-	struct select_host h = {.name = host, .arch = r->arch, .features = r->features, .offers = r->offers, .slots = r->slots > 1024 ? 1024 : r->slots,
+	struct select_host h = {.name = host, .arch = r->arch, .features = r->features, .offers = r->offers, .slots = r->slots,
 		.import = r->import <= POLICY_NONE ? (enum select_policy)r->import : POLICY_NONE, .idle_since = idle < now ? now - idle : 0};
 
 	pthread_mutex_lock(&ms->lock);

@@ -673,7 +673,7 @@ int select_host_set(struct select *s, const struct select_host *h)
 	}
 	x->offers = h->offers;
 	x->idle_since = h->idle_since;
-	x->slots = h->slots ? h->slots : 1;
+	x->slots = h->slots < 1 ? 1 : h->slots > SELECT_SLOTS_MAX ? SELECT_SLOTS_MAX : h->slots;
 	totals_count(s, x, 1);
 	host_refile(x);
 	if (!x->offers)

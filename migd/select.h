@@ -18,6 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define SELECT_SLOTS_MAX 1024u
 enum select_priority { SELECT_LOW, SELECT_NORMAL, SELECT_HIGH, SELECT_PRIORITIES };
 enum select_state { HOST_ACTIVE, HOST_IDLE, HOST_PART_USED, HOST_FULL, HOST_REFUSES, HOST_DOWN };
 enum select_policy { POLICY_ALL, POLICY_USERS, POLICY_ROOT, POLICY_NONE }; /* whose work: everybody's, all but root's, root's only, nobody's */
@@ -29,7 +30,7 @@ struct select_host { /* what a host says of itself */
 	bool offers;	      /* idle, lending and able */
 	enum select_policy import;
 	uint64_t idle_since;  /* any monotonic unit, the same for all hosts: the smaller the better */
-	unsigned slots;	      /* 0 is taken as 1 */
+	unsigned slots;	      /* taken to be 1 to SELECT_SLOTS_MAX: nobody has more CPUs to lend than that, whatever he says */
 };
 
 struct select_ask {

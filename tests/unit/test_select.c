@@ -65,6 +65,54 @@ static void test_longest_idle_first(void)
 	select_free(s);
 }
 
+static void test_nonsense(void)
+{
+	static const struct select_host odd[] = {
+		{.name = "many", .arch = "x86_64", .features = "f", .offers = true, .slots = 0xffffffff},
+		{.name = "none", .arch = "x86_64", .features = "f", .offers = true, .slots = 0},
+		{.name = "old", .arch = "x86_64", .features = "  f   ", .offers = true, .idle_since = UINT64_MAX, .slots = 1},
+		{.name = "bare", .offers = true, .slots = 1},
+		{.name = "", .arch = "", .features = "", .offers = true, .slots = 1},
+	};
+	struct select_ask a = ask_of(1, 1000, SELECT_WANT_MAX);
+	static struct select_grant g[SELECT_WANT_MAX];
+	struct select *s = fresh();
+	struct select_totals t;
+
+	for (size_t i = 0; i < sizeof(odd) / sizeof(odd[0]); i++)
+		CU_ASSERT_EQUAL(select_host_set(s, &odd[i]), 0);
+	select_totals(s, &t);
+	CU_ASSERT_EQUAL(t.slots, SELECT_SLOTS_MAX + 4);
+	a.features = "f";
+	CU_ASSERT_EQUAL(select_ask(s, &a, g), (int)SELECT_SLOTS_MAX + 2); /* "many", "none" and "old" have f */
+	a.want = 10000; /* more than anybody is given at a time */
+	CU_ASSERT_EQUAL(select_ask(s, &a, g), -EINVAL);
+	a.want = 0;
+	CU_ASSERT_EQUAL(select_ask(s, &a, g), -EINVAL);
+	select_free(s);
+}
+
+static void test_features(void)
+{
+	struct select *s = fresh();
+	struct select_ask a = ask_of(1, 1000, 1);
+	struct select_host more = {.name = "more", .arch = "x86_64", .features = "sse avx avx2", .offers = true, .idle_since = 9, .slots = 2},
+			   less = {.name = "less", .arch = "x86_64", .features = "sse avx", .offers = true, .idle_since = 1, .slots = 2};
+	struct select_grant g[1];
+
+	select_host_set(s, &more);
+	select_host_set(s, &less);
+	a.features = "sse avx2";
+	CU_ASSERT_EQUAL(select_ask(s, &a, g), 1);
+	CU_ASSERT_STRING_EQUAL(g[0].host, "more");
+	a.features = "avx";
+	CU_ASSERT_EQUAL(select_ask(s, &a, g), 1);
+	CU_ASSERT_STRING_EQUAL(g[0].host, "less"); /* idle for longer */
+	a.features = "av";
+	CU_ASSERT_EQUAL(select_ask(s, &a, g), 0);
+	select_free(s);
+}
+
 static void test_filters(void)
 {
 	struct select *s = fresh();
@@ -309,6 +357,8 @@ int main(void)
 	CU_initialize_registry();
 	CU_pSuite s = CU_add_suite("select", NULL, NULL);
 
+	CU_add_test(s, "hosts and users that say nonsense", test_nonsense);
+	CU_add_test(s, "CPU features", test_features);
 	CU_add_test(s, "longest idle first", test_longest_idle_first);
 	CU_add_test(s, "filters", test_filters);
 	CU_add_test(s, "a waiter is called back", test_waiter_is_called_back);
