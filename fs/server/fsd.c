@@ -149,6 +149,7 @@ int fsd_start(struct fsd *d, const struct conf *c, struct rpc_tls *tls, struct e
 	d->opens.closed = open_closed;
 	d->opens.closed_arg = d;
 	grants_init(&d->grants);
+	grants_load(&d->grants, c->state_dir);
 	graves_init(&d->graves);
 	r = exports_open(c, &d->exports, e);
 	if (r < 0)

@@ -4,8 +4,13 @@
 #include <errno.h>
 #include <grp.h>
 #include <pwd.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "conf/clock.h"
+#include "conf/log.h"
 
 struct grant {
 	struct list link;
@@ -20,6 +25,7 @@ void grants_init(struct grants *g)
 {
 	pthread_mutex_init(&g->lock, NULL);
 	list_init(&g->list);
+	g->path = NULL;
 }
 
 static void grant_free(struct grant *x)
@@ -38,6 +44,8 @@ void grants_destroy(struct grants *g)
 
 	while ((l = list_pop(&g->list)))
 		grant_free(list_entry(l, struct grant, link));
+	free(g->path);
+	g->path = NULL;
 	pthread_mutex_destroy(&g->lock);
 }
 
@@ -102,12 +110,84 @@ static int grants_remove_locked(struct grants *g, const char *host, uid_t uid, c
 	return r;
 }
 
+/* With the lock. A whole file or the one before: it replaces it by name. */
+static void grants_save(struct grants *g)
+{
+	_cleanup_free_ char *tmp = NULL;
+	json_t *rows, *all;
+	struct grant *x;
+
+	if (!g->path || asprintf(&tmp, "%s.new", g->path) < 0)
+		return;
+	rows = json_array();
+	list_each(x, &g->list, link) {
+		json_t *gids = json_array();
+
+		for (size_t i = 0; i < x->ngids; i++)
+			json_array_append_new(gids, json_integer(x->gids[i]));
+		json_array_append_new(rows, json_pack("{s:s,s:s,s:I,s:b,s:o}", "host", x->host, "family", x->family, "uid", (json_int_t)x->uid, "any_group",
+						    x->any_group, "gids", gids));
+	}
+	all = json_pack("{s:s,s:o}", "boot", clock_boot_id(), "grants", rows);
+	if (json_dump_file(all, tmp, 0) < 0 || rename(tmp, g->path) < 0)
+		log_warn("%s: cannot write: %s; a restart of spritefsd will take their files from guests", g->path, strerror(errno));
+	json_decref(all);
+}
+
+static struct grant *grant_of(const json_t *row)
+{
+	const char *host, *family;
+	json_t *list, *id;
+	struct grant *x;
+	json_int_t uid;
+	size_t i;
+	int any;
+
+	if (json_unpack((json_t *)row, "{s:s,s:s,s:I,s:b,s:o}", "host", &host, "family", &family, "uid", &uid, "any_group", &any, "gids", &list) < 0)
+		return NULL;
+	x = calloc(1, sizeof(*x));
+	if (!x)
+		return NULL;
+	x->host = strdup(host);
+	x->family = strdup(family);
+	x->uid = (uid_t)uid;
+	x->any_group = any;
+	x->gids = calloc(json_array_size(list) + 1, sizeof(gid_t));
+	if (!x->host || !x->family || !x->gids) {
+		grant_free(x);
+		return NULL;
+	}
+	json_array_foreach(list, i, id)
+		x->gids[x->ngids++] = (gid_t)json_integer_value(id);
+	return x;
+}
+
+void grants_load(struct grants *g, const char *dir)
+{
+	json_t *all, *row;
+	struct grant *x;
+	size_t i;
+
+	pthread_mutex_lock(&g->lock);
+	if (asprintf(&g->path, "%s/grants.json", dir) < 0)
+		g->path = NULL;
+	all = g->path ? json_load_file(g->path, 0, NULL) : NULL;
+	if (all && json_string_value(json_object_get(all, "boot")) && !strcmp(json_string_value(json_object_get(all, "boot")), clock_boot_id()))
+		json_array_foreach(json_object_get(all, "grants"), i, row)
+			if ((x = grant_of(row)))
+				list_add_tail(&g->list, &x->link);
+	json_decref(all);
+	pthread_mutex_unlock(&g->lock);
+}
+
 int grants_remove(struct grants *g, const char *host, uid_t uid, const char *family)
 {
 	int r;
 
 	pthread_mutex_lock(&g->lock);
 	r = grants_remove_locked(g, host, uid, family);
+	if (r == 0)
+		grants_save(g);
 	pthread_mutex_unlock(&g->lock);
 	return r;
 }
@@ -121,6 +201,7 @@ int grants_add(struct grants *g, const char *host, uid_t uid, const char *family
 	pthread_mutex_lock(&g->lock);
 	grants_remove_locked(g, host, uid, family); /* in one step: no request in between is refused */
 	list_add_tail(&g->list, &x->link);
+	grants_save(g);
 	pthread_mutex_unlock(&g->lock);
 	return 0;
 }

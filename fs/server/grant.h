@@ -2,7 +2,8 @@
 /*
  * Who may use the home domain from elsewhere: a guest host, as the uid of a process that it hosts now. migd of this host grants and revokes by family; a
  * (host, uid) may act while any family of it is there. With a grant come the groups that the user has here, and no others, so
- * that a host cannot add a group to a user.
+ * that a host cannot add a group to a user. They are kept in a file: a restart of the server must not take their files from guests. Those of an earlier boot
+ * of this host are void, as its families are.
  *
  * Locking: one mutex; nothing is called under it.
  */
@@ -18,9 +19,12 @@
 struct grants {
 	pthread_mutex_t lock;
 	struct list list;
+	char *path; /* NULL: not kept */
 };
 
 void grants_init(struct grants *g);
+/* Brings back those of the last run, and keeps them in `dir` from now on. */
+void grants_load(struct grants *g, const char *dir);
 void grants_destroy(struct grants *g);
 /* `gids` NULL: those of the user in this host's database. Granting the same family again only changes its groups. */
 int grants_add(struct grants *g, const char *host, uid_t uid, const char *family, const gid_t *gids, size_t ngids);

@@ -1,0 +1,44 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# lab: own
+# timeout: 120
+# A guest keeps the files of its home when the home's spritefsd, or the guest host's spritefs that shows them, is killed: it only waits.
+. "$(dirname "$0")/lib.sh"
+lab_up -n 2
+job_dir
+# imports modules as it goes (files of its home), so that a root that is gone shows; keeps a file of its home open
+as sprite ws1 tee $JD/job.py >/dev/null <<'P'
+import importlib, os, sys, time
+names = "json csv argparse calendar configparser decimal difflib email.mime.text fractions gettext gzip heapq hmac html.parser http.client imaplib inspect ipaddress mailbox netrc optparse pickle plistlib pprint profile queue random sched shelve shlex smtplib statistics string tarfile textwrap timeit trace typing uuid wave zipfile".split()
+home = open(os.environ["HOME"] + "/kept.txt", "w+")
+home.write("kept"); home.flush()
+n = 0
+while not os.path.exists("stop"):
+    importlib.import_module(names[n % len(names)])
+    assert open("/etc/hostname").read().strip() == os.uname().nodename
+    assert os.path.exists("/proc/self/stat") and os.path.exists("/dev/null") and os.path.exists("/sprite")
+    home.seek(0); assert home.read() == "kept"
+    n += 1
+    print(n, flush=True)
+    time.sleep(0.05)
+P
+job "env HOME=/home/sprite python3 job.py"
+lines() { on ws1 sh -c "wc -l <$JD/out"; }
+goes_on() { local n; n=$(lines); until_true 20 sh_on ws1 "[ \$(wc -l <$JD/out) -gt $((n + 5)) ]"; }
+check "moved" hop ws2
+check "it runs there" goes_on
+lab kill ws1 spritefsd KILL; check "its home's spritefsd starts again" until_true 10 lab start ws1 spritefsd
+check "it goes on after kill -9 of its home's spritefsd" goes_on
+old=$(on ws2 pgrep -f "bin/spritefs .*--prefix" | tail -1)
+check "the spritefs that shows its home is killed" on ws2 kill -9 "$old"
+check "it goes on after that" goes_on
+check "there is another" sh_on ws2 "p=\$(pgrep -f 'bin/spritefs .*--prefix' | tail -1); [ -n \"\$p\" ] && [ \$p != $old ]"
+lab kill ws1 spritefsd TERM; until_true 10 lab start ws1 spritefsd
+check "and after a restart in order" goes_on
+check "it comes home" hop home
+check "and runs there" goes_on
+on ws1 touch $JD/stop
+same "it ends well" 0 "$(job_status 30)"
+same "no error" "" "$(on ws1 cat $JD/err)"
+same "no line lost or doubled" "" "$(on ws1 awk '$1 != NR' $JD/out)"
+finish
