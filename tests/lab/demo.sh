@@ -23,7 +23,7 @@ wrong() {
 	exit 1
 }
 expect() { if [ "$2" = "$3" ]; then good "$1"; else echo "        wanted: $2"; echo "        found:  $3"; wrong "$1"; fi; }
-until_true() { local end=$((SECONDS + $1)); shift; while ! "$@" >/dev/null 2>&1; do [ $SECONDS -lt $end ] || return 1; sleep 0.05; done; }
+until_true() { local end=$((SECONDS + 6 * $1)); shift; while ! "$@" >/dev/null 2>&1; do [ $SECONDS -lt $end ] || return 1; sleep 0.05; done; }
 trap 'lab down >/dev/null 2>&1; rm -rf "$TMP"' EXIT
 trap 'exit 130' INT TERM
 
@@ -115,6 +115,47 @@ shows "cmp big.tar.xz, the one that travelled, with the one that did not"
 on ws1 cat /sprite/work/big.tar.xz >"$TMP/moved.xz"
 cmp "$TMP/ref.xz" "$TMP/moved.xz" || wrong "both are equal"
 good "the result equals that of an unmoved run, byte for byte ($(stat -c %s "$TMP/moved.xz") bytes)"
+
+step "mig make: the recipes of a build run on the hosts whose owners are away; then one of them comes back"
+# sprite-lab once more, object by object, and something that takes longer
+on ws1 bash -c 'cat >/sprite/src/Makefile' <<'X'
+SRC := $(wildcard conf/*.c tests/lab/*.c)
+all: part.xz lab
+part.xz: part
+	xz -9 -kf part
+lab: $(SRC:.c=.o)
+	gcc -o $@ $^ -ljansson
+%.o: %.c
+	gcc -O2 -D_GNU_SOURCE '-DSPRITE_VERSION="demo"' -I. -c -o $@ $<
+X
+sh_on ws1 'head -c 40000000 /sprite/work/big.tar | tail -c 20000000 >/sprite/src/part'
+"$BIN/sprite-lab" exec fs1 -- xz -9 -c /srv/sprite/src/part >"$TMP/part.xz" </dev/null &
+ref=$!
+idle() { [ "$(on ws1 mig hosts --no-header -o NAME,STATE | grep -cE '^ws[23] +idle')" = 2 ]; }
+until_true 60 idle || { on ws1 mig hosts -v | tell; wrong "ws2 and ws3 are idle"; }
+shows "ws1: mig hosts"; on ws1 mig hosts | tell
+shows "ws1: mig make -j8 --verbose"
+"$BIN/sprite-lab" exec ws1 -u sprite -- bash -c 'cd /sprite/src; mig make -j8 --verbose >make.out 2>&1 </dev/null; echo $? >make.status.new; mv make.status.new make.status' </dev/null >/dev/null 2>&1 &
+who() { local h; for h in ws2 ws3; do on $h pgrep -x xz >/dev/null && echo $h; done; }
+until_true 30 eval '[ -n "$(who)" ]' || { on ws1 tail /sprite/src/make.out | tell; wrong "xz is away"; }
+host=$(who)
+shows "ws1: mig ps"; on ws1 mig ps | tell
+good "recipes run on ws2 and ws3"
+guests() { "$BIN/sprite-lab" exec $host -- ps -u sprite -o pid=,comm= | grep -v lab-console; }
+shows "sprite-lab input $host       # its owner touches a key"
+t=$EPOCHREALTIME; lab input $host || wrong "a key"
+until_true 10 eval '[ -z "$(guests)" ]' || { guests | tell; wrong "all guests have left $host"; }
+u=$EPOCHREALTIME
+lab logs $host migd | grep -E 'in use|owner' | tail -1 | tell
+shows "ws1: mig ps"; on ws1 mig ps | tell
+good "$(( (${u/./} - ${t/./}) / 1000 )) ms after the key nothing of ours is on $host any more"
+until_true 120 on ws1 test -e /sprite/src/make.status || { on ws1 mig ps | tell; on ws1 tail /sprite/src/make.out | tell; wrong "the build ends"; }
+expect "the build goes on and ends well" 0 "$(on ws1 cat /sprite/src/make.status)"
+grep -o -- '-> ws[0-9]*' <(on ws1 cat /sprite/src/make.out) | sort | uniq -c | sed 's/->/recipes sent to/' | tell
+wait $ref || wrong "the unmoved xz"
+on ws1 cat /sprite/src/part.xz >"$TMP/made.xz"
+cmp "$TMP/part.xz" "$TMP/made.xz" || wrong "what was evicted is whole"
+expect "what was built elsewhere is what gcc made at home, byte for byte; so is the file of the xz that was driven out" "$(sh_on ws1 'sha1sum </sprite/work/lab')" "$(sh_on ws1 'sha1sum </sprite/src/lab')"
 
 step "All is torn down"
 shows "sprite-lab down"
