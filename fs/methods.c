@@ -48,5 +48,6 @@ const struct rpc_method fs_methods[FS_NOPS] = {
 	[FS_LOCK] = ASK("Lock", lock_req, lock_rep),
 	[FS_ELECT] = ASK("Elect", elect_req, elect_rep),
 	[FS_HAND] = CHANGE("Hand", hand_req, hand_rep),
+	[FS_STATUS] = BULK("Status", empty, empty),
 	[FS_PIPE] = METHOD("Pipe", RPC_BIDI, false, true, pipe_msg, pipe_msg),
 };

@@ -38,6 +38,7 @@ enum fs_op {
 	FS_ELECT,
 	FS_PIPE, /* bidirectional: named pipes */
 	FS_HAND,
+	FS_STATUS,
 	FS_NOPS
 };
 extern const struct rpc_method fs_methods[FS_NOPS];

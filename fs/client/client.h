@@ -374,6 +374,7 @@ bool inode_is_virtual(struct fs *fs, const struct inode *ino);
 /* Any open of it, for the server to find an unlinked file by; 0: none. */
 uint64_t inode_any_open(struct inode *ino);
 size_t inode_count(struct fs *fs);
+void inode_each(struct fs *fs, void (*fn)(void *arg, struct inode *ino), void *arg); /* with its lock held; looks only */
 size_t inode_of_server(struct fs *fs, const struct server *s, struct inode ***all); /* all that have streams or locks or dirty data, with references */
 struct inode *inode_resume(struct fs *fs, struct domain *dom, struct keep *k); /* of an earlier spritefs */
 void inode_resumed(struct fs *fs); /* all that is there is built: drops what nobody has */
@@ -508,6 +509,7 @@ void recover_start(struct server *s);
 /* A lock was granted or (F_UNLCK) dropped; ends are inclusive. */
 void recover_note_lock(struct inode *ino, uint64_t owner, bool flock, uint32_t type, uint64_t start, uint64_t end, uint32_t pid);
 size_t recover_lock_owners(struct inode *ino, uint32_t pid, uint64_t *list, size_t room); /* of fcntl locks of that process */
+void recover_locks_each(struct inode *ino, void (*fn)(void *arg, uint32_t pid, uint32_t type, bool flock, uint64_t start, uint64_t end), void *arg);
 void recover_lock_resume(struct inode *ino, struct keep *k);
 void recover_forget_locks(struct inode *ino);
 

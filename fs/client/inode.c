@@ -366,6 +366,20 @@ size_t inode_count(struct fs *fs)
 	return n;
 }
 
+void inode_each(struct fs *fs, void (*fn)(void *arg, struct inode *ino), void *arg)
+{
+	struct hash_iter it = {0};
+	struct inode *ino;
+
+	pthread_mutex_lock(&fs->inode_lock);
+	while ((ino = hash_next(&fs->by_id, &it))) {
+		pthread_mutex_lock(&ino->lock);
+		fn(arg, ino);
+		pthread_mutex_unlock(&ino->lock);
+	}
+	pthread_mutex_unlock(&fs->inode_lock);
+}
+
 struct inode *inode_by_handle(struct fs *fs, const ProtobufCBinaryData *h)
 {
 	struct inode *ino;

@@ -70,6 +70,14 @@ size_t recover_lock_owners(struct inode *ino, uint32_t pid, uint64_t *list, size
 	return n;
 }
 
+void recover_locks_each(struct inode *ino, void (*fn)(void *arg, uint32_t pid, uint32_t type, bool flock, uint64_t start, uint64_t end), void *arg)
+{
+	struct held *h;
+
+	list_each(h, &ino->locks, link)
+		fn(arg, h->pid, h->type, h->flock, h->start, h->end);
+}
+
 void recover_lock_resume(struct inode *ino, struct keep *k)
 {
 	struct kept_lock *x = (struct kept_lock *)k->data;

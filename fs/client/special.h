@@ -39,6 +39,9 @@ struct special_dir {
 /* The directories there are; ends with a NULL name. Defined in special_env.c. */
 extern const struct special_dir special_dirs[];
 
+/* special_status.c */
+extern const struct special_file special_status[];
+
 /* Puts itself before the operations of the mount. */
 void special_wrap(struct fuse_lowlevel_ops *ops);
 

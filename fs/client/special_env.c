@@ -54,7 +54,7 @@ static int env_unset(struct fs *fs, const struct special_who *w, const char *nam
 static const struct special_names env = {env_list, env_set, env_unset};
 
 const struct special_dir special_dirs[] = {
-	{"", NULL, NULL},
+	{"", special_status, NULL},
 	{"env", NULL, &env},
 	{0},
 };

@@ -38,6 +38,7 @@ static const op_handler handlers[FS_NOPS] = {
 	[FS_REMOVEXATTR] = op_removexattr,
 	[FS_LOCK] = op_lock,
 	[FS_HAND] = op_hand,
+	[FS_STATUS] = op_status,
 	[FS_ELECT] = op_elect,
 };
 
@@ -144,6 +145,7 @@ static void serve(struct fsd *d, struct rpc_request *rq, enum fs_op method)
 	X(REMOVEXATTR)                                                                                       \
 	X(LOCK)                                                                                              \
 	X(HAND)                                                                                              \
+	X(STATUS)                                                                                            \
 	X(ELECT)
 EACH(SERVE)
 

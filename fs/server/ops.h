@@ -11,6 +11,7 @@ OP(op_register);
 OP(op_attach);
 OP(op_renew);
 OP(op_elect);
+OP(op_status); /* the JSON of fsd_status() as bulk */
 /* ops_name.c */
 OP(op_lookup);
 OP(op_readlink);

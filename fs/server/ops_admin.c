@@ -154,6 +154,23 @@ int op_renew(struct op *o, const ProtobufCMessage *m)
 	return op_done(o, &rep.base);
 }
 
+int op_status(struct op *o, const ProtobufCMessage *m)
+{
+	Sprite__Fs__Empty rep = SPRITE__FS__EMPTY__INIT;
+	json_t *status = fsd_status(o->d);
+	char *text = json_dumps(status, JSON_COMPACT);
+
+	(void)m;
+	json_decref(status);
+	if (!text)
+		return -ENOMEM;
+	if (strlen(text) > FS_IO_MAX) {
+		free(text);
+		return -EFBIG;
+	}
+	return op_done_bulk(o, &rep.base, text, strlen(text));
+}
+
 int op_elect(struct op *o, const ProtobufCMessage *m)
 {
 	const Sprite__Fs__ElectReq *in = (const void *)m;

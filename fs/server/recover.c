@@ -247,6 +247,7 @@ static bool allowed_in_grace(const struct op *o)
 	}
 	case FS_SETATTR: /* by a reclaimed open: there are no others yet */
 		return ((const Sprite__Fs__SetattrReq *)m)->open != 0;
+	case FS_STATUS:
 	case FS_PREFIXES:
 	case FS_REGISTER:
 	case FS_ELECT:
