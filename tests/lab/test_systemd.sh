@@ -72,7 +72,7 @@ for n in a b; do
 	for u in spritefsd.service sprite.mount migd.service; do chroot "$W/$n" systemctl -q enable $u; done
 	# the watchdog of the tests has less patience
 	for u in spritefsd migd; do mkdir -p "$W/$n/etc/systemd/system/$u.service.d"; printf '[Service]\nWatchdogSec=6\nTimeoutAbortSec=1\n' >"$W/$n/etc/systemd/system/$u.service.d/test.conf"; done
-	unshare -n sleep 100000 & HOLD[$n]=$!
+	unshare -n sleep 100000 & HOLD[$n]=$!; disown
 done
 for c in cpu memory pids io; do echo +$c >"${group%/*}/cgroup.subtree_control"; done 2>/dev/null
 mkdir "$group"
