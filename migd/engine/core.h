@@ -30,8 +30,8 @@ struct eng_thread_core {
 	char comm[17];
 	void *xstate;			 /* destination: to be set */
 	size_t xstate_len;
-	uint64_t slept_ns;		 /* source: how long it had been blocked when it was looked at, before the freeze: freeze_slept_ns() */
-	double switches;		 /* its voluntary context switches then */
+	double ran_ms, switches;	 /* source, before it was stopped: when it last ran, by the clock of processor `cpu`; its voluntary context switches */
+	int cpu;			 /* -1: it did not sleep */
 	bool has_remaining;
 	uint64_t remaining;
 	long wait_nr;			 /* the call that has_remaining is about */
@@ -130,6 +130,10 @@ int vessel_catch(struct eng_thread *t);	      /* seize, interrupt, mask: from no
 int eng_release_threads(struct eng_family *f); /* true registers and masks, detached */
 
 /* dump.c */
+struct clocks {
+	uint64_t mono, boot, real;
+};
+void clocks_read(struct clocks *c); /* of one moment: read again when we were interrupted in between (a busy host) */
 int dump_blob_in(struct eng_proc *p, struct error *e);
 int dump_head(struct eng_family *f, struct eng_image *out, struct error *e);
 int dump_put_head(struct eng_family *f, struct eng_image *out); /* the record alone */
@@ -159,6 +163,7 @@ enum { IMG_HEAD = 1, IMG_THREAD, IMG_OBJECT, IMG_OBJECT_PAGES, IMG_PRE_MM, IMG_M
 enum { IMG_MAX = 8 << 20 }; /* longest body that is believed */
 
 /* regs_x86_64.c */
+void regs_let_go(struct eng_thread *t); /* stopped, but not looked at: what would be forgotten of its wait is noted */
 int regs_frozen(struct eng_thread *t, struct eng_reasons *why, struct error *e);
 int regs_set(struct eng_thread *t, const struct user_regs_struct *r);
 int regs_get(struct eng_thread *t, struct user_regs_struct *r);
@@ -166,9 +171,13 @@ int regs_get(struct eng_thread *t, struct user_regs_struct *r);
 int regs_rearm(struct eng_thread *t);
 int regs_leave_vdso(struct eng_thread *t, uint64_t start, uint64_t end);
 
+/* cpuclock.c: the scheduler's clock of a processor, now; 0 when it is not to be had. freeze: any number of this freeze. And a number of a `sched` file, 0 if missing. */
+double cpuclock_ms(uint64_t freeze, int cpu);
+double sched_number(const char *text, const char *key);
+
 /* deadlines.c: when the interrupted wait of a thread on this host ends. */
-void deadline_note(pid_t tid, long nr, uint64_t left_ns);
-int deadline_left(pid_t tid, long *nr, uint64_t *left_ns);
+void deadline_note(pid_t tid, long nr, uint64_t left_ns, uint64_t sp, int64_t timeout);
+int deadline_left(pid_t tid, uint64_t sp, long *nr, uint64_t *left_ns, int64_t *timeout);
 
 /* family.c */
 struct eng_family *family_new(const struct eng_hooks *h);

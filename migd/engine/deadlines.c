@@ -17,6 +17,8 @@ static struct {
 	pid_t tid;
 	long nr; /* the call that waits */
 	uint64_t start, end_ns;
+	uint64_t sp;	 /* the thread's stack pointer in it, and the time-out that it was called with: an entry of an earlier wait differs */
+	int64_t timeout;
 } table[ENTRIES];
 static unsigned next;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -37,7 +39,7 @@ static int start_time(pid_t tid, uint64_t *start)
 	return r;
 }
 
-void deadline_note(pid_t tid, long nr, uint64_t left_ns)
+void deadline_note(pid_t tid, long nr, uint64_t left_ns, uint64_t sp, int64_t timeout)
 {
 	uint64_t start;
 
@@ -48,11 +50,13 @@ void deadline_note(pid_t tid, long nr, uint64_t left_ns)
 	table[next].nr = nr;
 	table[next].start = start;
 	table[next].end_ns = clock_mono_ns() + left_ns;
+	table[next].sp = sp;
+	table[next].timeout = timeout;
 	next = (next + 1) % ENTRIES;
 	pthread_mutex_unlock(&lock);
 }
 
-int deadline_left(pid_t tid, long *nr, uint64_t *left_ns)
+int deadline_left(pid_t tid, uint64_t sp, long *nr, uint64_t *left_ns, int64_t *timeout)
 {
 	uint64_t start, now = clock_mono_ns();
 	int r = -ENOENT;
@@ -65,10 +69,11 @@ int deadline_left(pid_t tid, long *nr, uint64_t *left_ns)
 
 		if (table[at].tid != tid || table[at].start != start)
 			continue;
-		if (table[at].end_ns < now) /* of an earlier wait: this one has not ended */
+		if (table[at].sp != sp) /* of an earlier wait */
 			break;
-		*left_ns = table[at].end_ns - now;
+		*left_ns = table[at].end_ns > now ? table[at].end_ns - now : 0;
 		*nr = table[at].nr;
+		*timeout = table[at].timeout;
 		r = 0;
 	}
 	pthread_mutex_unlock(&lock);

@@ -63,6 +63,21 @@ static uint64_t now_ns(clockid_t c)
 	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
 }
 
+void clocks_read(struct clocks *c)
+{
+	uint64_t best = UINT64_MAX;
+
+	for (int tries = 0; tries < 50 && best > 50000; tries++) {
+		struct clocks is = {.mono = now_ns(CLOCK_MONOTONIC), .boot = now_ns(CLOCK_BOOTTIME), .real = now_ns(CLOCK_REALTIME)};
+		uint64_t took = now_ns(CLOCK_MONOTONIC) - is.mono;
+
+		if (took >= best)
+			continue;
+		best = took;
+		*c = is;
+	}
+}
+
 /* ---- head ------------------------------------------------------------------------------------------ */
 static void parse_ids(const char *status, Sprite__Image__ImgProc *m, uint32_t **groups)
 {
@@ -143,9 +158,12 @@ int dump_put_head(struct eng_family *f, struct eng_image *out)
 		h.cpu = (char *)eng_cpu_features(NULL);
 		h.n_proc = all;
 		h.proc = list;
-		h.mono = now_ns(CLOCK_MONOTONIC) + f->mono_offset;
-		h.boot = now_ns(CLOCK_BOOTTIME) + f->boot_offset;
-		h.real = now_ns(CLOCK_REALTIME);
+		struct clocks now;
+
+		clocks_read(&now);
+		h.mono = now.mono + f->mono_offset;
+		h.boot = now.boot + f->boot_offset;
+		h.real = now.real;
 		h.hostname = f->head_hostname ? f->head_hostname : host;
 		h.page_size = sysconf(_SC_PAGESIZE);
 		r = eng_image_put_msg(out, IMG_HEAD, 0, &h.base);

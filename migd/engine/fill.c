@@ -52,26 +52,29 @@ static int read_head(struct eng_image *in, img_head **h, struct error *e)
 	return check_head(*h, e);
 }
 
-static uint64_t clock_now(clockid_t c)
+/*
+ * The family's clocks here: the home's when the image was begun, and how long ago that was, by the calendar that both hosts share. A difference that cannot
+ * be travel time is one between their clocks: none then.
+ */
+static void set_offsets(struct eng_family *f, const img_head *h)
 {
-	struct timespec ts;
+	struct clocks now;
 
-	clock_gettime(c, &ts);
-	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
+	clocks_read(&now);
+	int64_t travel = (int64_t)(now.real - h->real);
+
+	if (travel < 0 || travel > 10000000000LL)
+		travel = 0;
+	f->mono_offset = (int64_t)(h->mono + travel - now.mono);
+	f->boot_offset = (int64_t)(h->boot + travel - now.boot);
 }
 
-/* How long ago the image was begun, by the calendar that both hosts share. A difference that cannot be travel time is one between their clocks: none then. */
-static uint64_t travel_ns(const img_head *h)
-{
-	int64_t t = (int64_t)clock_now(CLOCK_REALTIME) - h->real;
-
-	return t > 0 && t < 10000000000LL ? t : 0;
-}
-
-/* The family's clock never goes back: who comes home to a clock that is behind waits until it is not (offsets of calendars are small). */
+/* The family's clock never goes back: who comes to a clock that is behind waits until it is not (offsets of calendars are small). */
 static void wait_for_clock(struct eng_family *f)
 {
-	for (int i = 0; i < 2000 && clock_now(CLOCK_MONOTONIC) < f->not_before; i++)
+	struct clocks now;
+
+	for (int i = 0; i < 2000 && (clocks_read(&now), now.mono + f->mono_offset < f->not_before); i++)
 		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
 }
 
@@ -112,8 +115,7 @@ int eng_nest(int fd, const struct eng_nest_opts *o, const struct eng_hooks *hook
 		if (!mine.hostname)
 			mine.hostname = h->hostname;
 		f->head_hostname = strdup(h->hostname);
-		f->mono_offset = (int64_t)(h->mono + travel_ns(h) - clock_now(CLOCK_MONOTONIC));
-		f->boot_offset = (int64_t)(h->boot + travel_ns(h) - clock_now(CLOCK_BOOTTIME));
+		set_offsets(f, h);
 		r = nest_start(f, &mine, f->mono_offset, f->boot_offset, e);
 	}
 	if (r == 0)
@@ -267,8 +269,7 @@ int eng_resume(struct eng_family *f, struct error *e)
 	/* Parked: found again after a restart; the caller's journal knows that it had been filled. */
 	if (f->state != ENG_FILLED && f->state != ENG_PARKED)
 		return error_set(e, EINVAL, "resume of a family that is %s", eng_state_name(f));
-	if (!f->nest)
-		wait_for_clock(f);
+	wait_for_clock(f);
 	for (size_t k = 0; eng_res_table[k]; k++)
 		for (size_t i = 0; i < f->nprocs && eng_res_table[k]->resume; i++) {
 			eng_scratch_reset(f->procs[i]);

@@ -113,50 +113,55 @@ static int thread_await(struct eng_thread *t, struct error *e)
 	}
 }
 
-/* A number of /proc/PID/task/TID/sched; 0 if not to be had. */
-static double sched_number(const char *text, const char *key)
-{
-	const char *s = text ? strstr(text, key) : NULL;
-
-	s = s ? strchr(s, ':') : NULL;
-	return s ? strtod(s + 1, NULL) : 0;
-}
-
-static char *sched_read(pid_t pid, pid_t tid)
+static char *sched_read(const struct eng_thread *t)
 {
 	char path[80];
 
-	snprintf(path, sizeof(path), "/proc/%d/task/%d/sched", pid, tid);
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/sched", t->proc->pid, t->tid);
 	return eng_proc_read(-100 /* AT_FDCWD */, path, NULL);
 }
 
-/*
- * How long a thread that sleeps has been sleeping: sched's exec_start is when it last ran (same clock in our own file). One that waits for a processor, in or
- * before its call, has not slept.
- */
+/* The processor that it ran on last; -1 when it does not sleep: one that waits for a processor, in or before its call, has not slept. */
+static int asleep_on(const struct eng_thread *t)
+{
+	char name[64], state;
+	int cpu = -1;
+
+	snprintf(name, sizeof(name), "task/%d/stat", t->tid);
+	_cleanup_free_ char *text = eng_proc_read(t->proc->dir, name, NULL);
+	const char *s = text ? strrchr(text, ')') : NULL;
+
+	if (!s || sscanf(s + 1, " %c", &state) != 1 || state != 'S')
+		return -1;
+	for (int field = 2; s && field < 39; field++) /* ')' ends the second */
+		s = strchr(s + 1, ' ');
+	return s && sscanf(s, "%d", &cpu) == 1 ? cpu : -1;
+}
+
+/* Since when it sleeps, before it is woken to be stopped: sched's exec_start is when it last ran, by the clock of that processor (cpuclock.c). */
 static void thread_slept(struct eng_thread *t)
 {
 	char path[80];
-	_cleanup_free_ char *wchan = NULL, *its = NULL, *ours = NULL;
-	double then, now;
+	_cleanup_free_ char *wchan = NULL, *its = sched_read(t);
 
-	its = sched_read(t->proc->pid, t->tid);
-	ours = sched_read(getpid(), gettid());
-	then = sched_number(its, "se.exec_start");
-	now = sched_number(ours, "se.exec_start");
 	snprintf(path, sizeof(path), "task/%d/wchan", t->tid);
 	wchan = eng_proc_read(t->proc->dir, path, NULL);
 	snprintf(t->core->wchan, sizeof(t->core->wchan), "%s", wchan ? wchan : "");
+	t->core->ran_ms = sched_number(its, "se.exec_start");
 	t->core->switches = sched_number(its, "nr_voluntary_switches");
-	t->core->slept_ns = then > 0 && now > then && thread_state(t) == 'S' ? (now - then) * 1e6 : 0;
+	t->core->cpu = t->core->ran_ms > 0 ? asleep_on(t) : -1;
 }
 
 uint64_t freeze_slept_ns(const struct eng_thread *t)
 {
-	_cleanup_free_ char *its = t->core->slept_ns ? sched_read(t->proc->pid, t->tid) : NULL;
+	_cleanup_free_ char *its = t->core->cpu >= 0 ? sched_read(t) : NULL;
+	double now;
 
 	/* One switch is into our stop. More: it woke in between, and this is another wait. */
-	return its && sched_number(its, "nr_voluntary_switches") <= t->core->switches + 1 ? t->core->slept_ns : 0;
+	if (!its || sched_number(its, "nr_voluntary_switches") > t->core->switches + 1)
+		return 0;
+	now = cpuclock_ms(t->proc->family->frozen_ns, t->core->cpu);
+	return now > t->core->ran_ms ? (now - t->core->ran_ms) * 1e6 : 0;
 }
 
 static struct eng_thread *thread_by_tid(struct eng_proc *p, pid_t tid)
@@ -488,6 +493,8 @@ int freeze_thread_resume(struct eng_thread *t, bool stop_again)
 	}
 	if (t->core->looked)
 		r = regs_set(t, &t->core->frozen);
+	else
+		regs_let_go(t);
 	if (r == 0 && t->core->masked && ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0)
 		r = -errno;
 	t->core->stopped = false;

@@ -63,7 +63,9 @@ static long hidden_call(struct eng_thread *t, const struct user_regs_struct *r)
 		return SYS_poll;
 	if ((r->rsi & ~0x100UL) == (FUTEX_WAIT | FUTEX_PRIVATE_FLAG) && r->rdi % 4 == 0 && r->rdi > 4096)
 		return SYS_futex;
-	return r->rdi < 64 ? SYS_clock_nanosleep : SYS_nanosleep;
+	if (r->rdi >= 64)
+		return SYS_nanosleep;
+	return eng_peek(t->proc, r->rdx, code, 1) == 0 ? SYS_clock_nanosleep : SYS_poll;
 }
 
 /* The time-out of an interrupted relative wait, in ns; -1: none or absolute. */
@@ -90,6 +92,28 @@ static int64_t relative_timeout(struct eng_thread *t, const struct user_regs_str
 	return ts.tv_sec * 1000000000LL + ts.tv_nsec;
 }
 
+/* For the next time that it is stopped in this wait, here: then only restart_syscall is to be seen. */
+static void note_wait(struct eng_thread *t, const struct user_regs_struct *r, int64_t timeout)
+{
+	uint64_t slept = freeze_slept_ns(t);
+
+	t->core->has_remaining = true;
+	t->core->remaining = (uint64_t)timeout > slept ? timeout - slept : 0;
+	deadline_note(t->tid, t->core->wait_nr, t->core->remaining, r->rsp, timeout);
+}
+
+/* Gone on with before, and noted then. */
+static bool wait_known(struct eng_thread *t, const struct user_regs_struct *r)
+{
+	int64_t timeout;
+
+	if (r->orig_rax != SYS_restart_syscall || deadline_left(t->tid, r->rsp, &t->core->wait_nr, &t->core->remaining, &timeout) < 0 ||
+	    relative_timeout(t, r) != timeout)
+		return false;
+	t->core->has_remaining = true;
+	return true;
+}
+
 static void arrange_syscall(struct eng_thread *t)
 {
 	struct user_regs_struct *r = &t->regs;
@@ -103,10 +127,8 @@ static void arrange_syscall(struct eng_thread *t)
 	}
 	if ((long)r->rax != -ERESTART_RESTARTBLOCK)
 		return;
-	if (r->orig_rax == SYS_restart_syscall && deadline_left(t->tid, &t->core->wait_nr, &t->core->remaining) == 0) {
-		t->core->has_remaining = true;
+	if (wait_known(t, r))
 		return;
-	}
 	t->core->wait_nr = hidden_call(t, r);
 	timeout = relative_timeout(t, r);
 	if (timeout < 0) { /* absolute: the same call again is right */
@@ -114,11 +136,20 @@ static void arrange_syscall(struct eng_thread *t)
 		r->rax = -ERESTARTNOHAND;
 		return;
 	}
-	uint64_t slept = freeze_slept_ns(t);
+	note_wait(t, r, timeout);
+}
 
-	t->core->has_remaining = true;
-	t->core->remaining = (uint64_t)timeout > slept ? timeout - slept : 0;
-	deadline_note(t->tid, t->core->wait_nr, t->core->remaining); /* for the next time it is stopped in this wait, here */
+void regs_let_go(struct eng_thread *t)
+{
+	struct user_regs_struct r;
+	int64_t timeout;
+
+	if (regs_get(t, &r) < 0 || (long)r.orig_rax < 0 || (long)r.rax != -ERESTART_RESTARTBLOCK || r.orig_rax == SYS_restart_syscall)
+		return;
+	t->core->wait_nr = r.orig_rax;
+	timeout = relative_timeout(t, &r);
+	if (timeout >= 0)
+		note_wait(t, &r, timeout);
 }
 
 static int step_out(struct eng_thread *t, uint64_t start, uint64_t end)
@@ -247,6 +278,6 @@ int regs_rearm(struct eng_thread *t)
 	t->regs.rax = r.rax;
 	t->regs.orig_rax = (long)r.rax == -ERESTART_RESTARTBLOCK || (long)r.rax == -ERESTARTNOHAND ? (uint64_t)t->core->wait_nr : (uint64_t)-1;
 	if ((long)r.rax == -ERESTART_RESTARTBLOCK)
-		deadline_note(t->tid, t->core->wait_nr, t->core->remaining);
+		deadline_note(t->tid, t->core->wait_nr, t->core->remaining, t->regs.rsp, relative_timeout(t, &t->regs));
 	return 0;
 }
