@@ -60,6 +60,7 @@ static void test_kernel_thread(void)
 static void test_not_there(void)
 {
 	pid_t pid = child(false);
+	siginfo_t si;
 
 	end(pid);
 	CU_ASSERT_EQUAL(may(pid, 0, true, "there is no process"), -ESRCH);
