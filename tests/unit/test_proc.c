@@ -68,7 +68,6 @@ static void test_not_there(void)
 	pid = fork();
 	if (pid == 0)
 		_exit(0);
-	siginfo_t si;
 	waitid(P_PID, pid, &si, WEXITED | WNOWAIT);
 	CU_ASSERT_EQUAL(may(pid, 0, true, "has ended and waits for its parent"), -ESRCH);
 	waitpid(pid, NULL, 0);
