@@ -321,13 +321,16 @@ int main(int argc, char **argv)
 
 	if (given)
 		memcpy(given, argv, (size_t)argc * sizeof(*given));
-	if (!daemon_begin(&d, argc, argv, &status))
+	if (!daemon_begin(&d, argc, argv, &status)) {
+		free(given);
 		return status;
+	}
 	fs.conf = d.conf;
 	fs.prefix = opt_prefix;
 	fs.whole = !strcmp(opt_prefix, "/");
 	if (!fs.whole && (!opt_mount || *opt_prefix != '/' || opt_prefix[strlen(opt_prefix) - 1] == '/')) {
 		log_error("--prefix: expected an absolute prefix such as /hosts/ws1, together with --mount DIR");
+		free(given);
 		return 64;
 	}
 	if (opt_background && !getenv(HOLD_ENV))
