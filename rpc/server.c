@@ -17,6 +17,7 @@
 
 #define SLOTS_MIN   4	 /* outstanding requests per method, at least */
 #define STREAMS_MAX 1024 /* streams of all peers; each costs a thread */
+#define STREAMS_PEER 256 /* of one */
 #define RECHECK_MS  10000
 
 static const struct replycache_limits cache_limits = { .clients = 4096, .per_peer = 64, .entries = 2048, .bytes = 4 << 20 };
@@ -120,6 +121,18 @@ void server_stream_gone(struct rpc_server *srv, struct rpc_stream *s)
 	pthread_mutex_unlock(&srv->lock);
 }
 
+/* With srv->lock. */
+static unsigned peer_streams(const struct rpc_server *srv, const char *name)
+{
+	const struct peer *p;
+	unsigned n = 0;
+
+	LIST_FOREACH(p, &srv->peers, link)
+		if (!strcmp(p->name, name))
+			n += p->streams;
+	return n;
+}
+
 static void take_stream(struct slot *sl)
 {
 	struct rpc_server *srv = sl->srv;
@@ -140,7 +153,7 @@ static void take_stream(struct slot *sl)
 		return;
 	}
 	pthread_mutex_lock(&srv->lock);
-	full = srv->stopping || srv->nstreams >= STREAMS_MAX;
+	full = srv->stopping || srv->nstreams >= STREAMS_MAX || peer_streams(srv, peer) >= STREAMS_PEER;
 	if (!full) {
 		srv->nstreams++;
 		srv->live++;

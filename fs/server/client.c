@@ -35,6 +35,7 @@ static void client_put_value(void *c)
 void clients_destroy(struct clients *t)
 {
 	hash_clear(&t->by_name, client_put_value);
+	hash_clear(&t->hosts, free);
 	pthread_mutex_destroy(&t->lock);
 }
 
@@ -54,6 +55,19 @@ static int count_of_peer(const struct clients *t, const char *peer)
 	return n;
 }
 
+static struct host_use *host_get(struct clients *t, const char *peer)
+{
+	struct host_use *h = hash_get_str(&t->hosts, peer);
+
+	if (h)
+		return h;
+	h = calloc(1, sizeof(*h));
+	if (h && hash_set_str(&t->hosts, peer, h, NULL) == 0)
+		return h;
+	free(h);
+	return NULL;
+}
+
 static struct client *client_new(struct clients *t, const char *peer, uint64_t epoch, const char *name)
 {
 	struct client *c;
@@ -64,11 +78,12 @@ static struct client *client_new(struct clients *t, const char *peer, uint64_t e
 	if (!c)
 		return NULL;
 	c->peer = strdup(peer);
+	c->host = host_get(t, peer);
 	c->epoch = epoch;
 	c->id = ++t->next_id;
 	list_init(&c->link);
 	atomic_init(&c->refs, 1);
-	if (!c->peer || hash_set_str(&t->by_name, name, c, NULL) < 0) {
+	if (!c->peer || !c->host || hash_set_str(&t->by_name, name, c, NULL) < 0) {
 		client_put(c);
 		return NULL;
 	}

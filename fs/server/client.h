@@ -19,17 +19,28 @@
 #define CLIENT_TERM_NS	   6000000000ull  /* of leases: a client that was not answered for so long has none */
 #define CLIENT_MARGIN_NS   1000000000ull
 #define CLIENT_FORGET_NS   60000000000ull /* open files and locks of a silent client that is in nobody's way */
-#define CLIENT_MAX_OPENS   65536
+#define CLIENT_MAX_OPENS   65536 /* this and the following: of all clients of one host, that is of one certificate */
 #define CLIENT_MAX_WAITING 4096 /* locks */
 #define CLIENT_MAX_PARKED  8192 /* operations that wait for acknowledgements */
+#define CLIENT_MAX_PARKED_BYTES (64l << 20) /* data that wait with them */
+#define CLIENT_MAX_LOCKS   65536 /* ranges */
+#define CLIENT_MAX_HANDS   8192
 #define CLIENT_MAX_PER_PEER 64
 
 struct event_stream;
+
+/* What all clients of one host have together: one that starts client after client gets no more by it. Lives as long as the table. */
+struct host_use {
+	atomic_int opens, waiting, parked, hands;
+	atomic_long parked_bytes;
+	long locks; /* locks.lock */
+};
 
 struct client {
 	struct list link; /* of those given up, while being released */
 	uint64_t id;
 	char *peer;
+	struct host_use *host;
 	uint64_t epoch;
 	char instance[256];
 	struct event_stream *stream; /* NULL: none at the moment */
@@ -46,6 +57,7 @@ struct client {
 struct clients {
 	pthread_mutex_t lock;
 	struct hash by_name; /* "peer epoch" */
+	struct hash hosts;   /* peer -> struct host_use */
 	uint64_t next_id;
 };
 

@@ -37,6 +37,7 @@ static void hand_free(void *p)
 {
 	struct hand *h = p;
 
+	atomic_fetch_sub(&h->client->host->hands, 1);
 	client_put(h->client);
 	free(h);
 }
@@ -210,12 +211,13 @@ static int hand_add(struct fsd *d, struct client *c, const Sprite__Fs__HandReq *
 	h->open = in->open;
 	h->pos = in->pos;
 	h->client = client_ref(c);
+	atomic_fetch_add(&c->host->hands, 1);
 	memcpy(h->token, in->token.data, TOKEN);
 	pthread_mutex_lock(&d->hands->lock);
-	if (d->hands->by_token.count >= HAND_MAX / 16)
+	if (atomic_load(&c->host->hands) > CLIENT_MAX_HANDS || d->hands->by_token.count >= HAND_MAX)
 		hands_prune(d);
 	old = hash_get(&d->hands->by_token, h->token, TOKEN);
-	r = d->hands->by_token.count >= HAND_MAX	? -EUSERS :
+	r = atomic_load(&c->host->hands) > CLIENT_MAX_HANDS || d->hands->by_token.count >= HAND_MAX ? -EUSERS :
 	    old && (old->client != c || old->open != in->open) ? -EEXIST :
 						       hash_set(&d->hands->by_token, h->token, TOKEN, h, (void **)&old);
 	pthread_mutex_unlock(&d->hands->lock);

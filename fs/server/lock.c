@@ -2,6 +2,7 @@
 /* Decisions about locks; see lock.h. Pure. */
 #include "fs/server/lock.h"
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,10 +35,18 @@ static bool ranges_conflict(const struct lock_range *a, const struct lock_range 
 	       !(a->mark && a->mark == b->mark);
 }
 
+static void held_count(struct lock_table *t, const struct lock_range *r, int d)
+{
+	t->nheld += (size_t)d;
+	if (r->account)
+		*r->account += d;
+}
+
 void lock_table_init(struct lock_table *t, bool whole)
 {
 	memset(t, 0, sizeof(*t));
 	t->whole = whole;
+	t->account_max = LONG_MAX;
 	list_init(&t->waiters);
 }
 
@@ -112,7 +121,7 @@ static void object_cut(struct lock_table *t, struct lock_object *o, struct lock_
 			tail->r.start = end + 1;
 			h->r.end = start - 1;
 			list_add(&h->link, &tail->link);
-			t->nheld++;
+			held_count(t, &tail->r, 1);
 			return;
 		}
 		if (h->r.start < start) {
@@ -121,8 +130,8 @@ static void object_cut(struct lock_table *t, struct lock_object *o, struct lock_
 			h->r.start = end + 1;
 		} else {
 			list_del(&h->link);
+			held_count(t, &h->r, -1);
 			free(h);
-			t->nheld--;
 		}
 	}
 }
@@ -147,11 +156,11 @@ static void object_add(struct lock_table *t, struct lock_object *o, const struct
 		if (h->r.end > fresh->r.end)
 			fresh->r.end = h->r.end;
 		list_del(&h->link);
+		held_count(t, &h->r, -1);
 		free(h);
-		t->nheld--;
 	}
 	list_add_tail(&o->held, &fresh->link);
-	t->nheld++;
+	held_count(t, &fresh->r, 1);
 }
 
 /* Needs two spare nodes at most: one for the new range, one for a split. */
@@ -256,7 +265,7 @@ int lock_take(struct lock_table *t, const void *key, size_t keylen, const struct
 
 	if (want->start < 0 || want->end < want->start)
 		return -EINVAL;
-	if (t->nheld >= LOCK_MAX)
+	if (t->nheld >= LOCK_MAX || (want->account && *want->account >= t->account_max))
 		return -ENOLCK;
 	o = object_get(t, key, keylen, true);
 	if (!o)
@@ -378,8 +387,8 @@ static void object_drop_client(struct lock_table *t, struct lock_object *o, uint
 	list_each_safe(h, next, &o->held, link)
 		if (h->r.who.client == client) {
 			list_del(&h->link);
+			held_count(t, &h->r, -1);
 			free(h);
-			t->nheld--;
 		}
 }
 

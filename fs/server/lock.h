@@ -30,6 +30,7 @@ struct lock_range {
 	uint32_t pid; /* as the client told, for F_GETLK */
 	enum lock_type type;
 	int64_t start, end; /* inclusive */
+	long *account; /* counts what its host holds, NULL: nobody counts */
 	uint64_t mark; /* two ranges with the same, not 0, are not in each other's way: one is taking over from the other */
 };
 
@@ -38,6 +39,7 @@ struct lock_table {
 	bool whole;	    /* flock rules */
 	struct hash objects; /* key bytes -> struct lock_object */
 	size_t nheld, nwaiting;
+	long account_max; /* more on one account are ENOLCK */
 	struct list waiters; /* all waiting requests, for the search of cycles */
 };
 

@@ -35,6 +35,7 @@ int locks_start(struct fsd *d)
 	pthread_mutex_init(&d->locks->lock, NULL);
 	lock_table_init(&d->locks->fcntl, false);
 	lock_table_init(&d->locks->flock, true);
+	d->locks->fcntl.account_max = d->locks->flock.account_max = CLIENT_MAX_LOCKS;
 	return 0;
 }
 
@@ -54,6 +55,7 @@ static void parked_answer(struct parked *p, int err)
 	Sprite__Fs__LockRep rep = SPRITE__FS__LOCK_REP__INIT;
 
 	atomic_fetch_sub(&p->o->client->nwaiting, 1);
+	atomic_fetch_sub(&p->o->client->host->waiting, 1);
 	if (err)
 		op_fail(p->o, err);
 	else
@@ -98,8 +100,10 @@ static int lock_wait(struct op *o, struct lock_table *t, const Sprite__Fs__LockR
 
 	if (!p)
 		return -ENOMEM;
-	if (atomic_fetch_add(&o->client->nwaiting, 1) >= CLIENT_MAX_WAITING) {
+	atomic_fetch_add(&o->client->nwaiting, 1);
+	if (atomic_fetch_add(&o->client->host->waiting, 1) >= CLIENT_MAX_WAITING) {
 		atomic_fetch_sub(&o->client->nwaiting, 1);
+		atomic_fetch_sub(&o->client->host->waiting, 1);
 		free(p);
 		return -ENOLCK;
 	}
@@ -182,7 +186,7 @@ int op_lock(struct op *o, const ProtobufCMessage *m)
 {
 	const Sprite__Fs__LockReq *in = (const void *)m;
 	struct lock_table *t = in->flock ? &o->d->locks->flock : &o->d->locks->fcntl;
-	struct lock_range range = {.who = {o->client->id, in->owner}, .pid = in->pid};
+	struct lock_range range = {.who = {o->client->id, in->owner}, .pid = in->pid, .account = &o->client->host->locks};
 	struct export *ex;
 	struct handle h;
 	int r = export_unpack(&o->d->exports, in->handle.data, in->handle.len, &h, &ex);

@@ -13,6 +13,7 @@ void openstate_init(struct openstate *t)
 {
 	memset(t, 0, sizeof(*t));
 	pthread_mutex_init(&t->lock, NULL);
+	t->max = CLIENT_MAX_OPENS;
 	t->next_id = clock_epoch() << 24; /* an id of an earlier run is unknown, never another file */
 }
 
@@ -24,6 +25,7 @@ void open_put(struct open *o)
 		o->table->closed(o->table->closed_arg, o);
 	close(o->fd);
 	atomic_fetch_sub(&o->client->nopens, 1);
+	atomic_fetch_sub(&o->client->host->opens, 1);
 	client_put(o->client);
 	mount_node_put(o->mount);
 	pthread_mutex_destroy(&o->lock);
@@ -66,7 +68,8 @@ int openstate_add(struct openstate *t, struct client *c, const struct object *ob
 	o->handle_len = handle_len;
 	atomic_init(&o->refs, 2);
 	pthread_mutex_init(&o->lock, NULL);
-	if (atomic_fetch_add(&c->nopens, 1) >= CLIENT_MAX_OPENS) {
+	atomic_fetch_add(&c->nopens, 1);
+	if (atomic_fetch_add(&c->host->opens, 1) >= t->max) {
 		open_put(o);
 		open_put(o);
 		return -EMFILE;

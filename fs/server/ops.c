@@ -42,11 +42,18 @@ static const op_handler handlers[FS_NOPS] = {
 	[FS_ELECT] = op_elect,
 };
 
+static void parked_count(struct op *o, int d)
+{
+	atomic_fetch_add(&o->client->nparked, d);
+	atomic_fetch_add(&o->client->host->parked, d);
+	atomic_fetch_add(&o->client->host->parked_bytes, d * (long)rpc_request_msg(o->rq)->bulk_len);
+}
+
 void op_run(struct op *o)
 {
 	for (;;) {
 		if (o->counted)
-			atomic_fetch_sub(&o->client->nparked, 1);
+			parked_count(o, -1);
 		o->counted = false;
 		int is = OP_RUNNING, r = handlers[o->method](o, rpc_request_msg(o->rq)->msg);
 
@@ -62,12 +69,12 @@ void op_run(struct op *o)
 			return;
 		}
 		op_root(o);
-		if (atomic_load(&o->client->nparked) >= CLIENT_MAX_PARKED) { /* it costs memory: not without end */
+		if (atomic_load(&o->client->host->parked) >= CLIENT_MAX_PARKED || atomic_load(&o->client->host->parked_bytes) >= CLIENT_MAX_PARKED_BYTES) { /* it costs memory: not without end */
 			op_fail(o, EAGAIN);
 			return;
 		}
 		o->counted = true;
-		atomic_fetch_add(&o->client->nparked, 1);
+		parked_count(o, 1);
 		if (atomic_compare_exchange_strong(&o->park, &is, OP_PARKED))
 			return; /* whoever wakes it owns it now */
 		atomic_store(&o->park, OP_RUNNING); /* it may go on already */

@@ -337,6 +337,53 @@ static void test_deadlock_of_three(void)
 	lock_table_clear(&t);
 }
 
+/* One account takes no more than it may; others still get theirs. */
+static void test_accounts(void)
+{
+	struct lock_table t;
+	struct list granted = LIST_INIT(granted);
+	long a = 0, b = 0;
+	int i, key = 1;
+
+	lock_table_init(&t, false);
+	t.account_max = 3;
+	for (i = 0; i < 5; i++) {
+		struct lock_range want = {.who = who(0), .type = RANGE_WRITE, .start = 10 * i, .end = 10 * i, .account = &a};
+
+		CU_ASSERT_EQUAL(lock_take(&t, &key, sizeof(key), &want, NULL, &granted), i < 3 ? 0 : -ENOLCK);
+	}
+	CU_ASSERT_EQUAL(a, 3);
+	CU_ASSERT_EQUAL(lock_take(&t, &key, sizeof(key), &(struct lock_range){.who = who(1), .type = RANGE_WRITE, .start = 5, .end = 5, .account = &b}, NULL, &granted), 0);
+	CU_ASSERT_EQUAL(lock_drop(&t, &key, sizeof(key), who(0), 0, LOCK_EOF, &granted), 0);
+	CU_ASSERT_EQUAL(a, 0);
+	CU_ASSERT_EQUAL(b, 1);
+	lock_table_clear(&t);
+}
+
+/* Two ranges with one mark are not in each other's way, and in that of all others. */
+static void test_marks(void)
+{
+	struct lock_range first = {.who = who(0), .type = RANGE_WRITE, .start = 0, .end = 9}, next = first, other = first;
+	struct list granted = LIST_INIT(granted);
+	struct lock_table t;
+	int key = 1;
+
+	next.who = who(1);
+	next.mark = 77;
+	other.who = who(2);
+	lock_table_init(&t, false);
+	CU_ASSERT_EQUAL(lock_take(&t, &key, sizeof(key), &first, NULL, &granted), 0);
+	CU_ASSERT_EQUAL(lock_take(&t, &key, sizeof(key), &next, NULL, &granted), -EAGAIN); /* not offered */
+	lock_mark(&t, &key, sizeof(key), first.who, 77);
+	CU_ASSERT_EQUAL(lock_take(&t, &key, sizeof(key), &next, NULL, &granted), 0);
+	CU_ASSERT_EQUAL(lock_take(&t, &key, sizeof(key), &other, NULL, &granted), -EAGAIN);
+	CU_ASSERT_EQUAL(lock_drop(&t, &key, sizeof(key), first.who, 0, LOCK_EOF, &granted), 0);
+	CU_ASSERT_EQUAL(lock_take(&t, &key, sizeof(key), &other, NULL, &granted), -EAGAIN); /* the one who took over has it */
+	CU_ASSERT_EQUAL(lock_drop(&t, &key, sizeof(key), next.who, 0, LOCK_EOF, &granted), 0);
+	CU_ASSERT_EQUAL(lock_take(&t, &key, sizeof(key), &other, NULL, &granted), 0);
+	lock_table_clear(&t);
+}
+
 static void test_bad_ranges(void)
 {
 	struct lock_table t;
@@ -364,6 +411,8 @@ int main(void)
 	CU_add_test(s, "ranges split and merge", test_split_and_merge);
 	CU_add_test(s, "a cycle of three is a deadlock", test_deadlock_of_three);
 	CU_add_test(s, "bad ranges are refused", test_bad_ranges);
+	CU_add_test(s, "accounts", test_accounts);
+	CU_add_test(s, "who takes over stands beside who gives", test_marks);
 	CU_basic_run_tests();
 	failed = CU_get_number_of_failures();
 	CU_cleanup_registry();
