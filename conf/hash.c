@@ -2,12 +2,12 @@
 /* Hash map with chains: see hash.h. Doubles when it holds as many entries as buckets; never shrinks before hash_clear(). */
 #include "conf/hash.h"
 
-#include <endian.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/random.h>
 #include <time.h>
+#include "conf/siphash.h"
 
 struct hash_entry {
 	struct hash_entry *next;
@@ -26,53 +26,16 @@ static void seed_init(void)
 		seed[0] = (uint64_t)time(NULL) * 0x9e3779b97f4a7c15ull;
 }
 
-static inline uint64_t rotl(uint64_t x, int n)
-{
-	return x << n | x >> (64 - n);
-}
-
-static inline void sip_round(uint64_t v[4])
-{
-	v[0] += v[1];
-	v[1] = rotl(v[1], 13) ^ v[0];
-	v[0] = rotl(v[0], 32);
-	v[2] += v[3];
-	v[3] = rotl(v[3], 16) ^ v[2];
-	v[0] += v[3];
-	v[3] = rotl(v[3], 21) ^ v[0];
-	v[2] += v[1];
-	v[1] = rotl(v[1], 17) ^ v[2];
-	v[2] = rotl(v[2], 32);
-}
-
 /* SipHash-1-3: one round per word, three at the end; enough for a table whose order is never shown. */
 uint64_t hash_bytes(const void *data, size_t len)
 {
-	uint64_t v[4], w;
-	const unsigned char *p = data;
-	size_t left = len;
+	uint64_t v[4];
 
 	pthread_once(&once, seed_init);
-	v[0] = seed[0] ^ 0x736f6d6570736575ull;
-	v[1] = seed[1] ^ 0x646f72616e646f6dull;
-	v[2] = seed[0] ^ 0x6c7967656e657261ull;
-	v[3] = seed[1] ^ 0x7465646279746573ull;
-	for (; left >= 8; left -= 8, p += 8) {
-		memcpy(&w, p, 8);
-		w = le64toh(w);
-		v[3] ^= w;
-		sip_round(v);
-		v[0] ^= w;
-	}
-	w = (uint64_t)len << 56;
-	for (size_t i = 0; i < left; i++)
-		w |= (uint64_t)p[i] << (8 * i);
-	v[3] ^= w;
-	sip_round(v);
-	v[0] ^= w;
+	sip_begin(v, seed);
+	sip_absorb(v, data, len, 1);
 	v[2] ^= 0xff;
-	for (int i = 0; i < 3; i++)
-		sip_round(v);
+	sip_rounds(v, 3);
 	return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 

@@ -9,51 +9,17 @@
 #include <sys/random.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/siphash.h"
 
 #define HANDLE_VERSION 1
 
-static inline uint64_t rotl(uint64_t x, int n)
-{
-	return x << n | x >> (64 - n);
-}
-
-static void sip_rounds(uint64_t v[4], int n)
-{
-	while (n-- > 0) {
-		v[0] += v[1];
-		v[1] = rotl(v[1], 13) ^ v[0];
-		v[0] = rotl(v[0], 32);
-		v[2] += v[3];
-		v[3] = rotl(v[3], 16) ^ v[2];
-		v[0] += v[3];
-		v[3] = rotl(v[3], 21) ^ v[0];
-		v[2] += v[1];
-		v[1] = rotl(v[1], 17) ^ v[2];
-		v[2] = rotl(v[2], 32);
-	}
-}
-
 void handle_mac(const struct handle_key *key, const void *data, size_t len, unsigned char mac[HANDLE_MAC])
 {
-	const unsigned char *p = data;
-	uint64_t v[4] = {key->k[0] ^ 0x736f6d6570736575ull, key->k[1] ^ 0x646f72616e646f6dull ^ 0xee,
-		key->k[0] ^ 0x6c7967656e657261ull, key->k[1] ^ 0x7465646279746573ull};
-	uint64_t m, out[2];
-	size_t left = len;
+	uint64_t v[4], out[2];
 
-	for (; left >= 8; left -= 8, p += 8) {
-		memcpy(&m, p, 8);
-		m = le64toh(m);
-		v[3] ^= m;
-		sip_rounds(v, 2);
-		v[0] ^= m;
-	}
-	m = (uint64_t)len << 56;
-	for (size_t i = 0; i < left; i++)
-		m |= (uint64_t)p[i] << (8 * i);
-	v[3] ^= m;
-	sip_rounds(v, 2);
-	v[0] ^= m;
+	sip_begin(v, key->k);
+	v[1] ^= 0xee;
+	sip_absorb(v, data, len, 2);
 	v[2] ^= 0xee;
 	sip_rounds(v, 4);
 	out[0] = htole64(v[0] ^ v[1] ^ v[2] ^ v[3]);
