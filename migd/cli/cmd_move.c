@@ -9,7 +9,7 @@
 
 struct outcome {
 	const char *pid;
-	bool quiet;
+	bool quiet, json;
 	bool line_open; /* a progress text stands on the terminal */
 	unsigned reasons;
 };
@@ -55,7 +55,12 @@ static void moved(const struct outcome *o, json_t *a)
 	double frozen = json_number_value(json_object_get(a, "frozen_us")) / 1000, total = json_number_value(json_object_get(a, "total_us")) / 1000;
 	char bytes[32];
 
-	if (o->quiet)
+	if (o->json) {
+		json_object_del(a, "ok");
+		json_dumpf(a, stdout, JSON_COMPACT);
+		putchar('\n');
+	}
+	if (o->quiet || o->json)
 		return;
 	format_bytes(bytes, sizeof(bytes), (uint64_t)json_integer_value(json_object_get(a, "bytes")));
 	printf("%s: on %s (%s sent, stood still for %.1f ms of %.1f ms)\n", o->pid, host ? host : "?", bytes, frozen, total);
@@ -63,9 +68,9 @@ static void moved(const struct outcome *o, json_t *a)
 }
 
 /* Steals the request; its "pid" is `pid`. Returns the exit status for this one. */
-static int one(json_t *rq, const char *pid, bool dry, bool quiet)
+static int one(json_t *rq, const char *pid, bool dry, bool quiet, bool json)
 {
-	struct outcome o = {.pid = pid, .quiet = quiet};
+	struct outcome o = {.pid = pid, .quiet = quiet, .json = json};
 	json_t *a = NULL;
 	struct error e = {0};
 	int r = ask(rq, on_line, &o, &a, &e), status = 0;
@@ -78,7 +83,9 @@ static int one(json_t *rq, const char *pid, bool dry, bool quiet)
 
 		if (!json_is_true(json_object_get(a, "movable")) || o.reasons)
 			status = MIG_FAILED;
-		else if (!quiet)
+		if (json)
+			moved(&o, a);
+		else if (!status && !quiet)
 			printf("%s: can move%s%s\n", pid, host && *host ? " to " : "", host ? host : "");
 	} else {
 		moved(&o, a);
@@ -98,8 +105,8 @@ static bool max_freeze_parse(const char *s, long *out)
 int cmd_move(int argc, char **argv)
 {
 	static const struct option options[] = {{"dry-run", no_argument, NULL, 'n'}, {"host", required_argument, NULL, 'H'},
-		{"max-freeze", required_argument, NULL, 'F'}, {"quiet", no_argument, NULL, 'q'}, {0}};
-	bool dry = false, quiet = false;
+		{"max-freeze", required_argument, NULL, 'F'}, {"quiet", no_argument, NULL, 'q'}, {"json", no_argument, NULL, 'J'}, {0}};
+	bool dry = false, quiet = false, json = false;
 	const char *host = NULL;
 	long max_freeze = 0;
 	int c, status = 0;
@@ -119,6 +126,9 @@ int cmd_move(int argc, char **argv)
 		case 'q':
 			quiet = true;
 			break;
+		case 'J':
+			json = true;
+			break;
 		default:
 			return usage_error("move", "wrong option");
 		}
@@ -135,7 +145,7 @@ int cmd_move(int argc, char **argv)
 			json_object_set_new(rq, "max_freeze", json_integer(max_freeze));
 		if (dry)
 			json_object_set_new(rq, "explain", json_true());
-		r = one(rq, argv[i], dry, quiet);
+		r = one(rq, argv[i], dry, quiet, json);
 		status = r ? r : status;
 	}
 	return status;
@@ -143,19 +153,20 @@ int cmd_move(int argc, char **argv)
 
 int cmd_home(int argc, char **argv)
 {
-	static const struct option options[] = {{"quiet", no_argument, NULL, 'q'}, {0}};
-	bool quiet = false;
+	static const struct option options[] = {{"quiet", no_argument, NULL, 'q'}, {"json", no_argument, NULL, 'J'}, {0}};
+	bool quiet = false, json = false;
 	int c, status = 0;
 
 	while ((c = getopt_long(argc, argv, "q", options, NULL)) != -1) {
-		if (c != 'q')
+		if (c != 'q' && c != 'J')
 			return usage_error("home", "wrong option");
-		quiet = true;
+		quiet |= c == 'q';
+		json |= c == 'J';
 	}
 	if (!pids_check("home", argc - optind, argv + optind))
 		return MIG_USAGE;
 	for (int i = optind; i < argc && status != MIG_ABSENT; i++) {
-		int r = one(json_pack("{s:s, s:i}", "verb", "home", "pid", pid_parse(argv[i])), argv[i], false, quiet);
+		int r = one(json_pack("{s:s, s:i}", "verb", "home", "pid", pid_parse(argv[i])), argv[i], false, quiet, json);
 
 		status = r ? r : status;
 	}

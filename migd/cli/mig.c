@@ -11,8 +11,8 @@
 const struct command commands[] = {
 	{"run", cmd_run, "run [-H HOST] [--priority low|normal|high] [--local-ok] [-b] [-v] [--kill-if-stuck[=SECONDS]] [--] CMD...", "run a command on an idle host"},
 	{"make", cmd_make, "make [-j N] [--local N] [--remote N] [--priority low|normal] [--verbose] [ARGUMENTS OF MAKE]", "make with recipes on idle hosts"},
-	{"move", cmd_move, "move [-n] [-H HOST] [--max-freeze MS] [-q] PID...", "move running processes, with their descendants"},
-	{"home", cmd_home, "home [-q] PID...", "bring processes home"},
+	{"move", cmd_move, "move [-n] [-H HOST] [--max-freeze MS] [-q] [--json] PID...", "move running processes, with their descendants"},
+	{"home", cmd_home, "home [-q] [--json] PID...", "bring processes home"},
 	{"explain", cmd_explain, "explain [--json] PID", "what a process holds, and what forbids moving it"},
 	{"ps", cmd_ps, "ps [-a] [-o COLUMNS] [--no-header] [--json]", "which processes are away, and which are guests here"},
 	{"hosts", cmd_hosts, "hosts [-v] [-o COLUMNS] [--no-header] [--json]", "which hosts there are, and how they do"},

@@ -1,0 +1,69 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# The owner comes first, measured: from a key to no guest using the CPU, to all guests gone; and how fast his shell is beside a fork bomb, a memory hog, a busy loop.
+#   tests/bench/owner_bench.sh [ROUNDS]
+. "$(dirname "$0")/lib.sh"
+ROUNDS=${1:-5}
+bench_up -n 2
+job_dir
+idle2() { mig hosts --no-header -o NAME,STATE | grep -q "^ws2 *idle"; }
+# When the guests' group used the CPU last (real time in ms), watched for 2 s.
+cat >$TMP/watch.py <<'X'
+import glob, time
+f = [open(p) for p in glob.glob("/sys/fs/cgroup/sprite-guests/cpu.stat") + glob.glob("/sys/fs/cgroup/*/sprite-guests/cpu.stat")][:1]
+def used():
+    f[0].seek(0)
+    return int(f[0].readline().split()[1])
+last, at, end = used(), 0, time.time() + 2
+open("/tmp/watching", "w")
+while time.time() < end:
+    u = used()
+    if u != last: last, at = u, time.time()
+    time.sleep(0.0005)
+print(int(at * 1e6))
+X
+lab exec ws2 -- tee /tmp/watch.py <$TMP/watch.py >/dev/null
+guests() { for i in 1 2 3; do as sprite ws1 bash -c "cd $JD && mig run -H ws2 $1 >g.$i 2>&1 </dev/null" </dev/null >/dev/null 2>&1 & done; until_true 30 eval '[ "$(mig ps --no-header -o HOST | grep -c ws2)" -ge 3 ]'; }
+all_home() { [ "$(mig ps --no-header | wc -l)" = 0 ]; }
+left() { on ws2 grep -o "all guests have left: [0-9]* ms" /var/log/sprite/migd.log | tail -1 | grep -o '[0-9]*'; }
+echo "From a key to no guest CPU use, and to all gone: 3 guests, $ROUNDS rounds, ms (machine of $(nproc) CPUs, load $(cut -d' ' -f1 /proc/loadavg) before)"
+for what in "40 dirty pages|python3 -c 'x=bytearray(160<<10)
+while True:
+ for i in range(0,len(x),4096): x[i]=(x[i]+1)&255'" "64 MiB each|python3 -c 'import os
+x=bytearray(os.urandom(64<<20))
+while True:
+ for i in range(0,len(x),4096): x[i]=(x[i]+1)&255'"; do
+	: >$TMP/stop; : >$TMP/gone
+	for r in $(seq "$ROUNDS"); do
+		until_true 60 idle2
+		guests "${what#*|}"
+		on ws2 rm -f /tmp/watching
+		on ws2 python3 /tmp/watch.py >$TMP/at & w=$!
+		until_true 10 on ws2 test -e /tmp/watching
+		n=$(on ws2 grep -c "all guests have left" /var/log/sprite/migd.log)
+		t=${EPOCHREALTIME/./}; lab input ws2; wait $w
+		until_true 60 eval '[ "$(on ws2 grep -c "all guests have left" /var/log/sprite/migd.log)" -gt '"$n"' ]'
+		echo $((($(cat $TMP/at) - t))) >>$TMP/stop; left >>$TMP/gone
+		on ws1 pkill -9 -u sprite python3; until_true 30 all_home
+	done
+	printf '  %-18s key to no CPU use: median %5.1f  worst %5.1f   key to all gone: median %6.0f  worst %6.0f\n' "${what%%|*}" \
+		"$(median <$TMP/stop | awk '{ print $1 / 1000 }')" "$(sort -g $TMP/stop | tail -1 | awk '{ print $1 / 1000 }')" "$(median <$TMP/gone)" "$(sort -g $TMP/gone | tail -1)"
+done
+# The owner's shell: a program started, 50 times
+shell() { on ws2 bash -c 'for i in $(seq 50); do a=$EPOCHREALTIME; /bin/true; b=$EPOCHREALTIME; echo $(((${b/./} - ${a/./}))); done' | sort -g | awk '{ v[NR] = $1 } END { printf "median %5.1f  worst %6.1f ms\n", v[int(NR / 2)] / 1000, v[NR] / 1000 }'; }
+as sprite ws1 bash -c "cat >$JD/bomb" <<'X'
+b() { [ -e stop ] || { b & b & wait; }; }
+b
+X
+echo "A program started by the owner of ws2, beside guests"
+printf '  %-34s %s' "no guests" "$(shell)"; echo
+until_true 60 idle2
+guests "sh -c 'while [ ! -e stop ]; do :; done'"; printf '  %-34s %s\n' "3 busy loops" "$(shell)"
+as sprite ws1 touch $JD/stop; until_true 30 all_home; as sprite ws1 rm $JD/stop
+as sprite ws1 bash -c "cd $JD && mig run -H ws2 bash bomb >/dev/null 2>&1 </dev/null" </dev/null >/dev/null 2>&1 & sleep 3
+printf '  %-34s %s\n' "a fork bomb (4096 processes at most)" "$(shell)"
+as sprite ws1 touch $JD/stop; until_true 120 all_home; as sprite ws1 rm $JD/stop
+as sprite ws1 bash -c "cd $JD && timeout 20 mig run -H ws2 python3 -c 'x=[]
+for i in range(1500): x.append(bytearray(1<<20))
+import time; time.sleep(5)' >/dev/null 2>&1 </dev/null" </dev/null >/dev/null 2>&1 & sleep 2
+printf '  %-34s %s\n' "a memory hog (1.5 GB)" "$(shell)"
