@@ -50,4 +50,5 @@ const struct rpc_method fs_methods[FS_NOPS] = {
 	[FS_HAND] = CHANGE("Hand", hand_req, hand_rep),
 	[FS_STATUS] = BULK("Status", empty, empty),
 	[FS_PIPE] = METHOD("Pipe", RPC_BIDI, false, true, pipe_msg, pipe_msg),
+	[FS_BATCH] = METHOD("Batch", RPC_UNARY, true, true, batch_req, batch_rep),
 };

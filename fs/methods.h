@@ -39,6 +39,7 @@ enum fs_op {
 	FS_PIPE, /* bidirectional: named pipes */
 	FS_HAND,
 	FS_STATUS,
+	FS_BATCH,
 	FS_NOPS
 };
 extern const struct rpc_method fs_methods[FS_NOPS];

@@ -6,6 +6,7 @@
  *	NEW|SENT -> PARKED -> SENT		the domain is being attached, or the stream opened again
  *	SENT -> RETRY -> SENT			the server is away: tried again until it is back
  *	PARKED|RETRY -> DONE			interrupted
+ *	NEW -> QUEUED -> DONE			answered already, sent in a batch: dirq.c
  *
  * A call that waits for a server that is away can be interrupted: FUSE sends INTERRUPT for every signal, but a program does not expect EINTR
  * from stat(2) of a server that is well. So an interrupt ends a call at once when the signal kills the caller (or the server is away), else
@@ -145,6 +146,8 @@ static void call_free(struct call *c)
 	if (c->seq_again) /* it was answered without being sent */
 		rpc_seq_drop(c->seq_again);
 	keep_free(c->keep);
+	if (c->unpacked)
+		protobuf_c_message_free_unpacked(c->unpacked, NULL);
 	if (c->buf)
 		session_buffer_give(c->buf);
 	if (c->st)
@@ -157,6 +160,8 @@ static void call_free(struct call *c)
 		inode_put(fs, c->ino);
 	if (c->ino2)
 		inode_put(fs, c->ino2);
+	if (c->child)
+		inode_put(fs, c->child);
 	free(c);
 	atomic_fetch_sub(&fs->calls, 1);
 }
@@ -298,6 +303,8 @@ static void call_send(struct call *c)
 	uint64_t ticket;
 	bool cancel = false;
 
+	if (dirq_gate(c))
+		return;
 	pthread_mutex_lock(&fs->wait_lock);
 	if (c->cancelled || fs->stopping) {
 		pthread_mutex_unlock(&fs->wait_lock);
@@ -387,6 +394,34 @@ void call_wake(struct call *c)
 
 void call_drop(struct call *c)
 {
+	pthread_mutex_lock(&c->fs->wait_lock);
+	c->state = CALL_DONE;
+	list_del(&c->link);
+	list_del(&c->intr_link);
+	pthread_mutex_unlock(&c->fs->wait_lock);
+	call_unref(c);
+}
+
+void call_fail(struct call *c, int err)
+{
+	call_finish(c, err, NULL);
+}
+
+void call_end_queued(struct call *c, int err, struct rpc_msg *out)
+{
+	struct fs *fs = c->fs;
+	int fd;
+
+	pthread_mutex_lock(&fs->wait_lock);
+	c->state = CALL_DONE;
+	list_del(&c->link);
+	list_del(&c->intr_link);
+	pthread_mutex_unlock(&fs->wait_lock);
+	atomic_fetch_add_explicit(&fs->batched[c->op], 1, memory_order_relaxed);
+	fd = session_reply_on(c->fd);
+	if (c->done)
+		c->done(c, err, out);
+	session_reply_on(fd);
 	call_unref(c);
 }
 

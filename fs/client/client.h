@@ -30,6 +30,7 @@
 
 struct fs;
 struct call;
+struct kept_op;
 struct agent;
 
 /* A spritefsd. Lives as long as the mount. */
@@ -55,6 +56,16 @@ struct server {
 	bool recovering;		/* recover.c is at it */
 	uint32_t lease_ms;		/* 0: not attached yet */
 	uint64_t renew_at;		/* boot clock, ns */
+	struct dirq {
+		pthread_mutex_t lock; /* the last of all */
+		struct list queue, gate; /* calls to be sent in batches; those that wait for them */
+		unsigned n;
+		bool sending, urgent, paused;
+		uint64_t last, skip;
+		uint64_t again_seq, again_last; /* a batch that an earlier spritefs sent: its number, and of its last call */
+		atomic_uint_fast64_t done;
+		atomic_int_fast64_t skew; /* its clock is ahead of ours by so many ns */
+	} q; /* see dirq.c */
 };
 
 /* What a prefix leads to. Never freed before the mount ends; fields under fs.wait_lock unless told otherwise. */
@@ -67,6 +78,7 @@ struct domain {
 	bool home;	       /* natively used by its host: see fs.md */
 	uint32_t mig_port;
 	bool attached, attaching;
+	uint32_t exclusive; /* AttachRep.exclusive */
 	atomic_bool full;	/* little space left: written through, so that write(2) tells */
 	atomic_bool written;	/* since the space was looked at */
 	uint64_t space_at;	/* when that was, ticker only */
@@ -113,6 +125,17 @@ struct inode {
 	bool attr_valid, no_acl, no_cap; /* no_*: known not to have such an xattr */
 	struct hash names; /* see names.c */
 	bool complete;
+	/* see dirq.c */
+	uint64_t pend;	   /* number of the last queued call that concerns it */
+	uint64_t set_pend; /* the last of them that sets its attributes */
+	uint32_t born_at;  /* the record of the batch being sent that makes it */
+	int stillborn;	   /* it was to be made, and was not: why */
+	int born_tid;	   /* the thread that is still in its open(2) */
+	bool newborn;	   /* made here, not yet at the server: no handle */
+	bool attr_known;   /* ATTR has not been recalled since `attr` was kept: mode and owner in it are true, even when attr_valid is not set */
+	bool guessed;
+	struct stat guess; /* when guessed, and only while something is pending: as it will be, but for a file's number and times */
+	unsigned nqueued;  /* chunks in flying that are in the queue */
 	struct list locks; /* held by processes here, for recover.c */
 	unsigned unlocking; /* closes with an unlock on their way: who wants a lock here waits for them in unlock_waiters */
 	struct list unlock_waiters;
@@ -221,6 +244,9 @@ struct fs {
 	struct list young;	   /* streams of home domains that the server does not know yet, oldest first */
 	pthread_t ticker;
 
+	atomic_uint_fast64_t numbers; /* of queued calls of all servers */
+	struct hash old_ops;	      /* unique -> struct kept_op, copied; stream_lock */
+	atomic_uint_fast64_t batched[FS_NOPS]; /* done as parts of batches */
 	atomic_uint_fast64_t count[FS_NOPS], nanos[FS_NOPS], retries, attach_failures;
 	pthread_rwlock_t grant_lock; /* shared: a reply with a grant is being written */
 	pthread_mutex_t recall_lock; /* recall_queue; and what wb_cond is for; the last but inode.lock */
@@ -242,7 +268,8 @@ enum call_state {
 	CALL_NEW,
 	CALL_SENT,   /* with rpc */
 	CALL_RETRY,  /* in fs.retry */
-	CALL_PARKED, /* in the waiters of a domain or a stream */
+	CALL_PARKED, /* in the waiters of a domain or a stream, or in a gate */
+	CALL_QUEUED, /* in a dirq, or in the batch that is on its way */
 	CALL_DONE,
 };
 
@@ -273,6 +300,11 @@ struct call {
 	bool sets;     /* lease_set_begin() was called for ino */
 	bool renames;  /* lease_rename_begin() was called */
 	bool waits;    /* a lock that may wait long: interrupts are for the server */
+	bool queued;   /* dirq_put() was called */
+	uint64_t number; /* of a queued call; of one in a gate: which it waits for */
+	struct inode *child; /* newborn that it makes; held */
+	uint64_t chunk_key;  /* of a queued write: its KEEP_CHUNK */
+	ProtobufCMessage *unpacked; /* *m was taken over from it (dirq_keep.c) */
 	uint64_t start_ns;
 
 	/* fs.wait_lock */
@@ -312,6 +344,7 @@ struct call {
 		Sprite__Fs__XattrReq xattr;
 		Sprite__Fs__LockReq lock;
 		Sprite__Fs__HandReq hand;
+		Sprite__Fs__BatchReq batch;
 	} m;
 	Sprite__Fs__Attr attr;
 	/* of the operation, for its done function */
@@ -340,6 +373,8 @@ void call_stream(struct call *c, struct stream *st, uint64_t *open); /* takes a 
 void call_submit(struct call *c);
 void call_wake(struct call *c); /* one that waited in wb_then(): goes on */
 void call_drop(struct call *c); /* one that was answered without being sent */
+void call_fail(struct call *c, int err); /* one that is not sent: answers it */
+void call_end_queued(struct call *c, int err, struct rpc_msg *out); /* one of a batch; `out` stays the caller's */
 /* Sends again all that `waiters` hold, or fails it with `err`. */
 void call_release_waiters(struct fs *fs, struct list *waiters, int err);
 void call_init(struct fs *fs);
@@ -358,9 +393,13 @@ void inode_forget(struct fs *fs, uint64_t id, uint64_t n);
 struct inode *inode_new(struct fs *fs, struct domain *dom, struct pnode *pnode);
 /* Its KEEP_INODE anew, from what it is now. With fs.inode_lock. */
 void inode_save(struct inode *ino);
+void inode_told(struct fs *fs, struct inode *ino); /* the same, with no lock */
 void inode_wb_error(struct inode *ino, int err); /* sets it, with inode.lock */
 /* Finds or makes the inode of a handle and counts one lookup of the kernel; NULL: no memory or a handle that cannot be. */
 struct inode *inode_looked_up(struct fs *fs, struct domain *dom, const ProtobufCBinaryData *handle, uint32_t mode);
+/* A file that is being made here: no handle yet, one lookup counted, with a reference, under every lease. NULL: no memory. */
+struct inode *inode_born(struct fs *fs, struct domain *dom, const struct stat *guess);
+struct inode *inode_find(struct fs *fs, uint64_t id); /* with a reference, or NULL */
 void inode_count_lookup(struct fs *fs, struct inode *ino);
 void inode_set_handle(struct fs *fs, struct inode *ino, const ProtobufCBinaryData *handle);
 void inode_stat(struct fs *fs, const struct domain *dom, const Sprite__Fs__Attr *a, struct stat *st);
@@ -453,6 +492,7 @@ int lease_start(struct fs *fs);
 void lease_reply_begin(struct fs *fs);
 void lease_reply_end(struct fs *fs);
 uint64_t lease_take(struct inode *ino, uint64_t lease, uint64_t seq);
+uint64_t lease_born(struct inode *ino, uint64_t lease); /* what the server granted with the birth of it */
 void lease_told(struct inode *ino); /* the kernel is being told attributes, under ATTR */
 bool lease_size_told(struct inode *ino);
 bool lease_has(struct inode *ino, uint64_t bits);
@@ -463,6 +503,8 @@ bool lease_held_since(struct inode *ino, uint64_t mark);
 void lease_forget_attr(struct inode *ino);
 void lease_no_cap(struct inode *ino); /* under ATTR: it has no security.capability */
 bool lease_attr(struct fs *fs, struct inode *ino, struct stat *st);
+bool lease_outdated(struct inode *ino, const Sprite__Fs__Attr *a, struct stat *st);
+bool lease_guess(struct inode *ino, struct stat *st);
 void lease_recall(struct server *s, const Sprite__Fs__Event *ev);
 void lease_drop_pages(struct fs *fs, struct inode *ino);
 /*
@@ -493,8 +535,47 @@ void wb_tick(struct fs *fs, uint64_t now, bool all);
 void wb_discard(struct fs *fs, struct inode *ino);
 void wb_look_at_space(struct fs *fs, struct domain *d);
 
+bool wb_resume_queued(struct call *c, uint64_t key); /* c carries that chunk of its inode; false: there is none */
 void wb_resume(struct fs *fs, struct inode *ino, struct stream *st, struct keep *k);
 bool wb_took(struct fs *fs, uint64_t unique, size_t *size); /* the bytes of this write(2), asked again, are in a chunk or at the server */
+
+/* ---- dirq.c */
+#define STREAM_UNBORN 1 /* struct stream.open of a newborn; no server gives it */
+void dirq_init(struct server *s);
+/* May changes by this user in that directory be queued, as far as is known without its lock? */
+bool dirq_allows(const struct inode *dir, uint32_t uid, uint32_t gid);
+/* With inode.lock: something queued concerns it. */
+bool dirq_pending(const struct inode *ino);
+/* Locks them all; sorts *v and takes doubles out. */
+void dirq_lock(struct inode **v, int *n);
+void dirq_unlock(struct inode **v, int n);
+/* With the locks: queues c, which changes these. Kick it when they are released. */
+void dirq_put(struct call *c, struct inode **v, int n);
+void dirq_kick(struct server *s, bool urgent);
+void dirq_hurry(struct inode *ino); /* somebody waits for what is queued for it */
+/* Does c have to wait for what is queued? Then it is taken care of. */
+bool dirq_gate(struct call *c);
+/* Not from a handler or a completion. */
+void dirq_flush_wait(struct fs *fs, struct inode *ino);
+/* Sends all, also after an interruption by a restart; -EAGAIN when it was interrupted again. */
+int dirq_drain(struct server *s);
+bool dirq_empty(struct server *s);
+void dirq_discard(struct server *s);
+
+/* ---- dirq_keep.c: the queue's records */
+struct keep *dirq_record(struct call *c, uint64_t number, struct inode **v, int n);
+void dirq_resume(struct fs *fs, struct keep *k); /* a KEEP_OP of an earlier spritefs, by rising key */
+/* The request, asked again, was answered by a call that is or was in the queue (op, child and fh are filled in). */
+bool dirq_made(struct fs *fs, uint64_t unique); /* without taking it */
+bool dirq_was(struct fs *fs, uint64_t unique, struct kept_op *x);
+
+/* ---- ops_here.c: operations answered at once, under exclusive leases. Each returns false when it must be asked of the server. */
+bool here_create(fuse_req_t req, struct inode *dir, const char *name, mode_t mode, struct fuse_file_info *fi);
+bool here_remove(fuse_req_t req, struct inode *dir, const char *name, bool rmdir);
+bool here_rename(fuse_req_t req, struct inode *dir, const char *name, struct inode *to_dir, const char *to_name, unsigned flags);
+bool here_setattr(fuse_req_t req, struct inode *ino, const struct stat *st, int valid);
+bool here_close(struct fs *fs, struct stream *st); /* the close of st is queued */
+call_done here_done(enum fs_op op); /* of a call resumed */
 
 /* ---- names.c */
 void names_end(struct inode *dir); /* with inode.lock */
@@ -503,6 +584,12 @@ void names_begin_empty(struct inode *dir);
 /* A page that is the whole listing; `changes`: the directory's count when it was asked for. */
 void names_begin_page(struct inode *dir, const uint8_t *page, size_t len, uint64_t changes);
 bool names_absent(struct inode *dir, const char *name);
+#define NAMES_UNKNOWN FUSE_ROOT_ID /* it may be there, as whatever */
+/* With inode.lock: which node id the name has; 0: it is not there; NAMES_UNKNOWN also when not all names are known. */
+uint64_t names_id(struct inode *dir, const char *name);
+void names_set(struct inode *dir, const char *name, uint64_t id); /* with inode.lock; id 0: it is gone */
+/* A reply under NAMES said so, to what was asked when dir.changes was `changes`. */
+void names_learn(struct inode *dir, const char *name, uint64_t id, uint64_t changes);
 
 /* ---- recover.c */
 void recover_start(struct server *s);
@@ -545,6 +632,8 @@ void session_buffer_give(void *buf);
 int session_busy(const char *dir);
 
 /* ---- cred.c */
+/* Is this thread in an open(2)? */
+bool cred_is_opening(pid_t tid);
 int cred_groups(pid_t tid, uint32_t **groups, size_t *n, void *(*alloc)(void *arg, size_t n), void *arg);
 
 /* ---- operations */
@@ -554,6 +643,7 @@ void ops_file(struct fuse_lowlevel_ops *ops);
 void ops_dir(struct fuse_lowlevel_ops *ops);
 void ops_lock(struct fuse_lowlevel_ops *ops);
 struct inode *ops_entry_take(struct fs *fs, struct domain *dom, const Sprite__Fs__Entry *e, bool names, struct fuse_entry_param *p);
+uint64_t ops_want_dir(const struct call *c); /* what a change of names asks for */
 bool ops_names_taken(struct inode *dir, uint64_t lease, uint64_t seq);
 void ops_dir_changed(struct fs *fs, struct inode *dir, const Sprite__Fs__Attr *a, uint64_t mark);
 void ops_unlock_begin(struct inode *ino);

@@ -12,7 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-static json_t *ops_json(struct fs *fs)
+/* What was called, and in *batched what was done as parts of batches. */
+static json_t *ops_json(struct fs *fs, json_t *batched)
 {
 	json_t *o = json_object();
 	int i;
@@ -20,6 +21,8 @@ static json_t *ops_json(struct fs *fs)
 	for (i = 0; i < FS_NOPS; i++) {
 		uint64_t n = fs->count[i];
 
+		if (fs->batched[i])
+			json_object_set_new(batched, call_op_name(i), json_integer((json_int_t)fs->batched[i]));
 		if (n)
 			json_object_set_new(o, call_op_name(i), json_pack("{s:I,s:f}", "calls", (json_int_t)n, "mean_us", (double)fs->nanos[i] / (double)n / 1e3));
 	}
@@ -40,16 +43,17 @@ static json_t *servers_json(struct fs *fs)
 
 static void status(struct fs *fs, struct local_conn *c)
 {
+	json_t *batched = json_object();
 	bool attached;
 
 	pthread_mutex_lock(&fs->wait_lock);
 	attached = fs->root->dom->attached;
 	pthread_mutex_unlock(&fs->wait_lock);
-	local_ok(c, json_pack("{s:s,s:s,s:i,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o,s:o}", "mount", fs->mount, "prefix", fs->prefix, "pid", (int)getpid(), "attached",
+	local_ok(c, json_pack("{s:s,s:s,s:i,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o,s:o,s:o}", "mount", fs->mount, "prefix", fs->prefix, "pid", (int)getpid(), "attached",
 			    attached, "restarts", (json_int_t)keep_head()->restarts, "inodes", (json_int_t)inode_count(fs), "calls", (json_int_t)fs->calls, "retries", (json_int_t)fs->retries, "recalls", (json_int_t)fs->recalls, "epochs", (json_int_t)fs->epochs, "local_opens",
 			    (json_int_t)fs->local_opens, "local_absent",
 			    (json_int_t)fs->local_absent, "local_attrs", (json_int_t)fs->local_attrs, "dirty_bytes", (json_int_t)fs->dirty_bytes,
-			    "servers", servers_json(fs), "ops", ops_json(fs)));
+			    "servers", servers_json(fs), "ops", ops_json(fs, batched), "batched", batched));
 }
 
 static void row(void *arg, const struct pnode *p, const char *path)

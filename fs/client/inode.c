@@ -129,6 +129,13 @@ void inode_save(struct inode *ino)
 	ino->keep = k;
 }
 
+void inode_told(struct fs *fs, struct inode *ino)
+{
+	pthread_mutex_lock(&fs->inode_lock);
+	inode_save(ino);
+	pthread_mutex_unlock(&fs->inode_lock);
+}
+
 void inode_wb_error(struct inode *ino, int err)
 {
 	ino->wb_error = err;
@@ -211,6 +218,36 @@ out:
 	return ino;
 }
 
+struct inode *inode_born(struct fs *fs, struct domain *dom, const struct stat *guess)
+{
+	struct inode *ino;
+
+	pthread_mutex_lock(&fs->inode_lock);
+	ino = inode_make(fs, dom, NULL);
+	if (ino) {
+		ino->type = guess->st_mode & S_IFMT;
+		ino->lease = SPRITE__FS__LEASE_BITS__LEASE_ATTR | SPRITE__FS__LEASE_BITS__LEASE_DATA | SPRITE__FS__LEASE_BITS__LEASE_WRITE;
+		ino->no_acl = ino->no_cap = ino->newborn = ino->guessed = true;
+		ino->guess = *guess;
+		ino->guess.st_ino = (1ull << 62) + ino->id; /* seen by nobody: whoever asks waits for the true one */
+		ino->nlookup = ino->refs = 1;
+	}
+	pthread_mutex_unlock(&fs->inode_lock);
+	return ino;
+}
+
+struct inode *inode_find(struct fs *fs, uint64_t id)
+{
+	struct inode *ino;
+
+	pthread_mutex_lock(&fs->inode_lock);
+	ino = hash_get_u64(&fs->by_id, id);
+	if (ino)
+		ino->refs++;
+	pthread_mutex_unlock(&fs->inode_lock);
+	return ino;
+}
+
 void inode_count_lookup(struct fs *fs, struct inode *ino)
 {
 	pthread_mutex_lock(&fs->inode_lock);
@@ -234,6 +271,8 @@ struct inode *inode_resume(struct fs *fs, struct domain *dom, struct keep *k)
 	ino->nlookup = i->nlookup;
 	ino->wb_error = i->wb_error;
 	ino->keep = k;
+	ino->newborn = !i->handle_len; /* dirq_keep.c finds what makes it */
+	ino->stillborn = ino->newborn ? EIO : 0;
 	ino->born_seq = dom->server ? atomic_load(&dom->server->recalled_seq) : 0; /* as if it were met now */
 	if (ino->handle_len && hash_set(&fs->by_handle, ino->handle, ino->handle_len, ino, NULL) < 0)
 		abort();
@@ -264,6 +303,8 @@ void inode_set_handle(struct fs *fs, struct inode *ino, const ProtobufCBinaryDat
 		memcpy(ino->handle, h->data, h->len);
 		ino->handle_len = h->len;
 		hash_set(&fs->by_handle, h->data, h->len, ino, NULL);
+		if (ino->newborn)
+			inode_save(ino);
 	}
 	pthread_mutex_unlock(&fs->inode_lock);
 }
@@ -350,8 +391,10 @@ uint64_t inode_any_open(struct inode *ino)
 
 	pthread_mutex_lock(&ino->lock);
 	list_each(st, &ino->streams, link)
-		if ((open = st->open))
+		if (st->open && st->open != STREAM_UNBORN) {
+			open = st->open;
 			break;
+		}
 	pthread_mutex_unlock(&ino->lock);
 	return open;
 }

@@ -67,6 +67,17 @@ struct kept_call {
 	uint32_t op, server;
 };
 
+/* KEEP_OP, by number: a call in a dirq. With the highest bit set, by the first number of it: a batch that is being sent. */
+struct kept_op {
+	uint64_t seq;	       /* of a batch; in place; 0: not sent */
+	_Atomic uint32_t done; /* in place: it was executed, and nothing is to be learnt from the answer any more */
+	uint32_t op, n, len;   /* n: how many are in the batch */
+	uint64_t ino, ino2, child, fh, changes[4]; /* node ids; changes: what it concerns */
+	uint64_t unique;       /* of the request that it answers, 0: none */
+	uint64_t chunk;	       /* of a write: the key of its KEEP_CHUNK */
+	uint8_t msg[];	       /* the request, without handles */
+};
+
 /* KEEP_TAKEN, by the request's number: its bytes are in the chunk when that is there and at least `len` long, or `applied` */
 struct kept_taken {
 	uint64_t chunk, len;

@@ -64,6 +64,16 @@ void lease_reply_end(struct fs *fs)
 	pthread_rwlock_unlock(&fs->grant_lock);
 }
 
+/* What WRITE implies. Of a directory it is of no use without the names. */
+static uint64_t lease_closure(const struct inode *ino, uint64_t lease)
+{
+	if (!(lease & SPRITE__FS__LEASE_BITS__LEASE_WRITE))
+		return lease;
+	if (!S_ISDIR(ino->type))
+		return lease | SPRITE__FS__LEASE_BITS__LEASE_DATA | SPRITE__FS__LEASE_BITS__LEASE_ATTR;
+	return lease & SPRITE__FS__LEASE_BITS__LEASE_NAMES ? lease | SPRITE__FS__LEASE_BITS__LEASE_ATTR : lease & ~(uint64_t)SPRITE__FS__LEASE_BITS__LEASE_WRITE;
+}
+
 /* Between begin and end: takes what was granted and is not void; returns those bits. */
 uint64_t lease_take(struct inode *ino, uint64_t lease, uint64_t seq)
 {
@@ -74,8 +84,7 @@ uint64_t lease_take(struct inode *ino, uint64_t lease, uint64_t seq)
 		return 0;
 	if (!s->fs->has_epoch)
 		lease &= ~(uint64_t)SPRITE__FS__LEASE_BITS__LEASE_NAMES; /* could not be given back in every case */
-	if (lease & SPRITE__FS__LEASE_BITS__LEASE_WRITE)
-		lease |= SPRITE__FS__LEASE_BITS__LEASE_DATA | SPRITE__FS__LEASE_BITS__LEASE_ATTR;
+	lease = lease_closure(ino, lease);
 	pthread_mutex_lock(&ino->lock);
 	if (seq > ino->recalled_seq && ino->born_seq < seq) {
 		ino->lease |= lease;
@@ -83,6 +92,23 @@ uint64_t lease_take(struct inode *ino, uint64_t lease, uint64_t seq)
 	}
 	if (ino->setting) /* held, but what this reply says may be of before our own change */
 		got &= ~(uint64_t)SPRITE__FS__LEASE_BITS__LEASE_ATTR;
+	pthread_mutex_unlock(&ino->lock);
+	return got;
+}
+
+/*
+ * Nothing can have overtaken this grant: nobody else could see the file before its directory was recalled, and that waits for the reply that is being
+ * taken in now.
+ */
+uint64_t lease_born(struct inode *ino, uint64_t lease)
+{
+	struct server *s = ino->dom->server;
+	uint64_t got;
+
+	pthread_mutex_lock(&ino->lock);
+	/* what was dropped meanwhile (the server is away) stays dropped */
+	got = s && atomic_load(&s->leasing) ? lease_closure(ino, lease) & ino->lease : 0;
+	ino->lease = got;
 	pthread_mutex_unlock(&ino->lock);
 	return got;
 }
@@ -131,7 +157,7 @@ void lease_keep_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a
 		ino->attr_change = a->change;
 		ino->no_acl = !a->has_acl;
 		ino->attr_gen = gen;
-		ino->attr_valid = true;
+		ino->attr_valid = ino->attr_known = true;
 	}
 	pthread_mutex_unlock(&ino->lock);
 }
@@ -173,10 +199,42 @@ bool lease_attr(struct fs *fs, struct inode *ino, struct stat *st)
 	bool r;
 
 	pthread_mutex_lock(&ino->lock);
-	r = ino->attr_valid && !ino->setting && (ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) &&
+	r = ino->attr_valid && !ino->setting && !dirq_pending(ino) && (ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) &&
 	    list_empty(&ino->dirty) && list_empty(&ino->flying) && (S_ISDIR(ino->attr.st_mode) || ino->attr_gen == atomic_load(&fs->victim_gen));
 	if (r)
 		*st = ino->attr;
+	pthread_mutex_unlock(&ino->lock);
+	return r;
+}
+
+/*
+ * What a reply says may be of before a change of our own that is queued, or was done since: then *st is what is known better, and not to be believed for long.
+ */
+bool lease_outdated(struct inode *ino, const Sprite__Fs__Attr *a, struct stat *st)
+{
+	bool pending, r;
+
+	pthread_mutex_lock(&ino->lock);
+	pending = dirq_pending(ino);
+	r = pending || a->change < ino->attr_change;
+	if (pending && ino->guessed)
+		*st = ino->guess;
+	else if (r && ino->attr_valid)
+		*st = ino->attr;
+	pthread_mutex_unlock(&ino->lock);
+	return r;
+}
+
+/* As it will be when what is queued for it is done. */
+bool lease_guess(struct inode *ino, struct stat *st)
+{
+	bool r;
+
+	pthread_mutex_lock(&ino->lock);
+	/* what was set shows in its ctime, which is the server's alone */
+	r = dirq_pending(ino) && ino->guessed && ino->set_pend <= atomic_load(&ino->dom->server->q.done) && (ino->lease & SPRITE__FS__LEASE_BITS__LEASE_WRITE);
+	if (r)
+		*st = ino->guess;
 	pthread_mutex_unlock(&ino->lock);
 	return r;
 }
@@ -206,7 +264,7 @@ static void recall_note(struct fs *fs, struct inode *ino, uint64_t bits, const c
 	if (bits & SPRITE__FS__LEASE_BITS__LEASE_NAMES)
 		names_end(ino);
 	if (bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR) {
-		ino->attr_valid = ino->no_acl = ino->no_cap = false;
+		ino->attr_valid = ino->attr_known = ino->no_acl = ino->no_cap = false;
 		ino->attr_recalls++;
 	}
 	pthread_mutex_unlock(&ino->lock);
@@ -225,6 +283,8 @@ static void recall_run(struct fs *fs, struct recall *r)
 
 	if (r->s && (r->bits & (SPRITE__FS__LEASE_BITS__LEASE_WRITE | SPRITE__FS__LEASE_BITS__LEASE_DATA)))
 		wb_flush_wait(fs, ino);
+	if (r->s)
+		dirq_flush_wait(fs, ino);
 	if (r->bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR)
 		stream_open_local(fs, ino);
 	if (r->bits & SPRITE__FS__LEASE_BITS__LEASE_DATA)
@@ -394,6 +454,8 @@ void lease_drop_all(struct server *s, bool restarted, bool given_up)
 		if (given_up)
 			wb_discard(fs, all[i]);
 	}
+	if (given_up)
+		dirq_discard(s);
 	session_bump_epoch(fs);
 	for (i = 0; i < n; i++)
 		recall_queue(fs, NULL, 0, all[i], SPRITE__FS__LEASE_BITS__LEASE_ATTR | SPRITE__FS__LEASE_BITS__LEASE_DATA);

@@ -295,12 +295,24 @@ static int background(void)
 	return p[1];
 }
 
+static bool all_sent(struct fs *fs)
+{
+	struct server *s;
+	bool r = true;
+
+	pthread_mutex_lock(&fs->table_lock);
+	list_each(s, &fs->servers, link)
+		r &= dirq_empty(s); /* the ticker sends */
+	pthread_mutex_unlock(&fs->table_lock);
+	return r;
+}
+
 static void end(struct fs *fs)
 {
 	int i;
 
 	wb_tick(fs, 0, true);
-	for (i = 0; i < 300 && atomic_load(&fs->dirty_bytes) > 0; i++)
+	for (i = 0; i < 300 && (atomic_load(&fs->dirty_bytes) > 0 || !all_sent(fs)); i++)
 		usleep(10000);
 	session_unmount(fs);
 	/* what was released last is still on its way */

@@ -4,7 +4,8 @@
  * cannot be in it needs no call: that is most of what a program asks before it creates files.
  *
  * The set holds every name that may be there, perhaps more: names are added before our own change is sent and when another client's change recalls
- * one, and never taken out. Under inode.lock; it ends with the lease.
+ * one; taken out only by a change under an exclusive lease (ops_here.c). With a name goes the node id it was last seen as, or NAMES_UNKNOWN. Under inode.lock;
+ * it ends with the lease.
  */
 #include "fs/client/client.h"
 #include <stdlib.h>
@@ -21,9 +22,9 @@ void names_end(struct inode *dir)
 }
 
 /* With inode.lock. */
-static void add(struct inode *dir, const char *name, size_t len)
+static void add(struct inode *dir, const char *name, size_t len, uint64_t id)
 {
-	if (dir->names.count >= NAMES_MAX || hash_set(&dir->names, name, len, dir, NULL) < 0)
+	if (dir->names.count >= NAMES_MAX || hash_set(&dir->names, name, len, (void *)(uintptr_t)id, NULL) < 0)
 		names_end(dir);
 }
 
@@ -31,7 +32,7 @@ void names_add(struct inode *dir, const char *name)
 {
 	pthread_mutex_lock(&dir->lock);
 	if (dir->complete)
-		add(dir, name, strlen(name));
+		add(dir, name, strlen(name), NAMES_UNKNOWN);
 	pthread_mutex_unlock(&dir->lock);
 }
 
@@ -54,13 +55,40 @@ void names_begin_page(struct inode *dir, const uint8_t *page, size_t len, uint64
 	if (!dir->complete && (dir->lease & SPRITE__FS__LEASE_BITS__LEASE_NAMES)) {
 		dir->complete = true;
 		while (dir->complete && at < len && (n = fs_dirent_get(page + at, len - at, &d))) {
-			add(dir, d.name, d.namelen);
+			add(dir, d.name, d.namelen, NAMES_UNKNOWN);
 			at += n;
 		}
 		/* a change of our own began meanwhile: its name may be missing */
 		if (changes != atomic_load(&dir->changes))
 			names_end(dir);
 	}
+	pthread_mutex_unlock(&dir->lock);
+}
+
+uint64_t names_id(struct inode *dir, const char *name)
+{
+	void *v;
+
+	if (!dir->complete || !(dir->lease & SPRITE__FS__LEASE_BITS__LEASE_NAMES))
+		return NAMES_UNKNOWN;
+	v = hash_get(&dir->names, name, strlen(name));
+	return v ? (uint64_t)(uintptr_t)v : 0;
+}
+
+void names_set(struct inode *dir, const char *name, uint64_t id)
+{
+	if (!id)
+		hash_take(&dir->names, name, strlen(name));
+	else if (dir->complete)
+		add(dir, name, strlen(name), id);
+}
+
+void names_learn(struct inode *dir, const char *name, uint64_t id, uint64_t changes)
+{
+	pthread_mutex_lock(&dir->lock);
+	if (dir->complete && (dir->lease & SPRITE__FS__LEASE_BITS__LEASE_NAMES) && changes == atomic_load(&dir->changes) &&
+		hash_get(&dir->names, name, strlen(name)))
+		add(dir, name, strlen(name), id);
 	pthread_mutex_unlock(&dir->lock);
 }
 

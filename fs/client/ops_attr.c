@@ -38,11 +38,30 @@ static void reply_attr(struct call *c, const Sprite__Fs__GetattrRep *rep)
 		lease_told(c->ino);
 	}
 	lease_keep_attr(c->fs, c->ino, a, got);
+	if (c->op == FS_GETATTR && lease_outdated(c->ino, a, &st))
+		timeout = 0;
 	if (c->dom->home)
 		inode_home_attr(c->ino, a);
 	if (!S_ISFIFO(st.st_mode) || c->op != FS_GETATTR || !pipe_agent_open(c->fs, c->req, c->fd, c->ino, &st))
 		fuse_reply_attr(c->req, &st, timeout);
 	lease_reply_end(c->fs);
+}
+
+/*
+ * Having created a file the kernel asks for its attributes once more, to check that it may be opened: that needs its mode and owner, which are known. Whoever
+ * stats it waits until the server has given it a number.
+ */
+static bool being_created(fuse_req_t req, struct inode *ino)
+{
+	pid_t tid = fuse_req_ctx(req)->pid;
+	bool once;
+
+	pthread_mutex_lock(&ino->lock);
+	once = ino->newborn && tid > 0 && ino->born_tid == tid;
+	if (once)
+		ino->born_tid = 0;
+	pthread_mutex_unlock(&ino->lock);
+	return once && cred_is_opening(tid);
 }
 
 /* From memory, under a lease. */
@@ -53,6 +72,11 @@ static bool reply_attr_kept(struct fs *fs, fuse_req_t req, struct inode *ino)
 
 	lease_reply_begin(fs);
 	known = lease_attr(fs, ino, &st);
+	if (!known && (S_ISDIR(ino->type) || being_created(req, ino)) && lease_guess(ino, &st)) {
+		fuse_reply_attr(req, &st, 0);
+		lease_reply_end(fs);
+		return true;
+	}
 	if (known) {
 		lease_told(ino);
 		if (!S_ISFIFO(st.st_mode) || !pipe_agent_open(fs, req, session_fd(), ino, &st))
@@ -92,7 +116,10 @@ static void getattr_done(struct call *c, int err, struct rpc_msg *out)
 static void getattr_woken(struct call *c)
 {
 	int fd = session_reply_on(c->fd); /* we may be on an rpc thread */
-	bool known = reply_attr_kept(c->fs, c->req, c->ino);
+	bool known;
+
+	fuse_req_interrupt_func(c->req, NULL, NULL);
+	known = reply_attr_kept(c->fs, c->req, c->ino);
 
 	session_reply_on(fd);
 	if (known)
@@ -133,6 +160,7 @@ static void op_getattr(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 
 static void setattr_woken(struct call *c)
 {
+	c->woken = NULL; /* once: it may wait in a gate too */
 	lease_set_begin(c);
 	if (c->m.setattr.valid & (FS_SET_MODE | FS_SET_UID | FS_SET_GID))
 		stream_open_local_then(c->ino, c); /* who has it open keeps it, whatever the new mode says */
@@ -154,6 +182,10 @@ static void op_setattr(fuse_req_t req, fuse_ino_t id, struct stat *st, int valid
 	if (inode_is_virtual(fs, ino)) {
 		inode_put(fs, ino);
 		fuse_reply_err(req, EROFS);
+		return;
+	}
+	if (here_setattr(req, ino, st, valid)) {
+		inode_put(fs, ino);
 		return;
 	}
 	c = call_new(fs, req, FS_SETATTR, ino, getattr_done);
@@ -330,6 +362,12 @@ static void xattr_changed(struct call *c, int err, struct rpc_msg *out)
 	pthread_mutex_lock(&c->ino->lock);
 	c->ino->now_at = c->ino->no_cap_at = 0;
 	pthread_mutex_unlock(&c->ino->lock);
+	if (!err && !strncmp(c->m.xattr.name, "system.posix_acl_", 17)) { /* its mode does not say all any more (ops_here.c) */
+		pthread_mutex_lock(&c->ino->lock);
+		if (S_ISDIR(c->ino->type))
+			c->ino->lease &= ~(uint64_t)SPRITE__FS__LEASE_BITS__LEASE_WRITE;
+		pthread_mutex_unlock(&c->ino->lock);
+	}
 	fuse_reply_err(c->req, err);
 }
 

@@ -27,6 +27,8 @@ struct filler {
 	struct fs *fs;
 	fuse_req_t req;
 	struct domain *dom;
+	struct inode *dir;
+	uint64_t changes; /* of dir when the page was asked for */
 	bool plus;
 	char *buf;
 	size_t size, used;
@@ -74,6 +76,13 @@ static void entry_take(struct filler *f, const struct fs_dirent *d, bool names, 
 	if (!e || !e->attr)
 		goto out;
 	ino = ops_entry_take(f->fs, f->dom, e, names, p);
+	if (ino && names) {
+		char name[256];
+
+		memcpy(name, d->name, d->namelen);
+		name[d->namelen] = 0;
+		names_learn(f->dir, name, ino->id, f->changes);
+	}
 	if (!ino) {
 		p->ino = 0;
 		goto out;
@@ -153,6 +162,8 @@ static bool fill_page(struct filler *f, struct stream *st, uint64_t cookie)
 
 	if (!st->page || st->page_cookie != cookie)
 		return false;
+	f->dir = st->ino;
+	f->changes = st->page_changes;
 	while (at < st->page_len && (n = fs_dirent_get(st->page + at, st->page_len - at, &d))) {
 		memcpy(name, d.name, d.namelen);
 		name[d.namelen] = 0;

@@ -167,6 +167,8 @@ static void create_done(struct call *c, int err, struct rpc_msg *out)
 	if (ino && p.attr.st_size == 0 && p.attr.st_nlink == 1 && rep->entry->attr->mtime == rep->entry->attr->ctime)
 		lease_no_cap(ino);
 	if (ino)
+		names_learn(c->ino, c->m.create.name, ino->id, c->seq);
+	if (ino)
 		st = stream_new(fs, inode_hold(fs, ino), rep->open, c->flags, false, fuse_req_ctx(c->req));
 	if (st) {
 		choose_caching(st, lease_has(ino, SPRITE__FS__LEASE_BITS__LEASE_DATA), &c->fi);
@@ -200,6 +202,10 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 		fuse_reply_err(req, err);
 		return;
 	}
+	if (here_create(req, dir, name, mode, fi)) {
+		inode_put(fs, dir);
+		return;
+	}
 	c = call_new(fs, req, FS_CREATE, dir, create_done);
 	if (!c)
 		return;
@@ -212,6 +218,8 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 	c->m.create.name = call_strdup(c, name);
 	c->m.create.mode = mode;
 	c->m.create.flags = (uint32_t)fi->flags;
+	c->m.create.want = ops_want_dir(c);
+	c->seq = atomic_load(&dir->changes);
 	c->flags = fi->flags;
 	c->fi = *fi;
 	call_submit(c);
@@ -407,6 +415,27 @@ static void op_fsync(fuse_req_t req, fuse_ino_t id, int datasync, struct fuse_fi
 	wb_then(fs, c->ino, c);
 }
 
+/* The same for directories: what was queued for it is done first (dirq_gate). */
+static void op_fsyncdir(fuse_req_t req, fuse_ino_t id, int datasync, struct fuse_file_info *fi)
+{
+	struct fs *fs = fuse_req_userdata(req);
+	struct inode *ino = inode_get(fs, id);
+	struct call *c;
+
+	(void)fi;
+	if (inode_is_virtual(fs, ino)) {
+		inode_put(fs, ino);
+		fuse_reply_err(req, 0);
+		return;
+	}
+	c = call_new(fs, req, FS_FSYNC, ino, fsync_done);
+	if (!c)
+		return;
+	c->handle = &c->m.fsync.handle;
+	c->m.fsync.data_only = datasync;
+	call_submit(c);
+}
+
 static void changed_done(struct call *c, int err, struct rpc_msg *out)
 {
 	(void)out;
@@ -503,6 +532,7 @@ void ops_file(struct fuse_lowlevel_ops *ops)
 	ops->flush = op_flush;
 	ops->release = op_release;
 	ops->fsync = op_fsync;
+	ops->fsyncdir = op_fsyncdir;
 	ops->fsyncdir = op_fsync;
 	ops->releasedir = op_release;
 	ops->fallocate = op_fallocate;

@@ -40,6 +40,8 @@ struct inode *ops_entry_take(struct fs *fs, struct domain *dom, const Sprite__Fs
 		lease_told(ino);
 	}
 	lease_keep_attr(fs, ino, e->attr, got);
+	if (lease_outdated(ino, e->attr, &p->attr))
+		p->attr_timeout = 0;
 	if (dom->home)
 		inode_home_attr(ino, e->attr);
 	if (S_ISREG(st.st_mode) && (end = wb_dirty_end(ino))) { /* the server does not know all of it */
@@ -69,6 +71,7 @@ static void reply_entry(struct call *c, const Sprite__Fs__Entry *e, uint64_t dir
 	if (ino) {
 		if (c->op == FS_MAKE && S_ISDIR(p.attr.st_mode))
 			names_begin_empty(ino);
+		names_learn(c->ino, c->op == FS_LOOKUP ? c->m.lookup.name : c->op == FS_MAKE ? c->m.make.name : c->m.link.name, ino->id, c->seq);
 		if (c->pnode && !ino->pnode)
 			ino->pnode = c->pnode;
 		gone = fuse_reply_entry(c->req, &p) == -ENOENT;
@@ -93,6 +96,11 @@ static void entry_done(struct call *c, int err, struct rpc_msg *out)
 	reply_entry(c, rep->entry, rep->dir_lease, rep->dir_lease_seq);
 }
 
+uint64_t ops_want_dir(const struct call *c)
+{
+	return c->dom && c->dom->exclusive ? SPRITE__FS__LEASE_BITS__LEASE_WRITE : 0;
+}
+
 /* A change of our own in a directory: the kernel asks for its attributes next. */
 void ops_dir_changed(struct fs *fs, struct inode *dir, const Sprite__Fs__Attr *a, uint64_t mark)
 {
@@ -110,8 +118,13 @@ static void change_done(struct call *c, int err, struct rpc_msg *out)
 	if (!err) {
 		atomic_fetch_add(&c->fs->victim_gen, 1);
 		ops_dir_changed(c->fs, c->ino, rep->dir_attr, c->mark);
-		if (c->ino2 && c->ino2 != c->ino)
+		lease_reply_begin(c->fs);
+		ops_names_taken(c->ino, rep->dir_lease, rep->dir_lease_seq);
+		if (c->ino2 && c->ino2 != c->ino) {
 			ops_dir_changed(c->fs, c->ino2, rep->to_attr, c->mark2);
+			ops_names_taken(c->ino2, rep->to_lease, rep->to_lease_seq);
+		}
+		lease_reply_end(c->fs);
 	}
 	fuse_reply_err(c->req, err);
 }
@@ -277,9 +290,9 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 		reply_pnode(fs, req, k, &st);
 		return;
 	}
-	if (is_virtual) {
+	if (is_virtual || strlen(name) > 255) {
 		inode_put(fs, dir);
-		fuse_reply_err(req, ENOENT);
+		fuse_reply_err(req, is_virtual ? ENOENT : ENAMETOOLONG);
 		return;
 	}
 	lease_reply_begin(fs);
@@ -303,6 +316,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	c->m.lookup.cred = &c->cred;
 	c->handle = &c->m.lookup.dir;
 	c->m.lookup.name = call_strdup(c, name);
+	c->seq = atomic_load(&c->ino->changes);
 	call_submit(c);
 }
 
@@ -344,6 +358,7 @@ static struct call *change_new(fuse_req_t req, enum fs_op op, fuse_ino_t parent,
 	if (c) {
 		call_cred(c, true);
 		atomic_fetch_add(&dir->changes, 1);
+		c->seq = atomic_load(&dir->changes);
 		names_add(dir, name);
 		c->mark = lease_mark(dir);
 	}
@@ -363,6 +378,7 @@ static void make(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mod
 	c->m.make.rdev = rdev;
 	if (target)
 		c->m.make.target = call_strdup(c, target);
+	c->m.make.want = ops_want_dir(c);
 	call_submit(c);
 }
 
@@ -383,14 +399,22 @@ static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, co
 
 static void remove_name(fuse_req_t req, fuse_ino_t parent, const char *name, bool dir)
 {
-	struct call *c = change_new(req, FS_REMOVE, parent, name, EBUSY, change_done);
+	struct fs *fs = fuse_req_userdata(req);
+	struct inode *in = inode_get(fs, parent);
+	bool here = here_remove(req, in, name, dir);
+	struct call *c;
 
+	inode_put(fs, in);
+	if (here)
+		return;
+	c = change_new(req, FS_REMOVE, parent, name, EBUSY, change_done);
 	if (!c)
 		return;
 	c->m.remove.cred = &c->cred;
 	c->handle = &c->m.remove.dir;
 	c->m.remove.name = call_strdup(c, name);
 	c->m.remove.rmdir = dir;
+	c->m.remove.want = ops_want_dir(c);
 	submit_with_victim(c, c->ino, name);
 }
 
@@ -416,6 +440,11 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 		err = EXDEV;
 	else if (to_dir->pnode && prefix_child(fs, to_dir->pnode, to_name, strlen(to_name)))
 		err = EBUSY;
+	if (!err && here_rename(req, from, name, to_dir, to_name, flags)) {
+		inode_put(fs, from);
+		inode_put(fs, to_dir);
+		return;
+	}
 	inode_put(fs, from);
 	if (err) {
 		inode_put(fs, to_dir);
@@ -438,6 +467,7 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 	c->m.rename.name = call_strdup(c, name);
 	c->m.rename.to_name = call_strdup(c, to_name);
 	c->m.rename.flags = flags;
+	c->m.rename.want = ops_want_dir(c);
 	submit_with_victim(c, to_dir, to_name);
 }
 
@@ -464,6 +494,7 @@ static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const cha
 	c->m.link.cred = &c->cred;
 	c->handle = &c->m.link.dir;
 	c->handle2 = &c->m.link.handle;
+	c->m.link.want = ops_want_dir(c);
 	c->m.link.name = call_strdup(c, name);
 	call_submit(c);
 }

@@ -192,6 +192,7 @@ static struct server *server_find(struct fs *fs, const char *name, const struct 
 	s->addr = *addr;
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_mutex_init(&s->ack_lock, NULL);
+	dirq_init(s);
 	s->meta = rpc_channel_open(fs->tls, addr, name, "meta");
 	s->bulk = rpc_channel_open(fs->tls, addr, name, "bulk");
 	if (!s->meta || !s->bulk) {
@@ -253,6 +254,7 @@ void prefix_attached(struct fs *fs, struct domain *d, const Sprite__Fs__AttachRe
 	pthread_mutex_unlock(&d->root->lock);
 	pthread_mutex_lock(&fs->wait_lock);
 	d->attached = true;
+	d->exclusive = rep->exclusive;
 	if (rep->domain)
 		d->id = rep->domain;
 	pthread_mutex_unlock(&fs->wait_lock);
@@ -498,6 +500,8 @@ static void renewed(struct call *c, int err, struct rpc_msg *out)
 {
 	Sprite__Fs__RenewRep *rep = err ? NULL : (Sprite__Fs__RenewRep *)out->msg;
 
+	if (rep && rep->real_ns)
+		atomic_store(&c->server->q.skew, (int64_t)rep->real_ns - (int64_t)clock_real_ns());
 	if (rep)
 		lease_renewed(c->server, c->seq, rep->server_epoch, rep->lease_epoch, rep->lease_ms);
 }
@@ -559,6 +563,7 @@ void prefix_tick(struct fs *fs, uint64_t now)
 	for (i = 0; i < n; i++) {
 		renew(all[i], now);
 		lease_tick(all[i], now);
+		dirq_kick(all[i], true);
 	}
 }
 

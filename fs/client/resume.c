@@ -45,7 +45,7 @@ static void inode_one(void *arg, struct keep *k)
 		inode_resume(r->fs, r->doms[i->domain], k);
 }
 
-static struct inode *inode_find(struct resuming *r, uint64_t id)
+static struct inode *known(struct resuming *r, uint64_t id)
 {
 	return hash_get_u64(&r->fs->by_id, id);
 }
@@ -53,7 +53,7 @@ static struct inode *inode_find(struct resuming *r, uint64_t id)
 static void stream_one(void *arg, struct keep *k)
 {
 	struct resuming *r = arg;
-	struct inode *ino = inode_find(r, ((struct kept_stream *)k->data)->ino);
+	struct inode *ino = known(r, ((struct kept_stream *)k->data)->ino);
 
 	if (!ino) { /* the kernel let go of it, and its record was to go too */
 		keep_free(k);
@@ -70,7 +70,7 @@ static void stream_one(void *arg, struct keep *k)
 
 static void lock_one(void *arg, struct keep *k)
 {
-	struct inode *ino = inode_find(arg, ((struct kept_lock *)k->data)->ino);
+	struct inode *ino = known(arg, ((struct kept_lock *)k->data)->ino);
 
 	if (ino)
 		recover_lock_resume(ino, k);
@@ -82,7 +82,7 @@ static void chunk_one(void *arg, struct keep *k)
 {
 	struct resuming *r = arg;
 	struct kept_chunk *x = (struct kept_chunk *)k->data;
-	struct inode *ino = inode_find(r, x->ino);
+	struct inode *ino = known(r, x->ino);
 	struct stream *st = stream_at(r->fs, x->fh);
 
 	if (!x->len) {
@@ -94,6 +94,11 @@ static void chunk_one(void *arg, struct keep *k)
 		hash_set_u64(&r->chunks, k->key, (void *)(uintptr_t)(x->len + 1), NULL);
 		wb_resume(r->fs, ino, st, k);
 	}
+}
+
+static void op_one(void *arg, struct keep *k)
+{
+	dirq_resume(((struct resuming *)arg)->fs, k);
 }
 
 static void taken_one(void *arg, struct keep *k)
@@ -137,6 +142,7 @@ int resume_tables(struct fs *fs, struct error *e)
 	keep_each(KEEP_STREAM, stream_one, r);
 	keep_each(KEEP_LOCK, lock_one, r);
 	keep_each(KEEP_CHUNK, chunk_one, r);
+	keep_each(KEEP_OP, op_one, r);
 	keep_each(KEEP_TAKEN, taken_one, r);
 	keep_each(KEEP_CALL, call_one, r);
 	fs->next_id = next_id;

@@ -230,7 +230,7 @@ static int request_read(struct fs *fs, int fd)
 	if (n == 0)
 		return -ENODEV;
 	request_look(buffer, (size_t)n);
-	if (session_resent())
+	if (session_resent() && !dirq_made(fs, session_unique()))
 		stream_untell(fs, session_unique());
 	if (((struct fuse_in_header *)buffer)->opcode == FUSE_INIT) {
 		init_save(buffer, (size_t)n);

@@ -341,6 +341,8 @@ void stream_release(struct fs *fs, struct stream *st, bool unlock, uint64_t owne
 	pthread_mutex_unlock(&st->ino->lock);
 	if (dirty) /* the last chunk closes it */
 		wb_flush_start(fs, st->ino);
+	else if (open && !unlock && here_close(fs, st))
+		;
 	else if (open)
 		stream_close(fs, st);
 	stream_put(fs, st);
@@ -516,7 +518,7 @@ static struct stream *next_old(struct inode *ino, uint64_t epoch, unsigned skip)
 
 	pthread_mutex_lock(&ino->lock);
 	list_each(st, &ino->streams, link)
-		if (st->open && (!st->released || st->ndirty) && st->epoch != epoch && !skip--) {
+		if (st->open && st->open != STREAM_UNBORN && (!st->released || st->ndirty) && st->epoch != epoch && !skip--) {
 			st->refs++;
 			found = st;
 			break;

@@ -31,6 +31,7 @@
 #define FLUSH_AFTER_NS 2000000000ull
 #define DIRTY_MAX      (48ull << 20) /* of all files; beyond it writers wait for their own chunk */
 #define SPACE_MIN      (512ull << 20)
+#define QUEUE_MAX      (64u << 10)   /* chunks up to this size follow what is queued for their file in its batch */
 #define ROOM_MIN       (4096 - sizeof(struct keep) - sizeof(struct kept_chunk))
 #define TAKE_FROM      (256u << 10)  /* writes of this size keep the request's buffer instead of being copied */
 
@@ -150,6 +151,7 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 	pthread_mutex_lock(&ino->lock);
 	list_del(&k->link);
 	ino->nflying--;
+	ino->nqueued -= c->queued;
 	if (err && !k->nreqs)
 		inode_wb_error(ino, err);
 	k->st->ndirty--;
@@ -174,6 +176,9 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 static void chunk_send(struct fs *fs, struct chunk *k, bool close)
 {
 	struct call *c = call_new(fs, NULL, FS_WRITE, inode_hold(fs, k->ino), chunk_done);
+	struct server *s = k->ino->dom->server;
+	struct inode *ino = k->ino;
+	bool queued;
 
 	if (!c)
 		abort();
@@ -190,7 +195,19 @@ static void chunk_send(struct fs *fs, struct chunk *k, bool close)
 	c->arg = k;
 	c->seq_at = &kept(k)->seq;
 	c->seq_again = kept(k)->seq; /* it may have been sent by an earlier spritefs */
-	call_submit(c);
+	/* c and k may be gone as soon as the lock is released */
+	pthread_mutex_lock(&ino->lock);
+	queued = k->len <= QUEUE_MAX && !c->seq_again && k->keep && dirq_pending(ino);
+	if (queued) {
+		ino->nqueued++;
+		c->chunk_key = k->keep->key;
+		dirq_put(c, &ino, 1);
+	}
+	pthread_mutex_unlock(&ino->lock);
+	if (!queued)
+		call_submit(c);
+	else
+		dirq_kick(s, false);
 }
 
 /* With inode.lock: the next chunk that may be sent now, moved to flying; NULL: none. */
@@ -355,6 +372,25 @@ void wb_resume(struct fs *fs, struct inode *ino, struct stream *st, struct keep 
 	wb_remember(fs, ino);
 }
 
+bool wb_resume_queued(struct call *c, uint64_t key)
+{
+	struct inode *ino = c->ino;
+	struct chunk *k;
+
+	list_each(k, &ino->dirty, link)
+		if (k->keep->key == key) {
+			list_move_tail(&ino->flying, &k->link);
+			ino->nflying++;
+			ino->nqueued++;
+			c->bulk.iov_base = k->data;
+			c->bulk.iov_len = k->len;
+			c->arg = k;
+			c->done = chunk_done;
+			return true;
+		}
+	return false;
+}
+
 bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data, size_t len, uint64_t off, bool append, uint32_t uid, uint32_t gid,
 	bool kill)
 {
@@ -375,8 +411,8 @@ bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data
 		return false;
 	}
 	first = list_empty(&ino->dirty) && list_empty(&ino->flying);
-	if (first)
-		ino->eof = ino->attr_valid ? (uint64_t)ino->attr.st_size : UINT64_MAX;
+	if (first && !(ino->newborn && list_empty(&ino->dirty)))
+		ino->eof = ino->attr_valid && !dirq_pending(ino) ? (uint64_t)ino->attr.st_size : UINT64_MAX;
 	if (append && off != ino->eof) { /* the kernel is mistaken about the end; the server is not */
 		pthread_mutex_unlock(&ino->lock);
 		return false;
@@ -417,6 +453,8 @@ bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data
 		ino->dirty_end = off + len;
 	if (ino->eof != UINT64_MAX && off + len > ino->eof)
 		ino->eof = off + len;
+	if (ino->guessed && off + len > (uint64_t)ino->guess.st_size)
+		ino->guess.st_size = (off_t)(off + len);
 	ino->attr_valid = false; /* until the server has said what the write made of them */
 	atomic_fetch_add(&fs->dirty_bytes, len);
 	waits = full && chunk_wait(k, req, len, taken);
@@ -458,10 +496,12 @@ void wb_then(struct fs *fs, struct inode *ino, struct call *c)
 		list_add_tail(&ino->wb_waiters, &c->link);
 	}
 	pthread_mutex_unlock(&ino->lock);
-	if (wait)
+	if (wait) {
 		wb_kick(fs, ino);
-	else
+		dirq_hurry(ino);
+	} else {
 		call_wake(c);
+	}
 	inode_put(fs, ino);
 }
 
@@ -476,6 +516,7 @@ void wb_flush_start(struct fs *fs, struct inode *ino)
 void wb_flush_wait(struct fs *fs, struct inode *ino)
 {
 	wb_flush_start(fs, ino);
+	dirq_hurry(ino);
 	pthread_mutex_lock(&fs->recall_lock);
 	while (wb_dirty(ino) && !fs->stopping)
 		pthread_cond_wait(&fs->wb_cond, &fs->recall_lock);

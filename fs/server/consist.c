@@ -501,7 +501,7 @@ static uint32_t grant_allowed(const struct cs_object *o, uint64_t client, uint32
 		if (h->bits || h->readers)
 			bits &= ~(uint32_t)CS_WRITE;
 	}
-	if ((bits & CS_WRITE) && (bits & (CS_ATTR | CS_DATA)) != (CS_ATTR | CS_DATA))
+	if (!(bits & CS_ATTR) || !(bits & (CS_DATA | CS_NAMES)))
 		bits &= ~(uint32_t)CS_WRITE;
 	return bits;
 }

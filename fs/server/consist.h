@@ -7,7 +7,8 @@
  *	ATTR   the inode's attributes			shared
  *	NAMES  a directory's names, also absent ones	shared; a recall takes single names out of it, never the bit
  *	DATA   a file's contents			shared
- *	WRITE  all of the file, with its own changes not yet told: exclusive, implies ATTR and DATA
+ *	WRITE  all of the file, with its own changes not yet told: exclusive, implies ATTR and DATA. Of a directory: its names and attributes, the same way;
+ *	       implies ATTR and NAMES. Who looks at it, or changes it, breaks it.
  *
  * Invariants
  * 1. An operation is applied only when no other client holds a lease that it breaks. The exception is rule 5.

@@ -17,6 +17,7 @@
 #include "conf/log.h"
 
 #define MAGIC	 0x49705253u /* "SRpI" */
+#define MAGIC_H	 0x4a705253u /* "SRpJ": with a handle, its length before the peer */
 #define PEER_MAX 255
 #define HEAD	 48 /* magic to extra */
 
@@ -68,7 +69,8 @@ static uint64_t get_u64(const unsigned char *from)
 static size_t record_pack(unsigned char *b, const char *peer, uint64_t epoch, uint64_t seq, const struct intent *in)
 {
 	uint16_t len = (uint16_t)strlen(peer), v2[2] = {htole16(in->method), htole16(len)};
-	uint32_t magic = htole32(MAGIC), sum;
+	uint32_t magic = htole32(in->handle_len ? MAGIC_H : MAGIC), sum;
+	size_t n = HEAD + (size_t)len;
 
 	memcpy(b, &magic, 4);
 	memcpy(b + 4, v2, 4);
@@ -78,18 +80,28 @@ static size_t record_pack(unsigned char *b, const char *peer, uint64_t epoch, ui
 	put_u64(b + 32, in->ino);
 	put_u64(b + 40, in->extra);
 	memcpy(b + HEAD, peer, len);
-	sum = htole32(check(b, HEAD + len));
-	memcpy(b + HEAD + len, &sum, 4);
-	return HEAD + (size_t)len + 4;
+	if (in->handle_len) {
+		b[n] = (unsigned char)in->handle_len;
+		memcpy(b + n + 1, in->handle, in->handle_len);
+		n += 1 + (size_t)in->handle_len;
+	}
+	sum = htole32(check(b, n));
+	memcpy(b + n, &sum, 4);
+	return n + 4;
+}
+
+static size_t intent_size(size_t handle_len)
+{
+	return offsetof(struct intent, handle) + handle_len;
 }
 
 /* Length of the record at `b`, 0 when there is no whole valid one. */
 static size_t record_read(struct intents *t, const unsigned char *b, size_t n)
 {
-	struct intent *in, *was = NULL;
+	struct intent it, *in, *was = NULL;
 	uint32_t magic, sum;
 	uint16_t v2[2];
-	size_t len, klen;
+	size_t len, klen, end, hl = 0;
 	struct key k;
 
 	if (n < HEAD + 4)
@@ -97,20 +109,33 @@ static size_t record_read(struct intents *t, const unsigned char *b, size_t n)
 	memcpy(&magic, b, 4);
 	memcpy(v2, b + 4, 4);
 	len = le16toh(v2[1]);
-	if (le32toh(magic) != MAGIC || len > PEER_MAX || n < HEAD + len + 4)
+	if ((le32toh(magic) != MAGIC && le32toh(magic) != MAGIC_H) || len > PEER_MAX || n < HEAD + len + 4)
 		return 0;
-	memcpy(&sum, b + HEAD + len, 4);
-	if (le32toh(sum) != check(b, HEAD + len))
+	end = HEAD + len;
+	if (le32toh(magic) == MAGIC_H) {
+		hl = b[end];
+		end += 1 + hl;
+	}
+	if (hl > INTENT_HANDLE_MAX || n < end + 4)
 		return 0;
-	in = malloc(sizeof(*in));
+	memcpy(&sum, b + end, 4);
+	if (le32toh(sum) != check(b, end))
+		return 0;
+	it.method = le16toh(v2[0]);
+	it.handle_len = (uint16_t)hl;
+	it.dev = get_u64(b + 24);
+	it.ino = get_u64(b + 32);
+	it.extra = get_u64(b + 40);
+	memcpy(it.handle, b + end - hl, hl);
+	in = malloc(intent_size(hl));
 	if (!in)
 		return 0;
-	*in = (struct intent){le16toh(v2[0]), get_u64(b + 24), get_u64(b + 32), get_u64(b + 40)};
+	memcpy(in, &it, intent_size(hl));
 	klen = key_make(&k, (const char *)b + HEAD, len, get_u64(b + 8), get_u64(b + 16));
 	if (hash_set(&t->last, &k, klen, in, (void **)&was) < 0)
 		free(in);
 	free(was);
-	return HEAD + len + 4;
+	return end + 4;
 }
 
 /* Returns how much of the file is whole records. */
@@ -181,10 +206,10 @@ static void file_turn(struct intents *t)
 
 void intents_put(struct intents *t, const char *peer, uint64_t epoch, uint64_t seq, const struct intent *in)
 {
-	unsigned char b[HEAD + PEER_MAX + 4];
+	unsigned char b[HEAD + PEER_MAX + 1 + INTENT_HANDLE_MAX + 4];
 	size_t n;
 
-	if (strlen(peer) > PEER_MAX)
+	if (strlen(peer) > PEER_MAX || in->handle_len > INTENT_HANDLE_MAX)
 		return;
 	n = record_pack(b, peer, epoch, seq, in);
 	pthread_mutex_lock(&t->lock);
@@ -218,7 +243,7 @@ bool intents_take(struct intents *t, const char *peer, uint64_t epoch, uint64_t 
 	pthread_mutex_unlock(&t->lock);
 	if (!in)
 		return false;
-	*out = *in;
+	memcpy(out, in, intent_size(in->handle_len));
 	free(in);
 	return true;
 }

@@ -7,7 +7,9 @@
  * The log lies in the page cache when the server is killed, and is not synced: after a crash of the machine it is as good as the changes are that it
  * speaks of. Two files: when the new one is full it becomes the old one. Records of the last run are read at the start.
  *
- * Record: u32 magic, u16 method, u16 length of the peer's name, u64 epoch, seq, dev, ino, extra, then the name; little-endian; u32 check at the end.
+ * Record: u32 magic, u16 method, u16 length of the peer's name, u64 epoch, seq, dev, ino, extra, then the name, (u8 length, handle); little-endian; u32 check
+ * at the end. Parts of a batch (batch.c) write a second record when they are done, which takes the place of the first: method | INTENT_DONE, extra is what
+ * was answered, and the handle of what was made.
  */
 #ifndef FS_SERVER_INTENT_H
 #define FS_SERVER_INTENT_H
@@ -15,13 +17,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define INTENT_FILE_MAX (8u << 20)
+#define INTENT_FILE_MAX	  (8u << 20)
+#define INTENT_HANDLE_MAX 160
+#define INTENT_DONE	  0x8000
 
 struct intents;
 struct intent {
 	uint16_t method;
 	uint64_t dev, ino; /* the inode that it is about; 0: none */
-	uint64_t extra;	   /* append: where it was to land */
+	uint64_t extra;	   /* append: where it was to land; INTENT_DONE: errno */
+	uint16_t handle_len;
+	unsigned char handle[INTENT_HANDLE_MAX]; /* read and written as far as handle_len says */
 };
 
 /* Reads what is in `dir` (intents.old, intents), then goes on writing there. NULL with errno set. */

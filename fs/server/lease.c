@@ -6,8 +6,11 @@
  */
 #include "fs/server/lease.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
 #include "conf/clock.h"
 #include "conf/log.h"
 
@@ -164,6 +167,15 @@ int lease_look(struct op *o, const struct export *ex, struct cs_key key, bool se
 	return lease_begin(o, ex, &n, 1);
 }
 
+int lease_look_dir(struct op *o, const struct object *dir)
+{
+	struct stat st;
+
+	if (dir->ex->conf->home)
+		return 0;
+	return fstat(dir->fd, &st) < 0 ? -errno : lease_look(o, dir->ex, lease_key(&st), false);
+}
+
 bool lease_hidden(struct op *o, const struct export *ex, struct cs_key key)
 {
 	struct leases *l = o->d->leases;
@@ -208,13 +220,35 @@ uint32_t lease_grant(struct op *o, const struct export *ex, struct cs_key key, P
 	return got;
 }
 
-uint32_t lease_grant_dir(struct op *o, const struct object *dir, ProtobufCBinaryData handle, uint64_t *seq)
+uint32_t lease_exclusive(const struct export *ex)
 {
+	const struct conf_export *c = ex->conf;
+
+	if (c->home || c->readonly || c->uid_min > 0 || c->uid_max < UINT32_MAX - 1)
+		return 0;
+	return c->root_squash ? 1 : 2;
+}
+
+bool lease_may_exclude(const struct object *dir)
+{
+	struct op_path p = op_path(dir->fd);
+	struct statx sx;
+
+	return lease_exclusive(dir->ex) && statx(dir->fd, "", AT_EMPTY_PATH, STATX_TYPE, &sx) == 0 &&
+		!(sx.stx_attributes & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND | STATX_ATTR_ENCRYPTED)) &&
+		getxattr(p.s, "system.posix_acl_access", NULL, 0) < 0 && getxattr(p.s, "system.posix_acl_default", NULL, 0) < 0;
+}
+
+uint32_t lease_grant_dir(struct op *o, const struct object *dir, ProtobufCBinaryData handle, uint64_t want, uint64_t *seq)
+{
+	uint32_t bits = CS_NAMES | CS_ATTR;
 	struct stat st;
 
 	if (dir->ex->conf->home || !atomic_load(&o->client->leases) || fstat(dir->fd, &st) < 0)
 		return 0;
-	return lease_grant(o, dir->ex, lease_key(&st), handle, CS_NAMES | CS_ATTR, false, seq);
+	if ((want & CS_WRITE) && lease_may_exclude(dir))
+		bits |= CS_WRITE;
+	return lease_grant(o, dir->ex, lease_key(&st), handle, bits, false, seq);
 }
 
 void lease_open(struct fsd *d, struct open *f)

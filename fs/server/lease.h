@@ -42,6 +42,8 @@ static inline struct cs_need lease_change(struct cs_key key, uint32_t breaks, co
 int lease_begin(struct op *o, const struct export *ex, const struct cs_need *need, int n);
 /* The same for one who only looks at attributes (or, `settle`, at contents that will be kept). */
 int lease_look(struct op *o, const struct export *ex, struct cs_key key, bool settle);
+/* Before names of a directory are told. */
+int lease_look_dir(struct op *o, const struct object *dir);
 /* Somebody else has changes of this object that the server does not know. */
 bool lease_hidden(struct op *o, const struct export *ex, struct cs_key key);
 /* Called by op.c before every answer. */
@@ -50,8 +52,15 @@ void lease_end(struct op *o);
 /* Grants; returns the bits. State must be read after this. `seq` may be left alone when 0 is returned. */
 uint32_t lease_grant(struct op *o, const struct export *ex, struct cs_key key, ProtobufCBinaryData handle, uint32_t bits, bool shared_ok,
 	uint64_t *seq);
-/* NAMES and ATTR of a directory that the request named by `handle`. */
-uint32_t lease_grant_dir(struct op *o, const struct object *dir, ProtobufCBinaryData handle, uint64_t *seq);
+/*
+ * NAMES and ATTR of a directory that the request named by `handle`; with CS_WRITE in `want` that too, if its client may then judge by itself who may
+ * make names there: nothing but the mode decides, and nobody else has anything of the directory.
+ */
+uint32_t lease_grant_dir(struct op *o, const struct object *dir, ProtobufCBinaryData handle, uint64_t want, uint64_t *seq);
+/* Does nothing but its mode decide who may make names in it? */
+bool lease_may_exclude(const struct object *dir);
+/* AttachRep.exclusive of an export. */
+uint32_t lease_exclusive(const struct export *ex);
 
 /* For the write-sharing rule. */
 void lease_open(struct fsd *d, struct open *f);

@@ -9,6 +9,7 @@
 #include "conf/clock.h"
 #include "fs/server/lease.h"
 #include "fs/server/mounts.h"
+#include "fs/server/ops.h"
 
 /* ---- access ------------------------------------------------------------------------------------------- */
 
@@ -112,12 +113,18 @@ struct open *op_open(struct op *o, uint64_t id, int *err)
 
 /* ---- calls repeated after a restart ---------------------------------------------------------------------- */
 
+/* Of the call, and of the part of a batch: numbers of calls stay far below 2^48. */
+static uint64_t op_number(const struct op *o)
+{
+	return rpc_request_seq(o->rq) | (o->batch ? (uint64_t)(o->index + 1) << 48 : 0);
+}
+
 const struct intent *op_repeated(struct op *o)
 {
 	if (o->repeated == OP_UNASKED)
 		o->repeated = rpc_request_again(o->rq) &&
-				intents_take(o->d->intents, o->client->peer, rpc_request_epoch(o->rq), rpc_request_seq(o->rq),
-				      (uint16_t)o->method, &o->intent) ?
+				intents_take(o->d->intents, o->client->peer, rpc_request_epoch(o->rq), op_number(o), (uint16_t)o->method,
+					&o->intent) ?
 			OP_REPEATED :
 			OP_FIRST;
 	return o->repeated == OP_REPEATED ? &o->intent : NULL;
@@ -125,17 +132,69 @@ const struct intent *op_repeated(struct op *o)
 
 void op_intend(struct op *o, const struct stat *st, uint64_t extra)
 {
-	struct intent in = {(uint16_t)o->method, st ? st->st_dev : 0, st ? st->st_ino : 0, extra};
+	struct intent in;
 
-	intents_put(o->d->intents, o->client->peer, rpc_request_epoch(o->rq), rpc_request_seq(o->rq), &in);
+	in.method = (uint16_t)o->method;
+	in.dev = st ? st->st_dev : 0;
+	in.ino = st ? st->st_ino : 0;
+	in.extra = extra;
+	in.handle_len = 0;
+
+	intents_put(o->d->intents, o->client->peer, rpc_request_epoch(o->rq), op_number(o), &in);
+}
+
+bool op_done_before(struct op *o, struct intent *done)
+{
+	return rpc_request_again(o->rq) &&
+		intents_take(o->d->intents, o->client->peer, rpc_request_epoch(o->rq), op_number(o), (uint16_t)o->method | INTENT_DONE, done);
+}
+
+void op_note_done(struct op *o, int err, const unsigned char *handle, size_t len)
+{
+	struct intent in;
+
+	in.method = (uint16_t)o->method | INTENT_DONE;
+	in.dev = in.ino = 0;
+	in.extra = (uint64_t)err;
+	in.handle_len = (uint16_t)len;
+	memcpy(in.handle, handle, len);
+	intents_put(o->d->intents, o->client->peer, rpc_request_epoch(o->rq), op_number(o), &in);
 }
 
 /* ---- answers ------------------------------------------------------------------------------------------ */
+
+struct op *op_new(struct fsd *d, struct rpc_request *rq, enum fs_op method, struct client *c)
+{
+	struct op *o = malloc(sizeof(*o));
+
+	if (!o)
+		return NULL;
+	memset(o, 0, offsetof(struct op, ids));
+	o->d = d;
+	o->rq = rq;
+	o->in = rpc_request_msg(rq);
+	o->method = method;
+	o->client = c;
+	o->started = clock_mono_ns();
+	o->repeated = OP_UNASKED;
+	atomic_init(&o->park, OP_RUNNING);
+	list_init(&o->rerun);
+	cs_op_init(&o->cs, c ? c->id : 0);
+	return o;
+}
 
 void op_free(struct op *o)
 {
 	client_put(o->client);
 	free(o);
+}
+
+static void op_answer(struct op *o, int err, const ProtobufCMessage *out)
+{
+	if (o->batch)
+		batch_answer(o, err, out);
+	else
+		rpc_reply(o->rq, err, out, NULL, 0, NULL, NULL);
 }
 
 static void op_count(struct op *o, int err)
@@ -152,7 +211,7 @@ int op_done(struct op *o, const ProtobufCMessage *out)
 	op_root(o);
 	lease_end(o);
 	op_count(o, 0);
-	rpc_reply(o->rq, 0, out, NULL, 0, NULL, NULL);
+	op_answer(o, 0, out);
 	op_free(o);
 	return OP_LATER;
 }
@@ -184,7 +243,7 @@ int op_fail_with(struct op *o, int err, const ProtobufCMessage *out)
 	op_root(o);
 	lease_end(o);
 	op_count(o, err);
-	rpc_reply(o->rq, err, out, NULL, 0, NULL, NULL);
+	op_answer(o, err, out);
 	op_free(o);
 	return OP_LATER;
 }

@@ -23,6 +23,9 @@ enum op_park { OP_RUNNING, OP_PARKED, OP_WOKEN };
 struct op {
 	struct fsd *d;
 	struct rpc_request *rq;
+	const struct rpc_msg *in; /* the request, or its part of the batch */
+	struct batch *batch;	  /* that it is part of, or NULL; see batch.c */
+	uint32_t index;
 	enum fs_op method;
 	struct client *client; /* counted */
 	bool entered;	       /* acting as ids */
@@ -60,11 +63,17 @@ static inline bool op_intent_is(const struct intent *it, const struct stat *st)
 /* Writes down what is to be done to `st` (NULL: it is not there yet). Just before it is done. */
 void op_intend(struct op *o, const struct stat *st, uint64_t extra);
 
+/* Parts of a batch: what was answered, written down for a repetition after a restart; and the record of the last run. */
+void op_note_done(struct op *o, int err, const unsigned char *handle, size_t len);
+bool op_done_before(struct op *o, struct intent *done);
+
 int op_done(struct op *o, const ProtobufCMessage *out);
 int op_done_bulk(struct op *o, const ProtobufCMessage *out, void *data, size_t n); /* frees data when sent */
 int op_fail(struct op *o, int err);						   /* err > 0 */
 int op_fail_with(struct op *o, int err, const ProtobufCMessage *out);
 void op_free(struct op *o);
+/* A new one with a count of the client (may be NULL); NULL: no memory. */
+struct op *op_new(struct fsd *d, struct rpc_request *rq, enum fs_op method, struct client *c);
 /* Runs the handler, now or again. */
 void op_run(struct op *o);
 

@@ -40,13 +40,14 @@ static const op_handler handlers[FS_NOPS] = {
 	[FS_HAND] = op_hand,
 	[FS_STATUS] = op_status,
 	[FS_ELECT] = op_elect,
+	[FS_BATCH] = op_batch,
 };
 
 static void parked_count(struct op *o, int d)
 {
 	atomic_fetch_add(&o->client->nparked, d);
 	atomic_fetch_add(&o->client->host->parked, d);
-	atomic_fetch_add(&o->client->host->parked_bytes, d * (long)rpc_request_msg(o->rq)->bulk_len);
+	atomic_fetch_add(&o->client->host->parked_bytes, d * (long)o->in->bulk_len);
 }
 
 void op_run(struct op *o)
@@ -55,7 +56,7 @@ void op_run(struct op *o)
 		if (o->counted)
 			parked_count(o, -1);
 		o->counted = false;
-		int is = OP_RUNNING, r = handlers[o->method](o, rpc_request_msg(o->rq)->msg);
+		int is = OP_RUNNING, r = handlers[o->method](o, o->in->msg);
 
 		if (r == OP_LATER)
 			return;
@@ -84,29 +85,18 @@ void op_run(struct op *o)
 /* After these the client may hold something that it must be able to bring back after a restart. */
 static bool holds_something(enum fs_op m)
 {
-	return m == FS_ATTACH || m == FS_OPEN || m == FS_CREATE || m == FS_LOCK || m == FS_HAND;
+	return m == FS_ATTACH || m == FS_OPEN || m == FS_CREATE || m == FS_LOCK || m == FS_HAND ||
+		m == FS_BATCH;
 }
 
 static void serve(struct fsd *d, struct rpc_request *rq, enum fs_op method)
 {
-	struct op *o = malloc(sizeof(*o));
+	struct op *o = op_new(d, rq, method, clients_get(&d->clients, rpc_request_peer(rq), rpc_request_epoch(rq)));
 
 	if (!o) {
 		rpc_reply(rq, ENOMEM, NULL, NULL, 0, NULL, NULL);
 		return;
 	}
-	o->d = d;
-	o->rq = rq;
-	o->method = method;
-	o->entered = false;
-	o->started = clock_mono_ns();
-	o->begun = false;
-	o->counted = false;
-	o->repeated = OP_UNASKED;
-	atomic_init(&o->park, OP_RUNNING);
-	list_init(&o->rerun);
-	o->client = clients_get(&d->clients, rpc_request_peer(rq), rpc_request_epoch(rq));
-	cs_op_init(&o->cs, o->client ? o->client->id : 0);
 	if (!o->client)
 		op_fail(o, EUSERS);
 	else if (atomic_load(&o->client->fenced))
@@ -153,7 +143,8 @@ static void serve(struct fsd *d, struct rpc_request *rq, enum fs_op method)
 	X(LOCK)                                                                                              \
 	X(HAND)                                                                                              \
 	X(STATUS)                                                                                            \
-	X(ELECT)
+	X(ELECT)                                                                                             \
+	X(BATCH)
 EACH(SERVE)
 
 #define SERVICE(M) {.method = &fs_methods[FS_##M], .unary = serve_##M},

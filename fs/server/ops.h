@@ -43,6 +43,11 @@ OP(op_seek);
 OP(op_hand);
 /* locks.c */
 OP(op_lock);
+/* batch.c */
+OP(op_batch);
 #undef OP
+
+/* batch.c: the answer to a part of a batch, for op.c */
+void batch_answer(struct op *o, int err, const ProtobufCMessage *out);
 
 #endif

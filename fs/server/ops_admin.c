@@ -134,6 +134,7 @@ int op_attach(struct op *o, const ProtobufCMessage *m)
 	rep.attr = &e.attr;
 	rep.domain = ex->domain;
 	rep.readonly = ex->conf->readonly;
+	rep.exclusive = lease_exclusive(ex);
 	rep.server_epoch = clock_epoch();
 	rep.lease_ms = (uint32_t)(CLIENT_TERM_NS / 1000000);
 	return op_done(o, &rep.base);
@@ -150,6 +151,7 @@ int op_renew(struct op *o, const ProtobufCMessage *m)
 	rep.grace = recover_in_grace(o->d);
 	rep.server_epoch = clock_epoch();
 	rep.lease_epoch = o->client->id;
+	rep.real_ns = (uint64_t)clock_real_ns();
 	rep.lease_ms = (uint32_t)(CLIENT_TERM_NS / 1000000);
 	return op_done(o, &rep.base);
 }

@@ -247,7 +247,7 @@ int op_listxattr(struct op *o, const ProtobufCMessage *m)
 int op_setxattr(struct op *o, const ProtobufCMessage *m)
 {
 	const Sprite__Fs__XattrReq *in = (const void *)m;
-	const struct rpc_msg *msg = rpc_request_msg(o->rq);
+	const struct rpc_msg *msg = o->in;
 	Sprite__Fs__Empty rep = SPRITE__FS__EMPTY__INIT;
 	struct object obj _cleanup_object_ = OBJECT_INIT;
 	_cleanup_free_ void *value = NULL;

@@ -151,7 +151,7 @@ static ssize_t write_append(struct op *o, struct open *f, struct iovec *v, int n
 
 	if (it && appended_before(f->fd, v, n, it->extra)) {
 		*offset = it->extra;
-		return (ssize_t)rpc_request_msg(o->rq)->bulk_len;
+		return (ssize_t)o->in->bulk_len;
 	}
 	if (fstat(f->fd, &st) == 0)
 		op_intend(o, &st, (uint64_t)st.st_size); /* nobody else appends meanwhile: the file is ours to change now */
@@ -178,12 +178,12 @@ static ssize_t write_shared(struct op *o, struct open *f, struct iovec *v, int n
 	pthread_mutex_lock(&f->offset->lock);
 	if (it && appended_before(f->fd, v, n, it->extra)) {
 		*offset = it->extra;
-		r = (ssize_t)rpc_request_msg(o->rq)->bulk_len;
+		r = (ssize_t)o->in->bulk_len;
 	} else {
 		*offset = f->offset->pos;
 		if (fstat(f->fd, &st) == 0)
 			op_intend(o, &st, *offset);
-		hand_offset_intend(o->d, f->offset, rpc_request_msg(o->rq)->bulk_len);
+		hand_offset_intend(o->d, f->offset, o->in->bulk_len);
 		r = write_full(f->fd, v, n, (off_t)*offset, flags);
 	}
 	if (r > 0 && *offset + (uint64_t)r > f->offset->pos)
@@ -216,7 +216,7 @@ static uint32_t write_grant(struct op *o, struct open *f, uint64_t *seq)
 static bool append_was_done(struct op *o, const Sprite__Fs__WriteReq *in, Sprite__Fs__WriteRep *rep, Sprite__Fs__Attr *attr)
 {
 	const struct intent *it = in->append || in->stream ? op_repeated(o) : NULL;
-	const struct rpc_msg *msg = rpc_request_msg(o->rq);
+	const struct rpc_msg *msg = o->in;
 	struct object obj _cleanup_object_ = OBJECT_INIT;
 	_cleanup_close_ int fd = -1;
 	struct stat st;
@@ -236,7 +236,7 @@ static bool append_was_done(struct op *o, const Sprite__Fs__WriteReq *in, Sprite
 int op_write(struct op *o, const ProtobufCMessage *m)
 {
 	const Sprite__Fs__WriteReq *in = (const void *)m;
-	const struct rpc_msg *msg = rpc_request_msg(o->rq);
+	const struct rpc_msg *msg = o->in;
 	Sprite__Fs__WriteRep rep = SPRITE__FS__WRITE_REP__INIT;
 	struct iovec v[RPC_IOV_MAX];
 	int flags = in->sync ? RWF_SYNC : 0;

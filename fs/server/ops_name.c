@@ -24,14 +24,17 @@ int op_lookup(struct op *o, const ProtobufCMessage *m)
 	r = op_begin(o, in->cred, in->dir, &dir);
 	if (r < 0)
 		return r;
-	rep.dir_lease = lease_grant_dir(o, &dir, in->dir, &rep.dir_lease_seq);
+	r = lease_look_dir(o, &dir);
+	if (r)
+		return r;
+	rep.dir_lease = lease_grant_dir(o, &dir, in->dir, 0, &rep.dir_lease_seq);
 	r = export_lookup(&dir, in->name, &child, &st);
 	if (r == -ENOENT)
 		return op_fail_with(o, ENOENT, &rep.base); /* that it is not there is worth a lease as well */
 	if (r == 0)
 		r = lease_look(o, child.ex, lease_key(&st), false);
 	if (r == 0)
-		r = op_entry(o, &child, &st, op_want(&st), &e);
+		r = op_entry(o, &child, &st, op_want(&st) | (S_ISREG(st.st_mode) ? (uint32_t)in->want & CS_WRITE : 0), &e);
 	if (r)
 		return r;
 	rep.entry = &e.msg;
@@ -106,6 +109,14 @@ static int make_node(int dirfd, const Sprite__Fs__MakeReq *in)
 	return r < 0 ? -errno : 0;
 }
 
+/* Of what was just made: a directory is its maker's alone. */
+static uint32_t made_want(const struct object *child, const struct stat *st, uint64_t want)
+{
+	if (!S_ISDIR(st->st_mode))
+		return op_want(st);
+	return CS_ATTR | CS_NAMES | (lease_may_exclude(child) ? (uint32_t)want & CS_WRITE : 0);
+}
+
 int op_make(struct op *o, const ProtobufCMessage *m)
 {
 	const Sprite__Fs__MakeReq *in = (const void *)m;
@@ -131,10 +142,10 @@ int op_make(struct op *o, const ProtobufCMessage *m)
 		return r;
 	op_changed_fd(o->d, dir.fd);
 	op_root(o); /* the caller may create in a directory that he may not search */
-	rep.dir_lease = lease_grant_dir(o, &dir, in->dir, &rep.dir_lease_seq);
+	rep.dir_lease = lease_grant_dir(o, &dir, in->dir, in->want, &rep.dir_lease_seq);
 	r = export_lookup(&dir, in->name, &child, &st);
 	if (r == 0) /* nobody knows the new object yet, unless as the one of a number used before */
-		r = op_entry(o, &child, &st, S_ISDIR(st.st_mode) ? CS_ATTR | CS_NAMES : op_want(&st), &e);
+		r = op_entry(o, &child, &st, made_want(&child, &st, in->want), &e);
 	if (r < 0)
 		return r;
 	rep.entry = &e.msg;
@@ -185,7 +196,7 @@ int op_link(struct op *o, const ProtobufCMessage *m)
 		return -errno;
 	op_changed_fd(o->d, dir.fd);
 	op_changed_fd(o->d, obj.fd);
-	rep.dir_lease = lease_grant_dir(o, &dir, in->dir, &rep.dir_lease_seq);
+	rep.dir_lease = lease_grant_dir(o, &dir, in->dir, in->want, &rep.dir_lease_seq);
 	if (fstat(obj.fd, &st) < 0)
 		return -errno;
 	r = op_entry(o, &obj, &st, op_want(&st), &e);
@@ -230,7 +241,6 @@ int op_remove(struct op *o, const ProtobufCMessage *m)
 	Sprite__Fs__ChangeRep rep = SPRITE__FS__CHANGE_REP__INIT;
 	Sprite__Fs__Attr attr;
 	_cleanup_close_ int grave = -1;
-	uint64_t seq;
 	struct object dir _cleanup_object_ = OBJECT_INIT;
 	struct stat st;
 	int r = export_name_check(in->name);
@@ -250,7 +260,8 @@ int op_remove(struct op *o, const ProtobufCMessage *m)
 	grave_keep(&o->d->graves, steal_fd(&grave), clock_boot_ns());
 	op_changed(o->d, &st);
 	op_changed_fd(o->d, dir.fd);
-	rep.dir_attr = op_dir_attr(o, &dir, lease_grant_dir(o, &dir, in->dir, &seq), &attr);
+	rep.dir_lease = lease_grant_dir(o, &dir, in->dir, in->want, &rep.dir_lease_seq);
+	rep.dir_attr = op_dir_attr(o, &dir, rep.dir_lease, &attr);
 	return op_done(o, &rep.base);
 }
 
@@ -314,7 +325,6 @@ int op_rename(struct op *o, const ProtobufCMessage *m)
 	Sprite__Fs__ChangeRep rep = SPRITE__FS__CHANGE_REP__INIT;
 	Sprite__Fs__Attr attr, to_attr;
 	_cleanup_close_ int grave = -1;
-	uint64_t seq;
 	struct object from _cleanup_object_ = OBJECT_INIT, to _cleanup_object_ = OBJECT_INIT;
 	struct rename_view v;
 	int r = export_name_check(in->name);
@@ -347,8 +357,11 @@ int op_rename(struct op *o, const ProtobufCMessage *m)
 		op_changed(o->d, &v.over);
 	op_changed_fd(o->d, from.fd);
 	op_changed_fd(o->d, to.fd);
-	rep.dir_attr = op_dir_attr(o, &from, lease_grant_dir(o, &from, in->dir, &seq), &attr);
-	if (!same_inode(&v.from, &v.to))
-		rep.to_attr = op_dir_attr(o, &to, lease_grant_dir(o, &to, in->to_dir, &seq), &to_attr);
+	rep.dir_lease = lease_grant_dir(o, &from, in->dir, in->want, &rep.dir_lease_seq);
+	rep.dir_attr = op_dir_attr(o, &from, rep.dir_lease, &attr);
+	if (!same_inode(&v.from, &v.to)) {
+		rep.to_lease = lease_grant_dir(o, &to, in->to_dir, in->want, &rep.to_lease_seq);
+		rep.to_attr = op_dir_attr(o, &to, rep.to_lease, &to_attr);
+	}
 	return op_done(o, &rep.base);
 }

@@ -208,7 +208,7 @@ int op_create(struct op *o, const ProtobufCMessage *m)
 	rep.open = f->id;
 	lease_open(o->d, f);
 	open_put(f);
-	rep.dir_lease = lease_grant_dir(o, &dir, in->dir, &rep.dir_lease_seq);
+	rep.dir_lease = lease_grant_dir(o, &dir, in->dir, in->want, &rep.dir_lease_seq);
 	r = op_entry(o, &child, &st, open_want(&st, in->flags), &e);
 	if (r < 0)
 		return r;
@@ -263,7 +263,7 @@ static size_t entry_packed(struct listing *l, const char *name, uint8_t *packed,
 	if (export_lookup(l->dir, name, &child, &st) < 0)
 		return 0;
 	/* asked for by itself it will be recalled; here that would hold up a whole page of others. After the grant nobody can hide it */
-	if (lease_hidden(l->o, child.ex, lease_key(&st)) || op_entry(l->o, &child, &st, op_want(&st), &e) < 0 ||
+	if (lease_hidden(l->o, child.ex, lease_key(&st)) || op_entry(l->o, &child, &st, op_want(&st) | (S_ISREG(st.st_mode) ? (uint32_t)l->in->want & CS_WRITE : 0), &e) < 0 ||
 		(!e.msg.lease && lease_hidden(l->o, child.ex, lease_key(&st))) ||
 		sprite__fs__entry__get_packed_size(&e.msg) > FS_DIRENT_ENTRYMAX)
 		return 0;
@@ -370,12 +370,14 @@ int op_readdir(struct op *o, const ProtobufCMessage *m)
 	}
 	r = op_begin(o, in->cred, in->handle, &dir);
 	if (r == 0)
-		rep.dir_lease = lease_grant_dir(o, &dir, in->handle, &rep.dir_lease_seq);
+		r = lease_look_dir(o, &dir);
+	if (r) {
+		open_put(f);
+		return r;
+	}
+	rep.dir_lease = lease_grant_dir(o, &dir, in->handle, 0, &rep.dir_lease_seq);
 	l.out = malloc(l.room);
-	if (r == 0 && !l.out)
-		r = -ENOMEM;
-	if (r == 0)
-		r = f ? list_open_dir(&l, f) : list_by_handle(&l);
+	r = !l.out ? -ENOMEM : f ? list_open_dir(&l, f) : list_by_handle(&l);
 	open_put(f);
 	if (r < 0) {
 		free(l.out);

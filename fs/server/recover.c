@@ -235,7 +235,7 @@ void recover_done(struct fsd *d, struct client *c)
 /* What may be done in grace: nothing that reads or changes a file, but for reclaiming. */
 static bool allowed_in_grace(const struct op *o)
 {
-	const ProtobufCMessage *m = rpc_request_msg(o->rq)->msg;
+	const ProtobufCMessage *m = o->in->msg;
 
 	switch (o->method) {
 	case FS_OPEN:
@@ -257,6 +257,7 @@ static bool allowed_in_grace(const struct op *o)
 	case FS_CLOSE:
 	case FS_FSYNC:
 	case FS_WRITE:
+	case FS_BATCH: /* looks itself */
 		return true;
 	default:
 		return false;
@@ -276,6 +277,17 @@ bool recover_park(struct op *o)
 		list_add_tail(&r->parked, &o->rerun);
 	pthread_mutex_unlock(&r->lock);
 	return kept;
+}
+
+bool recover_may_repeat(struct op *o)
+{
+	struct recover *r = o->d->recover;
+	bool may;
+
+	pthread_mutex_lock(&r->lock);
+	may = r->grace && known_find(r, o->client);
+	pthread_mutex_unlock(&r->lock);
+	return may;
 }
 
 void recover_abandon(struct fsd *d)

@@ -25,6 +25,8 @@ void recover_forget(struct fsd *d, struct client *c);
 void recover_done(struct fsd *d, struct client *c);
 /* True: the operation was kept and will be run when grace is over. */
 bool recover_park(struct op *o);
+/* Grace lasts and this client is waited for: what it did under leases of the last run may still be done. */
+bool recover_may_repeat(struct op *o);
 bool recover_in_grace(struct fsd *d);
 /* The server stops: what waits is answered ESTALE (into the void: its callers ask the next run). */
 void recover_abandon(struct fsd *d);

@@ -21,7 +21,7 @@ static char *path(const char *name)
 
 static void put(struct intents *t, const char *peer, uint64_t seq)
 {
-	struct intent in = {7, 1, seq * 3, seq * 5};
+	struct intent in = {.method = 7, .dev = 1, .ino = seq * 3, .extra = seq * 5};
 
 	intents_put(t, peer, 11, seq, &in);
 }

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+# lab: own
+# Changes under exclusive leases are answered at once and sent in batches: how many calls programs cost; that others see them at once all the same; and that a
+# late refusal is told.
+. "$(dirname "$0")/lib.sh"
+lab_up -n 2
+cat >"$TMP/count.py" <<'PY'
+import json, os, socket, time
+def calls(sent=("Batch", "Make", "Create", "Write", "Close", "Remove", "Rename", "Setattr", "Lookup", "Getattr", "Open", "Read", "Readdir", "Getxattr")):
+    s = socket.socket(socket.AF_UNIX); s.connect("/run/sprite/spritefs.sock"); s.sendall(b'{"verb":"status"}\n')
+    ops = json.loads(s.makefile().readline())["ops"]
+    return sum(ops[k]["calls"] for k in sent if k in ops)
+def settled():
+    n = calls()
+    while True:
+        time.sleep(.3)
+        if calls() == n: return n
+        n = calls()
+def cost(what, most, n, f):
+    a = settled(); f(); d = settled() - a
+    print("%s - %s: %.3f calls each, at most %g" % ("ok" if d <= most * n else "not ok", what, d / n, most))
+N, D = 300, "/sprite/count/d"
+os.makedirs(D)
+def create():
+    for i in range(N):
+        f = os.open("%s/%d" % (D, i), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644); os.write(f, b"x" * 1024); os.close(f)
+def read():
+    for i in range(N):
+        f = os.open("%s/%d" % (D, i), os.O_RDONLY); assert os.read(f, 4096) == b"x" * 1024; os.close(f)
+cost("create, write and close of a small file", .2, N, create)
+read()
+cost("open, read and close of a file read before", 0, N, read)
+cost("stat", 0, N, lambda: [os.stat("%s/%d" % (D, i)) for i in range(N)])
+cost("chmod", .2, N, lambda: [os.chmod("%s/%d" % (D, i), 0o600) for i in range(N)])
+cost("rename", .2, N, lambda: [os.rename("%s/%d" % (D, i), "%s/r%d" % (D, i)) for i in range(N)])
+cost("unlink", .2, N, lambda: [os.unlink("%s/r%d" % (D, i)) for i in range(N)])
+def stats():
+    for i in range(N):
+        f = os.open("%s/%d" % (D, i), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644); os.write(f, b"y" * 10); s = os.fstat(f); os.close(f)
+        assert s.st_size == 10 and s.st_ino == os.stat("%s/%d" % (D, i)).st_ino
+cost("create, write, fstat and close", 2, N, stats)
+os.makedirs("/sprite/count/1/2/3/4")
+PY
+on ws1 python3 - <"$TMP/count.py" || flunk "counting ends well"
+on ws2 python3 - <<PY
+$(sed -n '/^import/,/^N, D/p' "$TMP/count.py" | sed '$d')
+cost("cold look-up at depth 6", 6, 1, lambda: os.stat("/sprite/count/1/2/3/4"))
+PY
+
+# ---- another node looks in the middle of it, over and over
+on ws1 mkdir /sprite/seen
+"$BIN/sprite-lab" exec ws1 -- python3 - >"$TMP/seen.1" 2>&1 <<'PY' &
+import os
+for i in range(2000):
+    p = "/sprite/seen/%05d" % i
+    f = os.open(p, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644); os.write(f, b"%05d" % i); os.close(f)
+    os.rename(p, p + "r"); os.chmod(p + "r", 0o640)
+    if i >= 50: os.unlink("/sprite/seen/%05dr" % (i - 50))
+open("/sprite/seen/end", "w").close()
+PY
+maker=$!
+check "what another node sees is complete and in order" on ws2 python3 - <<'PY'
+import os, sys
+last, looks = -1, 0
+while True:
+    names = sorted(n for n in os.listdir("/sprite/seen"))
+    looks += 1
+    done = [n for n in names if n.endswith("r")]
+    if done:
+        top = int(done[-1][:5])
+        assert top >= last, "went back from %d to %d" % (last, top)
+        gap = [n for n in range(max(0, top - 48), top) if "%05dr" % n not in done]
+        assert not gap, "at %d these are missing: %s" % (top, gap)
+        last = top
+        try:
+            with open("/sprite/seen/" + done[-1]) as f: assert f.read() == done[-1][:5], "content of " + done[-1]
+        except FileNotFoundError: pass
+    if "end" in names: break
+assert last == 1999 and looks > 3, (last, looks)
+PY
+wait $maker; same "who made it had no failure" "" "$(cat "$TMP/seen.1")"
+
+# ---- what the server refuses after all is told by fsync
+on ws1 mkdir /sprite/late
+if on ws1 touch /sprite/late/a && on fs1 chattr +i /srv/sprite/late 2>/dev/null; then
+	check "a refusal that comes late is told by fsync of the directory" on ws1 python3 -c '
+import os
+d = os.open("/sprite/late", os.O_RDONLY); os.fsync(d)
+try: os.close(os.open("/sprite/late/b", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)); os.fsync(d)
+except OSError as e: assert not os.path.exists("/sprite/late/b"); raise SystemExit(0)
+raise SystemExit("nobody was told")'
+	on fs1 chattr -i /srv/sprite/late
+fi
+finish
