@@ -79,6 +79,10 @@ static void replay(void *arg, json_t *r)
 
 	if (!strcmp(t, "guest"))
 		guest_replay(m, r);
+	else if (!strcmp(t, "heard"))
+		guest_replay_heard(m, r);
+	else if (!strcmp(t, "sig"))
+		json_array_append(m->replay_signals, r);
 	else if (!strcmp(t, "away") || !strcmp(t, "move") || !strcmp(t, "commit"))
 		home_replay(m, r);
 }
@@ -127,9 +131,11 @@ int context_start(struct migd *m, struct error *e)
 	if (asprintf(&journal, "%s/migd.journal", m->conf->state_dir) < 0 || asprintf(&sock, "%s/migd.sock", m->conf->run_dir) < 0)
 		return error_set(e, ENOMEM, "out of memory");
 	/* Nobody may ask before we know again what we hold. */
+	m->replay_signals = json_array();
 	err = journal_open(journal, replay, m, &m->journal, e);
 	if (!err)
 		homes_replayed(m);
+	json_decref(m->replay_signals);
 	if (!err && owner_open(m, &m->owner, e))
 		err = -EIO;
 	if (!err)

@@ -3,6 +3,7 @@
 #ifndef MIGD_CONTEXT_H
 #define MIGD_CONTEXT_H
 #include <stdatomic.h>
+#include <jansson.h>
 #include <stdbool.h>
 #include "conf/conf.h"
 #include "rpc/local.h"
@@ -26,6 +27,7 @@ struct migd {
 	struct rpc_server *server;
 	struct local_server *ctl;
 	struct journal *journal;
+	json_t *replay_signals; /* while the journal is replayed: what hollows had been sent, for families that are known when it has been read */
 	struct hosts *hosts;	   /* who else there is */
 	struct families *families; /* who is away from here, and who is here as a guest */
 	struct views *views;	   /* mounts of other hosts' roots, for guests */

@@ -88,6 +88,7 @@ struct family {
 	struct outbox *outbox;	  /* likewise */
 	struct eng_family *eng;	  /* the actor's */
 	bool whole;		  /* guest, the actor's: the image has come in whole */
+	bool ended;		  /* guest, the actor's: its last process has ended, and the home is being told */
 	/* while the journal is replayed, before anybody else knows the record: */
 	char *replay_state;
 	bool replay_away, replay_commit;

@@ -176,6 +176,7 @@ static void guest_ended(struct family *f)
 
 	r.kind = SPRITE__MIG__REPORT_REQ__KIND__EMPTY;
 	outbox_report(f->outbox, &r);
+	f->ended = true;
 	family_get(f);
 	if (thread_run(bury_main, f))
 		family_put(f);
@@ -223,7 +224,7 @@ static void guest_event(struct family *f, const struct eng_event *ev)
 	}
 	pthread_mutex_unlock(&f->lock);
 	outbox_report(f->outbox, &r);
-	if (!left)
+	if (!left && !f->ended)
 		guest_ended(f);
 }
 
@@ -607,6 +608,15 @@ void guest_abort(void *ctx, struct rpc_request *rq)
 
 /* ---- Signal ---- */
 
+/* If we die before the home has our answer, it sends the signal again. */
+static void note_heard(struct family *f, uint64_t seq)
+{
+	json_t *r = journal_record("heard", f->id, f->gen);
+
+	json_object_set_new(r, "seq", json_integer((json_int_t)seq));
+	journal_note(f->m->journal, r);
+}
+
 static int actor_signal(struct family *f, void *arg)
 {
 	struct work *w = arg;
@@ -629,6 +639,7 @@ static int actor_signal(struct family *f, void *arg)
 			pthread_mutex_lock(&f->lock);
 			f->signal_seq = r->seq;
 			pthread_mutex_unlock(&f->lock);
+			note_heard(f, r->seq);
 		}
 		mig_reply(w->rq, -err, "%s", err ? strerror(-err) : "");
 		log_debug("family %s: signal %d for %d: %d", f->id, info.si_signo, r->pid, err);
@@ -774,6 +785,34 @@ static int actor_reattach(struct family *f, void *arg)
 	return err;
 }
 
+/* All may have ended while nobody was here to tell. */
+static int actor_caught_up(struct family *f, void *unused)
+{
+	size_t left = 0;
+
+	(void)unused;
+	family_events(f);
+	if (f->eng)
+		eng_pids(f->eng, &left);
+	if (!left && f->eng && !f->ended)
+		guest_ended(f);
+	return 0;
+}
+
+void guest_replay_heard(struct migd *m, const json_t *r)
+{
+	struct family *f = family_find(m->families, FAM_GUEST, json_string_value(json_object_get(r, "f")));
+	uint64_t seq = (uint64_t)json_integer_value(json_object_get(r, "seq"));
+
+	if (!f)
+		return;
+	pthread_mutex_lock(&f->lock);
+	if (f->gen == (uint64_t)json_integer_value(json_object_get(r, "g")) && seq > f->signal_seq)
+		f->signal_seq = seq;
+	pthread_mutex_unlock(&f->lock);
+	family_put(f);
+}
+
 void guest_replay(struct migd *m, const json_t *r)
 {
 	const char *id = json_string_value(json_object_get(r, "f")), *home = json_string_value(json_object_get(r, "home"));
@@ -801,5 +840,7 @@ void guest_replay(struct migd *m, const json_t *r)
 		guest_forget(f); /* what is left of it ends with its cgroup */
 	else
 		log_note("family %s: %d (%s) found again, %s", f->id, f->pid, f->comm, mig_state_name(f->machine.state));
+	if (f->machine.state == MD_RUNNING)
+		family_post(f, actor_caught_up, NULL);
 	family_put(f);
 }

@@ -25,7 +25,8 @@ void guest_cgroup(const struct family *f, char *out, size_t n);
 
 /* Every second: asks the home what to do with families in doubt. */
 void guests_tick(struct migd *m);
-/* One record of the journal, at start. */
+/* One record of the journal, at start; after it perhaps the number of the last signal that was delivered. */
+void guest_replay_heard(struct migd *m, const json_t *r);
 void guest_replay(struct migd *m, const json_t *record);
 
 /* ---- for transfer.c ---- */

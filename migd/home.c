@@ -28,7 +28,7 @@ static void forward_plain(struct family *f, pid_t pid, int sig)
 {
 	siginfo_t info = { .si_signo = sig, .si_code = SI_USER };
 
-	outbox_signal(f->outbox, pid, 0, &info);
+	outbox_signal(f->outbox, pid, 0, &info, 0, 0);
 }
 
 void home_event(struct family *f, const struct eng_event *ev)
@@ -49,7 +49,7 @@ void home_event(struct family *f, const struct eng_event *ev)
 	pthread_mutex_unlock(&f->lock);
 	switch (ev->kind) {
 	case ENG_SIGNAL:
-		outbox_signal(f->outbox, ev->pid, ev->tid, &ev->info);
+		outbox_signal(f->outbox, ev->pid, ev->tid, &ev->info, ev->taker, ev->nr);
 		break;
 	case ENG_STOPPED: /* by SIGSTOP, or mirrored from over there: then there is nothing to tell */
 		if (!was)
@@ -581,8 +581,10 @@ static void replay_end(struct family *f)
 	struct error e = { 0 };
 
 	if (r) {
-		if (r > 0)
+		if (r > 0) {
 			log_note("family %s: %d (%s) runs here", f->id, f->pid, f->comm);
+			move_deliver_here(f);
+		}
 		home_forget(f); /* a guest host that still has it is told so when it asks */
 		return;
 	}
@@ -598,8 +600,16 @@ static void replay_end(struct family *f)
 void homes_replayed(struct migd *m)
 {
 	struct family **v;
-	size_t n = families_list(m->families, FAM_HOME, &v);
+	size_t n = families_list(m->families, FAM_HOME, &v), k;
+	json_t *sig;
 
+	json_array_foreach(m->replay_signals, k, sig) {
+		struct family *f = family_find(m->families, FAM_HOME, json_string_value(json_object_get(sig, "f")));
+
+		if (f)
+			outbox_replay(f->outbox, sig);
+		family_put(f);
+	}
 	for (size_t i = 0; i < n; i++)
 		replay_end(v[i]);
 	families_list_free(v, n);

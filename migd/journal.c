@@ -72,7 +72,7 @@ static bool is_type(const json_t *r, const char *t)
 
 static bool is_guest_record(const json_t *r)
 {
-	return is_type(r, "guest") || is_type(r, "drop");
+	return is_type(r, "guest") || is_type(r, "drop") || is_type(r, "heard");
 }
 
 /* Does the later record `n` make `o` superfluous? */
@@ -84,6 +84,12 @@ static bool supersedes(const json_t *n, const json_t *o)
 		return false;
 	if (is_type(n, "end") || is_type(n, "drop") || is_type(n, "guest"))
 		return true;
+	if (is_type(n, "heard"))
+		return is_type(o, "heard");
+	if (is_type(n, "sig")) /* of a thread the last one is kept, to be known if it is told again */
+		return is_type(o, "sig") && json_is_true(json_object_get(o, "done")) && json_equal(json_object_get(o, "taker"), json_object_get(n, "taker"));
+	if (is_type(o, "sig"))
+		return false; /* what becomes of the family's moves is nothing to the signals that it has been sent */
 	if (is_type(n, "away"))
 		return true; /* DONE: what led to it is no longer needed */
 	if (is_type(n, "abort")) /* takes back the attempt, not what the family was before it */
@@ -91,8 +97,25 @@ static bool supersedes(const json_t *n, const json_t *o)
 	return is_type(n, "move") && (is_type(o, "move") || is_type(o, "abort"));
 }
 
+/* Signals up to this one have arrived. */
+static void signals_done(json_t *live, const json_t *done)
+{
+	json_t *o;
+	size_t i;
+
+	json_array_foreach(live, i, o)
+		if (is_type(o, "sig") && !strcmp(json_string_value(json_object_get(done, "f")), json_string_value(json_object_get(o, "f"))) &&
+			json_integer_value(json_object_get(o, "seq")) <= json_integer_value(json_object_get(done, "seq")))
+			json_object_set_new(o, "done", json_true());
+}
+
 static void keep_live(json_t *live, json_t *r)
 {
+	if (is_type(r, "sigdone")) {
+		signals_done(live, r);
+		json_decref(r);
+		return;
+	}
 	for (size_t i = json_array_size(live); i-- > 0;)
 		if (supersedes(r, json_array_get(live, i)))
 			json_array_remove(live, i);

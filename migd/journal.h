@@ -19,7 +19,8 @@
  *   home:  "away"  gen, host, uid, pid, ..., state (eng_save): the family is away, decided
  *          "move"  gen (of the attempt), state: it is frozen for a move that is undecided
  *          "commit" gen, host: decided; "abort" gen: given up (only written where a commit may have been); "end": it is over or runs at home again
- *   guest: "guest" gen, home, state: it is here; "drop": it is not
+ *          "sig"   seq, pid, tid, info, taker, nr: a signal that a hollow was sent, on its way to the family until a "sigdone" with that seq or a later one
+ *   guest: "guest" gen, home, state: it is here; "drop": it is not; "heard" seq: the last signal of its home that has been delivered
  */
 struct journal;
 typedef void (*journal_fn)(void *arg, json_t *record);

@@ -238,7 +238,7 @@ static int do_release(struct move *v)
 }
 
 /* Signals that came for it on its way home. */
-static void deliver_here(struct family *f)
+void move_deliver_here(struct family *f)
 {
 	siginfo_t info;
 	pid_t pid, tid;
@@ -277,7 +277,7 @@ static int do_go(struct move *v)
 	if (!v->dest) {
 		err = family_call(v->f, actor_resume_home, v);
 		if (!err)
-			deliver_here(v->f);
+			move_deliver_here(v->f);
 	} else {
 		r.family = v->f->id;
 		r.gen = v->gen;

@@ -23,4 +23,7 @@ int move_family(struct family *f, const struct move_opts *o, struct move_result 
 /* After a restart with a COMMIT in the journal: says GO until it is answered, in a thread of its own. */
 void move_finish(struct family *f);
 
+/* It runs here (again): signals that were still on their way to it. */
+void move_deliver_here(struct family *f);
+
 #endif

@@ -11,6 +11,7 @@
 #include "conf/log.h"
 #include "migd/family.h"
 #include "migd/hosts.h"
+#include "migd/journal.h"
 
 enum { CALL_MS = 5000, RETRY_MS = 100, ITEMS_MAX = 65536 };
 
@@ -18,6 +19,8 @@ struct item {
 	struct list node;
 	uint64_t seq;
 	bool report;
+	pid_t taker; /* signal: see outbox_signal() */
+	uint32_t nr;
 	pid_t pid, tid;
 	siginfo_t info;
 	Sprite__Mig__ReportReq rep;
@@ -32,6 +35,13 @@ struct outbox {
 	size_t n;
 	uint64_t seq, delivered; /* lock */
 	bool hold, stop, running, sending; /* lock */
+	struct mark *marks; /* lock: the last number of each thread that has taken signals */
+	size_t nmarks;
+};
+
+struct mark {
+	pid_t taker;
+	uint32_t nr;
 };
 
 int outbox_new(struct family *f, struct outbox **out)
@@ -61,6 +71,7 @@ void outbox_free(struct outbox *o)
 		return;
 	while ((n = list_pop(&o->items)))
 		free(list_entry(n, struct item, node));
+	free(o->marks);
 	pthread_cond_destroy(&o->changed);
 	pthread_mutex_destroy(&o->lock);
 	free(o);
@@ -124,6 +135,73 @@ static int send_item(struct family *f, struct item *it, struct error *e)
 	return host_call(h, MIG_REPORT, &it->rep.base, CALL_MS, NULL, e);
 }
 
+/* ---- the journal's part: signals that a hollow has given up must not die with us ---- */
+
+static void note(struct outbox *o, json_t *r)
+{
+	if (journal_note(o->f->m->journal, r))
+		log_warn("family %s: the journal cannot be written: a signal may be lost if migd dies now", o->f->id);
+}
+
+static void note_signal(struct outbox *o, const struct item *it)
+{
+	char hex[2 * sizeof(it->info) + 1];
+	json_t *r = journal_record("sig", o->f->id, o->f->gen);
+
+	for (size_t i = 0; i < sizeof(it->info); i++)
+		sprintf(hex + 2 * i, "%02x", ((const unsigned char *)&it->info)[i]);
+	json_object_set_new(r, "seq", json_integer((json_int_t)it->seq));
+	json_object_set_new(r, "pid", json_integer(it->pid));
+	json_object_set_new(r, "tid", json_integer(it->tid));
+	json_object_set_new(r, "taker", json_integer(it->taker));
+	json_object_set_new(r, "nr", json_integer(it->nr));
+	json_object_set_new(r, "info", json_string(hex));
+	note(o, r);
+}
+
+/* Has arrived (or can not: whom it was for has ended). In order, so that its number stands for all before it. */
+static void note_done(struct outbox *o, uint64_t seq)
+{
+	json_t *r = journal_record("sigdone", o->f->id, o->f->gen);
+
+	json_object_set_new(r, "seq", json_integer((json_int_t)seq));
+	note(o, r);
+}
+
+/* false: this is the one that this thread took last. */
+static bool mark(struct outbox *o, pid_t taker, uint32_t nr)
+{
+	struct mark *more;
+
+	for (size_t i = 0; i < o->nmarks; i++)
+		if (o->marks[i].taker == taker) {
+			bool news = o->marks[i].nr != nr;
+
+			o->marks[i].nr = nr;
+			return news;
+		}
+	more = realloc(o->marks, (o->nmarks + 1) * sizeof(*more));
+	if (more) {
+		o->marks = more;
+		more[o->nmarks++] = (struct mark){ taker, nr };
+	}
+	return true;
+}
+
+static int actor_exit_told(struct family *f, void *pid)
+{
+	return f->eng ? eng_exit_told(f->eng, (pid_t)(intptr_t)pid) : 0;
+}
+
+/* It has arrived. */
+static void item_done(struct outbox *o, const struct item *it)
+{
+	if (!it->report)
+		note_done(o, it->seq);
+	else if (it->rep.kind == SPRITE__MIG__REPORT_REQ__KIND__EXITED)
+		family_post(o->f, actor_exit_told, (void *)(intptr_t)it->pid);
+}
+
 static void *outbox_main(void *arg)
 {
 	struct outbox *o = arg;
@@ -156,6 +234,7 @@ static void *outbox_main(void *arg)
 		}
 		if (err && err != -ESRCH)
 			log_warn("family %s: %s %llu of %d was refused: %s", f->id, it->report ? "report" : "signal", (unsigned long long)it->seq, it->pid, e.text);
+		item_done(o, it);
 		free(it);
 		o->n--;
 		pthread_cond_broadcast(&o->changed);
@@ -167,23 +246,40 @@ static void *outbox_main(void *arg)
 	return NULL;
 }
 
+/* Lock held. */
+static int start(struct outbox *o)
+{
+	int err;
+
+	if (o->running)
+		return 0;
+	family_get(o->f);
+	err = thread_run(outbox_main, o);
+	if (err)
+		family_put(o->f);
+	o->running = !err;
+	return err;
+}
+
 static int put(struct outbox *o, struct item *it)
 {
 	int err = 0;
 
 	pthread_mutex_lock(&o->lock);
+	if (it->nr && !mark(o, it->taker, it->nr)) {
+		pthread_mutex_unlock(&o->lock);
+		log_debug("family %s: signal %d of %d is known", o->f->id, it->info.si_signo, it->pid);
+		free(it);
+		return 0;
+	}
 	if (o->stop || o->n >= ITEMS_MAX) {
 		err = o->stop ? -ESHUTDOWN : -ENOBUFS;
 	} else {
-		if (!o->running) {
-			family_get(o->f);
-			err = thread_run(outbox_main, o);
-			if (err)
-				family_put(o->f);
-			o->running = !err;
-		}
+		err = start(o);
 		if (!err) {
 			it->seq = ++o->seq;
+			if (!it->report)
+				note_signal(o, it);
 			list_add_tail(&o->items, &it->node);
 			o->n++;
 			pthread_cond_broadcast(&o->changed);
@@ -197,7 +293,7 @@ static int put(struct outbox *o, struct item *it)
 	return err;
 }
 
-int outbox_signal(struct outbox *o, pid_t pid, pid_t tid, const siginfo_t *info)
+int outbox_signal(struct outbox *o, pid_t pid, pid_t tid, const siginfo_t *info, pid_t taker, uint32_t nr)
 {
 	struct item *it = calloc(1, sizeof(*it));
 
@@ -206,7 +302,39 @@ int outbox_signal(struct outbox *o, pid_t pid, pid_t tid, const siginfo_t *info)
 	it->pid = pid;
 	it->tid = tid;
 	it->info = *info;
+	it->taker = taker;
+	it->nr = nr;
 	return put(o, it);
+}
+
+void outbox_replay(struct outbox *o, const json_t *r)
+{
+	const char *hex = json_string_value(json_object_get(r, "info"));
+	struct item *it = calloc(1, sizeof(*it));
+	pid_t taker = (pid_t)json_integer_value(json_object_get(r, "taker"));
+	uint32_t nr = (uint32_t)json_integer_value(json_object_get(r, "nr"));
+
+	pthread_mutex_lock(&o->lock);
+	if (nr)
+		mark(o, taker, nr);
+	if (it && hex && strlen(hex) == 2 * sizeof(it->info) && !json_is_true(json_object_get(r, "done"))) {
+		it->seq = (uint64_t)json_integer_value(json_object_get(r, "seq"));
+		it->pid = (pid_t)json_integer_value(json_object_get(r, "pid"));
+		it->tid = (pid_t)json_integer_value(json_object_get(r, "tid"));
+		for (size_t i = 0; i < sizeof(it->info); i++) {
+			char two[3] = { hex[2 * i], hex[2 * i + 1] };
+
+			((unsigned char *)&it->info)[i] = (unsigned char)strtoul(two, NULL, 16);
+		}
+		if (!start(o)) {
+			list_add_tail(&o->items, &it->node);
+			o->n++;
+			it = NULL;
+			pthread_cond_broadcast(&o->changed);
+		}
+	}
+	pthread_mutex_unlock(&o->lock);
+	free(it);
 }
 
 int outbox_report(struct outbox *o, const Sprite__Mig__ReportReq *r)
@@ -256,6 +384,7 @@ void outbox_delivered(struct outbox *o, uint64_t seq)
 		if (it->seq > seq)
 			break;
 		list_del(&it->node);
+		item_done(o, it);
 		free(it);
 		o->n--;
 	}
@@ -282,6 +411,7 @@ int outbox_take_signal(struct outbox *o, pid_t *pid, pid_t *tid, siginfo_t *info
 	*pid = it->pid;
 	*tid = it->tid;
 	*info = it->info;
+	item_done(o, it);
 	free(it);
 	return 1;
 }

@@ -8,6 +8,7 @@
  */
 #ifndef MIGD_OUTBOX_H
 #define MIGD_OUTBOX_H
+#include <jansson.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -21,7 +22,13 @@ int outbox_new(struct family *f, struct outbox **out);
 void outbox_free(struct outbox *o); /* after outbox_stop() */
 void outbox_stop(struct outbox *o); /* nothing more is sent; idempotent; does not wait */
 
-int outbox_signal(struct outbox *o, pid_t pid, pid_t tid, const siginfo_t *info);
+/*
+ * taker, nr: the hollow's thread that took it and its number there (0: none). It is in the journal before it is on its way. One that was put there by a
+ * predecessor which died is known again by those two and passed over.
+ */
+int outbox_signal(struct outbox *o, pid_t pid, pid_t tid, const siginfo_t *info, pid_t taker, uint32_t nr);
+/* From the journal: a signal of before a restart. done: it has arrived. */
+void outbox_replay(struct outbox *o, const json_t *record);
 int outbox_report(struct outbox *o, const Sprite__Mig__ReportReq *r); /* copied; family, gen and seq are filled in */
 /* Holds back (true) or goes on (false). */
 void outbox_hold(struct outbox *o, bool hold);

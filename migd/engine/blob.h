@@ -39,7 +39,9 @@ struct blob_head { /* offsets are known to blob_code.c */
 struct blob_slot {
 	siginfo_t info; /* 0 */
 	uint32_t full;	/* 128: signal number, 0: empty */
+	uint32_t taken; /* number of the last one that was taken over from here; written together with full = 0 */
 	int32_t vtid;
+	uint32_t pad;
 	uint64_t sigmask;
 	struct user_regs_struct regs; /* as frozen: what a thaw by another migd gives back */
 };

@@ -20,6 +20,8 @@ struct ksigaction { /* the kernel's, not libc's */
 struct eng_thread_core {
 	bool stopped;			 /* in ptrace stop */
 	bool gone;
+	bool told;			 /* hollow: the signal in its slot has been told; it stands still until that has been taken over */
+	uint32_t told_nr;
 	bool looked, masked;		 /* `frozen` is valid; the signal mask is ours */
 	int how;			 /* ptrace request that lets it run on: PTRACE_CONT or PTRACE_SYSCALL */
 	struct user_regs_struct frozen;	 /* as PTRACE_INTERRUPT left them: what a thaw gives back */
@@ -103,6 +105,7 @@ void event_exit_seen(struct eng_proc *p, struct eng_thread *t, int st);
 
 /* hollow.c: looks at every watched thread (waitpid, keeper's messages) and pushes what it finds. */
 void watch_collect(struct eng_family *f);
+void hollow_release(struct eng_family *f); /* what has been told has been taken over: those threads wait for signals again */
 void hollow_watch_all(struct eng_family *f); /* back to waiting for signals; what a slot holds is told */
 enum { END_REAP = 1, END_KEEP = 2 };
 void hollow_reap_zombie(struct eng_proc *parent, pid_t vpid);

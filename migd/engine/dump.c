@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/clock.h"
 #include "conf/log.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
@@ -20,7 +21,7 @@ static int park_all(struct eng_proc *p)
 {
 	for (unsigned i = 0; i < p->nthreads; i++) {
 		struct eng_thread *t = p->threads[i];
-		struct blob_slot s = {.vtid = t->vtid, .sigmask = t->sigmask, .regs = t->core->frozen};
+		struct blob_slot s = {.taken = (uint32_t)clock_mono_ns(), .vtid = t->vtid, .sigmask = t->sigmask, .regs = t->core->frozen};
 		int r = eng_poke(p, t->core->slot, &s, sizeof(s));
 
 		if (r == 0)

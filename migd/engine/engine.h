@@ -115,6 +115,12 @@ struct eng_event {
 	enum eng_event_kind kind;
 	pid_t pid, tid, ppid; /* as the family sees them */
 	siginfo_t info;
+	/*
+	 * ENG_SIGNAL: which thread took it, and its number there (0: none). It is given up by the hollow only when the next event is asked for; if we die before,
+	 * it comes again with the same number.
+	 */
+	pid_t taker;
+	uint32_t nr;
 	int status;
 	struct rusage usage;
 };
@@ -125,6 +131,8 @@ int eng_next_event(struct eng_family *f, struct eng_event *ev);
 
 /* Guest host: delivers a signal as the home saw it (si_code, sender and value kept). SIGKILL, SIGSTOP and SIGCONT included. */
 int eng_signal(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info);
+/* Guest host: the home knows of the end of `pid`. Until it is told so, the keeper tells every new migd of that end again. */
+int eng_exit_told(struct eng_family *f, pid_t pid);
 /* Home: ends the hollow `pid` so that its parent sees exactly wait status `status`. */
 int eng_exit_hollow(struct eng_family *f, pid_t pid, int status);
 /* Home: mirror a stop or continue of the guest to the hollow (as the shell sees it). */

@@ -141,6 +141,7 @@ int eng_next_event(struct eng_family *f, struct eng_event *ev)
 	uint64_t count;
 
 	if (!q->n) {
+		hollow_release(f);
 		if (read(f->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
 			return -errno;
 		watch_collect(f);

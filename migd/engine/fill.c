@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/clock.h"
 #include "conf/log.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
@@ -230,7 +231,7 @@ int eng_fill(struct eng_family *f, int fd, const struct eng_hooks *hooks, struct
 		inject_transfer_close(f->procs[i]);
 		for (unsigned k = 0; k < f->procs[i]->nthreads && r == 0; k++) {
 			struct eng_thread *t = f->procs[i]->threads[k];
-			struct blob_slot s = {.vtid = t->vtid, .sigmask = t->sigmask, .regs = t->regs};
+			struct blob_slot s = {.taken = (uint32_t)clock_mono_ns(), .vtid = t->vtid, .sigmask = t->sigmask, .regs = t->regs};
 
 			r = eng_poke(f->procs[i], t->core->slot, &s, sizeof(s));
 			if (r == 0)

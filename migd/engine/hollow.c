@@ -7,6 +7,8 @@
  *   a stop or continue of the guest is played on the hollow;
  *   SIGKILL       shows as its end.
  * When we die the hollow lives on: a signal taken meanwhile waits in its slot (blob.h), all later ones in the kernel.
+ * A signal that we have told stays in its slot, too, and its thread still, until the caller comes back for more events (he has written it down by then). It has a
+ * number, so that one that is told again after our death is known again.
  */
 #include <errno.h>
 #include <poll.h>
@@ -31,8 +33,11 @@ static const uint64_t own_mask = ~(1ULL << (SIGTRAP - 1));
 static int thread_watch(struct eng_thread *t)
 {
 	uint32_t empty = 0;
-	int r = eng_poke(t->proc, t->core->slot + offsetof(struct blob_slot, full), &empty, sizeof(empty));
+	int r;
 
+	if (t->core->told) /* later: hollow_release() */
+		return 0;
+	r = eng_poke(t->proc, t->core->slot + offsetof(struct blob_slot, full), &empty, sizeof(empty));
 	if (r == 0)
 		r = inject_park(t);
 	if (r == 0 && ptrace(PTRACE_CONT, t->tid, 0, 0) < 0)
@@ -89,17 +94,19 @@ int eng_hollow(struct eng_family *f, struct error *e)
 }
 
 /* ---- watching --------------------------------------------------------------------------------------- */
-static void tell_signal(struct eng_thread *t, const siginfo_t *si)
+/* true: it was news. nr: its number in this thread's slot, 0: it has none. */
+static bool tell_signal(struct eng_thread *t, const siginfo_t *si, uint32_t nr)
 {
-	struct eng_event ev = {.kind = ENG_SIGNAL, .pid = t->proc->vpid, .info = *si};
+	struct eng_event ev = {.kind = ENG_SIGNAL, .pid = t->proc->vpid, .info = *si, .taker = t->vtid, .nr = nr};
 
 	if (si->si_signo == SIGCONT && si->si_pid == getpid()) /* our own, from eng_stop_hollow() */
-		return;
+		return false;
 	if (si->si_signo == SIGCHLD && si->si_code > 0 && eng_proc_by_vpid(t->proc->family, si->si_pid)) /* a hollow's end, which the guest knows of */
-		return;
+		return false;
 	if (si->si_code == SI_TKILL)
 		ev.tid = t->vtid;
 	event_push(t->proc->family, &ev);
+	return true;
 }
 
 /* A thread that was stopped between the system call that took a signal and the note of it in the slot: on a busy machine that is a long time. */
@@ -115,12 +122,30 @@ static bool took_unnoted(struct eng_thread *t)
 static void take_slot(struct eng_thread *t)
 {
 	struct blob_slot s;
-	uint32_t empty = 0;
 
-	if (eng_peek(t->proc, t->core->slot, &s, offsetof(struct blob_slot, sigmask)) < 0 || (!s.full && !took_unnoted(t)))
+	if (t->core->told || eng_peek(t->proc, t->core->slot, &s, offsetof(struct blob_slot, sigmask)) < 0 || (!s.full && !took_unnoted(t)))
 		return;
-	tell_signal(t, &s.info);
-	eng_poke(t->proc, t->core->slot + offsetof(struct blob_slot, full), &empty, sizeof(empty));
+	t->core->told = true;
+	t->core->told_nr = s.taken + 1 ? s.taken + 1 : 1;
+	if (!tell_signal(t, &s.info, t->core->told_nr))
+		event_push(t->proc->family, &(struct eng_event){.kind = ENG_NOTHING}); /* so that the caller comes back */
+}
+
+void hollow_release(struct eng_family *f)
+{
+	for (size_t i = 0; i < f->nprocs; i++)
+		for (unsigned k = 0; k < f->procs[i]->nthreads; k++) {
+			struct eng_thread *t = f->procs[i]->threads[k];
+			uint32_t word[2] = {0, t->core->told_nr};
+
+			if (!t->core->told)
+				continue;
+			t->core->told = false;
+			if (t->core->gone || eng_poke(t->proc, t->core->slot + offsetof(struct blob_slot, full), word, sizeof(word)) < 0)
+				continue;
+			if (f->state == ENG_HOLLOW && t->core->stopped)
+				thread_watch(t);
+		}
 }
 
 static void group_stop(struct eng_thread *t, int sig)
@@ -157,9 +182,13 @@ static void thread_event(struct eng_thread *t, int st)
 		}
 	} else if (sig == SIGTRAP) {
 		if (ptrace(PTRACE_GETSIGINFO, t->tid, 0, &si) == 0 && si.si_code <= 0)
-			tell_signal(t, &si);
+			tell_signal(t, &si, 0);
 		else
 			take_slot(t);
+		if (t->core->told) {
+			t->core->stopped = true;
+			return;
+		}
 	} else if (sig == SIGSTOP && p->core->mirrored) { /* ours: in the name of the guest's */
 		uint64_t mask = own_mask & ~(1ULL << (p->core->mirrored - 1));
 

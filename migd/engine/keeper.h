@@ -19,7 +19,8 @@ enum keeper_op {
 	KEEPER_EXIT,	  /* <- event: pid ended, status, usage */
 	KEEPER_STOP,	  /* <- event: pid stopped by status */
 	KEEPER_CONT,	  /* <- event */
-	KEEPER_HELLO,	  /* -> after a reconnect; <- KEEPER_READY */
+	KEEPER_HELLO,	  /* -> after a reconnect; <- every KEEPER_EXIT that was not KEEPER_TOLD, then KEEPER_READY */
+	KEEPER_TOLD,	  /* -> the end of pid is known at its home: no need to keep it. No reply */
 };
 struct keeper_msg {
 	uint32_t op;

@@ -217,7 +217,8 @@ static pid_t clone_as(pid_t want)
 	return syscall(SYS_clone3, &a, sizeof(a));
 }
 
-static void report(const siginfo_t *si, const struct rusage *ru, int fd)
+/* What a waitid() has brought, as a message. false: a tracer's business. */
+static bool report_of(const siginfo_t *si, const struct rusage *ru, struct keeper_msg *out)
 {
 	struct keeper_msg m = {.op = KEEPER_EXIT, .pid = si->si_pid, .usage = *ru};
 
@@ -238,11 +239,47 @@ static void report(const siginfo_t *si, const struct rusage *ru, int fd)
 	case CLD_CONTINUED:
 		m.op = KEEPER_CONT;
 		break;
-	default: /* a tracer's business */
-		return;
+	default:
+		return false;
 	}
-	while (write(fd, &m, sizeof(m)) < 0 && errno == EINTR)
-		;
+	*out = m;
+	return true;
+}
+
+/* Ends that the home does not know of yet, as far as we know: kept for a migd that comes after one which died with them. */
+static struct keeper_msg *untold;
+static size_t nuntold, untold_room;
+
+static void tell(const struct keeper_msg *m)
+{
+	if (m->op == KEEPER_EXIT) {
+		if (nuntold == untold_room) {
+			size_t room = untold_room ? untold_room * 2 : 16;
+			struct keeper_msg *more = realloc(untold, room * sizeof(*more));
+
+			if (!more)
+				fail("memory"); /* the nest ends with us: its home learns that it is lost, which is true */
+			untold = more;
+			untold_room = room;
+		}
+		untold[nuntold++] = *m;
+	}
+	send(conn, m, sizeof(*m), MSG_NOSIGNAL);
+}
+
+static void tell_again(void)
+{
+	for (size_t i = 0; i < nuntold; i++)
+		send(conn, &untold[i], sizeof(untold[i]), MSG_NOSIGNAL);
+}
+
+static void told(pid_t pid)
+{
+	for (size_t i = 0; i < nuntold; i++)
+		if (untold[i].pid == pid) {
+			memmove(&untold[i], &untold[i + 1], (--nuntold - i) * sizeof(*untold));
+			return;
+		}
 }
 
 static int wait_one(siginfo_t *si, int flags, struct rusage *ru)
@@ -334,6 +371,7 @@ static void serve_orders(int in)
 	for (;;) {
 		struct pollfd pf[2] = {{in, POLLIN, 0}, {sfd, POLLIN, 0}};
 		struct signalfd_siginfo ignored;
+		struct keeper_msg m;
 		struct rusage ru;
 		struct order o;
 		siginfo_t si;
@@ -341,8 +379,7 @@ static void serve_orders(int in)
 		if (poll(pf, 2, -1) < 0)
 			continue;
 		if (pf[0].revents & POLLIN && read(in, &o, sizeof(o)) == sizeof(o) && make_child(&o) < 0) {
-			struct keeper_msg m = {.op = KEEPER_VESSEL, .pid = o.pid, .err = errno};
-
+			m = (struct keeper_msg){.op = KEEPER_VESSEL, .pid = o.pid, .err = errno};
 			send(conn, &m, sizeof(m), MSG_NOSIGNAL);
 		}
 		if (pf[0].revents & POLLHUP && !(pf[0].revents & POLLIN))
@@ -350,7 +387,9 @@ static void serve_orders(int in)
 		while (read(sfd, &ignored, sizeof(ignored)) > 0)
 			;
 		while (wait_one(&si, WNOHANG, &ru) == 0 && si.si_pid)
-			report(&si, &ru, REPORT_OUT);
+			if (report_of(&si, &ru, &m))
+				while (write(REPORT_OUT, &m, sizeof(m)) < 0 && errno == EINTR)
+					;
 	}
 }
 
@@ -451,7 +490,11 @@ static void handle(struct keeper_msg *m)
 	case KEEPER_SIGNAL:
 		r = send_signal(m);
 		break;
+	case KEEPER_TOLD:
+		told(m->pid);
+		return;
 	case KEEPER_HELLO:
+		tell_again();
 		reply.op = KEEPER_READY;
 		break;
 	default:
@@ -513,13 +556,14 @@ static void lo_up(void)
 
 static void reap(void)
 {
+	struct keeper_msg m;
 	struct rusage ru;
 	siginfo_t si;
 
 	while (conn >= 0 && wait_one(&si, WNOHANG | WNOWAIT, &ru) == 0 && si.si_pid) {
 		wait_one(&si, WNOHANG, &ru);
-		if (!is_standin(si.si_pid))
-			report(&si, &ru, conn);
+		if (!is_standin(si.si_pid) && report_of(&si, &ru, &m))
+			tell(&m);
 	}
 }
 
@@ -586,7 +630,7 @@ static void inner_main(const struct keeper_setup *s)
 			;
 		reap();
 		if (conn >= 0 && pf[2].revents & POLLIN && read(REPORT_IN, &got, sizeof(got)) == sizeof(got) && !is_standin(got.pid))
-			send(conn, &got, sizeof(got), MSG_NOSIGNAL);
+			tell(&got);
 		if (pf[3].revents & POLLIN)
 			take_connection();
 		if (conn < 0 || !(pf[0].revents & (POLLIN | POLLHUP)))

@@ -360,6 +360,15 @@ void nest_collect(struct eng_family *f)
 		scan(f);
 }
 
+int eng_exit_told(struct eng_family *f, pid_t pid)
+{
+	struct keeper_msg m = {.op = KEEPER_TOLD, .pid = pid};
+
+	if (!f->nest)
+		return -EINVAL;
+	return send(f->nest->sock, &m, sizeof(m), MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
 int eng_signal(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info)
 {
 	struct keeper_msg m = {.op = KEEPER_SIGNAL, .pid = pid, .tid = tid, .info = *info};

@@ -60,7 +60,8 @@ int eng_save(const struct eng_family *f, char **text)
 }
 
 /* ---- reading ---------------------------------------------------------------------------------------- */
-static int read_proc(struct eng_family *f, const char *l, struct error *e)
+/* *skipped: it has ended, and the lines of its threads mean nothing. */
+static int read_proc(struct eng_family *f, const char *l, bool *skipped, struct error *e)
 {
 	int vpid, pid, ppid, pgid, sid, stop, caps, parent;
 	unsigned long start, blob;
@@ -69,8 +70,9 @@ static int read_proc(struct eng_family *f, const char *l, struct error *e)
 
 	if (sscanf(l, "proc %d %d %lu %lx %d %d %d %d %d %u %u %d", &vpid, &pid, &start, &blob, &ppid, &pgid, &sid, &stop, &caps, &uid, &gid, &parent) != 12)
 		return error_set(e, EPROTO, "saved state: %s", l);
-	if (!start || start_of(pid) != start)
-		return f->nprocs ? 0 : error_set(e, ESRCH, "process %d has ended", vpid);
+	*skipped = !start || start_of(pid) != start;
+	if (*skipped) /* of a nest the keeper still has the news of its end */
+		return f->nprocs || f->nest ? 0 : error_set(e, ESRCH, "process %d has ended", vpid);
 	p = proc_new(f, pid, vpid);
 	if (!p)
 		return error_set(e, ENOMEM, "no memory");
@@ -104,6 +106,7 @@ static int read_thread(struct eng_family *f, const char *l, struct error *e)
 static int read_lines(struct eng_family *f, const char *state, struct error *e)
 {
 	_cleanup_free_ char *copy = strdup(state);
+	bool skipped = false;
 	char *save = NULL;
 	int r = copy ? 0 : -ENOMEM;
 
@@ -121,14 +124,14 @@ static int read_lines(struct eng_family *f, const char *state, struct error *e)
 		} else if (sscanf(l, "nest %63s %d %lu", name, &pid, &start) == 3) {
 			r = start && start_of(pid) == start ? nest_attach(f, name, pid, e) : error_set(e, ESRCH, "the nest has ended");
 		} else if (!strncmp(l, "proc ", 5)) {
-			r = read_proc(f, l, e);
+			r = read_proc(f, l, &skipped, e);
 		} else if (!strncmp(l, "thread ", 7)) {
-			r = read_thread(f, l, e);
+			r = skipped ? 0 : read_thread(f, l, e);
 		} else {
 			r = error_set(e, EPROTO, "saved state: %s", l);
 		}
 	}
-	return r < 0 || f->nprocs ? r : error_set(e, ESRCH, "no process of the family is left");
+	return r < 0 || f->nprocs || f->nest ? r : error_set(e, ESRCH, "no process of the family is left");
 }
 
 /* ---- looking ---------------------------------------------------------------------------------------- */
@@ -241,6 +244,23 @@ static int take_proc(struct eng_proc *p, struct error *e, enum eng_state *state)
 	return r < 0 ? error_set(e, -r, "process %d cannot be caught: %s", p->vpid, strerror(-r)) : 0;
 }
 
+/* Stops and continues that nobody heard of: as they are now. */
+static void tell_stops(struct eng_family *f)
+{
+	for (size_t i = 0; i < f->nprocs; i++) {
+		struct eng_event ev = {.kind = ENG_CONTINUED, .pid = f->procs[i]->vpid};
+		struct procfs_stat st;
+
+		if (procfs_stat(f->procs[i]->dir, &st) < 0 || st.state == 'Z')
+			continue;
+		if (st.state == 'T') {
+			ev.kind = ENG_STOPPED;
+			ev.info.si_signo = SIGSTOP;
+		}
+		event_push(f, &ev);
+	}
+}
+
 int eng_reattach(const char *state, const struct eng_hooks *h, struct eng_family **out, struct error *e)
 {
 	struct eng_family *f = family_new(h);
@@ -261,6 +281,8 @@ int eng_reattach(const char *state, const struct eng_hooks *h, struct eng_family
 	f->state = first;
 	if (first == ENG_HOLLOW)
 		hollow_watch_all(f);
+	else if (first == ENG_RUNNING)
+		tell_stops(f);
 	*out = f;
 	return 0;
 }

@@ -77,6 +77,55 @@ static void test_found_again(void)
 	end(j, live);
 }
 
+static void put_signal(struct journal *j, const char *type, int seq, int taker)
+{
+	json_t *r = journal_record(type, "ws1.1", 3);
+
+	json_object_set_new(r, "seq", json_integer(seq));
+	json_object_set_new(r, "taker", json_integer(taker));
+	CU_ASSERT_EQUAL(journal_note(j, r), 0);
+}
+
+/* What has not arrived is found again, whatever moves come between; of each thread the last one stays, marked, until the family is over. */
+static void test_signals(void)
+{
+	struct journal *j = fresh();
+	json_t *live;
+
+	put(j, "away", "ws1.1", 3);
+	put_signal(j, "sig", 10, 100);
+	put_signal(j, "sigdone", 10, 0);
+	put_signal(j, "sig", 11, 100);
+	put_signal(j, "sig", 12, 101);
+	put_signal(j, "sigdone", 11, 0);
+	put_signal(j, "sig", 13, 100);
+	put(j, "move", "ws1.1", 4);
+	put(j, "commit", "ws1.1", 4);
+	put(j, "away", "ws1.1", 4);
+	for (int i = 0; i < 2; i++) { /* the second time from what the first has written anew */
+		int done = 0, n = 0;
+
+		live = close_and_reopen(&j);
+		for (size_t k = 0; k < json_array_size(live); k++)
+			if (!strcmp(field(live, k, "t"), "sig")) {
+				n++;
+				done += json_is_true(json_object_get(json_array_get(live, k), "done"));
+			}
+		CU_ASSERT_EQUAL(n, 2); /* 12 and 13: 10 and 11 have arrived, and their thread has taken another one since */
+		CU_ASSERT_EQUAL(done, 0);
+		json_decref(live);
+	}
+	put_signal(j, "sigdone", 13, 0);
+	live = close_and_reopen(&j);
+	CU_ASSERT_EQUAL(json_array_size(live), 3);
+	CU_ASSERT_TRUE(json_is_true(json_object_get(json_array_get(live, 0), "done")));
+	json_decref(live);
+	put(j, "end", "ws1.1", 4);
+	live = close_and_reopen(&j);
+	CU_ASSERT_EQUAL(json_array_size(live), 0);
+	end(j, live);
+}
+
 static void test_over_is_forgotten(void)
 {
 	struct journal *j = fresh();
@@ -199,6 +248,7 @@ int main(void)
 	snprintf(path, sizeof(path), "%s/journal", dir);
 	s = CU_add_suite("journal", NULL, NULL);
 	CU_add_test(s, "records are found again in order", test_found_again);
+	CU_add_test(s, "signals are found again until they have arrived", test_signals);
 	CU_add_test(s, "what is over is forgotten", test_over_is_forgotten);
 	CU_add_test(s, "an abort takes a commit back", test_abort_takes_back_a_commit);
 	CU_add_test(s, "home and guest records are apart", test_roles_apart);

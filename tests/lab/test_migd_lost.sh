@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+# lab: own
+# timeout: 180
+# Signals and ends are on their way while migd is killed, at home, on the guest host, at both: each arrives once, in order, and the parent gets the right status.
+. "$(dirname "$0")/lib.sh"
+lab_up -n 3
+job_dir
+cat >"$TMP/hear.py" <<'PY'
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN, signal.SIGTERM])
+print("ready", flush=True)
+while True:
+    i = signal.sigwaitinfo([signal.SIGRTMIN, signal.SIGTERM])
+    if i.si_signo == signal.SIGTERM: sys.exit(7)
+    print(i.si_status, flush=True)
+PY
+cat >"$TMP/say.py" <<'PY'
+# say.py PID FROM TO: queued signals with a number each
+import ctypes, os, signal, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+class value(ctypes.Union): _fields_ = [("n", ctypes.c_int), ("p", ctypes.c_void_p)]
+pid, a, b = map(int, sys.argv[1:])
+for n in range(a, b + 1):
+    if libc.sigqueue(pid, int(signal.SIGRTMIN), value(n=n)): sys.exit(os.strerror(ctypes.get_errno()))
+    time.sleep(0.002)
+PY
+for f in hear.py say.py; do as sprite ws1 sh -c "cat >$JD/$f" <"$TMP/$f"; done
+up() { on "$1" mig ps >/dev/null 2>&1; }
+killed() { lab kill "$1" migd KILL >/dev/null; }
+again() { until_true 10 lab start "$1" migd; until_true 10 up "$1"; }
+heard() { on ws1 sh -c "grep -c '^[0-9]' $JD/out"; }
+has_heard() { [ "$(heard)" -ge "$1" ]; }
+
+# round WHO...: they die while 200 signals are sent, five times, and once more while it ends
+round() {
+	local what="$* killed" n
+	job "python3 hear.py"; until_true 10 on ws1 grep -q ready $JD/out
+	check "$what: it goes away" until_true 10 hop ws2
+	as sprite ws1 python3 $JD/say.py $JOB 1 200 </dev/null >/dev/null 2>&1 & SAY=$!
+	for n in 20 60 100 140 180; do
+		until_true 30 has_heard $n
+		for w; do killed $w; done
+		for w; do again $w; done
+	done
+	wait $SAY
+	check "$what: all signals come" until_true 30 has_heard 200 || note "$(heard) came"
+	same "$what: each once, in order" "$(seq 200)" "$(on ws1 grep '^[0-9]' $JD/out)"
+	for w; do [ $w = ws2 ] || killed $w; done
+	on ws1 kill -TERM $JOB
+	for w; do [ $w = ws2 ] || again $w; done
+	[[ " $* " != *" ws2 "* ]] || { killed ws2; again ws2; }
+	same "$what: exit status" 7 "$(job_status 60)"
+	check "$what: nothing is left" until_true 20 eval '[ -z "$(residue)" ] && [ -z "$(mig ps --no-header)" ]' || { residue; on ws1 mig ps; }
+}
+round ws2
+round ws1
+round ws1 ws2
+
+# it ends by itself while its host's migd is away: the status waits for the next one
+for w in ws2 ws1; do
+	job "sh -c 'until [ -e go ]; do sleep 0.05; done; exit 9'"
+	check "$w away at the end: it goes away" until_true 10 hop ws2
+	killed $w
+	on ws1 touch $JD/go
+	until_true 20 eval '! runs_on ws2 sh'
+	again $w
+	same "$w away at the end: exit status" 9 "$(job_status 60)"
+	on ws1 rm $JD/go
+	check "$w away at the end: nothing is left" until_true 20 eval '[ -z "$(residue)" ]'
+done
+finish
