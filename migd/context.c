@@ -161,6 +161,8 @@ void context_close(struct migd *m)
 	master_close(m->master);
 	owner_close(m->owner);
 	stats_close(m->stats);
+	if (families_alive(m->families))
+		return; /* the rest is in use by actors of families that live on without us, until the process is gone */
 	views_close(m->views);
 	hosts_close(m->hosts);
 	journal_close(m->journal);

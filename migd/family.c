@@ -20,6 +20,7 @@ struct families {
 	pthread_mutex_t lock;
 	struct list list; /* lock */
 	uint64_t next;	  /* lock: number for the next id */
+	atomic_size_t alive; /* records that somebody holds, in the table or not */
 };
 
 struct job {
@@ -101,6 +102,7 @@ static struct job *next_job(struct family *f, bool *quit)
 
 static void family_free(struct family *f)
 {
+	atomic_fetch_sub(&f->m->families->alive, 1);
 	relay_hub_free(f->relays);
 	outbox_free(f->outbox);
 	close(f->box_fd);
@@ -246,6 +248,8 @@ int family_create(struct families *t, const struct family_new *n, struct family 
 	if (!f)
 		return -ENOMEM;
 	f->box_fd = -1;
+	f->m = t->m;
+	atomic_fetch_add(&t->alive, 1);
 	err = family_init(f, t, n);
 	if (err)
 		goto fail;
@@ -347,6 +351,11 @@ void families_list_free(struct family **v, size_t n)
 	for (size_t i = 0; i < n; i++)
 		family_put(v[i]);
 	free(v);
+}
+
+size_t families_alive(struct families *t)
+{
+	return t ? atomic_load(&t->alive) : 0;
 }
 
 size_t families_count(struct families *t, enum family_role role)

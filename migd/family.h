@@ -131,6 +131,8 @@ struct family *family_of_pid(struct families *t, pid_t pid);
 size_t families_list(struct families *t, enum family_role role, struct family ***out);
 void families_list_free(struct family **v, size_t n);
 size_t families_count(struct families *t, enum family_role role);
+/* How many records, also those that are no longer in the table, have an actor that may be at work. */
+size_t families_alive(struct families *t);
 
 /* Runs fn in the actor and waits for its result. */
 int family_call(struct family *f, int (*fn)(struct family *f, void *arg), void *arg);

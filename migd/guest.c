@@ -182,6 +182,20 @@ static void guest_ended(struct family *f)
 		family_put(f);
 }
 
+/* When all that the engine has to tell has been told: is it over? (Perhaps all has ended while nobody was here to hear of it.) */
+static int actor_caught_up(struct family *f, void *unused)
+{
+	size_t left = 0;
+
+	(void)unused;
+	family_events(f);
+	if (f->eng)
+		eng_pids(f->eng, &left);
+	if (!left && f->eng && !f->ended)
+		guest_ended(f);
+	return 0;
+}
+
 static void guest_event(struct family *f, const struct eng_event *ev)
 {
 	Sprite__Mig__ReportReq r = SPRITE__MIG__REPORT_REQ__INIT;
@@ -208,6 +222,9 @@ static void guest_event(struct family *f, const struct eng_event *ev)
 		break;
 	case ENG_BORN:
 		r.kind = SPRITE__MIG__REPORT_REQ__KIND__BORN;
+		r.comm = (char *)ev->comm;
+		r.pgid = ev->pgid;
+		r.sid = ev->sid;
 		break;
 	default:
 		return;
@@ -215,7 +232,7 @@ static void guest_event(struct family *f, const struct eng_event *ev)
 	log_debug("family %s: report %d of %d, status %#x, %zu left", f->id, r.kind, ev->pid, ev->status, left);
 	pthread_mutex_lock(&f->lock);
 	if (ev->kind == ENG_BORN) {
-		family_add_member(f, ev->pid, ev->ppid, NULL, false);
+		family_add_member(f, ev->pid, ev->ppid, ev->comm, false);
 	} else if (ev->kind == ENG_EXITED) {
 		struct member *m = family_member(f, ev->pid);
 
@@ -224,8 +241,8 @@ static void guest_event(struct family *f, const struct eng_event *ev)
 	}
 	pthread_mutex_unlock(&f->lock);
 	outbox_report(f->outbox, &r);
-	if (!left && !f->ended)
-		guest_ended(f);
+	if (!left) /* there may be other ends to tell: EMPTY is the last word */
+		family_post(f, actor_caught_up, NULL);
 }
 
 /* ---- Prepare ---- */
@@ -783,20 +800,6 @@ static int actor_reattach(struct family *f, void *arg)
 	if (err)
 		log_warn("family %s: its nest is given up: %s", f->id, e.text);
 	return err;
-}
-
-/* All may have ended while nobody was here to tell. */
-static int actor_caught_up(struct family *f, void *unused)
-{
-	size_t left = 0;
-
-	(void)unused;
-	family_events(f);
-	if (f->eng)
-		eng_pids(f->eng, &left);
-	if (!left && f->eng && !f->ended)
-		guest_ended(f);
-	return 0;
 }
 
 void guest_replay_heard(struct migd *m, const json_t *r)

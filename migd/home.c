@@ -69,6 +69,10 @@ void home_event(struct family *f, const struct eng_event *ev)
 
 /* ---- from the guests to the hollows ---- */
 
+static int actor_save(struct family *f, void *arg);
+static json_t *record_with(struct family *f, const char *type, uint64_t gen, const char *state);
+static int note_unless_dead(struct family *f, json_t *r);
+
 struct report {
 	struct rpc_request *rq;
 	struct family *f;
@@ -154,6 +158,38 @@ static void mirror_stop(struct family *f, pid_t pid, bool stop, int sig)
 		eng_stop_hollow(f->eng, pid, stop ? sig : SIGCONT);
 }
 
+/*
+ * A process was born away: at home it gets a placeholder, so that ps, pstree and kill know it there. In the actor. Without one (its number is taken here, the
+ * hollows are about to come to life) it is in mig ps all the same.
+ */
+static void mirror_birth(struct family *f, const Sprite__Mig__ReportReq *r)
+{
+	struct eng_event ev = { .kind = ENG_BORN, .pid = r->pid, .ppid = r->ppid, .pgid = r->pgid, .sid = r->sid };
+	_cleanup_free_ char *state = NULL;
+	struct error e = { 0 };
+	struct member *m;
+	int err;
+
+	snprintf(ev.comm, sizeof(ev.comm), "%s", r->comm);
+	pthread_mutex_lock(&f->lock);
+	m = family_add_member(f, r->pid, r->ppid, r->comm, false);
+	pthread_mutex_unlock(&f->lock);
+	if (!m || !f->eng)
+		return;
+	err = eng_hollow_born(f->eng, &ev, &e);
+	if (err) {
+		log_debug("family %s: no placeholder for %d (%s): %s", f->id, r->pid, r->comm, err == -EBUSY ? "it is on its way" : e.text);
+		return;
+	}
+	pthread_mutex_lock(&f->lock);
+	m = family_member(f, r->pid);
+	if (m)
+		m->hollow = true;
+	pthread_mutex_unlock(&f->lock);
+	actor_save(f, &state);
+	note_unless_dead(f, record_with(f, "away", f->gen, state));
+}
+
 static int actor_report(struct family *f, void *arg)
 {
 	struct report *w = arg;
@@ -164,11 +200,12 @@ static int actor_report(struct family *f, void *arg)
 	again = r->seq <= f->report_seq;
 	if (!again)
 		f->report_seq = r->seq;
-	if (!again && r->kind == SPRITE__MIG__REPORT_REQ__KIND__BORN)
-		family_add_member(f, r->pid, r->ppid, r->comm, false);
 	pthread_mutex_unlock(&f->lock);
 	if (!again) {
 		switch (r->kind) {
+		case SPRITE__MIG__REPORT_REQ__KIND__BORN:
+			mirror_birth(f, r);
+			break;
 		case SPRITE__MIG__REPORT_REQ__KIND__EXITED:
 			if (r->pid == f->pid) /* with all its descendants that it waited for */
 				stats_away_cpu(f->m, r->utime_us + r->stime_us);
@@ -437,14 +474,11 @@ static json_t *members_json(const struct family *f)
 	return a;
 }
 
-/* In the actor's absence: all that a restarted migd must know. */
-static json_t *home_record(struct family *f, const char *type, uint64_t gen)
+/* All that a restarted migd must know. state: what the engine has said of the hollows, NULL: nothing */
+static json_t *record_with(struct family *f, const char *type, uint64_t gen, const char *state)
 {
-	_cleanup_free_ char *state = NULL;
 	json_t *r;
 
-	if (family_call(f, actor_save, &state))
-		state = NULL;
 	pthread_mutex_lock(&f->lock);
 	r = journal_record(type, f->id, gen);
 	json_object_set_new(r, "host", json_string(f->host));
@@ -460,18 +494,33 @@ static json_t *home_record(struct family *f, const char *type, uint64_t gen)
 	return r;
 }
 
-int home_journal(struct family *f)
+/* From outside of the actor. */
+static json_t *home_record(struct family *f, const char *type, uint64_t gen)
 {
-	json_t *r = home_record(f, "away", f->gen);
+	_cleanup_free_ char *state = NULL;
+
+	if (family_call(f, actor_save, &state))
+		state = NULL;
+	return record_with(f, type, gen, state);
+}
+
+/* Its end, which may come before that of a move or with a birth, is written by who has marked it dead. */
+static int note_unless_dead(struct family *f, json_t *r)
+{
 	int err = 0;
 
-	pthread_mutex_lock(&f->lock); /* its end, which may come before the move's, is written by who has marked it dead */
+	pthread_mutex_lock(&f->lock);
 	if (f->dead)
 		json_decref(r);
 	else
 		err = journal_note(f->m->journal, r);
 	pthread_mutex_unlock(&f->lock);
 	return err;
+}
+
+int home_journal(struct family *f)
+{
+	return note_unless_dead(f, home_record(f, "away", f->gen));
 }
 
 void home_journal_move(struct family *f, uint64_t gen)

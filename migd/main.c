@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/resource.h>
+#include <unistd.h>
 #include "conf/daemon.h"
 #include "conf/log.h"
 #include "conf/notify.h"
@@ -69,6 +70,10 @@ int main(int argc, char **argv)
 	run(&d, m);
 	notify_stopping();
 	context_close(m);
+	if (families_alive(m->families)) {
+		fflush(NULL);
+		_exit(0);
+	}
 	rpc_shutdown();
 	daemon_end(&d);
 	return 0;

@@ -170,6 +170,13 @@ static int actor_members(struct family *f, void *unused)
 	return 0;
 }
 
+static int actor_events(struct family *f, void *unused)
+{
+	(void)unused;
+	family_events(f);
+	return 0;
+}
+
 static int work_dump(struct family *f, int fd, struct error *e)
 {
 	return eng_dump(f->eng, fd, e);
@@ -406,6 +413,7 @@ int transfer_send(struct family *f, struct send_plan *p, struct error *e)
 	else
 		guest_journal(f);
 	if (f->role == FAM_GUEST) {
+		family_call(f, actor_events, NULL);
 		/* What it has said so far arrives before it does: reports, output, unread input. */
 		err = outbox_flush(f->outbox, FLUSH_MS);
 		if (err)

@@ -64,6 +64,9 @@ struct eng_proc_core {
 	char comm[17];
 	bool exit_sent;
 	bool seen;	  /* found again in this freeze */
+	bool known;	  /* guest host: came in an image, or its birth has been told */
+	unsigned fresh;	  /* how often it has been seen before that */
+	pid_t born_of;
 	int mirrored; /* home: a stop signal that is being played on the hollow */
 	pid_t home_ppid, home_pgid, home_sid; /* guest host: as the image said */
 };
@@ -112,7 +115,13 @@ void hollow_reap_zombie(struct eng_proc *parent, pid_t vpid);
 void hollow_drain_chld(struct eng_proc *parent);
 int vessel_die(struct eng_proc *p, int status); /* a stopped vessel ends in that way, and we have let go of it */
 int hollow_end(struct eng_family *f, pid_t pid, int status, int how); /* eng_exit_hollow; reviving: its parent stays stopped */
+int hollow_stop_one(struct eng_proc *p); /* its first thread; and back */
+int hollow_watch_one(struct eng_proc *p);
 int hollow_stop_all(struct eng_family *f); /* every thread into a ptrace stop */
+
+/* nest.c: who is not known yet becomes known now. */
+void nest_tell_young(struct eng_family *f);
+void nest_all_known(struct eng_family *f);
 
 /* explain.c: eng_explain, for a family at home or in a nest. */
 int explain_family(pid_t pid, bool in_nest, struct eng_reasons *why, struct eng_sizes *sizes, struct error *e);

@@ -198,7 +198,7 @@ void dump_numbers(struct eng_family *f)
 		if (p->parent)
 			p->ppid = p->parent->vpid;
 		else
-			p->ppid = i ? 1 : p->core->home_ppid; /* an orphan of the family, or its root */
+			p->ppid = i || !p->core->home_ppid ? 1 : p->core->home_ppid; /* an orphan of the family, or its root */
 	}
 	for (size_t i = 0; i < f->nzombies; i++) {
 		f->zombies[i].pgid = family_number(f->zombies[i].pgid, 0);

@@ -109,7 +109,7 @@ enum eng_event_kind {
 	ENG_STOPPED,	/* at home: hollow group-stopped by info.si_signo. On a guest host: the guest stopped */
 	ENG_CONTINUED,
 	ENG_EXITED,	/* guest host: process `pid` ended with wait status `status` (its zombie has been reaped). At home: the hollow was killed (SIGKILL) */
-	ENG_BORN,	/* guest host: new process `pid`, parent `ppid` */
+	ENG_BORN,	/* guest host: new process `pid` of parent `ppid` that has lived for some time, or whose parent ends: told before that end */
 };
 struct eng_event {
 	enum eng_event_kind kind;
@@ -123,6 +123,8 @@ struct eng_event {
 	uint32_t nr;
 	int status;
 	struct rusage usage;
+	pid_t pgid, sid; /* ENG_BORN */
+	char comm[17];
 };
 /* fd to poll; readable when eng_next_event() has something. */
 int eng_event_fd(struct eng_family *f);
@@ -135,6 +137,11 @@ int eng_signal(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info
 int eng_exit_told(struct eng_family *f, pid_t pid);
 /* Home: ends the hollow `pid` so that its parent sees exactly wait status `status`. */
 int eng_exit_hollow(struct eng_family *f, pid_t pid, int status);
+/*
+ * Home: a placeholder for a process that was born away (an ENG_BORN there): a hollow with its number, a child of its parent's hollow (or, if that has ended, of
+ * another one), in its group, with its name. It is one of the family's hollows from then on. 0 also when it is there already; -EBUSY: the hollows are being filled.
+ */
+int eng_hollow_born(struct eng_family *f, const struct eng_event *born, struct error *e);
 /* Home: mirror a stop or continue of the guest to the hollow (as the shell sees it). */
 int eng_stop_hollow(struct eng_family *f, pid_t pid, int sig);
 

@@ -166,6 +166,70 @@ static int revive(struct eng_family *f, struct eng_image *in, struct error *e)
 	return r < 0 ? error_set(e, -r, "the hollows cannot be made ready: %s", strerror(-r)) : 0;
 }
 
+/* ---- placeholders ----------------------------------------------------------------------------------- */
+static struct eng_proc *living_hollow(struct eng_family *f, pid_t vpid)
+{
+	struct eng_proc *p = eng_proc_by_vpid(f, vpid);
+
+	if (p && !p->core->dead)
+		return p;
+	for (size_t i = 0; i < f->nprocs; i++) /* its parent has ended: any of the family will do, it will not wait for it */
+		if (!f->procs[i]->core->dead)
+			return f->procs[i];
+	return NULL;
+}
+
+static void set_name(struct eng_proc *p, const char *name)
+{
+	char text[17] = "";
+	uint64_t at;
+
+	snprintf(text, sizeof(text), "%.16s", name);
+	eng_scratch_reset(p);
+	at = eng_scratch_put(p, text, sizeof(text));
+	if (*text && at)
+		ENG_SYS(p->threads[0], SYS_prctl, 15 /* PR_SET_NAME */, at);
+}
+
+int eng_hollow_born(struct eng_family *f, const struct eng_event *b, struct error *e)
+{
+	int32_t tid = b->pid;
+	img_proc m = {.pid = b->pid, .ppid = b->ppid, .pgid = b->pgid, .sid = b->sid, .n_tids = 1, .tids = &tid, .comm = (char *)b->comm};
+	struct eng_proc *parent = living_hollow(f, b->ppid), *p = eng_proc_by_vpid(f, b->pid);
+	struct blob_slot slot = {.taken = (uint32_t)clock_mono_ns(), .vtid = b->pid};
+	bool waits;
+	int r;
+
+	if (f->nest || f->state != ENG_HOLLOW)
+		return -EBUSY;
+	if (p && !p->core->dead)
+		return 0;
+	if (!parent)
+		return error_set(e, ESRCH, "no hollow is left");
+	if (parent->core->stop_sig)
+		return error_set(e, EAGAIN, "hollow %d is stopped", parent->vpid);
+	waits = !parent->threads[0]->core->stopped;
+	r = hollow_stop_one(parent);
+	if (r < 0)
+		return error_set(e, -r, "hollow %d cannot be stopped", parent->vpid);
+	m.blob = parent->core->blob;
+	r = vessel_child(f, parent, &m, e);
+	p = r == 0 ? eng_proc_by_vpid(f, b->pid) : NULL;
+	if (p) {
+		vessel_join(f, &m, NULL); /* a group whose leader is not here: it stays in its parent's */
+		set_name(p, b->comm);
+		inject_transfer_close(p);
+		r = eng_poke(p, p->threads[0]->core->slot, &slot, sizeof(slot));
+		if (r == 0)
+			r = inject_set_mode(p, BLOB_WATCH);
+		if (r == 0)
+			r = hollow_watch_one(p);
+	}
+	if (waits)
+		hollow_watch_one(parent);
+	return r;
+}
+
 /* ---- records ----------------------------------------------------------------------------------------- */
 static int dispatch(struct eng_family *f, const struct image_rec *rec, const void *body, struct error *e)
 {
@@ -239,8 +303,10 @@ int eng_fill(struct eng_family *f, int fd, const struct eng_hooks *hooks, struct
 		}
 	}
 	image_free(in);
-	if (r == 0)
+	if (r == 0) {
 		f->state = ENG_FILLED;
+		nest_all_known(f);
+	}
 	return r < 0 ? error_set(e, -r, "the vessels cannot be filled: %s", strerror(-r)) : 0;
 }
 

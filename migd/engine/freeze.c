@@ -586,6 +586,8 @@ static int attempt(struct eng_family **f, pid_t host, const struct eng_hooks *h,
 		return r;
 	}
 	(*f)->state = ENG_FROZEN;
+	if ((*f)->nest) /* the next host takes all that are in the image for known */
+		nest_tell_young(*f);
 	return 0;
 }
 

@@ -260,6 +260,8 @@ static int thread_stop(struct eng_thread *t)
 			break;
 		t->core->stopped = false;
 		thread_event(t, st);
+		if (t->core->told) /* it stands at its trap, and will till that is taken over; the interrupt shows later and does no harm */
+			return 0;
 	}
 	take_slot(t); /* what it had taken just now */
 	return 0;
@@ -274,6 +276,16 @@ void hollow_watch_all(struct eng_family *f)
 			take_slot(t);
 			thread_watch(t);
 		}
+}
+
+int hollow_stop_one(struct eng_proc *p)
+{
+	return thread_stop(p->threads[0]);
+}
+
+int hollow_watch_one(struct eng_proc *p)
+{
+	return thread_watch(p->threads[0]);
 }
 
 int hollow_stop_all(struct eng_family *f)

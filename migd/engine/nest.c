@@ -92,6 +92,17 @@ static int receive(struct nest *n, struct keeper_msg *m, pid_t *sender, int ms)
 
 static int timer_start(struct eng_family *f);
 
+/* The family's number of a process of this host, 0: it has none. */
+static pid_t family_number_of(pid_t host)
+{
+	char path[64];
+	pid_t vpid;
+	int depth;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", host);
+	return host > 0 && procfs_nspid(AT_FDCWD, path, &vpid, &depth) == 0 && depth > 1 ? vpid : 0;
+}
+
 static void on_event(struct eng_family *f, const struct keeper_msg *m)
 {
 	struct eng_event ev = {.pid = m->pid, .status = m->status, .usage = m->usage};
@@ -103,8 +114,9 @@ static void on_event(struct eng_family *f, const struct keeper_msg *m)
 		if (p) {
 			if (p->core->exit_sent)
 				return;
-			p->core->dead = p->core->exit_sent = true;
+			p->core->dead = p->core->exit_sent = p->core->known = true;
 		}
+		nest_tell_young(f);
 		break;
 	case KEEPER_STOP:
 		ev.kind = ENG_STOPPED;
@@ -254,6 +266,8 @@ pid_t nest_refreeze(struct eng_family *f, pid_t vpid)
 			proc_drop(f, i);
 	}
 	p = eng_proc_by_vpid(f, vpid);
+	if (!p && f->nprocs) /* the root has ended: whom it left are a family all the same */
+		p = f->procs[0];
 	return p ? p->pid : -ESRCH;
 }
 
@@ -278,9 +292,26 @@ void nest_running(struct eng_family *f)
 }
 
 /* ---- births and deaths ------------------------------------------------------------------------------ */
+enum { LOOKS_UNTOLD = 3 }; /* who is not there in so many looks, a tenth of a second apart, need not be known at home */
+
+static void tell_born(struct eng_family *f, struct eng_proc *p)
+{
+	struct eng_event ev = {.kind = ENG_BORN, .pid = p->vpid, .ppid = p->core->born_of};
+	struct procfs_stat st;
+
+	p->core->known = true;
+	if (p->dir < 0 && proc_open(p) < 0)
+		return;
+	if (procfs_stat(p->dir, &st) < 0)
+		return;
+	ev.pgid = family_number_of(st.pgid);
+	ev.sid = family_number_of(st.sid);
+	snprintf(ev.comm, sizeof(ev.comm), "%.16s", st.comm);
+	event_push(f, &ev);
+}
+
 static void born(struct eng_family *f, pid_t pid, pid_t ppid)
 {
-	struct eng_event ev = {.kind = ENG_BORN, .ppid = ppid};
 	struct eng_proc *p;
 	char path[64];
 	pid_t vpid;
@@ -294,9 +325,10 @@ static void born(struct eng_family *f, pid_t pid, pid_t ppid)
 		p = proc_new(f, pid, vpid);
 		if (!p)
 			return;
-		ev.pid = vpid;
-		event_push(f, &ev);
+		p->core->born_of = ppid; /* 1: its parent has ended already */
 	}
+	if (!p->core->known && ++p->core->fresh >= LOOKS_UNTOLD)
+		tell_born(f, p);
 	p->core->seen = true;
 }
 
@@ -333,10 +365,32 @@ static void scan(struct eng_family *f)
 
 		if (p->core->seen)
 			continue;
-		if (!p->core->exit_sent) /* its own parent has waited for it: nobody else wants its status */
+		if (!p->core->exit_sent && p->core->known) /* its own parent has waited for it: nobody else wants its status */
 			event_push(f, &ev);
 		proc_drop(f, i);
 	}
+}
+
+/* Somebody ends: who is an orphan now must be known at home before that, while there is a hollow that its placeholder can be a child of. */
+void nest_tell_young(struct eng_family *f)
+{
+	if (f->state == ENG_RUNNING)
+		scan(f);
+	for (size_t i = 0; i < f->nprocs; i++) {
+		struct eng_proc *p = f->procs[i];
+
+		if (p->core->known || p->core->dead)
+			continue;
+		if (!p->core->born_of)
+			p->core->born_of = p->parent ? p->parent->vpid : 1;
+		tell_born(f, p);
+	}
+}
+
+void nest_all_known(struct eng_family *f)
+{
+	for (size_t i = 0; i < f->nprocs; i++)
+		f->procs[i]->core->known = true;
 }
 
 static int timer_start(struct eng_family *f)
