@@ -95,6 +95,7 @@ int context_open(const struct conf *conf, struct migd **out, struct error *e)
 
 	if (!m)
 		return error_set(e, ENOMEM, "out of memory");
+	*out = m;
 	m->conf = conf;
 	m->keeper = beside_us("sprite-keeper");
 	m->spritefs = beside_us("spritefs");
@@ -114,10 +115,6 @@ int context_open(const struct conf *conf, struct migd **out, struct error *e)
 		log_note("guests get no cgroup of their own: %s", cge.text);
 		m->cgroups = NULL;
 	}
-	if (err)
-		context_close(m);
-	else
-		*out = m;
 	return err;
 }
 

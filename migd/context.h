@@ -45,6 +45,7 @@ struct migd {
 	atomic_uint images;	   /* taken or sent so far */
 };
 
+/* *out is for context_close() whether it succeeds or not. */
 int context_open(const struct conf *conf, struct migd **out, struct error *e);
 int context_start(struct migd *m, struct error *e); /* listens: calls come in from here on */
 void context_close(struct migd *m);

@@ -136,7 +136,9 @@ int cmd_run(int argc, char **argv)
 	session = getsid(0);
 	if (o.background)
 		background();
-	rq = json_pack("{s:s, s:b, s:i}", "verb", "run", "local_ok", (int)o.local_ok, "from_session", (int)session);
+	rq = json_pack("{s:s, s:b}", "verb", "run", "local_ok", (int)o.local_ok);
+	if (o.background)
+		json_object_set_new(rq, "from_session", json_integer(session));
 	if (o.host)
 		json_object_set_new(rq, "host", json_string(o.host));
 	if (o.priority)

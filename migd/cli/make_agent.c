@@ -493,9 +493,17 @@ void make_agent_stop(struct make_agent *a)
 			recipe_end(a, r);
 		recipe_free(r);
 	}
-	/* The asker's connection closes with this process, which gives every slot back. */
-	if (a->asking)
-		pthread_detach(a->asker);
 	unlink(a->path);
 	rmdir(a->dir);
+	/* The asker's connection closes with this process, which gives every slot back. Until then its thread may look at the agent. */
+	if (a->asking && pthread_tryjoin_np(a->asker, NULL)) {
+		pthread_detach(a->asker);
+		return;
+	}
+	pool_clear(&a->pool);
+	for (int i = 0; i < 2; i++)
+		close(a->rows[i]);
+	close(a->listen_fd);
+	close(a->stop_fd);
+	free(a);
 }

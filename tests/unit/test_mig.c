@@ -126,6 +126,14 @@ static void test_usage(void)
 	CU_ASSERT_EQUAL(run("move 5000000"), 64);
 	CU_ASSERT_EQUAL(run("move --max-freeze x 5"), 64);
 	CU_ASSERT_EQUAL(run("lend maybe"), 64);
+	CU_ASSERT_EQUAL(run("lend on --until soon"), 64);
+	CU_ASSERT_EQUAL(run("lend status --until +1h"), 64);
+	CU_ASSERT_EQUAL(run("stats x"), 64);
+	CU_ASSERT_EQUAL(run("top -d 0"), 64);
+	CU_ASSERT_EQUAL(run("top -n x"), 64);
+	CU_ASSERT_EQUAL(run("env get"), 64);
+	CU_ASSERT_EQUAL(run("env set A"), 64);
+	CU_ASSERT_EQUAL(run("env frob"), 64);
 	CU_ASSERT_EQUAL(run("evict"), 64);
 	CU_ASSERT_EQUAL(run("evict --all 5"), 64);
 	CU_ASSERT_EQUAL(run("explain 1 2"), 64);
@@ -176,6 +184,10 @@ static void test_run(void) /* mig becomes the command: same pid */
 	CU_ASSERT_EQUAL(run("run /nosuch"), 127);
 	CU_ASSERT_EQUAL(run("run nosuch-command"), 127);
 	CU_ASSERT_EQUAL(run("run /dev/null"), 126);
+	CU_ASSERT_EQUAL(run("run --priority low --kill-if-stuck=9 true"), 0);
+	CU_ASSERT_STRING_EQUAL(asked, "{\"kill_if_stuck\":9,\"local_ok\":false,\"priority\":\"low\",\"verb\":\"run\"}");
+	CU_ASSERT_EQUAL(run("run --kill-if-stuck=soon true"), 125);
+	HAS("--kill-if-stuck: expected seconds, 1 to 604800, found \"soon\"");
 	CU_ASSERT_EQUAL(run("run -b true"), 0);
 	CU_ASSERT_TRUE(atoi(out) > 1);
 }
