@@ -5,7 +5,8 @@
  * $SPRITE_HOLDER: one struct hold_msg a datagram, with a descriptor where there is one.
  *
  *	holder -> spritefs	HOLD_KEEP for everything it holds, then HOLD_END
- *	spritefs -> holder	HOLD_KEEP, HOLD_DROP, HOLD_READY (in service), HOLD_BYE (key: exit status; ends by itself)
+ *	spritefs -> holder	HOLD_ALIVE (key: a thread that never does anything), HOLD_KEEP, HOLD_DROP, HOLD_READY (in service), HOLD_BYE (key: exit
+ *				status; ends by itself)
  */
 #ifndef FS_CLIENT_HOLDER_H
 #define FS_CLIENT_HOLDER_H
@@ -15,7 +16,7 @@
 #define HOLD_ENV    "SPRITE_HOLDER"
 #define HOLD_UP_ENV "SPRITE_HOLDER_UP" /* a descriptor: a zero byte when spritefs is ready, for who waits for --background */
 
-enum hold_op { HOLD_KEEP = 1, HOLD_DROP, HOLD_READY, HOLD_BYE, HOLD_END };
+enum hold_op { HOLD_KEEP = 1, HOLD_DROP, HOLD_READY, HOLD_BYE, HOLD_END, HOLD_ALIVE };
 struct hold_msg {
 	uint32_t op, pad;
 	uint64_t key;

@@ -6,8 +6,8 @@
  *	RUNNING -(exits)-> the same exit status
  *
  * A thread of a dead spritefs may hang in the kernel: in an invalidation that waits for a page whose read nobody answers. It keeps its process from
- * being reaped until the next spritefs has answered, so the death of the first thread counts (pidfd of a thread, Linux 6.9) and only threads that
- * could still take a request from the kernel are waited for.
+ * being reaped until the next spritefs has answered. So the death of a thread that does nothing counts (HOLD_ALIVE; pidfd of a thread, Linux 6.9; one of
+ * the first thread tells nothing before all others are over), and only threads that could still take a request from the kernel are waited for.
  *
  * Signals to us are passed on. If we die, spritefs is killed: two of them would serve one mount when the service is started again. One thread, no
  * memory to speak of: this is the process that must not die, so it is small and asks the kernel to spare it.
@@ -47,7 +47,7 @@ struct holder {
 	char **args; /* of spritefs */
 	struct kept *kept;
 	unsigned nkept;
-	int signals, sock, pidfd, up;
+	int signals, sock, pidfd, alive, up;
 	pid_t pid, old[FAILS_MAX]; /* old: dead, but not whole */
 	char oom[16];		   /* our oom_score_adj before, for spritefs */
 	uint64_t started;
@@ -147,6 +147,7 @@ static int start(struct holder *h)
 	close(s[1]);
 	h->sock = s[0];
 	h->bye = false;
+	h->alive = -1;
 	h->started = clock_boot_ns();
 	h->pidfd = (int)syscall(SYS_pidfd_open, h->pid, PIDFD_THREAD);
 	if (h->pidfd < 0)
@@ -165,6 +166,16 @@ static void ready(struct holder *h)
 		close(h->up);
 		h->up = -1;
 	}
+}
+
+/* Only a thread of our own spritefs. */
+static void alive(struct holder *h, pid_t tid)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d", h->pid, tid);
+	if (h->alive < 0 && access(path, F_OK) == 0)
+		h->alive = (int)syscall(SYS_pidfd_open, tid, PIDFD_THREAD);
 }
 
 /* One message; false: no more. */
@@ -192,6 +203,8 @@ static bool hear(struct holder *h)
 		drop(h, m.key);
 	else if (m.op == HOLD_READY)
 		ready(h);
+	else if (m.op == HOLD_ALIVE)
+		alive(h, (pid_t)m.key);
 	else if (m.op == HOLD_BYE) {
 		h->bye = true;
 		h->status = (int)m.key;
@@ -274,6 +287,8 @@ static bool died(struct holder *h)
 	}
 	close(h->sock);
 	close(h->pidfd);
+	if (h->alive >= 0)
+		close(h->alive);
 	if (h->bye || (whole && WIFEXITED(status))) {
 		if (!h->bye)
 			h->status = WEXITSTATUS(status);
@@ -355,15 +370,15 @@ int main(int argc, char **argv)
 			return 1;
 		}
 		for (;;) {
-			struct pollfd p[3] = {{h.pidfd, POLLIN, 0}, {h.sock, POLLIN, 0}, {h.signals, POLLIN, 0}};
+			struct pollfd p[4] = {{h.pidfd, POLLIN, 0}, {h.alive, POLLIN, 0}, {h.sock, POLLIN, 0}, {h.signals, POLLIN, 0}};
 
-			if (poll(p, 3, -1) < 0)
+			if (poll(p, 4, -1) < 0)
 				continue;
-			if (p[0].revents)
+			if (p[0].revents || p[1].revents)
 				break;
-			if (p[1].revents && !hear(&h)) /* closed before its end is seen: nothing more will come */
-				poll(p, 1, -1);
-			if (p[2].revents)
+			if (p[2].revents && !hear(&h)) /* closed before its end is seen: nothing more will come */
+				poll(p, 2, -1);
+			if (p[3].revents)
 				signalled(&h);
 		}
 	} while (died(&h));
