@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include "fs/server/intent.h"
@@ -98,6 +99,28 @@ static void test_killed_twice(void)
 	clean();
 }
 
+/* What a part of a batch was answered takes the place of its intent, and carries the handle of what was made. */
+static void test_done(void)
+{
+	struct intent in = {.method = 7 | INTENT_DONE, .extra = 28, .handle_len = 33}, got;
+	struct intents *t = intents_open(dir);
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(t);
+	memset(in.handle, 'h', 33);
+	put(t, "ws1", 1);
+	intents_put(t, "ws1", 11, 1, &in);
+	put(t, "ws1", 2); /* plain records and those with a handle follow each other */
+	intents_close(t);
+	t = intents_open(dir);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(t);
+	CU_ASSERT_FALSE(take(t, "ws1", 1));
+	CU_ASSERT_TRUE_FATAL(intents_take(t, "ws1", 11, 1, 7 | INTENT_DONE, &got));
+	CU_ASSERT(got.extra == 28 && got.handle_len == 33 && !memcmp(got.handle, in.handle, 33));
+	CU_ASSERT_TRUE(take(t, "ws1", 2));
+	intents_close(t);
+	clean();
+}
+
 static void test_bounded(void)
 {
 	struct intents *t = intents_open(dir);
@@ -130,6 +153,7 @@ int main(void)
 	CU_add_test(s, "the next run finds it, once", test_next_run_finds_it_once);
 	CU_add_test(s, "a torn end", test_torn_end);
 	CU_add_test(s, "killed twice", test_killed_twice);
+	CU_add_test(s, "what was done, with a handle", test_done);
 	CU_add_test(s, "the log is bounded", test_bounded);
 	CU_basic_run_tests();
 	failed = CU_get_number_of_failures();
