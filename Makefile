@@ -163,7 +163,7 @@ install: programs
 	install -d $(addprefix $(DESTDIR),$(LIBDIR) $(PREFIX)/bin $(PREFIX)/sbin $(UNITDIR) $(COMPDIR) $(DOCDIR) /etc/sprite)
 	install -m 755 $(PROGRAMS) $(DESTDIR)$(LIBDIR)
 	$(Q)for p in $(filter $(USER_PROGRAMS),$(notdir $(PROGRAMS))); do ln -sf ../lib/sprite/$$p $(DESTDIR)$(PREFIX)/bin/$$p; done
-	$(Q)for p in $(filter-out $(USER_PROGRAMS) sprite-keeper sprite-sh,$(notdir $(PROGRAMS))); do ln -sf ../lib/sprite/$$p $(DESTDIR)$(PREFIX)/sbin/$$p; done
+	$(Q)for p in $(filter-out $(USER_PROGRAMS) sprite-keeper sprite-sh sprite-holder,$(notdir $(PROGRAMS))); do ln -sf ../lib/sprite/$$p $(DESTDIR)$(PREFIX)/sbin/$$p; done
 	$(Q)for f in man/*.[1-8]; do install -D -m 644 $$f $(DESTDIR)$(MANDIR)/man$${f##*.}/$${f##*/}; done
 	$(Q)for f in units/*; do sed 's#/usr/sbin/#$(PREFIX)/sbin/#g' $$f > $(DESTDIR)$(UNITDIR)/$${f##*/} && chmod 644 $(DESTDIR)$(UNITDIR)/$${f##*/}; done
 	install -m 644 $(wildcard completion/*) $(DESTDIR)$(COMPDIR)
