@@ -35,4 +35,9 @@ struct sprite_hand {
 #define SPRITE_IOC_OFFER  _IOWR('S', 0x70, struct sprite_hand)
 #define SPRITE_IOC_CANCEL _IO('S', 0x71)
 
+/* Which locks are held through the file here (the kernel's /proc does not tell of a FUSE file): in: a pid, out: SPRITE_LOCKS_*. Asks nobody. */
+#define SPRITE_IOC_LOCKS   _IOWR('S', 0x72, uint32_t)
+#define SPRITE_LOCKS_RANGE 1u /* taken by that pid */
+#define SPRITE_LOCKS_FLOCK 2u /* of this description */
+
 #endif

@@ -140,6 +140,33 @@ static void cancel(fuse_req_t req, struct fs *fs, struct stream *st)
 	call_submit(c);
 }
 
+struct locks_look {
+	uint32_t pid, found;
+	bool flock; /* this description has used flock(2) */
+};
+
+static void locks_look_at(void *arg, uint32_t pid, uint32_t type, bool flock, uint64_t start, uint64_t end)
+{
+	struct locks_look *l = arg;
+
+	(void)type, (void)start, (void)end;
+	if (flock && l->flock)
+		l->found |= SPRITE_LOCKS_FLOCK;
+	else if (!flock && pid == l->pid)
+		l->found |= SPRITE_LOCKS_RANGE;
+}
+
+static void locks_tell(fuse_req_t req, struct stream *st, const uint32_t *pid)
+{
+	struct locks_look l = {.pid = *pid};
+
+	pthread_mutex_lock(&st->ino->lock);
+	l.flock = st->flock_owner != 0;
+	recover_locks_each(st->ino, locks_look_at, &l);
+	pthread_mutex_unlock(&st->ino->lock);
+	fuse_reply_ioctl(req, 0, &l.found, sizeof(l.found));
+}
+
 static void op_ioctl(fuse_req_t req, fuse_ino_t id, unsigned cmd, void *arg, struct fuse_file_info *fi, unsigned flags, const void *in, size_t in_size,
 	size_t out_size)
 {
@@ -149,13 +176,15 @@ static void op_ioctl(fuse_req_t req, fuse_ino_t id, unsigned cmd, void *arg, str
 	(void)id;
 	(void)arg;
 	(void)flags;
-	if ((cmd != SPRITE_IOC_OFFER && cmd != SPRITE_IOC_CANCEL) || !st || st->dir || !st->ino->dom)
+	if ((cmd != SPRITE_IOC_OFFER && cmd != SPRITE_IOC_CANCEL && cmd != SPRITE_IOC_LOCKS) || !st || st->dir || !st->ino->dom)
 		fuse_reply_err(req, ENOTTY);
 	else if (fuse_req_ctx(req)->uid != 0)
 		fuse_reply_err(req, EPERM);
 	else if (cmd == SPRITE_IOC_CANCEL)
 		cancel(req, fs, st);
-	else if (in_size < sizeof(struct sprite_hand) || out_size < sizeof(struct sprite_hand))
+	else if (cmd == SPRITE_IOC_LOCKS && in_size >= sizeof(uint32_t) && out_size >= sizeof(uint32_t))
+		locks_tell(req, st, in);
+	else if (cmd == SPRITE_IOC_LOCKS || in_size < sizeof(struct sprite_hand) || out_size < sizeof(struct sprite_hand))
 		fuse_reply_err(req, EINVAL);
 	else
 		offer(req, fs, st, in);

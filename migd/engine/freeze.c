@@ -595,7 +595,7 @@ static int attempt(struct eng_family **f, pid_t host, const struct eng_hooks *h,
  * A running process is looked at piece by piece, so that a reason may be an illusion (a descriptor that was another one a moment later): only what is there three
  * times counts.
  */
-static int explain_first(struct eng_family *f, pid_t host, pid_t pid, struct eng_reasons *why, struct error *e)
+static int explain_first(struct eng_family *f, pid_t host, struct eng_reasons *why, struct error *e)
 {
 	struct eng_reasons mine = {0};
 	int r = 1;
@@ -606,11 +606,13 @@ static int explain_first(struct eng_family *f, pid_t host, pid_t pid, struct eng
 		eng_reasons_clear(&mine);
 		r = explain_family(host, f && f->nest, &mine, NULL, e);
 	}
+	if (r == 1) /* the first one in the words of the error too: not every caller asks for the list */
+		r = error_set(e, EOPNOTSUPP, "cannot move: %s%s", mine.n ? mine.line[0] : "", mine.n > 1 ? " (and more: mig explain)" : "");
 	if (why && !why->n)
 		*why = mine;
 	else
 		eng_reasons_clear(&mine);
-	return r == 1 ? error_set(e, EOPNOTSUPP, "process %d cannot be moved", pid) : r;
+	return r;
 }
 
 static int attempts(struct eng_family **f, pid_t host, pid_t pid, const struct eng_hooks *h, struct eng_reasons *why, struct error *e)
@@ -641,7 +643,7 @@ int eng_freeze(pid_t pid, const struct eng_hooks *h, struct eng_family **out, st
 	if (host < 0)
 		return error_set(e, -host, "no process %d in this family", pid);
 	precopy_current(f);
-	r = explain_first(f, host, pid, why, e);
+	r = explain_first(f, host, why, e);
 	if (r < 0 && ahead)
 		eng_thaw(f);
 	else if (r == 0)

@@ -2,7 +2,7 @@
 /*
  * inotify. fdinfo lists the watches by file handle: the name of each is found through the mount that it lies on, else by looking around, and over there the same file is watched under
  * the same number (INOTIFY_IOC_SETNEXTWD). Events that wait to be read cannot be put into another descriptor: a move waits until the program has read
- * them (settled()), and fails in words if it does not. What happens to a watched file between dump and resume is not told.
+ * them (res_files_settled.c), and fails in words if it does not. What happens to a watched file between dump and resume is not told.
  *
  * fanotify is refused: its marks belong to this host's mounts.
  */
@@ -323,23 +323,9 @@ static int inotify_finish(struct eng_proc *p, struct file_desc *d, int num, stru
 	return r;
 }
 
-int inotify_settled(struct eng_proc *p, struct error *e)
+bool inotify_unread(struct eng_proc *p, int num)
 {
-	int at = openat(p->dir, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
-	DIR *d = at < 0 ? NULL : fdopendir(at);
-	char link[32];
-
-	if (!d) {
-		if (at >= 0)
-			close(at);
-		return 0;
-	}
-	for (struct dirent *f; !r && (f = readdir(d));)
-		if (res_readlink(at, f->d_name, link, sizeof link) > 0 && !strcmp(link, "anon_inode:inotify") &&
-		    unread(&(struct file_look){.num = atoi(f->d_name)}, p))
-			r = error_set(e, EBUSY, "process %d: fd %s: inotify has events that the program does not read: let it read them", p->vpid, f->d_name);
-	closedir(d);
-	return r;
+	return unread(&(struct file_look){.num = num}, p);
 }
 
 const struct file_kind file_inotify = {

@@ -12,9 +12,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "fs/hand.h"
+
+enum { FUSE_MAGIC = 0x65735546 };
 
 static bool below(const char *path, const char *dir)
 {
@@ -37,15 +43,41 @@ static bool ends_deleted(const char *path)
 
 /* ---- probes ----------------------------------------------------------------------------------------- */
 
-static void probe_locks(struct eng_probe *p, const struct file_look *l)
+/*
+ * Of a file on /sprite the kernel keeps no locks and /proc shows none: its spritefs is asked, through a duplicate of the descriptor. The process's own; OFD locks
+ * count as those of who took them.
+ */
+static uint32_t sprite_locks(const struct file_look *l)
+{
+	char name[40];
+	struct statfs fs;
+	uint32_t locks = l->pid;
+
+	snprintf(name, sizeof name, "/proc/%d/fd/%d", l->pid, l->num);
+	if (l->flags & O_PATH || !S_ISREG(l->st.st_mode) || statfs(name, &fs) < 0 || fs.f_type != FUSE_MAGIC)
+		return 0;
+	_cleanup_close_ int pidfd = syscall(SYS_pidfd_open, l->pid, 0);
+	_cleanup_close_ int fd = pidfd < 0 ? -1 : syscall(SYS_pidfd_getfd, pidfd, l->num, 0);
+
+	return fd >= 0 && ioctl(fd, SPRITE_IOC_LOCKS, &locks) == 0 ? locks : 0;
+}
+
+const char *file_lock_held(const struct file_look *l)
 {
 	const char *k = eng_field(l->info, "lock");
+	uint32_t there = k ? 0 : sprite_locks(l);
 
-	if (!k)
-		return;
-	const char *what = strstr(k, "FLOCK") ? "flock" : strstr(k, "OFDLCK") ? "OFD lock" : strstr(k, "LEASE") ? "lease" : "fcntl lock";
+	if (k)
+		return strstr(k, "FLOCK") ? "flock" : strstr(k, "OFDLCK") ? "OFD lock" : strstr(k, "LEASE") ? "lease" : "fcntl lock";
+	return there & SPRITE_LOCKS_FLOCK ? "flock" : there & SPRITE_LOCKS_RANGE ? "fcntl lock" : NULL;
+}
 
-	file_reason(p, l, "%s held on %s: release it first", what, l->link);
+static void probe_locks(struct eng_probe *p, const struct file_look *l)
+{
+	const char *what = file_lock_held(l);
+
+	if (what)
+		file_reason(p, l, "%s held on %s: release it first", what, l->link);
 }
 
 /* /proc/PID of the process itself: there over there too, under the same number. */

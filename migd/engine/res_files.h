@@ -85,7 +85,9 @@ struct file_gift {
 };
 int files_give(struct eng_proc *p, struct file_gift *g, size_t n);
 
-int inotify_settled(struct eng_proc *p, struct error *e); /* -EBUSY: some inotify has events that wait to be read */
+bool inotify_unread(struct eng_proc *p, int num); /* events wait to be read */
+const char *file_lock_held(const struct file_look *l); /* "flock", ...; NULL: none. Needs pid, num, flags, st, info ("" will do for a file on /sprite) */
+int files_settled(struct eng_proc *p, struct error *e); /* res_files_settled.c: -EBUSY while there is what is over in a moment */
 
 /* res_files_ahead.c: opened before the freeze. take: fd, -1: there is none that fits. */
 struct ahead;
