@@ -34,7 +34,7 @@
 #ifndef PIDFD_THREAD
 #define PIDFD_THREAD O_EXCL
 #endif
-#define SHORT_NS  2000000000ull /* a spritefs that lived no longer counts as a failed start */
+#define SHORT_NS  300000000ull /* a spritefs that lived no longer, or never came into service, counts as a failed start */
 #define FAILS_MAX 10
 #define STUCK_MS  500 /* a thread that sleeps uninterruptibly for so long will take no request any more */
 
@@ -52,7 +52,7 @@ struct holder {
 	char oom[16];		   /* our oom_score_adj before, for spritefs */
 	uint64_t started;
 	unsigned fails, nold;
-	bool stopping, bye;
+	bool stopping, bye, ready;
 	int status;
 };
 
@@ -146,7 +146,7 @@ static int start(struct holder *h)
 		child(h, s[1], parent);
 	close(s[1]);
 	h->sock = s[0];
-	h->bye = false;
+	h->bye = h->ready = false;
 	h->alive = -1;
 	h->started = clock_boot_ns();
 	h->pidfd = (int)syscall(SYS_pidfd_open, h->pid, PIDFD_THREAD);
@@ -161,6 +161,7 @@ static int start(struct holder *h)
 
 static void ready(struct holder *h)
 {
+	h->ready = true;
 	notify_ready();
 	if (h->up >= 0 && write(h->up, "", 1) == 1) {
 		close(h->up);
@@ -297,7 +298,7 @@ static bool died(struct holder *h)
 	h->status = 1;
 	if (h->stopping)
 		return false;
-	h->fails = clock_boot_ns() - h->started < SHORT_NS ? h->fails + 1 : 0;
+	h->fails = !h->ready || clock_boot_ns() - h->started < SHORT_NS ? h->fails + 1 : 0;
 	if (h->fails >= FAILS_MAX) {
 		log_error("spritefs died %u times at its start: giving the mount up", h->fails);
 		return false;
