@@ -37,7 +37,7 @@ O_CLIENT := $(call objs,fs/client/*.c,fs/client/main.c fs/client/holder_main.c)
 O_SERVER := $(call objs,fs/server/*.c,fs/server/main.c)
 O_ENGINE := $(call objs,migd/engine/*.c,migd/engine/keeper_main.c migd/engine/blob.c)
 O_MIGD   := $(call objs,migd/*.c,migd/main.c)
-O_CLI    := $(call objs,migd/cli/*.c,migd/cli/mig.c)
+O_CLI    := $(call objs,migd/cli/*.c,migd/cli/mig.c migd/cli/sprite_sh.c)
 O_LAB    := $(call objs,tests/lab/*.c)
 
 $(BUILD)/gen/rpc/%.pb-c.c $(BUILD)/gen/rpc/%.pb-c.h &: rpc/%.proto
@@ -69,9 +69,10 @@ $(BUILD)/bin/migd: $(BUILD)/obj/migd/main.o $(O_MIGD) $(O_ENGINE) $(O_RPC) $(O_C
 	$(link) $(L_MIGD)
 $(BUILD)/bin/mig: $(BUILD)/obj/migd/cli/mig.o $(O_CLI) $(BUILD)/obj/rpc/local.o $(O_CONF)
 	$(link) $(L_CONF) -lncurses
-# The shell of mig make: mig by another name (cmd_shell.c).
-$(BUILD)/bin/sprite-sh: $(BUILD)/bin/mig
-	@ln -sf mig $@
+# The shell of mig make starts once a recipe: only what it needs.
+$(BUILD)/bin/sprite-sh: $(addprefix $(BUILD)/obj/,migd/cli/sprite_sh.o migd/cli/cmd_shell.o migd/cli/ask.o migd/cli/table.o rpc/local.o) $(O_CONF)
+	@rm -f $@
+	$(link) $(L_CONF)
 $(BUILD)/bin/sprite-lab: $(O_LAB) $(O_CONF)
 	$(link) $(L_CONF)
 $(BUILD)/bin/sprite-pki: rpc/sprite-pki

@@ -35,10 +35,6 @@ static void help(FILE *to)
 
 int main(int argc, char **argv)
 {
-	const char *slash = strrchr(argv[0], '/');
-
-	if (!strcmp(slash ? slash + 1 : argv[0], "sprite-sh"))
-		return cmd_shell(argc, argv);
 	if (argc < 2) {
 		help(stderr);
 		return MIG_USAGE;
