@@ -20,7 +20,7 @@
 #define STREAMS_PEER 256 /* of one */
 #define RECHECK_MS  10000
 
-static const struct replycache_limits cache_limits = { .clients = 4096, .per_peer = 64, .entries = 2048, .bytes = 4 << 20 };
+static const struct replycache_limits cache_limits = { .clients = 4096, .per_peer = 64, .entries = 32768, .bytes = 4 << 20 };
 
 /* Streams by (peer, epoch), to tell when the last one is gone. */
 struct peer {

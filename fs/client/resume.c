@@ -22,7 +22,7 @@
 #include "fs/client/kept.h"
 
 #define DOMAINS_MAX 4096
-#define CLAIM_NS    5000000000ull
+#define CLAIM_NS    2000000000ull
 
 struct resuming {
 	struct fs *fs;
