@@ -72,9 +72,10 @@ const char *file_lock_held(const struct file_look *l)
 	return there & SPRITE_LOCKS_FLOCK ? "flock" : there & SPRITE_LOCKS_RANGE ? "fcntl lock" : NULL;
 }
 
+/* On /sprite a lock is mostly held for a moment (sqlite3): the freeze waits for that one (res_files_settled.c). */
 static void probe_locks(struct eng_probe *p, const struct file_look *l)
 {
-	const char *what = file_lock_held(l);
+	const char *what = eng_field(l->info, "lock") ? file_lock_held(l) : NULL;
 
 	if (what)
 		file_reason(p, l, "%s held on %s: release it first", what, l->link);

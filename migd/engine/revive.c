@@ -105,6 +105,45 @@ static bool is_zombie_here(const struct eng_family *f, pid_t vpid)
 	return false;
 }
 
+/* A number that nobody has at home, for the moment in which it is needed. */
+static pid_t spare_number(const img_head *h, pid_t near)
+{
+	pid_t pid = near;
+
+	do
+		pid += near < 4000000 ? 1 : -1;
+	while (in_head(h, pid) || kill(pid, 0) == 0);
+	return pid;
+}
+
+/*
+ * Born away, and its parent has ended: away it is a child of the nest's first process, here it becomes one of init's (or of who reaps for it), by a parent that
+ * ends at once. From then on it is no descendant of the family's root: the next move leaves it at home, as it would any daemon.
+ */
+static int revive_orphan(struct eng_family *f, const img_head *h, const img_proc *m, struct error *e)
+{
+	struct eng_proc *root = f->procs[0], *mid;
+	int32_t tid = spare_number(h, m->pid);
+	img_proc between = {.pid = tid, .ppid = root->vpid, .pgid = root->pgid, .sid = root->sid, .n_tids = 1, .tids = &tid, .blob = root->core->blob, .comm = ""};
+	int r = vessel_child(f, root, &between, e);
+
+	mid = r == 0 ? eng_proc_by_vpid(f, tid) : NULL;
+	if (!mid)
+		return r;
+	r = vessel_child(f, mid, m, e);
+	if (r == 0)
+		r = vessel_join(f, m, e);
+	mid->core->exit_sent = true;
+	vessel_die(mid, 0);
+	hollow_reap_zombie(root, tid);
+	for (size_t i = 0; i < f->nprocs; i++)
+		if (f->procs[i] == mid) {
+			proc_drop(f, i);
+			break;
+		}
+	return r;
+}
+
 /* Members that were born away. */
 static int revive_born(struct eng_family *f, const img_head *h, struct error *e)
 {
@@ -116,10 +155,14 @@ static int revive_born(struct eng_family *f, const img_head *h, struct error *e)
 
 		if (eng_proc_by_vpid(f, m->pid) || is_zombie_here(f, m->pid))
 			continue;
-		if (!parent)
-			return error_set(e, EOPNOTSUPP, "process %d was born away and has no parent in the family", m->pid);
+		if (m->zombie && !parent) /* nobody waits for it */
+			continue;
 		if (m->zombie) {
 			r = vessel_zombie(f, m, e);
+			continue;
+		}
+		if (!parent) {
+			r = f->nest ? vessel_root(f, m, e) : revive_orphan(f, h, m, e);
 			continue;
 		}
 		r = vessel_child(f, parent, m, e);

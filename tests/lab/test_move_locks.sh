@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: shared
 # timeout: 100
+# long: yes
 # A lock on a file of /sprite is not lost by a move: who holds one is told so, before anything is stopped, at home and away, and moves when it has let go.
 . "$(dirname "$0")/lib.sh"
 job_dir
