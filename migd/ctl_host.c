@@ -97,8 +97,9 @@ static json_t *self_json(struct migd *m)
 
 	if (m->owner)
 		owner_look(m->owner, &v);
-	return json_pack("{s:s, s:b, s:I, s:b, s:s, s:I, s:I, s:I}", "name", m->conf->name, "lend", m->lend ? 1 : 0, "for", m->lend_until ? (json_int_t)(m->lend_until - clock_real_ns() / 1000000000) : 0, "idle", v.idle, "why", v.why, "idle_ms",
-		(json_int_t)v.idle_ms, "guests", (json_int_t)families_count(m->families, FAM_GUEST), "away", (json_int_t)families_count(m->families, FAM_HOME));
+	return json_pack("{s:s, s:b, s:I, s:b, s:s, s:I, s:I, s:I}", "name", m->conf->name, "lend", m->lend ? 1 : 0, "for",
+		m->lend_until ? (json_int_t)(m->lend_until - clock_real_ns() / 1000000000) : 0, "idle", v.idle, "why", v.why, "idle_ms", (json_int_t)v.idle_ms,
+		"guests", (json_int_t)families_count(m->families, FAM_GUEST), "away", (json_int_t)families_count(m->families, FAM_HOME));
 }
 
 static void verb_lend(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq)
