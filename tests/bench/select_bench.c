@@ -50,7 +50,7 @@ static void run(unsigned hosts)
 	for (unsigned i = 0; i < hosts; i++)
 		host_put(s, i);
 	for (unsigned i = 0; i < ROUNDS; i++) {
-		struct select_ask a = {.client = i % 50 + 1, .uid = 1000 + i % 20, .priority = SELECT_NORMAL, .arch = "x86_64", .want = 1};
+		struct select_ask a = {.client = i % 50 + 1, .uid = 1000 + i % 20, .priority = SELECT_NORMAL, .arch = "x86_64", .features = i % 2 ? "avx2" : "avx2 avx512f", .want = 1};
 		struct select_grant g;
 
 		start = now_us();
