@@ -18,7 +18,7 @@
 #include "migd/outbox.h"
 #include "migd/relay.h"
 
-enum { OPEN_TRIES = 20, OPEN_AGAIN_US = 100000, PRECOPY_MS = 30000, FRAME_MAX = 1 << 20, SOCKET_BUF = 4 << 20, ANSWER_MS = 120000, DRAIN_MS = 2000, FLUSH_MS = 5000 };
+enum { OPEN_TRIES = 20, OPEN_AGAIN_US = 100000, PRECOPY_MS = 30000, AHEAD_MIN = 32 << 20, FRAME_MAX = 1 << 20, SOCKET_BUF = 4 << 20, ANSWER_MS = 120000, DRAIN_MS = 2000, FLUSH_MS = 5000 };
 
 /* ---- hooks of the engine: descriptors whose other end stays at home ---- */
 
@@ -390,8 +390,13 @@ int transfer_send(struct family *f, struct send_plan *p, struct error *e)
 		return error_set(e, EBUSY, "%d (%s) is on its way already", f->pid, f->comm);
 	f->m->images++;
 	fault_point("freeze");
-	/* Nothing goes ahead of who stands still: a program that has just been called, and who is evicted and has run here for the last time. */
-	err = f->exec_entry || f->evicting ? 0 : precopy(f, p, &s, e);
+	/*
+	 * Nothing goes ahead of who stands still: a program that has just been called, and who is evicted and has run here for the last time. Nor on the way home if it is small:
+	 * the home's actor would wait for the image, which waits for that actor to take the last reports (hollows are there anyway).
+	 */
+	bool home = f->role == FAM_GUEST && !strcmp(host_name(p->dest), f->home) && f->image_bytes < AHEAD_MIN;
+
+	err = f->exec_entry || f->evicting || home ? 0 : precopy(f, p, &s, e);
 	if (!err) {
 		err = family_call(f, actor_freeze, &a);
 		if (err && s)
