@@ -5,6 +5,7 @@
  *	move    {pid, host?, max_freeze?, explain?}   only root and the owner of the process
  *	home    {pid}
  *	explain {pid}                                 rows {reason}
+ *	resolve {pid, run}                            root: see mig-resolve in mig(1)
  *	ps      {all}                                 rows, one a process
  *	run     {host?, local_ok, priority?, ...}     see ctl_run.c
  *	hosts, stats, lend, evict, stop-all, status   see ctl_host.c
@@ -23,6 +24,7 @@
 #include "conf/log.h"
 #include "migd/engine/engine.h"
 #include "migd/family.h"
+#include "migd/guest.h"
 #include "migd/home.h"
 #include "migd/hosts.h"
 #include "migd/move.h"
@@ -327,6 +329,50 @@ static void verb_home(struct migd *m, struct local_conn *c, const struct local_c
 	family_put(f);
 }
 
+/* ---- resolve ---- */
+
+static struct family *guest_with(struct migd *m, pid_t pid)
+{
+	struct family **v, *found = NULL;
+	size_t n = families_list(m->families, FAM_GUEST, &v);
+
+	for (size_t i = 0; i < n && !found; i++) {
+		pthread_mutex_lock(&v[i]->lock);
+		if (v[i]->pid == pid || family_member(v[i], pid))
+			found = family_get(v[i]);
+		pthread_mutex_unlock(&v[i]->lock);
+	}
+	families_list_free(v, n);
+	return found;
+}
+
+static void verb_resolve(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq)
+{
+	bool run = json_is_true(json_object_get(rq, "run"));
+	pid_t pid = pid_of(rq);
+	struct family *f = guest_with(m, pid);
+	struct error e = { 0 };
+	int err;
+
+	if (!f)
+		f = family_of_pid(m->families, pid);
+	if (who->uid)
+		err = error_set(&e, EPERM, "only root may decide a move that is in doubt");
+	else if (!f)
+		err = error_set(&e, ESRCH, "%d is neither away from here nor a guest here", pid);
+	else if (f->role == FAM_GUEST)
+		err = guest_resolve(f, run, &e);
+	else if (run)
+		err = error_set(&e, EINVAL, "%d (%s) is on %s: if it is to run there, say so there", pid, f->comm, f->host);
+	else
+		err = home_resolve(f, &e);
+	if (err)
+		fail(c, &e, err);
+	else
+		local_ok(c, json_pack("{s:i}", "pid", pid));
+	family_put(f);
+}
+
 /* ---- ps ---- */
 
 static json_t *user_name(uid_t uid)
@@ -399,6 +445,8 @@ void ctl_handler(void *ctx, struct local_conn *c, const struct local_cred *who, 
 		verb_move(m, c, who, rq);
 	else if (!strcmp(verb, "home"))
 		verb_home(m, c, who, rq);
+	else if (!strcmp(verb, "resolve"))
+		verb_resolve(m, c, who, rq);
 	else if (!strcmp(verb, "explain"))
 		verb_explain(m, c, who, rq);
 	else if (!strcmp(verb, "run"))

@@ -79,6 +79,8 @@ struct family {
 	uint64_t report_seq;  /* home: the last report of generation `gen` that was carried out */
 	uint64_t sync_ns;     /* guest: when the home was asked last */
 	uint64_t slot;	      /* home: the master's leave to be on `host` (agent_leave()), 0: none was asked for */
+	_Atomic uint64_t carried; /* of the image that is on its way through this host: for those who watch (no lock) */
+	bool given_up;	      /* home: a person has said that the destination is lost for good */
 	uint64_t image_bytes; /* of its last image */
 	struct rpc_stream *image; /* destination: while one comes in */
 	uint64_t frozen_ns;   /* how long the last move froze it */

@@ -717,6 +717,20 @@ static void apply_verdict(struct family *f, Sprite__Mig__SyncRep__Verdict v)
 	}
 }
 
+int guest_resolve(struct family *f, bool run, struct error *e)
+{
+	enum mig_state s;
+
+	pthread_mutex_lock(&f->lock);
+	s = f->machine.state;
+	pthread_mutex_unlock(&f->lock);
+	if (s != MS_DOUBT && s != MD_DOUBT)
+		return error_set(e, EALREADY, "%d (%s) is not in doubt here: %s", f->pid, f->comm, mig_state_name(s));
+	log_warn("family %s: %d (%s) was in doubt (%s); a person decides: it %s here", f->id, f->pid, f->comm, mig_state_name(s), run ? "runs" : "ends");
+	decide(family_get(f), NULL, run ? (s == MS_DOUBT ? ME_ABORT : ME_GO) : s == MS_DOUBT ? ME_RELEASE : ME_ABORT);
+	return 0;
+}
+
 static void guest_sync(struct family *f)
 {
 	Sprite__Mig__SyncReq r = SPRITE__MIG__SYNC_REQ__INIT;

@@ -20,6 +20,9 @@ void guest_signal(void *ctx, struct rpc_request *rq);
 int guest_freeze(struct family *f, bool frozen);
 void guest_freeze_begin(struct family *f);
 
+/* A person decides what the home, which cannot be asked, would: it runs here, or what is here of it ends. */
+int guest_resolve(struct family *f, bool run, struct error *e);
+
 /* Name of its cgroup. */
 void guest_cgroup(const struct family *f, char *out, size_t n);
 

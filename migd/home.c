@@ -314,6 +314,25 @@ void home_bury(struct family *f, const char *why)
 	home_forget(f);
 }
 
+int home_resolve(struct family *f, struct error *e)
+{
+	bool waits;
+
+	pthread_mutex_lock(&f->lock);
+	waits = f->moving && f->machine.state == MC_STARTING;
+	if (waits)
+		f->given_up = true;
+	else if (f->moving)
+		error_set(e, EBUSY, "%d (%s) is on its way: %s", f->pid, f->comm, mig_state_name(f->machine.state));
+	pthread_mutex_unlock(&f->lock);
+	if (e->code)
+		return -e->code;
+	log_warn("family %s: %d (%s) is given up: a person says that %s is lost", f->id, f->pid, f->comm, f->host);
+	if (!waits)
+		home_bury(f, "a person says that this host will not come back");
+	return 0;
+}
+
 /* Does the host's own list hold this family? */
 static bool holds(const Sprite__Mig__StatusRep *rep, const char *id, uint64_t gen)
 {

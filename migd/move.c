@@ -22,7 +22,7 @@
 #include "migd/transfer.h"
 #include "migd/view.h"
 
-enum { PING_MS = 8000, PREPARE_MS = 30000, SEND_MS = 3600 * 1000, RELEASE_MS = 3000, GO_MS = 3000, ABORT_MS = 2000, AGAIN_US = 200000 };
+enum { PING_MS = 8000, PREPARE_MS = 30000, SEND_MS = 3600 * 1000, RELEASE_MS = 3000, GO_MS = 3000, ABORT_MS = 2000, AGAIN_US = 200000, TICK_NS = 500000000 };
 
 struct move {
 	struct family *f;
@@ -44,6 +44,61 @@ static void say(struct move *v, const char *text)
 {
 	if (v->o && v->o->progress)
 		v->o->progress(v->o->arg, text);
+}
+
+/* While an image is on its way: how much of it has been seen here (of one that goes from guest host to guest host: nothing), and for how long. */
+struct ticker {
+	struct move *v;
+	pthread_t thread;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	bool stop; /* lock */
+};
+
+static void *ticker_main(void *arg)
+{
+	struct ticker *t = arg;
+	uint64_t t0 = clock_mono_ns();
+	struct timespec until;
+	char text[80];
+
+	pthread_mutex_lock(&t->lock);
+	while (!t->stop) {
+		uint64_t bytes = atomic_load(&t->v->f->carried);
+
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_nsec += TICK_NS;
+		until.tv_sec += until.tv_nsec / 1000000000;
+		until.tv_nsec %= 1000000000;
+		if (pthread_cond_timedwait(&t->changed, &t->lock, &until) != ETIMEDOUT)
+			continue;
+		if (bytes)
+			snprintf(text, sizeof(text), "sending: %.1f MiB in %.1f s", bytes / 1048576.0, (clock_mono_ns() - t0) / 1e9);
+		else
+			snprintf(text, sizeof(text), "sending, for %.1f s", (clock_mono_ns() - t0) / 1e9);
+		say(t->v, text);
+	}
+	pthread_mutex_unlock(&t->lock);
+	return NULL;
+}
+
+static void ticker_start(struct ticker *t, struct move *v)
+{
+	*t = (struct ticker){ .v = v, .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+	atomic_store(&v->f->carried, 0);
+	if (!v->o->progress || pthread_create(&t->thread, NULL, ticker_main, t))
+		t->v = NULL;
+}
+
+static void ticker_stop(struct ticker *t)
+{
+	if (!t->v)
+		return;
+	pthread_mutex_lock(&t->lock);
+	t->stop = true;
+	pthread_cond_signal(&t->changed);
+	pthread_mutex_unlock(&t->lock);
+	pthread_join(t->thread, NULL);
 }
 
 /* ok / fail / nobody knows */
@@ -159,6 +214,18 @@ static int send_from_there(struct move *v)
 	return 0;
 }
 
+static int do_send(struct move *v)
+{
+	struct ticker t;
+	int err;
+
+	say(v, "sending");
+	ticker_start(&t, v);
+	err = v->source ? send_from_there(v) : send_from_here(v);
+	ticker_stop(&t);
+	return err;
+}
+
 /* The decision. What follows may only go forward. */
 static int do_commit(struct move *v)
 {
@@ -268,6 +335,16 @@ static int actor_resume_home(struct family *f, void *arg)
 	return err;
 }
 
+static bool given_up(struct family *f)
+{
+	bool yes;
+
+	pthread_mutex_lock(&f->lock);
+	yes = f->given_up;
+	pthread_mutex_unlock(&f->lock);
+	return yes;
+}
+
 static int do_go(struct move *v)
 {
 	Sprite__Mig__FamilyReq r = SPRITE__MIG__FAMILY_REQ__INIT;
@@ -278,6 +355,8 @@ static int do_go(struct move *v)
 		err = family_call(v->f, actor_resume_home, v);
 		if (!err)
 			move_deliver_here(v->f);
+	} else if (given_up(v->f)) {
+		err = error_set(v->e, ESRCH, "its host is lost: a person has said so (mig resolve)");
 	} else {
 		r.family = v->f->id;
 		r.gen = v->gen;
@@ -397,8 +476,7 @@ static int act_on(struct move *v, enum mig_action act)
 		say(v, "preparing");
 		return do_prepare(v);
 	case MA_SEND:
-		say(v, "sending");
-		return v->source ? send_from_there(v) : send_from_here(v);
+		return do_send(v);
 	case MA_COMMIT:
 		return do_commit(v);
 	case MA_UNCOMMIT:

@@ -203,6 +203,20 @@ static int stream_begin(struct family *f, struct send_plan *p, struct rpc_stream
 	return err ? error_set(e, -err, "%s does not answer: %s", host_name(p->dest), strerror(-err)) : 0;
 }
 
+static uint64_t frozen_ms(uint64_t t0)
+{
+	return (clock_mono_ns() - t0) / 1000000;
+}
+
+/* t0: when the freeze began, 0: not yet. */
+static bool too_long(const struct send_plan *p, uint64_t t0, struct error *e)
+{
+	if (!t0 || !p->max_freeze_ms || frozen_ms(t0) < p->max_freeze_ms)
+		return false;
+	error_set(e, ETIME, "it would be frozen for more than %u ms (--max-freeze)", p->max_freeze_ms);
+	return true;
+}
+
 /* Sends what comes out of fd. 0 at its end. t0: when the freeze began, 0: not yet. */
 static int pump_out(struct family *f, struct send_plan *p, struct rpc_stream *s, int fd, uint64_t t0, struct error *e)
 {
@@ -220,23 +234,32 @@ static int pump_out(struct family *f, struct send_plan *p, struct rpc_stream *s,
 			continue;
 		if (n <= 0)
 			return n ? -errno : 0;
-		if (t0 && p->max_freeze_ms && clock_mono_ns() - t0 > p->max_freeze_ms * 1000000ull)
-			return error_set(e, ETIME, "it would be frozen for more than %u ms (--max-freeze)", p->max_freeze_ms);
+		if (too_long(p, t0, e))
+			return -ETIME;
 		evict_throttle(f, (size_t)n);
 		frame = (Sprite__Mig__ImageFrame)SPRITE__MIG__IMAGE_FRAME__INIT;
 		err = rpc_stream_send(s, &frame.base, &v, 1);
 		p->bytes += n;
+		atomic_store(&f->carried, p->bytes);
 	}
 	return err;
 }
 
 /* The destination's word: what was sent ahead is in place (or, the second time, filled and parked), or why not. */
-static int read_answer(struct send_plan *p, struct rpc_stream *s, struct error *e)
+static int read_answer(struct send_plan *p, struct rpc_stream *s, uint64_t t0, struct error *e)
 {
-	struct rpc_msg m;
-	int r = rpc_stream_recv(s, &m, ANSWER_MS);
 	const Sprite__Mig__ImageFrame *a;
+	struct rpc_msg m;
+	int r;
 
+	if (too_long(p, t0, e))
+		return -ETIME;
+	r = rpc_stream_recv(s, &m, t0 && p->max_freeze_ms ? (int)(p->max_freeze_ms - frozen_ms(t0)) : ANSWER_MS);
+	if (too_long(p, t0, e)) {
+		if (r == 1)
+			rpc_msg_clear(&m);
+		return -ETIME;
+	}
 	if (r == 0)
 		return error_set(e, EPROTO, "%s did not say whether it took the image", host_name(p->dest));
 	if (r < 0)
@@ -303,9 +326,9 @@ static int precopy(struct family *f, struct send_plan *p, struct rpc_stream **ou
 	if (!err && r)
 		err = error_set(e, -r, "%s", job.e.code ? job.e.text : strerror(-r));
 	if (!err && p->bytes) {
-		err = read_answer(p, s, e);
+		err = read_answer(p, s, 0, e);
 	} else if (err == -EPIPE) {
-		err = read_answer(p, s, e);
+		err = read_answer(p, s, 0, e);
 		if (!err)
 			err = error_set(e, EPROTO, "%s ended the image early", host_name(p->dest));
 	}
@@ -337,9 +360,9 @@ static int stream_image(struct family *f, struct send_plan *p, struct rpc_stream
 		err = error_set(e, -r, "the image could not be taken: %s", strerror(-r));
 	if (!err) {
 		rpc_stream_done_sending(s);
-		err = read_answer(p, s, e);
+		err = read_answer(p, s, t0, e);
 	} else if (err == -EPIPE) {
-		err = read_answer(p, s, e); /* it ended early, and says why */
+		err = read_answer(p, s, t0, e); /* it ended early, and says why */
 		if (!err)
 			err = error_set(e, EPROTO, "%s ended the image early", host_name(p->dest));
 	}
@@ -450,14 +473,16 @@ int transfer_send(struct family *f, struct send_plan *p, struct error *e)
 
 /* ---- destination ---- */
 
-static int pump_in(struct rpc_stream *s, int fd, uint64_t *bytes)
+static int pump_in(struct family *f, struct rpc_stream *s, int fd)
 {
+	uint64_t *bytes = &f->image_bytes;
 	struct rpc_msg m;
 	int r;
 
 	*bytes = 0;
 	while ((r = rpc_stream_recv(s, &m, -1)) == 1) {
 		*bytes += m.bulk_len;
+		atomic_store(&f->carried, *bytes);
 		for (int i = 0; i < m.niov && r == 1; i++) {
 			const char *p = m.iov[i].iov_base;
 			size_t left = m.iov[i].iov_len;
@@ -562,7 +587,7 @@ static int fill_from(struct family *f, struct rpc_stream *s, struct error *e)
 	err = engine_job_start(&job);
 	if (err)
 		return error_set(e, -err, "out of memory");
-	r = pump_in(s, ours, &f->image_bytes);
+	r = pump_in(f, s, ours);
 	shutdown(ours, r ? SHUT_RDWR : SHUT_WR);
 	err = engine_job_wait(&job);
 	f->image = NULL;

@@ -180,7 +180,7 @@ int cmd_make(int argc, char **argv)
 	const char *old = getenv("MAKEFLAGS"), *shell = getenv("MIG_MAKE_SHELL");
 	char sh[PATH_MAX], var[PATH_MAX + 8];
 	_cleanup_free_ char *flags = NULL;
-	struct make_agent *a;
+	static struct make_agent *a; /* its asker may be at work until we are gone */
 	struct error e = {0};
 	int jobs[2], r = parse(argc, argv, &o, &m);
 

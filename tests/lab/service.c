@@ -238,6 +238,15 @@ void services_told(struct server *s)
 			s->service[i].told = true;
 }
 
+/* Was it started to kill itself at some step (SPRITE_FAULT)? */
+static bool asked_to_die(const struct service *v)
+{
+	for (char **p = v->env; p && *p; p++)
+		if (!strncmp(*p, "SPRITE_FAULT=", 13))
+			return true;
+	return false;
+}
+
 bool services_ended(struct server *s, pid_t pid, int status)
 {
 	for (size_t i = 0; i < s->nservices; i++) {
@@ -248,7 +257,7 @@ bool services_ended(struct server *s, pid_t pid, int status)
 		v->pid = 0;
 		v->status = status;
 		v->state = SERVICE_ENDED;
-		if (WIFSIGNALED(status) ? !v->killed : WEXITSTATUS(status) == SANITIZER_EXIT)
+		if (WIFSIGNALED(status) ? !v->killed && !(WTERMSIG(status) == SIGKILL && asked_to_die(v)) : WEXITSTATUS(status) == SANITIZER_EXIT)
 			v->crash = status;
 		return true;
 	}
