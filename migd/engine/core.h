@@ -175,7 +175,7 @@ enum { IMG_HEAD = 1, IMG_THREAD, IMG_OBJECT, IMG_OBJECT_PAGES, IMG_PRE_MM, IMG_M
 enum { IMG_MAX = 8 << 20 }; /* longest body that is believed */
 
 /* regs_x86_64.c */
-void regs_let_go(struct eng_thread *t); /* stopped, but not looked at: what would be forgotten of its wait is noted */
+void regs_let_go(struct eng_thread *t); /* stopped, but not looked at: its call goes on as if nothing had been, and what would be forgotten of its wait is noted */
 int regs_frozen(struct eng_thread *t, struct eng_reasons *why, struct error *e);
 int regs_set(struct eng_thread *t, const struct user_regs_struct *r);
 int regs_get(struct eng_thread *t, struct user_regs_struct *r);

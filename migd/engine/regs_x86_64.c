@@ -144,7 +144,14 @@ void regs_let_go(struct eng_thread *t)
 	struct user_regs_struct r;
 	int64_t timeout;
 
-	if (regs_get(t, &r) < 0 || (long)r.orig_rax < 0 || (long)r.rax != -ERESTART_RESTARTBLOCK || r.orig_rax == SYS_restart_syscall)
+	if (regs_get(t, &r) < 0 || (long)r.orig_rax < 0)
+		return;
+	if ((long)r.rax == -EINTR && never_restarts(r.orig_rax)) { /* it is our interrupt that it saw */
+		r.rax = -ERESTARTNOHAND;
+		regs_set(t, &r);
+		return;
+	}
+	if ((long)r.rax != -ERESTART_RESTARTBLOCK || r.orig_rax == SYS_restart_syscall)
 		return;
 	t->core->wait_nr = r.orig_rax;
 	timeout = relative_timeout(t, &r);
