@@ -1,34 +1,35 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # The same work on several file systems, by turns, row by row; cells: seconds or operations a second, and how many times better than the first column.
-#   tests/bench/fs_table.sh [-n FILES] [-r ROUNDS] [NAME=DIR[,DIR2]]...
-# Without a NAME: a directory of this machine's disk beside /sprite of a lab. DIR2: a second mount of the same, for the rows "elsewhere". Peers are mounted by whoever
-# asks (sshfs, mount -t glusterfs, mfsmount) and given as NAME=DIR. Root: cold rows drop the caches. Figures of a busy machine mislead, ratios of one run less.
-. "$(dirname "$0")/lib.sh"
-. tests/bench/source.sh
+#   tests/bench/fs_table.sh [-n FILES] [-r ROUNDS] [NAME=DIR]...
+# A directory of this machine's disk, /sprite of a lab, and the DIRs: peers, mounted by whoever asks (sshfs, mount -t glusterfs, mfsmount). Root: cold rows drop the caches. Figures of a busy machine mislead, ratios of one run less.
+cd "$(dirname "$0")" || exit 1
 FILES=1000 ROUNDS=1
 while getopts n:r: o; do case $o in n) FILES=$OPTARG;; r) ROUNDS=$OPTARG;; *) exit 64;; esac; done
 shift $((OPTIND - 1))
-ROWS=$BUILD/tests/bench/fs_rows
-if [ $# = 0 ]; then
-	bench_up -n 2
-	init() { lab ls | awk -v n="$1" '$1 == n { print $4 }'; }
+if [ -z "${FS_TABLE_NODE:-}" ]; then
+	. ./lib.sh
 	mkdir -p "$BUILD/fs_table"
-	set -- "local=$BUILD/fs_table" "sprite=/proc/$(init ws1)/root/sprite,/proc/$(init ws2)/root/sprite"
+	bench_up -n 1
+	init=$(lab ls | awk '$1 == "ws1" { print $4 }') # its processes are what the node's spritefs can see
+	nsenter --pid="/proc/$init/ns/pid" env FS_TABLE_NODE="$SPRITE_TESTS" "$PWD/tests/bench/fs_table.sh" -n "$FILES" -r "$ROUNDS" \
+		"local=$(realpath "$BUILD/fs_table")" "sprite=/proc/$init/root/sprite" "$@"
+	exit
 fi
-NAMES=() A=() B=()
-for s in "$@"; do NAMES+=("${s%%=*}"); p=${s#*=}; A+=("${p%%,*}"); case $p in *,*) B+=("${p#*,}");; *) B+=("");; esac; done
+. ./source.sh
+ROWS=$FS_TABLE_NODE/bench/fs_rows
+TMP=$(mktemp -d) && trap 'rm -rf "$TMP"' EXIT
+NAMES=() A=()
+for s in "$@"; do NAMES+=("${s%%=*}"); A+=("${s#*=}"); done
 mkdir "$TMP/src"; for i in $(seq 40); do mkdir -p "$TMP/src/d$((i % 8))"; source_c f$i 12 >"$TMP/src/d$((i % 8))/f$i.c"; for k in $(seq 20); do echo "$i $k" >"$TMP/src/d$((i % 8))/n$i.$k"; done; done
 printf 'all: $(patsubst %%.c,%%.o,$(wildcard d*/*.c))\n' >"$TMP/src/Makefile"
 tar cf "$TMP/src.tar" -C "$TMP/src" .
 timed() { local t=$EPOCHREALTIME; timeout 120 "$@" >/dev/null 2>"$TMP/err" || { echo "failed"; return; }; awk -v a="$t" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.3f\n", b - a }'; }
 cold() { sync; echo 3 >/proc/sys/vm/drop_caches; }
-# rows: name, + more is better or - less is, command on $D (and $E, the same place by the second mount)
+# rows: name, + more is better or - less is, command on $D
 table='create 1 KiB files/s|+|mkdir $D/n; $ROWS create $D/n $FILES
 stat, warm|+|$ROWS stat $D/n $FILES >/dev/null; $ROWS stat $D/n $FILES
 open, read, close, warm|+|$ROWS read $D/n $FILES >/dev/null; $ROWS read $D/n $FILES
-stat, first, elsewhere|+|[ -z "$E" ] || $ROWS stat $E/n $FILES
-open, read, close, first, elsewhere|+|[ -z "$E" ] || $ROWS read $E/n $FILES
 rename there and back|+|$ROWS rename $D/n $FILES
 unlink|+|$ROWS unlink $D/n $FILES
 unpack 841 files, s|-|mkdir $D/t; timed tar xf $TMP/src.tar -C $D/t
@@ -39,7 +40,7 @@ rm -rf, s|-|timed rm -rf $D/t'
 for r in $(seq "$ROUNDS"); do
 	while IFS='|' read -r name sign cmd; do
 		for i in "${!NAMES[@]}"; do
-			D=${A[i]}/fs_table.$$; E=${B[i]:+${B[i]}/fs_table.$$}; mkdir -p "$D"
+			D=${A[i]}/fs_table.$$; mkdir -p "$D"
 			v=$(eval "$cmd" 2>"$TMP/err2" </dev/null | tail -1)
 			printf '%s|%s|%s|%s\n' "$name" "$sign" "$i" "${v:-n/a}" >>"$TMP/all"
 		done
