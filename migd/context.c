@@ -16,6 +16,7 @@
 #include "migd/ctl.h"
 #include "migd/env.h"
 #include "migd/family.h"
+#include "migd/forward.h"
 #include "migd/guest.h"
 #include "migd/home.h"
 #include "migd/hosts.h"
@@ -43,6 +44,7 @@ static const struct rpc_service services[] = {
 	{ &mig_methods[MIG_SYNC], home_sync, NULL },
 	{ &mig_methods[MIG_EVICT], home_evict, NULL },
 	{ &mig_methods[MIG_ENV], env_serve, NULL },
+	{ &mig_methods[MIG_CALL], forward_serve, NULL },
 	{ &mig_methods[MIG_IMAGE], NULL, transfer_serve },
 	{ &mig_methods[MIG_RELAY], NULL, relay_rpc_serve },
 	{ &mig_methods[MIG_MASTER_REPORT], master_serve_report, NULL },

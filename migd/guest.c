@@ -15,6 +15,7 @@
 #include "migd/cgroup.h"
 #include "migd/evict.h"
 #include "migd/fault.h"
+#include "migd/forward.h"
 #include "migd/hosts.h"
 #include "migd/journal.h"
 #include "migd/outbox.h"
@@ -204,6 +205,9 @@ static void guest_event(struct family *f, const struct eng_event *ev)
 	r.pid = ev->pid;
 	r.ppid = ev->ppid;
 	switch (ev->kind) {
+	case ENG_CALL:
+		forward_call(f, &ev->call);
+		return;
 	case ENG_EXITED:
 		relay_drain(f->relays, DRAIN_MS); /* its last words come before its end */
 		r.kind = SPRITE__MIG__REPORT_REQ__KIND__EXITED;

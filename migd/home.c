@@ -3,6 +3,7 @@
 #include "migd/home.h"
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -74,8 +75,13 @@ static json_t *record_with(struct family *f, const char *type, uint64_t gen, con
 static int note_unless_dead(struct family *f, json_t *r);
 
 struct report {
-	struct rpc_request *rq;
+	struct rpc_request *rq; /* NULL: answered already */
 	struct family *f;
+	uint64_t seq, cpu_us;
+	Sprite__Mig__ReportReq__Kind kind;
+	pid_t pid, ppid;
+	int status;
+	char comm[17];
 };
 
 static int actor_discard(struct family *f, void *unused)
@@ -193,7 +199,7 @@ static void mirror_birth(struct family *f, const Sprite__Mig__ReportReq *r)
 static int actor_report(struct family *f, void *arg)
 {
 	struct report *w = arg;
-	const Sprite__Mig__ReportReq *r = (const Sprite__Mig__ReportReq *)rpc_request_msg(w->rq)->msg;
+	const struct report *r = w;
 	bool again, empty = false;
 
 	pthread_mutex_lock(&f->lock);
@@ -208,7 +214,7 @@ static int actor_report(struct family *f, void *arg)
 			break;
 		case SPRITE__MIG__REPORT_REQ__KIND__EXITED:
 			if (r->pid == f->pid) /* with all its descendants that it waited for */
-				stats_away_cpu(f->m, r->utime_us + r->stime_us);
+				stats_away_cpu(f->m, r->cpu_us);
 			mirror_exit(f, r->pid, r->status);
 			break;
 		case SPRITE__MIG__REPORT_REQ__KIND__STOPPED:
@@ -224,7 +230,8 @@ static int actor_report(struct family *f, void *arg)
 			break;
 		}
 	}
-	mig_reply(w->rq, 0, "%s", "");
+	if (w->rq)
+		mig_reply(w->rq, 0, "%s", "");
 	if (empty)
 		over(f);
 	family_put(f);
@@ -238,7 +245,7 @@ void home_report(void *ctx, struct rpc_request *rq)
 	const Sprite__Mig__ReportReq *r = (const Sprite__Mig__ReportReq *)rpc_request_msg(rq)->msg;
 	struct family *f = family_find(m->families, FAM_HOME, r->family);
 	struct report *w;
-	bool ok;
+	bool ok, now = false;
 
 	if (!f) {
 		mig_reply(rq, 0, "family %s is over here", r->family); /* the reporter need not repeat it */
@@ -246,12 +253,20 @@ void home_report(void *ctx, struct rpc_request *rq)
 	}
 	pthread_mutex_lock(&f->lock);
 	ok = f->gen == r->gen && !strcmp(f->host, rpc_request_peer(rq));
+	/* On its way home: the actor already fills the hollows and waits for the rest of the image, whose source waits for this answer before its freeze. */
+	now = f->moving && !strcmp(f->dest, m->conf->name);
 	pthread_mutex_unlock(&f->lock);
 	w = ok ? calloc(1, sizeof(*w)) : NULL;
-	if (w)
-		*w = (struct report){ rq, f };
-	if (w && !family_post(f, actor_report, w))
+	if (w) {
+		*w = (struct report){ .rq = now ? NULL : rq, .f = f, .seq = r->seq, .cpu_us = r->utime_us + r->stime_us, .kind = r->kind, .pid = r->pid, .ppid = r->ppid,
+			.status = r->status };
+		snprintf(w->comm, sizeof(w->comm), "%s", r->comm);
+	}
+	if (w && !family_post(f, actor_report, w)) {
+		if (now)
+			mig_reply(rq, 0, "%s", "");
 		return;
+	}
 	mig_reply(rq, ok ? ENOMEM : ESTALE, "generation %llu of family %s is not at %s", (unsigned long long)r->gen, r->family, rpc_request_peer(rq));
 	free(w);
 	family_put(f);

@@ -19,6 +19,7 @@ const struct rpc_method mig_methods[MIG_METHODS] = {
 	[MIG_SYNC] = UNARY("Sync", sync_req, sync_rep, false),
 	[MIG_EVICT] = UNARY("Evict", evict_req, reply, true),
 	[MIG_ENV] = UNARY("Env", env_req, env_rep, true),
+	[MIG_CALL] = UNARY("Call", call_req, call_rep, true),
 	[MIG_IMAGE] = BULK("Image", image_frame),
 	[MIG_RELAY] = BULK("Relay", relay_frame),
 	[MIG_MASTER_REPORT] = { .name = "/sprite.master/Report", .kind = RPC_UNARY, .in = &sprite__master__report__descriptor,

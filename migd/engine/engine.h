@@ -22,6 +22,7 @@
 #include <sys/resource.h>
 #include <sys/types.h>
 #include "conf/error.h"
+#include "migd/engine/foreign.h"
 
 /* Why a process cannot move: one line each, "fd 5: io_uring ring: close it first" (what, then the remedy). */
 struct eng_reasons {
@@ -110,6 +111,7 @@ enum eng_event_kind {
 	ENG_CONTINUED,
 	ENG_EXITED,	/* guest host: process `pid` ended with wait status `status` (its zombie has been reaped). At home: the hollow was killed (SIGKILL) */
 	ENG_BORN,	/* guest host: new process `pid` of parent `ppid` that has lived for some time, or whose parent ends: told before that end */
+	ENG_CALL,	/* guest host: `call` is about a process that is not here: to be made at home, and answered */
 };
 struct eng_event {
 	enum eng_event_kind kind;
@@ -125,6 +127,7 @@ struct eng_event {
 	struct rusage usage;
 	pid_t pgid, sid; /* ENG_BORN */
 	char comm[17];
+	struct eng_foreign call;
 };
 /* fd to poll; readable when eng_next_event() has something. */
 int eng_event_fd(struct eng_family *f);
@@ -135,6 +138,11 @@ int eng_next_event(struct eng_family *f, struct eng_event *ev);
 int eng_signal(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info);
 /* Guest host: the home knows of the end of `pid`. Until it is told so, the keeper tells every new migd of that end again. */
 int eng_exit_told(struct eng_family *f, pid_t pid);
+/* Guest host: an ENG_CALL is answered over a descriptor of its own, from any thread, since the family's may be waiting for the caller to stop. */
+int eng_answer_fd(struct eng_family *f);
+int eng_call_answer(int fd, const struct eng_foreign *c);
+/* Home: makes the call in the hollow of its caller (or of the root process, if it was born away); ret and out are filled. -errno: it could not be made. */
+int eng_hollow_call(struct eng_family *f, struct eng_foreign *c);
 /* Home: ends the hollow `pid` so that its parent sees exactly wait status `status`. */
 int eng_exit_hollow(struct eng_family *f, pid_t pid, int status);
 /*

@@ -298,6 +298,46 @@ int hollow_stop_all(struct eng_family *f)
 	return r;
 }
 
+/* ---- calls ------------------------------------------------------------------------------------------ */
+static int make_call(struct eng_proc *p, struct eng_foreign *c)
+{
+	struct eng_call one = {.nr = c->nr, .may_fail = 1};
+	int r;
+
+	eng_scratch_reset(p);
+	memcpy(one.arg, c->arg, sizeof(one.arg));
+	if (c->in_arg >= 0)
+		one.arg[c->in_arg] = eng_scratch_put(p, c->in, c->in_len);
+	if (c->out_arg >= 0)
+		one.arg[c->out_arg] = eng_scratch_put(p, NULL, c->out_len);
+	r = eng_batch(p->threads[0], &one, 1, NULL);
+	c->ret = one.ret;
+	if (r == 0 && c->ret >= 0 && c->out_arg >= 0)
+		r = eng_peek(p, one.arg[c->out_arg], c->out, c->out_len);
+	return r;
+}
+
+int eng_hollow_call(struct eng_family *f, struct eng_foreign *c)
+{
+	struct eng_proc *p = eng_proc_by_vpid(f, c->pid);
+	int r, again;
+
+	if (!p || p->core->dead)
+		p = f->nprocs ? f->procs[0] : NULL;
+	if (f->state != ENG_HOLLOW || !p || p->core->dead)
+		return -ESRCH;
+	if (p->core->stop_sig) /* a stopped program makes no calls: it has just gone on, and that is still on its way here */
+		return -EAGAIN;
+	if (!foreign_valid(c))
+		return -EINVAL;
+	r = thread_stop(p->threads[0]);
+	if (r < 0)
+		return r;
+	r = make_call(p, c);
+	again = p->threads[0]->core->gone ? -ESRCH : thread_watch(p->threads[0]);
+	return r < 0 ? r : again;
+}
+
 /* ---- ends ------------------------------------------------------------------------------------------- */
 static void reap(struct eng_proc *p)
 {

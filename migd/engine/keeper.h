@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <sys/resource.h>
+#include "migd/engine/foreign.h"
 
 enum keeper_op {
 	KEEPER_SETUP = 1, /* -> first of all: struct keeper_setup */
@@ -19,6 +20,8 @@ enum keeper_op {
 	KEEPER_EXIT,	  /* <- event: pid ended, status, usage */
 	KEEPER_STOP,	  /* <- event: pid stopped by status */
 	KEEPER_CONT,	  /* <- event */
+	KEEPER_CALL,	  /* <- event: a call about a process that is not here (after a reconnect again, if it was not answered) */
+	KEEPER_ANSWER,	  /* -> its result */
 	KEEPER_HELLO,	  /* -> after a reconnect; <- every KEEPER_EXIT that was not KEEPER_TOLD, then KEEPER_READY */
 	KEEPER_TOLD,	  /* -> the end of pid is known at its home: no need to keep it. No reply */
 };
@@ -28,6 +31,7 @@ struct keeper_msg {
 	int32_t pid, tid, ppid, pgid, sid, status;
 	siginfo_t info;
 	struct rusage usage;
+	struct eng_foreign call;
 };
 struct keeper_setup {
 	uint32_t op;

@@ -33,8 +33,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "migd/engine/keeper.h"
+#include "migd/engine/keeper_calls.h"
 
-enum { SOCK = 3, LISTEN = 4, REPORT_IN = 5, REPORT_OUT = 6 };
+enum { SOCK = 3, LISTEN = 4, REPORT_IN = 5, REPORT_OUT = 6, CALLS = 7 };
 static int conn = SOCK; /* -1: migd is away; events wait in the kernel as zombies and in the report pipe */
 
 static void fail(const char *what)
@@ -353,7 +354,7 @@ static pid_t make_child(const struct order *o)
 		serve_orders(order_in(o->slot));
 	}
 	if (pid > 0 && o->slot >= 0 && o->pgid == o->pid && o->sid != o->pid)
-		setpgid(pid, pid); /* as shells do: whoever is made next can join it */
+		calls_own(SYS_setpgid, pid, pid, 0, 0); /* as shells do: whoever is made next can join it */
 	return pid;
 }
 
@@ -429,7 +430,13 @@ static int have_standin(pid_t pid, pid_t pgid, pid_t sid, int by)
 /* Is there a process with this number that is no stand-in: one of the family? */
 static bool is_guest(pid_t pid)
 {
-	return pid > 1 && find_standin(pid) < 0 && kill(pid, 0) == 0;
+	return pid > 1 && find_standin(pid) < 0 && calls_own(SYS_kill, pid, 0, 0, 0) == 0;
+}
+
+/* For calls about others (keeper_calls.c): a group is here if it does not belong to somebody who stayed at home. */
+static bool is_here(pid_t pid)
+{
+	return pid > 0 ? is_guest(pid) : pid < -1 && find_standin(-pid) < 0 && calls_own(SYS_kill, pid, 0, 0, 0) == 0;
 }
 
 /* A vessel with the right parent, group and session, whose owners may all have stayed at home. */
@@ -468,11 +475,11 @@ static int send_signal(struct keeper_msg *m)
 
 	/* SI_USER and the kernel's own codes cannot be queued for others; their sender's number goes along as it was all the same where the kernel lets us. */
 	if (m->tid)
-		r = syscall(SYS_rt_tgsigqueueinfo, m->pid, m->tid, sig, &m->info);
+		r = calls_own(SYS_rt_tgsigqueueinfo, m->pid, m->tid, sig, (long)&m->info);
 	else
-		r = syscall(SYS_rt_sigqueueinfo, m->pid, sig, &m->info);
+		r = calls_own(SYS_rt_sigqueueinfo, m->pid, sig, (long)&m->info, 0);
 	if (r < 0 && errno == EPERM)
-		r = m->tid ? syscall(SYS_tgkill, m->pid, m->tid, sig) : kill(m->pid, sig);
+		r = m->tid ? calls_own(SYS_tgkill, m->pid, m->tid, sig, 0) : calls_own(SYS_kill, m->pid, sig, 0, 0);
 	return r < 0 ? -errno : 0;
 }
 
@@ -493,10 +500,15 @@ static void handle(struct keeper_msg *m)
 	case KEEPER_TOLD:
 		told(m->pid);
 		return;
+	case KEEPER_ANSWER:
+		calls_answer(&m->call);
+		return;
 	case KEEPER_HELLO:
 		tell_again();
 		reply.op = KEEPER_READY;
-		break;
+		send(conn, &reply, sizeof(reply), MSG_NOSIGNAL);
+		calls_again(tell);
+		return;
 	default:
 		r = -EINVAL;
 	}
@@ -589,7 +601,7 @@ static void take_connection(void)
 static void inner_main(const struct keeper_setup *s)
 {
 	struct keeper_msg m = {.op = KEEPER_READY}, got;
-	int pipe_fd[2], sfd;
+	int pipe_fd[2], sfd, calls;
 	sigset_t all;
 
 	set_clocks(s);
@@ -618,19 +630,23 @@ static void inner_main(const struct keeper_setup *s)
 		close(p[1]);
 	}
 	umask(022);
+	if ((calls = calls_start(CALLS)) < 0)
+		fprintf(stderr, "sprite-keeper: calls about processes at home are not forwarded: %s\n", strerror(-calls));
 	send(conn, &m, sizeof(m), MSG_NOSIGNAL);
 	for (;;) {
-		struct pollfd pf[4] = {{conn, POLLIN, 0}, {sfd, POLLIN, 0}, {conn >= 0 ? REPORT_IN : -1, POLLIN, 0}, {LISTEN, POLLIN, 0}};
+		struct pollfd pf[5] = {{conn, POLLIN, 0}, {sfd, POLLIN, 0}, {conn >= 0 ? REPORT_IN : -1, POLLIN, 0}, {LISTEN, POLLIN, 0}, {calls < 0 ? -1 : CALLS, POLLIN, 0}};
 		struct signalfd_siginfo ignored;
 		ssize_t n;
 
-		if (poll(pf, 4, -1) < 0)
+		if (poll(pf, 5, -1) < 0)
 			continue;
 		while (read(sfd, &ignored, sizeof(ignored)) > 0)
 			;
 		reap();
 		if (conn >= 0 && pf[2].revents & POLLIN && read(REPORT_IN, &got, sizeof(got)) == sizeof(got) && !is_standin(got.pid))
 			tell(&got);
+		if (pf[4].revents & POLLIN)
+			calls_take(is_here, tell);
 		if (pf[3].revents & POLLIN)
 			take_connection();
 		if (conn < 0 || !(pf[0].revents & (POLLIN | POLLHUP)))

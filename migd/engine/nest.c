@@ -125,6 +125,11 @@ static void on_event(struct eng_family *f, const struct keeper_msg *m)
 	case KEEPER_CONT:
 		ev.kind = ENG_CONTINUED;
 		break;
+	case KEEPER_CALL:
+		ev.kind = ENG_CALL;
+		ev.call = m->call;
+		ev.pid = m->call.pid;
+		break;
 	default:
 		return;
 	}
@@ -421,6 +426,20 @@ int eng_exit_told(struct eng_family *f, pid_t pid)
 	if (!f->nest)
 		return -EINVAL;
 	return send(f->nest->sock, &m, sizeof(m), MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+int eng_answer_fd(struct eng_family *f)
+{
+	int fd = f->nest ? fcntl(f->nest->sock, F_DUPFD_CLOEXEC, 0) : -1;
+
+	return fd < 0 ? -ESRCH : fd;
+}
+
+int eng_call_answer(int fd, const struct eng_foreign *c)
+{
+	struct keeper_msg m = {.op = KEEPER_ANSWER, .call = *c};
+
+	return send(fd, &m, sizeof(m), MSG_NOSIGNAL) == sizeof(m) ? 0 : -ESRCH;
 }
 
 int eng_signal(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info)

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A system call about a process that is not on this host: made over there, answered by the home. In and out are what the pointer arguments point to, so that the
+ * call can be made in another address space: `in_arg` and `out_arg` are their places in arg[], -1: none.
+ */
+#ifndef ENGINE_FOREIGN_H
+#define ENGINE_FOREIGN_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { FOREIGN_MAX = 128 };
+struct eng_foreign {
+	uint64_t id;
+	int32_t pid; /* who calls, as the family sees it */
+	int32_t nr;
+	uint64_t arg[6];
+	int64_t ret; /* answer: result or -errno */
+	int8_t in_arg, out_arg;
+	uint16_t in_len, out_len;
+	uint8_t in[FOREIGN_MAX], out[FOREIGN_MAX];
+};
+
+struct foreign_call {
+	short nr;
+	signed char who;	  /* argument that names the process */
+	signed char in, out;	  /* arguments that point, -1: none */
+	short len;		  /* of what they point to; 0: the argument before says */
+	signed char process_only; /* value of argument 0 with which `who` is a process (getpriority(2), ioprio_get(2)); -1: always */
+};
+enum { FOREIGN_CALLS = 20 };
+extern const struct foreign_call foreign_table[FOREIGN_CALLS];
+const struct foreign_call *foreign_find(long nr);
+size_t foreign_length(const struct foreign_call *t, const uint64_t arg[6], int at); /* of what arg[at] points to */
+/* One of the table, with nothing that points but what is in the table: a guest host is not believed. */
+bool foreign_valid(const struct eng_foreign *c);
+#endif

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* System calls about processes that stayed at home: made in the caller's hollow, answered to the guest (engine/foreign.h, rpc Call). */
+#ifndef MIGD_FORWARD_H
+#define MIGD_FORWARD_H
+#include "migd/family.h"
+#include "rpc/rpc.h"
+
+/* Guest host, in the actor: asks the home, and answers from a thread of its own. */
+void forward_call(struct family *f, const struct eng_foreign *c);
+/* Home: rpc Call. */
+void forward_serve(void *ctx, struct rpc_request *rq);
+
+#endif
