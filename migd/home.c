@@ -77,11 +77,7 @@ static int note_unless_dead(struct family *f, json_t *r);
 struct report {
 	struct rpc_request *rq; /* NULL: answered already */
 	struct family *f;
-	uint64_t seq, cpu_us;
-	Sprite__Mig__ReportReq__Kind kind;
-	pid_t pid, ppid;
-	int status;
-	char comm[17];
+	Sprite__Mig__ReportReq *msg; /* ours */
 };
 
 static int actor_discard(struct family *f, void *unused)
@@ -196,10 +192,28 @@ static void mirror_birth(struct family *f, const Sprite__Mig__ReportReq *r)
 	note_unless_dead(f, record_with(f, "away", f->gen, state));
 }
 
+static Sprite__Mig__ReportReq *report_copy(const Sprite__Mig__ReportReq *r)
+{
+	size_t n = sprite__mig__report_req__get_packed_size(r);
+	_cleanup_free_ uint8_t *packed = malloc(n + 1);
+
+	if (!packed)
+		return NULL;
+	sprite__mig__report_req__pack(r, packed);
+	return sprite__mig__report_req__unpack(NULL, n, packed);
+}
+
+static void report_free(struct report *w)
+{
+	sprite__mig__report_req__free_unpacked(w->msg, NULL);
+	family_put(w->f);
+	free(w);
+}
+
 static int actor_report(struct family *f, void *arg)
 {
 	struct report *w = arg;
-	const struct report *r = w;
+	const Sprite__Mig__ReportReq *r = w->msg;
 	bool again, empty = false;
 
 	pthread_mutex_lock(&f->lock);
@@ -214,7 +228,7 @@ static int actor_report(struct family *f, void *arg)
 			break;
 		case SPRITE__MIG__REPORT_REQ__KIND__EXITED:
 			if (r->pid == f->pid) /* with all its descendants that it waited for */
-				stats_away_cpu(f->m, r->cpu_us);
+				stats_away_cpu(f->m, r->utime_us + r->stime_us);
 			mirror_exit(f, r->pid, r->status);
 			break;
 		case SPRITE__MIG__REPORT_REQ__KIND__STOPPED:
@@ -234,8 +248,7 @@ static int actor_report(struct family *f, void *arg)
 		mig_reply(w->rq, 0, "%s", "");
 	if (empty)
 		over(f);
-	family_put(f);
-	free(w);
+	report_free(w);
 	return 0;
 }
 
@@ -258,9 +271,11 @@ void home_report(void *ctx, struct rpc_request *rq)
 	pthread_mutex_unlock(&f->lock);
 	w = ok ? calloc(1, sizeof(*w)) : NULL;
 	if (w) {
-		*w = (struct report){ .rq = now ? NULL : rq, .f = f, .seq = r->seq, .cpu_us = r->utime_us + r->stime_us, .kind = r->kind, .pid = r->pid, .ppid = r->ppid,
-			.status = r->status };
-		snprintf(w->comm, sizeof(w->comm), "%s", r->comm);
+		*w = (struct report){ now ? NULL : rq, f, report_copy(r) };
+		if (!w->msg) {
+			free(w);
+			w = NULL;
+		}
 	}
 	if (w && !family_post(f, actor_report, w)) {
 		if (now)
@@ -268,8 +283,10 @@ void home_report(void *ctx, struct rpc_request *rq)
 		return;
 	}
 	mig_reply(rq, ok ? ENOMEM : ESTALE, "generation %llu of family %s is not at %s", (unsigned long long)r->gen, r->family, rpc_request_peer(rq));
-	free(w);
-	family_put(f);
+	if (w)
+		report_free(w);
+	else
+		family_put(f);
 }
 
 /* ---- Sync: the home decides ---- */

@@ -5,6 +5,8 @@
  * A look from outside (nothing is stopped, nothing is injected) gives the head, the maps (PRE_MM) and the names of open files (FILE_AHEAD); over there the nest,
  * the vessels with their threads, the maps and the open descriptions are made meanwhile. All of it is a guess: the records of the dump are the truth, and what
  * they say otherwise is made anew.
+ *
+ * Only a process without children is announced: of a family, members end and are born all the time, and a guess about who there is costs more than it saves.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -136,6 +138,19 @@ static int look_nest(struct eng_family *l, const struct eng_family *f)
 	return r;
 }
 
+static int put_all(struct eng_family *l, struct eng_image *out)
+{
+	int r = dump_put_head(l, out, true);
+
+	if (r == 0) /* the vessels are made meanwhile */
+		r = image_flush(out);
+	for (size_t i = 0; i < l->nprocs && r == 0; i++)
+		r = memory_put_ahead(l->procs[i], l->procs[i]->core->maps, out);
+	for (size_t i = 0; i < l->nprocs && r == 0; i++)
+		r = files_put_ahead(l->procs[i], out);
+	return r < 0 ? r : image_flush(out);
+}
+
 int announce(struct eng_family *f, pid_t pid, struct eng_image *out, uint64_t *watchable, struct error *e)
 {
 	struct eng_family *l = family_new(NULL);
@@ -151,18 +166,12 @@ int announce(struct eng_family *f, pid_t pid, struct eng_image *out, uint64_t *w
 		r = f && f->nest ? look_nest(l, f) : look_home(l, pid);
 	if (r == 0 && (!l->nprocs || l->procs[0]->vpid != (f && f->nest ? f->procs[0]->vpid : pid)))
 		r = -ESRCH;
-	if (r == 0)
-		r = dump_put_head(l, out);
-	if (r == 0) /* the vessels are made meanwhile */
-		r = image_flush(out);
-	for (size_t i = 0; l && i < l->nprocs && r == 0; i++) {
-		r = memory_put_ahead(l->procs[i], l->procs[i]->core->maps, out);
+	for (size_t i = 0; i < (r == 0 ? l->nprocs : 0); i++)
 		*watchable += precopy_watchable(l->procs[i], l->procs[i]->core->maps);
+	if (r == 0 && l->nprocs == 1 && !l->nzombies) {
+		r = put_all(l, out);
+		r = r < 0 ? r : 1;
 	}
-	for (size_t i = 0; l && i < l->nprocs && r == 0; i++)
-		r = files_put_ahead(l->procs[i], out);
-	if (r == 0)
-		r = image_flush(out);
 	family_free(l);
-	return r < 0 ? error_set(e, -r, "process %d cannot be announced: %s", pid, strerror(-r)) : 0;
+	return r < 0 ? error_set(e, -r, "process %d cannot be announced: %s", pid, strerror(-r)) : r;
 }

@@ -147,12 +147,13 @@ struct clocks {
 };
 void clocks_read(struct clocks *c); /* of one moment: read again when we were interrupted in between (a busy host) */
 int dump_blob_in(struct eng_proc *p, struct error *e);
-int dump_head(struct eng_family *f, struct eng_image *out, struct error *e);
-int dump_put_head(struct eng_family *f, struct eng_image *out); /* the record alone */
+/* ahead: a guess, who is not in it has not ended. put: the record alone. */
+int dump_head(struct eng_family *f, struct eng_image *out, bool ahead, struct error *e);
+int dump_put_head(struct eng_family *f, struct eng_image *out, bool ahead);
 void dump_numbers(struct eng_family *f); /* guests: parents, groups and sessions as the family sees them */
 
 /*
- * announce.c: what goes ahead of a family that runs on. f: the guest family; NULL: pid at home. *watchable: bytes in maps that precopy.c could watch.
+ * announce.c: what goes ahead of a process that runs on. 1: sent, 0: it is one of a family. f: the guest family; NULL: pid at home. *watchable: bytes in maps that precopy.c could watch.
  */
 int announce(struct eng_family *f, pid_t pid, struct eng_image *out, uint64_t *watchable, struct error *e);
 

@@ -127,7 +127,7 @@ static int head_proc(struct eng_proc *p, Sprite__Image__ImgProc *m)
 	return 0;
 }
 
-int dump_put_head(struct eng_family *f, struct eng_image *out)
+int dump_put_head(struct eng_family *f, struct eng_image *out, bool ahead)
 {
 	size_t all = f->nprocs + f->nzombies;
 	_cleanup_free_ Sprite__Image__ImgProc *v = calloc(all, sizeof(*v));
@@ -157,6 +157,7 @@ int dump_put_head(struct eng_family *f, struct eng_image *out)
 		gethostname(host, sizeof(host) - 1);
 		h.version = ENG_VERSION;
 		h.cpu = (char *)eng_cpu_features(NULL);
+		h.ahead = ahead;
 		h.n_proc = all;
 		h.proc = list;
 		struct clocks now;
@@ -221,7 +222,7 @@ static int check_separate(struct eng_family *f, struct error *e)
 	return 0;
 }
 
-int dump_head(struct eng_family *f, struct eng_image *out, struct error *e)
+int dump_head(struct eng_family *f, struct eng_image *out, bool ahead, struct error *e)
 {
 	int r;
 
@@ -230,12 +231,12 @@ int dump_head(struct eng_family *f, struct eng_image *out, struct error *e)
 	r = check_separate(f, e);
 	for (size_t i = 0; i < f->nprocs && r == 0; i++)
 		r = dump_blob_in(f->procs[i], e);
-	return r < 0 ? r : dump_put_head(f, out);
+	return r < 0 ? r : dump_put_head(f, out, ahead);
 }
 
 static int dump_all(struct eng_family *f, struct eng_image *out, struct error *e)
 {
-	int r = dump_head(f, out, e);
+	int r = dump_head(f, out, false, e);
 
 	for (size_t k = 0; eng_res_table[k] && r == 0; k++)
 		if (eng_res_table[k]->dump_family) {

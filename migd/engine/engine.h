@@ -73,7 +73,8 @@ int eng_freeze(pid_t pid, const struct eng_hooks *h, struct eng_family **out, st
  * much, most of the memory, in rounds that stop when they no longer pay or after max_ms. fd is the same stream as eng_dump's later: the destination starts
  * eng_nest/eng_fill at once. *out as in eng_freeze; on success it is what to give to eng_freeze (at home too, NULL or a family; eng_thaw gives that up).
  * What was sent ends with
- * a mark, at which the destination calls ahead_done. 1: sent. 0: nothing was sent, since it cannot move; eng_freeze tells why. Failure: all runs on, *out unchanged.
+ * a mark, at which the destination calls ahead_done. 1: sent. 0: nothing was sent,
+ * since it has children, or cannot move (eng_freeze tells why). Failure: all runs on, *out unchanged.
  */
 int eng_precopy(pid_t pid, int fd, unsigned max_ms, const struct eng_hooks *h, struct eng_family **out, struct error *e);
 /* Source: writes the image to fd (blocking writes; the caller reads the other end in another thread). Ends with every thread parked. */

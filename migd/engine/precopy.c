@@ -204,7 +204,7 @@ uint64_t precopy_watchable(struct eng_proc *p, const struct maps *maps)
 
 static int begin(struct eng_family *f, struct eng_image *out, struct error *e)
 {
-	int r = dump_head(f, out, e);
+	int r = dump_head(f, out, true, e);
 
 	for (size_t i = 0; i < f->nprocs && r == 0; i++) {
 		struct eng_proc *p = f->procs[i];
@@ -320,9 +320,13 @@ int eng_precopy(pid_t pid, int fd, unsigned max_ms, const struct eng_hooks *h, s
 		return 0; /* nothing goes ahead of what cannot move: the freeze says why */
 	im = image_writer(fd);
 	r = im ? announce(*out, pid, im, &bytes, e) : -ENOMEM;
-	if (r == 0 && bytes >= WORTH_IT)
+	if (r == 0 && bytes < WORTH_IT) {
+		image_free(im);
+		return 0;
+	}
+	if (r >= 0 && bytes >= WORTH_IT)
 		r = send_ahead(out, pid, im, max_ms, h, e);
-	if (r == 0)
+	if (r >= 0)
 		r = eng_image_put(im, IMG_READY, 0, "", 0);
 	if (r == 0)
 		r = image_flush(im);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Vessels that are there already become those of a (later) head: hollows at home that come to life, or vessels made after an announcement. Who ended meanwhile
- * ends here, who was born is made.
+ * ends here, who was born is made. By a head that is only a guess (`ahead`) nobody ends: who is not in it may just have been ending, or was not seen yet.
  */
 #include "migd/engine/vessel.h"
 #include <errno.h>
@@ -10,12 +10,12 @@
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
 
-static int adjust_threads(struct eng_proc *p, const img_proc *m, struct error *e)
+static int adjust_threads(struct eng_proc *p, const img_proc *m, bool ahead, struct error *e)
 {
 	unsigned used = 0;
 	int r = 0;
 
-	for (unsigned i = p->nthreads; i-- > 1;) { /* who ended away ends here */
+	for (unsigned i = p->nthreads; i-- > 1 && !ahead;) { /* who ended away ends here */
 		bool wanted = false;
 
 		for (size_t k = 1; k < m->n_tids; k++)
@@ -28,7 +28,7 @@ static int adjust_threads(struct eng_proc *p, const img_proc *m, struct error *e
 	/* slots: their own to all, without gaps */
 	for (unsigned i = 0; i < p->nthreads; i++)
 		p->threads[i]->core->slot = blob_slot_addr(p->core->blob, used++);
-	for (size_t k = 1; k < m->n_tids && r == 0; k++) {
+	for (size_t k = 1; k < m->n_tids && r == 0 && used < p->core->nslots; k++) {
 		bool here = false;
 
 		for (unsigned i = 1; i < p->nthreads; i++)
@@ -41,10 +41,12 @@ static int adjust_threads(struct eng_proc *p, const img_proc *m, struct error *e
 	return r;
 }
 
-static int revive_one(struct eng_proc *p, const img_proc *m, struct error *e)
+static int revive_one(struct eng_proc *p, const img_proc *m, bool ahead, struct error *e)
 {
 	int r = 0;
 
+	if (ahead && (p->core->blob != m->blob || p->core->nslots < m->n_tids))
+		return 0; /* the true head will do that */
 	if (p->core->blob != m->blob || p->core->nslots < m->n_tids) { /* the program took that place, or has more threads */
 		r = memory_forget_ahead(p, e);
 		if (r == 0)
@@ -59,7 +61,7 @@ static int revive_one(struct eng_proc *p, const img_proc *m, struct error *e)
 		r = inject_set_mode(p, BLOB_PARK);
 	vessel_numbers(p, m);
 	if (r == 0)
-		r = adjust_threads(p, m, e);
+		r = adjust_threads(p, m, ahead, e);
 	return r < 0 ? error_set(e, -r, "hollow %d cannot be made ready: %s", p->vpid, strerror(-r)) : 0;
 }
 
@@ -175,12 +177,16 @@ static int revive_born(struct eng_family *f, const img_head *h, struct error *e)
 /* Vessels that are there become those of the head: hollows that come to life, or vessels made after an earlier head (pre-copy). */
 int vessels_reconcile(struct eng_family *f, const img_head *h, struct error *e)
 {
-	int r = revive_ended(f, h);
+	int r = h->ahead ? 0 : revive_ended(f, h);
 
 	for (size_t i = 0; i < f->nprocs && r == 0; i++) {
-		r = vessel_credentials(f->procs[i], in_head(h, f->procs[i]->vpid));
+		const img_proc *m = in_head(h, f->procs[i]->vpid);
+
+		if (h->ahead && (!m || m->zombie || f->procs[i]->core->dead))
+			continue;
+		r = vessel_credentials(f->procs[i], m);
 		if (r == 0)
-			r = revive_one(f->procs[i], in_head(h, f->procs[i]->vpid), e);
+			r = revive_one(f->procs[i], m, h->ahead, e);
 	}
 	if (r == 0)
 		r = revive_born(f, h, e);
