@@ -254,7 +254,7 @@ static int sysv_dump_family(struct eng_family *f, struct eng_image *out, struct 
 	for (size_t i = 0; !r && i < l.n; i++) {
 		pid_t other = 0;
 
-		if (!f->nest && !sysv_is_ours(&who, &l.v[i], 0, &other))
+		if (f->nest ? sysv_is_filler(&l.v[i]) : !sysv_is_ours(&who, &l.v[i], 0, &other))
 			continue;
 		r = other ? error_set(e, EBUSY, "%s (id %d) is shared with process %d, which stays", kind_name[l.v[i].kind], l.v[i].id, other) :
 			    put_object(f, out, &l.v[i], e);

@@ -37,6 +37,7 @@ int sysv_enter(int dir);
 void sysv_leave(int here);
 int sysv_list(struct sysv_list *l); /* of the thread's namespace. 0 or -errno */
 void sysv_list_free(struct sysv_list *l);
+bool sysv_is_filler(const struct sysv_object *o); /* in a nest: it only keeps a slot taken (res_sysv_fill.c) */
 
 /*
  * Is the object one of the family of these pids (this host's)? It is when a member made it, used it last or has it mapped; one that nobody has used yet when

@@ -25,6 +25,7 @@
 #include "conf/log.h"
 #include "migd/engine/core.h"
 
+enum { LOW = 64, SLOTS = 32768 }; /* ipc/util.h: ipc_min_cycle, IPCMNI */
 struct item {
 	Sprite__Img__Sysv *m;
 	char *at; /* shm: our attachment */
@@ -147,17 +148,22 @@ int sysv_hollow(struct eng_proc *p, struct error *e)
 
 /* ---- fill ----------------------------------------------------------------------------------------------- */
 
-/* A shell that waits under the id: the same key, maker and size. */
-static bool waits_here(const Sprite__Img__Sysv *m)
+/* A shell of this family that waits under the id: noted when it left, or (we were restarted) shut, and with the same key, maker and size. */
+static bool waits_here(const struct sysv_state *s, const Sprite__Img__Sysv *m)
 {
 	struct sysv_list l;
-	bool found = false;
+	bool found = false, noted = !s->shells;
+
+	for (size_t i = 0; i < s->left.n; i++)
+		noted |= (int)s->left.v[i].kind == (int)m->kind && s->left.v[i].id == m->id;
+	if (!noted)
+		return false;
 
 	if (sysv_list(&l) < 0)
 		return false;
 	for (size_t i = 0; i < l.n; i++)
 		found |= (int)l.v[i].kind == (int)m->kind && l.v[i].id == m->id && l.v[i].key == m->key && l.v[i].cuid == m->cuid &&
-			 (m->kind == SYSV_MSG || l.v[i].size == m->size) && !(l.v[i].mode & SHM_DEST);
+			 (m->kind == SYSV_MSG || l.v[i].size == m->size) && !(l.v[i].mode & (SHM_DEST | 0777));
 	sysv_list_free(&l);
 	return found;
 }
@@ -204,7 +210,7 @@ static int object_make(struct eng_family *f, struct item *it, struct error *e)
 	const Sprite__Img__Sysv *m = it->m;
 	long r;
 
-	if (waits_here(m))
+	if (!f->nest && waits_here(state_of(f), m))
 		return 0;
 	r = next_id(m->kind, m->id);
 	if (r < 0)
@@ -218,6 +224,31 @@ static int object_make(struct eng_family *f, struct item *it, struct error *e)
 	}
 	it->made = true;
 	return 0;
+}
+
+/*
+ * The kernel gives the lowest LOW slots of its table to new objects in turn, at home too: what the family makes in the nest shall not get an id that somebody at home
+ * has when it comes home. So in the nest those slots are taken, by objects of no use to anybody (mode 0, root's), until an object of the image needs one.
+ */
+static void take_low_slots(void)
+{
+	for (int i = 0; i < LOW; i++) {
+		shmget(IPC_PRIVATE, 1, IPC_CREAT);
+		semget(IPC_PRIVATE, 1, IPC_CREAT);
+		msgget(IPC_PRIVATE, IPC_CREAT);
+	}
+}
+
+static void free_slot(const Sprite__Img__Sysv *m)
+{
+	struct sysv_list l;
+
+	if (m->id % SLOTS >= LOW || sysv_list(&l) < 0)
+		return;
+	for (size_t i = 0; i < l.n; i++)
+		if ((int)l.v[i].kind == (int)m->kind && l.v[i].id % SLOTS == m->id % SLOTS && sysv_is_filler(&l.v[i]))
+			remove_it(m->kind, l.v[i].id);
+	sysv_list_free(&l);
 }
 
 static int object_fill(struct eng_family *f, const void *body, size_t len, struct error *e)
@@ -236,6 +267,10 @@ static int object_fill(struct eng_family *f, const void *body, size_t len, struc
 	struct item *it = &v[s->n++];
 
 	*it = (struct item){.m = m};
+	if (f->nest && s->n == 1)
+		take_low_slots();
+	if (f->nest)
+		free_slot(m);
 	int r = object_make(f, it, e);
 
 	if (r < 0 || m->kind != SYSV_SHM)

@@ -106,6 +106,11 @@ void sysv_list_free(struct sysv_list *l)
 	*l = (struct sysv_list){NULL, 0};
 }
 
+bool sysv_is_filler(const struct sysv_object *o)
+{
+	return !o->key && !(o->mode & 0777) && !o->cuid && !o->uid && (o->kind == SYSV_MSG ? !o->size : o->size == 1) && !o->attached;
+}
+
 /* ---- whose ------------------------------------------------------------------------------------------- */
 
 /* Wall-clock second in which the process started: a pid of the same number that acted before was another process. 0: it is gone. */
