@@ -176,7 +176,7 @@ static void stop_step(struct server *s)
 		if (v->pid && !s->stop_since) {
 			v->killed = true;
 			kill(v->pid, SIGTERM);
-			kill(v->pid, SIGCONT); /* a test may have stopped it */
+			kill(-v->pid, SIGCONT); /* a test may have stopped it, or a child of it */
 			s->stop_since = now_ms();
 		} else if (v->pid && now_ms() - s->stop_since > STOP_MAX) {
 			v->killed = false; /* it did not listen: that is to complain of */

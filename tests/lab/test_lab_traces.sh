@@ -6,7 +6,7 @@
 ME=trace-$$
 mine() { # everything on this machine that bears the name of one of our labs, or is a namespace that only a lab would have made
 	pgrep -af -- "$ME" # whatever has it on its command line: sprite-lab, sprite-pki, openssl
-	pgrep -x 'lab-(hub|init|console|link)' | while read -r p; do grep -qs "$ME" /proc/$p/cgroup /proc/$p/cmdline && echo "process $p"; done
+	ps -eo pid=,comm= | awk '$2 ~ /^lab-(hub|init|console|link)$/ { print $1 }' | while read -r p; do grep -qs "$ME" /proc/$p/cgroup /proc/$p/cmdline && echo "process $p"; done
 	grep -h "$ME" /proc/mounts
 	find /sys/fs/cgroup -type d -name "$ME*" 2>/dev/null
 	find /run/sprite-lab /var/tmp/sprite-lab -maxdepth 1 -name "$ME*" 2>/dev/null
