@@ -184,7 +184,7 @@ static bool wait_done(struct making *k, int ms)
 	until.tv_sec += until.tv_nsec / 1000000000;
 	until.tv_nsec %= 1000000000;
 	pthread_mutex_lock(&k->lock);
-	while (!k->done && (ms < 0 ? pthread_cond_wait(&k->cond, &k->lock) : pthread_cond_timedwait(&k->cond, &k->lock, &until)) == 0)
+	while (!k->done && pthread_cond_timedwait(&k->cond, &k->lock, &until) == 0)
 		;
 	done = k->done;
 	pthread_mutex_unlock(&k->lock);
@@ -224,11 +224,16 @@ static int make(struct making *k)
 	atomic_fetch_add(&k->refs, 1);
 	if (family_post(k->f, actor_make, k))
 		making_put(k);
-	if (!wait_done(k, ACTOR_MS)) {
-		if (claim(k))
+	while (!wait_done(k, ACTOR_MS)) {
+		bool moving;
+
+		pthread_mutex_lock(&k->f->lock);
+		moving = k->f->moving; /* else the actor is merely busy */
+		pthread_mutex_unlock(&k->f->lock);
+		if (moving && claim(k)) {
 			make_as_user(k);
-		else
-			wait_done(k, -1);
+			break;
+		}
 	}
 	if (!k->err)
 		remember(k->f, &k->c);
