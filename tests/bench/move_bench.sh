@@ -59,18 +59,17 @@ printf '%-40s %8s kB\n' "migd before any move, resident" "$IDLE"
 printf '%-40s %8s kB\n' "migd after these moves, resident" "$(on ws1 sh -c 'awk "/VmRSS/ { print \$2 }" /proc/$(pgrep -x migd)/status')"
 printf '%-40s %8s kB\n' "migd, private to it" "$(on ws1 sh -c 'awk "/^Private_(Clean|Dirty):/ { s += \$2 } END { print s }" /proc/$(pgrep -x migd)/smaps_rollup')"
 
-echo; echo "Being away (ns a round, medians of ${R:=5} by turns; the least noisy column is CPU)"
-printf '%-22s %10s %10s %9s %10s %10s %9s %14s\n' program 'home CPU' 'away CPU' 'penalty' 'home wall' 'away wall' 'penalty' 'Sprite'
+echo; echo "Being away: CPU time a round against home, ${R:=9} short pairs by turns, median of their ratios (quartiles)"
+printf '%-16s %10s %10s %9s %20s %14s\n' program 'home ns' 'away ns' 'penalty' '' 'Sprite'
 rounds() { # WHAT ROUNDS SPRITE
-	: >"$TMP/h"; : >"$TMP/a"
+	: >"$TMP/pairs"
 	for _ in $(seq $R); do
-		as sprite ws1 sh -c "$G $1 $2 </dev/null 2>&1 | cat" >>"$TMP/h"
-		as sprite ws1 sh -c "mig run -H ws2 $G $1 $2 </dev/null 2>&1 | cat" >>"$TMP/a"
+		echo "$(as sprite ws1 sh -c "$G $1 $2 </dev/null 2>&1 | cat") $(as sprite ws1 sh -c "mig run -H ws2 $G $1 $2 </dev/null 2>&1 | cat")" >>"$TMP/pairs"
 	done
-	local hw=$(awk '{ print $1 }' "$TMP/h" | median) hc=$(awk '{ print $2 }' "$TMP/h" | median) aw=$(awk '{ print $1 }' "$TMP/a" | median) ac=$(awk '{ print $2 }' "$TMP/a" | median)
-	awk -v n="$1" -v hw="$hw" -v hc="$hc" -v aw="$aw" -v ac="$ac" -v s="$3" 'BEGIN { printf "%-22s %10.1f %10.1f %8.1f%% %10.1f %10.1f %8.1f%% %14s\n", n, hc, ac, (ac / hc - 1) * 100, hw, aw, (aw / hw - 1) * 100, s }'
+	awk '{ print ($4 / $2 - 1) * 100, $2, $4 }' "$TMP/pairs" | sort -g | awk -v n="$1" -v s="$3" '{ r[NR] = $1; h[NR] = $2; a[NR] = $3 }
+		END { m = int((NR + 1) / 2); printf "%-16s %10.1f %10.1f %+8.1f%% (%+7.1f, %+7.1f) %14s\n", n, h[m], a[m], r[m], r[int((NR + 3) / 4)], r[int((3 * NR + 1) / 4)], s }'
 }
-rounds compute 200000 "1-3 %"
-rounds gettimeofday 5000000 "3200 %"
-rounds getpid 2000000 "-"
-rounds fork 1500 "73 %"
+rounds compute 20000 "1-3 %"
+rounds gettimeofday 1000000 "3200 %"
+rounds getpid 300000 "-"
+rounds fork 300 "73 %"
