@@ -73,7 +73,7 @@ static int sysv_probe(struct eng_probe *p)
 	if (sysv_list(&l) == 0) {
 		probe_attached(p, &l);
 		for (size_t i = 0; i < l.n && !alone; i++) {
-			const struct sysv_object *o = &l.v[i];
+			struct sysv_object *o = &l.v[i];
 			pid_t other;
 
 			if (sysv_is_ours(&f, o, p->pid, &other) && other && !res_inside(p, other))
@@ -226,6 +226,10 @@ static int put_object(struct eng_family *f, struct eng_image *out, const struct 
 		r = read_semaphores(f, o, m);
 	else if (o->kind == SYSV_MSG)
 		r = read_messages(o, m);
+	if (r < 0 && o->guessed) { /* another's, who has removed it meanwhile */
+		sprite__img__sysv__free_unpacked(m, NULL);
+		return 0;
+	}
 	if (!r)
 		r = eng_image_put_msg(out, RES_SYSV, 0, &m->base);
 	if (!r && o->kind == SYSV_SHM)

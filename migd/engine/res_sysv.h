@@ -18,6 +18,7 @@ struct sysv_object { /* a line of /proc/sysvipc */
 	pid_t user[2];	     /* this host's pids of who made or used it last; 0: nobody */
 	uint64_t attached;   /* shm */
 	long used, changed;  /* wall clock seconds */
+	bool guessed;	     /* sysv_is_ours(): nobody has used it yet, and it may be another's of the same user */
 };
 struct sysv_list {
 	struct sysv_object *v;
@@ -52,7 +53,7 @@ struct sysv_family {
 	uint32_t uid;
 };
 void sysv_family_init(struct sysv_family *f, const pid_t *pid, size_t n, pid_t root);
-bool sysv_is_ours(const struct sysv_family *f, const struct sysv_object *o, pid_t user, pid_t *other);
+bool sysv_is_ours(const struct sysv_family *f, struct sysv_object *o, pid_t user, pid_t *other);
 
 int sysv_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, const void *body, size_t len, struct error *e);
 int sysv_finish(struct eng_proc *p, struct error *e);

@@ -22,10 +22,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/clock.h"
 #include "conf/log.h"
 #include "migd/engine/core.h"
 
-enum { LOW = 64, SLOTS = 32768 }; /* ipc/util.h: ipc_min_cycle, IPCMNI */
+enum { LOW = 64, SPREAD = 200, SLOTS = 32768 }; /* ipc/util.h: ipc_min_cycle, IPCMNI */
 struct item {
 	Sprite__Img__Sysv *m;
 	char *at; /* shm: our attachment */
@@ -137,7 +138,7 @@ int sysv_hollow(struct eng_proc *p, struct error *e)
 	items_free(s);
 	for (size_t i = 0; i < s->left.n; i++) {
 		const struct sysv_object *o = &s->left.v[i];
-		int r = perm_set(o->kind, o->id, o->uid, o->gid, 0, 0);
+		int r = o->guessed ? 0 : perm_set(o->kind, o->id, o->uid, o->gid, 0, 0);
 
 		if (r < 0 && r != -EINVAL && r != -EIDRM) /* removed meanwhile */
 			log_warn("engine: SysV object %d cannot be put aside: %s", o->id, strerror(-r));
@@ -152,10 +153,13 @@ int sysv_hollow(struct eng_proc *p, struct error *e)
 static bool waits_here(const struct sysv_state *s, const Sprite__Img__Sysv *m)
 {
 	struct sysv_list l;
-	bool found = false, noted = !s->shells;
+	bool found = false, noted = !s->shells, guessed = false;
 
 	for (size_t i = 0; i < s->left.n; i++)
-		noted |= (int)s->left.v[i].kind == (int)m->kind && s->left.v[i].id == m->id;
+		if ((int)s->left.v[i].kind == (int)m->kind && s->left.v[i].id == m->id) {
+			noted = true;
+			guessed = s->left.v[i].guessed;
+		}
 	if (!noted)
 		return false;
 
@@ -163,7 +167,7 @@ static bool waits_here(const struct sysv_state *s, const Sprite__Img__Sysv *m)
 		return false;
 	for (size_t i = 0; i < l.n; i++)
 		found |= (int)l.v[i].kind == (int)m->kind && l.v[i].id == m->id && l.v[i].key == m->key && l.v[i].cuid == m->cuid &&
-			 (m->kind == SYSV_MSG || l.v[i].size == m->size) && !(l.v[i].mode & (SHM_DEST | 0777));
+			 (m->kind == SYSV_MSG || l.v[i].size == m->size) && !(l.v[i].mode & SHM_DEST) && (guessed || !(l.v[i].mode & 0777));
 	sysv_list_free(&l);
 	return found;
 }
@@ -232,7 +236,9 @@ static int object_make(struct eng_family *f, struct item *it, struct error *e)
  */
 static void take_low_slots(void)
 {
-	for (int i = 0; i < LOW; i++) {
+	int n = LOW + clock_real_ns() / 1000 % SPREAD; /* two families that are away shall not make the same id either */
+
+	for (int i = 0; i < n; i++) {
 		shmget(IPC_PRIVATE, 1, IPC_CREAT);
 		semget(IPC_PRIVATE, 1, IPC_CREAT);
 		msgget(IPC_PRIVATE, IPC_CREAT);
@@ -243,12 +249,21 @@ static void free_slot(const Sprite__Img__Sysv *m)
 {
 	struct sysv_list l;
 
-	if (m->id % SLOTS >= LOW || sysv_list(&l) < 0)
+	if (m->id % SLOTS >= LOW + SPREAD || sysv_list(&l) < 0)
 		return;
 	for (size_t i = 0; i < l.n; i++)
 		if ((int)l.v[i].kind == (int)m->kind && l.v[i].id % SLOTS == m->id % SLOTS && sysv_is_filler(&l.v[i]))
 			remove_it(m->kind, l.v[i].id);
 	sysv_list_free(&l);
+}
+
+static bool untouched(const Sprite__Img__Sysv *m)
+{
+	bool touched = m->kind == SYSV_SHM || m->key || m->n_message;
+
+	for (size_t i = 0; i < m->n_value; i++)
+		touched |= m->value[i] || m->pid[i];
+	return !touched;
 }
 
 static int object_fill(struct eng_family *f, const void *body, size_t len, struct error *e)
@@ -271,8 +286,16 @@ static int object_fill(struct eng_family *f, const void *body, size_t len, struc
 		take_low_slots();
 	if (f->nest)
 		free_slot(m);
-	int r = object_make(f, it, e);
+	struct error why = {0};
+	int r = object_make(f, it, &why);
 
+	if (r == -EEXIST && !f->nest && untouched(m)) { /* never ours, perhaps: its user has removed it here, and others have the id now */
+		s->n--;
+		sprite__img__sysv__free_unpacked(m, NULL);
+		return 0;
+	}
+	if (r < 0)
+		error_set(e, -r, "%s", why.text);
 	if (r < 0 || m->kind != SYSV_SHM)
 		return r;
 	r = perm_set(m->kind, m->id, m->uid, m->gid, 0600, 0);
@@ -397,7 +420,7 @@ static void shells_remove(struct sysv_state *s)
 
 		for (size_t k = 0; k < s->n; k++)
 			lives |= (int)s->item[k].m->kind == (int)s->left.v[i].kind && s->item[k].m->id == s->left.v[i].id;
-		if (!lives)
+		if (!lives && !s->left.v[i].guessed)
 			remove_it(s->left.v[i].kind, s->left.v[i].id);
 	}
 }
@@ -499,7 +522,8 @@ void sysv_release(struct eng_family *f, struct eng_proc *p)
 	}
 	/* The family has ended away: what it left is there for others again. */
 	for (size_t i = 0; (*s)->shells && i < (*s)->left.n; i++)
-		perm_set((*s)->left.v[i].kind, (*s)->left.v[i].id, (*s)->left.v[i].uid, (*s)->left.v[i].gid, (*s)->left.v[i].mode, 0);
+		if (!(*s)->left.v[i].guessed)
+			perm_set((*s)->left.v[i].kind, (*s)->left.v[i].id, (*s)->left.v[i].uid, (*s)->left.v[i].gid, (*s)->left.v[i].mode, 0);
 	items_free(*s);
 	sysv_list_free(&(*s)->left);
 	free(*s);

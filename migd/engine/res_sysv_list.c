@@ -200,7 +200,7 @@ static pid_t mapper_outside(const struct sysv_family *f, int id)
 	return found;
 }
 
-bool sysv_is_ours(const struct sysv_family *f, const struct sysv_object *o, pid_t user, pid_t *other)
+bool sysv_is_ours(const struct sysv_family *f, struct sysv_object *o, pid_t user, pid_t *other)
 {
 	bool ours = false, touched = o->user[0] || o->user[1];
 
@@ -227,7 +227,8 @@ bool sysv_is_ours(const struct sysv_family *f, const struct sysv_object *o, pid_
 		}
 		*other = ours && n < o->attached ? mapper_outside(f, o->id) : 0;
 	}
-	return ours || (!touched && (!user || user == f->root) && o->cuid == f->uid && o->changed >= f->since);
+	o->guessed = !ours && !touched && (!user || user == f->root) && o->cuid == f->uid && o->changed >= f->since;
+	return ours || o->guessed;
 }
 
 /* ---- attachments ------------------------------------------------------------------------------------- */
