@@ -140,7 +140,7 @@ prog perl <<'P'
 # needs: perl
 exec perl -e '
 my %h; my $s = 1;
-for my $i (1 .. 2500000) { $s = ($s * 1103515245 + 12345) % 2147483648; $h{$s % 5000} += $i if $i % 3; }
+for my $i (1 .. 30000000) { $s = ($s * 1103515245 + 12345) % 2147483648; $h{$s % 5000} += $i if $i % 3; }
 pipe(my $r, my $w); my $pid = fork();
 if (!$pid) { close $r; print $w "$_ $h{$_}\n" for sort { $a <=> $b } keys %h; exit 3; }
 close $w; my $n = 0; while (<$r>) { $n = ($n * 31 + length($_) + ord(substr($_, -2, 1))) % 1000003; } waitpid($pid, 0);
@@ -153,7 +153,7 @@ exec node -e '
 const { Worker, isMainThread, parentPort, workerData } = require("worker_threads");
 const crypto = require("crypto");
 const src = `const { parentPort, workerData } = require("worker_threads"); const crypto = require("crypto");
-let h = String(workerData); for (let i = 0; i < 150000; i++) h = crypto.createHash("sha1").update(h).digest("hex"); parentPort.postMessage(h);`;
+let h = String(workerData); for (let i = 0; i < 3000000; i++) h = crypto.createHash("sha1").update(h).digest("hex"); parentPort.postMessage(h);`;
 let out = [], left = 4;
 for (let k = 0; k < 4; k++) new Worker(src, { eval: true, workerData: k }).on("message", m => { out[k] = m; if (--left == 0) console.log(out.join("\n")); });
 let ticks = 0; const t = setInterval(() => { if (++ticks == 30) { clearInterval(t); console.log("ticks done".length); } }, 50);' | sort
@@ -169,7 +169,7 @@ public class Work {
 		List<Future<Long>> f = new ArrayList<>();
 		for (int k = 0; k < 40; k++) { final int n = k; f.add(ex.submit(() -> {
 			long s = n; Map<Long, Integer> m = new HashMap<>();
-			for (int i = 0; i < 250000; i++) { s = s * 6364136223846793005L + 1442695040888963407L; m.merge(s >>> 52, 1, Integer::sum); }
+			for (int i = 0; i < 8000000; i++) { s = s * 6364136223846793005L + 1442695040888963407L; m.merge(s >>> 52, 1, Integer::sum); }
 			return s ^ m.values().stream().mapToLong(x -> (long) x * x).sum(); })); }
 		for (Future<Long> x : f) System.out.println(x.get());
 		ex.shutdown();
