@@ -499,8 +499,8 @@ static bool call_judge(struct fs *fs, struct call *c, uint64_t now)
 	struct rpc_channel *ch;
 	uint64_t ticket;
 	pid_t tid = c->req ? fuse_req_ctx(c->req)->pid : 0;
-	/* NEW is on its way to be sent, or answered this moment: no reason to give up */
-	bool away = !s || !atomic_load(&s->up) || c->state == CALL_RETRY || c->state == CALL_PARKED, give_up;
+	/* NEW is on its way to be sent, or answered this moment; PARKED, of a server that is well, is in a gate (dirq.c): no reason to give up */
+	bool away = !s || !atomic_load(&s->up) || c->state == CALL_RETRY, give_up;
 
 	if (c->waits && !away && now - c->intr_at < CANCEL_NS) {
 		struct inode *ino = c->ino;

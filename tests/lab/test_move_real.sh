@@ -208,9 +208,9 @@ prog x264 <<'P'
 python3 -c '
 import sys
 w, h = 320, 180
-for n in range(90):
+for n in range(500):
     sys.stdout.buffer.write(bytes((x * 3 + y * 2 + n * 5) & 255 for y in range(h) for x in range(w)) + bytes((x + n) & 255 for x in range(w * h // 2)))' >in.yuv
-x264 --quiet --threads 4 --preset medium --demuxer raw --input-res 320x180 --fps 25 -o out.h264 in.yuv
+x264 --quiet --threads 4 --preset slower --demuxer raw --input-res 320x180 --fps 25 -o out.h264 in.yuv
 sha256sum out.h264
 P
 
