@@ -445,12 +445,14 @@ static void call_finish(struct call *c, int status, struct rpc_msg *out)
 
 static bool may_retry(const struct call *c, int err)
 {
-	return (err == -EAGAIN || (c->m->mutates && err == -EHOSTDOWN)) && !c->cancelled && !c->ch->closing &&
-	       gpr_time_cmp(gpr_now(GPR_CLOCK_MONOTONIC), c->deadline) < 0;
+	return (err == -EAGAIN || (c->m->mutates && err == -EHOSTDOWN)) && gpr_time_cmp(gpr_now(GPR_CLOCK_MONOTONIC), c->deadline) < 0;
 }
 
-/* Parks the call when it is to be sent again. A cancel that comes before is seen by may_retry(), one that comes after hurries the timer. */
-static bool park(struct call *c, int err)
+/*
+ * Parks the call when it is to be sent again. A cancel that comes before is seen here, and is what ends the call, whatever the attempt met at that
+ * moment; one that comes after hurries the timer.
+ */
+static bool park(struct call *c, int *err)
 {
 	struct rpc_channel *ch = c->ch;
 	bool again;
@@ -458,7 +460,11 @@ static bool park(struct call *c, int err)
 	int64_t left;
 
 	pthread_mutex_lock(&ch->lock);
-	again = may_retry(c, err);
+	again = may_retry(c, *err);
+	if (again && (c->cancelled || ch->closing)) {
+		*err = -ECANCELED;
+		again = false;
+	}
 	if (again) {
 		c->park_ms = c->park_ms ? c->park_ms * 2 : PARK_FIRST_MS;
 		if (c->park_ms > PARK_MAX_MS)
@@ -500,7 +506,7 @@ static void attempt_over(struct call *c)
 	c->recv = NULL;
 	if (!r)
 		c->ch->last_logged = 0;
-	if (r && park(c, r))
+	if (r && park(c, &r))
 		return;
 	if (r == -EAGAIN)
 		r = -EHOSTDOWN;
