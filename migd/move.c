@@ -2,7 +2,9 @@
 /* Driver of a move at the home; see move.h. Decisions are in migrate.c, this file only does what the table says. */
 #include "migd/move.h"
 #include <errno.h>
+#include <semaphore.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +40,7 @@ struct move {
 	enum stats_cause cause;
 	uint64_t start_ns, frozen_at;
 	bool granted;
+	struct release *release; /* under way */
 };
 
 static void say(struct move *v, const char *text)
@@ -268,7 +271,18 @@ struct release {
 	struct family *f;
 	struct host *source;
 	uint64_t gen;
+	sem_t over;
+	atomic_int refs; /* the call's thread, the move */
 };
+
+static void release_put(struct release *l)
+{
+	if (!l || atomic_fetch_sub(&l->refs, 1) != 1)
+		return;
+	sem_destroy(&l->over);
+	family_put(l->f);
+	free(l);
+}
 
 static void *release_main(void *arg)
 {
@@ -278,8 +292,8 @@ static void *release_main(void *arg)
 	r.family = l->f->id;
 	r.gen = l->gen;
 	host_call(l->source, MIG_RELEASE, &r.base, RELEASE_MS, NULL, NULL);
-	family_put(l->f);
-	free(l);
+	sem_post(&l->over);
+	release_put(l);
 	return NULL;
 }
 
@@ -296,11 +310,17 @@ static int do_release(struct move *v)
 	l = calloc(1, sizeof(*l));
 	if (!l)
 		return -ENOMEM;
-	*l = (struct release){ family_get(v->f), v->source, v->old_gen };
+	l->f = family_get(v->f);
+	l->source = v->source;
+	l->gen = v->old_gen;
+	sem_init(&l->over, 0, 0);
+	atomic_init(&l->refs, 2);
+	v->release = l;
 	if (!thread_run(release_main, l))
 		return 0;
-	family_put(l->f);
-	free(l);
+	v->release = NULL;
+	release_put(l);
+	release_put(l);
 	return -ENOMEM;
 }
 
@@ -402,6 +422,12 @@ static int do_done(struct move *v)
 	fault_point("done");
 	if (!v->source && v->dest)
 		family_call(f, actor_hollow, v);
+	if (v->release) { /* it runs already; but who is told that it has moved finds nothing left behind */
+		while (sem_wait(&v->release->over) && errno == EINTR)
+			;
+		release_put(v->release);
+		v->release = NULL;
+	}
 	if (v->source)
 		access_revoke(v->m, host_name(v->source), f->uid, f->id);
 	pthread_mutex_lock(&f->lock);
@@ -552,6 +578,7 @@ int move_family(struct family *f, const struct move_opts *o, struct move_result 
 	}
 	v.cause = o->eviction ? (goes_home ? CAUSE_EVICTED_HOME : CAUSE_EVICTED_ONWARD) : f->exec_entry ? CAUSE_EXEC : goes_home ? CAUSE_HOME : CAUSE_MOVE;
 	err = run_machine(&v, ME_START);
+	release_put(v.release);
 	pthread_mutex_lock(&f->lock);
 	f->moving = false;
 	over = o->slot;
@@ -594,6 +621,7 @@ static void *finish_main(void *arg)
 	while (strcmp(dest, f->m->conf->name) && !(v.dest = hosts_find(f->m->hosts, dest, NULL)) && !f->m->stopping)
 		usleep(AGAIN_US * 5);
 	run_machine(&v, ME_REPLAYED);
+	release_put(v.release);
 	family_put(f);
 	return NULL;
 }
