@@ -72,7 +72,7 @@ bool precopy_watches(pid_t pid, const struct map *m)
 			for (size_t k = 0; current->procs[i]->core->track && k < current->procs[i]->core->track->n; k++) {
 				const struct map *w = &current->procs[i]->core->track->v[k].m;
 
-				if (m->start >= w->start && m->end <= w->end) /* a part of it, if it was split */
+				if (m->start < w->end && m->end > w->start) /* a part of it, if it was split; more than it, if it has grown in place (mremap) */
 					return true;
 			}
 	return false;
