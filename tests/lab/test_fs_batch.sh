@@ -82,7 +82,7 @@ wait $maker; same "who made it had no failure" "" "$(cat "$TMP/seen.1")"
 
 # ---- what the server refuses after all is told by fsync
 on ws1 mkdir /sprite/late
-if on ws1 touch /sprite/late/a && on fs1 chattr +i /srv/sprite/late 2>/dev/null; then
+if on ws1 touch /sprite/late/a && on ws1 sync /sprite/late /sprite/late/a && on fs1 chattr +i /srv/sprite/late 2>/dev/null; then
 	check "a refusal that comes late is told by fsync of the directory" on ws1 python3 -c '
 import os
 d = os.open("/sprite/late", os.O_RDONLY); os.fsync(d)
