@@ -26,15 +26,17 @@ whole() { on ws1 sh -c "awk '\$1 != NR { bad = 1 } END { exit bad }' $JD/out"; }
 
 # round WHO STEP FROM TO: WHO's migd dies at STEP of a move of the job from FROM to TO
 round() {
-	local who=$1 step=$2 from=$3 to=$4 what="$1 dies at $2, $3 -> $4"
+	local who=$1 step=$2 from=$3 to=$4 mover what="$1 dies at $2, $3 -> $4"
 	job "python3 count.py"; until_true 10 on ws1 test -s $JD/out
 	[ "$from" = ws1 ] || until_true 20 hop "$from" || { flunk "$what: first move"; return; }
 	restart "$who" SPRITE_FAULT="$step"
 	until_true 10 mig ps >/dev/null
-	if [ "$to" = ws1 ]; then timeout 120 "$BIN/sprite-lab" exec ws1 -u sprite -- mig home "$JOB" >"$TMP/say" 2>&1
-	else timeout 120 "$BIN/sprite-lab" exec ws1 -u sprite -- mig move -H "$to" "$JOB" >"$TMP/say" 2>&1; fi
-	until_true 3 eval '! on '$who' sh -c "ps -C migd -o state= | grep -q [RS]"' || flunk "$what: the step was not reached ($(head -1 "$TMP/say"))"
+	if [ "$to" = ws1 ]; then timeout 300 "$BIN/sprite-lab" exec ws1 -u sprite -- mig home "$JOB" >"$TMP/say" 2>&1 &
+	else timeout 300 "$BIN/sprite-lab" exec ws1 -u sprite -- mig move -H "$to" "$JOB" >"$TMP/say" 2>&1 & fi
+	mover=$! # a move that is decided waits for its destination: it may end only after the restart
+	until_true 10 eval '! on '$who' sh -c "ps -C migd -o state= | grep -q [RS]"' || flunk "$what: the step was not reached ($(head -1 "$TMP/say"))"
 	restart "$who"
+	wait $mover
 	check "$what: it goes on" until_true 30 grows || { on ws1 mig ps -a; for n in ws1 ws2 ws3; do lab logs $n migd | tail -5; done; }
 	check "$what: exactly one copy" until_true 15 eval '[ "$(copies)" = 1 ]' # one that was abandoned may stand there, parked, until it has asked
 	check "$what: it can still be brought home" until_true 30 eval 'mig home "$JOB" || [ -z "$(mig ps --no-header)" ]'
