@@ -50,7 +50,7 @@ includes '^rpc/' '^(conf|rpc)/'
 includes '^fs/[^/]*$' '^(conf|rpc)/|^fs/[^/]*$'
 includes '^fs/client/' '^(conf|rpc|fs/client)/|^fs/[^/]*$'
 includes '^fs/server/' '^(conf|rpc|fs/server)/|^fs/[^/]*$'
-includes '^migd/engine/' '^(conf|migd/engine)/|^rpc/image'
+includes '^migd/engine/' '^(conf|migd/engine)/|^rpc/image|^fs/hand\.h$'
 includes '^migd/cli/' '^(conf|migd/cli)/|^rpc/local\.h$'
 includes '^migd/[^/]*$' '^(conf|rpc|migd/engine)/|^migd/[^/]*$'
 

@@ -33,7 +33,7 @@ os.chdir(top); says('path', len(path) < 4096, open(path).read())
 pad = rel + './' * ((4095 - len(rel) - 4) // 2) + 'deep'
 pad = pad if len(pad) == 4095 else './' * 0 + pad
 says('pathmax', len(pad) <= 4095, open(pad).read(), err(open, './' * 2046 + pad[-10:] + 'x' * 10))
-os.chdir(rel); 
+os.chdir(rel);
 for i in range(20): os.mkdir('e' * 250); os.chdir('e' * 250)
 open('deeper', 'w').write('deeper'); says('beyond', len(os.getcwd()) > 4096, open('deeper').read())
 os.chdir(top)
