@@ -373,13 +373,28 @@ static bool frozen_is(struct cgroups *c, const char *dir, bool frozen)
 	return read_file(dir, "freezer.state", buf, sizeof buf) > 0 && !strncmp(buf, frozen ? "FROZEN" : "THAWED", 6);
 }
 
+/* NULL: out of memory. Caller frees. */
+static char *freezer_dir(const struct cgroups *c, const char *name)
+{
+	char *dir;
+
+	return asprintf(&dir, "%s/" PARENT "/%s", c->in_v2[CG_FREEZER] ? c->v2 : c->v1[CG_FREEZER], name) < 0 ? NULL : dir;
+}
+
+bool cgroup_is_frozen(struct cgroups *c, const char *name)
+{
+	_cleanup_free_ char *dir = freezer_dir(c, name);
+
+	return dir && frozen_is(c, dir, true);
+}
+
 int cgroup_freeze(struct cgroups *c, const char *name, bool frozen, int timeout_ms)
 {
-	_cleanup_free_ char *dir = NULL;
+	_cleanup_free_ char *dir = freezer_dir(c, name);
 	uint64_t end = clock_mono_ns() + (uint64_t)timeout_ms * 1000000;
 	int err;
 
-	if (asprintf(&dir, "%s/" PARENT "/%s", c->in_v2[CG_FREEZER] ? c->v2 : c->v1[CG_FREEZER], name) < 0)
+	if (!dir)
 		return -ENOMEM;
 	err = c->in_v2[CG_FREEZER] ? write_file(dir, "cgroup.freeze", frozen ? "1" : "0") :
 				     write_file(dir, "freezer.state", frozen ? "FROZEN" : "THAWED");

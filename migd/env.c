@@ -292,6 +292,11 @@ void env_verb(struct migd *m, struct local_conn *c, const struct local_cred *who
 	if (!question_of(c, who, rq, &q))
 		return;
 	f = guest_family(m, q.pid, &q.pid);
+	if (f && q.uid && q.uid != f->uid) { /* anyone may name a cgroup of his own as ours are named */
+		local_fail(c, EPERM, "%d is not of the family %s", q.pid, f->id);
+		family_put(f);
+		return;
+	}
 	err = f ? answer_there(m, f, &q, &e) : answer_here(m, &q, &e);
 	family_put(f);
 	if (err) {

@@ -61,11 +61,12 @@ static bool stop(struct family *f, const char *why, bool by_hand)
 	news = !f->evicting;
 	if (news) {
 		f->evicting = true;
-		f->evict_by_hand = by_hand;
+		f->evict_by_hand = false;
 		f->evict_since_ns = clock_boot_ns();
 		f->evict_ns = 0;
 		snprintf(f->evict_why, sizeof(f->evict_why), "%s", why);
 	}
+	f->evict_by_hand |= by_hand;
 	if (runs(f))
 		guest_freeze_begin(f);
 	pthread_mutex_unlock(&f->lock);
@@ -102,7 +103,7 @@ static int actor_kill(struct family *f, void *unused)
 
 	(void)unused;
 	for (size_t i = 0; i < n; i++)
-		eng_signal(f->eng, p[i], 0, &info);
+		eng_signal(f->eng, p[i], 0, &info, 0);
 	pthread_mutex_lock(&f->lock);
 	guest_freeze(f, false); /* v1: a frozen task does not die */
 	pthread_mutex_unlock(&f->lock);
@@ -204,7 +205,7 @@ void evict_kick(struct migd *m)
 
 /* ---- the rate ---- */
 
-/* Of the fastest link that is up, in Mbit/s. */
+/* Of the fastest link that is up and has hardware behind it (a bridge or a container's veth says what it likes), in Mbit/s. */
 static unsigned link_speed(void)
 {
 	DIR *d = opendir("/sys/class/net");
@@ -217,12 +218,15 @@ static unsigned link_speed(void)
 		FILE *f;
 
 		snprintf(path, sizeof(path), "/sys/class/net/%s/operstate", de->d_name);
-		f = de->d_name[0] == '.' || !strcmp(de->d_name, "lo") ? NULL : fopen(path, "re");
+		f = de->d_name[0] == '.' ? NULL : fopen(path, "re");
 		if (!f)
 			continue;
 		if (fscanf(f, "%15s", word) != 1)
 			word[0] = 0;
 		fclose(f);
+		snprintf(path, sizeof(path), "/sys/class/net/%s/device", de->d_name);
+		if (access(path, F_OK))
+			continue;
 		snprintf(path, sizeof(path), "/sys/class/net/%s/speed", de->d_name);
 		f = strcmp(word, "up") ? NULL : fopen(path, "re");
 		if (f && fscanf(f, "%d", &speed) == 1 && speed > best)
@@ -244,7 +248,7 @@ void evict_throttle(struct family *f, size_t n)
 	if (f->role != FAM_GUEST || !f->evicting)
 		return;
 	pthread_mutex_lock(&lock);
-	if (!rate)
+	if (free_ns < now) /* the first for a while: the links may have changed */
 		rate = f->m->conf->evict_mb_s ? (uint64_t)f->m->conf->evict_mb_s << 20 : link_speed() * 1000000ull / 8 * 3 / 4;
 	if (free_ns < now)
 		free_ns = now;

@@ -75,7 +75,7 @@ struct family {
 	int64_t since;	      /* clock_real_ns() of the last arrival */
 	struct member *members;
 	size_t nmembers;
-	uint64_t signal_seq;  /* guest: the last signal that was delivered */
+	uint64_t signal_seq;  /* guest: the last signal that was delivered; home, after a restart: the last one in the image of the commit */
 	uint64_t report_seq;  /* home: the last report of generation `gen` that was carried out */
 	uint64_t sync_ns;     /* guest: when the home was asked last */
 	uint64_t slot;	      /* home: the master's leave to be on `host` (agent_leave()), 0: none was asked for */

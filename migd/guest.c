@@ -52,6 +52,14 @@ static int freeze(struct family *f, bool frozen, int wait_ms)
 	return cgroup_freeze(f->m->cgroups, name, frozen, wait_ms);
 }
 
+static bool is_frozen(const struct family *f)
+{
+	char name[FAMILY_ID_MAX + 40];
+
+	guest_cgroup(f, name, sizeof(name));
+	return f->m->cgroups && cgroup_is_frozen(f->m->cgroups, name);
+}
+
 int guest_freeze(struct family *f, bool frozen)
 {
 	return freeze(f, frozen, FREEZE_MS);
@@ -655,15 +663,15 @@ static int actor_signal(struct family *f, void *arg)
 		mig_reply(w->rq, 0, "%s", ""); /* it has come before */
 	} else {
 		memcpy(&info, r->info.data, sizeof(info));
-		err = f->eng ? eng_signal(f->eng, r->pid, r->tid, &info) : -ESRCH;
+		err = f->eng ? eng_signal(f->eng, r->pid, r->tid, &info, r->seq) : -ESRCH;
 		if (!err || err == -ESRCH) {
 			pthread_mutex_lock(&f->lock);
 			f->signal_seq = r->seq;
 			pthread_mutex_unlock(&f->lock);
 			note_heard(f, r->seq);
 		}
-		mig_reply(w->rq, -err, "%s", err ? strerror(-err) : "");
 		log_debug("family %s: signal %d for %d: %d", f->id, info.si_signo, r->pid, err);
+		mig_reply(w->rq, -err, "%s", err ? strerror(-err) : "");
 	}
 	family_put(f);
 	free(w);
@@ -853,6 +861,12 @@ void guest_replay(struct migd *m, const json_t *r)
 	f->gen = json_integer_value(json_object_get(r, "g"));
 	f->signal_seq = json_integer_value(json_object_get(r, "signal"));
 	f->stuck_kill_s = (uint32_t)json_integer_value(json_object_get(r, "stuck_kill"));
+	if (is_frozen(f)) { /* stopped for the owner's sake by who was here before: it is still to leave, or to run on when he goes */
+		f->evicting = true;
+		f->evict_since_ns = clock_boot_ns();
+		snprintf(f->evict_why, sizeof(f->evict_why), "its owner is back");
+		freeze(f, false, FREEZE_MS); /* its keeper could not answer; evict_turn() stops it again */
+	}
 	/* What it is now, actor_reattach() finds out; what it was, a destination or a source, tells who may let it run. */
 	f->machine.state = json_is_true(json_object_get(r, "runs")) ? MS_DOUBT : MD_DOUBT;
 	f->whole = json_is_true(json_object_get(r, "whole"));

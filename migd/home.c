@@ -580,11 +580,12 @@ void home_journal_move(struct family *f, uint64_t gen)
 		log_warn("family %s: the journal cannot be written", f->id);
 }
 
-int home_journal_commit(struct family *f, uint64_t gen, const char *dest)
+int home_journal_commit(struct family *f, uint64_t gen, const char *dest, uint64_t signal_seq)
 {
 	json_t *r = home_record(f, "commit", gen);
 
 	json_object_set_new(r, "host", json_string(dest));
+	json_object_set_new(r, "seq", json_integer((json_int_t)signal_seq));
 	return journal_write(f->m->journal, r);
 }
 
@@ -631,6 +632,7 @@ void home_replay(struct migd *m, const json_t *r)
 		f->gen = gen;
 		snprintf(f->host, sizeof(f->host), "%s", host ? host : "");
 		f->replay_commit = !strcmp(type, "commit");
+		f->signal_seq = (uint64_t)json_integer_value(json_object_get(r, "seq"));
 		f->replay_away = !f->replay_commit || f->replay_away;
 	}
 	if (state) {
@@ -677,9 +679,12 @@ static int actor_reattach(struct family *f, void *unused)
 static void replay_end(struct family *f)
 {
 	bool here = !strcmp(f->host, f->m->conf->name);
-	int r = family_call(f, actor_reattach, NULL);
 	struct error e = { 0 };
+	int r;
 
+	if (f->replay_commit)
+		outbox_delivered(f->outbox, f->signal_seq); /* they are in the image that was decided for */
+	r = family_call(f, actor_reattach, NULL);
 	if (r) {
 		if (r > 0) {
 			log_note("family %s: %d (%s) runs here", f->id, f->pid, f->comm);

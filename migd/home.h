@@ -28,7 +28,7 @@ int home_journal(struct family *f);
 /* It is frozen for attempt `gen`; if we die from here on it may be found parked. */
 void home_journal_move(struct family *f, uint64_t gen);
 /* The decision, synced. */
-int home_journal_commit(struct family *f, uint64_t gen, const char *dest);
+int home_journal_commit(struct family *f, uint64_t gen, const char *dest, uint64_t signal_seq); /* signal_seq: of the last signal that is in the image */
 void home_replay(struct migd *m, const json_t *record);
 /* After all records have been replayed, before anybody can ask: finds the processes again and goes on with what was decided. */
 void homes_replayed(struct migd *m);

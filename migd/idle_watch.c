@@ -248,7 +248,7 @@ static void sample_ttys(struct idle_watch *w, uint64_t now)
 {
 	struct timespec ts;
 
-	clock_gettime(CLOCK_REALTIME, &ts);
+	clock_gettime(CLOCK_REALTIME, &ts); /* the kernel's own, which stamped the atimes; not the daemon's of conf/clock.h */
 	int64_t real = (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 
 	find_remote(w);
@@ -489,15 +489,6 @@ size_t idle_sources(const struct idle_watch *w, struct idle_source *out, size_t 
 {
 	size_t n = 0;
 
-	for (size_t i = 0; i < w->ndev && n < max; i++, n++) {
-		const struct device *d = &w->dev[i];
-		const char *kind = d->kind == DEVICE_EVDEV ? "input" : "tty";
-
-		out[n] = (struct idle_source){.readable = !d->err, .last_ns = d->last_ns};
-		snprintf(out[n].name, sizeof out[n].name, "%s %.56s", kind, d->label);
-		snprintf(out[n].text, sizeof out[n].text, "%s", d->err ? strerror(d->err) : !d->remote ? "" : w->rules.remote_logins ? "remote login" :
-			"remote login: does not count");
-	}
 	if (n < max) {
 		out[n] = (struct idle_source){.name = "logind", .readable = w->logind_ok};
 		snprintf(out[n].text, sizeof out[n].text, "%s", w->logind);
@@ -512,6 +503,18 @@ size_t idle_sources(const struct idle_watch *w, struct idle_source *out, size_t 
 		out[n] = (struct idle_source){.name = "load", .readable = !w->load_err};
 		snprintf(out[n].text, sizeof out[n].text, "%.2f %.2f %.2f runnable, %d CPUs, %s", w->load.avg[0], w->load.avg[1], w->load.avg[2],
 			w->load.cpus, w->load.own_pidns ? "of the processes seen here" : "of the whole host");
+		n++;
+	}
+	for (size_t i = 0; i < w->ndev && n < max; i++) {
+		const struct device *d = &w->dev[i];
+		if (d->kind == DEVICE_TTY && !d->err && !d->last_ns)
+			continue; /* one of the many consoles that nobody ever used */
+		const char *kind = d->kind == DEVICE_EVDEV ? "input" : "tty";
+
+		out[n] = (struct idle_source){.readable = !d->err, .last_ns = d->last_ns};
+		snprintf(out[n].name, sizeof out[n].name, "%s %.56s", kind, d->label);
+		snprintf(out[n].text, sizeof out[n].text, "%s", d->err ? strerror(d->err) : !d->remote ? "" : w->rules.remote_logins ? "remote login" :
+			"remote login: does not count");
 		n++;
 	}
 	return n;

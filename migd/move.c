@@ -236,7 +236,7 @@ static int do_commit(struct move *v)
 	int err;
 
 	fault_point("commit");
-	err = home_journal_commit(f, v->gen, v->o->dest);
+	err = home_journal_commit(f, v->gen, v->o->dest, v->signal_seq);
 	if (err)
 		return error_set(v->e, -err, "the journal of %s cannot be written: %s", v->m->conf->name, strerror(-err));
 	fault_point("committed");
@@ -324,22 +324,23 @@ static int do_release(struct move *v)
 	return -ENOMEM;
 }
 
+static void deliver_here(const struct family *f, pid_t pid, pid_t tid, siginfo_t *info)
+{
+	long r = -1;
+
+	if (info->si_code < 0 && info->si_code != SI_TKILL)
+		r = tid ? syscall(SYS_rt_tgsigqueueinfo, pid, tid, info->si_signo, info) : syscall(SYS_rt_sigqueueinfo, pid, info->si_signo, info);
+	if (r)
+		r = tid ? syscall(SYS_tgkill, pid, tid, info->si_signo) : kill(pid, info->si_signo);
+	if (r && errno != ESRCH)
+		log_warn("family %s: signal %d for %d is lost: %s", f->id, info->si_signo, pid, strerror(errno));
+}
+
 /* Signals that came for it on its way home. */
 void move_deliver_here(struct family *f)
 {
-	siginfo_t info;
-	pid_t pid, tid;
-
-	while (outbox_take_signal(f->outbox, &pid, &tid, &info)) {
-		long r = -1;
-
-		if (info.si_code < 0 && info.si_code != SI_TKILL)
-			r = tid ? syscall(SYS_rt_tgsigqueueinfo, pid, tid, info.si_signo, &info) : syscall(SYS_rt_sigqueueinfo, pid, info.si_signo, &info);
-		if (r)
-			r = tid ? syscall(SYS_tgkill, pid, tid, info.si_signo) : kill(pid, info.si_signo);
-		if (r && errno != ESRCH)
-			log_warn("family %s: signal %d for %d is lost: %s", f->id, info.si_signo, pid, strerror(errno));
-	}
+	while (outbox_deliver(f->outbox, deliver_here))
+		;
 }
 
 static int actor_resume_home(struct family *f, void *arg)
@@ -615,6 +616,7 @@ static void *finish_main(void *arg)
 	pthread_mutex_lock(&f->lock);
 	strcpy(dest, f->host);
 	v.gen = f->gen;
+	v.signal_seq = f->signal_seq;
 	pthread_mutex_unlock(&f->lock);
 	o.dest = dest;
 	strcpy(v.source_name, f->m->conf->name);

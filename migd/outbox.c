@@ -52,7 +52,7 @@ int outbox_new(struct family *f, struct outbox **out)
 	if (!o)
 		return -ENOMEM;
 	o->f = f;
-	o->seq = clock_real_ns(); /* above all that a dead predecessor has used */
+	o->seq = clock_boot_ns(); /* above all that a dead predecessor has used; unlike the time of day it never goes back, and nothing of ours outlives a boot */
 	pthread_mutex_init(&o->lock, NULL);
 	pthread_condattr_init(&a);
 	pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
@@ -314,11 +314,15 @@ void outbox_replay(struct outbox *o, const json_t *r)
 	pid_t taker = (pid_t)json_integer_value(json_object_get(r, "taker"));
 	uint32_t nr = (uint32_t)json_integer_value(json_object_get(r, "nr"));
 
+	uint64_t seq = (uint64_t)json_integer_value(json_object_get(r, "seq"));
+
 	pthread_mutex_lock(&o->lock);
+	if (o->seq < seq)
+		o->seq = seq;
 	if (nr)
 		mark(o, taker, nr);
 	if (it && hex && strlen(hex) == 2 * sizeof(it->info) && !json_is_true(json_object_get(r, "done"))) {
-		it->seq = (uint64_t)json_integer_value(json_object_get(r, "seq"));
+		it->seq = seq;
 		it->pid = (pid_t)json_integer_value(json_object_get(r, "pid"));
 		it->tid = (pid_t)json_integer_value(json_object_get(r, "tid"));
 		for (size_t i = 0; i < sizeof(it->info); i++) {
@@ -392,7 +396,7 @@ void outbox_delivered(struct outbox *o, uint64_t seq)
 	pthread_mutex_unlock(&o->lock);
 }
 
-int outbox_take_signal(struct outbox *o, pid_t *pid, pid_t *tid, siginfo_t *info)
+bool outbox_deliver(struct outbox *o, void (*deliver)(const struct family *f, pid_t pid, pid_t tid, siginfo_t *info))
 {
 	struct list *n = NULL;
 	struct item *it;
@@ -406,14 +410,12 @@ int outbox_take_signal(struct outbox *o, pid_t *pid, pid_t *tid, siginfo_t *info
 	pthread_cond_broadcast(&o->changed);
 	pthread_mutex_unlock(&o->lock);
 	if (!n)
-		return 0;
+		return false;
 	it = list_entry(n, struct item, node);
-	*pid = it->pid;
-	*tid = it->tid;
-	*info = it->info;
+	deliver(o->f, it->pid, it->tid, &it->info);
 	item_done(o, it);
 	free(it);
-	return 1;
+	return true;
 }
 
 uint64_t outbox_last_seq(struct outbox *o)

@@ -144,6 +144,21 @@ static uint64_t quiet_ms(const struct idle_view *v)
 	return v->now_ns > since ? (v->now_ns - since) / 1000000 : 0;
 }
 
+/* The owner has touched the host: guests stop now, everything else comes after. */
+static void on_input(struct owner *o)
+{
+	size_t n = evict_guests(o->m, NULL, "its owner is back", false);
+	uint64_t before;
+
+	if (!n)
+		return;
+	log_note("the owner is back: %zu guest%s stopped, and sent away", n, n == 1 ? "" : "s");
+	pthread_mutex_lock(&o->lock);
+	before = quiet_ms(&o->view);
+	pthread_mutex_unlock(&o->lock);
+	stats_idle_before(o->m, true, before);
+}
+
 /* Returns whether the host is idle now. */
 static bool look(struct owner *o)
 {
@@ -168,28 +183,15 @@ static bool look(struct owner *o)
 		log_note("this host is %s (%s)", idle ? "idle" : "in use", why);
 		office_report_soon(o->m->office);
 	}
-	if (was && !idle && strcmp(why, "input") && families_count(o->m->families, FAM_GUEST)) { /* input has its own way, at once */
+	if (was && !idle && !strcmp(why, "input")) { /* most input is seen at once, by its device; this was seen by looking (atime, logind) */
+		on_input(o);
+	} else if (was && !idle && families_count(o->m->families, FAM_GUEST)) {
 		log_note("no longer idle (%s): guests are sent away", why);
 		evict_guests(o->m, NULL, why, false);
 	}
 	if (all)
 		stats_sample(o->m, idle, v.load[0]);
 	return idle;
-}
-
-/* The owner has touched the host: guests stop now, everything else comes after. */
-static void on_input(struct owner *o)
-{
-	size_t n = evict_guests(o->m, NULL, "its owner is back", false);
-	uint64_t before;
-
-	if (!n)
-		return;
-	log_note("the owner is back: %zu guest%s stopped, and sent away", n, n == 1 ? "" : "s");
-	pthread_mutex_lock(&o->lock);
-	before = quiet_ms(&o->view);
-	pthread_mutex_unlock(&o->lock);
-	stats_idle_before(o->m, true, before);
 }
 
 /* Says, once, how long it took until the last one had left. */

@@ -249,12 +249,17 @@ static int pump_out(struct family *f, struct send_plan *p, struct rpc_stream *s,
 static int read_answer(struct send_plan *p, struct rpc_stream *s, uint64_t t0, struct error *e)
 {
 	const Sprite__Mig__ImageFrame *a;
+	int r, wait = ANSWER_MS;
 	struct rpc_msg m;
-	int r;
 
 	if (too_long(p, t0, e))
 		return -ETIME;
-	r = rpc_stream_recv(s, &m, t0 && p->max_freeze_ms ? (int)(p->max_freeze_ms - frozen_ms(t0)) : ANSWER_MS);
+	if (t0 && p->max_freeze_ms) {
+		uint64_t frozen = frozen_ms(t0);
+
+		wait = frozen < p->max_freeze_ms ? (int)(p->max_freeze_ms - frozen) : 0;
+	}
+	r = rpc_stream_recv(s, &m, wait);
 	if (too_long(p, t0, e)) {
 		if (r == 1)
 			rpc_msg_clear(&m);

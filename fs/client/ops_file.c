@@ -351,7 +351,7 @@ static void op_flush(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 		return;
 	}
 	/* close(2) of any descriptor drops the process's fcntl locks (fcntl(2)); the kernel keeps no list of ours */
-	if (stream_owner_drop(ino, fi->lock_owner)) {
+	if (stream_owner_drop(ino, fi->lock_owner) || session_resent()) { /* asked again: whether the server heard it before we died, nobody knows */
 		ops_unlock_owner(fs, ino, fi->lock_owner, req);
 		return;
 	}
@@ -416,26 +416,6 @@ static void op_fsync(fuse_req_t req, fuse_ino_t id, int datasync, struct fuse_fi
 }
 
 /* The same for directories: what was queued for it is done first (dirq_gate). */
-static void op_fsyncdir(fuse_req_t req, fuse_ino_t id, int datasync, struct fuse_file_info *fi)
-{
-	struct fs *fs = fuse_req_userdata(req);
-	struct inode *ino = inode_get(fs, id);
-	struct call *c;
-
-	(void)fi;
-	if (inode_is_virtual(fs, ino)) {
-		inode_put(fs, ino);
-		fuse_reply_err(req, 0);
-		return;
-	}
-	c = call_new(fs, req, FS_FSYNC, ino, fsync_done);
-	if (!c)
-		return;
-	c->handle = &c->m.fsync.handle;
-	c->m.fsync.data_only = datasync;
-	call_submit(c);
-}
-
 static void changed_done(struct call *c, int err, struct rpc_msg *out)
 {
 	(void)out;
@@ -532,7 +512,6 @@ void ops_file(struct fuse_lowlevel_ops *ops)
 	ops->flush = op_flush;
 	ops->release = op_release;
 	ops->fsync = op_fsync;
-	ops->fsyncdir = op_fsyncdir;
 	ops->fsyncdir = op_fsync;
 	ops->releasedir = op_release;
 	ops->fallocate = op_fallocate;

@@ -29,12 +29,12 @@ static void failed(struct call *c, struct inode *file, int err)
 	if (err == ENOSPC || err == EDQUOT)
 		atomic_store(&c->dom->full, true);
 	pthread_mutex_lock(&dir->lock);
-	dir->wb_error = err;
+	inode_wb_error(dir, err);
 	names_end(dir);
 	pthread_mutex_unlock(&dir->lock);
 	if (file) {
 		pthread_mutex_lock(&file->lock);
-		file->wb_error = err;
+		inode_wb_error(file, err);
 		pthread_mutex_unlock(&file->lock);
 	}
 	lease_forget_attr(dir);
@@ -153,6 +153,7 @@ static void create_born(struct call *c, int err, struct rpc_msg *out)
 	ino->newborn = false;
 	c->st->open = rep->open;
 	c->st->epoch = c->dom->server->epoch;
+	stream_changed(c->st);
 	pthread_mutex_unlock(&ino->lock);
 	lease_reply_end(fs);
 	if (!(got & SPRITE__FS__LEASE_BITS__LEASE_DATA))
@@ -433,7 +434,7 @@ static void was_set(struct call *c, int err, struct rpc_msg *out)
 	if (err) {
 		log_error("%s: attributes set here are lost: %s", c->dom->prefix, strerror(err));
 		pthread_mutex_lock(&c->ino->lock);
-		c->ino->wb_error = err;
+		inode_wb_error(c->ino, err);
 		pthread_mutex_unlock(&c->ino->lock);
 	}
 	if (!rep || !rep->attr) {

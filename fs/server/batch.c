@@ -167,6 +167,8 @@ static struct op *part_next(struct batch *b)
 		b->next--;
 		err = -refs_fill(b, b->part.msg);
 		b->next++;
+		if (!err && (atomic_load(&b->o->client->gone) || atomic_load(&b->o->client->fenced)))
+			err = ESTALE; /* its leases were broken while the batch was at work */
 	}
 	if (r.data_len) {
 		b->data = (struct iovec){(void *)r.data, r.data_len};

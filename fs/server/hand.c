@@ -286,11 +286,18 @@ static int claim(struct op *o, const Sprite__Fs__HandReq *in)
 		open_put(f);
 		return r;
 	}
-	lease_open(o->d, mine);
 	if (f->offset) {
 		r = hand_reclaim(o->d, mine, (ProtobufCBinaryData){TOKEN, f->offset->token}, 0);
+		if (r < 0) {
+			openstate_take(&o->d->opens, o->client, mine->id);
+			open_put(mine);
+			open_put(mine);
+			open_put(f);
+			return r;
+		}
 		rep.stream = (ProtobufCBinaryData){TOKEN, f->offset->token};
 	}
+	lease_open(o->d, mine);
 	rep.pos = pos;
 	sprite__fs__attr__init(&e.attr);
 	op_attr(o->d, f->mount, fd, &st, &e.attr);

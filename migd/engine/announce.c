@@ -18,49 +18,18 @@
 #include "migd/engine/nest.h"
 #include "migd/engine/res_files.h"
 
-/* The leader first: its number is the process's. */
-static int look_threads(struct eng_proc *p)
-{
-	_cleanup_free_ pid_t *tids = NULL;
-	ssize_t n = procfs_tasks(p->pid, &tids);
-
-	for (ssize_t i = 0; i < n; i++) {
-		struct eng_thread *t;
-		char path[64];
-		pid_t vtid;
-		int depth;
-
-		snprintf(path, sizeof(path), "task/%d/status", tids[i]);
-		if (procfs_nspid(p->dir, path, &vtid, &depth) < 0)
-			continue;
-		t = thread_new(p, tids[i], vtid);
-		if (!t)
-			return -ENOMEM;
-		if (tids[i] == p->pid) {
-			p->threads[p->nthreads - 1] = p->threads[0];
-			p->threads[0] = t;
-		}
-	}
-	return p->nthreads && p->threads[0]->tid == p->pid ? 0 : -ESRCH;
-}
-
 static int look_at(struct eng_proc *p)
 {
-	struct procfs_stat st;
 	int r = proc_open(p);
 
 	if (r == 0)
-		r = procfs_stat(p->dir, &st);
+		r = proc_identity(p);
 	if (r == 0)
-		r = st.state == 'Z' || st.state == 'X' ? -ESRCH : look_threads(p);
+		r = proc_threads(p);
 	if (r == 0)
 		r = procfs_maps(p->dir, true, &p->core->maps);
 	if (r < 0)
 		return r;
-	snprintf(p->core->comm, sizeof(p->core->comm), "%.16s", st.comm);
-	p->ppid = st.ppid;
-	p->pgid = st.pgid;
-	p->sid = st.sid;
 	p->core->blob = memory_blob_place(p->core->maps, p->core->blob, p->nthreads);
 	return p->core->blob ? 0 : -ENOMEM;
 }

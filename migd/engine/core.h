@@ -188,9 +188,9 @@ int regs_leave_vdso(struct eng_thread *t, uint64_t start, uint64_t end);
 double cpuclock_ms(uint64_t freeze, int cpu);
 double sched_number(const char *text, const char *key);
 
-/* deadlines.c: when the interrupted wait of a thread on this host ends. */
+/* deadlines.c: when the interrupted wait of a thread on this host ends. slept_ns: for how long it has slept, at most. */
 void deadline_note(pid_t tid, long nr, uint64_t left_ns, uint64_t sp, int64_t timeout);
-int deadline_left(pid_t tid, uint64_t sp, long *nr, uint64_t *left_ns, int64_t *timeout);
+int deadline_left(pid_t tid, uint64_t sp, uint64_t slept_ns, long *nr, uint64_t *left_ns, int64_t *timeout);
 
 /* family.c */
 struct eng_family *family_new(const struct eng_hooks *h);
@@ -201,5 +201,7 @@ struct eng_thread *thread_new(struct eng_proc *p, pid_t tid, pid_t vtid);
 void thread_drop(struct eng_proc *p, unsigned i);
 void proc_drop(struct eng_family *f, size_t i);
 int proc_open(struct eng_proc *p); /* dir, pidfd, mem */
+int proc_identity(struct eng_proc *p); /* comm and this host's numbers; -ESRCH: it has ended */
+int proc_threads(struct eng_proc *p);  /* all there are now, the leader (its number is the process's) first */
 
 #endif

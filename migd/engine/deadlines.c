@@ -56,7 +56,7 @@ void deadline_note(pid_t tid, long nr, uint64_t left_ns, uint64_t sp, int64_t ti
 	pthread_mutex_unlock(&lock);
 }
 
-int deadline_left(pid_t tid, uint64_t sp, long *nr, uint64_t *left_ns, int64_t *timeout)
+int deadline_left(pid_t tid, uint64_t sp, uint64_t slept_ns, long *nr, uint64_t *left_ns, int64_t *timeout)
 {
 	uint64_t start, now = clock_mono_ns();
 	int r = -ENOENT;
@@ -69,7 +69,8 @@ int deadline_left(pid_t tid, uint64_t sp, long *nr, uint64_t *left_ns, int64_t *
 
 		if (table[at].tid != tid || table[at].start != start)
 			continue;
-		if (table[at].sp != sp) /* of an earlier wait */
+		/* of an earlier wait: nobody falls asleep in one that is over */
+		if (table[at].sp != sp || table[at].end_ns < now - slept_ns)
 			break;
 		*left_ns = table[at].end_ns > now ? table[at].end_ns - now : 0;
 		*nr = table[at].nr;

@@ -135,8 +135,11 @@ int eng_event_fd(struct eng_family *f);
 /* Never blocks: 1 = *ev filled, 0 = nothing, -errno. */
 int eng_next_event(struct eng_family *f, struct eng_event *ev);
 
-/* Guest host: delivers a signal as the home saw it (si_code, sender and value kept). SIGKILL, SIGSTOP and SIGCONT included. */
-int eng_signal(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info);
+/*
+ * Guest host: delivers a signal as the home saw it (si_code, sender and value kept). SIGKILL, SIGSTOP and SIGCONT included. seq: ascending numbers, each of which is
+ * delivered once however often it is given, over restarts of ours too; 0: without.
+ */
+int eng_signal(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info, uint64_t seq);
 /* Guest host: the home knows of the end of `pid`. Until it is told so, the keeper tells every new migd of that end again. */
 int eng_exit_told(struct eng_family *f, pid_t pid);
 /* Guest host: an ENG_CALL is answered over a descriptor of its own, from any thread, since the family's may be waiting for the caller to stop. */

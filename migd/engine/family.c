@@ -111,6 +111,47 @@ int proc_open(struct eng_proc *p)
 	return p->dir < 0 || p->pidfd < 0 || p->core->mem < 0 ? -ESRCH : 0;
 }
 
+int proc_identity(struct eng_proc *p)
+{
+	struct procfs_stat st;
+	int r = procfs_stat(p->dir, &st);
+
+	if (r < 0 || st.state == 'Z' || st.state == 'X')
+		return r < 0 ? r : -ESRCH;
+	snprintf(p->core->comm, sizeof(p->core->comm), "%.16s", st.comm);
+	p->ppid = st.ppid;
+	p->pgid = st.pgid;
+	p->sid = st.sid;
+	return 0;
+}
+
+int proc_threads(struct eng_proc *p)
+{
+	pid_t *tids = NULL;
+	ssize_t n = procfs_tasks(p->pid, &tids);
+	int r = 0;
+
+	for (ssize_t i = 0; i < n && r == 0; i++) {
+		struct eng_thread *t;
+		char path[64];
+		pid_t vtid;
+		int depth;
+
+		snprintf(path, sizeof(path), "task/%d/status", tids[i]);
+		if (procfs_nspid(p->dir, path, &vtid, &depth) < 0)
+			continue; /* ended meanwhile */
+		t = thread_new(p, tids[i], vtid);
+		if (!t) {
+			r = -ENOMEM;
+		} else if (tids[i] == p->pid) {
+			p->threads[p->nthreads - 1] = p->threads[0];
+			p->threads[0] = t;
+		}
+	}
+	free(tids);
+	return r < 0 ? r : p->nthreads && p->threads[0]->tid == p->pid ? 0 : -ESRCH;
+}
+
 static void proc_release(struct eng_family *f, struct eng_proc *p)
 {
 	for (size_t i = 0; eng_res_table[i]; i++)

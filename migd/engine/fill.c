@@ -197,6 +197,7 @@ int eng_hollow_born(struct eng_family *f, const struct eng_event *b, struct erro
 	img_proc m = {.pid = b->pid, .ppid = b->ppid, .pgid = b->pgid, .sid = b->sid, .n_tids = 1, .tids = &tid, .comm = (char *)b->comm};
 	struct eng_proc *parent = living_hollow(f, b->ppid), *p = eng_proc_by_vpid(f, b->pid);
 	struct blob_slot slot = {.taken = (uint32_t)clock_mono_ns(), .vtid = b->pid};
+	size_t known;
 	bool waits;
 	int r;
 
@@ -204,6 +205,11 @@ int eng_hollow_born(struct eng_family *f, const struct eng_event *b, struct erro
 		return -EBUSY;
 	if (p && !p->core->dead)
 		return 0;
+	for (size_t i = 0; p && i < f->nprocs; i++) /* it had that number before */
+		if (f->procs[i] == p) {
+			proc_drop(f, i);
+			break;
+		}
 	if (!parent)
 		return error_set(e, ESRCH, "no hollow is left");
 	if (parent->core->stop_sig)
@@ -213,9 +219,10 @@ int eng_hollow_born(struct eng_family *f, const struct eng_event *b, struct erro
 	if (r < 0)
 		return error_set(e, -r, "hollow %d cannot be stopped", parent->vpid);
 	m.blob = parent->core->blob;
+	known = f->nprocs;
 	r = vessel_child(f, parent, &m, e);
-	p = r == 0 ? eng_proc_by_vpid(f, b->pid) : NULL;
-	if (p) {
+	p = f->nprocs > known ? f->procs[f->nprocs - 1] : NULL;
+	if (r == 0) {
 		vessel_join(f, &m, NULL); /* a group whose leader is not here: it stays in its parent's */
 		set_name(p, b->comm);
 		inject_transfer_close(p);
@@ -225,9 +232,15 @@ int eng_hollow_born(struct eng_family *f, const struct eng_event *b, struct erro
 		if (r == 0)
 			r = hollow_watch_one(p);
 	}
+	if (r < 0 && p) { /* half made: nobody shall see it */
+		p->core->exit_sent = true;
+		vessel_die(p, SIGKILL);
+		hollow_reap_zombie(parent, b->pid);
+		proc_drop(f, f->nprocs - 1);
+	}
 	if (waits)
 		hollow_watch_one(parent);
-	return r;
+	return r < 0 ? error_set(e, -r, "hollow %d cannot be made: %s", b->pid, strerror(-r)) : r;
 }
 
 /* ---- records ----------------------------------------------------------------------------------------- */

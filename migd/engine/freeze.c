@@ -27,29 +27,16 @@
 #include "migd/engine/nest.h"
 #include "migd/engine/procfs.h"
 
-enum { SEIZE_OPTIONS = PTRACE_O_TRACESYSGOOD, SUSPEND_SECCOMP = 1 << 21 };
 /*
  * A thread that does not stop within the limit waits for a device, or for its vfork child, which we have stopped: so all is let go, and tried again.
  */
 static const uint64_t stop_limit_ns = 100000000ULL, busy_limit_ns = 3000000000ULL; /* in an uninterruptible wait; on a busy machine */
 enum { ATTEMPTS = 40, ATTEMPT_PAUSE_MS = 30, ATTEMPT_PAUSE_MOST_MS = 150 };
 
-static int thread_seize(struct eng_thread *t)
-{
-	if (ptrace(PTRACE_SEIZE, t->tid, 0, SEIZE_OPTIONS | SUSPEND_SECCOMP) < 0 &&
-		(errno != EPERM && errno != EINVAL ? 1 : ptrace(PTRACE_SEIZE, t->tid, 0, SEIZE_OPTIONS) < 0))
-		return -errno;
-	if (ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0)
-		return -errno;
-	return 0;
-}
-
 /* Root process of `mig run`: already ours, in the stop of its exec. */
 static int thread_take_over(struct eng_thread *t)
 {
-	if (ptrace(PTRACE_SETOPTIONS, t->tid, 0, SEIZE_OPTIONS | SUSPEND_SECCOMP) < 0 && ptrace(PTRACE_SETOPTIONS, t->tid, 0, SEIZE_OPTIONS) < 0)
-		return -errno;
-	if (ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0 || ptrace(PTRACE_CONT, t->tid, 0, 0) < 0)
+	if (ptrace(PTRACE_SETOPTIONS, t->tid, 0, PTRACE_O_TRACESYSGOOD) < 0 || ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0 || ptrace(PTRACE_CONT, t->tid, 0, 0) < 0)
 		return -errno;
 	return 0;
 }
@@ -106,6 +93,7 @@ static int thread_await(struct eng_thread *t, struct error *e)
 			if (WSTOPSIG(st) != SIGTRAP)
 				t->proc->core->stop_sig = WSTOPSIG(st);
 			t->core->stopped = true;
+			inject_filters_sleep(t->tid);
 			return 0;
 		}
 		/* a delivery: let it happen (the handler's frame is then part of the state); another event: on */
@@ -205,7 +193,7 @@ static int proc_round(struct eng_proc *p, bool ours, struct error *e)
 		if (!t)
 			return -ENOMEM;
 		thread_slept(t);
-		r = ours ? thread_take_over(t) : thread_seize(t);
+		r = ours ? thread_take_over(t) : inject_seize(t->tid);
 		if (r == -ESRCH || (r == -EPERM && thread_ended(t))) {
 			t->core->gone = true;
 			continue;
@@ -273,20 +261,6 @@ static int proc_order(struct eng_proc *p, struct error *e)
 		}
 	log_debug("engine: process %d: %u threads, first %d", p->pid, p->nthreads, p->nthreads ? p->threads[0]->tid : 0);
 	return error_set(e, EOPNOTSUPP, "process %d: its first thread has ended while others run on: not carried", p->vpid);
-}
-
-static int proc_identity(struct eng_proc *p)
-{
-	struct procfs_stat st;
-	int r = procfs_stat(p->dir, &st);
-
-	if (r < 0)
-		return r;
-	snprintf(p->core->comm, sizeof(p->core->comm), "%.16s", st.comm);
-	p->ppid = st.ppid;
-	p->pgid = st.pgid;
-	p->sid = st.sid;
-	return 0;
 }
 
 /* A member that has ended and waits for its parent to ask. 1: noted, 0: it is not one. */

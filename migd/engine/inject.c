@@ -63,6 +63,16 @@ int inject_wait(struct eng_thread *t, int *status)
 	return 0;
 }
 
+int inject_seize(pid_t tid)
+{
+	return ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD) < 0 || ptrace(PTRACE_INTERRUPT, tid, 0, 0) < 0 ? -errno : 0;
+}
+
+void inject_filters_sleep(pid_t tid)
+{
+	ptrace(PTRACE_SETOPTIONS, tid, 0, PTRACE_O_TRACESYSGOOD | 1 << 21 /* PTRACE_O_SUSPEND_SECCOMP */); /* refused where there is no seccomp */
+}
+
 int regs_set(struct eng_thread *t, const struct user_regs_struct *r)
 {
 	struct iovec v = {(void *)r, sizeof(*r)};
@@ -246,7 +256,7 @@ int inject_set_mode(struct eng_proc *p, unsigned mode)
 static int run_to_trap(struct eng_thread *t)
 {
 	siginfo_t si;
-	int st, r;
+	int st, r, faults = 0;
 
 	for (;;) {
 		t->core->how = PTRACE_CONT;
@@ -261,6 +271,12 @@ static int run_to_trap(struct eng_thread *t)
 		if (WSTOPSIG(st) == SIGTRAP && ptrace(PTRACE_GETSIGINFO, t->tid, 0, &si) == 0 && si.si_code > 0)
 			return 0;
 		if (WSTOPSIG(st) == SIGTRAP) /* somebody's kill(SIGTRAP) */
+			continue;
+		/*
+		 * The program's own fault, queued before we stopped it: the kernel takes synchronous signals in the order of their coming, blocked or not, so it shows
+		 * at our trap. It is dropped: its instruction will fault again.
+		 */
+		if (!faults++ && (WSTOPSIG(st) == SIGSEGV || WSTOPSIG(st) == SIGBUS || WSTOPSIG(st) == SIGILL || WSTOPSIG(st) == SIGFPE))
 			continue;
 		log_error("engine: process %d got signal %d inside of the blob", t->proc->vpid, WSTOPSIG(st));
 		return -EFAULT;

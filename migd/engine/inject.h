@@ -12,6 +12,11 @@
  * kept in core->stop_sig and passed over. 0, -ESRCH.
  */
 int inject_wait(struct eng_thread *t, int *status);
+/* Ours from now on, and on its way into an interrupt's stop. 0 or -errno. */
+int inject_seize(pid_t tid);
+/* Of a stopped thread: neither its own seccomp filters nor the guest's (keeper_calls.c) are for what we inject. Never before it has stopped: they are for what
+ * it calls until then. */
+void inject_filters_sleep(pid_t tid);
 /* One call by moving the instruction pointer to a `syscall` in the target. Leaves the registers changed. */
 long inject_raw(struct eng_thread *t, long nr, const uint64_t arg[6]);
 #define INJECT_RAW(t, nr, ...) inject_raw(t, nr, (const uint64_t[6]){__VA_ARGS__})

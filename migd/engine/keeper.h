@@ -16,7 +16,7 @@ enum keeper_op {
 	KEEPER_SETUP = 1, /* -> first of all: struct keeper_setup */
 	KEEPER_READY,	  /* <- pid 1 of the nest speaks (credentials: its pid), or err */
 	KEEPER_VESSEL,	  /* -> make pid with ppid, pgid, sid; <- from the vessel itself (credentials), or err from the keeper */
-	KEEPER_SIGNAL,	  /* -> info to pid (tid != 0: to that thread); <- err */
+	KEEPER_SIGNAL,	  /* -> info to pid (tid != 0: to that thread), once for each seq (0: always), whichever migd sends it; <- err */
 	KEEPER_EXIT,	  /* <- event: pid ended, status, usage */
 	KEEPER_STOP,	  /* <- event: pid stopped by status */
 	KEEPER_CONT,	  /* <- event */
@@ -29,6 +29,7 @@ struct keeper_msg {
 	uint32_t op;
 	int32_t err; /* errno, positive */
 	int32_t pid, tid, ppid, pgid, sid, status;
+	uint64_t seq;
 	siginfo_t info;
 	struct rusage usage;
 	struct eng_foreign call;

@@ -206,12 +206,14 @@ void calls_answer(const struct eng_foreign *c)
 	for (unsigned i = 0; i < PENDING; i++) {
 		struct asked *a = &pending[i];
 		int64_t ret = c->ret;
+		/* sched_getaffinity writes as much as it returns */
+		size_t len = a->c.nr == SYS_sched_getaffinity && ret >= 0 && (uint64_t)ret < a->c.out_len ? (size_t)ret : a->c.out_len;
 
 		if (!a->used || a->c.id != c->id)
 			continue;
 		a->used = false;
 		if (ret >= 0 && a->out_addr && ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &c->id) == 0 &&
-		    !copy(a->tid, a->out_addr, (void *)c->out, a->c.out_len, true))
+		    !copy(a->tid, a->out_addr, (void *)c->out, len, true))
 			ret = -EFAULT;
 		respond(c->id, ret, false);
 		return;

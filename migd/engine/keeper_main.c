@@ -468,7 +468,7 @@ static int make_vessel(const struct keeper_msg *m)
 	return give_order(parent, &o);
 }
 
-static int send_signal(struct keeper_msg *m)
+static int send_signal(const struct keeper_msg *m)
 {
 	int sig = m->info.si_signo;
 	long r;
@@ -483,6 +483,20 @@ static int send_signal(struct keeper_msg *m)
 	return r < 0 ? -errno : 0;
 }
 
+/* A migd that dies after this and before it has noted it is sent the signal again by the home, and its successor sends it here again. */
+static int signal_once(const struct keeper_msg *m)
+{
+	static uint64_t last;
+	int r;
+
+	if (m->seq && m->seq <= last)
+		return 0;
+	r = send_signal(m);
+	if (m->seq && (r == 0 || r == -ESRCH))
+		last = m->seq;
+	return r;
+}
+
 static void handle(struct keeper_msg *m)
 {
 	struct keeper_msg reply = {.op = m->op, .pid = m->pid};
@@ -495,7 +509,7 @@ static void handle(struct keeper_msg *m)
 			return; /* the vessel itself says so */
 		break;
 	case KEEPER_SIGNAL:
-		r = send_signal(m);
+		r = signal_once(m);
 		break;
 	case KEEPER_TOLD:
 		told(m->pid);

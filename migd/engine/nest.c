@@ -3,6 +3,7 @@
  * Nests: starting the keeper, asking it for vessels, hearing of exits and stops (keeper.h). The keeper is not our child for long (its outer half ends),
  * so that a nest survives us; its death shows on its pidfd.
  */
+#include "migd/engine/aim.h"
 #include "migd/engine/nest.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -45,10 +46,14 @@ static int listen_abstract(struct nest *n)
 static pid_t spawn(const char *keeper, int sock, int lsock)
 {
 	char *const argv[] = {(char *)keeper, NULL}, *const envp[] = {NULL};
-	pid_t pid = vfork();
+	pid_t pid;
 
-	if (pid)
+	aim_hold();
+	pid = vfork();
+	if (pid) {
+		aim_let_go();
 		return pid;
+	}
 	/* our numbers are close-on-exec and may themselves be 3 or 4 */
 	{
 		int s = fcntl(sock, F_DUPFD, 10), l = fcntl(lsock, F_DUPFD, 10);
@@ -442,9 +447,9 @@ int eng_call_answer(int fd, const struct eng_foreign *c)
 	return send(fd, &m, sizeof(m), MSG_NOSIGNAL) == sizeof(m) ? 0 : -ESRCH;
 }
 
-int eng_signal(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info)
+int eng_signal(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info, uint64_t seq)
 {
-	struct keeper_msg m = {.op = KEEPER_SIGNAL, .pid = pid, .tid = tid, .info = *info};
+	struct keeper_msg m = {.op = KEEPER_SIGNAL, .pid = pid, .tid = tid, .seq = seq, .info = *info};
 
 	if (!f->nest)
 		return -EINVAL;

@@ -195,6 +195,22 @@ int procfs_nspid(int dirfd, const char *name, pid_t *vpid, int *depth)
 	return n ? 0 : -EPROTO;
 }
 
+int procfs_by_vpid(const pid_t *list, ssize_t n, pid_t vpid, pid_t *pid)
+{
+	for (ssize_t i = 0; i < n; i++) {
+		char path[64];
+		pid_t v;
+		int depth;
+
+		snprintf(path, sizeof(path), "/proc/%d/status", list[i]); /* of threads too */
+		if (procfs_nspid(AT_FDCWD, path, &v, &depth) == 0 && v == vpid) {
+			*pid = list[i];
+			return 0;
+		}
+	}
+	return -ESRCH;
+}
+
 /* ---- address space -------------------------------------------------------------------------------- */
 static uint64_t vm_flags(const char *s)
 {

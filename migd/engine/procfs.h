@@ -25,6 +25,8 @@ struct procfs_stat {
 int procfs_stat(int dirfd, struct procfs_stat *st);
 /* The number in the innermost pid namespace and how deep below ours that is (1: ours). */
 int procfs_nspid(int dirfd, const char *name, pid_t *vpid, int *depth);
+/* Which of these tasks (list, n: as the functions above give them) has the number vpid inside: 0, or -ESRCH. */
+int procfs_by_vpid(const pid_t *list, ssize_t n, pid_t vpid, pid_t *pid);
 
 /* VmFlags of smaps that matter here. */
 enum {

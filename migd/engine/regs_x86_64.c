@@ -107,7 +107,7 @@ static bool wait_known(struct eng_thread *t, const struct user_regs_struct *r)
 {
 	int64_t timeout;
 
-	if (r->orig_rax != SYS_restart_syscall || deadline_left(t->tid, r->rsp, &t->core->wait_nr, &t->core->remaining, &timeout) < 0 ||
+	if (r->orig_rax != SYS_restart_syscall || deadline_left(t->tid, r->rsp, freeze_slept_ns(t), &t->core->wait_nr, &t->core->remaining, &timeout) < 0 ||
 	    relative_timeout(t, r) != timeout)
 		return false;
 	t->core->has_remaining = true;

@@ -16,6 +16,7 @@
 #define ENGINE_RES_H
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 #include <sys/user.h>
 #include "conf/error.h"
@@ -155,6 +156,12 @@ struct eng_res {
 	void (*resume)(struct eng_proc *p);
 	/* Source = home after the commit: let go (close descriptors, ...); and home before a fill is abandoned: the same. NULL: nothing to do. */
 	int (*hollow)(struct eng_proc *p, struct error *e);
+	/*
+	 * Home: what must outlive this process of what is kept for a family that is away, a line each for eng_save(); and a line back: 1 it is its own, 0 it is not,
+	 * -errno. hollow: the family is away now. May be NULL.
+	 */
+	int (*save)(const struct eng_family *f, FILE *o);
+	int (*restore)(struct eng_family *f, const char *line, bool hollow);
 	/* Frees ->res[] of its index; called for family (p NULL), each process and each thread's process. */
 	void (*release)(struct eng_family *f, struct eng_proc *p);
 };

@@ -16,9 +16,11 @@
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "migd/engine/core.h"
 #include "migd/engine/res_files.h"
 
 #ifndef INOTIFY_IOC_SETNEXTWD
@@ -284,12 +286,15 @@ static int inotify_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__
 
 static int inotify_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)
 {
-	(void)f, (void)p;
+	(void)f;
 	if (!d->image->inotify)
 		return res_bad_record(e, "inotify");
-	int fd = inotify_init1(IN_CLOEXEC);
+	/* This thread alone, for a moment: instance and watches are to be the user's, within his limits (fs.inotify). */
+	syscall(SYS_setresuid, -1, p->core->uid, -1);
+	int fd = inotify_init1(IN_CLOEXEC), err = errno;
 
-	return fd < 0 ? error_set(e, errno, "inotify: %s", strerror(errno)) : fd;
+	syscall(SYS_setresuid, -1, 0, -1);
+	return fd < 0 ? error_set(e, err, "inotify: %s", strerror(err)) : fd;
 }
 
 static int watch_again(struct eng_proc *p, int fd, const Sprite__Img__Watch *w, struct error *e)

@@ -306,6 +306,7 @@ static int queue_make(struct eng_family *f, const Sprite__Img__Mqueue *q, struct
 	const char *name = *q->name ? q->name : spare;
 	struct mq_state *s = state_of(f);
 	unsigned priority;
+	struct stat st;
 	int r = 0;
 
 	snprintf(spare, sizeof spare, "sprite.%d.%llu", eng_proc_at(f, 0)->vpid, (unsigned long long)q->queue);
@@ -315,7 +316,8 @@ static int queue_make(struct eng_family *f, const Sprite__Img__Mqueue *q, struct
 		fd = queue_open(name, O_RDWR, 0, NULL);
 		_cleanup_free_ char *old = fd < 0 ? NULL : malloc(q->msgsize + 1);
 
-		if (fd >= 0 && (mq_getattr(fd, &is) < 0 || is.mq_maxmsg != want.mq_maxmsg || is.mq_msgsize != want.mq_msgsize || !old)) {
+		/* its mode is 0: nobody uses it; one of that name that is not ours keeps what is in it */
+		if (fd >= 0 && (fstat(fd, &st) < 0 || st.st_mode & 0777 || mq_getattr(fd, &is) < 0 || is.mq_maxmsg != want.mq_maxmsg || is.mq_msgsize != want.mq_msgsize || !old)) {
 			close(fd);
 			return error_set(e, EEXIST, "message queue /%s: its name is in use on this host", name);
 		}
@@ -398,9 +400,41 @@ static int mq_hollow(struct eng_proc *p, struct error *e)
 	struct mq_state *s = state_of(p->family);
 
 	(void)e;
-	if (s && !p->family->nest && p == eng_proc_at(p->family, 0))
-		shells_mode(s, true);
+	if (!s || p->family->nest || p != eng_proc_at(p->family, 0))
+		return 0;
+	for (size_t i = 0; i < s->n; i++) /* of a return that was given up */
+		if (s->v[i].fd >= 0 && fchmod(s->v[i].fd, 0) < 0)
+			log_warn("engine: message queue /%s: %s", s->v[i].name ? s->v[i].name : "", strerror(errno));
+	queues_clear(&s->v, &s->n);
+	shells_mode(s, true);
 	return 0;
+}
+
+static int mq_save(const struct eng_family *f, FILE *o)
+{
+	const struct mq_state *s = f->nest ? NULL : f->res[eng_res_index(&res_mqueue)];
+
+	for (size_t i = 0; s && i < s->nleft; i++)
+		if (!strpbrk(s->left[i].name, "\n"))
+			fprintf(o, "mqueue %o %s\n", s->left[i].mode, s->left[i].name);
+	return 0;
+}
+
+static int mq_restore(struct eng_family *f, const char *line, bool hollow)
+{
+	struct mq_state *s;
+	unsigned mode;
+	int at = 0;
+
+	if (strncmp(line, "mqueue ", 7))
+		return 0;
+	if (sscanf(line, "mqueue %o %n", &mode, &at) != 1 || !at || !line[at])
+		return -EPROTO;
+	s = state_of(f);
+	if (!s || !queue_add(&s->left, &s->nleft, 0, line + at, -1, mode))
+		return -ENOMEM;
+	s->shells = hollow;
+	return 1;
 }
 
 static void mq_release(struct eng_family *f, struct eng_proc *p)
@@ -424,6 +458,8 @@ const struct eng_res res_mqueue = {
 	.fill = mq_fill,
 	.finish = mq_finish,
 	.hollow = mq_hollow,
+	.save = mq_save,
+	.restore = mq_restore,
 	.release = mq_release,
 };
 

@@ -3,13 +3,13 @@
  * Seccomp filters, of each thread: read by PTRACE_SECCOMP_GET_FILTER in the frozen family, installed again in the same order. While we trace, no filter acts
  * (PTRACE_O_SUSPEND_SECCOMP); they work from the moment in which the threads are let go.
  *
- * A vessel on a guest host has the keeper's filter before all others (calls that the home answers): the one that asks by user notification and is the oldest. It is not
- * the program's and is left out. A hollow at home still has those with which the program left; what it added away comes on top.
+ * A vessel on a guest host has the keeper's filter before all others (calls that the home answers). It is not the program's and is left out. A hollow at home still has those with which the program left; what it added away comes on top.
  *
  * Refused: strict mode; filters that ask a supervisor; filters that would not let a parked process sleep: a hollow whose migd died would be killed by them.
  * They can be read only when frozen: so the move is refused then, and all runs on.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <signal.h>
 #include <stdio.h>
@@ -20,6 +20,7 @@
 #include <sys/syscall.h>
 #include "conf/cleanup.h"
 #include "migd/engine/core.h"
+#include "migd/engine/nest.h"
 #include "migd/engine/res_util.h"
 #include "migd/engine/seccomp_run.h"
 #include "rpc/image_res.pb-c.h"
@@ -55,6 +56,19 @@ static void filters_freep(struct filters **f)
 	filters_free(*f);
 }
 
+/* How many all processes of a nest are born with: none where calls about processes at home are not forwarded. */
+static size_t keepers_filters(const struct eng_family *f)
+{
+	char name[40];
+
+	if (!f->nest)
+		return 0;
+	snprintf(name, sizeof name, "/proc/%d/status", f->nest->keeper);
+	_cleanup_free_ char *s = eng_proc_read(AT_FDCWD, name, NULL);
+
+	return s ? res_field_u64(s, "Seccomp_filters", 10, 0) : 0;
+}
+
 /* Without the keeper's. NULL and errno. */
 static struct filters *filters_read(struct eng_thread *t)
 {
@@ -82,11 +96,15 @@ static struct filters *filters_read(struct eng_thread *t)
 			f->flags[f->n] = meta.flags & flags_kept;
 		f->v[f->n] = (struct sock_fprog){.len = n, .filter = code};
 	}
-	if (f && f->n && t->proc->family->nest && seccomp_may_return(f->v[0].filter, f->v[0].len, SECCOMP_RET_USER_NOTIF)) {
-		free(f->v[0].filter);
-		memmove(f->v, f->v + 1, --f->n * sizeof *f->v);
-		memmove(f->flags, f->flags + 1, f->n * sizeof *f->flags);
-	}
+	size_t born = f ? keepers_filters(t->proc->family) : 0;
+
+	if (born > f->n)
+		born = f->n;
+	for (size_t i = 0; i < born; i++)
+		free(f->v[i].filter);
+	f->n -= born;
+	memmove(f->v, f->v + born, f->n * sizeof *f->v);
+	memmove(f->flags, f->flags + born, f->n * sizeof *f->flags);
 	return f;
 }
 

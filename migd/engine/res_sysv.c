@@ -315,5 +315,7 @@ const struct eng_res res_sysv = {
 	.fill = sysv_fill,
 	.finish = sysv_finish,
 	.hollow = sysv_hollow,
+	.save = sysv_save,
+	.restore = sysv_restore,
 	.release = sysv_release,
 };

@@ -59,6 +59,8 @@ int sysv_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, const voi
 int sysv_finish(struct eng_proc *p, struct error *e);
 int sysv_hollow(struct eng_proc *p, struct error *e);
 void sysv_release(struct eng_family *f, struct eng_proc *p);
+int sysv_save(const struct eng_family *f, FILE *o);
+int sysv_restore(struct eng_family *f, const char *line, bool hollow);
 /* Source: these left with the image; what has become of them here is decided by hollow() or release(). */
 int sysv_note_left(struct eng_family *f, const struct sysv_object *o);
 void sysv_forget_left(struct eng_family *f);

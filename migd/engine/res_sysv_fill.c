@@ -135,6 +135,9 @@ int sysv_hollow(struct eng_proc *p, struct error *e)
 	(void)e;
 	if (!s || p->family->nest || p != eng_proc_at(p->family, 0))
 		return 0;
+	for (size_t i = 0; i < s->n; i++) /* of a return that was given up: they live on away */
+		if (s->item[i].made)
+			remove_it(s->item[i].m->kind, s->item[i].m->id);
 	items_free(s);
 	for (size_t i = 0; i < s->left.n; i++) {
 		const struct sysv_object *o = &s->left.v[i];
@@ -145,6 +148,37 @@ int sysv_hollow(struct eng_proc *p, struct error *e)
 	}
 	s->shells = s->left.n != 0;
 	return 0;
+}
+
+int sysv_save(const struct eng_family *f, FILE *o)
+{
+	const struct sysv_state *s = f->nest ? NULL : f->res[eng_res_index(&res_sysv)];
+
+	for (size_t i = 0; s && i < s->left.n; i++) {
+		const struct sysv_object *v = &s->left.v[i];
+
+		fprintf(o, "sysv %d %d %d %o %u %u %u %lu %d\n", v->kind, v->id, v->key, v->mode, v->uid, v->gid, v->cuid, (unsigned long)v->size, v->guessed);
+	}
+	return 0;
+}
+
+int sysv_restore(struct eng_family *f, const char *line, bool hollow)
+{
+	struct sysv_object v = {0};
+	unsigned long size;
+	int kind, guessed, r;
+
+	if (strncmp(line, "sysv ", 5))
+		return 0;
+	if (sscanf(line, "sysv %d %d %d %o %u %u %u %lu %d", &kind, &v.id, &v.key, &v.mode, &v.uid, &v.gid, &v.cuid, &size, &guessed) != 9 || kind < SYSV_SHM || kind > SYSV_MSG)
+		return -EPROTO;
+	v.kind = kind;
+	v.size = size;
+	v.guessed = guessed;
+	r = sysv_note_left(f, &v);
+	if (r == 0)
+		state_of(f)->shells = hollow;
+	return r < 0 ? r : 1;
 }
 
 /* ---- fill ----------------------------------------------------------------------------------------------- */

@@ -8,6 +8,8 @@
  *   kind home|nest MONO BOOT HOSTNAME      nest NAME PID START
  *   proc VPID PID START BLOB PPID PGID SID STOP CAPS UID GID PARENT
  *   thread VTID TID SLOT                   (of the proc before it)
+ *   zombie PID START VPID PARENT PGID SID STATUS
+ *   what modules keep of a family that is away (eng_res.save)
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +23,7 @@
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
 #include "migd/engine/nest.h"
+#include "migd/engine/vessel.h"
 
 static uint64_t start_of(pid_t pid)
 {
@@ -31,6 +34,18 @@ static uint64_t start_of(pid_t pid)
 	snprintf(path, sizeof(path), "/proc/%d", pid);
 	dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	return dir >= 0 && procfs_stat(dir, &st) == 0 ? st.start : 0;
+}
+
+/* Not as a zombie. */
+static bool alive(pid_t pid, unsigned long start)
+{
+	struct procfs_stat st = {0};
+	char path[64];
+	_cleanup_close_ int dir = -1;
+
+	snprintf(path, sizeof(path), "/proc/%d", pid);
+	dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return start && dir >= 0 && procfs_stat(dir, &st) == 0 && st.start == start && st.state != 'Z' && st.state != 'X';
 }
 
 int eng_save(const struct eng_family *f, char **text)
@@ -56,6 +71,14 @@ int eng_save(const struct eng_family *f, char **text)
 		for (unsigned k = 0; k < p->nthreads; k++)
 			fprintf(o, "thread %d %d %lx\n", p->threads[k]->vtid, p->threads[k]->tid, (long)p->threads[k]->core->slot);
 	}
+	for (size_t i = 0; i < f->nzombies && !f->nest; i++) {
+		const struct zombie *z = &f->zombies[i];
+
+		fprintf(o, "zombie %d %lu %d %d %d %d %d\n", z->pid, (long)start_of(z->pid), z->vpid, z->parent, z->pgid, z->sid, z->status);
+	}
+	for (size_t k = 0; eng_res_table[k]; k++)
+		if (eng_res_table[k]->save)
+			eng_res_table[k]->save(f, o);
 	return fclose(o) ? -ENOMEM : 0;
 }
 
@@ -70,9 +93,9 @@ static int read_proc(struct eng_family *f, const char *l, bool *skipped, struct 
 
 	if (sscanf(l, "proc %d %d %lu %lx %d %d %d %d %d %u %u %d", &vpid, &pid, &start, &blob, &ppid, &pgid, &sid, &stop, &caps, &uid, &gid, &parent) != 12)
 		return error_set(e, EPROTO, "saved state: %s", l);
-	*skipped = !start || start_of(pid) != start;
-	if (*skipped) /* of a nest the keeper still has the news of its end */
-		return f->nprocs || f->nest ? 0 : error_set(e, ESRCH, "process %d has ended", vpid);
+	*skipped = !alive(pid, start);
+	if (*skipped && f->nest) /* the keeper still has the news of its end */
+		return 0;
 	p = proc_new(f, pid, vpid);
 	if (!p)
 		return error_set(e, ENOMEM, "no memory");
@@ -85,7 +108,13 @@ static int read_proc(struct eng_family *f, const char *l, bool *skipped, struct 
 	p->core->caps = caps;
 	p->core->uid = uid;
 	p->core->gid = gid;
-	return proc_open(p) < 0 ? error_set(e, ESRCH, "process %d has ended", vpid) : 0;
+	if (!*skipped && proc_open(p) == 0)
+		return 0;
+	if (f->nest)
+		return error_set(e, ESRCH, "process %d has ended", vpid);
+	*skipped = p->core->dead = true; /* nobody saw its end: only SIGKILL ends a hollow that we do not end */
+	event_push(f, &(struct eng_event){.kind = ENG_EXITED, .pid = vpid, .status = SIGKILL});
+	return 0;
 }
 
 static int read_thread(struct eng_family *f, const char *l, struct error *e)
@@ -101,6 +130,17 @@ static int read_thread(struct eng_family *f, const char *l, struct error *e)
 		return error_set(e, ENOMEM, "no memory");
 	t->core->slot = slot;
 	return 0;
+}
+
+/* An ended member that its parent, a hollow, has yet to wait for. */
+static int read_zombie(struct eng_family *f, const char *l, struct error *e)
+{
+	struct zombie z;
+	unsigned long start;
+
+	if (sscanf(l, "zombie %d %lu %d %d %d %d %d", &z.pid, &start, &z.vpid, &z.parent, &z.pgid, &z.sid, &z.status) != 7)
+		return error_set(e, EPROTO, "saved state: %s", l);
+	return !start || start_of(z.pid) != start ? 0 : zombie_note(f, &z);
 }
 
 static int read_lines(struct eng_family *f, const char *state, struct error *e)
@@ -127,11 +167,32 @@ static int read_lines(struct eng_family *f, const char *state, struct error *e)
 			r = read_proc(f, l, &skipped, e);
 		} else if (!strncmp(l, "thread ", 7)) {
 			r = skipped ? 0 : read_thread(f, l, e);
-		} else {
-			r = error_set(e, EPROTO, "saved state: %s", l);
-		}
+		} else if (!strncmp(l, "zombie ", 7)) {
+			r = read_zombie(f, l, e);
+		} /* else a module's: read_modules() */
 	}
-	return r < 0 || f->nprocs || f->nest ? r : error_set(e, ESRCH, "no process of the family is left");
+	for (size_t i = 0; i < f->nprocs && r == 0; i++)
+		if (!f->procs[i]->core->dead)
+			return 0;
+	return r < 0 || f->nest ? r : error_set(e, ESRCH, "no process of the family is left");
+}
+
+/* What modules keep, once it is known whether the family is away. */
+static int read_modules(struct eng_family *f, const char *state, bool hollow, struct error *e)
+{
+	_cleanup_free_ char *copy = strdup(state);
+	char *save = NULL;
+
+	for (char *l = strtok_r(copy, "\n", &save); l; l = strtok_r(NULL, "\n", &save))
+		for (size_t k = 0; eng_res_table[k]; k++) {
+			int r = eng_res_table[k]->restore ? eng_res_table[k]->restore(f, l, hollow) : 0;
+
+			if (r < 0)
+				return error_set(e, -r, "saved state: %s: %s", l, strerror(-r));
+			if (r)
+				break;
+		}
+	return copy ? 0 : error_set(e, ENOMEM, "no memory");
 }
 
 /* ---- looking ---------------------------------------------------------------------------------------- */
@@ -154,36 +215,6 @@ static int find_blob(struct eng_proc *p, struct blob_head *head, struct maps *ma
 	return 0;
 }
 
-/* The threads of a process with the blob in it, from the slots; thread lists of the text may be older. */
-static int find_threads(struct eng_proc *p)
-{
-	_cleanup_free_ pid_t *tids = NULL;
-	ssize_t n = procfs_tasks(p->pid, &tids);
-
-	while (p->nthreads)
-		thread_drop(p, p->nthreads - 1);
-	for (ssize_t i = 0; i < n; i++) {
-		char path[64];
-		struct eng_thread *t;
-		pid_t vtid;
-		int depth;
-
-		snprintf(path, sizeof(path), "task/%d/status", tids[i]);
-		if (procfs_nspid(p->dir, path, &vtid, &depth) < 0)
-			continue;
-		t = thread_new(p, tids[i], vtid);
-		if (!t)
-			return -ENOMEM;
-		if (vtid == p->vpid && p->nthreads > 1) {
-			struct eng_thread *first = p->threads[0];
-
-			p->threads[0] = t;
-			p->threads[p->nthreads - 1] = first;
-		}
-	}
-	return n > 0 && p->nthreads ? 0 : -ESRCH;
-}
-
 static int take_thread(struct eng_thread *t)
 {
 	struct eng_proc_core *c = t->proc->core;
@@ -201,12 +232,14 @@ static int take_thread(struct eng_thread *t)
 		}
 	if (!t->core->slot)
 		return -ENOENT;
-	if (ptrace(PTRACE_SEIZE, t->tid, 0, PTRACE_O_TRACESYSGOOD) < 0 || ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0)
-		return -errno;
+	r = inject_seize(t->tid);
+	if (r < 0)
+		return r;
 	t->core->how = PTRACE_CONT;
 	r = inject_wait(t, NULL);
 	if (r < 0)
 		return r;
+	inject_filters_sleep(t->tid);
 	t->regs = s.regs;
 	if ((long)t->regs.rax == -516 && (long)t->regs.orig_rax >= 0) /* its restart block may be of another task: the call is made again */
 		t->regs.rax = -514;
@@ -238,7 +271,9 @@ static int take_proc(struct eng_proc *p, struct error *e, enum eng_state *state)
 		return 0;
 	}
 	*state = head.mode == BLOB_WATCH ? ENG_HOLLOW : p->family->nest && !head.state ? ENG_FILLED : ENG_PARKED;
-	r = find_threads(p);
+	while (p->nthreads) /* those of the text may be older */
+		thread_drop(p, p->nthreads - 1);
+	r = proc_threads(p);
 	for (unsigned i = 0; i < p->nthreads && r == 0; i++)
 		r = take_thread(p->threads[i]);
 	return r < 0 ? error_set(e, -r, "process %d cannot be caught: %s", p->vpid, strerror(-r)) : 0;
@@ -267,13 +302,17 @@ int eng_reattach(const char *state, const struct eng_hooks *h, struct eng_family
 	enum eng_state first = ENG_RUNNING, s = ENG_RUNNING;
 	int r = f ? read_lines(f, state, e) : error_set(e, ENOMEM, "no memory");
 
-	for (size_t i = 0; r == 0 && i < f->nprocs; i++) {
+	for (size_t i = 0, taken = 0; r == 0 && i < f->nprocs; i++) {
+		if (f->procs[i]->core->dead)
+			continue;
 		r = take_proc(f->procs[i], e, &s);
-		if (i == 0)
+		if (!taken++)
 			first = s;
 	}
 	if (r == 0 && first == ENG_RUNNING && !f->nest)
 		r = error_set(e, ENOENT, "process %d runs here: it never left", f->procs[0]->vpid);
+	if (r == 0)
+		r = read_modules(f, state, first == ENG_HOLLOW, e);
 	if (r < 0) {
 		family_free(f);
 		return r;

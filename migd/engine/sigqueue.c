@@ -19,8 +19,8 @@
 #include "migd/engine/inject.h"
 #include "migd/engine/nest.h"
 #include "migd/engine/procfs.h"
+#include "migd/engine/vessel.h"
 
-enum { SUSPEND_SECCOMP = 1 << 21 };
 static const uint64_t patience_ns = 300000000;
 
 bool sigqueue_needed(const siginfo_t *si)
@@ -65,35 +65,13 @@ static int wait_ready(pid_t pid, pid_t tid)
 	}
 }
 
-static int thread_find(struct eng_proc *p, pid_t vtid, pid_t *tid)
-{
-	_cleanup_free_ pid_t *list = NULL;
-	ssize_t n = procfs_tasks(p->pid, &list);
-
-	for (ssize_t i = 0; i < n; i++) {
-		char path[64];
-		pid_t v;
-		int depth;
-
-		snprintf(path, sizeof(path), "/proc/%d/task/%d/status", p->pid, list[i]);
-		if (procfs_nspid(-100, path, &v, &depth) == 0 && v == vtid) {
-			*tid = list[i];
-			return 0;
-		}
-	}
-	return -ESRCH;
-}
-
 /* Into an interrupt's stop; signals that were on their way are let through first. */
 static int stop(struct eng_thread *t)
 {
-	int st;
+	int st, s = inject_seize(t->tid);
 
-	if (ptrace(PTRACE_SEIZE, t->tid, 0, PTRACE_O_TRACESYSGOOD | SUSPEND_SECCOMP) < 0 &&
-		ptrace(PTRACE_SEIZE, t->tid, 0, PTRACE_O_TRACESYSGOOD) < 0)
-		return -errno;
-	if (ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0)
-		return -errno;
+	if (s < 0)
+		return s;
 	for (;;) {
 		pid_t r = waitpid(t->tid, &st, __WALL);
 
@@ -105,6 +83,7 @@ static int stop(struct eng_thread *t)
 		}
 		if (st >> 16 == PTRACE_EVENT_STOP) {
 			t->core->stopped = true;
+			inject_filters_sleep(t->tid);
 			return WSTOPSIG(st) == SIGTRAP ? 0 : -EAGAIN; /* group stop */
 		}
 		ptrace(PTRACE_CONT, t->tid, 0, st >> 16 ? 0 : WSTOPSIG(st) & 0x7f);
@@ -161,7 +140,7 @@ int sigqueue_self(struct eng_family *f, struct eng_proc *p, pid_t vtid, const si
 		return -EBUSY;
 	r = p->dir < 0 || p->core->mem < 0 ? proc_open(p) : 0;
 	if (r == 0)
-		r = thread_find(p, want, &tid);
+		r = find_tid(p, want, &tid);
 	if (r == 0)
 		r = wait_ready(p->pid, tid);
 	if (r < 0)

@@ -18,119 +18,36 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/log.h"
+#include "migd/engine/aim.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
 #include "migd/engine/nest.h"
 
-enum { SUSPEND_SECCOMP = 1 << 21 /* the filter of keeper_calls.c is not for what we inject */ };
 enum { TRIES = 50 }; /* for a number at home, which every fork there takes a chance at */
 
 int vessel_catch(struct eng_thread *t)
 {
 	uint64_t mask = ~(1ULL << (SIGTRAP - 1));
-	int r;
+	int r = inject_seize(t->tid);
 
-	if (ptrace(PTRACE_SEIZE, t->tid, 0, PTRACE_O_TRACESYSGOOD | SUSPEND_SECCOMP) < 0 && ptrace(PTRACE_SEIZE, t->tid, 0, PTRACE_O_TRACESYSGOOD) < 0)
-		return -errno;
-	if (ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0)
-		return -errno;
+	if (r < 0)
+		return r;
 	t->core->how = PTRACE_CONT;
 	r = inject_wait(t, NULL);
+	if (r == 0)
+		inject_filters_sleep(t->tid);
 	if (r == 0 && ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) < 0)
 		r = -errno;
 	return r;
 }
 
 /* ---- threads --------------------------------------------------------------------------------------- */
-static int find_tid(struct eng_proc *p, pid_t vtid, pid_t *tid)
+int find_tid(struct eng_proc *p, pid_t vtid, pid_t *tid)
 {
 	_cleanup_free_ pid_t *list = NULL;
 	ssize_t n = procfs_tasks(p->pid, &list);
 
-	for (ssize_t i = 0; i < n; i++) {
-		char path[64];
-		pid_t v;
-		int depth;
-
-		snprintf(path, sizeof(path), "task/%d/status", list[i]);
-		if (procfs_nspid(p->dir, path, &v, &depth) == 0 && v == vtid) {
-			*tid = list[i];
-			return 0;
-		}
-	}
-	return -ESRCH;
-}
-
-/*
- * At home the number is had by the kernel's own counter: nobody but root may name it, and a hollow is not root. Numbers born away lie above the usual
- * pid_max, which is raised for that moment.
- */
-struct aim {
-	char last[16], max[16], want[16];
-};
-
-static void put_sysctl(const char *name, const char *text)
-{
-	int fd = open(name, O_WRONLY | O_CLOEXEC);
-
-	if (fd < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text))
-		log_warn("engine: %s: %s", name, strerror(errno));
-	if (fd >= 0)
-		close(fd);
-}
-
-static void get_sysctl(const char *name, char *text, size_t len)
-{
-	_cleanup_free_ char *s = eng_proc_read(AT_FDCWD, name, NULL);
-
-	snprintf(text, len, "%s", s ? s : "");
-}
-
-static void aim_last(void *arg)
-{
-	const struct aim *a = arg;
-
-	put_sysctl("/proc/sys/kernel/ns_last_pid", a->want);
-}
-
-/*
- * clone3 with those arguments in the leader's thread, so that the new one gets number `want`. Its number (another one, if somebody was faster: any fork of
- * this host between the counter's setting and ours) or -errno. The target runs at once for that moment.
- */
-static long clone_aimed(struct eng_proc *p, uint64_t args, size_t len, uint64_t slot, pid_t want)
-{
-	struct eng_call c = {.nr = SYS_clone3, .arg = {args, len, 0, 0, 0, slot}, .may_fail = 1};
-	struct sched_param fifo = {.sched_priority = 1}, normal = {0};
-	pid_t tid = p->threads[0]->tid;
-	struct aim a = {0};
-	int r, policy;
-
-	if (p->core->caps) {
-		r = eng_batch(p->threads[0], &c, 1, NULL);
-		return r < 0 ? r : c.ret;
-	}
-	get_sysctl("/proc/sys/kernel/pid_max", a.max, sizeof(a.max));
-	get_sysctl("/proc/sys/kernel/ns_last_pid", a.last, sizeof(a.last));
-	snprintf(a.want, sizeof(a.want), "%d", want - 1);
-	policy = sched_getscheduler(tid);
-	if (policy == SCHED_OTHER)
-		sched_setscheduler(tid, SCHED_FIFO | SCHED_RESET_ON_FORK, &fifo);
-	if (want >= atoi(a.max))
-		put_sysctl("/proc/sys/kernel/pid_max", "4194304");
-	r = batch_after(p->threads[0], &c, 1, NULL, aim_last, &a);
-	put_sysctl("/proc/sys/kernel/ns_last_pid", a.last);
-	if (want >= atoi(a.max))
-		put_sysctl("/proc/sys/kernel/pid_max", a.max);
-	if (policy == SCHED_OTHER)
-		sched_setscheduler(tid, SCHED_OTHER, &normal);
-	return r < 0 ? r : c.ret;
-}
-
-/* Before another try: whoever has the number may be short-lived. */
-static void aim_again(pid_t want)
-{
-	for (int i = 0; i < 20 && kill(want, 0) == 0; i++)
-		nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+	return procfs_by_vpid(list, n, vtid, tid);
 }
 
 int vessel_thread(struct eng_proc *p, unsigned slot, pid_t vtid, struct error *e)
@@ -275,18 +192,7 @@ static int find_child(struct eng_proc *parent, pid_t vpid, pid_t *pid)
 	_cleanup_free_ pid_t *kids = NULL;
 	ssize_t n = procfs_children(parent->pid, &kids);
 
-	for (ssize_t i = 0; i < n; i++) {
-		char path[64];
-		pid_t v;
-		int depth;
-
-		snprintf(path, sizeof(path), "/proc/%d/status", kids[i]);
-		if (procfs_nspid(AT_FDCWD, path, &v, &depth) == 0 && v == vpid) {
-			*pid = kids[i];
-			return 0;
-		}
-	}
-	return -ESRCH;
+	return procfs_by_vpid(kids, n, vpid, pid);
 }
 
 /* A child is forked by its parent's vessel, so that it is its child for wait and getppid. It starts parked in a copy of the parent's blob. */

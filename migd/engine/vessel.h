@@ -10,6 +10,8 @@ typedef Sprite__Image__ImgProc img_proc;
 
 /* vessel.c. All: 0 or -errno with e filled. */
 int vessel_root(struct eng_family *f, const img_proc *m, struct error *e);
+/* The outer number of the thread vtid of p: 0, or -ESRCH. */
+int find_tid(struct eng_proc *p, pid_t vtid, pid_t *tid);
 int vessel_child(struct eng_family *f, struct eng_proc *parent, const img_proc *m, struct error *e);
 int vessel_thread(struct eng_proc *p, unsigned slot, pid_t vtid, struct error *e);
 int vessel_credentials(struct eng_proc *p, const img_proc *m); /* for whom it opens files */

@@ -413,11 +413,11 @@ static bool ended(struct eng_family *home, struct eng_family *nest)
 	}
 	while (eng_next_event(home, &ev) == 1)
 		if (ev.kind == ENG_SIGNAL)
-			eng_signal(nest, ev.pid, ev.tid, &ev.info);
+			eng_signal(nest, ev.pid, ev.tid, &ev.info, 0);
 		else if (ev.kind == ENG_STOPPED)
-			eng_signal(nest, ev.pid, 0, &(siginfo_t){.si_signo = SIGSTOP});
+			eng_signal(nest, ev.pid, 0, &(siginfo_t){.si_signo = SIGSTOP}, 0);
 		else if (ev.kind == ENG_EXITED) {
-			eng_signal(nest, ev.pid, 0, &(siginfo_t){.si_signo = SIGKILL});
+			eng_signal(nest, ev.pid, 0, &(siginfo_t){.si_signo = SIGKILL}, 0);
 			end = true;
 		}
 	return end;

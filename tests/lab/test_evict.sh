@@ -103,6 +103,14 @@ lab input ws2
 check "it is stopped" until_true 20 log_has ws2 "the owner is back: 1 guest stopped"
 check "the owner goes" until_true 60 sh_on ws2 'tail -n 3 /var/log/sprite/migd.log | grep -q "this host is idle"'
 lab heal ws1 ws2 >/dev/null
-check "it runs on" until_true 60 counts g
+check "it runs on, there" until_true 60 eval 'is_at g ws2 && counts g'
+# and a migd that is started anew knows that its guests were stopped
+stops=$(sh_on ws2 'grep -c "the owner is back: 1 guest stopped" /var/log/sprite/migd.log')
+lab cut ws1 ws2 >/dev/null
+lab input ws2
+check "it is stopped again" until_true 20 sh_on ws2 '[ $(grep -c "the owner is back: 1 guest stopped" /var/log/sprite/migd.log) = '$((stops + 1))' ]'
+lab kill ws2 migd KILL >/dev/null; until_true 20 lab start ws2 migd
+lab heal ws1 ws2 >/dev/null
+check "after a kill -9 of migd it leaves or runs on" until_true 120 counts g
 end g
 finish

@@ -86,7 +86,7 @@ if on ws1 touch /sprite/late/a && on ws1 sync /sprite/late /sprite/late/a && on 
 	check "a refusal that comes late is told by fsync of the directory" on ws1 python3 -c '
 import os
 d = os.open("/sprite/late", os.O_RDONLY); os.fsync(d)
-try: os.close(os.open("/sprite/late/b", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)); os.fsync(d)
+try: os.close(os.open("/sprite/late/b", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)); os.fsync(d) # the second, if the lease is still held
 except OSError as e: assert not os.path.exists("/sprite/late/b"); raise SystemExit(0)
 raise SystemExit("nobody was told")'
 	on fs1 chattr -i /srv/sprite/late

@@ -22,8 +22,9 @@ static void sem_do(int i, int op)
 {
 	struct sembuf b = {.sem_num = i, .sem_op = op};
 
-	if (semop(sem, &b, 1) < 0)
-		fail("semop %d of %d: %s", op, i, strerror(errno));
+	while (semop(sem, &b, 1) < 0)
+		if (errno != EINTR || !move_told) /* SIGTERM's handler ends it, anywhere */
+			fail("semop %d of %d: %s", op, i, strerror(errno));
 }
 
 struct message {
