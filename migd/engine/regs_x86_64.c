@@ -8,7 +8,8 @@
  *   -516 ERESTART_RESTARTBLOCK: goes on with state kept in the task: regs_rearm() makes the same state in the fresh task, or
  *        the call is simply made again (absolute times);
  *        When it was gone on with once already, orig_rax says restart_syscall: which call it was is read from the code, what is left from deadlines.c;
- *   -EINTR from calls that never restart (epoll_wait, semop, ...): it is our interrupt that they saw, so -514 is put in its place.
+ *   -EINTR from calls that never restart (epoll_wait, semop, ...): it is our interrupt that they saw, so -514 is put in its place. They are made again as they were
+ *        called, but for a relative time-out: that is what is left of it (wait_again()).
  */
 #include <errno.h>
 #include <linux/futex.h>
@@ -114,6 +115,36 @@ static bool wait_known(struct eng_thread *t, const struct user_regs_struct *r)
 	return true;
 }
 
+/*
+ * A call that saw our interrupt is made again, for what is left of its relative time-out. That is in a register, or below the stack and what a function may keep
+ * there (the red zone): the program's own timespec is not touched. The register stays changed when the call has ended, which callers of functions never see.
+ */
+enum { RED_ZONE = 128 };
+static void wait_again(struct eng_thread *t, struct user_regs_struct *r)
+{
+	bool in_ms = r->orig_rax == SYS_epoll_wait || r->orig_rax == SYS_epoll_pwait;
+	unsigned long long *arg = r->orig_rax == SYS_rt_sigtimedwait ? &r->rdx : &r->r10;
+	uint64_t slept = freeze_slept_ns(t), at = (r->rsp - RED_ZONE - 32) & ~15ULL, left;
+	struct timespec ts;
+
+	r->rax = -ERESTARTNOHAND;
+	if (!slept)
+		return;
+	if (in_ms) {
+		if ((int32_t)*arg > 0)
+			*arg = (uint64_t)(int32_t)*arg * 1000000 > slept ? (int32_t)*arg - slept / 1000000 : 0;
+		return;
+	}
+	if ((r->orig_rax != SYS_rt_sigtimedwait && r->orig_rax != SYS_semtimedop && r->orig_rax != 441 /* epoll_pwait2 */) || !*arg ||
+	    eng_peek(t->proc, *arg, &ts, sizeof(ts)) < 0 || ts.tv_sec < 0 || ts.tv_sec > 1000000000)
+		return;
+	left = ts.tv_sec * 1000000000ULL + ts.tv_nsec;
+	left = left > slept ? left - slept : 0;
+	ts = (struct timespec){left / 1000000000, left % 1000000000};
+	if (eng_poke(t->proc, at, &ts, sizeof(ts)) == 0)
+		*arg = at;
+}
+
 static void arrange_syscall(struct eng_thread *t)
 {
 	struct user_regs_struct *r = &t->regs;
@@ -122,8 +153,8 @@ static void arrange_syscall(struct eng_thread *t)
 	if ((long)r->orig_rax < 0)
 		return;
 	if ((long)r->rax == -EINTR && never_restarts(r->orig_rax)) {
-		r->rax = -ERESTARTNOHAND;
-		t->core->frozen.rax = -ERESTARTNOHAND;
+		wait_again(t, r);
+		t->core->frozen = *r;
 	}
 	if ((long)r->rax != -ERESTART_RESTARTBLOCK)
 		return;
@@ -147,7 +178,7 @@ void regs_let_go(struct eng_thread *t)
 	if (regs_get(t, &r) < 0 || (long)r.orig_rax < 0)
 		return;
 	if ((long)r.rax == -EINTR && never_restarts(r.orig_rax)) { /* it is our interrupt that it saw */
-		r.rax = -ERESTARTNOHAND;
+		wait_again(t, &r);
 		regs_set(t, &r);
 		return;
 	}

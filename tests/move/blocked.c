@@ -6,8 +6,12 @@
 #include "move.h"
 #include <linux/futex.h>
 #include <poll.h>
+#include <sys/epoll.h>
+#include <sys/ipc.h>
 #include <sys/prctl.h>
 #include <sys/select.h>
+#include <sys/sem.h>
+#include <sys/socket.h>
 
 #define SLACK_MS 60000 /* a move on a busy host takes time; a lost wake-up takes for ever */
 
@@ -97,6 +101,45 @@ static long w_cond(uint64_t ms)
 	return r == ETIMEDOUT ? 0 : -r;
 }
 
+static long w_epoll(uint64_t ms)
+{
+	struct epoll_event ev;
+	int fd = epoll_create1(0);
+	long r = epoll_wait(fd, &ev, 1, (int)ms), err = errno;
+	close(fd);
+	return r < 0 ? -err : r;
+}
+static long w_epoll_pwait2(uint64_t ms)
+{
+	struct epoll_event ev;
+	struct timespec t = ms_ts(ms);
+	int fd = epoll_create1(0);
+	long r = syscall(441, fd, &ev, 1, &t, NULL, 8), err = errno;
+	close(fd);
+	CHECK(t.tv_nsec == (long)(ms % 1000 * 1000000), "the time-out of epoll_pwait2 was written to");
+	return r < 0 && err == ENOSYS ? w_epoll(ms) : r < 0 ? -err : r;
+}
+static int sems;
+static long w_semtimedop(uint64_t ms)
+{
+	struct timespec t = ms_ts(ms);
+	struct sembuf b = {.sem_op = -1};
+	long r = semtimedop(sems, &b, 1, &t);
+	return r < 0 && errno == EAGAIN ? 0 : r < 0 ? -errno : -EPROTO;
+}
+static long w_recv_timed(uint64_t ms)
+{
+	struct timeval t = {ms / 1000, ms % 1000 * 1000};
+	int p[2];
+	char c;
+	SYS(socketpair(AF_UNIX, SOCK_STREAM, 0, p));
+	SYS(setsockopt(p[0], SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t));
+	long r = recv(p[0], &c, 1, 0), err = errno;
+	close(p[0]);
+	close(p[1]);
+	return r < 0 && err == EAGAIN ? 0 : r < 0 ? -err : -EPROTO;
+}
+
 static const struct {
 	const char *name;
 	long (*wait)(uint64_t ms);
@@ -113,6 +156,10 @@ static const struct {
 	{"futex wait absolute", w_futex_abs},
 	{"sigtimedwait", w_sigtimedwait},
 	{"pthread_cond_timedwait", w_cond},
+	{"epoll_wait", w_epoll},
+	{"epoll_pwait2", w_epoll_pwait2},
+	{"semtimedop", w_semtimedop},
+	{"recv with SO_RCVTIMEO", w_recv_timed},
 };
 #define N (sizeof table / sizeof table[0])
 
@@ -140,6 +187,7 @@ int main(int argc, char **argv)
 	move_begin(argc, argv);
 	pthread_t t[N];
 	sigset_t s;
+	sems = SYS(semget(IPC_PRIVATE, 1, 0600));
 	sigemptyset(&s);
 	sigaddset(&s, SIGUSR2);
 	sigaddset(&s, SIGTERM);
@@ -154,5 +202,6 @@ int main(int argc, char **argv)
 	stop = true;
 	for (unsigned i = 0; i < N; i++)
 		pthread_join(t[i], NULL);
+	semctl(sems, 0, IPC_RMID);
 	return move_pass();
 }
