@@ -2,10 +2,13 @@
 /* Descriptors that are not carried: each is refused by its name, with the remedy. One that is learned gets a file of its own and leaves this one. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "migd/engine/core.h"
@@ -71,7 +74,9 @@ static void other_probe(struct eng_probe *p, const struct file_look *l)
 		file_reason(p, l, "%s cannot be carried: close it first", l->link);
 }
 
-/* ---- pidfd: of a process of the family ------------------------------------------------------------------ */
+/* ---- pidfd: of a process of the family, or of one that has ended and been waited for: all of these are alike -------------- */
+
+enum { ENDED = -1 };
 
 static bool is_pidfd(const struct file_look *l)
 {
@@ -89,19 +94,17 @@ static void pidfd_probe(struct eng_probe *p, const struct file_look *l)
 {
 	pid_t pid = pidfd_of(l);
 
-	if (pid > 0 && res_inside(p, pid))
+	if (pid == ENDED || (pid > 0 && res_inside(p, pid)))
 		return;
 	if (pid > 0)
 		file_reason(p, l, "pidfd of process %d, which stays: close it first", pid);
 	else
-		file_reason(p, l, "pidfd of a process that has ended: close it first");
+		file_reason(p, l, "pidfd of a process that is not seen here: close it first");
 }
 
 static int pidfd_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e)
 {
-	pid_t pid = pidfd_of(&d->look);
-
-	pid_t vpid = 0;
+	pid_t pid = pidfd_of(&d->look), vpid = pid == ENDED ? ENDED : 0;
 
 	for (size_t i = 0; i < eng_nprocs(f); i++)
 		if (eng_proc_at(f, i)->pid == pid)
@@ -139,14 +142,41 @@ static pid_t zombie_pid(struct eng_family *f, pid_t vpid)
 	return 0;
 }
 
+/* One of p's pid namespace, so that signals by it fail as they should: a child of the vessel that ends at once. */
+static int pidfd_of_ended(struct eng_proc *p, struct error *e)
+{
+	struct clone_args a = {.flags = CLONE_PIDFD};
+	struct eng_thread *t = p->threads[0];
+	struct eng_call c = {.nr = SYS_clone3, .arg = {0, sizeof a, 0, 0, 0, t->core->slot}, .may_fail = 1};
+	int num = -1, fd = -1, r;
+
+	eng_scratch_reset(p);
+	a.pidfd = eng_scratch_put(p, &num, sizeof num);
+	c.arg[0] = eng_scratch_put(p, &a, sizeof a);
+	r = eng_batch(t, &c, 1, NULL);
+	if (r == 0)
+		r = c.ret < 0 ? (int)c.ret : eng_peek(p, a.pidfd, &num, sizeof num);
+	if (r == 0)
+		r = fd = eng_fd_get(p, num);
+	if (r >= 0) {
+		syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
+		ENG_SYS(t, SYS_wait4, c.ret, 0, __WALL, 0);
+		ENG_SYS(t, SYS_close, num);
+	}
+	return r < 0 ? error_set(e, -r, "pidfd of an ended process: %s", strerror(-r)) : fd;
+}
+
 static int pidfd_open_it(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)
 {
 	struct eng_proc *of = d->image->pidfd ? eng_proc_by_vpid(f, d->image->pidfd->pid) : NULL;
 	pid_t pid = of ? of->pid : d->image->pidfd ? zombie_pid(f, d->image->pidfd->pid) : 0;
 
-	(void)p;
-	if (pid <= 0)
+	if (d->image->pidfd && d->image->pidfd->pid == ENDED)
+		pid = ENDED;
+	if (pid <= 0 && pid != ENDED)
 		return res_bad_record(e, "pidfds");
+	if (pid == ENDED)
+		return pidfd_of_ended(p, e);
 	int fd = syscall(SYS_pidfd_open, pid, 0);
 
 	return fd < 0 ? error_set(e, errno, "pidfd of %d: %s", d->image->pidfd->pid, strerror(errno)) : fd;

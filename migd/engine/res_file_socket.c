@@ -180,6 +180,8 @@ static void socket_probe(struct eng_probe *p, const struct file_look *l)
 	_cleanup_close_ int pidfd = syscall(SYS_pidfd_open, l->pid, 0);
 	_cleanup_close_ int fd = pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, l->num, 0);
 
+	if (fd < 0 && (errno == EBADF || errno == ESRCH)) /* closed, or its process has ended, since it was looked at */
+		return;
 	socket_kind(fd, &domain, &type);
 	socket_name(domain, type, name, sizeof name);
 	if (domain == AF_UNIX)

@@ -3,7 +3,8 @@
  * Seccomp filters, of each thread: read by PTRACE_SECCOMP_GET_FILTER in the frozen family, installed again in the same order. While we trace, no filter acts
  * (PTRACE_O_SUSPEND_SECCOMP); they work from the moment in which the threads are let go.
  *
- * A vessel on a guest host has the keeper's filter before all others (calls that the home answers). It is not the program's and is left out. A hollow at home still has those with which the program left; what it added away comes on top.
+ * A vessel on a guest host has the keeper's filter before all others (calls that the home answers). It is not the program's and is left out. A hollow at home
+ * still has those with which the program left; what it added away comes on top.
  *
  * Refused: strict mode; filters that ask a supervisor; filters that would not let a parked process sleep: a hollow whose migd died would be killed by them.
  * They can be read only when frozen: so the move is refused then, and all runs on.

@@ -291,13 +291,17 @@ static void free_slot(const Sprite__Img__Sysv *m)
 	sysv_list_free(&l);
 }
 
-static bool untouched(const Sprite__Img__Sysv *m)
+/* Only guessed to be the family's when it left, and nobody has used it away: what is here under its id is as it should be, and perhaps another's. */
+static bool never_ours(const struct sysv_state *s, const Sprite__Img__Sysv *m)
 {
-	bool touched = m->kind == SYSV_SHM || m->key || m->n_message;
+	bool touched = m->kind == SYSV_SHM || m->n_message, guessed = false;
+
+	for (size_t i = 0; i < s->left.n; i++)
+		guessed |= (int)s->left.v[i].kind == (int)m->kind && s->left.v[i].id == m->id && s->left.v[i].guessed;
 
 	for (size_t i = 0; i < m->n_value; i++)
 		touched |= m->value[i] || m->pid[i];
-	return !touched;
+	return guessed && !touched;
 }
 
 static int object_fill(struct eng_family *f, const void *body, size_t len, struct error *e)
@@ -305,8 +309,13 @@ static int object_fill(struct eng_family *f, const void *body, size_t len, struc
 	struct sysv_state *s = state_of(f);
 	Sprite__Img__Sysv *m = sprite__img__sysv__unpack(NULL, len, body);
 	bool good = m && m->kind >= SYSV_SHM && m->kind <= SYSV_MSG && m->id >= 0 && m->n_value == m->n_pid && (m->kind != SYSV_SEM || m->n_value == m->size);
-	struct item *v = s && good ? realloc(s->item, (s->n + 1) * sizeof *v) : NULL;
+	bool skipped = s && good && !f->nest && never_ours(s, m);
+	struct item *v = s && good && !skipped ? realloc(s->item, (s->n + 1) * sizeof *v) : NULL;
 
+	if (skipped) {
+		sprite__img__sysv__free_unpacked(m, NULL);
+		return 0;
+	}
 	if (!v) {
 		if (m)
 			sprite__img__sysv__free_unpacked(m, NULL);
@@ -320,16 +329,8 @@ static int object_fill(struct eng_family *f, const void *body, size_t len, struc
 		take_low_slots();
 	if (f->nest)
 		free_slot(m);
-	struct error why = {0};
-	int r = object_make(f, it, &why);
+	int r = object_make(f, it, e);
 
-	if (r == -EEXIST && !f->nest && untouched(m)) { /* never ours, perhaps: its user has removed it here, and others have the id now */
-		s->n--;
-		sprite__img__sysv__free_unpacked(m, NULL);
-		return 0;
-	}
-	if (r < 0)
-		error_set(e, -r, "%s", why.text);
 	if (r < 0 || m->kind != SYSV_SHM)
 		return r;
 	r = perm_set(m->kind, m->id, m->uid, m->gid, 0600, 0);

@@ -151,11 +151,24 @@ static bool inside(const struct sysv_family *f, pid_t pid)
 	return false;
 }
 
+/* A process by the number of any of its threads: of a message queue the kernel knows the thread that a message woke. */
+static pid_t process_of(pid_t tid)
+{
+	char path[32];
+
+	snprintf(path, sizeof path, "/proc/%d/status", tid);
+	_cleanup_free_ char *s = eng_proc_read(AT_FDCWD, path, NULL);
+
+	return res_field_u64(s, "Tgid", 10, tid);
+}
+
 /* How a pid that worked on the object last counts: `user` (or any member if 0) makes it ours, a living stranger is told. */
 static void count_user(const struct sysv_family *f, const struct sysv_object *o, pid_t pid, pid_t user, bool *ours, pid_t *other)
 {
 	if (pid <= 0)
 		return;
+	if (!inside(f, pid))
+		pid = process_of(pid);
 	if (inside(f, pid))
 		*ours |= (!user || user == pid) && (o->used >= f->since || o->changed >= f->since);
 	else if (pid != getpid() && started_at(pid) && started_at(pid) <= (o->used > o->changed ? o->used : o->changed))

@@ -5,7 +5,8 @@
 # Several side by side. SPRITE_STATES="name name": only those.
 . "$(dirname "$0")/lib.sh"
 job_dir
-trap 'on ws1 rm -rf $JD; rm -rf "$TMP"' EXIT
+# objects that a program removes away stay at home when it ends away
+trap 'on ws1 rm -rf $JD; as sprite ws1 ipcrm --all >/dev/null 2>&1; rm -rf "$TMP"' EXIT
 names=${SPRITE_STATES:-$(cd "$HERE/../move" && ls *.c | sed 's/\.c$//')}
 
 # One program, on ws1 as its user: starts, moves, ends it. Says "NAME ok|no|skip words"; what explains a failure follows with "#".

@@ -18,6 +18,7 @@ int main(int argc, char **argv)
 	struct sigaction sa = {.sa_handler = on_usr1, .sa_flags = SA_RESTART};
 	SYS(sigaction(SIGUSR1, &sa, NULL));
 	int self = SYS(syscall(SYS_pidfd_open, getpid(), 0));
+	int over = -1; /* of a child that has ended and been waited for */
 	move_ready();
 	for (int n = 0; move_more(); n++) {
 		pid_t kid = SYS(fork());
@@ -31,6 +32,13 @@ int main(int argc, char **argv)
 		struct pollfd p = {fd, POLLIN, 0};
 		move_nap(100000); /* moves happen here */
 		CHECK(poll(&p, 1, 0) == 0, "the pidfd of a living child says that it has ended");
+		if (over >= 0) {
+			struct pollfd q = {over, POLLIN, 0};
+
+			CHECK(poll(&q, 1, 0) == 1 && q.revents & POLLIN, "the pidfd of an ended child says that it lives");
+			CHECK(syscall(SYS_pidfd_send_signal, over, 0, NULL, 0) < 0 && errno == ESRCH, "the pidfd of an ended child: %s", strerror(errno));
+			CHECK(waitid(P_PIDFD, over, NULL, WEXITED) < 0 && errno == ECHILD, "waitid of an ended child: %s", strerror(errno));
+		}
 		int before = got;
 		SYS(syscall(SYS_pidfd_send_signal, self, SIGUSR1, NULL, 0));
 		CHECK(got == before + 1, "a signal by the own pidfd does not arrive");
@@ -45,7 +53,9 @@ int main(int argc, char **argv)
 		CHECK(si.si_pid == kid && si.si_code == CLD_KILLED && si.si_status == SIGTERM, "waitid: pid %d code %d status %d", si.si_pid,
 		      si.si_code, si.si_status);
 		CHECK(fcntl(fd, F_GETFD) == FD_CLOEXEC, "close-on-exec changed");
-		close(fd);
+		if (over >= 0)
+			close(over);
+		over = fd;
 	}
 	return move_pass();
 }

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+# lab: own
+# timeout: 120
+# What a home keeps for a family that is away (shells of its SysV objects and message queues, children that nobody has waited for) is known to a migd that was
+# killed meanwhile: it comes home whole, goes again, and leaves the names usable when it ends away.
+. "$(dirname "$0")/lib.sh"
+lab_up -n 2 --bind "$TESTS:/opt/sprite/tests"
+job_dir
+again() { lab kill ws1 migd KILL >/dev/null; until_true 10 lab start ws1 migd; until_true 10 on ws1 mig ps >/dev/null 2>&1; }
+ready() { sh_on ws1 "grep -q READY $JD/$1.out"; }
+pid() { on ws1 cat $JD/$1.pid; }
+names="sysv mqueue zombies seccomp"
+for n in $names; do
+	as sprite ws1 sh -c "mkdir -p $JD/$n; cd $JD; /opt/sprite/tests/move/$n 0 $JD/$n >$n.out 2>$n.err </dev/null & echo \$! >$n.pid; wait \$!; echo \$? >$n.rc" </dev/null >/dev/null 2>&1 &
+done
+for n in $names; do check "$n: starts" until_true 5 ready $n; done
+for round in 1 2; do
+	for n in $names; do check "$n: goes away ($round)" mig move -H ws2 "$(pid $n)"; done
+	again
+	for n in $names; do check "$n: comes home after its home's migd was killed ($round)" mig home "$(pid $n)"; done
+done
+for n in $names; do mig move -H ws2 "$(pid $n)"; done
+again
+for n in $names; do on ws1 kill -TERM "$(pid $n)"; done
+for n in $names; do
+	until_true 30 on ws1 test -e $JD/$n.rc
+	same "$n: ends well away" "0 PASS" "$(on ws1 cat $JD/$n.rc) $(on ws1 tail -n 1 $JD/$n.out)"
+done
+check "nothing is left" until_true 10 eval '[ -z "$(residue)" ] && [ -z "$(mig ps --no-header)" ]'
+same "no SysV object is left shut" "" "$(sh_on ws1 'awk "FNR > 1 && \$3 == 0 { print FILENAME, \$1, \$2 }" /proc/sysvipc/shm /proc/sysvipc/sem /proc/sysvipc/msg')"
+finish
