@@ -24,6 +24,8 @@ struct hosts {
 	struct migd *m;
 	pthread_mutex_t lock;
 	struct list list;    /* lock: by name */
+	struct rpc_channel **retired; /* lock: to addresses that are no more. Somebody may be about to call on them: closed at the end */
+	size_t nretired;
 	uint64_t fresh_ns;   /* lock: when the table was read; 0: never */
 	uint64_t reading, whole; /* lock: number of the latest reading begun, and of the latest that came to its end */
 };
@@ -55,6 +57,9 @@ void hosts_close(struct hosts *h)
 				rpc_channel_close(x->ch[i]);
 		free(x);
 	}
+	for (size_t i = 0; i < h->nretired; i++)
+		rpc_channel_close(h->retired[i]);
+	free(h->retired);
 	pthread_mutex_destroy(&h->lock);
 	free(h);
 }
@@ -84,6 +89,19 @@ struct row_arg {
 	uint64_t reading;
 };
 
+/* It has moved: calls under way on the old address end. Lock held. */
+static void retire(struct hosts *h, struct rpc_channel *ch)
+{
+	struct rpc_channel **more = ch ? realloc(h->retired, (h->nretired + 1) * sizeof(*more)) : NULL;
+
+	if (more) { /* else it is never closed */
+		h->retired = more;
+		h->retired[h->nretired++] = ch;
+	}
+	if (ch)
+		rpc_channel_cancel(ch);
+}
+
 /* One row of the table. Only a host's own root tells of its migd. */
 static void table_row(void *arg, json_t *line)
 {
@@ -92,7 +110,6 @@ static void table_row(void *arg, json_t *line)
 	const char *server = json_string_value(json_object_get(line, "server"));
 	const char *host = json_string_value(json_object_get(line, "host"));
 	json_int_t port = json_integer_value(json_object_get(line, "mig_port"));
-	struct rpc_channel *old[2] = { NULL, NULL };
 	struct host *x;
 
 	if (!server || !host || !json_is_true(json_object_get(line, "home")) || strlen(server) >= sizeof(x->name) || port < 0 || port > 65535)
@@ -115,16 +132,13 @@ static void table_row(void *arg, json_t *line)
 	if (!port)
 		port = x->addr.port ? x->addr.port : CONF_MIG_PORT;
 	if (x->addr.port != port || strcmp(x->addr.host, host)) {
-		/* It has moved: calls under way on the old address end by themselves. */
-		memcpy(old, x->ch, sizeof(old));
+		retire(h, x->ch[0]);
+		retire(h, x->ch[1]);
 		memset(x->ch, 0, sizeof(x->ch));
 		x->addr.port = port;
 		strncpy(x->addr.host, host, sizeof(x->addr.host) - 1);
 	}
 	pthread_mutex_unlock(&h->lock);
-	for (int i = 0; i < 2; i++)
-		if (old[i])
-			rpc_channel_close(old[i]);
 }
 
 int hosts_refresh(struct hosts *h, int max_age_ms, struct error *e)

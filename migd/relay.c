@@ -45,7 +45,8 @@ struct out_frame {
 
 struct relay_hub {
 	bool home;
-	pthread_mutex_t lock;
+	pthread_mutex_t turn; /* held while the thread is started or ended: who finds it ended may free the link */
+	pthread_mutex_t lock; /* taken after turn */
 	pthread_cond_t changed;
 	struct list relays, out; /* lock */
 	size_t nrelays;
@@ -69,6 +70,7 @@ int relay_hub_new(bool home, struct relay_hub **out)
 		return -errno;
 	}
 	h->home = home;
+	pthread_mutex_init(&h->turn, NULL);
 	pthread_mutex_init(&h->lock, NULL);
 	pthread_condattr_init(&a);
 	pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
@@ -112,6 +114,7 @@ void relay_hub_free(struct relay_hub *h)
 	close(h->wake);
 	pthread_cond_destroy(&h->changed);
 	pthread_mutex_destroy(&h->lock);
+	pthread_mutex_destroy(&h->turn);
 	free(h);
 }
 
@@ -539,13 +542,29 @@ static void *hub_main(void *arg)
 	return NULL;
 }
 
+/* turn held. */
+static void end_thread(struct relay_hub *h)
+{
+	bool was;
+
+	pthread_mutex_lock(&h->lock);
+	was = h->up;
+	h->stop = true;
+	h->up = false;
+	pthread_mutex_unlock(&h->lock);
+	poke(h);
+	if (was)
+		pthread_join(h->thread, NULL);
+}
+
 int relay_up(struct relay_hub *h, const struct relay_link *link)
 {
 	sigset_t all, old;
 	struct relay *r;
 	int err;
 
-	relay_down(h);
+	pthread_mutex_lock(&h->turn);
+	end_thread(h);
 	pthread_mutex_lock(&h->lock);
 	drop_out(h);
 	h->link = *link;
@@ -562,21 +581,23 @@ int relay_up(struct relay_hub *h, const struct relay_link *link)
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	h->up = !err;
 	pthread_mutex_unlock(&h->lock);
+	pthread_mutex_unlock(&h->turn);
 	return err;
 }
 
 void relay_down(struct relay_hub *h)
 {
-	bool was;
+	pthread_mutex_lock(&h->turn);
+	end_thread(h);
+	pthread_mutex_unlock(&h->turn);
+}
 
-	pthread_mutex_lock(&h->lock);
-	was = h->up;
-	h->stop = true;
-	h->up = false;
-	pthread_mutex_unlock(&h->lock);
-	poke(h);
-	if (was)
-		pthread_join(h->thread, NULL);
+void relay_leave(struct relay_hub *h, const void *ctx)
+{
+	pthread_mutex_lock(&h->turn);
+	if (h->link.ctx == ctx)
+		end_thread(h);
+	pthread_mutex_unlock(&h->turn);
 }
 
 bool relay_broken(struct relay_hub *h)

@@ -56,9 +56,11 @@ void relay_back(struct relay_hub *h, pid_t pid); /* it was stopped and goes on *
 /* Home: a new generation starts at offset 0 everywhere. */
 void relay_reset(struct relay_hub *h);
 
-/* The link is there: starts the hub's thread. `link` must stay valid until relay_down() returns. */
+/* The link is there: starts the hub's thread. link->ctx must stay valid until relay_leave() of it, or relay_down(), returns. */
 int relay_up(struct relay_hub *h, const struct relay_link *link);
 void relay_down(struct relay_hub *h);
+/* The link with this ctx goes; nothing, if another has taken its place. */
+void relay_leave(struct relay_hub *h, const void *ctx);
 /* A frame came in. -EPROTO: nonsense; drop the link. */
 int relay_input(struct relay_hub *h, const struct relay_frame *f);
 bool relay_broken(struct relay_hub *h); /* sending failed */

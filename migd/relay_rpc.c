@@ -94,15 +94,11 @@ static bool set_stream(struct family *f, struct rpc_stream *s)
 static void unset_stream(struct family *f, struct rpc_stream *s)
 {
 	pthread_mutex_lock(&f->lock);
-	if (f->relay_stream == s) {
+	if (f->relay_stream == s)
 		f->relay_stream = NULL;
-		pthread_mutex_unlock(&f->lock);
-		rpc_stream_cancel(s);
-		relay_down(f->relays);
-		return;
-	}
 	pthread_mutex_unlock(&f->lock);
 	rpc_stream_cancel(s);
+	relay_leave(f->relays, s); /* the hub's thread may still send on it when another stream is the family's already */
 }
 
 static void *guest_main(void *arg)

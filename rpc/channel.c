@@ -263,19 +263,26 @@ static void cancel_locked(struct call *c)
 		rt_timer_hurry(&c->park);
 }
 
-void rpc_channel_close(struct rpc_channel *ch)
+void rpc_channel_cancel(struct rpc_channel *ch)
 {
 	struct stream_link *l;
 	struct call *c;
 
-	if (!ch)
-		return;
 	pthread_mutex_lock(&ch->lock);
 	ch->closing = true;
 	LIST_FOREACH(c, &ch->calls, link)
 		cancel_locked(c);
 	LIST_FOREACH(l, &ch->streams, link)
 		rpc_stream_cancel(stream_of_link(l));
+	pthread_mutex_unlock(&ch->lock);
+}
+
+void rpc_channel_close(struct rpc_channel *ch)
+{
+	if (!ch)
+		return;
+	rpc_channel_cancel(ch);
+	pthread_mutex_lock(&ch->lock);
 	while (!LIST_EMPTY(&ch->calls) || ch->nstreams)
 		pthread_cond_wait(&ch->idle, &ch->lock);
 	pthread_mutex_unlock(&ch->lock);

@@ -70,6 +70,8 @@ void rpc_tls_free(struct rpc_tls *t);
  * `tag` separates connections: channels with different tags share no TCP connection ("bulk", "meta").
  */
 struct rpc_channel *rpc_channel_open(struct rpc_tls *t, const struct conf_addr *addr, const char *server, const char *tag);
+/* From any thread: what is outstanding ends, and so does whatever is begun on it later: -ECANCELED. It can still be named until it is closed. */
+void rpc_channel_cancel(struct rpc_channel *ch);
 void rpc_channel_close(struct rpc_channel *ch); /* cancels and waits for what is outstanding */
 
 /* deadline_ms < 0: none. bulk may be NULL. Returns 0 with *out filled (look at out->err), or -errno of the transport. */
