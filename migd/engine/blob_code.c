@@ -6,6 +6,7 @@
  * batch: rbp = calls (struct eng_call), r13 = how many, r15 = slot of this thread. [rbp-8] gets the number of calls done.
  *        A clone3 child starts at park with the slot that the call's arg[5] named.
  * park:  r15 = slot.
+ * tiles: rdi = a configuration of AMX. Uses a tile, for the kernel makes room for them at the first use, by the thread itself.
  */
 #include "migd/engine/blob.h"
 #include "migd/engine/res.h"
@@ -17,7 +18,7 @@ _Static_assert(offsetof(struct blob_slot, full) == 128 && offsetof(struct blob_h
 
 __asm__(".pushsection .rodata\n"
 	".balign 16\n"
-	".globl blob_code_start, blob_code_end, blob_code_batch, blob_code_park, blob_code_took, blob_code_noted, blob_code_handler, blob_code_restorer\n"
+	".globl blob_code_start, blob_code_end, blob_code_batch, blob_code_park, blob_code_took, blob_code_noted, blob_code_handler, blob_code_restorer, blob_code_tiles\n"
 	"blob_code_start:\n"
 	"blob_code_batch:\n"
 	"	mov %rbp, %r12\n"
@@ -92,5 +93,11 @@ __asm__(".pushsection .rodata\n"
 	"	mov $15, %eax\n"
 	"	syscall\n"
 	"	hlt\n"
+	"blob_code_tiles:\n"
+	"	.byte 0xc4, 0xe2, 0x78, 0x49, 0x07\n" /* ldtilecfg (%rdi) */
+	"	.byte 0xc4, 0xe2, 0x7b, 0x49, 0xc0\n" /* tilezero %tmm0 */
+	"	.byte 0xc4, 0xe2, 0x78, 0x49, 0xc0\n" /* tilerelease */
+	"	int3\n"
+	"	jmp blob_code_park\n"
 	"blob_code_end:\n"
 	".popsection\n");

@@ -35,6 +35,7 @@ struct eng_thread_core {
 	double ran_ms, switches;	 /* source, before it was stopped: when it last ran, by the clock of processor `cpu`; its voluntary context switches */
 	int cpu;			 /* -1: it did not sleep */
 	bool has_remaining;
+	bool amx; /* its process may use AMX (arch_prctl(2)) */
 	uint64_t remaining;
 	long wait_nr;			 /* the call that has_remaining is about */
 	char wchan[32];			 /* source: kernel function it slept in */

@@ -283,6 +283,22 @@ static int run_to_trap(struct eng_thread *t)
 	}
 }
 
+int inject_tiles(struct eng_thread *t)
+{
+	unsigned char config[64] __attribute__((aligned(64))) = {[0] = 1, [16] = 64, [48] = 1}; /* palette; bytes a row and rows of the first tile */
+	struct user_regs_struct r;
+	uint64_t at;
+	int err;
+
+	eng_scratch_reset(t->proc);
+	at = eng_scratch_put(t->proc, config, sizeof(config));
+	err = at ? blob_regs(t, &r, BLOB_AT(tiles)) : -ENOMEM;
+	if (err < 0)
+		return err;
+	r.rdi = at;
+	return regs_set(t, &r) < 0 ? thread_lost(t) : run_to_trap(t);
+}
+
 int eng_batch(struct eng_thread *t, struct eng_call *c, size_t n, size_t *failed)
 {
 	return batch_after(t, c, n, failed, NULL, NULL);

@@ -17,6 +17,8 @@ int inject_seize(pid_t tid);
 /* Of a stopped thread: neither its own seccomp filters nor the guest's (keeper_calls.c) are for what we inject. Never before it has stopped: they are for what
  * it calls until then. */
 void inject_filters_sleep(pid_t tid);
+/* Makes the kernel keep AMX's tiles for this thread; its process is permitted to use them. */
+int inject_tiles(struct eng_thread *t);
 /* One call by moving the instruction pointer to a `syscall` in the target. Leaves the registers changed. */
 long inject_raw(struct eng_thread *t, long nr, const uint64_t arg[6]);
 #define INJECT_RAW(t, nr, ...) inject_raw(t, nr, (const uint64_t[6]){__VA_ARGS__})

@@ -19,6 +19,7 @@
 #include "migd/engine/procfs.h"
 
 enum { XSTATE_MAX = 16384, NT_XSTATE = 0x202 };
+enum { ARCH_GET_XCOMP_PERM = 0x1022, ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_TILE_DATA = 18 }; /* asm/prctl.h: AMX is had only by who asks for it */
 
 static void get_comm(struct eng_thread *t)
 {
@@ -38,17 +39,18 @@ static int dump_thread(struct eng_thread *t, struct eng_image *out, struct error
 	struct iovec v = {xstate, sizeof(xstate)};
 	struct {
 		stack_t alt;
-		uint64_t tid_addr;
-	} got;
+		uint64_t tid_addr, permitted;
+	} got = {0};
 	uint64_t at, head = 0, len = 0;
-	struct eng_call call[2];
+	struct eng_call call[3];
 	int r;
 
 	eng_scratch_reset(t->proc);
-	at = eng_scratch_put(t->proc, NULL, sizeof(got));
+	at = eng_scratch_put(t->proc, &got, sizeof(got));
 	call[0] = (struct eng_call){.nr = SYS_sigaltstack, .arg = {0, at}};
 	call[1] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_TID_ADDRESS, at + offsetof(typeof(got), tid_addr)}};
-	r = eng_batch(t, call, 2, NULL);
+	call[2] = (struct eng_call){.nr = SYS_arch_prctl, .arg = {ARCH_GET_XCOMP_PERM, at + offsetof(typeof(got), permitted)}, .may_fail = 1};
+	r = eng_batch(t, call, 3, NULL);
 	if (r == 0)
 		r = eng_peek(t->proc, at, &got, sizeof(got));
 	if (r == 0 && syscall(SYS_get_robust_list, t->tid, &head, &len) < 0)
@@ -76,6 +78,7 @@ static int dump_thread(struct eng_thread *t, struct eng_image *out, struct error
 	m.comm = c->comm;
 	m.remaining = c->remaining;
 	m.has_remaining = c->has_remaining;
+	m.amx = got.permitted >> XFEATURE_TILE_DATA & 1;
 	m.wait_nr = c->wait_nr;
 	return eng_image_put_msg(out, IMG_THREAD, t->proc->vpid, &m.base);
 }
@@ -127,8 +130,19 @@ static int threads_fill(struct eng_family *f, struct eng_proc *p, uint32_t type,
 	t->core->remaining = m->remaining;
 	t->core->has_remaining = m->has_remaining;
 	t->core->wait_nr = m->wait_nr;
+	t->core->amx = m->amx;
 	sprite__image__img_thread__free_unpacked(m, NULL);
 	return 0;
+}
+
+/* By the header of its XSAVE area: what is not in its initial state. */
+static bool uses_tiles(const struct eng_thread_core *c)
+{
+	uint64_t in_use = 0;
+
+	if (c->xstate_len >= 520)
+		memcpy(&in_use, (const char *)c->xstate + 512, sizeof(in_use));
+	return in_use >> XFEATURE_TILE_DATA & 1;
 }
 
 static int finish_thread(struct eng_thread *t, struct error *e)
@@ -152,6 +166,11 @@ static int finish_thread(struct eng_thread *t, struct error *e)
 	r = eng_batch(t, call, n, &failed);
 	if (r < 0)
 		return error_set(e, -r, "thread %d: step %zu of its state: %s", t->vtid, failed, strerror(-r));
+	r = c->amx ? (int)ENG_SYS(t, SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_TILE_DATA) : 0;
+	if (r == 0 && c->amx && uses_tiles(c))
+		r = inject_tiles(t);
+	if (r < 0)
+		return error_set(e, -r, "thread %d uses AMX, which this host does not permit: %s", t->vtid, strerror(-r));
 	v = (struct iovec){c->xstate, c->xstate_len};
 	if (ptrace(PTRACE_SETREGSET, t->tid, NT_XSTATE, &v) < 0)
 		return error_set(e, errno, "thread %d: its vector registers (%zu bytes) do not fit this processor", t->vtid, c->xstate_len);
