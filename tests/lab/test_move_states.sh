@@ -32,6 +32,8 @@ elif [ $st = 77 ]; then echo "$name skip $last"
 else
 	echo "$name no status $st: $last"
 	[ -z "$why" ] || echo "# $why"
+	grep -h FAIL out | sed 's/^/# /'
+	ps -eo pid,ppid,stat,wchan:20,args | grep "[0-9] /opt/sprite/tests/move/$name" | sed 's/^/# left: /'
 	tail -n 3 err | sed 's/^/# /'
 fi
 ONE

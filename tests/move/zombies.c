@@ -51,8 +51,10 @@ int main(int argc, char **argv)
 		CHECK(read(p[0], &orphan, sizeof orphan) == sizeof orphan, "read");
 		close(p[0]);
 		close(p[1]);
-		move_nap(250000); /* moves happen here */
 		siginfo_t si = {0};
+		for (int i = 0; i < KIDS; i++) /* a busy machine may not have run them yet */
+			SYS(waitid(P_PID, kid[i], &si, WEXITED | WNOWAIT));
+		move_nap(250000); /* moves happen here */
 		SYS(waitid(P_PID, kid[1], &si, WEXITED | WNOWAIT));
 		CHECK(si.si_pid == kid[1] && si.si_status == 18, "waitid: pid %d status %d", si.si_pid, si.si_status);
 		for (int i = KIDS - 1; i >= 0; i--) {
