@@ -35,7 +35,7 @@ bool res_ended(pid_t pid)
 
 bool res_shares(pid_t a, pid_t b, int kind)
 {
-	for (int i = 0; i < 100; i++) {
+	for (int i = 0; i < (kind == KCMP_VM ? 1000 : 100); i++) {
 		if (!res_same(a, b, kind, 0, 0) || res_ended(a) || res_ended(b))
 			return false;
 		nanosleep(&(struct timespec){.tv_nsec = 3000000}, NULL);

@@ -30,7 +30,8 @@ bool res_same(pid_t a, pid_t b, int kind, unsigned long ia, unsigned long ib);
 
 /* Has ended, or is about to: has no memory, files or directory any more. */
 bool res_ended(pid_t pid);
-/* Do two processes share `kind` for good? Who ends has none, and two of those would be alike; a vfork(2) is over in a moment: looked at for 0.3 s. */
+/* Do two processes share `kind` for good? Who ends has none, and two of those would be alike; a vfork(2) is over in a moment, on a busy
+ * machine a longer one: memory is looked at for 3 s, all else for 0.3. */
 bool res_shares(pid_t a, pid_t b, int kind);
 
 /* A thread of the family by this host's tid, NULL if it is not one; and by the family's. */

@@ -258,13 +258,13 @@ static int vessel_group(struct eng_proc *p, const img_proc *m)
 	struct eng_thread *t = p->threads[0];
 	long pgid = ENG_SYS(t, SYS_getpgid, 0), sid = ENG_SYS(t, SYS_getsid, 0), r = 0;
 
-	if (!p->parent)
-		return 0;
+	if (!p->parent && p->family->nest && p == p->family->procs[0])
+		return 0; /* the keeper made it */
 	if (m->sid == m->pid && sid != m->sid)
 		r = ENG_SYS(t, SYS_setsid, 0);
-	else if (m->pgid > 1 && pgid != m->pgid)
+	else if (m->pgid > 1 && pgid != m->pgid && (p->parent || m->pgid == m->pid))
 		r = ENG_SYS(t, SYS_setpgid, 0, m->pgid);
-	if (r >= 0 && m->sid > 1 && m->sid != m->pid && sid != m->sid && eng_proc_by_vpid(p->family, m->sid))
+	if (p->parent && r >= 0 && m->sid > 1 && m->sid != m->pid && sid != m->sid && eng_proc_by_vpid(p->family, m->sid))
 		return -EPERM; /* older than its parent's session: cannot be made again */
 	return r < 0 ? r : 0;
 }
