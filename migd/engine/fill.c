@@ -162,6 +162,12 @@ static int revive(struct eng_family *f, struct eng_image *in, struct error *e)
 		f->not_before = h->mono;
 		r = vessels_reconcile(f, h, e);
 	}
+	for (size_t i = 0; r == 0 && i < h->n_proc; i++) { /* who has become leader of a session or joined a group away */
+		struct error why = {0};
+
+		if (!h->proc[i]->zombie && !h->ahead && vessel_join(f, h->proc[i], &why) < 0)
+			log_warn("engine: %s", why.text);
+	}
 	sprite__image__img_head__free_unpacked(h, NULL);
 	return r < 0 ? error_set(e, -r, "the hollows cannot be made ready: %s", strerror(-r)) : 0;
 }

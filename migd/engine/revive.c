@@ -7,8 +7,10 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include "conf/cleanup.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
+#include "migd/engine/procfs.h"
 
 static int adjust_threads(struct eng_proc *p, const img_proc *m, bool ahead, struct error *e)
 {
@@ -73,6 +75,22 @@ static const img_proc *in_head(const img_head *h, pid_t vpid)
 	return NULL;
 }
 
+/* Children of hollows that have ended and that nobody has waited for: as they are, for we may have been restarted, or died while we ended one. */
+static int look_for_zombies(struct eng_family *f)
+{
+	int r = 0;
+
+	f->nzombies = 0;
+	for (size_t i = 0; i < f->nprocs && r >= 0; i++) {
+		_cleanup_free_ pid_t *kids = NULL;
+		ssize_t n = f->procs[i]->core->dead ? 0 : procfs_children(f->procs[i]->pid, &kids);
+
+		for (ssize_t k = 0; k < n && r >= 0; k++)
+			r = freeze_zombie(f, kids[k], f->procs[i]);
+	}
+	return r < 0 ? r : 0;
+}
+
 /* Members that ended away: their hollows end too; waited for by the parent, or as a zombie if the parent has yet to wait. */
 static int revive_ended(struct eng_family *f, const img_head *h)
 {
@@ -90,6 +108,8 @@ static int revive_ended(struct eng_family *f, const img_head *h)
 		if (r == 0)
 			proc_drop(f, i);
 	}
+	if (r == 0 && !f->nest)
+		r = look_for_zombies(f);
 	for (size_t i = 0; i < f->nzombies && r == 0; i++) { /* left here as zombies, waited for away */
 		struct eng_proc *parent = eng_proc_by_vpid(f, f->zombies[i].parent);
 

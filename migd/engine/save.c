@@ -8,7 +8,6 @@
  *   kind home|nest MONO BOOT HOSTNAME      nest NAME PID START
  *   proc VPID PID START BLOB PPID PGID SID STOP CAPS UID GID PARENT
  *   thread VTID TID SLOT                   (of the proc before it)
- *   zombie PID START VPID PARENT PGID SID STATUS
  *   what modules keep of a family that is away (eng_res.save)
  */
 #include <errno.h>
@@ -23,7 +22,6 @@
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
 #include "migd/engine/nest.h"
-#include "migd/engine/vessel.h"
 
 static uint64_t start_of(pid_t pid)
 {
@@ -70,11 +68,6 @@ int eng_save(const struct eng_family *f, char **text)
 			c->gid, p->parent ? p->parent->vpid : 0);
 		for (unsigned k = 0; k < p->nthreads; k++)
 			fprintf(o, "thread %d %d %lx\n", p->threads[k]->vtid, p->threads[k]->tid, (long)p->threads[k]->core->slot);
-	}
-	for (size_t i = 0; i < f->nzombies && !f->nest; i++) {
-		const struct zombie *z = &f->zombies[i];
-
-		fprintf(o, "zombie %d %lu %d %d %d %d %d\n", z->pid, (long)start_of(z->pid), z->vpid, z->parent, z->pgid, z->sid, z->status);
 	}
 	for (size_t k = 0; eng_res_table[k]; k++)
 		if (eng_res_table[k]->save)
@@ -132,17 +125,6 @@ static int read_thread(struct eng_family *f, const char *l, struct error *e)
 	return 0;
 }
 
-/* An ended member that its parent, a hollow, has yet to wait for. */
-static int read_zombie(struct eng_family *f, const char *l, struct error *e)
-{
-	struct zombie z;
-	unsigned long start;
-
-	if (sscanf(l, "zombie %d %lu %d %d %d %d %d", &z.pid, &start, &z.vpid, &z.parent, &z.pgid, &z.sid, &z.status) != 7)
-		return error_set(e, EPROTO, "saved state: %s", l);
-	return !start || start_of(z.pid) != start ? 0 : zombie_note(f, &z);
-}
-
 static int read_lines(struct eng_family *f, const char *state, struct error *e)
 {
 	_cleanup_free_ char *copy = strdup(state);
@@ -167,8 +149,6 @@ static int read_lines(struct eng_family *f, const char *state, struct error *e)
 			r = read_proc(f, l, &skipped, e);
 		} else if (!strncmp(l, "thread ", 7)) {
 			r = skipped ? 0 : read_thread(f, l, e);
-		} else if (!strncmp(l, "zombie ", 7)) {
-			r = read_zombie(f, l, e);
 		} /* else a module's: read_modules() */
 	}
 	for (size_t i = 0; i < f->nprocs && r == 0; i++)

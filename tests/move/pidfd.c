@@ -21,13 +21,19 @@ int main(int argc, char **argv)
 	int over = -1; /* of a child that has ended and been waited for */
 	move_ready();
 	for (int n = 0; move_more(); n++) {
+		sigset_t term, before_fork;
+		sigemptyset(&term);
+		sigaddset(&term, SIGTERM);
+		sigprocmask(SIG_BLOCK, &term, &before_fork);
 		pid_t kid = SYS(fork());
 		if (!kid) {
 			prctl(PR_SET_PDEATHSIG, SIGKILL);
-			signal(SIGTERM, SIG_DFL);
+			signal(SIGTERM, SIG_DFL); /* a move may come before this: until then the signal waits */
+			sigprocmask(SIG_SETMASK, &before_fork, NULL);
 			for (;;)
 				pause();
 		}
+		sigprocmask(SIG_SETMASK, &before_fork, NULL);
 		int fd = SYS(syscall(SYS_pidfd_open, kid, 0));
 		struct pollfd p = {fd, POLLIN, 0};
 		move_nap(100000); /* moves happen here */
