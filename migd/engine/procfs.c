@@ -220,7 +220,7 @@ static uint64_t vm_flags(const char *s)
 	} known[] = {{"gd", MAPF_GROWSDOWN}, {"lo", MAPF_LOCKED}, {"sr", MAPF_SEQ}, {"rr", MAPF_RAND}, {"dc", MAPF_DONTCOPY},
 		{"dd", MAPF_DONTDUMP}, {"wf", MAPF_WIPEONFORK}, {"hg", MAPF_HUGE}, {"nh", MAPF_NOHUGE}, {"mg", MAPF_MERGE},
 		{"ht", MAPF_HUGETLB}, {"pf", MAPF_DEVICE}, {"io", MAPF_DEVICE}, {"um", MAPF_UFFD}, {"uw", MAPF_UFFD_WP}, {"ui", MAPF_UFFD},
-		{"nr", MAPF_NORESERVE}, {"sl", MAPF_SEALED}, {"dp", MAPF_DROPPABLE}, {"mw", MAPF_MAYWRITE}, {"ac", MAPF_ACCOUNT}};
+		{"nr", MAPF_NORESERVE}, {"sl", MAPF_SEALED}, {"dp", MAPF_DROPPABLE}, {"mw", MAPF_MAYWRITE}, {"ac", MAPF_ACCOUNT}, {"ss", MAPF_SHADOW}};
 	uint64_t flags = 0;
 
 	while (*s && *s != '\n') {

@@ -41,6 +41,8 @@ static const char *map_refusal(pid_t pid, const struct map *m)
 		return "a device is mapped: close it first";
 	if (m->flags & MAPF_UFFD || (m->flags & MAPF_UFFD_WP && !precopy_watches(pid, m)))
 		return "memory under userfaultfd: end its user first";
+	if (m->flags & MAPF_SHADOW)
+		return "a shadow stack (CET): start it without (GLIBC_TUNABLES=glibc.cpu.hwcaps=-SHSTK)";
 	if (m->flags & MAPF_SEALED)
 		return "sealed memory (mseal): cannot be laid out again";
 	if (!strncmp(m->path, "anon_inode:", 11) || !strncmp(m->path, "/anon_inode", 11) || !strncmp(m->path, "anon_inode", 10))
