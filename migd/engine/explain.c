@@ -57,15 +57,6 @@ static int depth_of_self(void)
 	return depth;
 }
 
-/* Of its program file. (One that jumps to 32-bit code by itself is found out when it is frozen: regs_frozen().) */
-static bool is_32_bit(const struct eng_probe *p)
-{
-	_cleanup_close_ int fd = openat(p->dir, "exe", O_RDONLY | O_CLOEXEC);
-	unsigned char head[5];
-
-	return fd >= 0 && read(fd, head, sizeof(head)) == sizeof(head) && !memcmp(head, "\177ELF\1", 5);
-}
-
 /* The core's own reasons. in_nest: guests are one pid namespace deeper than we are. */
 static int probe_basics(struct eng_probe *p, bool in_nest)
 {
@@ -83,8 +74,6 @@ static int probe_basics(struct eng_probe *p, bool in_nest)
 		eng_reason(p, "has ended already and waits for its parent (zombie): let the parent wait for it");
 	if (tracer && atoi(tracer) && atoi(tracer) != gettid())
 		eng_reason(p, "is traced by process %d: end the debugger first", atoi(tracer));
-	if (is_32_bit(p))
-		eng_reason(p, "is a 32-bit program: build it for x86-64");
 	if (p->pid == getpid())
 		eng_reason(p, "is this daemon itself");
 	if (procfs_nspid(p->dir, "status", &vpid, &depth) == 0 && depth != depth_of_self() + (in_nest ? 1 : 0))

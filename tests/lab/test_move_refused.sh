@@ -88,8 +88,8 @@ as sprite ws1 sh -c "cd $JD; ./small </dev/null >/dev/null 2>&1 & echo \$! >smal
 until_true 10 on ws1 test -s $JD/small.pid
 p=$(on ws1 cat $JD/small.pid)
 if until_true 1 on ws1 sh -c "[ \"\$(cat /proc/$p/comm)\" = small ]"; then
-	refused "32 bits: explained" 1 '32-bit.*x86-64' mig explain $p
-	refused "32 bits: refused in the same words" 1 '32-bit.*x86-64' mig move -H ws2 $p
+	refused "32 bits: explained" 1 '32-bit program: use its 64-bit' mig explain $p
+	refused "32 bits: refused in the same words" 1 '32-bit program: use its 64-bit' mig move -H ws2 $p
 	check "32 bits: it is still there" on ws1 kill $p
 else
 	note "this kernel runs no 32-bit programs"
