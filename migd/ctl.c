@@ -135,9 +135,9 @@ static int explain(struct migd *m, struct local_conn *c, const struct local_cred
 		return r;
 	for (size_t i = 0; i < why.n; i++)
 		local_row(c, json_pack("{s:s}", "reason", why.line[i]));
-	*facts = json_pack("{s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "movable", why.n == 0, "comm", p.comm, "uid", (json_int_t)p.uid, "resident",
+	*facts = json_pack("{s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "movable", why.n == 0, "comm", p.comm, "uid", (json_int_t)p.uid, "resident",
 		(json_int_t)sz.resident, "to_send", (json_int_t)sz.to_send, "procs", (json_int_t)sz.procs, "threads", (json_int_t)sz.threads, "fds",
-		(json_int_t)sz.fds, "where", m->conf->name);
+		(json_int_t)sz.fds, "freeze_ms", (json_int_t)sz.freeze_ms, "where", m->conf->name);
 	r = why.n ? 1 : 0;
 	eng_reasons_clear(&why);
 	return r;

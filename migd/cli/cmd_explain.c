@@ -34,7 +34,8 @@ static void print(int pid, json_t *a, json_t *reasons)
 		(long long)json_integer_value(json_object_get(a, "fds")), resident, send);
 	puts(printable(text));
 	if (!json_array_size(reasons)) {
-		printf("%d can move\n", pid);
+		printf("%d can move: would stand still for about %lld ms, longer on a busy host or if it writes to memory fast\n", pid,
+			(long long)json_integer_value(json_object_get(a, "freeze_ms")));
 		return;
 	}
 	printf("%d cannot move:\n", pid);

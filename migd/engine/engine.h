@@ -33,7 +33,8 @@ void eng_reasons_clear(struct eng_reasons *r);
 
 struct eng_sizes { /* estimate for mig explain; bytes */
 	uint64_t resident, to_send;
-	unsigned procs, threads, fds;
+	unsigned procs, threads, fds, maps;
+	unsigned freeze_ms; /* about how long it would stand still: explain.c */
 };
 
 /* Looks at pid and all its descendants without stopping anything. Returns 0 (movable), 1 (reasons filled) or -errno (ESRCH, ...). */

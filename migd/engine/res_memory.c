@@ -65,6 +65,8 @@ static int memory_probe(struct eng_probe *p)
 
 	if (r < 0)
 		return r;
+	if (p->sizes)
+		p->sizes->maps += maps->n;
 	for (size_t i = 0; i < maps->n; i++) {
 		const struct map *m = &maps->m[i];
 		const char *why = map_refusal(p->pid, m);

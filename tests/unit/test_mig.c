@@ -80,8 +80,8 @@ static void handler(void *ctx, struct local_conn *c, const struct local_cred *wh
 	else if (!strcmp(verb, "lend"))
 		local_ok(c, json_pack("{s:b, s:b, s:s, s:i}", "lend", json_is_true(json_object_get(rq, "on")), "idle", 1, "why", "idle", "idle_ms", 400000));
 	else if (!strcmp(verb, "explain"))
-		local_ok(c, json_pack("{s:b, s:s, s:i, s:i, s:i, s:i, s:i}", "movable", 1, "comm", "xz", "resident", 2048, "to_send", 1 << 20, "procs", 1,
-				    "threads", 3, "fds", 4));
+		local_ok(c, json_pack("{s:b, s:s, s:i, s:i, s:i, s:i, s:i, s:i}", "movable", 1, "comm", "xz", "resident", 2048, "to_send", 1 << 20, "procs", 1,
+				    "threads", 3, "fds", 4, "freeze_ms", 7));
 	else
 		local_fail(c, EOPNOTSUPP, "unknown");
 }
@@ -167,7 +167,7 @@ static void test_dry(void)
 	CU_ASSERT_EQUAL(run("move -n 3"), 1);
 	CU_ASSERT_STRING_EQUAL(out, "mig: 3: fd 5: a socket: close it\n");
 	CU_ASSERT_EQUAL(run("explain 5"), 0);
-	HAS("5 xz: 1 process(es), 3 thread(s), 4 open descriptor(s), 2.0K in memory, 1.0M to send\n5 can move\n");
+	HAS("5 xz: 1 process(es), 3 thread(s), 4 open descriptor(s), 2.0K in memory, 1.0M to send\n5 can move: would stand still for about 7 ms");
 	CU_ASSERT_EQUAL(run("explain --json 5"), 0);
 	HAS("\"resident\": 2048");
 }
