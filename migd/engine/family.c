@@ -77,6 +77,7 @@ struct eng_thread *thread_new(struct eng_proc *p, pid_t tid, pid_t vtid)
 	t->tid = tid;
 	t->vtid = vtid;
 	t->core = c;
+	c->cpu = -1;
 	p->threads[p->nthreads++] = t;
 	return t;
 }

@@ -33,7 +33,7 @@ line() { # NAME CRIU CMD
 	if ! on ws1 python3 /tmp/move.py "${4:-$N}" "$JOB" >"$TMP/moves" 2>"$TMP/err"; then
 		printf '%-22s %s\n' "$1" "$(tail -1 "$TMP/err")"
 	else
-		printf '%-22s %10.1f %10.1f %10.1f %10.1f %10s %12s\n' "$1" "$(ms move 2)" "$(ms move 3)" "$(ms home 2)" "$(ms home 3)" "$(awk '{ print $4 }' "$TMP/moves" | median | numfmt --to=iec)" "$2"
+		printf '%-22s %10.1f %10.1f %10.1f %10.1f %10s %12s\n' "$1" "$(ms move 2)" "$(ms move 3)" "$(ms home 2)" "$(ms home 3)" "$(awk '{ print $4 }' "$TMP/moves" | median | awk '{ printf "%d", $1 }' | numfmt --to=iec)" "$2"
 	fi
 	on ws1 kill -KILL "$JOB"
 }
