@@ -159,6 +159,7 @@ void context_close(struct migd *m)
 		rpc_server_stop(m->server);
 	master_close(m->master);
 	owner_close(m->owner);
+	office_free(m->office);
 	stats_close(m->stats);
 	if (families_alive(m->families))
 		return; /* the rest is in use by actors of families that live on without us, until the process is gone */

@@ -160,7 +160,7 @@ int office_open(struct migd *m, struct office **out, struct error *e)
 		free(o);
 		return error_set(e, EAGAIN, "no thread for elections: %s", strerror(EAGAIN));
 	}
-	*out = o;
+	__atomic_store_n(out, o, __ATOMIC_RELEASE);
 	return 0;
 }
 
@@ -175,6 +175,12 @@ void office_close(struct office *o)
 	pthread_join(o->thread, NULL);
 	if (office_holding(o))
 		stand(o, true);
+}
+
+void office_free(struct office *o)
+{
+	if (!o)
+		return;
 	free(o->spritefs_sock);
 	pthread_cond_destroy(&o->wake);
 	pthread_mutex_destroy(&o->lock);

@@ -13,7 +13,8 @@
 
 struct office;
 int office_open(struct migd *m, struct office **out, struct error *e);
-void office_close(struct office *o); /* resigns */
+void office_close(struct office *o); /* resigns; office_report_soon() still works */
+void office_free(struct office *o);
 /* This host may act as the master now (until its lease runs out). */
 bool office_holding(struct office *o);
 /* Name of the master's host, "" = none known. Returns the term. */

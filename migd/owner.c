@@ -181,7 +181,10 @@ static bool look(struct owner *o)
 	pthread_mutex_unlock(&o->lock);
 	if (was != idle) {
 		log_note("this host is %s (%s)", idle ? "idle" : "in use", why);
-		office_report_soon(o->m->office);
+		struct office *office = __atomic_load_n(&o->m->office, __ATOMIC_ACQUIRE); /* opened after us: it asks us */
+
+		if (office)
+			office_report_soon(office);
 	}
 	if (was && !idle && !strcmp(why, "input")) { /* most input is seen at once, by its device; this was seen by looking (atime, logind) */
 		on_input(o);

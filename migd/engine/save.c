@@ -103,8 +103,11 @@ static int read_proc(struct eng_family *f, const char *l, bool *skipped, struct 
 	p->core->gid = gid;
 	if (!*skipped && proc_open(p) == 0)
 		return 0;
-	if (f->nest)
-		return error_set(e, ESRCH, "process %d has ended", vpid);
+	if (f->nest) { /* in this very moment */
+		proc_drop(f, f->nprocs - 1);
+		*skipped = true;
+		return 0;
+	}
 	*skipped = p->core->dead = true; /* nobody saw its end: only SIGKILL ends a hollow that we do not end */
 	event_push(f, &(struct eng_event){.kind = ENG_EXITED, .pid = vpid, .status = SIGKILL});
 	return 0;
@@ -286,6 +289,11 @@ int eng_reattach(const char *state, const struct eng_hooks *h, struct eng_family
 		if (f->procs[i]->core->dead)
 			continue;
 		r = take_proc(f->procs[i], e, &s);
+		if (r == -ESRCH && f->nest) { /* it has just ended: the keeper has the news */
+			proc_drop(f, i--);
+			r = 0;
+			continue;
+		}
 		if (!taken++)
 			first = s;
 	}

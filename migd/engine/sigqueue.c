@@ -3,6 +3,9 @@
  * Signals from home with their siginfo as it was. rt_sigqueueinfo(2): "si_code >= 0 or SI_TKILL" (kill, tgkill, the kernel's own) may be sent to
  * nobody but oneself; so the guest sends it to itself: its thread is stopped for a moment, makes the call, and goes on where it was, in whatever
  * system call that was. A stopped or ending process, SIGKILL and the job-control signals take the keeper's way (kill(2), sender unknown).
+ *
+ * In between the thread's registers are ours. A tracer that dies there would let it run on with them, so the tracer is a process of its own, which has this
+ * one's memory and no other tie to it: kill -9 of migd leaves it to do its work.
  */
 #include <errno.h>
 #include <sched.h>
@@ -108,7 +111,6 @@ static int send_to_self(struct eng_proc *p, struct eng_thread *t, bool whole, co
 static int by_thread(struct eng_proc *p, struct eng_thread *t, bool whole, const siginfo_t *si)
 {
 	uint64_t mask = ~(1ULL << (SIGTRAP - 1));
-	struct maps *maps;
 	struct error e = {0};
 	int r = stop(t);
 
@@ -117,16 +119,35 @@ static int by_thread(struct eng_proc *p, struct eng_thread *t, bool whole, const
 	if (r == 0)
 		r = regs_frozen(t, NULL, &e);
 	if (r == 0)
-		r = procfs_maps(p->dir, false, &maps);
-	if (r == 0) {
-		r = inject_prepare(p, maps);
-		maps_free(maps);
-	}
-	if (r == 0)
 		r = send_to_self(p, t, whole, si);
 	if (!t->core->gone)
 		freeze_thread_resume(t, false);
 	return r;
+}
+
+static int apart(struct eng_proc *p, struct eng_thread *t, bool whole, const siginfo_t *si)
+{
+	volatile int result = -ECHILD;
+	struct maps *maps;
+	pid_t pid;
+	int r = procfs_maps(p->dir, false, &maps);
+
+	if (r < 0)
+		return r;
+	r = inject_prepare(p, maps);
+	maps_free(maps);
+	if (r < 0)
+		return r;
+	pid = vfork();
+	if (pid == 0) {
+		result = by_thread(p, t, whole, si);
+		_exit(0);
+	}
+	if (pid < 0)
+		return -errno;
+	while (waitpid(pid, NULL, __WALL) < 0 && errno == EINTR)
+		;
+	return result;
 }
 
 int sigqueue_self(struct eng_family *f, struct eng_proc *p, pid_t vtid, const siginfo_t *si)
@@ -148,7 +169,7 @@ int sigqueue_self(struct eng_family *f, struct eng_proc *p, pid_t vtid, const si
 	t = thread_new(p, tid, want);
 	if (!t)
 		return -ENOMEM;
-	r = by_thread(p, t, vtid == 0, si);
+	r = apart(p, t, vtid == 0, si);
 	thread_drop(p, 0);
 	if (tid != p->pid) /* a thread's end is not its process's */
 		p->core->dead = was_dead;
