@@ -135,7 +135,7 @@ static void mirror_exit(struct family *f, pid_t pid, int status)
 	pthread_mutex_unlock(&f->lock);
 	if (hollow)
 		relay_left(f->relays, pid, true);
-	if (hollow && f->eng)
+	if (m && f->eng) /* one that was killed here has yet to be waited for */
 		eng_exit_hollow(f->eng, pid, status);
 	log_debug("family %s: %d has ended with wait status %#x", f->id, pid, status);
 }

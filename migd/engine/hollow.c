@@ -431,6 +431,22 @@ int vessel_die(struct eng_proc *p, int status)
 	return r;
 }
 
+/* Its parent waited for it away: here the hollow does. */
+static void parent_waits(struct eng_proc *p, int how)
+{
+	struct eng_thread *t = p->parent && !p->parent->core->dead ? p->parent->threads[0] : NULL;
+	bool waits = t && !t->core->stopped;
+
+	if (!t || thread_stop(t) < 0)
+		return;
+	if (how == END_REAP)
+		hollow_reap_zombie(p->parent, p->vpid);
+	else
+		hollow_drain_chld(p->parent);
+	if (waits)
+		thread_watch(t);
+}
+
 /* END_KEEP: the family comes home with it as a zombie that its parent will wait for. */
 int hollow_end(struct eng_family *f, pid_t pid, int status, int how)
 {
@@ -439,8 +455,11 @@ int hollow_end(struct eng_family *f, pid_t pid, int status, int how)
 
 	if (!p)
 		return -ESRCH;
-	if (p->core->dead)
+	if (p->core->dead) { /* somebody has killed it here */
+		if (how == END_REAP)
+			parent_waits(p, how);
 		return 0;
+	}
 	if (p->core->stop_sig && !WIFSIGNALED(status)) /* a stopped process cannot exit by itself */
 		syscall(SYS_pidfd_send_signal, p->pidfd, SIGCONT, NULL, 0);
 	p->core->exit_sent = true;
@@ -448,18 +467,8 @@ int hollow_end(struct eng_family *f, pid_t pid, int status, int how)
 		r = thread_stop(p->threads[k]);
 	if (r == 0)
 		r = vessel_die(p, status);
-	if (r == 0 && p->parent && !p->parent->core->dead) { /* its parent waited for it away: here the hollow does */
-		bool waits = !p->parent->threads[0]->core->stopped;
-
-		if (thread_stop(p->parent->threads[0]) == 0) {
-			if (how == END_REAP)
-				hollow_reap_zombie(p->parent, p->vpid);
-			else
-				hollow_drain_chld(p->parent);
-			if (waits)
-				thread_watch(p->parent->threads[0]);
-		}
-	}
+	if (r == 0)
+		parent_waits(p, how);
 	return r == -ESRCH ? 0 : r;
 }
 

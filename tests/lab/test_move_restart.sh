@@ -8,7 +8,8 @@ lab_up -n 2 --bind "$TESTS:/opt/sprite/tests"
 job_dir
 again() { lab kill ws1 migd KILL >/dev/null; until_true 10 lab start ws1 migd; until_true 10 on ws1 mig ps >/dev/null 2>&1; }
 ready() { sh_on ws1 "grep -q READY $JD/$1.out"; }
-pid() { on ws1 cat $JD/$1.pid; }
+pid_of() { on ws1 cat $JD/$1; }
+pid() { pid_of $1.pid; }
 names="sysv mqueue zombies seccomp"
 for n in $names; do
 	as sprite ws1 sh -c "mkdir -p $JD/$n; cd $JD; /opt/sprite/tests/move/$n 0 $JD/$n >$n.out 2>$n.err </dev/null & echo \$! >$n.pid; wait \$!; echo \$? >$n.rc" </dev/null >/dev/null 2>&1 &
@@ -26,6 +27,16 @@ for n in $names; do
 	until_true 30 on ws1 test -e $JD/$n.rc
 	same "$n: ends well away" "0 PASS" "$(on ws1 cat $JD/$n.rc) $(on ws1 tail -n 1 $JD/$n.out)"
 done
+# killed at home while its migd is dead: it ends away too, and its parent there hears of it
+as sprite ws1 sh -c "cd $JD; sh -c 'sleep 1000 & echo \$! >kid; wait \$!; echo \$? >kid.rc; exec sleep 2000' >/dev/null 2>&1 </dev/null & echo \$! >parent; wait \$!; echo \$? >parent.rc" </dev/null >/dev/null 2>&1 &
+until_true 10 on ws1 test -s $JD/kid
+check "a family goes away" mig move -H ws2 "$(pid_of parent)"
+killed() { lab kill ws1 migd KILL >/dev/null; on ws1 kill -9 "$(pid_of $1)"; until_true 10 lab start ws1 migd; until_true 20 on ws1 test -s $JD/$1.rc; }
+check "its child is killed at home" killed kid
+same "the parent hears of that" 137 "$(on ws1 cat $JD/kid.rc)"
+check "and waits for it, at home too" until_true 10 on ws1 sh -c "! ps -p $(pid_of kid) >/dev/null"
+check "the parent is killed at home" killed parent
+same "its own parent hears of that" 137 "$(on ws1 cat $JD/parent.rc)"
 check "nothing is left" until_true 10 eval '[ -z "$(residue)" ] && [ -z "$(mig ps --no-header)" ]'
 same "no SysV object is left shut" "" "$(sh_on ws1 'awk "FNR > 1 && \$3 == 0 { print FILENAME, \$1, \$2 }" /proc/sysvipc/shm /proc/sysvipc/sem /proc/sysvipc/msg')"
 finish
