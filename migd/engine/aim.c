@@ -25,10 +25,11 @@
 
 /*
  * At home the number is had by the kernel's own counter: nobody but root may name it, and a hollow is not root. Numbers born away lie above the usual
- * pid_max, which is raised for that moment.
+ * pid_max, which is raised for that moment, to the number and no further: who forks after it begins anew at the low ones, and does not take that of the next
+ * who was born away.
  */
 struct aim {
-	char last[16], max[16], want[16];
+	char last[16], max[16], want[16], next[16];
 };
 
 /* One at a time, and no new thread of this daemon meanwhile. */
@@ -102,11 +103,12 @@ long clone_aimed(struct eng_proc *p, uint64_t args, size_t len, uint64_t slot, p
 	get_sysctl("/proc/sys/kernel/pid_max", a.max, sizeof(a.max));
 	get_sysctl("/proc/sys/kernel/ns_last_pid", a.last, sizeof(a.last));
 	snprintf(a.want, sizeof(a.want), "%d", want - 1);
+	snprintf(a.next, sizeof(a.next), "%d", want + 1);
 	policy = sched_getscheduler(tid);
 	if (policy == SCHED_OTHER)
 		sched_setscheduler(tid, SCHED_FIFO | SCHED_RESET_ON_FORK, &fifo);
 	if (want >= atoi(a.max))
-		put_sysctl("/proc/sys/kernel/pid_max", "4194304");
+		put_sysctl("/proc/sys/kernel/pid_max", a.next);
 	r = batch_after(p->threads[0], &c, 1, NULL, aim_last, &a);
 	put_sysctl("/proc/sys/kernel/ns_last_pid", a.last);
 	if (want >= atoi(a.max))
