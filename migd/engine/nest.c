@@ -198,7 +198,6 @@ int nest_start(struct eng_family *f, const struct eng_nest_opts *o, int64_t mono
 int nest_attach(struct eng_family *f, const char *name, pid_t keeper, struct error *e)
 {
 	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	struct keeper_msg m = {.op = KEEPER_HELLO};
 	struct nest *n = calloc(1, sizeof(*n));
 	int len, one = 1, r;
 
@@ -212,8 +211,6 @@ int nest_attach(struct eng_family *f, const char *name, pid_t keeper, struct err
 	memcpy(a.sun_path + 1, name, len);
 	setsockopt(n->sock, SOL_SOCKET, SO_PASSCRED, &one, sizeof(one));
 	r = connect(n->sock, (void *)&a, offsetof(struct sockaddr_un, sun_path) + 1 + len) < 0 ? -errno : 0;
-	if (r == 0)
-		r = send(n->sock, &m, sizeof(m), MSG_NOSIGNAL) < 0 ? -errno : await(f, n, KEEPER_READY, &m, NULL);
 	if (r < 0) {
 		nest_free(n);
 		return error_set(e, -r, "the keeper of the nest (process %d) does not answer: %s", keeper, strerror(-r));
@@ -221,6 +218,14 @@ int nest_attach(struct eng_family *f, const char *name, pid_t keeper, struct err
 	f->nest = n;
 	r = events_add(f, n->sock);
 	return r < 0 ? r : timer_start(f);
+}
+
+int nest_hello(struct eng_family *f, struct error *e)
+{
+	struct keeper_msg m = {.op = KEEPER_HELLO};
+	int r = send(f->nest->sock, &m, sizeof(m), MSG_NOSIGNAL) < 0 ? -errno : await(f, f->nest, KEEPER_READY, &m, NULL);
+
+	return r < 0 ? error_set(e, -r, "the keeper of the nest (process %d) does not answer: %s", f->nest->keeper, strerror(-r)) : 0;
 }
 
 int nest_vessel(struct nest *n, pid_t vpid, pid_t ppid, pid_t pgid, pid_t sid, pid_t *pid, struct error *e)

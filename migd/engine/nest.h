@@ -14,8 +14,9 @@ struct nest {
 };
 /* 0 or -errno; the nest of f is made. */
 int nest_start(struct eng_family *f, const struct eng_nest_opts *o, int64_t mono_offset, int64_t boot_offset, struct error *e);
-/* A nest of a migd before us. */
+/* A nest of a migd before us. nest_hello(), once its members are in f: the keeper tells of all ends that home does not know of; they are queued when it returns. */
 int nest_attach(struct eng_family *f, const char *name, pid_t keeper, struct error *e);
+int nest_hello(struct eng_family *f, struct error *e);
 /* A vessel with the family's number vpid; *pid: on this host. */
 int nest_vessel(struct nest *n, pid_t vpid, pid_t ppid, pid_t pgid, pid_t sid, pid_t *pid, struct error *e);
 void nest_kill(struct nest *n);

@@ -86,8 +86,9 @@ static int read_proc(struct eng_family *f, const char *l, bool *skipped, struct 
 
 	if (sscanf(l, "proc %d %d %lu %lx %d %d %d %d %d %u %u %d", &vpid, &pid, &start, &blob, &ppid, &pgid, &sid, &stop, &caps, &uid, &gid, &parent) != 12)
 		return error_set(e, EPROTO, "saved state: %s", l);
-	*skipped = !alive(pid, start);
-	if (*skipped && f->nest) /* the keeper still has the news of its end */
+	/* In a nest, who has not been waited for counts as there: the news of his end is still to come. That of others comes with nest_hello(), if home does not have it. */
+	*skipped = f->nest ? !start || start_of(pid) != start : !alive(pid, start);
+	if (*skipped && f->nest)
 		return 0;
 	p = proc_new(f, pid, vpid);
 	if (!p)
@@ -104,7 +105,6 @@ static int read_proc(struct eng_family *f, const char *l, bool *skipped, struct 
 	if (!*skipped && proc_open(p) == 0)
 		return 0;
 	if (f->nest) { /* in this very moment */
-		proc_drop(f, f->nprocs - 1);
 		*skipped = true;
 		return 0;
 	}
@@ -289,14 +289,16 @@ int eng_reattach(const char *state, const struct eng_hooks *h, struct eng_family
 		if (f->procs[i]->core->dead)
 			continue;
 		r = take_proc(f->procs[i], e, &s);
-		if (r == -ESRCH && f->nest) { /* it has just ended: the keeper has the news */
-			proc_drop(f, i--);
+		if (r == -ESRCH && f->nest) { /* it has just ended: the news comes */
+			*e = (struct error){0};
 			r = 0;
 			continue;
 		}
 		if (!taken++)
 			first = s;
 	}
+	if (r == 0 && f->nest)
+		r = nest_hello(f, e);
 	if (r == 0 && first == ENG_RUNNING && !f->nest)
 		r = error_set(e, ENOENT, "process %d runs here: it never left", f->procs[0]->vpid);
 	if (r == 0)
