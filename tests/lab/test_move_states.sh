@@ -21,7 +21,13 @@ why=
 if said READY; then
 	for where in ws2 ws3 home ws2 $(( RANDOM % 2 )); do
 		sleep 0.$(printf %03d $((RANDOM % 300)))
-		case $where in 0) continue ;; 1|home) say=$(mig home $pid 2>&1) ;; *) say=$(mig move -H $where $pid 2>&1) ;; esac || { why="move to $where: $say"; break; }
+		[ $where != 0 ] || continue
+		for again in $(seq 40); do # the number of a process born away may be had at home by somebody else, for as long as he lives (sprite-state(7))
+			case $where in 1|home) say=$(mig home $pid 2>&1) ;; *) say=$(mig move -H $where $pid 2>&1) ;; esac && continue 2
+			case $say in *"that number is taken") sleep 0.5 ;; *) break ;; esac
+		done
+		why="move to $where: $say"
+		break
 	done
 	kill -TERM $pid 2>/dev/null
 fi
