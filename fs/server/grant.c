@@ -129,8 +129,10 @@ static void grants_save(struct grants *g)
 						    x->any_group, "gids", gids));
 	}
 	all = json_pack("{s:s,s:o}", "boot", clock_boot_id(), "grants", rows);
-	if (json_dump_file(all, tmp, 0) < 0 || rename(tmp, g->path) < 0)
+	if (json_dump_file(all, tmp, 0) < 0 || rename(tmp, g->path) < 0) {
 		log_warn("%s: cannot write: %s; a restart of spritefsd will take their files from guests", g->path, strerror(errno));
+		unlink(g->path); /* what was taken back must not come again */
+	}
 	json_decref(all);
 }
 
