@@ -74,16 +74,6 @@ static void tell(struct eng_probe *p, struct outside_item *x, pid_t who)
 			    who);
 }
 
-/* A process that we have just forked has all that we have open until it begins its program (or ends: sigqueue.c). */
-static bool is_our_fork(pid_t pid)
-{
-	struct stat ours, its;
-	char name[32];
-
-	snprintf(name, sizeof name, "/proc/%d/exe", pid);
-	return stat("/proc/self/exe", &ours) == 0 && stat(name, &its) == 0 && its.st_ino == ours.st_ino && its.st_dev == ours.st_dev;
-}
-
 static void look_into(struct eng_probe *p, struct outside *o, pid_t pid, DIR *d)
 {
 	char link[PATH_MAX];
@@ -98,7 +88,7 @@ static void look_into(struct eng_probe *p, struct outside *o, pid_t pid, DIR *d)
 
 			if (x->told || x->hash != hash || strcmp(x->link, link) || !same_thing(p, x, pid, dirfd(d), e->d_name))
 				continue;
-			if (res_inside(p, pid) || is_our_fork(pid)) /* born to the family meanwhile */
+			if (res_inside(p, pid) || res_same(getpid(), pid, KCMP_VM, 0, 0)) /* born to the family meanwhile; or vforked by us, with all that we have open */
 				return;
 			tell(p, x, pid);
 		}
