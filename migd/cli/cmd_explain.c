@@ -56,7 +56,7 @@ int cmd_explain(int argc, char **argv)
 
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		if (c != 'J')
-			return usage_error("explain", "wrong option");
+			return usage_error("explain", "unknown or incomplete option \"%s\"", argv[optind - 1]);
 		json = true;
 	}
 	if (argc - optind != 1 || !(pid = pid_parse(argv[optind])))

@@ -50,7 +50,7 @@ int cmd_lend(int argc, char **argv)
 		else if (c == 'u')
 			until = optarg;
 		else
-			return usage_error("lend", "wrong option");
+			return usage_error("lend", "unknown or incomplete option \"%s\"", argv[optind - 1]);
 	}
 	what = optind + 1 == argc ? argv[optind] : "";
 	if (strcmp(what, "on") && strcmp(what, "off") && strcmp(what, "status"))

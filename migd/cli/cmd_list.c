@@ -72,7 +72,7 @@ int cmd_ps(int argc, char **argv)
 		if (c == 'a')
 			all = true;
 		else if (!table_option(&t, c, optarg))
-			return usage_error("ps", "wrong option");
+			return usage_error("ps", "unknown or incomplete option \"%s\"", argv[optind - 1]);
 	}
 	if (optind < argc)
 		return usage_error("ps", "did not expect \"%s\"", argv[optind]);
@@ -147,7 +147,7 @@ int cmd_hosts(int argc, char **argv)
 		if (c == 'v')
 			verbose = true;
 		else if (!table_option(&t, c, optarg))
-			return usage_error("hosts", "wrong option");
+			return usage_error("hosts", "unknown or incomplete option \"%s\"", argv[optind - 1]);
 	}
 	if (optind < argc)
 		return usage_error("hosts", "did not expect \"%s\"", argv[optind]);

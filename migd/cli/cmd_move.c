@@ -130,7 +130,7 @@ int cmd_move(int argc, char **argv)
 			json = true;
 			break;
 		default:
-			return usage_error("move", "wrong option");
+			return usage_error("move", "unknown or incomplete option \"%s\"", argv[optind - 1]);
 		}
 	}
 	if (!pids_check("move", argc - optind, argv + optind))
@@ -159,7 +159,7 @@ int cmd_home(int argc, char **argv)
 
 	while ((c = getopt_long(argc, argv, "q", options, NULL)) != -1) {
 		if (c != 'q' && c != 'J')
-			return usage_error("home", "wrong option");
+			return usage_error("home", "unknown or incomplete option \"%s\"", argv[optind - 1]);
 		quiet |= c == 'q';
 		json |= c == 'J';
 	}

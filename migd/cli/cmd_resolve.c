@@ -12,7 +12,7 @@ int cmd_resolve(int argc, char **argv)
 
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		if (c != 'r' && c != 'd')
-			return usage_error("resolve", "wrong option");
+			return usage_error("resolve", "unknown or incomplete option \"%s\"", argv[optind - 1]);
 		run |= c == 'r';
 		drop |= c == 'd';
 	}

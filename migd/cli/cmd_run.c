@@ -55,7 +55,7 @@ static bool parse(int argc, char **argv, struct run_options *o)
 			usage_error("run", "--kill-if-stuck: expected seconds, 1 to %d, found \"%s\"", STUCK_MAX_S, optarg);
 			return false;
 		default:
-			usage_error("run", "wrong option");
+			usage_error("run", "unknown or incomplete option \"%s\"", argv[optind - 1]);
 			return false;
 		}
 	}

@@ -169,7 +169,7 @@ int cmd_stats(int argc, char **argv)
 		else if (table_option(&t, c, optarg))
 			listing = true;
 		else
-			return usage_error("stats", "wrong option");
+			return usage_error("stats", "unknown or incomplete option \"%s\"", argv[optind - 1]);
 	}
 	if (optind < argc)
 		return usage_error("stats", "did not expect \"%s\"", argv[optind]);

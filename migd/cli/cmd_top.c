@@ -241,7 +241,7 @@ int cmd_top(int argc, char **argv)
 		if (c == 'n' && ((times = strtol(optarg, &end, 10)) < 1 || *end))
 			return usage_error("top", "-n: expected how often, from 1, found \"%s\"", optarg);
 		if (c != 'd' && c != 'n')
-			return usage_error("top", "wrong option");
+			return usage_error("top", "unknown or incomplete option \"%s\"", argv[optind - 1]);
 	}
 	if (optind < argc)
 		return usage_error("top", "did not expect \"%s\"", argv[optind]);

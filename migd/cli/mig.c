@@ -2,6 +2,7 @@
 /* mig: finds the verb and hands it the rest. */
 #include "migd/cli/cli.h"
 
+#include <getopt.h>
 #include <string.h>
 
 #ifndef SPRITE_VERSION
@@ -48,6 +49,7 @@ int main(int argc, char **argv)
 		printf("mig (Sprite for Linux) %s\n", SPRITE_VERSION);
 		return 0;
 	}
+	opterr = 0; /* usage_error() says it */
 	for (const struct command *c = commands; c->name; c++)
 		if (!strcmp(c->name, argv[1]))
 			return c->run(argc - 1, argv + 1);

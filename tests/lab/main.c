@@ -76,6 +76,9 @@ int main(int argc, char **argv)
 		}
 		return commands[c].run(lab, argc - i, argv + i);
 	}
-	usage(stderr);
+	if (i < argc)
+		fprintf(stderr, "sprite-lab: no command \"%s\": see sprite-lab --help\n", argv[i]);
+	else
+		usage(stderr);
 	return 2;
 }

@@ -77,7 +77,7 @@ check "the console is a login session" sh_on ws1 'who | grep -q "^sprite *pts/0"
 refused "unknown node" 1 'no node ws9' lab kill ws9 migd
 refused "unknown daemon" 1 'no daemon httpd' lab kill ws1 httpd
 refused "unknown signal" 2 'usage' lab kill ws1 migd NOSUCH
-refused "unknown command" 2 'usage' lab frobnicate
+refused "unknown command" 2 'no command "frobnicate"' lab frobnicate
 refused "a lab that is up" 1 'is up already' lab up
 refused "a lab that is not up" 1 'not up' lab --name nobody ls
 refused "a bad lab name" 1 'lab name' lab --name ../x up
