@@ -381,11 +381,16 @@ static char *freezer_dir(const struct cgroups *c, const char *name)
 	return asprintf(&dir, "%s/" PARENT "/%s", c->in_v2[CG_FREEZER] ? c->v2 : c->v1[CG_FREEZER], name) < 0 ? NULL : dir;
 }
 
-bool cgroup_is_frozen(struct cgroups *c, const char *name)
+bool cgroup_told_to_freeze(struct cgroups *c, const char *name)
 {
 	_cleanup_free_ char *dir = freezer_dir(c, name);
+	char buf[64];
 
-	return dir && frozen_is(c, dir, true);
+	if (!dir)
+		return false;
+	if (c->in_v2[CG_FREEZER])
+		return read_file(dir, "cgroup.freeze", buf, sizeof buf) > 0 && *buf == '1';
+	return read_file(dir, "freezer.state", buf, sizeof buf) > 0 && *buf == 'F'; /* FREEZING, FROZEN */
 }
 
 int cgroup_freeze(struct cgroups *c, const char *name, bool frozen, int timeout_ms)

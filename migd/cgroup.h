@@ -33,7 +33,8 @@ int cgroup_make(struct cgroups *c, const char *name, const struct cgroup_limits 
 /* Returns when every task in it is frozen (or running again), at the latest after timeout_ms: -ETIMEDOUT. Negative: does
  * not wait (many are told first, then waited for one by one). */
 int cgroup_freeze(struct cgroups *c, const char *name, bool frozen, int timeout_ms);
-bool cgroup_is_frozen(struct cgroups *c, const char *name);
+/* Has somebody told it so? A task that waits for a disk or a server stops only after that. */
+bool cgroup_told_to_freeze(struct cgroups *c, const char *name);
 /* Pids as this pid namespace sees them. Returns how many there are (may exceed max), or -errno. */
 int cgroup_pids(struct cgroups *c, const char *name, pid_t *pids, size_t max);
 /* CPU time of all that ever ran in it, "" = of all guests since the parent was made. 0 or -errno. */

@@ -57,7 +57,7 @@ static bool is_frozen(const struct family *f)
 	char name[FAMILY_ID_MAX + 40];
 
 	guest_cgroup(f, name, sizeof(name));
-	return f->m->cgroups && cgroup_is_frozen(f->m->cgroups, name);
+	return f->m->cgroups && cgroup_told_to_freeze(f->m->cgroups, name);
 }
 
 int guest_freeze(struct family *f, bool frozen)

@@ -415,7 +415,6 @@ static void op_fsync(fuse_req_t req, fuse_ino_t id, int datasync, struct fuse_fi
 	wb_then(fs, c->ino, c);
 }
 
-/* The same for directories: what was queued for it is done first (dirq_gate). */
 static void changed_done(struct call *c, int err, struct rpc_msg *out)
 {
 	(void)out;

@@ -68,9 +68,9 @@ int inject_seize(pid_t tid)
 	return ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD) < 0 || ptrace(PTRACE_INTERRUPT, tid, 0, 0) < 0 ? -errno : 0;
 }
 
-void inject_filters_sleep(pid_t tid)
+int inject_filters_sleep(pid_t tid)
 {
-	ptrace(PTRACE_SETOPTIONS, tid, 0, PTRACE_O_TRACESYSGOOD | 1 << 21 /* PTRACE_O_SUSPEND_SECCOMP */); /* refused where there is no seccomp */
+	return ptrace(PTRACE_SETOPTIONS, tid, 0, PTRACE_O_TRACESYSGOOD | 1 << 21 /* PTRACE_O_SUSPEND_SECCOMP */) < 0 ? -errno : 0;
 }
 
 int regs_set(struct eng_thread *t, const struct user_regs_struct *r)

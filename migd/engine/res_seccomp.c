@@ -21,6 +21,7 @@
 #include <sys/syscall.h>
 #include "conf/cleanup.h"
 #include "migd/engine/core.h"
+#include "migd/engine/inject.h"
 #include "migd/engine/nest.h"
 #include "migd/engine/res_util.h"
 #include "migd/engine/seccomp_run.h"
@@ -32,7 +33,7 @@
 #ifndef PTRACE_SECCOMP_GET_METADATA
 #define PTRACE_SECCOMP_GET_METADATA 0x420d
 #endif
-enum { SUSPEND_SECCOMP = 1 << 21, FILTER_MAX = 4096, FILTERS_MAX = 256 };
+enum { FILTER_MAX = 4096, FILTERS_MAX = 256 };
 /* Flags that come back from the metadata; SPEC_ALLOW and the rest are of the moment of installing. */
 static const uint64_t flags_kept = SECCOMP_FILTER_FLAG_LOG;
 
@@ -274,9 +275,11 @@ static int seccomp_finish(struct eng_proc *p, struct error *e)
 
 		if (!t)
 			return res_bad_record(e, "seccomp filters");
-		if (ptrace(PTRACE_SETOPTIONS, t->tid, 0, PTRACE_O_TRACESYSGOOD | SUSPEND_SECCOMP) < 0)
-			return error_set(e, errno, "seccomp filters cannot be put to sleep here: %s", strerror(errno));
-		int r = thread_finish(t, w->m, e);
+		int r = inject_filters_sleep(t->tid);
+
+		if (r < 0)
+			return error_set(e, -r, "seccomp filters cannot be put to sleep here: %s", strerror(-r));
+		r = thread_finish(t, w->m, e);
 
 		if (r < 0)
 			return r;
