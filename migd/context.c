@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Puts migd together and takes it apart; see context.h. */
+#include "migd/access.h"
 #include "migd/context.h"
 #include <errno.h>
 #include <limits.h>
@@ -110,8 +111,8 @@ int context_open(const struct conf *conf, struct migd **out, struct error *e)
 		err = make_dir(conf->state_dir, e);
 	if (!err)
 		err = rpc_tls_load(conf, &m->tls, e);
-	if (!err && (hosts_open(m, &m->hosts) || families_open(m, &m->families) || views_open(m, &m->views) || master_open(m, &m->master) ||
-			    agents_open(m, &m->agents) || stats_open(m, &m->stats) || envs_open(m, &m->envs)))
+	if (!err && (hosts_open(m, &m->hosts) || families_open(m, &m->families) || access_open(m, &m->access) || views_open(m, &m->views) ||
+			    master_open(m, &m->master) || agents_open(m, &m->agents) || stats_open(m, &m->stats) || envs_open(m, &m->envs)))
 		err = error_set(e, ENOMEM, "out of memory");
 	if (!err && cgroups_open(&m->cgroups, &cge)) {
 		log_note("guests get no cgroup of their own: %s", cge.text);
@@ -135,6 +136,8 @@ int context_start(struct migd *m, struct error *e)
 	if (!err)
 		homes_replayed(m);
 	json_decref(m->replay_signals);
+	if (!err && access_start(m->access))
+		err = error_set(e, EAGAIN, "no thread for the grants on this host's files");
 	if (!err && owner_open(m, &m->owner, e))
 		err = -EIO;
 	if (!err)
@@ -163,6 +166,7 @@ void context_close(struct migd *m)
 	stats_close(m->stats);
 	if (families_alive(m->families))
 		return; /* the rest is in use by actors of families that live on without us, until the process is gone */
+	access_close(m->access);
 	views_close(m->views);
 	hosts_close(m->hosts);
 	journal_close(m->journal);

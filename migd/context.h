@@ -12,6 +12,7 @@
 struct hosts;
 struct families;
 struct journal;
+struct access;
 struct views;
 struct cgroups;
 struct owner;
@@ -30,6 +31,7 @@ struct migd {
 	json_t *replay_signals; /* while the journal is replayed: what hollows had been sent, for families that are known when it has been read */
 	struct hosts *hosts;	   /* who else there is */
 	struct families *families; /* who is away from here, and who is here as a guest */
+	struct access *access;	   /* who may get at this host's files */
 	struct views *views;	   /* mounts of other hosts' roots, for guests */
 	struct cgroups *cgroups;   /* NULL: this host has none that we may use */
 	struct owner *owner;	   /* is this host's owner away */

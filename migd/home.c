@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Home side, see home.h. Engine calls are made by the family's actor only. */
 #include "migd/home.h"
+#include "migd/access.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -19,7 +20,6 @@
 #include "migd/relay_rpc.h"
 #include "migd/stats.h"
 #include "migd/transfer.h"
-#include "migd/view.h"
 
 enum { CHECK_MS = 3000, SETTLE_S = 5 };
 
@@ -679,7 +679,6 @@ static int actor_reattach(struct family *f, void *unused)
 static void replay_end(struct family *f)
 {
 	bool here = !strcmp(f->host, f->m->conf->name);
-	struct error e = { 0 };
 	int r;
 
 	if (f->replay_commit)
@@ -694,7 +693,7 @@ static void replay_end(struct family *f)
 		return;
 	}
 	if (!here)
-		access_grant(f->m, f->host, f->uid, f->id, &e);
+		access_expect(f->m, f->host, f->uid, f->id);
 	log_note("family %s: %d (%s) found again, %s %s", f->id, f->pid, f->comm, f->replay_commit ? "on its way to" : "away on", f->host);
 	if (f->replay_commit) {
 		f->moving = true;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Driver of a move at the home; see move.h. Decisions are in migrate.c, this file only does what the table says. */
 #include "migd/move.h"
+#include "migd/access.h"
 #include <errno.h>
 #include <semaphore.h>
 #include <signal.h>
@@ -22,7 +23,6 @@
 #include "migd/relay_rpc.h"
 #include "migd/stats.h"
 #include "migd/transfer.h"
-#include "migd/view.h"
 
 enum { PING_MS = 8000, PREPARE_MS = 30000, SEND_MS = 3600 * 1000, RELEASE_MS = 3000, GO_MS = 3000, ABORT_MS = 2000, AGAIN_US = 200000, TICK_NS = 500000000 };
 

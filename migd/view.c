@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Root views for guests, and the permission for them at home; see view.h. */
+/* Root views for guests; see view.h. */
 #include "migd/view.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -252,36 +252,4 @@ void views_tick(struct views *v)
 		view_free(w);
 	}
 	pthread_mutex_unlock(&v->lock);
-}
-
-/* ---- at home ---- */
-
-static int access_call(struct migd *m, const char *verb, const char *host, uid_t uid, const char *family, struct error *e)
-{
-	_cleanup_free_ char *path = NULL;
-	json_t *answer = NULL;
-	int err;
-
-	if (asprintf(&path, "%s/spritefsd.sock", m->conf->run_dir) < 0)
-		return error_set(e, ENOMEM, "out of memory");
-	err = local_call(path, json_pack("{s:s, s:s, s:I, s:s}", "verb", verb, "host", host, "uid", (json_int_t)uid, "family", family), NULL, NULL, &answer, e);
-	json_decref(answer);
-	return err;
-}
-
-int access_grant(struct migd *m, const char *host, uid_t uid, const char *family, struct error *e)
-{
-	int err = access_call(m, "grant", host, uid, family, e);
-
-	if (err)
-		error_prefix(e, "%s cannot be let in to the files of this host (spritefsd serves them)", host);
-	return err;
-}
-
-void access_revoke(struct migd *m, const char *host, uid_t uid, const char *family)
-{
-	struct error e = { 0 };
-
-	if (access_call(m, "revoke", host, uid, family, &e) && e.code != ENOENT)
-		log_warn("family %s: taking back the access of %s: %s", family, host, e.text);
 }

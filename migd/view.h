@@ -16,10 +16,4 @@ int view_get(struct views *v, const char *home, char **dir, struct error *e);
 void view_put(struct views *v, const char *home);
 void views_tick(struct views *v); /* every few seconds: unmounts what has long been unused */
 
-/*
- * The other half, at home: lets that host in as this user (spritefsd's control socket). Counted there per family.
- */
-int access_grant(struct migd *m, const char *host, uid_t uid, const char *family, struct error *e);
-void access_revoke(struct migd *m, const char *host, uid_t uid, const char *family);
-
 #endif

@@ -4,6 +4,7 @@
  *
  *	{"verb":"grant","host":"ws2","uid":1000,"family":"ws1:4711","gids":[1000,100]}   gids may be missing: the user's groups here
  *	{"verb":"revoke","host":"ws2","uid":1000,"family":"ws1:4711"}                    family may be missing: all of them
+ *	{"verb":"grants","grants":[{"host":"ws2","uid":1000,"family":"ws1:4711"}]}       these and no others
  *	{"verb":"status"}                                                               -> {"ok":true,"status":{...}}
  */
 #include <errno.h>
@@ -123,8 +124,23 @@ static void verb_grant(struct fsd *d, struct local_conn *c, json_t *rq, bool rev
 		r = grants_remove(&d->grants, host, (uid_t)json_integer_value(uid), family);
 	else
 		r = grants_add(&d->grants, host, (uid_t)json_integer_value(uid), family, list ? gids : NULL, n);
-	if (r < 0)
+	if (r < 0 && !(revoke && r == -ENOENT)) /* nothing to take back: it may be said twice */
 		local_fail(c, -r, "%s of %s, uid %lld: %s", revoke ? "revoke" : "grant", host, json_integer_value(uid), strerror(-r));
+	else
+		local_ok(c, NULL);
+}
+
+static void verb_grants(struct fsd *d, struct local_conn *c, json_t *rq)
+{
+	json_t *rows = json_object_get(rq, "grants");
+	int r = json_is_array(rows) ? grants_only(&d->grants, rows) : -EINVAL;
+
+	if (r > 0)
+		log_note("grants on this host's files: %d put right as migd says", r);
+	if (r == -EINVAL)
+		local_fail(c, EINVAL, "expected grants: a list of host, uid and family");
+	else if (r < 0)
+		local_fail(c, -r, "grants: %s", strerror(-r));
 	else
 		local_ok(c, NULL);
 }
@@ -136,13 +152,15 @@ static void control_handle(void *ctx, struct local_conn *c, const struct local_c
 
 	if (verb && !strcmp(verb, "status")) {
 		local_ok(c, json_pack("{s:o}", "status", fsd_status(d)));
-	} else if (verb && (!strcmp(verb, "grant") || !strcmp(verb, "revoke"))) {
+	} else if (verb && (!strcmp(verb, "grant") || !strcmp(verb, "revoke") || !strcmp(verb, "grants"))) {
 		if (who->uid != 0)
-			local_fail(c, EPERM, "only root may %s", verb);
+			local_fail(c, EPERM, "only root may %s", verb[5] == 's' ? "set grants" : verb);
+		else if (verb[5] == 's')
+			verb_grants(d, c, rq);
 		else
 			verb_grant(d, c, rq, verb[0] == 'r');
 	} else {
-		local_fail(c, EINVAL, "unknown verb; expected status, grant or revoke");
+		local_fail(c, EINVAL, "unknown verb; expected status, grant, revoke or grants");
 	}
 }
 

@@ -14,6 +14,7 @@
 
 struct grant {
 	struct list link;
+	bool said; /* grants_only() */
 	char *host, *family;
 	uid_t uid;
 	bool any_group; /* the user is unknown here and migd named no groups: all but 0 */
@@ -206,6 +207,66 @@ int grants_add(struct grants *g, const char *host, uid_t uid, const char *family
 	grants_save(g);
 	pthread_mutex_unlock(&g->lock);
 	return 0;
+}
+
+static bool row_is(const json_t *row, const struct grant *x)
+{
+	return grant_is(x, json_string_value(json_object_get(row, "host")), (uid_t)json_integer_value(json_object_get(row, "uid")),
+		json_string_value(json_object_get(row, "family")));
+}
+
+static bool row_good(const json_t *row)
+{
+	return json_is_string(json_object_get(row, "host")) && json_is_string(json_object_get(row, "family")) && json_is_integer(json_object_get(row, "uid"));
+}
+
+/* With the lock. The one that the row names, made if it is not there; NULL: no memory. */
+static struct grant *grant_said(struct grants *g, const json_t *row, int *changed)
+{
+	struct grant *x;
+
+	list_each(x, &g->list, link)
+		if (row_is(row, x))
+			return x;
+	x = grant_new(json_string_value(json_object_get(row, "host")), (uid_t)json_integer_value(json_object_get(row, "uid")),
+		json_string_value(json_object_get(row, "family")), NULL, 0);
+	if (x) {
+		list_add_tail(&g->list, &x->link);
+		++*changed;
+	}
+	return x;
+}
+
+int grants_only(struct grants *g, const json_t *rows)
+{
+	struct grant *x, *next;
+	int changed = 0, r = 0;
+	json_t *row;
+	size_t i;
+
+	json_array_foreach((json_t *)rows, i, row)
+		if (!row_good(row))
+			return -EINVAL;
+	pthread_mutex_lock(&g->lock);
+	list_each(x, &g->list, link)
+		x->said = false;
+	json_array_foreach((json_t *)rows, i, row) {
+		x = grant_said(g, row, &changed);
+		if (x)
+			x->said = true;
+		else
+			r = -ENOMEM;
+	}
+	list_each_safe(x, next, &g->list, link)
+		if (!x->said) {
+			list_del(&x->link);
+			grant_free(x);
+			changed++;
+		}
+	if (changed)
+		grants_save(g);
+	pthread_mutex_unlock(&g->lock);
+	return r < 0 ? r : changed;
 }
 
 bool grants_host(struct grants *g, const char *host)

@@ -3,7 +3,7 @@
  * Who may use the home domain from elsewhere: a guest host, as the uid of a process that it hosts now. migd of this host grants and revokes by family; a
  * (host, uid) may act while any family of it is there. With a grant come the groups that the user has here, and no others, so
  * that a host cannot add a group to a user. They are kept in a file: a restart of the server must not take their files from guests. Those of an earlier boot
- * of this host are void, as its families are.
+ * of this host are void, as its families are. What the list must be migd knows, and says again when it may not have been heard (grants_only()).
  *
  * Locking: one mutex; nothing is called under it.
  */
@@ -30,6 +30,8 @@ void grants_destroy(struct grants *g);
 int grants_add(struct grants *g, const char *host, uid_t uid, const char *family, const gid_t *gids, size_t ngids);
 /* 0 or -ENOENT. `family` NULL: every family of that host and uid. */
 int grants_remove(struct grants *g, const char *host, uid_t uid, const char *family);
+/* Those of `rows` ({"host", "uid", "family"}) and no others. Those that stay keep their groups. How many were added and taken back, or -EINVAL, -ENOMEM. */
+int grants_only(struct grants *g, const json_t *rows);
 bool grants_host(struct grants *g, const char *host);		 /* any grant at all */
 bool grants_allow(struct grants *g, const char *host, uid_t uid);
 /* Some user that the host has a grant for: root's own steps over there (mounting, entering the root view) are taken as this one, who has no more rights. */

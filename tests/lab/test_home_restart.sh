@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: own
 # timeout: 120
-# A guest keeps the files of its home when the home's spritefsd, or the guest host's spritefs that shows them, is killed: it only waits.
+# A guest keeps the files of its home when the home's spritefsd, or the guest host's spritefs that shows them, is killed: it only waits. And its host loses them
+# with it, also when nobody could tell the home's spritefsd so at that time.
 . "$(dirname "$0")/lib.sh"
 lab_up -n 2
 job_dir
@@ -43,4 +44,22 @@ on ws1 touch $JD/stop
 same "it ends well" 0 "$(job_status 30)"
 same "no error" "" "$(on ws1 cat $JD/err)"
 same "no line lost or doubled" "" "$(on ws1 awk '$1 != NR' $JD/out)"
+
+# ---- a guest's end that the home's spritefsd does not hear of
+let_in() { as sprite ws2 cat /sprite/hosts/ws1/etc/hostname; }
+kept_out() { [[ $(let_in 2>&1) == *"Permission denied"* ]]; }
+ends_unheard() { # WHAT DURING: while spritefsd is down
+	job "sleep 1000"
+	check "$1: a guest goes" hop ws2
+	check "$1: its host may read the home's files" let_in
+	lab kill ws1 spritefsd KILL
+	on ws1 kill -9 $JOB
+	same "$1: the guest has ended" 137 "$(job_status 30)"
+	eval "$2"
+	until_true 10 lab start ws1 spritefsd
+	check "$1: its host is refused when spritefsd is back" until_true 20 kept_out
+}
+check "no guest, no files" kept_out
+ends_unheard "spritefsd down" :
+ends_unheard "and migd killed" "lab kill ws1 migd KILL; until_true 10 lab start ws1 migd"
 finish

@@ -161,6 +161,7 @@ static void test_home(void)
 	struct stat st;
 	uint64_t id;
 	char *made;
+	json_t *rows;
 	Sprite__Fs__ReadReq rd = SPRITE__FS__READ_REQ__INIT;
 
 	CU_ASSERT_EQUAL(attach(0, "/hosts/fs1", false, &home), EACCES);
@@ -183,6 +184,20 @@ static void test_home(void)
 	CU_ASSERT_EQUAL(grants_remove(&server.grants, "ws1", 1000, "f1"), 0);
 	CU_ASSERT_EQUAL(call(0, FS_READ, &rd.base, NULL), EACCES); /* no longer than it hosts it */
 	CU_ASSERT_EQUAL(lookup(0, 1000, &home, "file", &f), EACCES);
+	/* the whole list: what is missing comes, what is not in it goes, whatever was there before */
+	rows = json_pack("[{s:s, s:i, s:s}]", "host", "ws1", "uid", 1000, "family", "f2");
+	CU_ASSERT_EQUAL(grants_add(&server.grants, "ws2", 1001, "f3", NULL, 0), 0);
+	CU_ASSERT_EQUAL(grants_only(&server.grants, rows), 2);
+	CU_ASSERT_EQUAL(grants_only(&server.grants, rows), 0);
+	CU_ASSERT_EQUAL(call(0, FS_READ, &rd.base, NULL), 0);
+	CU_ASSERT_FALSE(grants_host(&server.grants, "ws2"));
+	json_array_append_new(rows, json_pack("{s:s, s:i}", "host", "ws2", "uid", 0));
+	CU_ASSERT_EQUAL(grants_only(&server.grants, rows), -EINVAL); /* and nothing changed */
+	json_array_clear(rows);
+	CU_ASSERT_EQUAL(call(0, FS_READ, &rd.base, NULL), 0);
+	CU_ASSERT_EQUAL(grants_only(&server.grants, rows), 1);
+	CU_ASSERT_EQUAL(call(0, FS_READ, &rd.base, NULL), EACCES);
+	json_decref(rows);
 }
 
 static void test_another_clients_open(void)
