@@ -218,8 +218,8 @@ void fsd_stop(struct fsd *d)
 	leases_stop(d);
 	intents_close(d->intents);
 	recover_stop(d);
+	hands_stop(d); /* an offer counts at its host */
 	clients_destroy(&d->clients);
-	hands_stop(d);
 	locks_stop(d);
 	events_stop(d);
 	pipes_stop(d);
