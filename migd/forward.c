@@ -58,7 +58,7 @@ static int ask(struct asking *a)
 		return err;
 	rep = (const Sprite__Mig__CallRep *)out.msg;
 	c->ret = rep->ret;
-	if (rep->out.len <= sizeof(c->out))
+	if (rep->out.len && rep->out.len <= sizeof(c->out))
 		memcpy(c->out, rep->out.data, rep->out.len);
 	rpc_msg_clear(&out);
 	return 0;
@@ -272,7 +272,8 @@ static struct making *making_new(struct family *f, const Sprite__Mig__CallReq *r
 	k->c = (struct eng_foreign){ .id = r->id, .pid = r->pid, .nr = r->nr, .in_arg = (int8_t)r->in_arg, .out_arg = (int8_t)r->out_arg, .in_len = (uint16_t)r->in.len,
 		.out_len = (uint16_t)r->out_len };
 	memcpy(k->c.arg, r->arg, sizeof(k->c.arg));
-	memcpy(k->c.in, r->in.data, r->in.len);
+	if (r->in.len)
+		memcpy(k->c.in, r->in.data, r->in.len);
 	if (foreign_valid(&k->c))
 		return k;
 	k->f = NULL;

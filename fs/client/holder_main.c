@@ -190,17 +190,21 @@ static bool hear(struct holder *h)
 	struct iovec iov = {&m, sizeof(m)};
 	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &c, .msg_controllen = sizeof(c)};
 	ssize_t n = recvmsg(h->sock, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+	int fds[2] = {-1, -1}; /* as many as fit, the padding included */
 	struct cmsghdr *x;
-	int fd = -1;
 
 	if (n <= 0)
 		return false;
 	x = CMSG_FIRSTHDR(&msg);
-	if (x && x->cmsg_type == SCM_RIGHTS)
-		memcpy(&fd, CMSG_DATA(x), sizeof(fd));
-	if (m.op == HOLD_KEEP && fd >= 0)
-		keep(h, m.key, fd);
-	else if (m.op == HOLD_DROP)
+	if (x && x->cmsg_type == SCM_RIGHTS && x->cmsg_len <= CMSG_LEN(sizeof(fds)))
+		memcpy(fds, CMSG_DATA(x), x->cmsg_len - CMSG_LEN(0));
+	if (fds[0] >= 0 && m.op == HOLD_KEEP)
+		keep(h, m.key, fds[0]);
+	else if (fds[0] >= 0)
+		close(fds[0]);
+	if (fds[1] >= 0)
+		close(fds[1]);
+	if (m.op == HOLD_DROP)
 		drop(h, m.key);
 	else if (m.op == HOLD_READY)
 		ready(h);

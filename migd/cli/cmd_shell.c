@@ -67,12 +67,16 @@ static bool take_answer(int fd, char *host, size_t size)
 	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
 	ssize_t n = recvmsg(fd, &mh, MSG_CMSG_CLOEXEC);
 	struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&mh) : NULL;
-	int to[2];
+	int to[2] = {-1, -1};
 	json_t *a;
 
-	if (!c || c->cmsg_type != SCM_RIGHTS || c->cmsg_len != CMSG_LEN(sizeof(to)))
+	if (!c || c->cmsg_type != SCM_RIGHTS || c->cmsg_len > CMSG_LEN(sizeof(to)))
 		return false;
-	memcpy(to, CMSG_DATA(c), sizeof(to));
+	memcpy(to, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0));
+	if (to[1] < 0) {
+		close(to[0]);
+		return false;
+	}
 	line[n] = 0;
 	a = json_loads(line, 0, NULL);
 	snprintf(host, size, "%s", json_string_value(json_object_get(a, "host")) ? json_string_value(json_object_get(a, "host")) : "");

@@ -256,9 +256,11 @@ static int receive(int fd, char *buf, size_t size, int to[2])
 	ssize_t n = recvmsg(fd, &mh, MSG_CMSG_CLOEXEC);
 	struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&mh) : NULL;
 
-	if (!c || c->cmsg_type != SCM_RIGHTS || c->cmsg_len != CMSG_LEN(2 * sizeof(int)))
+	if (!c || c->cmsg_type != SCM_RIGHTS || c->cmsg_len > CMSG_LEN(2 * sizeof(int)))
 		return -EPROTO;
-	memcpy(to, CMSG_DATA(c), 2 * sizeof(int));
+	memcpy(to, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0));
+	if (to[1] < 0)
+		return -EPROTO;
 	while (!memchr(buf, '\n', (size_t)n) && (size_t)n < size - 1) {
 		ssize_t k = read(fd, buf + n, size - 1 - (size_t)n);
 
