@@ -116,7 +116,7 @@ $(BUILD)/tests/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(lib_objs)
 .PHONY: tests
 tests: $(UNITS) $(MOVES) $(BENCHES) $(FUZZERS)
 
-# Each ends with a line "N passed, N failed, N skipped". FUZZ_SECONDS: all targets together, side by side. T: names of lab tests, as in T="lab fs_ops".
+# Each ends with a line "N passed, N failed, N skipped". FUZZ_SECONDS: for each target. T: names of lab tests, as in T="lab fs_ops".
 FUZZ_SECONDS ?= 60
 JOBS := $(shell nproc)
 run = BUILD=$(BUILD) tests/

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A fuzz target in one header: fuzz_main() mutates seeds by a deterministic generator and feeds a decoder for as many seconds as argv[1] says
- * (default 60). It must not crash, hang or trip a sanitizer. A run prints its seed first; FUZZ_SEED=N repeats it. What was fed last is kept in
- * memory and written to ./crash-NAME when a signal or a sanitizer ends the run; `TARGET FILE` (a path instead of seconds) feeds it again.
+ * (default 60), and until it has had a third of them on a CPU: `make check` runs it when nobody else wants one. It must not crash, hang or trip a
+ * sanitizer. A run prints its seed first; FUZZ_SEED=N repeats it. What was fed last is kept in memory and written to ./crash-NAME when a signal
+ * or a sanitizer ends the run; `TARGET FILE` (a path instead of seconds) feeds it again.
  *
  *	static void one(const uint8_t *data, size_t len) { ...decode... }
  *	static const struct fuzz_seed seeds[] = {{"{\"name\":\"x\"}", 12}};
@@ -15,11 +16,13 @@
 #define TESTS_FUZZ_FUZZ_H
 #include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
@@ -36,6 +39,7 @@ static struct {
 	const char *name;
 	const uint8_t *last;
 	size_t last_len;
+	size_t runs, seen[2]; /* inputs so far, and how many there were when a watch last looked */
 } fuzz;
 
 static inline uint64_t fuzz_rnd(void) /* xorshift64* */
@@ -65,13 +69,48 @@ static void fuzz_keep(void)
 	close(fd);
 }
 
+/* Two watches, by CPU time (it computes for ever) and by the clock (it waits for ever): has the same input been there the last time they looked? */
+enum { FUZZ_CPU_SECONDS = 20, FUZZ_WAIT_SECONDS = 300 };
+
 static void fuzz_signal(int sig)
 {
-	if (sig == SIGALRM)
-		fprintf(stderr, "\nfuzz %s: hangs for 20 s\n", fuzz.name);
+	bool watch = sig == SIGPROF || sig == SIGALRM;
+
+	if (watch) {
+		size_t *seen = &fuzz.seen[sig == SIGALRM];
+
+		if (*seen != fuzz.runs) {
+			*seen = fuzz.runs;
+			return;
+		}
+		fprintf(stderr, "\nfuzz %s: hangs: %d s %s with one input\n", fuzz.name, sig == SIGPROF ? FUZZ_CPU_SECONDS : FUZZ_WAIT_SECONDS,
+			sig == SIGPROF ? "of CPU time" : "by the clock");
+	}
 	fuzz_keep();
-	signal(sig, SIG_DFL);
-	raise(sig == SIGALRM ? SIGABRT : sig);
+	signal(watch ? SIGABRT : sig, SIG_DFL);
+	raise(watch ? SIGABRT : sig);
+}
+
+static inline void fuzz_watch(void)
+{
+	static const int fatal[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+	const struct sigaction sa = {.sa_handler = fuzz_signal, .sa_flags = SA_RESTART};
+	struct itimerval cpu = {{FUZZ_CPU_SECONDS, 0}, {FUZZ_CPU_SECONDS, 0}}, wait = {{FUZZ_WAIT_SECONDS, 0}, {FUZZ_WAIT_SECONDS, 0}};
+
+	for (size_t i = 0; i < ARRAY_SIZE(fatal); i++)
+		signal(fatal[i], fuzz_signal);
+	sigaction(SIGPROF, &sa, NULL);
+	sigaction(SIGALRM, &sa, NULL);
+	setitimer(ITIMER_PROF, &cpu, NULL);
+	setitimer(ITIMER_REAL, &wait, NULL);
+}
+
+/* A directory for the target's files: in $TMPDIR, which is the runner's. */
+static inline bool fuzz_dir(char *dir, size_t size)
+{
+	const char *tmp = getenv("TMPDIR");
+
+	return snprintf(dir, size, "%s/sprite-fuzz-XXXXXX", tmp ? tmp : "/tmp") < (int)size && mkdtemp(dir);
 }
 
 /* The sanitizers, when they are there, call this before they end the process. */
@@ -170,7 +209,7 @@ static inline int fuzz_main(int argc, char **argv, const char *name, const struc
 	static uint8_t buf[FUZZ_MAX];
 	long seconds = argc > 1 && strspn(argv[1], "0123456789") == strlen(argv[1]) ? atol(argv[1]) : argc > 1 ? -1 : 60;
 	const char *given = getenv("FUZZ_SEED");
-	size_t len, nwords = 0, runs = 0;
+	size_t len, nwords = 0;
 	uint64_t seed = 0;
 	time_t end;
 
@@ -186,19 +225,17 @@ static inline int fuzz_main(int argc, char **argv, const char *name, const struc
 	fflush(stdout);
 	while (words && words[nwords])
 		nwords++;
-	for (int sig = 1; sig < 32; sig++)
-		if (sig == SIGSEGV || sig == SIGBUS || sig == SIGFPE || sig == SIGILL || sig == SIGABRT || sig == SIGALRM)
-			signal(sig, fuzz_signal);
+	fuzz_watch();
 	if (__sanitizer_set_death_callback)
 		__sanitizer_set_death_callback(fuzz_keep);
 	end = time(NULL) + seconds;
-	for (; time(NULL) < end || runs < nseeds; runs++) {
-		const struct fuzz_seed *s = &seeds[runs % nseeds];
+	for (; time(NULL) < end || clock() / CLOCKS_PER_SEC < seconds / 3 || fuzz.runs < nseeds; fuzz.runs++) {
+		const struct fuzz_seed *s = &seeds[fuzz.runs % nseeds];
 
 		len = s->len < FUZZ_MAX ? s->len : FUZZ_MAX;
 		memcpy(buf, s->data, len);
 		/* the seeds themselves first */
-		for (size_t i = runs < nseeds ? 0 : 1 + fuzz_below(8); i; i--)
+		for (size_t i = fuzz.runs < nseeds ? 0 : 1 + fuzz_below(8); i; i--)
 			len = fuzz_mutate(buf, len, words, nwords);
 		uint8_t *copy = malloc(len ? len : 1);
 		if (!copy)
@@ -206,12 +243,10 @@ static inline int fuzz_main(int argc, char **argv, const char *name, const struc
 		memcpy(copy, buf, len);
 		fuzz.last = copy;
 		fuzz.last_len = len;
-		alarm(20);
 		one(copy, len);
 		free(copy);
 	}
-	alarm(0);
-	printf("fuzz %s: %zu inputs, none did harm\n", name, runs);
+	printf("fuzz %s: %zu inputs, none did harm; %ld s of CPU time\n", name, fuzz.runs, (long)(clock() / CLOCKS_PER_SEC));
 	return 0;
 }
 

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What the file protocol's two sides decode beside the frames of rpc: readdir records, handles (none but ours may be taken), the prefix table, and
- * every message of the protocol. The first byte chooses.
+ * What the file protocol's two sides decode beside the frames of rpc: readdir records, handles (none but ours may be taken), the prefix table, batches and
+ * their answers, and every message of the protocol. The first byte chooses.
  */
 #include <endian.h>
+#include "fs/batch.h"
 #include "fs/dirent.h"
 #include "fs/methods.h"
 #include "fs/prefix.h"
 #include "fs/server/handle.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/message.h"
 
 static const struct handle_key key = {{0x0123456789abcdefull, 42}};
 static unsigned char good[HANDLE_MAX]; /* the one handle that was ever given out */
 static size_t good_len;
-static struct fuzz_seed seeds[40];
+static struct fuzz_seed seeds[10 + 2 * FS_NOPS];
 static size_t nseeds;
 
 static void seed(uint8_t kind, const void *data, size_t len)
@@ -74,7 +76,7 @@ static void prefixes(const uint8_t *p, size_t len)
 	sprite__fs__prefixes_rep__free_unpacked(rep, NULL);
 }
 
-static void messages(uint8_t which, const uint8_t *p, size_t len)
+static void messages(unsigned which, const uint8_t *p, size_t len)
 {
 	const struct rpc_method *m = &fs_methods[which / 2 % FS_NOPS];
 	ProtobufCMessage *msg = protobuf_c_message_unpack(which % 2 ? m->in : m->out, NULL, len, p);
@@ -83,11 +85,31 @@ static void messages(uint8_t which, const uint8_t *p, size_t len)
 		protobuf_c_message_free_unpacked(msg, NULL);
 }
 
+static void batches(const uint8_t *p, size_t len)
+{
+	const uint8_t *msg, *a = p;
+	struct batch_record r;
+	size_t n, left = len;
+	uint32_t mlen, index;
+	int err;
+
+	for (; (n = batch_get(p, left, &r)) > 0; p += n, left -= n) {
+		check(n <= left && batch_takes(r.method) && r.msg >= p && r.data >= p && r.msg + r.msg_len <= p + n && r.data + r.data_len <= p + n);
+		ProtobufCMessage *m = protobuf_c_message_unpack(fs_methods[r.method].in, NULL, r.msg_len, r.msg);
+		if (m)
+			protobuf_c_message_free_unpacked(m, NULL);
+		if (batch_ref_get(r.msg, r.msg_len, &index))
+			check(r.msg_len == BATCH_REF);
+	}
+	for (left = len; (n = batch_answer_get(a, left, &err, &msg, &mlen)) > 0; a += n, left -= n)
+		check(n <= left && msg >= a && msg + mlen <= a + n && err >= 0);
+}
+
 static void one(const uint8_t *data, size_t len)
 {
 	if (!len)
 		return;
-	switch (data[0] % 4) {
+	switch (data[0] % 5) {
 	case 0:
 		dirents(data + 1, len - 1);
 		break;
@@ -97,8 +119,12 @@ static void one(const uint8_t *data, size_t len)
 	case 2:
 		prefixes(data + 1, len - 1);
 		break;
+	case 3:
+		batches(data + 1, len - 1);
+		break;
 	default:
-		messages(data[0] / 4, data + 1, len - 1);
+		if (len > 1)
+			messages(data[1], data + 2, len - 2);
 	}
 }
 
@@ -144,7 +170,20 @@ int main(int argc, char **argv)
 	rep.prefixes = rows;
 	rep.version = 3;
 	seed_message(2, &rep.base);
-	seed_message(3, &rep.base);
-	seed_message(7 + 4 * 2 * FS_LOOKUP, &entry.base);
+	n = batch_put(buf, FS_REMOVE, 5, 0);
+	batch_ref_put(buf + n, 1);
+	n += 5;
+	n += batch_put(buf + n, FS_WRITE, (uint32_t)entrylen, 7);
+	memcpy(buf + n, packed, entrylen);
+	n += entrylen + 7;
+	seed(3, buf, n);
+	n = batch_answer_put(buf, 2, 0);
+	n += batch_answer_put(buf + n, 0, (uint32_t)entrylen);
+	memcpy(buf + n, packed, entrylen);
+	seed(3, buf, n + entrylen);
+	for (unsigned which = 0; which < 2 * FS_NOPS; which++) {
+		buf[0] = (uint8_t)which;
+		seed(4, buf, 1 + fuzz_message(buf + 1, sizeof(buf) - 1, which % 2 ? fs_methods[which / 2].in : fs_methods[which / 2].out));
+	}
 	return fuzz_main(argc, argv, "fs", seeds, nseeds, NULL, one);
 }

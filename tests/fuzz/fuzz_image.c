@@ -6,11 +6,13 @@
 #include "rpc/image.pb-c.h"
 #include "rpc/image_res.pb-c.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/message.h"
 
 static const ProtobufCMessageDescriptor *const bodies[] = {
 	&sprite__image__img_head__descriptor, &sprite__image__img_mm__descriptor, &sprite__image__img_thread__descriptor, &sprite__image__img_object__descriptor,
 	&sprite__img__signals__descriptor, &sprite__img__timers__descriptor, &sprite__img__limits__descriptor, &sprite__img__creds__descriptor,
 	&sprite__img__file__descriptor, &sprite__img__fds__descriptor, &sprite__img__fs__descriptor, &sprite__img__seccomp__descriptor,
+	&sprite__img__sysv__descriptor, &sprite__img__sysv_attach__descriptor, &sprite__img__mqueue__descriptor,
 };
 static struct fuzz_seed seeds[ARRAY_SIZE(bodies) + 1];
 static int fd;
@@ -46,33 +48,13 @@ static void one(const uint8_t *data, size_t len)
 		abort();
 }
 
-/* A record of each kind with every repeated or embedded field filled once, as far as the descriptor tells how. */
-static size_t fill(uint8_t *to, const ProtobufCMessageDescriptor *d)
+static size_t record(uint8_t *to, const ProtobufCMessageDescriptor *d)
 {
-	uint8_t msg[512];
-	size_t n = 0;
 	struct image_rec rec = {.type = 1, .vpid = 1};
 
-	for (unsigned i = 0; i < d->n_fields && n + 24 < sizeof(msg); i++) {
-		const ProtobufCFieldDescriptor *f = &d->fields[i];
-		bool text = f->type == PROTOBUF_C_TYPE_STRING || f->type == PROTOBUF_C_TYPE_BYTES || f->type == PROTOBUF_C_TYPE_MESSAGE;
-		unsigned tag = f->id << 3 | (text ? 2 : 0);
-
-		if (tag >= 128)
-			msg[n++] = (uint8_t)(tag | 128), tag >>= 7;
-		msg[n++] = (uint8_t)tag;
-		if (text) {
-			msg[n++] = 4;
-			memcpy(msg + n, "\x08\x01\x10\x02", 4); /* two numbers, if it is a message */
-			n += 4;
-		} else {
-			msg[n++] = (uint8_t)(i + 1);
-		}
-	}
-	rec.len = n;
+	rec.len = fuzz_message(to + sizeof(rec), 512, d);
 	memcpy(to, &rec, sizeof(rec));
-	memcpy(to + sizeof(rec), msg, n);
-	return sizeof(rec) + n;
+	return sizeof(rec) + rec.len;
 }
 
 int main(int argc, char **argv)
@@ -84,7 +66,7 @@ int main(int argc, char **argv)
 	if (fd < 0)
 		return 2;
 	for (size_t i = 0; i < ARRAY_SIZE(bodies); i++) {
-		n = fill(each[i], bodies[i]);
+		n = record(each[i], bodies[i]);
 		seeds[i] = (struct fuzz_seed){each[i], n};
 		memcpy(all + total, each[i], n);
 		total += n;

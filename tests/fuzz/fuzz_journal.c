@@ -7,7 +7,7 @@
 #include "migd/journal.h"
 #include "tests/fuzz/fuzz.h"
 
-static char path[64];
+static char path[88];
 static struct fuzz_seed seeds[4];
 
 struct told {
@@ -90,10 +90,10 @@ static json_t *with(json_t *o, const char *key, const char *value)
 int main(int argc, char **argv)
 {
 	static char home[2048], guest[2048];
-	char dir[] = "/tmp/sprite-fuzz-XXXXXX";
+	char dir[72];
 	int r;
 
-	if (!mkdtemp(dir))
+	if (!fuzz_dir(dir, sizeof(dir)))
 		return 2;
 	snprintf(path, sizeof(path), "%s/journal", dir);
 	append(home, sizeof(home), with(journal_record("move", "ws1:4711", 1), "dest", "ws2"));

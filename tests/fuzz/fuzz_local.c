@@ -20,9 +20,9 @@ static const struct fuzz_seed seeds[] = {
 	SEED("{\"row\":{\"pid\":5}}\n{\"ok\":true,\"n\":1}\n"),
 	SEED("{\"ok\":false,\"errno\":2,\"error\":\"no such thing\"}\n"),
 };
-static char path[64];
+static char path[88];
 static int hostile; /* listening socket of a daemon that answers with the fuzzed bytes */
-static char hostile_path[72];
+static char hostile_path[88];
 
 static void handler(void *ctx, struct local_conn *c, const struct local_cred *who, json_t *rq)
 {
@@ -112,12 +112,12 @@ static void one(const uint8_t *data, size_t len)
 int main(int argc, char **argv)
 {
 	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	char dir[] = "/tmp/sprite-fuzz-XXXXXX";
+	char dir[72];
 	struct local_server *s;
 	struct error e = {0};
 	int r;
 
-	if (!mkdtemp(dir))
+	if (!fuzz_dir(dir, sizeof(dir)))
 		return 2;
 	snprintf(path, sizeof(path), "%s/s", dir);
 	snprintf(hostile_path, sizeof(hostile_path), "%s/h", dir);

@@ -1,20 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Decoders of migd: every message of sprite.mig, frames of the relay (into a home's and a guest's hub with a pipe each), lines of the journal.
- * First byte: which one.
+ * Decoders of migd: every message of sprite.mig and sprite.master, calls that a guest host asks the home to make, frames of the relay (into a home's and a
+ * guest's hub with two pipes and a terminal). First byte: which one. (The journal: fuzz_journal.c.)
  */
+#include <errno.h>
 #include <signal.h>
-#include "migd/journal.h"
+#include <sys/syscall.h>
+#include "migd/engine/foreign.h"
 #include "migd/relay.h"
+#include "rpc/master.pb-c.h"
 #include "rpc/mig.pb-c.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/message.h"
 
 static const ProtobufCMessageDescriptor *const messages[] = {
 	&sprite__mig__reply__descriptor, &sprite__mig__status_req__descriptor, &sprite__mig__status_rep__descriptor, &sprite__mig__prepare_req__descriptor,
-	&sprite__mig__send_req__descriptor, &sprite__mig__send_rep__descriptor, &sprite__mig__family_req__descriptor, &sprite__mig__go_rep__descriptor,
-	&sprite__mig__image_frame__descriptor, &sprite__mig__signal_req__descriptor, &sprite__mig__report_req__descriptor,
-	&sprite__mig__sync_req__descriptor, &sprite__mig__sync_rep__descriptor, &sprite__mig__relay_frame__descriptor, &sprite__mig__evict_req__descriptor,
+	&sprite__mig__source__descriptor, &sprite__mig__send_req__descriptor, &sprite__mig__send_rep__descriptor, &sprite__mig__family_req__descriptor,
+	&sprite__mig__go_rep__descriptor, &sprite__mig__image_frame__descriptor, &sprite__mig__signal_req__descriptor, &sprite__mig__report_req__descriptor,
+	&sprite__mig__sync_req__descriptor, &sprite__mig__guest__descriptor, &sprite__mig__sync_rep__descriptor, &sprite__mig__relay_frame__descriptor,
+	&sprite__mig__evict_req__descriptor, &sprite__mig__call_req__descriptor, &sprite__mig__call_rep__descriptor, &sprite__mig__env_req__descriptor,
+	&sprite__mig__env_rep__descriptor, &sprite__master__frame__descriptor, &sprite__master__report__descriptor, &sprite__master__report_rep__descriptor,
 };
+
+static int terminal; /* a home's */
 
 static void one_message(uint8_t which, const uint8_t *data, size_t len)
 {
@@ -24,16 +32,21 @@ static void one_message(uint8_t which, const uint8_t *data, size_t len)
 		protobuf_c_message_free_unpacked(m, NULL);
 }
 
-static void one_line(const uint8_t *data, size_t len)
+/* What passes must keep its pointers within its six arguments, and its data within the room for them. */
+static void one_call(const uint8_t *data, size_t len)
 {
-	json_decref(journal_parse((const char *)data, len));
+	struct eng_foreign c = {0};
+
+	memcpy(&c, data, len < sizeof(c) ? len : sizeof(c));
+	if (foreign_valid(&c) && (c.in_arg > 5 || c.out_arg > 5 || (c.in_arg >= 0 && c.in_len > FOREIGN_MAX) || (c.out_arg >= 0 && c.out_len > FOREIGN_MAX)))
+		abort();
 }
 
-/* Frames of 12 bytes of header each: id, kind, offset (8), length; then the bytes. */
+/* Frames of 11 bytes of header each: id, kind, offset (8), length; then the bytes. What is refused ends the link. */
 static void one_relay(bool home, const uint8_t *data, size_t len)
 {
 	struct relay_hub *h;
-	int in[2], out[2];
+	int in[2], out[2], tty = -1;
 
 	if (relay_hub_new(home, &h))
 		abort();
@@ -42,11 +55,13 @@ static void one_relay(bool home, const uint8_t *data, size_t len)
 	if (home) {
 		relay_add(h, 1, RELAY_IN, dup(in[0]), getpid());
 		relay_add(h, 2, RELAY_OUT, dup(out[1]), getpid());
+		relay_add(h, 3, RELAY_TTY, dup(terminal), getpid());
 	} else {
 		close(in[0]);
 		close(out[1]);
 		in[0] = relay_make(h, 1, RELAY_IN);
 		out[1] = relay_make(h, 2, RELAY_OUT);
+		tty = relay_make(h, 3, RELAY_TTY);
 	}
 	while (len >= 11) {
 		struct relay_frame f = { .id = data[0] % 4, .kind = data[1] % (RF_KINDS + 2), .len = data[10] };
@@ -59,7 +74,8 @@ static void one_relay(bool home, const uint8_t *data, size_t len)
 		if (f.len > len)
 			f.len = len;
 		f.data = data;
-		relay_input(h, &f);
+		if (relay_input(h, &f) == -EPROTO)
+			break;
 		data += f.len;
 		len -= f.len;
 	}
@@ -68,6 +84,8 @@ static void one_relay(bool home, const uint8_t *data, size_t len)
 	close(in[1]);
 	close(out[0]);
 	close(out[1]);
+	if (tty >= 0)
+		close(tty);
 }
 
 static void one(const uint8_t *data, size_t len)
@@ -77,46 +95,33 @@ static void one(const uint8_t *data, size_t len)
 	if (data[0] < 0x80)
 		one_message(data[0], data + 1, len - 1);
 	else if (data[0] < 0xa0)
-		one_line(data + 1, len - 1);
+		one_call(data + 1, len - 1);
 	else
 		one_relay(data[0] & 1, data + 1, len - 1);
 }
 
 int main(int argc, char **argv)
 {
-	static uint8_t seed[ARRAY_SIZE(messages) + 4][256];
+	static const char frames[] = "\2\0\0\0\0\0\0\0\0\0\0\2\1\0\0\0\0\0\0\0\0\5hello\1\2\0\0\0\0\0\0\0\0\0\3\11\0\0\0\0\0\0\0\0\10\0\30\0\120\0\0\0\0";
+	static const struct eng_foreign call = { .nr = SYS_kill, .pid = 7, .in_arg = -1, .out_arg = -1, .arg = { 4711, 15 } };
+	static uint8_t seed[ARRAY_SIZE(messages) + 3][1 + sizeof(call)];
 	static struct fuzz_seed seeds[ARRAY_SIZE(seed)];
-	Sprite__Mig__PrepareReq p = SPRITE__MIG__PREPARE_REQ__INIT;
-	Sprite__Mig__SignalReq s = SPRITE__MIG__SIGNAL_REQ__INIT;
-	uint8_t info[128] = { 15 };
-	json_t *r = journal_record("commit", "ws1.1234.1", 3);
-	char *line = journal_format(r);
 	size_t n = 0;
 
 	signal(SIGPIPE, SIG_IGN);
+	terminal = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
 	for (; n < ARRAY_SIZE(messages); n++) {
 		seed[n][0] = (uint8_t)n;
-		seeds[n] = (struct fuzz_seed){ seed[n], 1 };
+		seeds[n] = (struct fuzz_seed){ seed[n], 1 + fuzz_message(seed[n] + 1, sizeof(seed[n]) - 1, messages[n]) };
 	}
-	p.family = "ws1.1234.1";
-	p.home = "ws1";
-	p.source = "ws1";
-	p.gen = 2;
-	seeds[3].len = 1 + sprite__mig__prepare_req__pack(&p, seed[3] + 1);
-	s.family = "ws1.1234.1";
-	s.info = (ProtobufCBinaryData){ sizeof(info), info };
-	seeds[9].len = 1 + sprite__mig__signal_req__pack(&s, seed[9] + 1);
+	for (int home = 0; home < 2; home++, n++) {
+		seed[n][0] = (uint8_t)(0xa0 | home);
+		memcpy(seed[n] + 1, frames, sizeof(frames) - 1);
+		seeds[n] = (struct fuzz_seed){ seed[n], sizeof(frames) };
+	}
 	seed[n][0] = 0x80;
-	memcpy(seed[n] + 1, line, strlen(line) - 1);
-	seeds[n] = (struct fuzz_seed){ seed[n], strlen(line) };
-	for (int home = 0; home < 2; home++) {
-		uint8_t *q = seed[++n];
-
-		q[0] = 0xa0 | home;
-		memcpy(q + 1, "\2\0\0\0\0\0\0\0\0\0\0\2\1\0\0\0\0\0\0\0\0\5hello\1\2\0\0\0\0\0\0\0\0\0", 38);
-		seeds[n] = (struct fuzz_seed){ q, 39 };
-	}
-	free(line);
-	json_decref(r);
-	return fuzz_main(argc, argv, "mig", seeds, n + 1, NULL, one);
+	memcpy(seed[n] + 1, &call, sizeof(call));
+	seeds[n] = (struct fuzz_seed){ seed[n], sizeof(seed[n]) };
+	n++;
+	return fuzz_main(argc, argv, "mig", seeds, n, NULL, one);
 }
