@@ -217,8 +217,10 @@ static void claimed(struct call *c, int err, struct rpc_msg *out)
 	k = ino ? calloc(1, sizeof(*k)) : NULL;
 	if (k) {
 		k->ino = inode_hold(fs, ino);
-		memcpy(k->token, rep->token.data, rep->token.len < HAND_TOKEN ? rep->token.len : HAND_TOKEN);
-		memcpy(k->stream, rep->stream.data, rep->stream.len < HAND_TOKEN ? rep->stream.len : HAND_TOKEN);
+		if (rep->token.len == HAND_TOKEN)
+			memcpy(k->token, rep->token.data, HAND_TOKEN);
+		if (rep->stream.len == HAND_TOKEN) /* of one whose offset is shared */
+			memcpy(k->stream, rep->stream.data, HAND_TOKEN);
 		k->open = rep->open;
 		k->pos = rep->pos;
 		k->flags = rep->flags;

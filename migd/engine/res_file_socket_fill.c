@@ -235,7 +235,8 @@ static uint64_t put_name(struct eng_proc *p, ProtobufCBinaryData name, socklen_t
 	*len = sizeof a.sun_family + name.len;
 	if (name.len > sizeof a.sun_path)
 		return 0;
-	memcpy(a.sun_path, name.data, name.len);
+	if (name.len)
+		memcpy(a.sun_path, name.data, name.len);
 	return eng_scratch_put(p, &a, sizeof a);
 }
 
