@@ -201,10 +201,13 @@ static void call_finish(struct call *c, int err, struct rpc_msg *out)
 	session_reply_on(fd);
 	if (out)
 		rpc_msg_clear(out);
-	if (c->keep) { /* the kernel has its answer */
+	if (c->keep && c->seq_again) { /* asked again and not sent again: what came of it the first time is still to be looked for */
+		resume_unclaim(fs, c->keep);
+		c->seq_again = 0;
+	} else { /* the kernel has its answer */
 		keep_free(c->keep);
-		c->keep = NULL;
 	}
+	c->keep = NULL;
 	call_unref(c);
 }
 
@@ -270,6 +273,30 @@ static void call_completed(void *arg, int status, struct rpc_msg *out)
 }
 
 /*
+ * An open of ours, that no request of the kernel is for: when we are killed before its answer is noted the next spritefs finds it by this, and has it closed.
+ * NULL: no room.
+ */
+static struct keep *open_record(void)
+{
+	struct keep *k = keep_new(sizeof(struct kept_call));
+
+	if (k) {
+		*(struct kept_call *)k->data = (struct kept_call){.op = FS_OPEN};
+		keep_commit(k, KEEP_CALL, KEPT_CALL_OURS | (atomic_fetch_add(&keep_head()->next_ticket, 1) + 1));
+	}
+	return k;
+}
+
+struct keep *call_note_open(void)
+{
+	struct keep *k = open_record();
+
+	if (k)
+		rpc_seq_note(&((struct kept_call *)k->data)->seq);
+	return k;
+}
+
+/*
  * So that the answer is the same when we are killed before the kernel has it, and another spritefs is asked again: the number under which the server
  * executes it is noted before it is sent.
  */
@@ -281,6 +308,8 @@ static void call_number(struct call *c)
 		*(struct kept_call *)c->keep->data = (struct kept_call){.op = c->op};
 		c->seq_at = &((struct kept_call *)c->keep->data)->seq;
 		keep_commit(c->keep, KEEP_CALL, c->unique);
+	} else if (!c->unique && !c->keep && c->op == FS_OPEN && (c->keep = open_record())) {
+		c->seq_at = &((struct kept_call *)c->keep->data)->seq;
 	}
 	if (c->seq_at)
 		rpc_seq_note(c->seq_at);

@@ -372,6 +372,8 @@ void call_cred(struct call *c, bool groups);
 void call_stream(struct call *c, struct stream *st, uint64_t *open); /* takes a reference */
 void call_submit(struct call *c);
 void call_wake(struct call *c); /* one that waited in wb_then(): goes on */
+/* Before an rpc_call() of FS_OPEN: a record of it, to be freed when the stream has what it answers. */
+struct keep *call_note_open(void);
 void call_drop(struct call *c); /* one that was answered without being sent */
 void call_fail(struct call *c, int err); /* one that is not sent: answers it */
 void call_end_queued(struct call *c, int err, struct rpc_msg *out); /* one of a batch; `out` stays the caller's */
@@ -431,6 +433,7 @@ void stream_resumed(struct fs *fs, struct stream *st);
 void stream_untell(struct fs *fs, uint64_t unique);
 /* Which one the kernel means by fi->fh; it has it open, so that it stays. NULL: only for a RELEASE that has been done before. */
 struct stream *stream_at(struct fs *fs, uint64_t fh);
+bool stream_has(struct fs *fs, uint64_t open); /* some stream is that open of a server */
 void stream_groups(struct stream *st, const struct fuse_ctx *who); /* remembers whose groups it was opened with */
 void stream_hold(struct stream *st);
 void stream_put(struct fs *fs, struct stream *st);
@@ -611,6 +614,7 @@ void resume_go(struct fs *fs); /* the kernel's requests are about to be read */
 void resume_tick(struct fs *fs, uint64_t now);
 /* The record of that kind for this request of the kernel, which has come again: NULL, or the caller's to free. */
 struct keep *resume_claim(struct fs *fs, enum keep_kind kind, uint64_t unique);
+void resume_unclaim(struct fs *fs, struct keep *k); /* of KEEP_CALL: it was of no use; takes it over */
 
 /* ---- session.c: the kernel's side */
 int session_mount(struct fs *fs, bool nosuid, struct error *e);

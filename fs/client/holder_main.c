@@ -2,8 +2,13 @@
 /*
  * sprite-holder SPRITEFS [ARGUMENT...]: runs spritefs and keeps what a mount lives by while no spritefs does; see holder.h.
  *
- *	START -> RUNNING -(killed by a signal)-> WAITING -(none of its threads runs any more)-> START
- *	RUNNING -(exits)-> the same exit status
+ *	START -> RUNNING -(ends without a word)-> WAITING -(none of its threads runs any more)-> START
+ *	START -(cannot be started)-> WAITING
+ *	RUNNING -(HOLD_BYE and its end)-> the same exit status
+ *
+ * Once a mount has been in service only spritefs itself ends it: whatever else happens to one - killed, aborted, no memory or process for the next, a
+ * program file that is just being replaced - another is tried, after a pause that grows with each that came to nothing, for GIVE_UP_NS. A spritefs dies with the SIGTERM it
+ * had been sent: the next one gets it again. Signals wait in it, blocked, until it reads them.
  *
  * A thread of a dead spritefs may hang in the kernel: in an invalidation that waits for a page whose read nobody answers. It keeps its process from
  * being reaped until the next spritefs has answered. So the death of a thread that does nothing counts (HOLD_ALIVE; pidfd of a thread, Linux 6.9; one of
@@ -21,6 +26,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -30,12 +37,16 @@
 #include "conf/clock.h"
 #include "conf/log.h"
 #include "conf/notify.h"
+#include "fs/client/keep.h"
 
 #ifndef PIDFD_THREAD
 #define PIDFD_THREAD O_EXCL
 #endif
 #define SHORT_NS  300000000ull /* a spritefs that lived no longer, or never came into service, counts as a failed start */
 #define FAILS_MAX 10
+#define PAUSE_MS  100 /* after the second failed start, then twice as long each time, up to */
+#define PAUSE_MAX 5000
+#define GIVE_UP_NS 300000000000ull
 #define STUCK_MS  500 /* a thread that sleeps uninterruptibly for so long will take no request any more */
 
 struct kept {
@@ -49,10 +60,11 @@ struct holder {
 	unsigned nkept;
 	int signals, sock, pidfd, alive, up;
 	pid_t pid, old[FAILS_MAX]; /* old: dead, but not whole */
+	sigset_t mask;		   /* that we were started with */
 	char oom[16];		   /* our oom_score_adj before, for spritefs */
-	uint64_t started;
+	uint64_t started, well; /* well: a life that counts ended then, or we began */
 	unsigned fails, nold;
-	bool stopping, bye, ready;
+	bool stopping, bye, ready, served; /* served: some life was ready */
 	int status;
 };
 
@@ -114,13 +126,14 @@ static void oom_set(const char *adj)
 static void __attribute__((noreturn)) child(struct holder *h, int sock, pid_t parent)
 {
 	char number[16];
-	sigset_t none;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
 		_exit(1);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
+	sigaddset(&h->mask, SIGTERM); /* until it reads them */
+	sigaddset(&h->mask, SIGINT);
+	sigaddset(&h->mask, SIGHUP);
+	sigprocmask(SIG_SETMASK, &h->mask, NULL);
 	snprintf(number, sizeof(number), "%d", sock);
 	fcntl(sock, F_SETFD, 0);
 	setenv(HOLD_ENV, number, 1);
@@ -131,6 +144,7 @@ static void __attribute__((noreturn)) child(struct holder *h, int sock, pid_t pa
 	_exit(1);
 }
 
+/* 0, or -errno and nothing is started. */
 static int start(struct holder *h)
 {
 	pid_t parent = getpid();
@@ -140,28 +154,37 @@ static int start(struct holder *h)
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, s) < 0)
 		return -errno;
 	h->pid = fork();
-	if (h->pid < 0)
-		return -errno;
 	if (h->pid == 0)
 		child(h, s[1], parent);
+	r = h->pid < 0 ? -errno : 0;
 	close(s[1]);
+	h->pidfd = r ? -1 : (int)syscall(SYS_pidfd_open, h->pid, PIDFD_THREAD);
+	if (!r && h->pidfd < 0) {
+		r = -errno;
+		kill(h->pid, SIGKILL);
+		waitpid(h->pid, NULL, 0);
+	}
+	if (r) {
+		close(s[0]);
+		h->pid = 0;
+		return r;
+	}
 	h->sock = s[0];
 	h->bye = h->ready = false;
 	h->alive = -1;
 	h->started = clock_boot_ns();
-	h->pidfd = (int)syscall(SYS_pidfd_open, h->pid, PIDFD_THREAD);
-	if (h->pidfd < 0)
-		return -errno;
 	for (i = 0; i < h->nkept && !r; i++)
 		r = send_msg(h->sock, HOLD_KEEP, h->kept[i].key, h->kept[i].fd);
 	if (!r)
 		send_msg(h->sock, HOLD_END, 0, -1);
-	return 0; /* one that does not take them has died, which we are told */
+	if (h->stopping) /* the last one died with it */
+		kill(h->pid, SIGTERM);
+	return 0; /* one that does not take what we hold has died, which we are told */
 }
 
 static void ready(struct holder *h)
 {
-	h->ready = true;
+	h->ready = h->served = true;
 	notify_ready();
 	if (h->up >= 0 && write(h->up, "", 1) == 1) {
 		close(h->up);
@@ -277,7 +300,7 @@ static bool wait_over(struct holder *h, int *status)
 	return waitpid(h->pid, status, left ? WNOHANG : 0) == h->pid;
 }
 
-/* spritefs is dead. Returns true to start the next one; else h->status is our own. */
+/* spritefs is dead: takes in what it left. Returns true when it is for us to start the next one; else h->status is our own. */
 static bool died(struct holder *h)
 {
 	int status = 0;
@@ -290,25 +313,38 @@ static bool died(struct holder *h)
 		h->old[h->nold] = h->pid;
 		h->nold = (h->nold + 1) % FAILS_MAX;
 	}
+	h->pid = 0;
 	close(h->sock);
 	close(h->pidfd);
 	if (h->alive >= 0)
 		close(h->alive);
-	if (h->bye || (whole && WIFEXITED(status))) {
-		if (!h->bye)
-			h->status = WEXITSTATUS(status);
+	if (h->bye)
 		return false;
+	h->status = whole && WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : 1;
+	if (!h->served && (h->stopping || (whole && WIFEXITED(status)))) /* never came up: it said why */
+		return false;
+	if (h->ready && clock_boot_ns() - h->started >= SHORT_NS) {
+		h->fails = 0;
+		h->well = clock_boot_ns();
+	} else {
+		h->fails++;
 	}
-	h->status = 1;
-	if (h->stopping)
-		return false;
-	h->fails = !h->ready || clock_boot_ns() - h->started < SHORT_NS ? h->fails + 1 : 0;
-	if (h->fails >= FAILS_MAX) {
-		log_error("spritefs died %u times at its start: giving the mount up", h->fails);
-		return false;
-	}
-	log_warn("spritefs was killed%s%s: starting it again, its files stay open", whole ? " by signal " : "", whole ? strsignal(WTERMSIG(status)) : "");
+	log_warn("spritefs %s%s: starting it again, its files stay open", whole && WIFSIGNALED(status) ? "was killed by signal " : whole ? "ended by itself" : "was killed",
+		whole && WIFSIGNALED(status) ? strsignal(WTERMSIG(status)) : "");
 	return true;
+}
+
+/* Asked to end, but no spritefs lives that could unmount. */
+static void unmount(struct holder *h)
+{
+	struct keep_head *head = NULL;
+	unsigned i;
+
+	for (i = 0; i < h->nkept; i++)
+		if (h->kept[i].key == HOLD_STATE)
+			head = mmap(NULL, sizeof(*head), PROT_READ, MAP_SHARED, h->kept[i].fd, 0);
+	if (head && head != MAP_FAILED && *head->mount && umount2(head->mount, MNT_DETACH) < 0)
+		log_warn("%s: cannot unmount: %s", head->mount, strerror(errno));
 }
 
 static void signalled(struct holder *h)
@@ -326,7 +362,28 @@ static void signalled(struct holder *h)
 		return;
 	}
 	h->stopping |= i.ssi_signo != SIGHUP;
-	kill(h->pid, (int)i.ssi_signo);
+	if (h->pid > 0)
+		kill(h->pid, (int)i.ssi_signo);
+}
+
+/* Before the next try. Returns false when there is to be none. */
+static bool again(struct holder *h)
+{
+	unsigned ms = h->fails < 2 ? 0 : h->fails > 8 ? PAUSE_MAX : PAUSE_MS << (h->fails - 2);
+	uint64_t end = clock_boot_ns() + (ms < PAUSE_MAX ? ms : PAUSE_MAX) * 1000000ull, now;
+	struct pollfd p = {h->signals, POLLIN, 0};
+
+	if (h->fails >= FAILS_MAX && (!h->served || clock_boot_ns() - h->well > GIVE_UP_NS)) {
+		log_error("spritefs failed %u times at its start: giving the mount up", h->fails);
+		return false;
+	}
+	while (!h->stopping && (now = clock_boot_ns()) < end)
+		if (poll(&p, 1, (int)((end - now) / 1000000 + 1)) > 0)
+			signalled(h);
+	if (!h->stopping || h->fails < 3)
+		return true;
+	unmount(h);
+	return false;
 }
 
 static void setup(struct holder *h, char **argv)
@@ -347,7 +404,7 @@ static void setup(struct holder *h, char **argv)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
 	sigaddset(&set, SIGCHLD);
-	sigprocmask(SIG_SETMASK, &set, NULL);
+	sigprocmask(SIG_BLOCK, &set, &h->mask);
 	h->signals = signalfd(-1, &set, SFD_CLOEXEC);
 	fd = open("/proc/self/oom_score_adj", O_RDONLY | O_CLOEXEC);
 	if (fd < 0 || read(fd, h->oom, sizeof(h->oom) - 1) <= 0)
@@ -357,10 +414,41 @@ static void setup(struct holder *h, char **argv)
 	oom_set("-900");
 }
 
+/* Until it is dead. */
+static void serve(struct holder *h)
+{
+	for (;;) {
+		struct pollfd p[4] = {{h->pidfd, POLLIN, 0}, {h->alive, POLLIN, 0}, {h->sock, POLLIN, 0}, {h->signals, POLLIN, 0}};
+
+		if (poll(p, 4, -1) < 0)
+			continue;
+		if (p[0].revents || p[1].revents)
+			return;
+		if (p[2].revents && !hear(h)) /* closed before its end is seen: nothing more will come */
+			poll(p, 2, -1);
+		if (p[3].revents)
+			signalled(h);
+	}
+}
+
+/* One life of a spritefs. Returns true when another is to follow. */
+static bool live(struct holder *h)
+{
+	int r = start(h);
+
+	if (r == 0) {
+		serve(h);
+		return died(h);
+	}
+	log_error("cannot start %s: %s", h->args[0], strerror(-r));
+	h->status = 1;
+	h->fails++;
+	return h->served;
+}
+
 int main(int argc, char **argv)
 {
 	struct holder h = {0};
-	int r;
 
 	if (argc < 2) {
 		fprintf(stderr, "usage: sprite-holder SPRITEFS [ARGUMENT...] (started by spritefs itself)\n");
@@ -368,25 +456,13 @@ int main(int argc, char **argv)
 	}
 	log_init("sprite-holder");
 	setup(&h, argv);
-	do {
-		r = h.signals < 0 ? -errno : start(&h);
-		if (r < 0) {
-			log_error("cannot start %s: %s", argv[1], strerror(-r));
-			return 1;
-		}
-		for (;;) {
-			struct pollfd p[4] = {{h.pidfd, POLLIN, 0}, {h.alive, POLLIN, 0}, {h.sock, POLLIN, 0}, {h.signals, POLLIN, 0}};
-
-			if (poll(p, 4, -1) < 0)
-				continue;
-			if (p[0].revents || p[1].revents)
-				break;
-			if (p[2].revents && !hear(&h)) /* closed before its end is seen: nothing more will come */
-				poll(p, 2, -1);
-			if (p[3].revents)
-				signalled(&h);
-		}
-	} while (died(&h));
+	if (h.signals < 0) {
+		log_error("signalfd: %s", strerror(errno));
+		return 1;
+	}
+	h.well = clock_boot_ns();
+	while (live(&h) && again(&h))
+		;
 	free(h.kept);
 	return h.status;
 }

@@ -61,7 +61,8 @@ struct kept_chunk {
 	uint32_t data; /* where they begin, from the record's data on */
 };
 
-/* KEEP_CALL, by the request's number */
+/* KEEP_CALL, by the request's number; an open that no request is for by a number of ours and this bit, which no request has */
+#define KEPT_CALL_OURS (1ull << 63)
 struct kept_call {
 	uint64_t seq; /* in place; 0: never sent */
 	uint32_t op, server;

@@ -360,6 +360,8 @@ int main(int argc, char **argv)
 		log_error("%s", *e.text ? e.text : "cannot start a thread");
 		if (fs.mounted)
 			session_unmount(&fs);
+		if (e.code == EPROTO) /* another try would end as this one did */
+			hold_bye(1);
 		_exit(1);
 	}
 	if (fs.whole && !fs.resumed && root_wait(&fs, 2000) < 0)
@@ -369,8 +371,8 @@ int main(int argc, char **argv)
 		close(up);
 	daemon_wait(&d, NULL, NULL);
 	notify_stopping();
-	hold_bye(0);
 	end(&fs);
+	hold_bye(0);
 	/* Not all threads can be waited for: one may hang with a request of a mount that is only detached. The kernel ends it with us. */
 	_exit(0);
 }

@@ -9,7 +9,8 @@
  *  2. Unsent data are in their chunks before the first recall can come: it sends them, then acknowledges.
  *  3. The kernel asks again whatever it had not been answered. A call that changes something goes out under the number it was sent under before
  *     (KEEP_CALL): the server answers it from its reply cache, or executes it if it had not come that far.
- *  4. A request whose process has died meanwhile is not asked again. What it left, an open at the server perhaps, is looked for after CLAIM_NS.
+ *  4. A request whose process has died meanwhile is not asked again. What it left, an open at the server perhaps, is looked for after CLAIM_NS; so are opens of
+ *     ours that were under way (files that had been open here only).
  *  5. A server restarted, or that gave us up, while nobody listened is found out by the next Renew, as ever: lease.c, recover.c.
  *
  * Runs before any other thread but those of rpc, so that nothing is locked here that its functions do not lock themselves.
@@ -203,6 +204,16 @@ struct keep *resume_claim(struct fs *fs, enum keep_kind kind, uint64_t unique)
 	return k;
 }
 
+void resume_unclaim(struct fs *fs, struct keep *k)
+{
+	pthread_mutex_lock(&fs->stream_lock);
+	if (hash_set_u64(&fs->old_calls, k->key, k, NULL) < 0)
+		abort();
+	pthread_mutex_unlock(&fs->stream_lock);
+	if (!fs->old_until)
+		fs->old_until = clock_boot_ns() + CLAIM_NS;
+}
+
 /* ---- what nobody asked for again */
 
 static void orphan_answered(struct call *c, int err, struct rpc_msg *out)
@@ -213,7 +224,7 @@ static void orphan_answered(struct call *c, int err, struct rpc_msg *out)
 		open = ((Sprite__Fs__OpenRep *)out->msg)->open;
 	else if (!err && c->op == FS_CREATE)
 		open = ((Sprite__Fs__CreateRep *)out->msg)->open;
-	if (open)
+	if (open && !stream_has(c->fs, open)) /* the kernel may have had its answer all the same */
 		stream_close_id(c->fs, inode_hold(c->fs, c->ino), open, false, 0);
 }
 

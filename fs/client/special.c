@@ -3,8 +3,8 @@
  * The directory .sprite (special.h). Its operations are put before those of the mount, which never see a node number of ours. What may block (asking another program)
  * is done in a thread per request, JOBS_MAX at most.
  *
- * Node numbers: OURS | hash of "directory/name". The names behind numbers are kept from the first lookup on (a few hundred bytes each); one that is not known
- * after a restart is ESTALE, which the kernel answers by looking the name up again.
+ * Node numbers: OURS | hash of "directory/name". The names behind numbers are kept while the kernel knows them (those of what is always there for good); one that is
+ * not known after a restart is ESTALE, which the kernel answers by looking the name up again.
  */
 #include "fs/client/special.h"
 #include <errno.h>
@@ -25,11 +25,12 @@ struct node {
 	const struct special_dir *dir; /* that it is, or that it is in */
 	const struct special_file *file; /* NULL: a directory, or a name that comes and goes */
 	char *name;			 /* of one that comes and goes; NULL otherwise */
+	uint64_t nlookup;		 /* lock: how often the kernel was told of it, less what it forgot */
 };
 
 static struct fuse_lowlevel_ops below; /* those of the mount */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct hash nodes; /* lock: by id, never removed */
+static struct hash nodes; /* lock: by id */
 static unsigned jobs;	  /* lock */
 
 static bool ours(fuse_ino_t ino)
@@ -51,33 +52,73 @@ static uint64_t number_of(const struct special_dir *d, const char *name)
 	return OURS | (h & (OURS - 1));
 }
 
-static struct node *node_make(const struct special_dir *d, const struct special_file *f, const char *name)
+static struct node node_of(const struct special_dir *d, const struct special_file *f, const char *name)
 {
-	uint64_t id = number_of(d, f ? f->name : name ? name : "");
+	return (struct node){.id = number_of(d, f ? f->name : name ? name : ""), .dir = d, .file = f, .name = f ? NULL : (char *)name};
+}
+
+/* The kernel is about to be told of it; false: no memory. */
+static bool node_told(const struct node *like)
+{
 	struct node *n;
 
 	pthread_mutex_lock(&lock);
-	n = hash_get_u64(&nodes, id);
+	n = hash_get_u64(&nodes, like->id);
 	if (!n && nodes.count < NODES_MAX && (n = calloc(1, sizeof(*n)))) {
-		*n = (struct node){.id = id, .dir = d, .file = f, .name = !f && name ? strdup(name) : NULL};
-		if ((!f && name && !n->name) || hash_set_u64(&nodes, id, n, NULL)) {
+		*n = *like;
+		n->name = like->name ? strdup(like->name) : NULL;
+		if ((like->name && !n->name) || hash_set_u64(&nodes, n->id, n, NULL)) {
 			free(n->name);
 			free(n);
 			n = NULL;
 		}
 	}
+	if (n)
+		n->nlookup++;
 	pthread_mutex_unlock(&lock);
 	return n;
 }
 
-static struct node *node_get(fuse_ino_t id)
+/* What a spritefs before us told of is not counted here: at worst a name goes early, and the kernel looks it up again. */
+static void node_forget(uint64_t id, uint64_t count)
 {
 	struct node *n;
 
 	pthread_mutex_lock(&lock);
 	n = hash_get_u64(&nodes, id);
+	if (n)
+		n->nlookup -= count < n->nlookup ? count : n->nlookup;
+	if (n && n->name && !n->nlookup) {
+		hash_take_u64(&nodes, id);
+		free(n->name);
+		free(n);
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+size_t special_known(void)
+{
+	size_t n;
+
+	pthread_mutex_lock(&lock);
+	n = nodes.count;
 	pthread_mutex_unlock(&lock);
 	return n;
+}
+
+/* A copy; *name (may be NULL): one of its name, to be freed. Without it n->name says only whether there is one. */
+static bool node_get(fuse_ino_t id, struct node *n, char **name)
+{
+	struct node *found;
+
+	pthread_mutex_lock(&lock);
+	found = hash_get_u64(&nodes, id);
+	if (found)
+		*n = *found;
+	if (name)
+		*name = found && found->name ? strdup(found->name) : NULL;
+	pthread_mutex_unlock(&lock);
+	return found;
 }
 
 static bool is_dir(const struct node *n)
@@ -117,15 +158,21 @@ struct job {
 	struct fuse_file_info fi;
 };
 
-static void entry_of(struct job *j, size_t size, struct fuse_entry_param *p)
+static void entry_of(const struct node *n, size_t size, struct fuse_entry_param *p)
 {
-	struct node *n = node_make(j->dir, j->file, j->name);
-
-	*p = (struct fuse_entry_param){.generation = 1};
-	if (!n)
-		return;
-	p->ino = n->id;
+	*p = (struct fuse_entry_param){.generation = 1, .ino = n->id};
 	stat_of(n, size, &p->attr);
+}
+
+static void reply_entry(fuse_req_t req, const struct node *n, size_t size)
+{
+	struct fuse_entry_param p;
+
+	entry_of(n, size, &p);
+	if (!node_told(n))
+		fuse_reply_err(req, ENOMEM);
+	else if (fuse_reply_entry(req, &p) < 0)
+		node_forget(n->id, 1); /* whoever asked has gone */
 }
 
 /* The whole text of the file that a job is about. */
@@ -153,19 +200,19 @@ static int text_of(struct job *j, char **text, size_t *len)
 
 static void do_entry(struct job *j)
 {
-	struct fuse_entry_param p;
+	struct node n = node_of(j->dir, j->file, j->name);
 	_cleanup_free_ char *text = NULL;
+	struct stat st;
 	size_t len = 0;
 	int err = text_of(j, &text, &len);
 
-	if (!err)
-		entry_of(j, len, &p);
-	if (err || !p.ino)
-		fuse_reply_err(j->req, err ? -err : ENOMEM);
+	stat_of(&n, len, &st);
+	if (err)
+		fuse_reply_err(j->req, -err);
 	else if (j->what == ENTRY)
-		fuse_reply_entry(j->req, &p);
+		reply_entry(j->req, &n, len);
 	else
-		fuse_reply_attr(j->req, &p.attr, 0);
+		fuse_reply_attr(j->req, &st, 0);
 }
 
 static void do_open(struct job *j)
@@ -242,18 +289,21 @@ static void do_truncate(struct job *j)
 
 static void do_create(struct job *j)
 {
+	struct node n = node_of(j->dir, NULL, j->name);
 	struct fuse_entry_param p;
 	int err = j->dir->names->set(j->fs, &j->who, j->name, "", 0);
 
-	if (!err)
-		entry_of(j, 0, &p);
-	if (err || !p.ino) {
-		fuse_reply_err(j->req, err ? -err : ENOMEM);
+	if (!err && !node_told(&n))
+		err = -ENOMEM;
+	if (err) {
+		fuse_reply_err(j->req, -err);
 		return;
 	}
+	entry_of(&n, 0, &p);
 	j->fi.direct_io = 1;
-	j->fi.fh = p.ino;
-	fuse_reply_create(j->req, &p, &j->fi);
+	j->fi.fh = n.id;
+	if (fuse_reply_create(j->req, &p, &j->fi) < 0)
+		node_forget(n.id, 1);
 }
 
 static bool add_name(struct job *j, char *buf, size_t *used, const char *name, mode_t type, off_t next)
@@ -356,17 +406,19 @@ static struct job job_of(fuse_req_t req, enum what what, const struct special_di
 /* The job for a file that the kernel knows; false after an answer. */
 static bool job_on(fuse_req_t req, enum what what, fuse_ino_t ino, struct fuse_file_info *fi, struct job *j)
 {
-	struct node *n = node_get(ino);
+	struct node n;
+	char *name;
 
-	if (!n) {
+	if (!node_get(ino, &n, &name)) {
 		fuse_reply_err(req, ESTALE);
 		return false;
 	}
-	if (is_dir(n)) {
+	if (is_dir(&n)) {
 		fuse_reply_err(req, EISDIR);
 		return false;
 	}
-	*j = job_of(req, what, n->dir, n->file, n->name);
+	*j = job_of(req, what, n.dir, n.file, NULL);
+	j->name = name;
 	j->id = ino;
 	if (fi)
 		j->fi = *fi;
@@ -391,41 +443,31 @@ static const struct special_dir *dir_named(const char *name)
 	return NULL;
 }
 
-static void reply_node(fuse_req_t req, struct node *n)
-{
-	struct fuse_entry_param p = {.generation = 1};
-
-	if (!n) {
-		fuse_reply_err(req, ENOMEM);
-		return;
-	}
-	p.ino = n->id;
-	stat_of(n, 0, &p.attr);
-	fuse_reply_entry(req, &p);
-}
-
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	const struct special_dir *sub;
-	struct node *n;
+	struct node dir, n;
 	struct job j;
 
 	if (parent == FUSE_ROOT_ID && !strcmp(name, ROOT_NAME) && ((struct fs *)fuse_req_userdata(req))->whole) {
-		reply_node(req, node_make(dir_named(""), NULL, NULL));
+		n = node_of(dir_named(""), NULL, NULL);
+		reply_entry(req, &n, 0);
 		return;
 	}
 	if (!ours(parent)) {
 		below.lookup(req, parent, name);
 		return;
 	}
-	n = node_get(parent);
-	sub = n && !n->dir->name[0] && name[0] ? dir_named(name) : NULL;
-	if (!n || !is_dir(n)) {
-		fuse_reply_err(req, n ? ENOTDIR : ESTALE);
-	} else if (sub || file_in(n->dir, name)) {
-		reply_node(req, sub ? node_make(sub, NULL, NULL) : node_make(n->dir, file_in(n->dir, name), NULL));
-	} else if (n->dir->names) {
-		j = job_of(req, ENTRY, n->dir, NULL, name);
+	if (!node_get(parent, &dir, NULL) || !is_dir(&dir)) {
+		fuse_reply_err(req, ESTALE);
+		return;
+	}
+	sub = !dir.dir->name[0] && name[0] ? dir_named(name) : NULL;
+	if (sub || file_in(dir.dir, name)) {
+		n = sub ? node_of(sub, NULL, NULL) : node_of(dir.dir, file_in(dir.dir, name), NULL);
+		reply_entry(req, &n, 0);
+	} else if (dir.dir->names) {
+		j = job_of(req, ENTRY, dir.dir, NULL, name);
 		start(&j);
 	} else {
 		fuse_reply_err(req, ENOENT);
@@ -434,25 +476,30 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n)
 {
-	if (!ours(ino))
-		below.forget(req, ino, n);
-	else
+	if (ours(ino)) {
+		node_forget(ino, n);
 		fuse_reply_none(req);
+	} else {
+		below.forget(req, ino, n);
+	}
 }
 
 static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *f)
 {
 	size_t kept = 0;
 
-	for (size_t i = 0; i < count; i++)
-		if (!ours(f[i].ino))
+	for (size_t i = 0; i < count; i++) {
+		if (ours(f[i].ino))
+			node_forget(f[i].ino, f[i].nlookup);
+		else
 			f[kept++] = f[i];
+	}
 	below.forget_multi(req, kept, f);
 }
 
 static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	struct node *n;
+	struct node n;
 	struct stat st;
 	struct job j;
 
@@ -460,13 +507,20 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 		below.getattr(req, ino, fi);
 		return;
 	}
-	n = node_get(ino);
-	if (n && !n->name) {
-		stat_of(n, 0, &st);
+	if (node_get(ino, &n, NULL) && !n.name) {
+		stat_of(&n, 0, &st);
 		fuse_reply_attr(req, &st, 0);
 	} else if (job_on(req, ATTR, ino, fi, &j)) {
 		start(&j);
 	}
+}
+
+/* The directory behind a node number; NULL: there is none. */
+static const struct special_dir *dir_at(fuse_ino_t ino)
+{
+	struct node n;
+
+	return node_get(ino, &n, NULL) && is_dir(&n) ? n.dir : NULL;
 }
 
 static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int valid, struct fuse_file_info *fi)
@@ -499,15 +553,15 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
 {
-	struct node *n = ours(parent) ? node_get(parent) : NULL;
+	const struct special_dir *d = ours(parent) ? dir_at(parent) : NULL;
 	struct job j;
 
 	if (!ours(parent)) {
 		below.create(req, parent, name, mode, fi);
-	} else if (!n || !is_dir(n) || !n->dir->names) {
-		fuse_reply_err(req, n ? EPERM : ESTALE);
+	} else if (!d || !d->names) {
+		fuse_reply_err(req, d ? EPERM : ESTALE);
 	} else {
-		j = job_of(req, CREATE, n->dir, NULL, name);
+		j = job_of(req, CREATE, d, NULL, name);
 		j.fi = *fi;
 		start(&j);
 	}
@@ -550,27 +604,25 @@ static void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t si
 
 static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	struct node *n = ours(parent) ? node_get(parent) : NULL;
+	const struct special_dir *d = ours(parent) ? dir_at(parent) : NULL;
 	struct job j;
 
 	if (!ours(parent)) {
 		below.unlink(req, parent, name);
-	} else if (!n || !is_dir(n) || !n->dir->names) {
-		fuse_reply_err(req, n ? EPERM : ESTALE);
+	} else if (!d || !d->names) {
+		fuse_reply_err(req, d ? EPERM : ESTALE);
 	} else {
-		j = job_of(req, UNLINK, n->dir, NULL, name);
+		j = job_of(req, UNLINK, d, NULL, name);
 		start(&j);
 	}
 }
 
 static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	struct node *n = ours(ino) ? node_get(ino) : NULL;
-
 	if (!ours(ino)) {
 		below.opendir(req, ino, fi);
-	} else if (!n || !is_dir(n)) {
-		fuse_reply_err(req, n ? ENOTDIR : ESTALE);
+	} else if (!dir_at(ino)) {
+		fuse_reply_err(req, ESTALE);
 	} else {
 		fi->fh = ino;
 		fuse_reply_open(req, fi);
@@ -579,14 +631,14 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 
 static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)
 {
-	struct node *n = node_get(ino);
+	const struct special_dir *d = dir_at(ino);
 	struct job j;
 
-	if (!n) {
+	if (!d) {
 		fuse_reply_err(req, ESTALE);
 		return;
 	}
-	j = job_of(req, LIST, n->dir, NULL, NULL);
+	j = job_of(req, LIST, d, NULL, NULL);
 	j.size = size;
 	j.off = off;
 	j.plus = plus;

@@ -42,6 +42,7 @@ extern const struct special_dir special_dirs[];
 /* special_status.c */
 extern const struct special_file special_status[];
 
+size_t special_known(void); /* names of it that the kernel knows */
 /* Puts itself before the operations of the mount. */
 void special_wrap(struct fuse_lowlevel_ops *ops);
 

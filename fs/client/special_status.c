@@ -296,6 +296,7 @@ static int metrics_read(struct fs *fs, const struct special_who *w, char **text,
 	inode_each(fs, lease_one, &n);
 	metric(t.f, "inodes", "gauge", "Inodes that the kernel knows.", n.inodes);
 	metric(t.f, "opens", "gauge", "Open file descriptions.", n.opens);
+	metric(t.f, "special_names", "gauge", "Names below .sprite that the kernel knows.", special_known());
 	metric(t.f, "leases", "gauge", "Inodes under a lease on their attributes.", n.attr);
 	metric(t.f, "dirty_bytes", "gauge", "Written here and not at the server yet.", fs->dirty_bytes);
 	metric(t.f, "recalls_total", "counter", "Recalls received.", fs->recalls);

@@ -58,6 +58,18 @@ struct stream *stream_at(struct fs *fs, uint64_t fh)
 	return st;
 }
 
+bool stream_has(struct fs *fs, uint64_t open)
+{
+	struct hash_iter it = {0};
+	struct stream *st;
+
+	pthread_mutex_lock(&fs->stream_lock);
+	while ((st = hash_next(&fs->by_fh, &it)) && st->open != open)
+		;
+	pthread_mutex_unlock(&fs->stream_lock);
+	return st;
+}
+
 /* With inode.lock. Its record anew, from what it is now. */
 static void stream_save(struct stream *st, uint64_t told)
 {
@@ -453,10 +465,12 @@ void stream_open_local(struct fs *fs, struct inode *ino)
 		Sprite__Fs__OpenReq m = SPRITE__FS__OPEN_REQ__INIT;
 		Sprite__Fs__Cred cred = SPRITE__FS__CRED__INIT;
 		struct rpc_msg out;
+		struct keep *note;
 		int r;
 
 		open_fill(st, &m, &cred);
 		m.handle = (ProtobufCBinaryData){.len = ino->handle_len, .data = ino->handle};
+		note = call_note_open();
 		r = rpc_call(ino->dom->server->meta, &fs_methods[FS_OPEN], &m.base, NULL, 0, 5000, &out);
 		if (r == 0 && !out.err)
 			stream_opened(fs, st, ((Sprite__Fs__OpenRep *)out.msg)->open, true);
@@ -464,6 +478,7 @@ void stream_open_local(struct fs *fs, struct inode *ino)
 			failed++;
 		if (r == 0)
 			rpc_msg_clear(&out);
+		keep_free(note);
 		stream_put(fs, st);
 	}
 }
@@ -537,9 +552,11 @@ int stream_open_again(struct fs *fs, struct server *s, struct inode *ino, uint64
 		Sprite__Fs__OpenReq m = SPRITE__FS__OPEN_REQ__INIT;
 		Sprite__Fs__Cred cred = SPRITE__FS__CRED__INIT;
 		struct rpc_msg out;
+		struct keep *note;
 
 		open_fill(st, &m, &cred);
 		m.handle = (ProtobufCBinaryData){.len = ino->handle_len, .data = ino->handle};
+		note = call_note_open();
 		r = rpc_call(s->meta, &fs_methods[FS_OPEN], &m.base, NULL, 0, 5000, &out);
 		if (r == 0 && !out.err) {
 			pthread_mutex_lock(&ino->lock);
@@ -554,6 +571,7 @@ int stream_open_again(struct fs *fs, struct server *s, struct inode *ino, uint64
 		}
 		if (r == 0)
 			rpc_msg_clear(&out);
+		keep_free(note);
 		stream_put(fs, st);
 	}
 	return r;

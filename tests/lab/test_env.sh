@@ -21,6 +21,8 @@ same "shorter and longer again" "abc" "$(login 'echo something long >/sprite/.sp
 same "a file that is removed unsets it" "1 gone" "$(login 'mig env set F=1; rm /sprite/.sprite/env/F; mig env get F 2>/dev/null; echo $? gone')"
 same "a file that is not there" "cat: /sprite/.sprite/env/NO: No such file or directory" "$(login 'cat /sprite/.sprite/env/NO')"
 same "sizes are true" "5" "$(login 'mig env set A=12345; stat -c %s /sprite/.sprite/env/A')"
+check "100 names come and go" as sprite ws1 bash -c 'for i in {1..100}; do echo 1 >/sprite/.sprite/env/N$i && rm /sprite/.sprite/env/N$i || exit 1; done'
+check "and nothing is kept of them" until_true 10 sh_on ws1 '[ $(sed -n "s/^spritefs_special_names //p" /sprite/.sprite/metrics) -lt 50 ]'
 same "names that cannot be are refused" "1" "$(login 'echo x 2>/dev/null >/sprite/.sprite/env/1A; echo $?')"
 same "the root of the tree does not list it" "" "$(login 'ls -a /sprite | grep "^\.sprite"')"
 # away

@@ -58,7 +58,27 @@ same "what both nodes counted is in the counter" "$(($(awk '{print $2}' "$TMP/co
 check "no thread hangs in the kernel" sh_on ws1 '! ps -eLo stat,comm | grep "^D.*spritefs"'
 check "the server knows of nothing open when nothing is" until_true 10 sh_on ws1 'grep -q "^fs1 ws1 /sprite opens=0 " /sprite/.sprite/clients'
 
-# the end of the service as ever
+# a spritefs that cannot be started is tried again: its program is being replaced, no descriptor is to be had
+holder=$(on ws1 pgrep -x sprite-holder)
+said() { [ "$(lab logs ws1 spritefs | grep -c "$1")" -gt "$2" ]; } # more often than so
+how_often() { lab logs ws1 spritefs | grep -c "$1"; }
+broken() { # WHAT BREAK MEND LINE: the line of the log that shows it to have been tried in vain
+	local n; n=$(how_often "$4")
+	on ws1 sh -c "$2"
+	on ws1 sh -c 'kill -9 $(pgrep -x spritefs)'
+	check "$1: it is tried" until_true 20 said "$4" $((n + 1))
+	on ws1 sh -c "$3"
+	same "$1: and goes on" kept "$(on ws1 timeout 60 cat $D/kept)"
+}
+on ws1 sh -c "echo kept >$D/kept"
+broken "program replaced half way" 'echo >/tmp/half; chmod 755 /tmp/half; mount --bind /tmp/half /opt/sprite/bin/spritefs' 'umount /opt/sprite/bin/spritefs' "ended by itself"
+broken "no descriptor" "prlimit --pid $holder --nofile=4:" "prlimit --pid $holder --nofile=1024:" "cannot start"
+
+# the end of the service, also between two lives
+on ws1 sh -c 'kill -9 $(pgrep -x spritefs); kill '$holder
+check "a mount whose spritefs dies as it is to end is unmounted" until_true 20 sh_on ws1 '! pgrep -x "spritefs|sprite-holder" && ! grep -q " /sprite " /proc/mounts'
+check "another can be made" lab start ws1 spritefs
+same "of the same files" kept "$(on ws1 cat $D/kept)"
 check "the mount ends when the service does" lab kill ws1 spritefs TERM
 check "nothing of it is left" until_true 10 sh_on ws1 '! pgrep -x "spritefs|sprite-holder" && ! grep -q " /sprite " /proc/mounts'
 finish
