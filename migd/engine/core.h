@@ -51,6 +51,7 @@ struct eng_proc_core {
 	size_t scratch;	  /* bytes in use */
 	struct ksigaction trap; /* the program's own action for SIGTRAP */
 	int stop_sig;	  /* job control: group-stopped by this signal, 0: not */
+	unsigned mlockall; /* source: MCL_FUTURE, MCL_ONFAULT as dumped */
 	bool caps;	  /* vessel on a guest host: full capabilities, acts for uid/gid below when it opens files */
 	uint32_t uid, gid;
 	uint32_t *groups;

@@ -172,7 +172,8 @@ int inject_blob(struct eng_proc *p, unsigned nslots, struct error *e)
 	r = INJECT_RAW(t, SYS_mmap, c->blob, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 	if (r < 0 || (uint64_t)r != c->blob)
 		return error_set(e, r < 0 ? -r : EEXIST, "process %d: no room for %zu bytes of the engine at %#lx", p->vpid, size, c->blob);
-	r = INJECT_RAW(t, SYS_mprotect, c->blob, 0x1000, PROT_READ | PROT_EXEC);
+	/* Not by mprotect(2): PR_SET_MDWE forbids to make memory executable later. */
+	r = INJECT_RAW(t, SYS_mmap, c->blob, 0x1000, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 	if (r < 0)
 		return error_set(e, -r, "process %d: code of the engine cannot be made executable", p->vpid);
 	r = eng_poke(p, c->blob, blob_code_start, blob_code_end - blob_code_start);

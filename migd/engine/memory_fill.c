@@ -627,5 +627,8 @@ int memory_hollow(struct eng_proc *p, struct error *e)
 	memory_release(p->family, p); /* of a fill that was given up */
 	if (r < 0)
 		return r;
+	/* What is mapped here later shall be as its image says: neither locked nor merged. */
+	ENG_SYS(p->threads[0], SYS_munlockall, 0);
+	ENG_SYS(p->threads[0], SYS_prctl, 67 /* PR_SET_MEMORY_MERGE */, 0, 0, 0, 0);
 	return memory_empty(p, st.arg_start & ~0xfffULL, (st.arg_end + 0xfff) & ~0xfffULL, e);
 }

@@ -247,6 +247,15 @@ static int arrange_rseq(struct eng_thread *t)
 	return eng_poke(t->proc, conf.rseq_abi_pointer + 8, &ptr, 8);
 }
 
+static bool own_calls(struct eng_thread *t)
+{
+	struct {
+		uint64_t mode, selector, offset, len;
+	} c = {0};
+
+	return ptrace(0x4211 /* PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, Linux 6.4 */, t->tid, sizeof(c), &c) == 0 && c.mode;
+}
+
 int regs_frozen(struct eng_thread *t, struct eng_reasons *why, struct error *e)
 {
 	(void)why;
@@ -256,6 +265,8 @@ int regs_frozen(struct eng_thread *t, struct eng_reasons *why, struct error *e)
 	t->core->looked = true;
 	if (t->regs.cs != 0x33)
 		return error_set(e, EOPNOTSUPP, "thread %d runs 32-bit code: build it for x86-64", t->vtid);
+	if (own_calls(t)) /* the engine's calls would be caught, too */
+		return error_set(e, EOPNOTSUPP, "thread %d catches its own system calls (PR_SET_SYSCALL_USER_DISPATCH): cannot be carried; start it without", t->vtid);
 	arrange_syscall(t);
 	return arrange_rseq(t);
 }

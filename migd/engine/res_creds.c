@@ -236,7 +236,9 @@ static int cred_build(struct batch *b, struct eng_thread *t, const Sprite__Img__
 	for (int i = 0; i < 64; i++)
 		if (drop >> i & 1)
 			add(b, "capability bounding set", SYS_prctl, PR_CAPBSET_DROP, i, 0, 0);
-	if (ids && (is->securebits & nofix) != nofix && (is->effective >> CAP_SETPCAP & 1))
+	bool lifted = ids && (is->securebits & nofix) != nofix && (is->effective >> CAP_SETPCAP & 1);
+
+	if (lifted)
 		add(b, "securebits", SYS_prctl, PR_SET_SECUREBITS, is->securebits | nofix, 0, 0);
 	if (ids) {
 		add(b, "gids", SYS_setresgid, want->rgid, want->egid, want->sgid, 0);
@@ -246,7 +248,9 @@ static int cred_build(struct batch *b, struct eng_thread *t, const Sprite__Img__
 	}
 	if (caps)
 		add_caps(b, p, want, is, header);
-	if (want->securebits != is->securebits || ids)
+	if (!lifted && (want->securebits ^ is->securebits) == SECBIT_KEEP_CAPS) /* that one needs no rights */
+		add(b, "keepcaps", SYS_prctl, PR_SET_KEEPCAPS, !!(want->securebits & SECBIT_KEEP_CAPS), 0, 0);
+	else if (want->securebits != is->securebits || lifted)
 		add(b, "securebits", SYS_prctl, PR_SET_SECUREBITS, want->securebits, 0, 0);
 	if (caps)
 		add(b, "capabilities", SYS_capset, header, put_caps(p, want->effective, want->permitted, want->inheritable), 0, 0);

@@ -1,17 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a frozen process has open and must not have just now, but will not have in a moment: inotify with events that it has not read, locks on files of /sprite that it took
- * since the probe looked. Cheap: only links are read, and only files on /sprite are asked about.
+ * since the probe looked, named pipes. Cheap: only links are read, and only files on /sprite are asked about.
  */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "migd/engine/res_files.h"
+
+static bool o_path(struct eng_proc *p, const char *num)
+{
+	char name[32];
+
+	snprintf(name, sizeof name, "fdinfo/%.16s", num);
+	_cleanup_free_ char *info = eng_proc_read(p->dir, name, NULL);
+	const char *flags = info ? eng_field(info, "flags") : NULL;
+
+	return flags && strtoul(flags, NULL, 8) & O_PATH;
+}
 
 static int look(struct eng_proc *p, int at, const char *num, struct error *e)
 {
@@ -23,7 +35,11 @@ static int look(struct eng_proc *p, int at, const char *num, struct error *e)
 		return 0;
 	if (!strcmp(link, "anon_inode:inotify") && inotify_unread(p, l.num))
 		return error_set(e, EBUSY, "process %d: fd %s: inotify has events that the program does not read: let it read them", p->vpid, num);
-	if (*link != '/' || !strncmp(link, "/dev/", 5) || !strncmp(link, "/proc/", 6) || fstatat(at, num, &l.st, 0) < 0 || !S_ISREG(l.st.st_mode))
+	if (*link != '/' || !strncmp(link, "/dev/", 5) || !strncmp(link, "/proc/", 6) || fstatat(at, num, &l.st, 0) < 0)
+		return 0;
+	if (S_ISFIFO(l.st.st_mode) && !o_path(p, num))
+		return error_set(e, EBUSY, "process %d: fd %s: named pipe %s: close it first", p->vpid, num, link);
+	if (!S_ISREG(l.st.st_mode))
 		return 0;
 	what = file_lock_held(&l);
 	return what ? error_set(e, EBUSY, "process %d: fd %s: %s held on %s: release it first", p->vpid, num, what, link) : 0;

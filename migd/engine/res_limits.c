@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Resource limits, scheduling (nice, policy, affinity, I/O priority, timer slack), personality, death signal, subreaper, OOM score, THP and
- * machine-check settings.
+ * machine-check settings, merging of pages, W^X (PR_SET_MDWE), mlockall for what is mapped later.
  *
  * Limits are set in the target itself, and by us where it may not (raising a hard limit needs CAP_SYS_RESOURCE of the host).
  * Real-time classes are refused: a guest must never hold back the host's owner.
@@ -21,8 +21,18 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "migd/engine/core.h"
+#include "migd/engine/procfs.h"
 #include "rpc/image_res.pb-c.h"
 
+#ifndef PR_SET_MDWE /* Linux 6.3 */
+#define PR_SET_MDWE 65
+#define PR_GET_MDWE 66
+#endif
+#ifndef PR_SET_MEMORY_MERGE /* Linux 6.4 */
+#define PR_SET_MEMORY_MERGE 67
+#define PR_GET_MEMORY_MERGE 68
+#endif
 enum { IOPRIO_WHO_PROCESS = 1, CPU_BYTES = 1024 };
 struct sched_attr_0 { /* struct sched_attr of sched_setattr(2), first version */
 	uint32_t size, policy;
@@ -167,12 +177,15 @@ static void affinity_finish(struct limits_state *s, struct eng_thread *t, const 
 
 static int limits_probe(struct eng_probe *p)
 {
-	int policy = sched_getscheduler(p->pid) & ~SCHED_RESET_ON_FORK;
+	_cleanup_free_ pid_t *task = NULL;
+	ssize_t n = procfs_tasks(p->pid, &task);
 
-	if (policy == SCHED_FIFO || policy == SCHED_RR)
-		eng_reason(p, "real-time scheduling: a guest may not hold its host back; chrt -o -p 0 %d first", p->pid);
-	else if (policy == 6)
-		eng_reason(p, "deadline scheduling: a guest may not hold its host back; chrt -o -p 0 %d first", p->pid);
+	for (ssize_t i = 0; i < n; i++) {
+		int policy = sched_getscheduler(task[i]) & ~SCHED_RESET_ON_FORK;
+
+		if (policy == SCHED_FIFO || policy == SCHED_RR || policy == 6 /* SCHED_DEADLINE */)
+			eng_reason(p, "%s scheduling: a guest may not hold its host back; chrt -o -p 0 %d first", policy == 6 ? "deadline" : "real-time", task[i]);
+	}
 	return 0;
 }
 
@@ -268,18 +281,23 @@ static int process_dump(struct eng_proc *p, Sprite__Img__Limits *m)
 	m->oom_score_adj = oom ? atoi(oom) : 0;
 	eng_scratch_reset(p);
 	uint64_t at = eng_scratch_put(p, &sub, sizeof sub);
-	struct eng_call c[3] = {
+	struct eng_call c[5] = {
 		{SYS_prctl, {PR_GET_CHILD_SUBREAPER, at}, 0, 0, 0},
 		{SYS_prctl, {PR_GET_THP_DISABLE}, 0, 1, 0},
 		{SYS_prctl, {PR_MCE_KILL_GET}, 0, 1, 0},
+		{SYS_prctl, {PR_GET_MDWE}, 0, 1, 0},
+		{SYS_prctl, {PR_GET_MEMORY_MERGE}, 0, 1, 0},
 	};
-	int r = eng_batch(p->threads[0], c, 3, NULL);
+	int r = eng_batch(p->threads[0], c, ARRAY_SIZE(c), NULL);
 
 	if (r < 0 || (r = eng_peek(p, at, &sub, sizeof sub)) < 0)
 		return r;
 	m->subreaper = sub;
 	m->thp_disable = c[1].ret == 1;
 	m->mce_kill = c[2].ret < 0 ? PR_MCE_KILL_DEFAULT : c[2].ret;
+	m->mdwe = c[3].ret > 0 ? c[3].ret : 0;
+	m->memory_merge = c[4].ret == 1;
+	m->mlockall = p->core->mlockall;
 	return 0;
 }
 
@@ -441,14 +459,22 @@ static void oom_set(struct eng_proc *p, int adj)
 
 static int process_finish(struct eng_proc *p, const Sprite__Img__Limits *m, struct error *e)
 {
-	struct eng_call c[3] = {
+	struct eng_call c[6] = {
 		{SYS_prctl, {PR_SET_CHILD_SUBREAPER, m->subreaper}, 0, 0, 0},
 		{SYS_prctl, {PR_SET_THP_DISABLE, m->thp_disable}, 0, 1, 0},
 		{SYS_prctl, {PR_MCE_KILL, m->mce_kill == PR_MCE_KILL_DEFAULT ? PR_MCE_KILL_CLEAR : PR_MCE_KILL_SET, m->mce_kill}, 0, 1, 0},
 	};
+	size_t n = 3;
+
 	if (m->mce_kill == PR_MCE_KILL_DEFAULT)
 		c[2].arg[2] = 0;
-	int r = eng_batch(p->threads[0], c, 3, NULL);
+	if (m->memory_merge) /* (to take it away would take the advice of each map away) */
+		c[n++] = (struct eng_call){SYS_prctl, {PR_SET_MEMORY_MERGE, 1}, 0, 1, 0};
+	if (m->mdwe) /* the memory is as it shall be by now; at home it may be set already */
+		c[n++] = (struct eng_call){SYS_prctl, {PR_SET_MDWE, m->mdwe}, 0, 0, 0};
+	if (m->mlockall)
+		c[n++] = (struct eng_call){SYS_mlockall, {m->mlockall}, 0, 0, 0};
+	int r = eng_batch(p->threads[0], c, n, NULL);
 
 	oom_set(p, m->oom_score_adj);
 	return r < 0 ? error_set(e, -r, "settings of %d: %s", p->vpid, strerror(-r)) : 0;

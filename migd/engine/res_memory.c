@@ -329,17 +329,36 @@ static struct mm_build *build_new(size_t n)
 	return NULL;
 }
 
+/*
+ * mlockall(MCL_FUTURE): nothing tells, but what we have mapped in the process is locked then; and, without MCL_ONFAULT, there to its last page, which is a spare
+ * slot's that nobody has touched.
+ */
+static void see_mlockall(struct eng_proc *p, const struct map *ours)
+{
+	_cleanup_close_ int fd = openat(p->dir, "pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t last = 0;
+
+	if (!(ours->flags & MAPF_LOCKED))
+		return;
+	p->core->mlockall = MCL_FUTURE;
+	if (fd >= 0 && pread(fd, &last, 8, (ours->end - 4096) / 4096 * 8) == 8 && !(last >> 62))
+		p->core->mlockall |= MCL_ONFAULT;
+}
+
 static int build(struct eng_proc *p, struct maps *maps, struct mm_build *b, struct error *e)
 {
 	size_t n = 0;
 	int r = 0;
 
+	p->core->mlockall = 0;
 	for (size_t i = 0; i < maps->n && r == 0; i++) {
 		struct map *m = &maps->m[i];
 		const char *why = map_refusal(p->pid, m);
 
-		if (m->start >= p->core->blob && m->end <= p->core->blob + blob_size(p->core->nslots))
+		if (m->start >= p->core->blob && m->end <= p->core->blob + blob_size(p->core->nslots)) {
+			see_mlockall(p, m);
 			continue;
+		}
 		if (why)
 			return error_set(e, EOPNOTSUPP, "process %d: memory %lx-%lx %s: %s", p->vpid, (long)m->start, (long)m->end, m->path, why);
 		if (m->kind == KIND_VSYSCALL || m->kind == KIND_SYSV) /* the latter: res_sysv.c */

@@ -7,7 +7,9 @@
  * si_code (rt_sigqueueinfo(2): "si_code >= 0 or SI_TKILL" only to oneself).
  *
  * A POSIX timer's signal that waits has an overrun count that the kernel fills in only when it is taken; so those are taken and queued again
- * as ordinary signals with that count in them. No expiry is lost and none told twice, and the source may run on with them after a thaw.
+ * as ordinary signals with that count in them. Meanwhile the timer goes on: when it falls due next is read after that and before the queues, and
+ * all again if a timer has signalled in between. So an expiry is told by a signal of the image or by the timer of the image: none is lost and none
+ * told twice. The source may run on with them after a thaw.
  *
  * hollow(): what was in the image leaves the hollow's queues; signals that came since stay there, to be forwarded.
  */
@@ -24,7 +26,7 @@
 struct kernel_action {
 	uint64_t handler, flags, restorer, mask;
 };
-enum { NSIGS = 64, INFO_SIZE = 128 };
+enum { NSIGS = 64, INFO_SIZE = 128, SETTLE_ROUNDS = 64 };
 
 struct sig_list {
 	siginfo_t *info;
@@ -119,8 +121,37 @@ static int queue_put(struct eng_thread *t, bool shared, const siginfo_t *info)
 	return eng_syscall(t, SYS_rt_tgsigqueueinfo, (long)p->vpid, (long)t->vtid, (long)info->si_signo, at);
 }
 
+static bool queue_has(struct eng_thread *t, bool shared, const siginfo_t *info)
+{
+	struct sig_list l;
+	bool has = false;
+
+	if (queue_peek(t, shared, &l) < 0)
+		return true;
+	for (size_t i = 0; i < l.n; i++)
+		has |= !memcmp(&l.info[i], info, sizeof *info);
+	free(l.info);
+	return has;
+}
+
+/* Standard signals are not queued twice: one that the timer has sent since takes the place of ours, and gets its expiries. */
+static int queue_put_timers(struct eng_thread *t, bool shared, siginfo_t *info)
+{
+	siginfo_t since;
+	int r = queue_put(t, shared, info);
+
+	while (!r && info->si_signo < __SIGRTMIN && info->si_code == SI_TIMER && !queue_has(t, shared, info)) {
+		r = queue_take(t, info->si_signo, &since);
+		if (r > 0 && since.si_code == SI_TIMER)
+			info->si_overrun += 1 + since.si_overrun;
+		if (r >= 0)
+			r = queue_put(t, shared, info);
+	}
+	return r;
+}
+
 /* Takes all waiting `sig` of thread t (and, by the leader, of the process) and queues them again: see above. */
-static int timers_to_plain(struct eng_thread *t, int sig, size_t own, size_t shared)
+static int timers_to_plain(struct eng_thread *t, int sig, size_t own, size_t shared, size_t *told)
 {
 	siginfo_t *info = calloc(own + shared, sizeof *info);
 	size_t n = 0;
@@ -131,17 +162,20 @@ static int timers_to_plain(struct eng_thread *t, int sig, size_t own, size_t sha
 		r = 0;
 	}
 	for (size_t i = 0; i < n; i++) { /* also after a failure: they must not get lost */
-		int q = queue_put(t, i >= own, &info[i]);
+		int q = queue_put_timers(t, i >= own, &info[i]);
 
 		if (q < 0 && !r)
 			r = q;
+		*told += info[i].si_code == SI_TIMER;
 	}
 	free(info);
 	return r;
 }
 
-static int timers_settle(struct eng_proc *p)
+/* *told: how many signals of timers wait now, with their counts in them. */
+static int timers_settle(struct eng_proc *p, size_t *told)
 {
+	*told = 0;
 	for (unsigned i = p->nthreads; i-- > 0;) { /* the leader last: it takes the process's too */
 		struct eng_thread *t = p->threads[i];
 		struct sig_list own, shared = {NULL, 0};
@@ -167,7 +201,7 @@ static int timers_settle(struct eng_proc *p)
 		free(shared.info);
 		for (int s = 1; s <= NSIGS && r >= 0; s++)
 			if (has[s])
-				r = timers_to_plain(t, s, nown[s], nshared[s]);
+				r = timers_to_plain(t, s, nown[s], nshared[s], told);
 		if (r < 0)
 			return r;
 	}
@@ -195,7 +229,7 @@ static int actions_read(struct eng_proc *p, struct kernel_action *act)
 	return r;
 }
 
-static int queue_dump(struct eng_thread *t, bool shared, Sprite__Img__SigQueue *q, unsigned *count)
+static int queue_dump(struct eng_thread *t, bool shared, Sprite__Img__SigQueue *q, unsigned *count, size_t *timers)
 {
 	struct sig_list l;
 	int r = queue_peek(t, shared, &l);
@@ -214,6 +248,7 @@ static int queue_dump(struct eng_thread *t, bool shared, Sprite__Img__SigQueue *
 		if (s < 1 || s > NSIGS || s == SIGKILL || s == SIGSTOP)
 			continue;
 		count[s]++;
+		*timers += l.info[i].si_code == SI_TIMER;
 		q->info[q->n_info].data = malloc(INFO_SIZE);
 		if (!q->info[q->n_info].data) {
 			free(l.info);
@@ -226,8 +261,20 @@ static int queue_dump(struct eng_thread *t, bool shared, Sprite__Img__SigQueue *
 	return 0;
 }
 
-static int signals_dump_queues(struct eng_proc *p, Sprite__Img__Signals *m, struct signals_state *s)
+static void queues_forget(Sprite__Img__Signals *m, struct signals_state *s)
 {
+	for (size_t i = 0; i < m->n_queue; i++)
+		sprite__img__sig_queue__free_unpacked(m->queue[i], NULL);
+	free(m->queue);
+	m->queue = NULL;
+	m->n_queue = 0;
+	free(s->dumped);
+	s->dumped = NULL;
+}
+
+static int signals_dump_queues(struct eng_proc *p, Sprite__Img__Signals *m, struct signals_state *s, size_t *timers)
+{
+	*timers = 0;
 	s->rows = p->nthreads + 1;
 	s->dumped = calloc(s->rows, sizeof(unsigned[NSIGS + 1]));
 	m->queue = calloc(s->rows, sizeof *m->queue);
@@ -240,9 +287,28 @@ static int signals_dump_queues(struct eng_proc *p, Sprite__Img__Signals *m, stru
 			return -ENOMEM;
 		sprite__img__sig_queue__init(q);
 		m->queue[m->n_queue++] = q;
-		int r = queue_dump(p->threads[i ? i - 1 : 0], i == 0, q, s->dumped + i * (NSIGS + 1));
+		int r = queue_dump(p->threads[i ? i - 1 : 0], i == 0, q, s->dumped + i * (NSIGS + 1), timers);
 
 		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* Timers and queues as of one moment. A timer that is faster than we look (less than a millisecond) is taken as it is at last. */
+static int queues_and_timers(struct eng_proc *p, Sprite__Img__Signals *m, struct signals_state *s)
+{
+	size_t told, wait = 0, n = 0;
+	int r;
+
+	for (int round = 0; round < SETTLE_ROUNDS; round++) {
+		queues_forget(m, s);
+		r = timers_settle(p, &told);
+		if (!r)
+			r = res_timers_look(p, &n);
+		if (!r)
+			r = signals_dump_queues(p, m, s, &wait);
+		if (r < 0 || !n || wait == told)
 			return r;
 	}
 	return 0;
@@ -261,7 +327,7 @@ static int signals_dump(struct eng_proc *p, struct eng_image *out, struct error 
 	}
 	state_clear(s);
 	sprite__img__signals__init(m);
-	r = timers_settle(p);
+	r = queues_and_timers(p, m, s);
 	if (!r)
 		r = actions_read(p, act);
 	if (!r && !(m->action = calloc(NSIGS, sizeof *m->action)))
@@ -283,8 +349,6 @@ static int signals_dump(struct eng_proc *p, struct eng_image *out, struct error 
 		a->mask = act[i].mask;
 		m->action[m->n_action++] = a;
 	}
-	if (!r)
-		r = signals_dump_queues(p, m, s);
 	if (!r)
 		r = eng_image_put_msg(out, RES_SIGNALS, p->vpid, &m->base);
 	sprite__img__signals__free_unpacked(m, NULL);

@@ -226,7 +226,7 @@ static int put_object(struct eng_family *f, struct eng_image *out, const struct 
 		r = read_semaphores(f, o, m);
 	else if (o->kind == SYSV_MSG)
 		r = read_messages(o, m);
-	if (r < 0 && o->guessed) { /* another's, who has removed it meanwhile */
+	if (o->guessed && (r < 0 || sysv_touched(m))) { /* another's, who runs on and has removed or used it meanwhile */
 		sprite__img__sysv__free_unpacked(m, NULL);
 		return 0;
 	}

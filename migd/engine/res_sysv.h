@@ -53,6 +53,7 @@ struct sysv_family {
 	uint32_t uid;
 };
 void sysv_family_init(struct sysv_family *f, const pid_t *pid, size_t n, pid_t root);
+bool sysv_touched(const Sprite__Img__Sysv *m); /* somebody has used what was read of it */
 bool sysv_is_ours(const struct sysv_family *f, struct sysv_object *o, pid_t user, pid_t *other);
 
 int sysv_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, const void *body, size_t len, struct error *e);

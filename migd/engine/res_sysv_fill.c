@@ -183,27 +183,38 @@ int sysv_restore(struct eng_family *f, const char *line, bool hollow)
 
 /* ---- fill ----------------------------------------------------------------------------------------------- */
 
-/* A shell of this family that waits under the id: noted when it left, or (we were restarted) shut, and with the same key, maker and size. */
-static bool waits_here(const struct sysv_state *s, const Sprite__Img__Sysv *m)
+static const struct sysv_object *left_as(const struct sysv_state *s, const Sprite__Img__Sysv *m)
+{
+	for (size_t i = 0; i < s->left.n; i++)
+		if ((int)s->left.v[i].kind == (int)m->kind && s->left.v[i].id == m->id)
+			return &s->left.v[i];
+	return NULL;
+}
+
+/* The object here with the image's id, key and maker. False: there is none. */
+static bool find_here(const Sprite__Img__Sysv *m, struct sysv_object *o)
 {
 	struct sysv_list l;
-	bool found = false, noted = !s->shells, guessed = false;
-
-	for (size_t i = 0; i < s->left.n; i++)
-		if ((int)s->left.v[i].kind == (int)m->kind && s->left.v[i].id == m->id) {
-			noted = true;
-			guessed = s->left.v[i].guessed;
-		}
-	if (!noted)
-		return false;
+	bool found = false;
 
 	if (sysv_list(&l) < 0)
 		return false;
-	for (size_t i = 0; i < l.n; i++)
-		found |= (int)l.v[i].kind == (int)m->kind && l.v[i].id == m->id && l.v[i].key == m->key && l.v[i].cuid == m->cuid &&
-			 (m->kind == SYSV_MSG || l.v[i].size == m->size) && !(l.v[i].mode & SHM_DEST) && (guessed || !(l.v[i].mode & 0777));
+	for (size_t i = 0; i < l.n && !found; i++) {
+		*o = l.v[i];
+		found = (int)o->kind == (int)m->kind && o->id == m->id && o->key == m->key && o->cuid == m->cuid && (m->kind == SYSV_MSG || o->size == m->size) &&
+			!(o->mode & SHM_DEST);
+	}
 	sysv_list_free(&l);
 	return found;
+}
+
+/* A shell of this family waits under the id: noted when it left. */
+static bool waits_here(const struct sysv_state *s, const Sprite__Img__Sysv *m)
+{
+	const struct sysv_object *left = left_as(s, m);
+	struct sysv_object o;
+
+	return left && find_here(m, &o) && (left->guessed || !(o.mode & 0777));
 }
 
 static int next_id(enum sysv_kind kind, int id)
@@ -291,17 +302,31 @@ static void free_slot(const Sprite__Img__Sysv *m)
 	sysv_list_free(&l);
 }
 
-/* Only guessed to be the family's when it left, and nobody has used it away: what is here under its id is as it should be, and perhaps another's. */
-static bool never_ours(const struct sysv_state *s, const Sprite__Img__Sysv *m)
+bool sysv_touched(const Sprite__Img__Sysv *m)
 {
-	bool touched = m->kind == SYSV_SHM || m->n_message, guessed = false;
-
-	for (size_t i = 0; i < s->left.n; i++)
-		guessed |= (int)s->left.v[i].kind == (int)m->kind && s->left.v[i].id == m->id && s->left.v[i].guessed;
+	bool touched = m->kind == SYSV_SHM || m->n_message;
 
 	for (size_t i = 0; i < m->n_value; i++)
 		touched |= m->value[i] || m->pid[i];
-	return guessed && !touched;
+	return touched;
+}
+
+/* Only guessed to be the family's when it left, and nobody has used it away, or somebody has here: what is here under its id is as it should be, and perhaps another's. */
+static bool never_ours(const struct sysv_state *s, const Sprite__Img__Sysv *m)
+{
+	const struct sysv_object *left = left_as(s, m);
+	struct sysv_object o;
+	bool used = false;
+
+	if (!left || !left->guessed)
+		return false;
+	if (!sysv_touched(m))
+		return true;
+	if (!find_here(m, &o))
+		return false;
+	for (uint64_t i = 0; o.kind == SYSV_SEM && i < o.size; i++)
+		used |= semctl(o.id, i, GETPID) > 0;
+	return used || o.user[0] || o.user[1];
 }
 
 static int object_fill(struct eng_family *f, const void *body, size_t len, struct error *e)
@@ -421,7 +446,8 @@ static int message_send(struct eng_family *f, const struct item *it, const Sprit
 	if (!b)
 		return -ENOMEM;
 	memcpy(b, &type, sizeof type);
-	memcpy(b + sizeof type, g->text.data, g->text.len);
+	if (g->text.len)
+		memcpy(b + sizeof type, g->text.data, g->text.len);
 	eng_scratch_reset(p);
 	uint64_t at = f->nest ? 0 : eng_scratch_put(p, b, sizeof type + g->text.len);
 
@@ -483,8 +509,13 @@ static int attach_one(struct eng_proc *p, const Sprite__Img__SysvAttach *m)
 static int objects_finish(struct eng_family *f, struct sysv_state *s)
 {
 	int r = 0;
+	size_t guessed = 0;
 
-	sysv_forget_left(f);
+	for (size_t i = 0; i < s->left.n; i++) /* those still hold should this return be given up */
+		if (s->left.v[i].guessed)
+			s->left.v[guessed++] = s->left.v[i];
+	s->left.n = guessed;
+	s->shells = false;
 	for (size_t i = 0; i < s->n && r == 0; i++) {
 		const Sprite__Img__Sysv *m = s->item[i].m;
 		struct sysv_object o = {.kind = m->kind, .id = m->id, .key = m->key, .mode = m->mode, .uid = m->uid, .gid = m->gid, .cuid = m->cuid, .size = m->size};

@@ -127,7 +127,7 @@ static long started_at(pid_t pid)
 		return 0;
 	clock_gettime(CLOCK_REALTIME, &real);
 	clock_gettime(CLOCK_BOOTTIME, &boot);
-	return real.tv_sec - boot.tv_sec + (long)(st.start / sysconf(_SC_CLK_TCK)) - 1;
+	return real.tv_sec - boot.tv_sec + (long)(st.start / sysconf(_SC_CLK_TCK)) - 2; /* two clocks cut to seconds, and the objects' is a tick behind */
 }
 
 void sysv_family_init(struct sysv_family *f, const pid_t *pid, size_t n, pid_t root)

@@ -5,7 +5,8 @@
  * Read: getitimer, /proc/PID/timers (ids, signals, clocks), timer_gettime. Restored under the same ids: PR_TIMER_CREATE_RESTORE_IDS (Linux 6.15), else
  * by creating and deleting until the id comes, the kernel counting upwards.
  * A timer on CLOCK_MONOTONIC or CLOCK_BOOTTIME is set to the moment when it was due: those clocks go on over a move (time namespace), so what fell due while
- * frozen fires at once and counts its overruns. Others get what is left, less the time that has gone by.
+ * frozen fires at once and counts its overruns. Others get what is left, less the time that has gone by, or the moment when they fell due. That moment is
+ * the first expiry that no signal of the image tells: res_signals.c looks at timers and queues together.
  *
  * hollow(): disarms and keeps them. Coming home finds them by id, where older kernels would not give a used id again.
  */
@@ -221,19 +222,29 @@ static int ptimer_read(struct eng_proc *p, Sprite__Img__PTimer *t)
 	return 0;
 }
 
-static int timers_dump(struct eng_proc *p, struct eng_image *out, struct error *e)
+/* Kept for timers_dump(). */
+int res_timers_look(struct eng_proc *p, size_t *n)
 {
 	int r;
 	Sprite__Img__Timers *m = timers_list(p, &r);
 
-	if (m) {
-		r = itimers_dump(p, m);
-		for (size_t i = 0; !r && i < m->n_ptimer; i++)
-			r = ptimer_read(p, m->ptimer[i]);
-		if (!r)
-			r = eng_image_put_msg(out, RES_TIMERS, p->vpid, &m->base);
-	}
+	for (size_t i = 0; m && !r && i < m->n_ptimer; i++)
+		r = ptimer_read(p, m->ptimer[i]);
+	timers_free(p->res[eng_res_index(&res_timers)]);
+	p->res[eng_res_index(&res_timers)] = m;
+	*n = m ? m->n_ptimer : 0;
+	return r;
+}
+
+static int timers_dump(struct eng_proc *p, struct eng_image *out, struct error *e)
+{
+	Sprite__Img__Timers *m = p->res[eng_res_index(&res_timers)]; /* signals, whose turn was before, have looked */
+	int r = m ? itimers_dump(p, m) : -ENOENT;
+
+	if (!r)
+		r = eng_image_put_msg(out, RES_TIMERS, p->vpid, &m->base);
 	timers_free(m);
+	p->res[eng_res_index(&res_timers)] = NULL;
 	return r < 0 ? error_set(e, -r, "timers of %d cannot be read: %s", p->vpid, strerror(-r)) : 0;
 }
 
@@ -290,8 +301,16 @@ static long ptimer_arm(struct eng_proc *p, const Sprite__Img__PTimer *m, uint64_
 	} else if (m->value) {
 		uint64_t gone_by = now > m->read ? now - m->read : 0;
 		bool cpu = m->clock < 0 || m->clock == CLOCK_PROCESS_CPUTIME_ID || m->clock == CLOCK_THREAD_CPUTIME_ID;
+		uint64_t there;
 
-		v.it_value = ns_ts(cpu ? m->value : m->value > gone_by ? m->value - gone_by : 1);
+		if (cpu || m->value > gone_by) {
+			v.it_value = ns_ts(cpu ? m->value : m->value - gone_by);
+		} else if ((there = res_clock(p->threads[0], m->clock)) > gone_by) { /* a moment that is over: the kernel counts what fell due since, and keeps its beat */
+			v.it_value = ns_ts(there - (gone_by - m->value));
+			flags = TIMER_ABSTIME;
+		} else {
+			v.it_value = ns_ts(1);
+		}
 	}
 	eng_scratch_reset(p);
 	return eng_syscall(p->threads[0], SYS_timer_settime, (long)m->id, (long)flags, eng_scratch_put(p, &v, sizeof v), 0ul);

@@ -46,6 +46,8 @@ uint64_t res_clock(struct eng_thread *t, int clock);
  * Asked again while the two are far apart (a busy host). 0 or -errno.
  */
 int res_timer_read(struct eng_thread *t, long nr, long id, int clock, struct itimerspec *its, uint64_t *now);
+/* res_timers.c, at the source: when the POSIX timers of p fall due next, as they will be in the image; *n of them. 0 or -errno. */
+int res_timers_look(struct eng_proc *p, size_t *n);
 
 /* Whole link below `dir` (readlinkat), NUL-terminated; length or -errno. */
 ssize_t res_readlink(int dir, const char *name, char *buf, size_t size);

@@ -139,6 +139,39 @@ static long w_recv_timed(uint64_t ms)
 	close(p[1]);
 	return r < 0 && err == EAGAIN ? 0 : r < 0 ? -err : -EPROTO;
 }
+/* These wait for devices only, so that a move waits for them: none fails, and nothing is lost of what was written. */
+static long w_sync(uint64_t ms)
+{
+	static unsigned char b[20000];
+	unsigned char *map;
+	uint64_t end = now_ns(CLOCK_BOOTTIME) + ms * 1000000, n = 0;
+	int fd = SYS(open(move_path("sync"), O_RDWR | O_CREAT | O_TRUNC, 0600));
+	SYS(ftruncate(fd, sizeof b));
+	map = mmap(NULL, sizeof b, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(map != MAP_FAILED, "mmap: %s", strerror(errno));
+	for (; now_ns(CLOCK_BOOTTIME) < end; n++) {
+		memset(map + 4096, n, 4096);
+		CHECK(msync(map, sizeof b, MS_SYNC) == 0, "msync: %s", strerror(errno));
+		CHECK(pwrite(fd, &n, sizeof n, 12000) == sizeof n && fsync(fd) == 0, "fsync: %s", strerror(errno));
+		CHECK(pread(fd, b, sizeof b, 0) == sizeof b && b[5000] == (n & 255) && !memcmp(b + 12000, &n, sizeof n), "what was written is not there after round %llu", (unsigned long long)n);
+		move_nap(2000);
+	}
+	munmap(map, sizeof b);
+	close(fd);
+	return 0;
+}
+static long w_getrandom(uint64_t ms)
+{
+	uint64_t end = now_ns(CLOCK_BOOTTIME) + ms * 1000000;
+	char b[256]; /* as much as no signal cuts short */
+	while (now_ns(CLOCK_BOOTTIME) < end) {
+		long n = syscall(SYS_getrandom, b, sizeof b, 0);
+		if (n != sizeof b)
+			return n < 0 ? -errno : -EPROTO;
+		move_nap(500);
+	}
+	return 0;
+}
 
 static const struct {
 	const char *name;
@@ -160,6 +193,8 @@ static const struct {
 	{"epoll_pwait2", w_epoll_pwait2},
 	{"semtimedop", w_semtimedop},
 	{"recv with SO_RCVTIMEO", w_recv_timed},
+	{"fsync and msync", w_sync},
+	{"getrandom", w_getrandom},
 };
 #define N (sizeof table / sizeof table[0])
 

@@ -298,6 +298,74 @@ static int s_fifo_sched(void)
 
 	return has(sched_setscheduler(0, SCHED_FIFO, &p));
 }
+static void *one_thread(void *sem)
+{
+	struct sched_param p = {.sched_priority = 1};
+	int missing = has(sched_setscheduler(0, SCHED_RR, &p));
+
+	if (write(*(int *)sem, missing ? "x" : "y", 1) < 0)
+		_exit(1);
+	for (;;)
+		pause();
+}
+static int s_rr_thread(void)
+{
+	pthread_t t;
+	int p[2];
+	char c;
+
+	if (pipe(p) || pthread_create(&t, NULL, one_thread, &p[1]) || read(p[0], &c, 1) != 1)
+		return 1;
+	close(p[0]), close(p[1]);
+	return c == 'x';
+}
+static int s_deadline(void)
+{
+	struct {
+		uint32_t size, policy;
+		uint64_t flags;
+		int32_t nice;
+		uint32_t priority;
+		uint64_t runtime, deadline, period;
+	} a = {.size = sizeof a, .policy = 6, .runtime = 1000000, .deadline = 100000000, .period = 100000000};
+
+	return has(syscall(SYS_sched_setattr, 0, &a, 0));
+}
+static int s_secret(void)
+{
+	int fd = syscall(447 /* memfd_secret */, 0);
+
+	return has(fd);
+}
+static int s_secret_map(void)
+{
+	int fd = syscall(447, 0);
+	void *p = fd < 0 || ftruncate(fd, 4096) ? MAP_FAILED : mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	if (fd >= 0)
+		close(fd);
+	return p == MAP_FAILED;
+}
+static int s_mseal(void)
+{
+	void *p = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return p == MAP_FAILED || has(syscall(462 /* mseal */, p, 4096, 0));
+}
+static int s_hugetlb(void)
+{
+	return mmap(NULL, 2 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE, -1, 0) == MAP_FAILED;
+}
+static int s_ring(void)
+{
+	struct perf_event_attr a = {.type = PERF_TYPE_SOFTWARE, .size = sizeof a, .config = PERF_COUNT_SW_TASK_CLOCK};
+	int fd = syscall(SYS_perf_event_open, &a, 0, -1, -1, 0);
+	void *p = fd < 0 ? MAP_FAILED : mmap(NULL, 2 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	if (fd >= 0)
+		close(fd);
+	return p == MAP_FAILED;
+}
 static int s_filter(void)
 {
 	struct sock_filter f[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
@@ -512,6 +580,13 @@ static const struct state {
 	{"pid namespace", s_pidns, "has a pid namespace of its own for its children (unshare): start it without"},
 	{"time namespace", s_time, "lives in a time namespace of its own: start it without"},
 	{"real-time class", s_fifo_sched, "real-time scheduling: a guest may not hold its host back; chrt -o -p 0 * first"},
+	{"real-time class of a thread", s_rr_thread, "real-time scheduling: a guest may not hold its host back; chrt -o -p 0 * first"},
+	{"deadline class", s_deadline, "deadline scheduling: a guest may not hold its host back; chrt -o -p 0 * first"},
+	{"secret memory", s_secret, "fd *: secret memory*"},
+	{"secret memory, mapped", s_secret_map, "memory *secretmem*: *"},
+	{"sealed memory", s_mseal, "memory *: sealed memory (mseal): cannot be laid out again"},
+	{"hugetlbfs", s_hugetlb, "memory *: memory of hugetlbfs: use transparent huge pages (madvise)"},
+	{"ring of a counter", s_ring, "memory *[[]perf_event]*: *"},
 	{"seccomp filter", s_filter, NULL},
 	{"SysV semaphore", s_sem, NULL},
 	{"SysV semaphore, shared", s_sem_shared,
@@ -622,6 +697,119 @@ static void test_states(void)
 		run(&states[i]);
 }
 
+/* ---- what shows only when all stand still: freeze or dump fails in words, and all runs on */
+
+static int f_own_calls(void)
+{
+	static char allow; /* SYSCALL_DISPATCH_FILTER_ALLOW */
+
+	return has(prctl(59 /* PR_SET_SYSCALL_USER_DISPATCH */, 1, 0, 0, &allow));
+}
+static int f_waiting_connection(void)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	int l = socket(AF_UNIX, SOCK_STREAM, 0), c = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	return has(bind(l, (struct sockaddr *)&a, sizeof a.sun_family)) || has(listen(l, 5)) ||
+	       has(getsockname(l, (struct sockaddr *)&a, &(socklen_t){sizeof a})) || has(connect(c, (struct sockaddr *)&a, sizeof(short) + 6));
+}
+static int f_descriptor_under_way(void)
+{
+	int s[2], fd = 0;
+	char c = 'x', control[CMSG_SPACE(sizeof fd)] = {0};
+	struct iovec io = {&c, 1};
+	struct msghdr m = {.msg_iov = &io, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, s))
+		return 1;
+	*CMSG_FIRSTHDR(&m) = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof fd)};
+	memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)), &fd, sizeof fd);
+	return has(sendmsg(s[0], &m, 0));
+}
+static const struct state frozen[] = {
+	{"own system calls", f_own_calls, "*thread * catches its own system calls (PR_SET_SYSCALL_USER_DISPATCH): cannot be carried; start it without*"},
+	{"waiting connection", f_waiting_connection, "*a connection waits to be accepted: try again later*"},
+	{"descriptor under way", f_descriptor_under_way, "*descriptors are under way in a unix socket (SCM_RIGHTS): try again later*"},
+	{"nothing special", s_none, NULL},
+};
+
+static int freeze_and_dump(pid_t pid, struct error *e)
+{
+	struct eng_hooks hooks = {0};
+	struct eng_family *f = NULL;
+	int null = open("/dev/null", O_WRONLY | O_CLOEXEC), r = eng_freeze(pid, &hooks, &f, NULL, e);
+
+	if (r == 0) {
+		r = eng_dump(f, null, e);
+		eng_thaw(f);
+	}
+	close(null);
+	return r;
+}
+
+static void run_frozen(const struct state *s)
+{
+	struct error e = {0};
+	int answer[2];
+	char c = 0;
+
+	CU_ASSERT_FATAL(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, answer) == 0);
+	pid_t pid = fork();
+
+	if (!pid) { /* asked by a signal, answers by its exit: nothing is shared with us */
+		sigset_t set;
+		int sig;
+
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		sigemptyset(&set);
+		sigaddset(&set, SIGUSR1);
+		sigprocmask(SIG_BLOCK, &set, NULL);
+		close_range(3, answer[1] - 1, 0);
+		close_range(answer[1] + 1, ~0u, 0);
+		munmap(shared_map, 4096);
+		munmap(left, 4096);
+		report = answer[1];
+		int missing = s->make() != 0;
+
+		if (write(report, missing ? "x" : "y", 1) != 1)
+			_exit(1);
+		int null = open("/dev/null", O_RDWR);
+
+		dup2(null, 0), dup2(null, 1), dup2(null, 2), close(null), close(report);
+		sigwait(&set, &sig);
+		_exit(42);
+	}
+	close(answer[1]);
+	bool there = read(answer[0], &c, 1) == 1 && c == 'y';
+
+	while (there && read(answer[0], &c, 1) == 1) /* until it has closed all that is ours */
+		;
+	if (!there) {
+		printf("\n    (%s: not to be had here)", s->name);
+	} else {
+		int r = freeze_and_dump(pid, &e), st = 0;
+		bool right = s->expect ? r < 0 && !fnmatch(s->expect, e.text, 0) : r == 0;
+
+		if (!right)
+			printf("\n    %s: r=%d %s", s->name, r, e.text);
+		CU_ASSERT(right);
+		kill(pid, SIGUSR1);
+		CU_ASSERT(waitpid(pid, &st, 0) == pid && WIFEXITED(st) && WEXITSTATUS(st) == 42); /* it ran on */
+		pid = 0;
+	}
+	close(answer[0]);
+	if (pid) {
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+	}
+}
+
+static void test_frozen(void)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(frozen); i++)
+		run_frozen(&frozen[i]);
+}
+
 static void test_nobody(void)
 {
 	struct eng_reasons why = {0};
@@ -705,6 +893,7 @@ int main(void)
 	CU_initialize_registry();
 	CU_pSuite s = CU_add_suite("refusals", NULL, NULL);
 	CU_add_test(s, "each by its name", test_states);
+	CU_add_test(s, "each by its name, when it stands still", test_frozen);
 	CU_add_test(s, "no such process", test_nobody);
 	CU_basic_set_mode(CU_BRM_VERBOSE);
 	CU_basic_run_tests();
