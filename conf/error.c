@@ -5,11 +5,12 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include "conf/text.h"
 
 /* One line whatever came in: names of files and peers may hold anything. */
 static void one_line(char *s)
 {
-	for (; *s; s++)
+	for (text_valid(s); *s; s++)
 		if ((unsigned char)*s < ' ' || *s == 0x7f)
 			*s = '?';
 }

@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "conf/text.h"
 #include "migd/agent.h"
 #include "migd/outbox.h"
 #include "migd/relay.h"
@@ -226,6 +227,7 @@ static int family_init(struct family *f, struct families *t, const struct family
 	f->machine.state = n->role == FAM_HOME ? MC_IDLE : MD_NONE;
 	snprintf(f->home, sizeof(f->home), "%s", n->home);
 	snprintf(f->comm, sizeof(f->comm), "%s", n->comm ? n->comm : "");
+	text_valid(f->comm);
 	snprintf(f->host, sizeof(f->host), "%s", t->m->conf->name);
 	atomic_init(&f->refs, 1);
 	list_init(&f->node);
@@ -399,6 +401,7 @@ struct member *family_add_member(struct family *f, pid_t pid, pid_t ppid, const 
 	}
 	*m = (struct member){ .pid = pid, .ppid = ppid, .hollow = hollow };
 	snprintf(m->comm, sizeof(m->comm), "%s", comm ? comm : "");
+	text_valid(m->comm);
 	return m;
 }
 

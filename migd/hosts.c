@@ -9,6 +9,7 @@
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/list.h"
+#include "conf/text.h"
 
 struct host {
 	struct list node;
@@ -301,6 +302,28 @@ struct status_call {
 	sem_t *done;
 };
 
+/* What a host says of itself is shown to users; a string of a message may hold anything. */
+static void texts_valid(ProtobufCMessage *m)
+{
+	for (unsigned i = 0; i < m->descriptor->n_fields; i++) {
+		const ProtobufCFieldDescriptor *d = &m->descriptor->fields[i];
+		bool many = d->label == PROTOBUF_C_LABEL_REPEATED;
+		void **at = (void **)((char *)m + d->offset);
+		size_t n = many ? *(size_t *)((char *)m + d->quantifier_offset) : 1;
+
+		if (d->type != PROTOBUF_C_TYPE_STRING && d->type != PROTOBUF_C_TYPE_MESSAGE)
+			continue;
+		for (size_t k = 0; k < n; k++) {
+			void *x = many ? ((void **)*at)[k] : *at;
+
+			if (x && d->type == PROTOBUF_C_TYPE_STRING)
+				text_valid(x);
+			else if (x)
+				texts_valid(x);
+		}
+	}
+}
+
 static void status_done(void *arg, int status, struct rpc_msg *out)
 {
 	struct status_call *c = arg;
@@ -308,6 +331,7 @@ static void status_done(void *arg, int status, struct rpc_msg *out)
 	c->s->err = status ? status : -out->err;
 	if (!c->s->err && out->msg) {
 		c->s->msg = *out;
+		texts_valid(out->msg);
 		c->s->rep = (Sprite__Mig__StatusRep *)out->msg;
 	} else if (!status) {
 		rpc_msg_clear(out);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/text.h"
 
 #define PF_KTHREAD 0x00200000 /* include/linux/sched.h; field 9 of /proc/PID/stat */
 
@@ -17,8 +18,10 @@ static void take_line(struct proc_info *p, const char *line)
 		sscanf(line, "Uid: %u %u %u", &p->uid, &p->euid, &p->suid) >= 1 || sscanf(line, "Gid: %u", &p->gid) == 1 ||
 		sscanf(line, "Threads: %u", &p->threads) == 1)
 		return;
-	if (sscanf(line, "Name:\t%16[^\n]", p->comm) == 1)
+	if (sscanf(line, "Name:\t%16[^\n]", p->comm) == 1) {
+		text_valid(p->comm);
 		return;
+	}
 	if (!strncmp(line, "State:\t", 7))
 		p->state = line[7];
 }

@@ -24,6 +24,7 @@
 #include "conf/cleanup.h"
 #include "conf/list.h"
 #include "conf/log.h"
+#include "conf/text.h"
 
 #define REQUEST_WAIT_MS 10000 /* a connection that sends nothing for so long is closed */
 #define SEND_WAIT_S	10    /* a caller that reads nothing for so long has gone */
@@ -245,6 +246,8 @@ int local_call(const char *socket_path, json_t *request, void (*row)(void *arg, 
 
 	if (answer)
 		*answer = NULL;
+	if (!request) /* json_pack() refused what somebody typed */
+		return error_set(e, EINVAL, "an argument is not UTF-8 text");
 	r = l.fd = client_connect(socket_path, e);
 	if (r >= 0) {
 		r = line_send(l.fd, request);
@@ -333,9 +336,7 @@ void local_fail(struct local_conn *c, int err, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	o = json_pack("{s:b, s:i, s:s}", "ok", 0, "errno", err > 0 ? err : EIO, "error", text);
-	if (!o) /* not UTF-8: a file name, say */
-		o = json_pack("{s:b, s:i, s:s}", "ok", 0, "errno", err > 0 ? err : EIO, "error", strerror(err > 0 ? err : EIO));
+	o = json_pack("{s:b, s:i, s:s}", "ok", 0, "errno", err > 0 ? err : EIO, "error", text_valid(text));
 	if (o)
 		conn_send(c, o, true);
 	json_decref(o);

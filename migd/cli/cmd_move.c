@@ -136,11 +136,9 @@ int cmd_move(int argc, char **argv)
 	if (!pids_check("move", argc - optind, argv + optind))
 		return MIG_USAGE;
 	for (int i = optind; i < argc && status != MIG_ABSENT; i++) {
-		json_t *rq = json_pack("{s:s, s:i}", "verb", "move", "pid", pid_parse(argv[i]));
+		json_t *rq = json_pack("{s:s, s:i, s:s*}", "verb", "move", "pid", pid_parse(argv[i]), "host", host);
 		int r;
 
-		if (host)
-			json_object_set_new(rq, "host", json_string(host));
 		if (max_freeze)
 			json_object_set_new(rq, "max_freeze", json_integer(max_freeze));
 		if (dry)

@@ -136,13 +136,9 @@ int cmd_run(int argc, char **argv)
 	session = getsid(0);
 	if (o.background)
 		background();
-	rq = json_pack("{s:s, s:b}", "verb", "run", "local_ok", (int)o.local_ok);
+	rq = json_pack("{s:s, s:b, s:s*, s:s*}", "verb", "run", "local_ok", (int)o.local_ok, "host", o.host, "priority", o.priority);
 	if (o.background)
 		json_object_set_new(rq, "from_session", json_integer(session));
-	if (o.host)
-		json_object_set_new(rq, "host", json_string(o.host));
-	if (o.priority)
-		json_object_set_new(rq, "priority", json_string(o.priority));
 	if (o.kill_if_stuck)
 		json_object_set_new(rq, "kill_if_stuck", json_integer(o.kill_if_stuck));
 	r = ask(rq, NULL, NULL, &answer, &e);
