@@ -261,9 +261,10 @@ static int set_limits(struct cgroups *c, const char *name, const struct cgroup_l
 
 	if (l->memory_max) {
 		snprintf(number, sizeof number, "%llu", (unsigned long long)l->memory_max);
-		err = set_limit(c, name, CG_MEMORY, "memory.max", "memory.limit_in_bytes", number, number);
-		/* No swap storm on the owner's disk. */
+		/* No swap storm on the owner's disk. v1 keeps memory <= memory and swap: a raised limit needs the second first, a lowered one the first. */
 		set_limit(c, name, CG_MEMORY, "memory.swap.max", "memory.memsw.limit_in_bytes", "0", number);
+		err = set_limit(c, name, CG_MEMORY, "memory.max", "memory.limit_in_bytes", number, number);
+		set_limit(c, name, CG_MEMORY, NULL, "memory.memsw.limit_in_bytes", NULL, number);
 		set_limit(c, name, CG_MEMORY, NULL, "memory.swappiness", NULL, "0");
 	}
 	if (!err && l->pids_max) {

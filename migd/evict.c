@@ -149,15 +149,14 @@ static bool take_turn(struct family *f, uint64_t now, bool place)
 	return waits && place && !stuck;
 }
 
-/* The owner has gone again: who is still here and was stopped for his sake runs on. */
+/* The owner has gone again: who is still here and was stopped for his sake runs on. Who is just coming or leaving does so, or is told no, first. */
 static void let_run(struct family *f)
 {
 	pthread_mutex_lock(&f->lock);
-	if (f->evicting && !f->evict_by_hand) {
+	if (f->evicting && !f->evict_by_hand && runs(f)) {
 		f->evicting = false;
 		f->evict_ns = 0;
-		if (runs(f))
-			guest_freeze(f, false);
+		guest_freeze(f, false);
 	}
 	pthread_mutex_unlock(&f->lock);
 }

@@ -478,6 +478,18 @@ int transfer_send(struct family *f, struct send_plan *p, struct error *e)
 
 /* ---- destination ---- */
 
+/* The owner of this host came back while the image is on its way in: before it is whole its home has committed to nothing, and it runs on where it is. */
+static bool wanted_back(struct family *f)
+{
+	bool yes;
+
+	pthread_mutex_lock(&f->lock);
+	yes = f->role == FAM_GUEST && f->evicting;
+	pthread_mutex_unlock(&f->lock);
+	return yes;
+}
+
+/* 0: whole; -EBUSY: broken off for the owner; other errors: the stream's, or -EPIPE, the engine's. */
 static int pump_in(struct family *f, struct rpc_stream *s, int fd)
 {
 	uint64_t *bytes = &f->image_bytes;
@@ -486,6 +498,8 @@ static int pump_in(struct family *f, struct rpc_stream *s, int fd)
 
 	*bytes = 0;
 	while ((r = rpc_stream_recv(s, &m, -1)) == 1) {
+		if (wanted_back(f))
+			r = -EBUSY;
 		*bytes += m.bulk_len;
 		atomic_store(&f->carried, *bytes);
 		for (int i = 0; i < m.niov && r == 1; i++) {
@@ -596,6 +610,8 @@ static int fill_from(struct family *f, struct rpc_stream *s, struct error *e)
 	shutdown(ours, r ? SHUT_RDWR : SHUT_WR);
 	err = engine_job_wait(&job);
 	f->image = NULL;
+	if (err && r == -EBUSY)
+		return error_set(e, EBUSY, "in use again");
 	if (err && job.e.code)
 		return error_set(e, job.e.code, "%s", job.e.text);
 	if (err)

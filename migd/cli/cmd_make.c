@@ -75,6 +75,8 @@ static int parse(int argc, char **argv, struct make_opts *o, struct make_args *m
 			if (!number_of(v, REMOTE_MAX, &o->remote))
 				return usage_error("make", "--remote: expected a number of slots, found \"%s\"", v);
 		} else if ((v = option(argc, argv, &i, 0x7f, "priority"))) {
+			if (strcmp(v, "low") && strcmp(v, "normal") && strcmp(v, "high"))
+				return usage_error("make", "--priority: expected low, normal or high, found \"%s\"", v);
 			o->priority = v;
 		} else if (!strcmp(argv[i], "--verbose")) {
 			o->verbose = true;

@@ -14,7 +14,7 @@
 #include "conf/cleanup.h"
 #include "migd/cli/cli.h"
 
-enum { HOSTS_MAX = 512, BARS = 40, MOVES_MAX = 200 };
+enum { HOSTS_MAX = 512, BARS = 40 };
 
 struct top {
 	json_t *hosts; /* rows of the verb "hosts" with stats */
@@ -60,19 +60,29 @@ static int by_time(const void *a, const void *b)
 	return x > y ? -1 : x < y;
 }
 
-/* The last moves of all homes, newest first; borrowed. */
-static size_t moves(const struct top *t, json_t **out)
+static json_t *recent(json_t *host)
 {
-	json_t *host, *m;
-	size_t i, k, n = 0;
+	return json_object_get(json_object_get(host, "stats"), "recent");
+}
 
+/* The last moves of all homes, newest first; borrowed, but for the array, which the caller frees. */
+static json_t **moves(const struct top *t, size_t *n)
+{
+	json_t *host, *m, **all;
+	size_t i, k, room = 0;
+
+	*n = 0;
 	json_array_foreach(t->hosts, i, host)
-		json_array_foreach(json_object_get(json_object_get(host, "stats"), "recent"), k, m)
-			if (n < MOVES_MAX)
-				out[n++] = m;
-	if (n > 1)
-		qsort(out, n, sizeof(*out), by_time);
-	return n;
+		room += json_array_size(recent(host));
+	all = calloc(room + 1, sizeof(json_t *));
+	if (!all)
+		return NULL;
+	json_array_foreach(t->hosts, i, host)
+		json_array_foreach(recent(host), k, m)
+			all[(*n)++] = m;
+	if (*n > 1)
+		qsort(all, *n, sizeof(json_t *), by_time);
+	return all;
 }
 
 /* ---- drawing ---- */
@@ -167,8 +177,8 @@ static void draw_hosts(struct top *t, int most)
 
 static void draw_moves(struct top *t, int most)
 {
-	json_t *m[MOVES_MAX];
-	size_t n = moves(t, m);
+	size_t n;
+	_cleanup_free_ json_t **m = moves(t, &n);
 
 	line(t, 0, "%s", "");
 	line(t, A_REVERSE, "%-20s %-14s %7s %-15s %-24s %6s %10s %10s", "WHEN", "WHY", "PID", "COMMAND", "FROM -> TO", "SENT", "STOOD", "TOOK");

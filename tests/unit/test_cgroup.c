@@ -88,6 +88,49 @@ static void test_freeze_and_remove(void)
 	CU_ASSERT_EQUAL(cgroup_remove(groups, name, 0), 0);
 }
 
+/* The number in a file of one of the group's directories; 0: no hierarchy here has it. */
+static unsigned long long value_of(const char *paths, const char *v2_file, const char *v1_file)
+{
+	unsigned long long v = 0;
+	char *copy = strdup(paths), *save = NULL;
+
+	for (char *p = strtok_r(copy, ":", &save); p && !v; p = strtok_r(NULL, ":", &save))
+		for (int i = 0; i < 2 && !v; i++) {
+			char file[600];
+			FILE *f;
+
+			snprintf(file, sizeof file, "%s/%s", p, i ? v1_file : v2_file);
+			f = fopen(file, "r");
+			if (f && fscanf(f, "%llu", &v) != 1)
+				v = 0;
+			if (f)
+				fclose(f);
+		}
+	free(copy);
+	return v;
+}
+
+/* A group that is there already gets new limits, higher and lower: v1 has two that depend on each other. */
+static void test_limit_changes(void)
+{
+	static const unsigned mib[] = {64, 256, 32, 128};
+
+	if (!strstr(cgroups_describe(groups), "memory"))
+		return; /* the host has no such controller to give */
+	for (int i = 0; i < 4; i++) {
+		struct cgroup_limits l = {.memory_max = (uint64_t)mib[i] << 20};
+		struct error e = {0};
+		char *paths = NULL;
+
+		CU_ASSERT_EQUAL_FATAL(cgroup_make(groups, name, &l, &paths, &e), 0);
+		CU_ASSERT_EQUAL(value_of(paths, "memory.max", "memory.limit_in_bytes"), l.memory_max);
+		if (value_of(paths, "-", "memory.memsw.limit_in_bytes"))
+			CU_ASSERT_EQUAL(value_of(paths, "-", "memory.memsw.limit_in_bytes"), l.memory_max);
+		free(paths);
+	}
+	CU_ASSERT_EQUAL(cgroup_remove(groups, name, 1000), 0);
+}
+
 static void test_bad_names(void)
 {
 	struct cgroup_limits l = {0};
@@ -117,6 +160,7 @@ int main(void)
 	CU_pSuite s = CU_add_suite("cgroup", NULL, NULL);
 
 	CU_add_test(s, "freeze stops it, remove leaves nothing", test_freeze_and_remove);
+	CU_add_test(s, "limits are raised and lowered", test_limit_changes);
 	CU_add_test(s, "bad names", test_bad_names);
 	CU_basic_run_tests();
 	int failed = CU_get_number_of_failures();
