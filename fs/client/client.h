@@ -54,12 +54,14 @@ struct server {
 	uint64_t epoch, lease_epoch;	/* as the server said last */
 	uint64_t recovered;		/* the life (epoch) of the server that has again all that we hold */
 	bool recovering;		/* recover.c is at it */
+	unsigned dropping;		/* threads that take back all leases: nothing is granted until then */
 	uint32_t lease_ms;		/* 0: not attached yet */
 	uint64_t renew_at;		/* boot clock, ns */
 	struct dirq {
 		pthread_mutex_t lock; /* the last of all */
 		struct list queue, gate; /* calls to be sent in batches; those that wait for them */
-		unsigned n;
+		atomic_uint n;
+		uint64_t lease; /* lease_epoch of the leases held now: what is answered under them keeps it (fencing) */
 		bool sending, urgent, paused;
 		uint64_t last, skip;
 		uint64_t again_seq, again_last; /* a batch that an earlier spritefs sent: its number, and of its last call */
@@ -301,6 +303,7 @@ struct call {
 	bool renames;  /* lease_rename_begin() was called */
 	bool waits;    /* a lock that may wait long: interrupts are for the server */
 	bool queued;   /* dirq_put() was called */
+	uint64_t lease; /* of a queued call: the lease_epoch under which it was answered */
 	uint64_t number; /* of a queued call; of one in a gate: which it waits for */
 	struct inode *child; /* newborn that it makes; held */
 	uint64_t chunk_key;  /* of a queued write: its KEEP_CHUNK */
@@ -552,6 +555,7 @@ bool dirq_pending(const struct inode *ino);
 /* Locks them all; sorts *v and takes doubles out. */
 void dirq_lock(struct inode **v, int *n);
 void dirq_unlock(struct inode **v, int n);
+uint64_t dirq_lease(struct server *s); /* dirq.lease; with the lock of an inode that WRITE is held on it stays */
 /* With the locks: queues c, which changes these. Kick it when they are released. */
 void dirq_put(struct call *c, struct inode **v, int n);
 void dirq_kick(struct server *s, bool urgent);
@@ -567,6 +571,7 @@ void dirq_discard(struct server *s);
 
 /* ---- dirq_keep.c: the queue's records */
 struct keep *dirq_record(struct call *c, uint64_t number, struct inode **v, int n);
+void dirq_resume_begin(struct fs *fs);
 void dirq_resume(struct fs *fs, struct keep *k); /* a KEEP_OP of an earlier spritefs, by rising key */
 /* The request, asked again, was answered by a call that is or was in the queue (op, child and fh are filled in). */
 bool dirq_made(struct fs *fs, uint64_t unique); /* without taking it */

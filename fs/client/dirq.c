@@ -33,6 +33,7 @@
 #define KICK	 32u   /* so many together leave by themselves; the ticker sends what is left */
 #define ROOM	 2048u /* queued calls; then changes wait again */
 #define SEND_MAX (512u << 10)
+#define REOPEN_MAX 6
 
 struct sent {
 	struct server *s;
@@ -42,7 +43,7 @@ struct sent {
 	size_t len, room;
 	struct keep *keep;	      /* of the batch */
 	struct keep *keeps[BATCH_MAX]; /* of calls that are done */
-	uint64_t seq;
+	uint64_t seq, lease;
 	uint64_t last; /* number of the last call taken, whether it is sent or ended without */
 };
 
@@ -58,7 +59,7 @@ bool dirq_allows(const struct inode *dir, uint32_t uid, uint32_t gid)
 	struct domain *d = dir->dom;
 	struct server *s = d ? d->server : NULL;
 
-	if (!s || d->home || !d->exclusive || atomic_load(&d->full) || !atomic_load(&s->leasing) || !s->lease_epoch || s->q.n >= ROOM)
+	if (!s || d->home || !d->exclusive || atomic_load(&d->full) || !atomic_load(&s->leasing) || atomic_load(&s->q.n) >= ROOM)
 		return false;
 	return d->exclusive > 1 || (uid && gid);
 }
@@ -94,6 +95,16 @@ void dirq_unlock(struct inode **v, int n)
 		pthread_mutex_unlock(&v[n]->lock);
 }
 
+uint64_t dirq_lease(struct server *s)
+{
+	uint64_t lease;
+
+	pthread_mutex_lock(&s->q.lock);
+	lease = s->q.lease;
+	pthread_mutex_unlock(&s->q.lock);
+	return lease;
+}
+
 void dirq_put(struct call *c, struct inode **v, int n)
 {
 	struct dirq *q = &c->dom->server->q;
@@ -103,6 +114,8 @@ void dirq_put(struct call *c, struct inode **v, int n)
 	c->state = CALL_QUEUED;
 	pthread_mutex_lock(&q->lock);
 	c->number = number = q->last = atomic_fetch_add(&c->fs->numbers, 1) + 1;
+	if (!c->lease)
+		c->lease = q->lease;
 	c->keep = dirq_record(c, number, v, n);
 	list_add_tail(&q->queue, &c->link);
 	q->n++;
@@ -167,16 +180,23 @@ static bool pack(struct sent *b, struct call *c)
 	return true;
 }
 
-static struct call *take(struct dirq *q)
+/* The next call; with `lease` only one that was answered under that. */
+static struct call *take(struct dirq *q, uint64_t lease)
 {
-	struct list *l;
+	struct call *c = NULL;
 
 	pthread_mutex_lock(&q->lock);
-	l = list_pop(&q->queue);
-	if (l)
+	if (!list_empty(&q->queue)) {
+		c = list_entry(q->queue.next, struct call, link);
+		if (lease && c->lease != lease)
+			c = NULL;
+	}
+	if (c) {
+		list_del(&c->link);
 		q->n--;
+	}
 	pthread_mutex_unlock(&q->lock);
-	return l ? list_entry(l, struct call, link) : NULL;
+	return c;
 }
 
 static void batch_done(struct call *k, int err, struct rpc_msg *out);
@@ -188,7 +208,7 @@ static void batch_record(struct sent *b)
 
 	if (!k)
 		return;
-	*(struct kept_op *)k->data = (struct kept_op){.op = FS_BATCH, .n = b->n};
+	*(struct kept_op *)k->data = (struct kept_op){.op = FS_BATCH, .n = b->n, .server = b->s->index, .lease = b->lease};
 	keep_commit(k, KEEP_OP, b->call[0]->number | 1ull << 63);
 	b->keep = k;
 }
@@ -201,8 +221,9 @@ static void batch_send(struct server *s)
 	if (!b)
 		abort();
 	b->s = s;
-	while (b->n < BATCH_MAX && b->len < SEND_MAX && !(b->n && b->last == s->q.again_last) && (c = take(&s->q))) {
+	while (b->n < BATCH_MAX && b->len < SEND_MAX && !(b->n && b->last == s->q.again_last) && (c = take(&s->q, b->lease))) {
 		b->last = c->number;
+		b->lease = c->lease;
 		if (stillborn(c->ino) || stillborn(c->ino2))
 			call_end_queued(c, EIO, NULL);
 		else if (!pack(b, c))
@@ -220,10 +241,7 @@ static void batch_send(struct server *s)
 	k->arg = b;
 	k->bulk.iov_base = b->buf;
 	k->bulk.iov_len = b->len;
-	pthread_mutex_lock(&s->lock);
-	k->m.batch.server_epoch = s->epoch;
-	k->m.batch.lease_epoch = s->lease_epoch;
-	pthread_mutex_unlock(&s->lock);
+	k->m.batch.lease_epoch = b->lease;
 	k->m.batch.n = b->n;
 	k->seq_at = b->keep ? &((struct kept_op *)b->keep->data)->seq : &b->seq;
 	k->seq_again = s->q.again_seq;
@@ -291,12 +309,14 @@ static void one_done(struct sent *b, unsigned i, int err, const uint8_t *msg, ui
 		protobuf_c_message_free_unpacked(out.msg, NULL);
 }
 
-/* An open of the server's last life stopped it at record `from`: once recover.c has opened all files again the rest is sent anew. */
+/* An open of the server's last life stopped it at record `from`: once recover.c has opened all files again the rest is sent anew, under the leases it was answered under. */
 static void put_back(struct server *s, struct sent *b, unsigned from)
 {
 	struct dirq *q = &s->q;
 	struct stream *st = b->call[from]->st;
 	unsigned i;
+
+	b->call[from]->reopened++;
 
 	if (st) {
 		pthread_mutex_lock(&st->ino->lock);
@@ -338,6 +358,8 @@ static void batch_done(struct call *k, int err, struct rpc_msg *out)
 		at += one;
 		one_done(b, i, err ? err : e, msg, len);
 	}
+	if (!err && i < b->n && b->call[i]->reopened >= REOPEN_MAX) /* its file is gone: nobody can open it any more */
+		one_done(b, i++, EIO, NULL, 0);
 	if (!err && i < b->n) {
 		done = b->call[i]->number - 1;
 		put_back(s, b, i);
@@ -353,13 +375,12 @@ static void batch_end(struct sent *b, uint64_t done)
 	struct server *s = b->s;
 	unsigned i;
 
-	/* a spritefs that comes after us now asks for the answer again; after this it has what is left of the queue */
-	for (i = 0; i < b->n; i++)
-		if (b->keeps[i])
-			atomic_store(&((struct kept_op *)b->keeps[i]->data)->done, 1);
-	keep_free(b->keep);
+	/* a spritefs that comes after us now asks for the answer again; after this one store it has what is left of the queue */
+	if (b->keep)
+		atomic_store(&((struct kept_op *)b->keep->data)->done, done);
 	for (i = 0; i < b->n; i++)
 		keep_free(b->keeps[i]);
+	keep_free(b->keep);
 	free(b->buf);
 	free(b);
 	pthread_mutex_lock(&s->q.lock);
@@ -486,7 +507,7 @@ void dirq_discard(struct server *s)
 	unsigned n = 0;
 	uint64_t done = 0;
 
-	while ((c = take(&s->q))) {
+	while ((c = take(&s->q, 0))) {
 		done = c->number;
 		call_end_queued(c, EIO, NULL);
 		n++;

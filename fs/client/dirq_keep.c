@@ -26,7 +26,7 @@ struct keep *dirq_record(struct call *c, uint64_t number, struct inode **v, int 
 		return NULL;
 	x = (struct kept_op *)k->data;
 	*x = (struct kept_op){.op = c->op, .len = (uint32_t)len, .ino = c->ino->id, .ino2 = c->ino2 ? c->ino2->id : 0,
-		.child = c->child ? c->child->id : 0, .fh = c->st ? c->st->fh : 0, .unique = c->unique, .chunk = c->chunk_key};
+		.child = c->child ? c->child->id : 0, .fh = c->st ? c->st->fh : 0, .lease = c->lease, .unique = c->unique, .chunk = c->chunk_key};
 	for (i = 0; i < n; i++)
 		x->changes[i] = v[i]->id;
 	protobuf_c_message_pack(c->msg, x->msg);
@@ -127,14 +127,18 @@ static struct call *call_resume(struct fs *fs, struct keep *k)
 	return c;
 }
 
+/* Of a batch that was being sent. One that was answered has had its calls done: dirq_resume_begin(). */
 static void batch_resume(struct fs *fs, struct keep *k)
 {
 	struct kept_op *x = (struct kept_op *)k->data;
-	struct server *s;
+	struct server *s = NULL, *each;
 	struct call *c;
 	unsigned n = 0;
 
-	list_each(s, &fs->servers, link) {
+	list_each(each, &fs->servers, link)
+		if (each->index == x->server)
+			s = each;
+	if (s && !x->done)
 		list_each(c, &s->q.queue, link) {
 			if (!n && c->number != (k->key & ~BATCH))
 				continue;
@@ -142,16 +146,45 @@ static void batch_resume(struct fs *fs, struct keep *k)
 			if (++n == x->n)
 				break;
 		}
-		if (n)
-			break;
-	}
-	if (x->seq && n == x->n) {
+	if (n && x->seq && n == x->n) {
 		rpc_seq_hold(x->seq);
 		s->q.again_seq = x->seq;
 	} else if (n) {
 		s->q.again_last = 0;
 	}
 	keep_free(k);
+}
+
+static void done_note(void *arg, struct keep *k)
+{
+	const struct kept_op *x = (const struct kept_op *)k->data;
+	struct fs *fs = arg;
+	struct server *s;
+
+	if (!(k->key & BATCH) || !x->done)
+		return;
+	if (x->done > atomic_load(&fs->numbers))
+		atomic_store(&fs->numbers, x->done);
+	list_each(s, &fs->servers, link)
+		if (s->index == x->server && x->done > atomic_load(&s->q.done))
+			atomic_store(&s->q.done, x->done);
+}
+
+void dirq_resume_begin(struct fs *fs)
+{
+	keep_each(KEEP_OP, done_note, fs);
+}
+
+/* Was it part of a batch that was answered? */
+static bool op_done(struct fs *fs, const struct keep *k)
+{
+	struct inode *ino = inode_find(fs, ((const struct kept_op *)k->data)->ino);
+	struct server *s = ino && ino->dom ? ino->dom->server : NULL;
+	bool done = s && k->key <= atomic_load(&s->q.done);
+
+	if (ino)
+		inode_put(fs, ino);
+	return done;
 }
 
 void dirq_resume(struct fs *fs, struct keep *k)
@@ -168,7 +201,7 @@ void dirq_resume(struct fs *fs, struct keep *k)
 		if (hash_set_u64(&fs->old_ops, x->unique, copy, NULL) < 0)
 			free(copy);
 	}
-	c = atomic_load(&x->done) ? NULL : call_resume(fs, k);
+	c = op_done(fs, k) ? NULL : call_resume(fs, k);
 	if (!c) {
 		keep_free(k);
 		return;
@@ -177,6 +210,7 @@ void dirq_resume(struct fs *fs, struct keep *k)
 		atomic_store(&fs->numbers, k->key);
 	c->keep = k;
 	c->queued = true;
+	c->lease = x->lease;
 	c->state = CALL_QUEUED;
 	c->number = c->dom->server->q.last = k->key;
 	list_add_tail(&c->dom->server->q.queue, &c->link);

@@ -55,6 +55,7 @@ struct kept_lock {
 /* KEEP_CHUNK, by a number that grows with the order of writing */
 struct kept_chunk {
 	uint64_t ino, fh, off;
+	uint64_t lease;	      /* the lease_epoch under which it was written */
 	uint64_t seq;	      /* of the call that carries it, 0: not sent; in place */
 	_Atomic uint64_t len; /* in place */
 	uint32_t uid, gid, kill_suid;
@@ -71,8 +72,10 @@ struct kept_call {
 /* KEEP_OP, by number: a call in a dirq. With the highest bit set, by the first number of it: a batch that is being sent. */
 struct kept_op {
 	uint64_t seq;	       /* of a batch; in place; 0: not sent */
-	_Atomic uint32_t done; /* in place: it was executed, and nothing is to be learnt from the answer any more */
+	_Atomic uint64_t done; /* of a batch, in place: its server's calls up to this number were executed, and all that the answer says is noted */
 	uint32_t op, n, len;   /* n: how many are in the batch */
+	uint32_t server;       /* of a batch: index */
+	uint64_t lease;	       /* the lease_epoch under which it was answered */
 	uint64_t ino, ino2, child, fh, changes[4]; /* node ids; changes: what it concerns */
 	uint64_t unique;       /* of the request that it answers, 0: none */
 	uint64_t chunk;	       /* of a write: the key of its KEEP_CHUNK */

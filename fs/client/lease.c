@@ -466,7 +466,7 @@ void lease_drop_all(struct server *s, bool restarted, bool given_up)
 
 void lease_renewed(struct server *s, uint64_t sent, uint64_t epoch, uint64_t lease_epoch, uint32_t lease_ms)
 {
-	bool restarted, given_up, recovering;
+	bool restarted, given_up, ours;
 
 	pthread_mutex_lock(&s->lock);
 	restarted = s->epoch && s->epoch != epoch;
@@ -480,6 +480,7 @@ void lease_renewed(struct server *s, uint64_t sent, uint64_t epoch, uint64_t lea
 		s->lease_epoch = lease_epoch;
 	if (lease_ms)
 		s->lease_ms = lease_ms;
+	s->dropping += restarted || given_up;
 	pthread_mutex_unlock(&s->lock);
 	if (restarted || given_up) {
 		log_note("%s %s: caches are dropped, files are opened anew", s->name, restarted ? "was restarted" : "had given us up");
@@ -488,10 +489,16 @@ void lease_renewed(struct server *s, uint64_t sent, uint64_t epoch, uint64_t lea
 		recover_start(s);
 	}
 	pthread_mutex_lock(&s->lock);
+	s->dropping -= restarted || given_up;
 	server_note(s);
-	recovering = s->recovering;
+	if (!s->dropping) { /* what was answered under the old ones has their name by now */
+		pthread_mutex_lock(&s->q.lock);
+		s->q.lease = s->lease_epoch;
+		pthread_mutex_unlock(&s->q.lock);
+	}
+	ours = !s->recovering && !s->dropping;
 	pthread_mutex_unlock(&s->lock);
-	if (lease_ms && !recovering) {
+	if (lease_ms && ours) {
 		atomic_store(&s->valid_until, sent + lease_ms * 1000000ull);
 		atomic_store(&s->leasing, true);
 	}

@@ -50,6 +50,29 @@ static bool dir_is_ours(const struct inode *dir)
 	return (dir->lease & all) == all && dir->complete && dir->attr_known && (dirq_pending(dir) ? dir->guessed : dir->attr_valid);
 }
 
+/*
+ * With its lock: will the server, which knows users and groups alone, let them change names there? The kernel has let in more: who has CAP_DAC_OVERRIDE or
+ * CAP_FOWNER without being root. `victim`: what is to go, whose lock is held too; NULL: nothing.
+ */
+static bool may_change(const struct inode *dir, const Sprite__Fs__Cred *who, const struct inode *victim)
+{
+	const struct stat *a = dirq_pending(dir) && dir->guessed ? &dir->guess : &dir->attr;
+	bool in = who->gid == a->st_gid;
+	mode_t bits;
+	size_t i;
+
+	if (who->uid == 0)
+		return true;
+	for (i = 0; i < who->n_groups; i++)
+		in |= who->groups[i] == a->st_gid;
+	bits = who->uid == a->st_uid ? a->st_mode >> 6 : in ? a->st_mode >> 3 : a->st_mode;
+	if ((bits & 3) != 3)
+		return false;
+	if (!victim || !(a->st_mode & S_ISVTX) || who->uid == a->st_uid)
+		return true;
+	return victim->guessed && dirq_pending(victim) ? victim->guess.st_uid == who->uid : victim->attr_known && victim->attr.st_uid == who->uid;
+}
+
 /* With its lock, before the change is queued: as the directory will be. */
 static void dir_touch(struct inode *dir, int links)
 {
@@ -191,7 +214,7 @@ static bool create_put(struct call *c, const char *name)
 	inode_told(c->fs, c->child);
 	stream_told(c->st, c->unique);
 	dirq_lock(v, &n);
-	ours = dir_is_ours(c->ino) && names_id(c->ino, name) == 0;
+	ours = dir_is_ours(c->ino) && names_id(c->ino, name) == 0 && may_change(c->ino, &c->cred, NULL);
 	if (ours) {
 		names_set(c->ino, name, c->child->id);
 		ours = c->ino->complete;
@@ -335,7 +358,7 @@ bool here_remove(fuse_req_t req, struct inode *dir, const char *name, bool rmdir
 	v[0] = dir;
 	v[1] = victim;
 	dirq_lock(v, &n);
-	done = dir_is_ours(dir) && names_id(dir, name) == victim->id && may_go(victim, rmdir);
+	done = dir_is_ours(dir) && names_id(dir, name) == victim->id && may_go(victim, rmdir) && may_change(dir, &c->cred, victim);
 	if (done) {
 		names_set(dir, name, 0);
 		atomic_fetch_add(&dir->changes, 1);
@@ -394,7 +417,7 @@ bool here_rename(fuse_req_t req, struct inode *dir, const char *name, struct ino
 	dirq_lock(v, &n);
 	at = dir_is_ours(to_dir) ? names_id(to_dir, to_name) : NAMES_UNKNOWN;
 	done = dir_is_ours(dir) && names_id(dir, name) == file->id && file_is_ours(file) && at == (over ? over->id : 0) && over != file &&
-		(!over || file_is_ours(over));
+		(!over || file_is_ours(over)) && may_change(dir, &c->cred, file) && may_change(to_dir, &c->cred, over);
 	if (done) {
 		names_set(to_dir, to_name, file->id);
 		names_set(dir, name, 0);

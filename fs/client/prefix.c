@@ -263,7 +263,7 @@ void prefix_attached(struct fs *fs, struct domain *d, const Sprite__Fs__AttachRe
 	pthread_mutex_unlock(&fs->table_lock);
 	if (!s)
 		return;
-	lease_renewed(s, sent, rep->server_epoch, 0, rep->lease_ms);
+	lease_renewed(s, sent, rep->server_epoch, rep->lease_epoch, rep->lease_ms);
 	if (events_start(s) < 0)
 		log_warn("%s: no thread for its events", s->name);
 	if (!d->home)
@@ -604,7 +604,7 @@ static void server_resume(void *arg, struct keep *k)
 		abort(); /* the configuration has another root server than the mount */
 	s->keep = k;
 	s->epoch = x->epoch;
-	s->lease_epoch = x->lease_epoch;
+	s->lease_epoch = s->q.lease = x->lease_epoch;
 	s->recovered = x->recovered;
 	s->lease_ms = x->lease_ms;
 	atomic_store(&s->recalled_seq, x->recalled_seq);

@@ -143,6 +143,7 @@ int resume_tables(struct fs *fs, struct error *e)
 	keep_each(KEEP_STREAM, stream_one, r);
 	keep_each(KEEP_LOCK, lock_one, r);
 	keep_each(KEEP_CHUNK, chunk_one, r);
+	dirq_resume_begin(fs);
 	keep_each(KEEP_OP, op_one, r);
 	keep_each(KEEP_TAKEN, taken_one, r);
 	keep_each(KEEP_CALL, call_one, r);

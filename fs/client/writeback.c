@@ -44,6 +44,7 @@ struct chunk {
 	struct keep *keep; /* holds the data */
 	uint8_t *data;
 	void *buf;	   /* data lies in a request's buffer */
+	uint64_t lease; /* the lease_epoch that it was written under */
 	uint32_t uid, gid;
 	bool kill_suid, sealed;
 	uint64_t since;
@@ -133,7 +134,7 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 	struct list *l;
 	bool close_id;
 
-	if (!err && rep->size != k->len)
+	if (err == ESTALE || (!err && rep->size != k->len)) /* ESTALE: it came too late (fencing) */
 		err = EIO;
 	if (rep) {
 		lease_reply_begin(fs);
@@ -190,6 +191,7 @@ static void chunk_send(struct fs *fs, struct chunk *k, bool close)
 	c->m.write.offset = k->off;
 	c->m.write.kill_suid = k->kill_suid;
 	c->m.write.close = close;
+	c->m.write.lease_epoch = c->lease = k->lease;
 	c->bulk.iov_base = k->data;
 	c->bulk.iov_len = k->len;
 	c->arg = k;
@@ -258,7 +260,7 @@ static struct chunk *chunk_for(struct inode *ino, struct stream *st, uint64_t of
 	if (list_empty(&ino->dirty))
 		return NULL;
 	k = list_entry(ino->dirty.prev, struct chunk, link);
-	if (k->sealed || k->buf || k->st != st || k->uid != uid || k->gid != gid || k->kill_suid != kill || k->off + k->len != off ||
+	if (k->sealed || k->buf || k->st != st || k->lease != dirq_lease(ino->dom->server) || k->uid != uid || k->gid != gid || k->kill_suid != kill || k->off + k->len != off ||
 		k->len + len > CHUNK_MAX)
 		return NULL;
 	if (k->len + len > k->room) {
@@ -288,6 +290,7 @@ static struct chunk *chunk_new(struct inode *ino, struct stream *st, uint64_t of
 	k->st = st;
 	k->off = off;
 	k->since = clock_boot_ns();
+	k->lease = dirq_lease(ino->dom->server);
 	k->uid = uid;
 	k->gid = gid;
 	k->kill_suid = kill;
@@ -306,7 +309,7 @@ static struct chunk *chunk_new(struct inode *ino, struct stream *st, uint64_t of
 		k->room = k->keep->room - sizeof(struct kept_chunk);
 		k->data = k->keep->data + sizeof(struct kept_chunk);
 	}
-	*kept(k) = (struct kept_chunk){.ino = ino->id, .fh = st->fh, .off = off, .uid = uid, .gid = gid, .kill_suid = kill,
+	*kept(k) = (struct kept_chunk){.ino = ino->id, .fh = st->fh, .off = off, .lease = k->lease, .uid = uid, .gid = gid, .kill_suid = kill,
 		.data = (uint32_t)(k->data - k->keep->data)};
 	atomic_store(&kept(k)->len, k->len);
 	return k;
@@ -355,6 +358,7 @@ void wb_resume(struct fs *fs, struct inode *ino, struct stream *st, struct keep 
 	k->off = x->off;
 	k->len = k->room = x->len;
 	k->data = rec->data + x->data;
+	k->lease = x->lease;
 	k->uid = x->uid;
 	k->gid = x->gid;
 	k->kill_suid = x->kill_suid;

@@ -17,10 +17,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include "conf/clock.h"
 #include "fs/server/lease.h"
 #include "fs/server/recover.h"
 #include "fs/server/ops.h"
+
+#define ANSWER_MAX 2048u /* what one part may answer: two handles, two sets of attributes */
 
 struct made {
 	int err;
@@ -122,23 +123,31 @@ static void made_note(struct made *m, enum fs_op method, int err, const Protobuf
 	}
 }
 
-static bool answer_put(struct batch *b, int err, const ProtobufCMessage *out)
+/* Before anything is done: what was done and cannot be answered would be done again. */
+static bool answer_room(struct batch *b)
+{
+	size_t room = b->room * 2 + ANSWER_MAX;
+	uint8_t *p;
+
+	if (b->room - b->out_len >= BATCH_REP_HEAD + ANSWER_MAX)
+		return true;
+	p = realloc(b->out, room);
+	if (!p)
+		return false;
+	b->out = p;
+	b->room = room;
+	return true;
+}
+
+static void answer_put(struct batch *b, int err, const ProtobufCMessage *out)
 {
 	size_t len = !err && out ? protobuf_c_message_get_packed_size(out) : 0;
 
-	if (b->room - b->out_len < BATCH_REP_HEAD + len) {
-		size_t room = b->room * 2 + BATCH_REP_HEAD + len;
-		uint8_t *p = realloc(b->out, room);
-
-		if (!p)
-			return false;
-		b->out = p;
-		b->room = room;
-	}
+	if (len > ANSWER_MAX)
+		abort();
 	b->out_len += batch_answer_put(b->out + b->out_len, err, (uint32_t)len);
 	if (len)
 		b->out_len += protobuf_c_message_pack(out, b->out + b->out_len);
-	return true;
 }
 
 static void part_clear(struct batch *b)
@@ -158,6 +167,10 @@ static struct op *part_next(struct batch *b)
 
 	b->at += len;
 	b->next++;
+	if (!answer_room(b)) { /* the client sends it, and what follows, again */
+		b->stop = true;
+		return NULL;
+	}
 	memset(&b->part, 0, sizeof(b->part));
 	b->part.msg = len ? protobuf_c_message_unpack(fs_methods[r.method].in, NULL, r.msg_len, r.msg) : NULL;
 	if (!b->part.msg) {
@@ -178,8 +191,11 @@ static struct op *part_next(struct batch *b)
 	}
 	o = err ? NULL : op_new(b->o->d, b->o->rq, r.method, client_ref(b->o->client));
 	if (!o) {
-		b->made[b->next - 1].err = err ? err : ENOMEM;
-		b->stop = !answer_put(b, err ? err : ENOMEM, NULL);
+		b->stop = !err || err == ENOMEM; /* nothing was done: to be sent again */
+		if (!b->stop) {
+			b->made[b->next - 1].err = err;
+			answer_put(b, err, NULL);
+		}
 		part_clear(b);
 		return NULL;
 	}
@@ -221,6 +237,8 @@ static int create_again(struct op *o, const Sprite__Fs__CreateReq *in, const str
 			lease_open(o->d, f);
 			open_put(f);
 		}
+		if (r < 0 && r != -ENOENT && r != -ESTALE) /* no descriptor left: what needs the open ends the batch, and the client opens it again */
+			rep.open = o->d->opens.none;
 	}
 	return op_done(o, &rep.base);
 }
@@ -326,8 +344,7 @@ void batch_answer(struct op *o, int err, const ProtobufCMessage *out)
 	} else {
 		made_note(&b->made[o->index], o->method, err, out);
 		op_note_done(o, err, b->made[o->index].handle, b->made[o->index].handle_len);
-		if (!answer_put(b, err, out))
-			b->stop = true;
+		answer_put(b, err, out);
 	}
 	part_clear(b);
 	if (atomic_fetch_sub(&b->turn, 1) == 1)
@@ -342,7 +359,7 @@ int op_batch(struct op *o, const ProtobufCMessage *m)
 	if (!in->n || in->n > BATCH_MAX || o->in->bulk_len > BATCH_BYTES)
 		return -EINVAL;
 	/* fencing: what was done under leases that have been broken since must not come late */
-	if (in->server_epoch == clock_epoch() ? in->lease_epoch != o->client->id : !recover_may_repeat(o))
+	if (!recover_may_write(o, in->lease_epoch))
 		return -ESTALE;
 	b = calloc(1, sizeof(*b));
 	if (!b)

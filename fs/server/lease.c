@@ -10,9 +10,22 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
+#include <sys/ioctl.h>
+#include <sys/vfs.h>
 #include <sys/xattr.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
+
+#ifndef NTFS3_MAGIC
+#define NTFS3_MAGIC 0x7366746e
+#endif
+#ifndef HFSPLUS_MAGIC
+#define HFSPLUS_MAGIC 0x482b
+#endif
 
 #define RUNNERS 4
 
@@ -229,7 +242,32 @@ uint32_t lease_exclusive(const struct export *ex)
 	return c->root_squash ? 1 : 2;
 }
 
-bool lease_may_exclude(const struct object *dir)
+static bool kernel_folds;
+static pthread_once_t asked = PTHREAD_ONCE_INIT;
+
+static void ask_kernel(void)
+{
+	kernel_folds = access("/sys/fs/ext4/features/casefold", F_OK) == 0 || access("/sys/fs/f2fs/features/casefold", F_OK) == 0 ||
+		access("/sys/fs/tmpfs/features/casefold", F_OK) == 0;
+}
+
+/* Does one change of a name in this directory concern names of other spellings? Then nobody can be told of it by name. */
+static bool names_fold(const struct object *dir)
+{
+	_cleanup_close_ int fd = -1;
+	struct statfs s;
+	int flags = 0;
+
+	pthread_once(&asked, ask_kernel);
+	if (fstatfs(dir->fd, &s) < 0 || s.f_type == MSDOS_SUPER_MAGIC || s.f_type == EXFAT_SUPER_MAGIC || s.f_type == NTFS3_MAGIC || s.f_type == HFSPLUS_MAGIC)
+		return true;
+	if (!kernel_folds)
+		return false;
+	fd = open(op_path(dir->fd).s, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd >= 0 && ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0 && (flags & FS_CASEFOLD_FL);
+}
+
+static bool lease_may_exclude(const struct object *dir)
 {
 	struct op_path p = op_path(dir->fd);
 	struct statx sx;
@@ -239,16 +277,20 @@ bool lease_may_exclude(const struct object *dir)
 		getxattr(p.s, "system.posix_acl_access", NULL, 0) < 0 && getxattr(p.s, "system.posix_acl_default", NULL, 0) < 0;
 }
 
+uint32_t lease_dir_bits(const struct object *dir, uint64_t want)
+{
+	if (names_fold(dir))
+		return CS_ATTR;
+	return CS_ATTR | CS_NAMES | ((want & CS_WRITE) && lease_may_exclude(dir) ? CS_WRITE : 0);
+}
+
 uint32_t lease_grant_dir(struct op *o, const struct object *dir, ProtobufCBinaryData handle, uint64_t want, uint64_t *seq)
 {
-	uint32_t bits = CS_NAMES | CS_ATTR;
 	struct stat st;
 
 	if (dir->ex->conf->home || !atomic_load(&o->client->leases) || fstat(dir->fd, &st) < 0)
 		return 0;
-	if ((want & CS_WRITE) && lease_may_exclude(dir))
-		bits |= CS_WRITE;
-	return lease_grant(o, dir->ex, lease_key(&st), handle, bits, false, seq);
+	return lease_grant(o, dir->ex, lease_key(&st), handle, lease_dir_bits(dir, want), false, seq);
 }
 
 void lease_open(struct fsd *d, struct open *f)

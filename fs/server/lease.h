@@ -57,8 +57,8 @@ uint32_t lease_grant(struct op *o, const struct export *ex, struct cs_key key, P
  * make names there: nothing but the mode decides, and nobody else has anything of the directory.
  */
 uint32_t lease_grant_dir(struct op *o, const struct object *dir, ProtobufCBinaryData handle, uint64_t want, uint64_t *seq);
-/* Does nothing but its mode decide who may make names in it? */
-bool lease_may_exclude(const struct object *dir);
+/* What may be had of it: no NAMES where names that differ mean the same, no WRITE where more than its mode decides who may make names in it. */
+uint32_t lease_dir_bits(const struct object *dir, uint64_t want);
 /* AttachRep.exclusive of an export. */
 uint32_t lease_exclusive(const struct export *ex);
 

@@ -14,7 +14,7 @@ void openstate_init(struct openstate *t)
 	memset(t, 0, sizeof(*t));
 	pthread_mutex_init(&t->lock, NULL);
 	t->max = CLIENT_MAX_OPENS;
-	t->next_id = clock_epoch() << 24; /* an id of an earlier run is unknown, never another file */
+	t->next_id = t->none = clock_epoch() << 24; /* an id of an earlier run is unknown, never another file */
 }
 
 void open_put(struct open *o)

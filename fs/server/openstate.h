@@ -49,6 +49,7 @@ struct openstate {
 	pthread_mutex_t lock;
 	struct hash by_id;
 	uint64_t next_id;
+	uint64_t none; /* no open has this id */
 	int max; /* of one host */
 	void (*closed)(void *arg, struct open *o); /* before the last reference goes */
 	void *closed_arg;

@@ -137,6 +137,7 @@ int op_attach(struct op *o, const ProtobufCMessage *m)
 	rep.exclusive = lease_exclusive(ex);
 	rep.server_epoch = clock_epoch();
 	rep.lease_ms = (uint32_t)(CLIENT_TERM_NS / 1000000);
+	rep.lease_epoch = o->client->id;
 	return op_done(o, &rep.base);
 }
 

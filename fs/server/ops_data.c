@@ -12,6 +12,7 @@
 #include "fs/server/lease.h"
 #include "fs/server/mounts.h"
 #include "fs/server/ops.h"
+#include "fs/server/recover.h"
 
 #define COPY_MAX (64u << 20) /* per call, so that a caller is not kept for long */
 
@@ -251,7 +252,7 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 		return op_done(o, &rep.base);
 	if (!f)
 		return r;
-	r = in->offset > INT64_MAX ? -EFBIG : write_begin(o, f, in->cred);
+	r = in->lease_epoch && !recover_may_write(o, in->lease_epoch) ? -ESTALE : in->offset > INT64_MAX ? -EFBIG : write_begin(o, f, in->cred);
 	if (r == 0) {
 		memcpy(v, msg->iov, (size_t)msg->niov * sizeof(v[0]));
 		rep.offset = in->offset;

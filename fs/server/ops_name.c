@@ -114,7 +114,7 @@ static uint32_t made_want(const struct object *child, const struct stat *st, uin
 {
 	if (!S_ISDIR(st->st_mode))
 		return op_want(st);
-	return CS_ATTR | CS_NAMES | (lease_may_exclude(child) ? (uint32_t)want & CS_WRITE : 0);
+	return lease_dir_bits(child, want);
 }
 
 int op_make(struct op *o, const ProtobufCMessage *m)

@@ -16,12 +16,18 @@
 #include "conf/log.h"
 #include "fs/server/lease.h"
 
+#define LEASES_MAX 8 /* restarts in the middle of one recovery; older ones are refused */
+
 /* One line of the list. */
 struct known {
 	struct list link;
 	char *peer, *instance;
 	uint64_t epoch;
 	bool now; /* of this run; else of the last one, waited for in grace */
+	/* lease epochs whose changes it may still bring: of this run, and of those before it in which it was cut short. The last is of this run if `here` */
+	uint64_t lease[LEASES_MAX];
+	unsigned nleases;
+	bool here;
 };
 
 struct recover {
@@ -60,6 +66,23 @@ static struct known *known_add(struct recover *r, const char *peer, uint64_t epo
 	return k;
 }
 
+/* It is here now, as the client of that number. */
+static void known_here(struct known *k, uint64_t id)
+{
+	if (k->nleases == LEASES_MAX)
+		memmove(&k->lease[0], &k->lease[1], --k->nleases * sizeof(k->lease[0]));
+	k->lease[k->nleases++] = id;
+	k->here = true;
+}
+
+/* It has brought all that it had from before. */
+static void known_clean(struct known *k)
+{
+	k->lease[0] = k->lease[k->nleases - 1];
+	k->nleases = 1;
+	k->now = true;
+}
+
 static struct known *known_find(struct recover *r, const struct client *c)
 {
 	struct known *k;
@@ -80,9 +103,14 @@ static int list_save(struct recover *r)
 	struct known *k;
 	int err = 0;
 
-	list_each(k, &r->known, link)
-		json_array_append_new(rows,
-			json_pack("{s:s,s:I,s:s}", "host", k->peer, "epoch", (json_int_t)k->epoch, "instance", k->instance));
+	list_each(k, &r->known, link) {
+		json_t *leases = json_array();
+
+		for (unsigned i = 0; i < k->nleases; i++)
+			json_array_append_new(leases, json_integer((json_int_t)k->lease[i]));
+		json_array_append_new(rows, json_pack("{s:s,s:I,s:s,s:o}", "host", k->peer, "epoch", (json_int_t)k->epoch, "instance", k->instance,
+						    "leases", leases));
+	}
 	snprintf(tmp, sizeof(tmp), "%s.new", r->path);
 	fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	if (fd < 0 || json_dumpfd(rows, fd, 0) < 0 || fsync(fd) < 0 || rename(tmp, r->path) < 0) {
@@ -101,11 +129,20 @@ static size_t list_load(struct recover *r)
 	json_array_foreach(rows, i, row)
 	{
 		const char *host, *instance;
+		json_t *leases = NULL, *one;
 		json_int_t epoch;
+		struct known *k;
+		size_t l;
 
-		if (json_unpack(row, "{s:s,s:I,s:s}", "host", &host, "epoch", &epoch, "instance", &instance) == 0 &&
-			known_add(r, host, (uint64_t)epoch, instance, false))
-			n++;
+		if (json_unpack(row, "{s:s,s:I,s:s,s?o}", "host", &host, "epoch", &epoch, "instance", &instance, "leases", &leases) < 0)
+			continue;
+		k = known_add(r, host, (uint64_t)epoch, instance, false);
+		if (!k)
+			continue;
+		n++;
+		json_array_foreach(leases, l, one)
+			if (k->nleases < LEASES_MAX)
+				k->lease[k->nleases++] = (uint64_t)json_integer_value(one);
 	}
 	json_decref(rows);
 	return n;
@@ -162,7 +199,9 @@ static void grace_check(struct recover *r, uint64_t now, struct list *run)
 	if (left)
 		log_warn("%zu clients of the last run did not come back", left);
 	list_each_safe(k, next, &r->known, link)
-		if (!k->now)
+		if (k->here) /* also who was late: it holds what it has reclaimed */
+			known_clean(k);
+		else
 			known_free(k);
 	r->grace = false;
 	list_save(r);
@@ -188,13 +227,20 @@ int recover_note(struct fsd *d, struct client *c)
 	pthread_mutex_lock(&r->lock);
 	k = known_find(r, c);
 	if (k) {
-		atomic_store(&c->noted, true);
+		if (!k->here) { /* before anything is done under its new leases */
+			known_here(k, c->id);
+			err = list_save(r);
+		}
+		atomic_store(&c->noted, err == 0);
 	} else {
 		/* another life of the same mount: the old one will not come back */
 		list_each_safe(k, next, &r->known, link)
 			if (c->instance[0] && !strcmp(k->peer, c->peer) && !strcmp(k->instance, c->instance))
 				known_free(k);
-		err = known_add(r, c->peer, c->epoch, c->instance, true) ? list_save(r) : -ENOMEM;
+		k = known_add(r, c->peer, c->epoch, c->instance, true);
+		if (k)
+			known_here(k, c->id);
+		err = k ? list_save(r) : -ENOMEM;
 		atomic_store(&c->noted, err == 0);
 		grace_check(r, clock_boot_ns(), &run);
 	}
@@ -213,6 +259,10 @@ void recover_forget(struct fsd *d, struct client *c)
 	if (k && k->now) {
 		known_free(k);
 		list_save(r);
+	} else if (k && k->here) { /* in grace: waited for all the same, but without what it had */
+		k->here = false;
+		k->nleases = 0;
+		list_save(r);
 	}
 	pthread_mutex_unlock(&r->lock);
 }
@@ -225,8 +275,12 @@ void recover_done(struct fsd *d, struct client *c)
 
 	pthread_mutex_lock(&r->lock);
 	k = known_find(r, c);
-	if (k)
-		k->now = true;
+	if (k && !k->here)
+		known_here(k, c->id);
+	if (k && (!k->now || k->nleases > 1)) {
+		known_clean(k);
+		list_save(r);
+	}
 	grace_check(r, clock_boot_ns(), &run);
 	pthread_mutex_unlock(&r->lock);
 	run_all(d, &run);
@@ -279,13 +333,19 @@ bool recover_park(struct op *o)
 	return kept;
 }
 
-bool recover_may_repeat(struct op *o)
+bool recover_may_write(struct op *o, uint64_t lease_epoch)
 {
 	struct recover *r = o->d->recover;
-	bool may;
+	bool may = lease_epoch == o->client->id;
+	struct known *k;
+	unsigned i;
 
+	if (may)
+		return true;
 	pthread_mutex_lock(&r->lock);
-	may = r->grace && known_find(r, o->client);
+	k = r->grace ? known_find(r, o->client) : NULL;
+	for (i = 0; k && i < k->nleases; i++)
+		may |= k->lease[i] == lease_epoch;
 	pthread_mutex_unlock(&r->lock);
 	return may;
 }

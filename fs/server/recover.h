@@ -25,8 +25,11 @@ void recover_forget(struct fsd *d, struct client *c);
 void recover_done(struct fsd *d, struct client *c);
 /* True: the operation was kept and will be run when grace is over. */
 bool recover_park(struct op *o);
-/* Grace lasts and this client is waited for: what it did under leases of the last run may still be done. */
-bool recover_may_repeat(struct op *o);
+/*
+ * Fencing: may what this client did under the leases of `lease_epoch`, and answered, still be done? Under those it has now, yes; under those of a run before this
+ * one while grace lasts, if it has had them, and not sent all since.
+ */
+bool recover_may_write(struct op *o, uint64_t lease_epoch);
 bool recover_in_grace(struct fsd *d);
 /* The server stops: what waits is answered ESTALE (into the void: its callers ask the next run). */
 void recover_abandon(struct fsd *d);

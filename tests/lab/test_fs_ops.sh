@@ -89,6 +89,10 @@ refused "nor pass a closed directory" 1 'Permission denied' as guest ws2 cat $D/
 refused "nor remove it from a sticky directory" 1 'not permitted|denied' as guest ws2 rm -f $D/secret
 refused "nor change its mode" 1 'not permitted' as guest ws2 chmod 777 $D/secret
 same "a supplementary group counts" ok "$(sh_on ws1 "echo g >$D/grp; chown 0:1002 $D/grp; chmod 640 $D/grp"; as guest ws2 sh -c "grep -q g $D/grp && echo ok")"
+# of capabilities the server knows nothing: what it will refuse is not answered before it was asked
+sh_on ws1 "mkdir -m 755 $D/cap; echo 1 >$D/cap/a; ls $D/cap" >/dev/null
+refused "CAP_DAC_OVERRIDE without root makes no name" 1 'Permission denied' sh_on ws1 "setpriv --reuid 1000 --regid 1000 --clear-groups --inh-caps +dac_override --ambient-caps +dac_override touch $D/cap/b"
+refused "nor does CAP_FOWNER take one out of a sticky directory" 1 'not permitted|denied' sh_on ws1 "chmod 1777 $D/cap; sync $D/cap; ls $D/cap >/dev/null; setpriv --reuid 1000 --regid 1000 --clear-groups --inh-caps +fowner --ambient-caps +fowner rm -f $D/cap/a"
 # programs
 check "tar there and back" sh_on ws1 "tar cf - -C /usr/share/doc/ bash | tar xf - -C $D && diff -r --no-dereference /usr/share/doc/bash $D/bash"
 check "another node finds the same tree" sh_on ws3 "diff -r --no-dereference /usr/share/doc/bash $D/bash"
