@@ -84,8 +84,8 @@ static void replay(void *arg, json_t *r)
 		guest_replay(m, r);
 	else if (!strcmp(t, "heard"))
 		guest_replay_heard(m, r);
-	else if (!strcmp(t, "sig"))
-		json_array_append(m->replay_signals, r);
+	else if (!strcmp(t, "sig") || !strcmp(t, "rep") || !strcmp(t, "call"))
+		json_array_append(m->replay_later, r);
 	else if (!strcmp(t, "away") || !strcmp(t, "move") || !strcmp(t, "commit"))
 		home_replay(m, r);
 }
@@ -131,11 +131,11 @@ int context_start(struct migd *m, struct error *e)
 	if (asprintf(&journal, "%s/migd.journal", m->conf->state_dir) < 0 || asprintf(&sock, "%s/migd.sock", m->conf->run_dir) < 0)
 		return error_set(e, ENOMEM, "out of memory");
 	/* Nobody may ask before we know again what we hold. */
-	m->replay_signals = json_array();
+	m->replay_later = json_array();
 	err = journal_open(journal, replay, m, &m->journal, e);
 	if (!err)
 		homes_replayed(m);
-	json_decref(m->replay_signals);
+	json_decref(m->replay_later);
 	if (!err && access_start(m->access))
 		err = error_set(e, EAGAIN, "no thread for the grants on this host's files");
 	if (!err && owner_open(m, &m->owner, e))
@@ -161,11 +161,11 @@ void context_close(struct migd *m)
 	if (m->server)
 		rpc_server_stop(m->server);
 	master_close(m->master);
-	owner_close(m->owner);
-	office_free(m->office);
 	stats_close(m->stats);
 	if (families_alive(m->families))
 		return; /* the rest is in use by actors of families that live on without us, until the process is gone */
+	owner_close(m->owner);
+	office_free(m->office);
 	access_close(m->access);
 	views_close(m->views);
 	hosts_close(m->hosts);

@@ -28,7 +28,7 @@ struct migd {
 	struct rpc_server *server;
 	struct local_server *ctl;
 	struct journal *journal;
-	json_t *replay_signals; /* while the journal is replayed: what hollows had been sent, for families that are known when it has been read */
+	json_t *replay_later; /* while the journal is replayed: signals, reports and calls of families that are known when it has been read */
 	struct hosts *hosts;	   /* who else there is */
 	struct families *families; /* who is away from here, and who is here as a guest */
 	struct access *access;	   /* who may get at this host's files */

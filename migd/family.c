@@ -111,7 +111,7 @@ static void family_free(struct family *f)
 	pthread_cond_destroy(&f->changed);
 	pthread_mutex_destroy(&f->lock);
 	free(f->members);
-	free(f->calls_done);
+	free(f->calls);
 	free(f->replay_state);
 	free(f);
 }

@@ -86,7 +86,7 @@ struct family {
 	uint64_t frozen_ns;   /* how long the last move froze it */
 	char last_error[480]; /* why the last attempt failed */
 
-	struct calls_done *calls_done; /* home: forward.c */
+	struct calls *calls; /* home: forward.c */
 
 	struct relay_hub *relays; /* has its own lock */
 	struct outbox *outbox;	  /* likewise */

@@ -4,24 +4,34 @@
  *
  * Guest host: a thread a call, since the family's actor may just be waiting for the caller to stop (a freeze). It asks until it has an answer; a home that cannot be
  * reached for PATIENCE_S is EHOSTDOWN to the caller, and the call may or may not have been made, as with any lost link.
- * Home: the actor makes the call in the hollow. While the family is on its way the hollows are not to be had: then a thread with the family's ids makes it. Which of the
- * two does is decided by one compare-and-swap. What was answered is remembered (DONE calls): a call that is asked again is not made again.
+ * Home: the actor makes the call in the hollow. While the family is on its way the hollows are not to be had: then a process with the family's ids makes it. Which of the
+ * two does is decided by one compare-and-swap.
  *
- * Locking: f->lock for the remembered answers.
+ * Once: the home keeps the last PLACES calls by their id. One that is asked again while it is being made waits for that; one that was made is answered again. What
+ * does harm when it is done twice (a signal) is in the journal before it is made, and its result before it is answered. A migd that finds only the first of the two
+ * cannot know whether it was made: it does not make it, and answers EHOSTDOWN.
+ *
+ * Locking: f->lock for the places.
  */
 #include "migd/forward.h"
 #include <errno.h>
-#include <grp.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "migd/engine/aim.h"
 #include "migd/hosts.h"
+#include "migd/journal.h"
 
-enum { CALL_MS = 3000, AGAIN_US = 20000, PATIENCE_S = 15, ACTOR_MS = 50, DONE = 64 };
+enum { CALL_MS = 3000, AGAIN_US = 20000, PATIENCE_S = 15, ACTOR_MS = 50, CHILD_MS = 2000, PLACES = 64 };
 
 /* ---- guest host ---- */
 
@@ -104,8 +114,15 @@ void forward_call(struct family *f, const struct eng_foreign *c)
 
 /* ---- home ---- */
 
-struct calls_done {
-	struct eng_foreign c[DONE];
+struct place {
+	uint64_t id; /* 0: free */
+	pid_t pid;
+	int nr;
+	struct making *made_by; /* under way, with a reference; NULL: `c` is the answer */
+	struct eng_foreign c;
+};
+struct calls {
+	struct place place[PLACES]; /* f->lock */
 	unsigned next;
 };
 
@@ -136,42 +153,83 @@ static bool claim(struct making *k)
 	return atomic_compare_exchange_strong(&k->claimed, &nobody, 1);
 }
 
+static void set_done(struct making *k, int err)
+{
+	pthread_mutex_lock(&k->lock);
+	k->err = err;
+	k->done = true;
+	pthread_cond_broadcast(&k->cond);
+	pthread_mutex_unlock(&k->lock);
+}
+
 static int actor_make(struct family *f, void *arg)
 {
 	struct making *k = arg;
 
-	if (claim(k)) {
-		int err = f->eng ? eng_hollow_call(f->eng, &k->c) : -EAGAIN;
-
-		pthread_mutex_lock(&k->lock);
-		k->err = err;
-		k->done = true;
-		pthread_cond_broadcast(&k->cond);
-		pthread_mutex_unlock(&k->lock);
-	}
+	if (claim(k))
+		set_done(k, f->eng ? eng_hollow_call(f->eng, &k->c) : -EAGAIN);
 	making_put(k);
 	return 0;
 }
 
-/* This thread becomes the family's user for good (raw calls: of this thread alone) and makes the call. */
-static void make_as_user(struct making *k)
+struct made {
+	int64_t ret;
+	uint8_t out[FOREIGN_MAX];
+};
+
+/* In a process of its own: becomes the family's user and makes the call. Raw calls: nobody else of our threads lives here. */
+static void child_main(const struct family *f, struct eng_foreign *c, int answer)
 {
-	struct eng_foreign *c = &k->c;
+	struct made m = { .ret = -EPERM };
 	uint64_t a[6];
-	gid_t gid = k->f->gid;
+	gid_t gid = f->gid;
 
 	memcpy(a, c->arg, sizeof(a));
 	if (c->in_arg >= 0)
 		a[c->in_arg] = (uintptr_t)c->in;
 	if (c->out_arg >= 0)
-		a[c->out_arg] = (uintptr_t)c->out;
-	if (syscall(SYS_setgroups, 1, &gid) || syscall(SYS_setresgid, gid, gid, gid) || syscall(SYS_setresuid, k->f->uid, k->f->uid, k->f->uid)) {
-		c->ret = -EPERM;
-		return;
+		a[c->out_arg] = (uintptr_t)m.out;
+	if (!syscall(SYS_setgroups, 1, &gid) && !syscall(SYS_setresgid, gid, gid, gid) && !syscall(SYS_setresuid, f->uid, f->uid, f->uid) &&
+		!prctl(PR_SET_DUMPABLE, 0) && !prctl(PR_SET_PDEATHSIG, SIGKILL)) { /* not this user's to look into; nor does it stay when we die */
+		m.ret = syscall(c->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+		if (m.ret < 0)
+			m.ret = -errno;
 	}
-	c->ret = syscall(c->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
-	if (c->ret < 0)
-		c->ret = -errno;
+	_exit(write(answer, &m, sizeof(m)) != sizeof(m));
+}
+
+/*
+ * No thread of ours does it: whoever may send that user signals could end this daemon with one. A child that is killed or stopped meanwhile leaves open whether the
+ * call was made.
+ */
+static void make_as_user(struct making *k)
+{
+	struct pollfd p = { .events = POLLIN };
+	struct eng_foreign *c = &k->c;
+	struct made m;
+	int pipe[2];
+	pid_t pid;
+
+	c->ret = -EHOSTDOWN;
+	if (pipe2(pipe, O_CLOEXEC))
+		return;
+	aim_hold();
+	pid = _Fork();
+	if (!pid)
+		child_main(k->f, c, pipe[1]);
+	aim_let_go();
+	close(pipe[1]);
+	p.fd = pipe[0];
+	if (pid > 0 && poll(&p, 1, CHILD_MS) == 1 && read(pipe[0], &m, sizeof(m)) == sizeof(m)) {
+		c->ret = m.ret;
+		memcpy(c->out, m.out, c->out_len);
+	}
+	close(pipe[0]);
+	if (pid > 0) {
+		kill(pid, SIGKILL);
+		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+			;
+	}
 }
 
 static bool wait_done(struct making *k, int ms)
@@ -191,36 +249,134 @@ static bool wait_done(struct making *k, int ms)
 	return done;
 }
 
-static void remember(struct family *f, const struct eng_foreign *c)
+/* Does it do harm when it is made twice? */
+static bool once_only(int nr)
 {
-	pthread_mutex_lock(&f->lock);
-	if (!f->calls_done)
-		f->calls_done = calloc(1, sizeof(*f->calls_done));
-	if (f->calls_done)
-		f->calls_done->c[f->calls_done->next++ % DONE] = *c;
-	pthread_mutex_unlock(&f->lock);
+	return nr == SYS_kill || nr == SYS_tkill || nr == SYS_tgkill || nr == SYS_rt_sigqueueinfo || nr == SYS_rt_tgsigqueueinfo;
 }
 
-static bool recall(struct family *f, struct eng_foreign *c)
+/* f->lock held. c NULL: it was not made, and may be asked for again; made: its result is known. */
+static void note(struct family *f, unsigned at, const struct eng_foreign *c, bool made)
 {
-	bool found = false;
+	json_t *r;
+
+	if (f->dead)
+		return;
+	r = journal_record("call", f->id, f->gen);
+	json_object_set_new(r, "place", json_integer(at));
+	json_object_set_new(r, "id", json_integer(c ? (json_int_t)c->id : 0));
+	json_object_set_new(r, "pid", json_integer(c ? c->pid : 0));
+	json_object_set_new(r, "nr", json_integer(c ? c->nr : 0));
+	if (made)
+		json_object_set_new(r, "ret", json_integer(c->ret));
+	if (journal_note(f->m->journal, r))
+		log_warn("family %s: the journal cannot be written: a call may be made twice if migd dies now", f->id);
+}
+
+void forward_replay(struct family *f, const json_t *r)
+{
+	json_int_t at = json_integer_value(json_object_get(r, "place"));
+	const json_t *ret = json_object_get(r, "ret");
+	struct place *p;
+
+	if (!f->calls)
+		f->calls = calloc(1, sizeof(*f->calls));
+	if (!f->calls || at < 0 || at >= PLACES)
+		return;
+	p = &f->calls->place[at];
+	*p = (struct place){ .id = (uint64_t)json_integer_value(json_object_get(r, "id")), .pid = (pid_t)json_integer_value(json_object_get(r, "pid")),
+		.nr = (int)json_integer_value(json_object_get(r, "nr")) };
+	p->c.ret = ret ? json_integer_value(ret) : -EHOSTDOWN;
+	f->calls->next = (unsigned)at + 1;
+}
+
+static struct place *place_of(struct calls *t, const struct eng_foreign *c)
+{
+	for (unsigned i = 0; i < PLACES; i++)
+		if (t->place[i].id == c->id && t->place[i].pid == c->pid && t->place[i].nr == c->nr)
+			return &t->place[i];
+	return NULL;
+}
+
+static struct place *place_free(struct calls *t)
+{
+	for (unsigned i = 0; i < PLACES; i++) {
+		struct place *p = &t->place[t->next++ % PLACES];
+
+		if (!p->made_by)
+			return p;
+	}
+	return NULL;
+}
+
+static void answer_from(struct eng_foreign *to, const struct eng_foreign *from)
+{
+	to->ret = from->ret;
+	memcpy(to->out, from->out, to->out_len);
+}
+
+/* 0: answered already, in k->c. 1: *other is making it, with a reference. 2: *mine is the place for this one, which is to be made. */
+static int look_up(struct making *k, struct making **other, struct place **mine)
+{
+	struct family *f = k->f;
+	struct place *p;
+	int what = -EAGAIN;
 
 	pthread_mutex_lock(&f->lock);
-	for (unsigned i = 0; f->calls_done && i < DONE && !found; i++) {
-		const struct eng_foreign *d = &f->calls_done->c[i];
-
-		found = d->id == c->id && d->pid == c->pid && d->nr == c->nr;
-		if (found)
-			*c = *d;
+	if (!f->calls)
+		f->calls = calloc(1, sizeof(*f->calls));
+	p = f->calls ? place_of(f->calls, &k->c) : NULL;
+	if (p && p->made_by) {
+		*other = p->made_by;
+		atomic_fetch_add(&p->made_by->refs, 1);
+		what = 1;
+	} else if (p) {
+		answer_from(&k->c, &p->c);
+		what = 0;
+	} else if (f->calls && (p = place_free(f->calls))) {
+		*p = (struct place){ k->c.id, k->c.pid, k->c.nr, k, k->c };
+		atomic_fetch_add(&k->refs, 1);
+		if (once_only(k->c.nr))
+			note(f, (unsigned)(p - f->calls->place), &k->c, false);
+		*mine = p;
+		what = 2;
 	}
 	pthread_mutex_unlock(&f->lock);
-	return found;
+	return what;
+}
+
+static void finished(struct making *k, struct place *p)
+{
+	struct family *f = k->f;
+
+	pthread_mutex_lock(&f->lock);
+	p->made_by = NULL;
+	if (k->err)
+		p->id = 0;
+	else
+		p->c = k->c;
+	if (once_only(k->c.nr))
+		note(f, (unsigned)(p - f->calls->place), k->err ? NULL : &k->c, !k->err);
+	pthread_mutex_unlock(&f->lock);
+	making_put(k);
 }
 
 static int make(struct making *k)
 {
-	if (recall(k->f, &k->c))
-		return 0;
+	struct making *other;
+	struct place *p;
+	int what = look_up(k, &other, &p);
+
+	if (what == 1) {
+		while (!wait_done(other, CHILD_MS))
+			;
+		k->err = other->err;
+		answer_from(&k->c, &other->c);
+		making_put(other);
+		return k->err;
+	}
+	if (what != 2)
+		return what;
 	atomic_fetch_add(&k->refs, 1);
 	if (family_post(k->f, actor_make, k))
 		making_put(k);
@@ -232,11 +388,10 @@ static int make(struct making *k)
 		pthread_mutex_unlock(&k->f->lock);
 		if (moving && claim(k)) {
 			make_as_user(k);
-			break;
+			set_done(k, 0);
 		}
 	}
-	if (!k->err)
-		remember(k->f, &k->c);
+	finished(k, p);
 	return k->err;
 }
 

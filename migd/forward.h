@@ -2,6 +2,7 @@
 /* System calls about processes that stayed at home: made in the caller's hollow, answered to the guest (engine/foreign.h, rpc Call). */
 #ifndef MIGD_FORWARD_H
 #define MIGD_FORWARD_H
+#include <jansson.h>
 #include "migd/family.h"
 #include "rpc/rpc.h"
 
@@ -9,5 +10,7 @@
 void forward_call(struct family *f, const struct eng_foreign *c);
 /* Home: rpc Call. */
 void forward_serve(void *ctx, struct rpc_request *rq);
+/* Home, after a restart: what is known of a call that was made, or was to be made. */
+void forward_replay(struct family *f, const json_t *record);
 
 #endif

@@ -12,6 +12,7 @@
 #include "conf/clock.h"
 #include "conf/log.h"
 #include "migd/agent.h"
+#include "migd/forward.h"
 #include "migd/hosts.h"
 #include "migd/journal.h"
 #include "migd/move.h"
@@ -75,7 +76,7 @@ static json_t *record_with(struct family *f, const char *type, uint64_t gen, con
 static int note_unless_dead(struct family *f, json_t *r);
 
 struct report {
-	struct rpc_request *rq; /* NULL: answered already */
+	struct rpc_request *rq; /* NULL: answered already, and in the journal until it is carried out */
 	struct family *f;
 	Sprite__Mig__ReportReq *msg; /* ours */
 };
@@ -192,15 +193,38 @@ static void mirror_birth(struct family *f, const Sprite__Mig__ReportReq *r)
 	note_unless_dead(f, record_with(f, "away", f->gen, state));
 }
 
+/* Of a whole report: pid, numbers, a name of 16 bytes. */
+enum { REPORT_MAX = 1024 };
+
 static Sprite__Mig__ReportReq *report_copy(const Sprite__Mig__ReportReq *r)
 {
 	size_t n = sprite__mig__report_req__get_packed_size(r);
-	_cleanup_free_ uint8_t *packed = malloc(n + 1);
+	uint8_t packed[REPORT_MAX];
 
-	if (!packed)
+	if (n > sizeof(packed))
 		return NULL;
 	sprite__mig__report_req__pack(r, packed);
 	return sprite__mig__report_req__unpack(NULL, n, packed);
+}
+
+/* Answered before it is carried out: a migd that comes after us carries it out. */
+static int note_report(struct family *f, const Sprite__Mig__ReportReq *r)
+{
+	json_t *rec = journal_record("rep", f->id, r->gen);
+	uint8_t packed[REPORT_MAX];
+	size_t n = sprite__mig__report_req__pack(r, packed); /* report_copy() has seen that it fits */
+
+	json_object_set_new(rec, "seq", json_integer((json_int_t)r->seq));
+	json_object_set_new(rec, "msg", journal_bytes(packed, n));
+	return note_unless_dead(f, rec);
+}
+
+static void note_report_done(struct family *f, const Sprite__Mig__ReportReq *r)
+{
+	json_t *rec = journal_record("repdone", f->id, r->gen);
+
+	json_object_set_new(rec, "seq", json_integer((json_int_t)r->seq));
+	note_unless_dead(f, rec);
 }
 
 static void report_free(struct report *w)
@@ -244,10 +268,12 @@ static int actor_report(struct family *f, void *arg)
 			break;
 		}
 	}
-	if (w->rq)
-		mig_reply(w->rq, 0, "%s", "");
 	if (empty)
 		over(f);
+	if (w->rq)
+		mig_reply(w->rq, 0, "%s", "");
+	else if (!empty) /* else the end of the record stands for it */
+		note_report_done(f, r);
 	report_free(w);
 	return 0;
 }
@@ -272,21 +298,36 @@ void home_report(void *ctx, struct rpc_request *rq)
 	w = ok ? calloc(1, sizeof(*w)) : NULL;
 	if (w) {
 		*w = (struct report){ now ? NULL : rq, f, report_copy(r) };
-		if (!w->msg) {
-			free(w);
-			w = NULL;
+		if (w->msg && (!now || !note_report(f, w->msg)) && !family_post(f, actor_report, w)) {
+			if (now)
+				mig_reply(rq, 0, "%s", "");
+			return;
 		}
 	}
-	if (w && !family_post(f, actor_report, w)) {
-		if (now)
-			mig_reply(rq, 0, "%s", "");
-		return;
-	}
-	mig_reply(rq, ok ? ENOMEM : ESTALE, "generation %llu of family %s is not at %s", (unsigned long long)r->gen, r->family, rpc_request_peer(rq));
+	if (ok) /* it asks again */
+		mig_reply(rq, EAGAIN, "%s cannot take a report now", m->conf->name);
+	else
+		mig_reply(rq, ESTALE, "generation %llu of family %s is not at %s", (unsigned long long)r->gen, r->family, rpc_request_peer(rq));
 	if (w)
 		report_free(w);
 	else
 		family_put(f);
+}
+
+/* Answered by who was here before us. A report of a generation that is no longer decided had been carried out before the commit. */
+static void replay_report(struct family *f, const json_t *rec)
+{
+	struct report *w = calloc(1, sizeof(*w));
+	uint8_t packed[REPORT_MAX];
+	ssize_t n = journal_get_bytes(rec, "msg", packed, sizeof(packed));
+
+	if (!w || (uint64_t)json_integer_value(json_object_get(rec, "g")) != f->gen) {
+		free(w);
+		return;
+	}
+	*w = (struct report){ NULL, family_get(f), n > 0 ? sprite__mig__report_req__unpack(NULL, (size_t)n, packed) : NULL };
+	if (!w->msg || family_post(f, actor_report, w))
+		report_free(w);
 }
 
 /* ---- Sync: the home decides ---- */
@@ -701,20 +742,36 @@ static void replay_end(struct family *f)
 	}
 }
 
+static void replay_parts(struct migd *m, const char *type, void (*fn)(struct family *f, const json_t *r))
+{
+	struct family *f;
+	json_t *r;
+	size_t k;
+
+	json_array_foreach(m->replay_later, k, r) {
+		if (strcmp(json_string_value(json_object_get(r, "t")), type))
+			continue;
+		f = family_find(m->families, FAM_HOME, json_string_value(json_object_get(r, "f")));
+		if (f)
+			fn(f, r);
+		family_put(f);
+	}
+}
+
+static void replay_signal(struct family *f, const json_t *r)
+{
+	outbox_replay(f->outbox, r);
+}
+
 void homes_replayed(struct migd *m)
 {
 	struct family **v;
-	size_t n = families_list(m->families, FAM_HOME, &v), k;
-	json_t *sig;
+	size_t n = families_list(m->families, FAM_HOME, &v);
 
-	json_array_foreach(m->replay_signals, k, sig) {
-		struct family *f = family_find(m->families, FAM_HOME, json_string_value(json_object_get(sig, "f")));
-
-		if (f)
-			outbox_replay(f->outbox, sig);
-		family_put(f);
-	}
+	replay_parts(m, "sig", replay_signal);
+	replay_parts(m, "call", forward_replay);
 	for (size_t i = 0; i < n; i++)
 		replay_end(v[i]);
 	families_list_free(v, n);
+	replay_parts(m, "rep", replay_report); /* of those that are still away */
 }

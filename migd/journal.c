@@ -12,11 +12,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/log.h"
+
+enum { GROWN = 1 << 20, GROWN_TIMES = 4 }; /* written anew when so much has been added, and the file is so many times what was live then */
 
 struct journal {
-	pthread_mutex_t lock;
+	pthread_mutex_t lock; /* all below */
+	char *path;
 	int fd;	   /* O_APPEND */
 	bool torn; /* a write failed half way: a newline goes before the next record, so that only the torn one is lost */
+	size_t live, added; /* bytes: of the file when it was written anew, and since */
 };
 
 static uint32_t crc32_of(const char *p, size_t n)
@@ -34,6 +39,42 @@ static uint32_t crc32_of(const char *p, size_t n)
 json_t *journal_record(const char *type, const char *family, uint64_t gen)
 {
 	return json_pack("{s:s, s:s, s:I}", "t", type, "f", family, "g", (json_int_t)gen);
+}
+
+json_t *journal_bytes(const void *p, size_t n)
+{
+	_cleanup_free_ char *hex = malloc(2 * n + 1);
+
+	if (!hex)
+		return NULL;
+	hex[0] = 0;
+	for (size_t i = 0; i < n; i++)
+		sprintf(hex + 2 * i, "%02x", ((const unsigned char *)p)[i]);
+	return json_string(hex);
+}
+
+static int nibble(char c)
+{
+	const char *digits = "0123456789abcdef", *at = c ? strchr(digits, c) : NULL;
+
+	return at ? (int)(at - digits) : -1;
+}
+
+ssize_t journal_get_bytes(const json_t *r, const char *key, void *p, size_t max)
+{
+	const char *hex = json_string_value(json_object_get(r, key));
+	size_t n = hex ? strlen(hex) / 2 : 0;
+
+	if (!hex || n > max)
+		return -EINVAL;
+	for (size_t i = 0; i < n; i++) {
+		int high = nibble(hex[2 * i]), low = nibble(hex[2 * i + 1]);
+
+		if (high < 0 || low < 0)
+			return -EINVAL;
+		((unsigned char *)p)[i] = (unsigned char)(high << 4 | low);
+	}
+	return (ssize_t)n;
 }
 
 char *journal_format(const json_t *record)
@@ -75,10 +116,20 @@ static bool is_guest_record(const json_t *r)
 	return is_type(r, "guest") || is_type(r, "drop") || is_type(r, "heard");
 }
 
+static bool same_family(const json_t *a, const json_t *b)
+{
+	return !strcmp(json_string_value(json_object_get(a, "f")), json_string_value(json_object_get(b, "f")));
+}
+
+static json_int_t seq_of(const json_t *r)
+{
+	return json_integer_value(json_object_get(r, "seq"));
+}
+
 /* Does the later record `n` make `o` superfluous? */
 static bool supersedes(const json_t *n, const json_t *o)
 {
-	if (strcmp(json_string_value(json_object_get(n, "f")), json_string_value(json_object_get(o, "f"))))
+	if (!same_family(n, o))
 		return false;
 	if (is_guest_record(n) != is_guest_record(o))
 		return false;
@@ -88,13 +139,30 @@ static bool supersedes(const json_t *n, const json_t *o)
 		return is_type(o, "heard");
 	if (is_type(n, "sig")) /* of a thread the last one is kept, to be known if it is told again */
 		return is_type(o, "sig") && json_is_true(json_object_get(o, "done")) && json_equal(json_object_get(o, "taker"), json_object_get(n, "taker"));
-	if (is_type(o, "sig"))
-		return false; /* what becomes of the family's moves is nothing to the signals that it has been sent */
+	if (is_type(n, "call")) /* a ring: the newer one has its place, or is its result */
+		return is_type(o, "call") && json_equal(json_object_get(o, "place"), json_object_get(n, "place"));
+	if (is_type(o, "sig") || is_type(o, "call"))
+		return false; /* what becomes of the family's moves is nothing to the signals that it has been sent, nor to the calls it makes */
+	if (is_type(n, "rep"))
+		return false;
+	if (is_type(o, "rep")) /* whoever decides for another generation has carried out all reports of this one */
+		return !is_type(n, "move") && !is_type(n, "abort") && json_integer_value(json_object_get(o, "g")) < json_integer_value(json_object_get(n, "g"));
 	if (is_type(n, "away"))
 		return true; /* DONE: what led to it is no longer needed */
 	if (is_type(n, "abort")) /* takes back the attempt, not what the family was before it */
 		return json_integer_value(json_object_get(o, "g")) == json_integer_value(json_object_get(n, "g")) && !is_type(o, "away");
 	return is_type(n, "move") && (is_type(o, "move") || is_type(o, "abort"));
+}
+
+/* Reports up to this one have been carried out. */
+static void reports_done(json_t *live, const json_t *done)
+{
+	for (size_t i = json_array_size(live); i-- > 0;) {
+		const json_t *o = json_array_get(live, i);
+
+		if (is_type(o, "rep") && same_family(done, o) && json_equal(json_object_get(o, "g"), json_object_get(done, "g")) && seq_of(o) <= seq_of(done))
+			json_array_remove(live, i);
+	}
 }
 
 /* Signals up to this one have arrived. */
@@ -104,15 +172,17 @@ static void signals_done(json_t *live, const json_t *done)
 	size_t i;
 
 	json_array_foreach(live, i, o)
-		if (is_type(o, "sig") && !strcmp(json_string_value(json_object_get(done, "f")), json_string_value(json_object_get(o, "f"))) &&
-			json_integer_value(json_object_get(o, "seq")) <= json_integer_value(json_object_get(done, "seq")))
+		if (is_type(o, "sig") && same_family(done, o) && seq_of(o) <= seq_of(done))
 			json_object_set_new(o, "done", json_true());
 }
 
 static void keep_live(json_t *live, json_t *r)
 {
-	if (is_type(r, "sigdone")) {
-		signals_done(live, r);
+	if (is_type(r, "sigdone") || is_type(r, "repdone")) {
+		if (is_type(r, "sigdone"))
+			signals_done(live, r);
+		else
+			reports_done(live, r);
 		json_decref(r);
 		return;
 	}
@@ -162,10 +232,12 @@ static int write_all(int fd, const char *p, size_t n)
 	return 0;
 }
 
-static int append_record(int fd, const json_t *r)
+/* *bytes grows by what was written. */
+static int append_record(int fd, const json_t *r, size_t *bytes)
 {
 	_cleanup_free_ char *line = journal_format(r);
 
+	*bytes += line ? strlen(line) : 0;
 	return line ? write_all(fd, line, strlen(line)) : -ENOMEM;
 }
 
@@ -184,8 +256,8 @@ static int sync_dir_of(const char *path)
 	return fd < 0 || fsync(fd) ? -errno : 0;
 }
 
-/* Writes the live records to a new file beside the old one and puts it in its place; returns the descriptor to append with. */
-static int rewrite(const char *path, json_t *live, struct error *e)
+/* Writes the live records to a new file beside the old one and puts it in its place; returns the descriptor to append with. *bytes: its length. */
+static int rewrite(const char *path, json_t *live, size_t *bytes, struct error *e)
 {
 	_cleanup_free_ char *tmp = NULL;
 	_cleanup_close_ int fd = -1;
@@ -193,6 +265,7 @@ static int rewrite(const char *path, json_t *live, struct error *e)
 	size_t i;
 	int err = 0;
 
+	*bytes = 0;
 	if (asprintf(&tmp, "%s.new", path) < 0)
 		return error_set(e, ENOMEM, "out of memory");
 	fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
@@ -200,57 +273,83 @@ static int rewrite(const char *path, json_t *live, struct error *e)
 		return error_set(e, errno, "%s: cannot create: %m", tmp);
 	json_array_foreach(live, i, r)
 		if (!err)
-			err = append_record(fd, r);
+			err = append_record(fd, r, bytes);
 	if (!err && fsync(fd))
 		err = -errno;
 	if (!err && rename(tmp, path))
 		err = -errno;
-	if (!err)
-		err = sync_dir_of(path);
+	if (!err && sync_dir_of(path)) /* a reboot may bring the old one back, and ends what it speaks of (boot id) */
+		log_warn("%s: its directory cannot be synced: %s", path, strerror(errno));
 	if (err)
 		return error_set(e, -err, "%s: cannot write the journal: %s", tmp, strerror(-err));
 	return steal_fd(&fd);
 }
 
+static void journal_free(struct journal *j)
+{
+	if (j->fd >= 0)
+		close(j->fd);
+	pthread_mutex_destroy(&j->lock);
+	free(j->path);
+	free(j);
+}
+
 int journal_open(const char *path, journal_fn live_fn, void *arg, struct journal **out, struct error *e)
 {
-	json_t *live = json_array();
-	struct journal *j = NULL;
-	int fd, err;
+	struct journal *j = calloc(1, sizeof(*j));
+	json_t *live = json_array(), *r;
+	int err;
 	size_t i;
-	json_t *r;
 
-	err = live ? read_live(path, live, e) : error_set(e, ENOMEM, "out of memory");
-	if (err)
-		goto out;
-	fd = rewrite(path, live, e);
-	if (fd < 0) {
-		err = fd;
-		goto out;
+	if (j) {
+		j->fd = -1;
+		pthread_mutex_init(&j->lock, NULL);
+		j->path = strdup(path);
 	}
-	j = calloc(1, sizeof(*j));
-	if (!j) {
-		close(fd);
-		err = error_set(e, ENOMEM, "out of memory");
-		goto out;
+	err = live && j && j->path ? read_live(path, live, e) : error_set(e, ENOMEM, "out of memory");
+	if (!err) {
+		j->fd = rewrite(path, live, &j->live, e);
+		err = j->fd < 0 ? j->fd : 0;
 	}
-	pthread_mutex_init(&j->lock, NULL);
-	j->fd = fd;
-	*out = j;
-	json_array_foreach(live, i, r)
-		live_fn(arg, r);
-out:
+	if (err) {
+		if (j)
+			journal_free(j);
+	} else {
+		*out = j;
+		json_array_foreach(live, i, r)
+			live_fn(arg, r);
+	}
 	json_decref(live);
 	return err;
 }
 
 void journal_close(struct journal *j)
 {
-	if (!j)
-		return;
-	close(j->fd);
-	pthread_mutex_destroy(&j->lock);
-	free(j);
+	if (j)
+		journal_free(j);
+}
+
+/*
+ * Lock held. Most of a long file is about what is over. If it cannot be written anew it stays as it is (both files are whole at any moment), and is tried again
+ * when as much has been added once more.
+ */
+static void shorten(struct journal *j)
+{
+	json_t *live = json_array();
+	struct error e = { 0 };
+	size_t bytes;
+	int fd = live && !read_live(j->path, live, &e) ? rewrite(j->path, live, &bytes, &e) : -1;
+
+	j->added = 0;
+	if (fd >= 0) {
+		close(j->fd);
+		j->fd = fd;
+		j->live = bytes;
+		j->torn = false;
+	} else {
+		log_warn("the journal stays as long as it is: %s", e.text);
+	}
+	json_decref(live);
 }
 
 static int put(struct journal *j, json_t *record, bool sync)
@@ -263,11 +362,13 @@ static int put(struct journal *j, json_t *record, bool sync)
 	if (j->torn)
 		err = write_all(j->fd, "\n", 1);
 	if (!err) {
-		err = append_record(j->fd, record);
+		err = append_record(j->fd, record, &j->added);
 		j->torn = err != 0;
 	}
 	if (!err && sync && fdatasync(j->fd))
 		err = -errno;
+	if (!err && j->added > GROWN && j->added > GROWN_TIMES * j->live)
+		shorten(j);
 	pthread_mutex_unlock(&j->lock);
 	json_decref(record);
 	return err;

@@ -5,13 +5,15 @@
  * A record counts only when its line is whole and its sum is right; the file ends at the first one that is not (a torn write), and is cut there.
  * journal_write() returns after fdatasync(): a COMMIT that was reported written is found after any crash.
  *
- * On opening, what is still live is told to the caller record by record, and the file is rewritten with those records only.
+ * On opening, what is still live is told to the caller record by record, and the file is rewritten with those records only; so it is when it has grown by
+ * a MiB since, or by four times of what was live if that is more.
  * Locking: one lock inside; any thread.
  */
 #ifndef MIGD_JOURNAL_H
 #define MIGD_JOURNAL_H
 #include <jansson.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include "conf/error.h"
 
 /*
@@ -20,6 +22,8 @@
  *          "move"  gen (of the attempt), state: it is frozen for a move that is undecided
  *          "commit" gen, host: decided; "abort" gen: given up (only written where a commit may have been); "end": it is over or runs at home again
  *          "sig"   seq, pid, tid, info, taker, nr: a signal that a hollow was sent, on its way to the family until a "sigdone" with that seq or a later one
+ *          "rep"   gen, seq, msg: a report of the guest host that was answered before it is carried out; "repdone" seq: that and those before it are
+ *          "call"  place, id, msg: a call that the family made about a process here and that must not be made twice; made when it has "ret" (forward.c)
  *   guest: "guest" gen, home, state: it is here; "drop": it is not; "heard" seq: the last signal of its home that has been delivered
  */
 struct journal;
@@ -33,6 +37,9 @@ int journal_write(struct journal *j, json_t *record);
 int journal_note(struct journal *j, json_t *record);
 /* {"t": type, "f": family, "g": gen} to add to. */
 json_t *journal_record(const char *type, const char *family, uint64_t gen);
+/* Bytes as a value of a record, and back: how many there are, or -EINVAL (none, or more than max). */
+json_t *journal_bytes(const void *p, size_t n);
+ssize_t journal_get_bytes(const json_t *r, const char *key, void *p, size_t max);
 
 /* For tests: parses one line without its newline. NULL: not a record. */
 json_t *journal_parse(const char *line, size_t len);

@@ -145,17 +145,14 @@ static void note(struct outbox *o, json_t *r)
 
 static void note_signal(struct outbox *o, const struct item *it)
 {
-	char hex[2 * sizeof(it->info) + 1];
 	json_t *r = journal_record("sig", o->f->id, o->f->gen);
 
-	for (size_t i = 0; i < sizeof(it->info); i++)
-		sprintf(hex + 2 * i, "%02x", ((const unsigned char *)&it->info)[i]);
 	json_object_set_new(r, "seq", json_integer((json_int_t)it->seq));
 	json_object_set_new(r, "pid", json_integer(it->pid));
 	json_object_set_new(r, "tid", json_integer(it->tid));
 	json_object_set_new(r, "taker", json_integer(it->taker));
 	json_object_set_new(r, "nr", json_integer(it->nr));
-	json_object_set_new(r, "info", json_string(hex));
+	json_object_set_new(r, "info", journal_bytes(&it->info, sizeof(it->info)));
 	note(o, r);
 }
 
@@ -309,11 +306,9 @@ int outbox_signal(struct outbox *o, pid_t pid, pid_t tid, const siginfo_t *info,
 
 void outbox_replay(struct outbox *o, const json_t *r)
 {
-	const char *hex = json_string_value(json_object_get(r, "info"));
 	struct item *it = calloc(1, sizeof(*it));
 	pid_t taker = (pid_t)json_integer_value(json_object_get(r, "taker"));
 	uint32_t nr = (uint32_t)json_integer_value(json_object_get(r, "nr"));
-
 	uint64_t seq = (uint64_t)json_integer_value(json_object_get(r, "seq"));
 
 	pthread_mutex_lock(&o->lock);
@@ -321,15 +316,10 @@ void outbox_replay(struct outbox *o, const json_t *r)
 		o->seq = seq;
 	if (nr)
 		mark(o, taker, nr);
-	if (it && hex && strlen(hex) == 2 * sizeof(it->info) && !json_is_true(json_object_get(r, "done"))) {
+	if (it && journal_get_bytes(r, "info", &it->info, sizeof(it->info)) == sizeof(it->info) && !json_is_true(json_object_get(r, "done"))) {
 		it->seq = seq;
 		it->pid = (pid_t)json_integer_value(json_object_get(r, "pid"));
 		it->tid = (pid_t)json_integer_value(json_object_get(r, "tid"));
-		for (size_t i = 0; i < sizeof(it->info); i++) {
-			char two[3] = { hex[2 * i], hex[2 * i + 1] };
-
-			((unsigned char *)&it->info)[i] = (unsigned char)strtoul(two, NULL, 16);
-		}
 		if (!start(o)) {
 			list_add_tail(&o->items, &it->node);
 			o->n++;

@@ -138,8 +138,7 @@ int eng_next_event(struct eng_family *f, struct eng_event *ev);
 
 /*
  * Guest host: delivers a signal as the home saw it (si_code, sender and value kept). SIGKILL, SIGSTOP and SIGCONT included. seq: ascending numbers, each of which is
- * delivered once however often it is given, over restarts of ours too, if it goes by the keeper; one that its thread must send itself (sigqueue.c) comes again
- * when it is given again. 0: without.
+ * delivered once however often it is given, over restarts of ours too. 0: without. -EAGAIN: what a dead predecessor began is not over yet.
  */
 int eng_signal(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info, uint64_t seq);
 /* Guest host: the home knows of the end of `pid`. Until it is told so, the keeper tells every new migd of that end again. */

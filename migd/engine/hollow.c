@@ -109,13 +109,22 @@ static bool tell_signal(struct eng_thread *t, const siginfo_t *si, uint32_t nr)
 	return true;
 }
 
-/* A thread that was stopped between the system call that took a signal and the note of it in the slot: on a busy machine that is a long time. */
+/*
+ * A thread that was stopped between the system call that took a signal and the note of it in the slot: on a busy machine that is a long time. The note is made for
+ * it, and it goes on behind it: else it would make it once more if we died after the slot has been taken over.
+ */
 static bool took_unnoted(struct eng_thread *t)
 {
 	uint64_t base = t->proc->core->blob;
 	struct user_regs_struct r;
+	uint32_t full;
 
-	return t->core->stopped && regs_get(t, &r) == 0 && r.rip >= base + BLOB_AT(took) && r.rip < base + BLOB_AT(noted) && (int)r.rax > 0;
+	if (!t->core->stopped || regs_get(t, &r) < 0 || r.rip < base + BLOB_AT(took) || r.rip >= base + BLOB_AT(noted) || (int)r.rax <= 0)
+		return false;
+	full = (uint32_t)r.rax;
+	r.rip = base + BLOB_AT(noted);
+	r.orig_rax = -1;
+	return eng_poke(t->proc, t->core->slot + offsetof(struct blob_slot, full), &full, sizeof(full)) == 0 && regs_set(t, &r) == 0;
 }
 
 /* The blob's doorbell: a siginfo in the slot. Whoever calls this for a thread that does not stand at its trap parks it anew. */

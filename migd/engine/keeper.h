@@ -24,6 +24,8 @@ enum keeper_op {
 	KEEPER_ANSWER,	  /* -> its result */
 	KEEPER_HELLO,	  /* -> after a reconnect; <- every KEEPER_EXIT that was not KEEPER_TOLD, then KEEPER_READY */
 	KEEPER_TOLD,	  /* -> the end of pid is known at its home: no need to keep it. No reply */
+	KEEPER_SELF,	  /* -> signal seq is about to be sent by its target itself; <- EALREADY: it has been; EINPROGRESS: a tracer whose migd has died is at it */
+	KEEPER_SELF_DONE, /* -> by the tracer: it has been. No reply */
 };
 struct keeper_msg {
 	uint32_t op;

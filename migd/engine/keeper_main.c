@@ -35,7 +35,7 @@
 #include "migd/engine/keeper.h"
 #include "migd/engine/keeper_calls.h"
 
-enum { SOCK = 3, LISTEN = 4, REPORT_IN = 5, REPORT_OUT = 6, CALLS = 7 };
+enum { SOCK = 3, LISTEN = 4, REPORT_IN = 5, REPORT_OUT = 6, CALLS = 7, OLD = 8 };
 static int conn = SOCK; /* -1: migd is away; events wait in the kernel as zombies and in the report pipe */
 
 static void fail(const char *what)
@@ -483,18 +483,39 @@ static int send_signal(const struct keeper_msg *m)
 	return r < 0 ? -errno : 0;
 }
 
-/* A migd that dies after this and before it has noted it is sent the signal again by the home, and its successor sends it here again. */
+/*
+ * A migd that dies after a signal was delivered and before it has noted it is sent it again by the home, and its successor sends it here again.
+ * One that its target sends itself (sigqueue.c) is delivered by a tracer that may outlive its migd: it has that one's connection, which we keep for so long.
+ */
+static uint64_t delivered, begun;
+static int old = -1; /* the connection of a migd that has died, perhaps still its tracer's */
+
 static int signal_once(const struct keeper_msg *m)
 {
-	static uint64_t last;
 	int r;
 
-	if (m->seq && m->seq <= last)
+	if (m->seq && m->seq <= delivered)
 		return 0;
 	r = send_signal(m);
 	if (m->seq && (r == 0 || r == -ESRCH))
-		last = m->seq;
+		delivered = m->seq;
 	return r;
+}
+
+static int may_begin(uint64_t seq)
+{
+	if (seq <= delivered)
+		return -EALREADY;
+	if (old >= 0 && begun > delivered)
+		return -EINPROGRESS;
+	begun = seq;
+	return 0;
+}
+
+static void signal_done(uint64_t seq)
+{
+	if (seq > delivered)
+		delivered = seq;
 }
 
 static void handle(struct keeper_msg *m)
@@ -511,6 +532,12 @@ static void handle(struct keeper_msg *m)
 	case KEEPER_SIGNAL:
 		r = signal_once(m);
 		break;
+	case KEEPER_SELF:
+		r = may_begin(m->seq);
+		break;
+	case KEEPER_SELF_DONE:
+		signal_done(m->seq);
+		return;
 	case KEEPER_TOLD:
 		told(m->pid);
 		return;
@@ -593,6 +620,21 @@ static void reap(void)
 	}
 }
 
+/* What comes from the connection of a migd that has died: only what tells of something that has been done. */
+static void hear_old(void)
+{
+	struct keeper_msg m;
+	ssize_t n;
+
+	while ((n = recv(old, &m, sizeof(m), MSG_DONTWAIT)) == sizeof(m))
+		if (m.op == KEEPER_SELF_DONE || m.op == KEEPER_TOLD)
+			handle(&m);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	close(old);
+	old = -1;
+}
+
 static void take_connection(void)
 {
 	int fd = accept4(LISTEN, NULL, NULL, SOCK_CLOEXEC);
@@ -605,6 +647,8 @@ static void take_connection(void)
 		close(fd);
 		return;
 	}
+	if (conn >= 0 && old < 0 && begun > delivered)
+		old = dup3(conn, OLD, O_CLOEXEC);
 	if (dup3(fd, SOCK, O_CLOEXEC) < 0) /* vessels and stand-ins speak on the same number */
 		conn = -1;
 	else
@@ -648,11 +692,11 @@ static void inner_main(const struct keeper_setup *s)
 		fprintf(stderr, "sprite-keeper: calls about processes at home are not forwarded: %s\n", strerror(-calls));
 	send(conn, &m, sizeof(m), MSG_NOSIGNAL);
 	for (;;) {
-		struct pollfd pf[5] = {{conn, POLLIN, 0}, {sfd, POLLIN, 0}, {conn >= 0 ? REPORT_IN : -1, POLLIN, 0}, {LISTEN, POLLIN, 0}, {calls < 0 ? -1 : CALLS, POLLIN, 0}};
+		struct pollfd pf[6] = {{conn, POLLIN, 0}, {sfd, POLLIN, 0}, {conn >= 0 ? REPORT_IN : -1, POLLIN, 0}, {LISTEN, POLLIN, 0}, {calls < 0 ? -1 : CALLS, POLLIN, 0}, {old, POLLIN, 0}};
 		struct signalfd_siginfo ignored;
 		ssize_t n;
 
-		if (poll(pf, 5, -1) < 0)
+		if (poll(pf, 6, -1) < 0)
 			continue;
 		while (read(sfd, &ignored, sizeof(ignored)) > 0)
 			;
@@ -661,6 +705,8 @@ static void inner_main(const struct keeper_setup *s)
 			tell(&got);
 		if (pf[4].revents & POLLIN)
 			calls_take(is_here, tell);
+		if (pf[5].revents)
+			hear_old();
 		if (pf[3].revents & POLLIN)
 			take_connection();
 		if (conn < 0 || !(pf[0].revents & (POLLIN | POLLHUP)))

@@ -452,6 +452,27 @@ int eng_call_answer(int fd, const struct eng_foreign *c)
 	return send(fd, &m, sizeof(m), MSG_NOSIGNAL) == sizeof(m) ? 0 : -ESRCH;
 }
 
+int nest_self_begin(struct eng_family *f, uint64_t seq)
+{
+	struct keeper_msg m = {.op = KEEPER_SELF, .seq = seq};
+	int r;
+
+	if (!seq)
+		return 0;
+	if (send(f->nest->sock, &m, sizeof(m), MSG_NOSIGNAL) < 0)
+		return -errno;
+	r = await(f, f->nest, KEEPER_SELF, &m, NULL);
+	return r == -EINVAL ? 0 : r; /* a keeper of before an upgrade: as it was then */
+}
+
+void nest_self_done(const struct nest *n, uint64_t seq)
+{
+	struct keeper_msg m = {.op = KEEPER_SELF_DONE, .seq = seq};
+
+	if (seq)
+		send(n->sock, &m, sizeof(m), MSG_NOSIGNAL);
+}
+
 int eng_signal(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info, uint64_t seq)
 {
 	struct keeper_msg m = {.op = KEEPER_SIGNAL, .pid = pid, .tid = tid, .seq = seq, .info = *info};
@@ -461,8 +482,10 @@ int eng_signal(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info
 	if (sigqueue_needed(info)) { /* what only the target may queue with its siginfo */
 		struct eng_proc *p = eng_proc_by_vpid(f, pid);
 
-		if (p && sigqueue_self(f, p, tid, info) == 0)
-			return 0;
+		int r = p ? sigqueue_self(f, p, tid, info, seq) : -ESRCH;
+
+		if (r == 0 || r == -EINPROGRESS)
+			return r ? -EAGAIN : 0;
 	}
 	if (send(f->nest->sock, &m, sizeof(m), MSG_NOSIGNAL) < 0)
 		return -errno;

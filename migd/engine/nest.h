@@ -29,8 +29,11 @@ void nest_collect(struct eng_family *f);
 /* Is host process pid one of the keeper's own (stand-ins for who stayed at home)? */
 bool nest_is_standin(const struct nest *n, pid_t pid);
 
-/* sigqueue.c: a signal that only its target may queue with that siginfo; the target does so. 0 or -errno: not sent. */
+/* sigqueue.c: a signal that only its target may queue with that siginfo; the target does so. 0 or -errno: not sent; -EINPROGRESS: by the tracer of a migd that has died, perhaps. */
 bool sigqueue_needed(const siginfo_t *si);
-int sigqueue_self(struct eng_family *f, struct eng_proc *p, pid_t vtid, const siginfo_t *si);
+int sigqueue_self(struct eng_family *f, struct eng_proc *p, pid_t vtid, const siginfo_t *si, uint64_t seq);
+/* The keeper is told before: 0, -EALREADY, -EINPROGRESS; and afterwards, by whoever has done it. seq 0: it is not told. */
+int nest_self_begin(struct eng_family *f, uint64_t seq);
+void nest_self_done(const struct nest *n, uint64_t seq);
 
 #endif

@@ -5,13 +5,15 @@
  * system call that was. A stopped or ending process, SIGKILL and the job-control signals take the keeper's way (kill(2), sender unknown).
  *
  * In between the thread's registers are ours. A tracer that dies there would let it run on with them, so the tracer is a process of its own, which has this
- * one's memory and no other tie to it: kill -9 of migd leaves it to do its work.
+ * one's memory and no other tie to it: kill -9 of migd leaves it to do its work. It tells the keeper when it is done, so that the next migd, which is sent the
+ * signal again, does not do it once more.
  */
 #include <errno.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -108,7 +110,7 @@ static int send_to_self(struct eng_proc *p, struct eng_thread *t, bool whole, co
 	return r;
 }
 
-static int by_thread(struct eng_proc *p, struct eng_thread *t, bool whole, const siginfo_t *si)
+static int by_thread(struct eng_proc *p, struct eng_thread *t, bool whole, const siginfo_t *si, uint64_t seq)
 {
 	uint64_t mask = ~(1ULL << (SIGTRAP - 1));
 	struct error e = {0};
@@ -120,12 +122,14 @@ static int by_thread(struct eng_proc *p, struct eng_thread *t, bool whole, const
 		r = regs_frozen(t, NULL, &e);
 	if (r == 0)
 		r = send_to_self(p, t, whole, si);
+	if (r == 0)
+		nest_self_done(p->family->nest, seq);
 	if (!t->core->gone)
 		freeze_thread_resume(t, false);
 	return r;
 }
 
-static int apart(struct eng_proc *p, struct eng_thread *t, bool whole, const siginfo_t *si)
+static int apart(struct eng_proc *p, struct eng_thread *t, bool whole, const siginfo_t *si, uint64_t seq)
 {
 	volatile int result = -ECHILD;
 	struct maps *maps;
@@ -136,11 +140,14 @@ static int apart(struct eng_proc *p, struct eng_thread *t, bool whole, const sig
 		return r;
 	r = inject_prepare(p, maps);
 	maps_free(maps);
+	if (r == 0)
+		r = nest_self_begin(p->family, seq);
 	if (r < 0)
-		return r;
+		return r == -EALREADY ? 0 : r;
 	pid = vfork();
 	if (pid == 0) {
-		result = by_thread(p, t, whole, si);
+		prctl(PR_SET_NAME, "sprite-tracer"); /* whoever ends migd by name does not mean this */
+		result = by_thread(p, t, whole, si, seq);
 		_exit(0);
 	}
 	if (pid < 0)
@@ -150,7 +157,7 @@ static int apart(struct eng_proc *p, struct eng_thread *t, bool whole, const sig
 	return result;
 }
 
-int sigqueue_self(struct eng_family *f, struct eng_proc *p, pid_t vtid, const siginfo_t *si)
+int sigqueue_self(struct eng_family *f, struct eng_proc *p, pid_t vtid, const siginfo_t *si, uint64_t seq)
 {
 	pid_t want = vtid ? vtid : p->vpid, tid = 0;
 	struct eng_thread *t;
@@ -169,7 +176,7 @@ int sigqueue_self(struct eng_family *f, struct eng_proc *p, pid_t vtid, const si
 	t = thread_new(p, tid, want);
 	if (!t)
 		return -ENOMEM;
-	r = apart(p, t, vtid == 0, si);
+	r = apart(p, t, vtid == 0, si, seq);
 	thread_drop(p, 0);
 	if (tid != p->pid) /* a thread's end is not its process's */
 		p->core->dead = was_dead;

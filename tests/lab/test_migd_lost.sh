@@ -7,21 +7,23 @@ lab_up -n 3
 job_dir
 cat >"$TMP/hear.py" <<'PY'
 import os, signal, sys
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN, signal.SIGTERM])
+plain = signal.SIGRTMIN + 1
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN, plain, signal.SIGTERM])
 print("ready", flush=True)
 while True:
-    i = signal.sigwaitinfo([signal.SIGRTMIN, signal.SIGTERM])
+    i = signal.sigwaitinfo([signal.SIGRTMIN, plain, signal.SIGTERM])
     if i.si_signo == signal.SIGTERM: sys.exit(7)
-    print(i.si_status, flush=True)
+    print("kill" if i.si_signo == plain else i.si_status, flush=True)
 PY
 cat >"$TMP/say.py" <<'PY'
-# say.py PID FROM TO: queued signals with a number each
+# say.py PID FROM TO: queued signals with a number each, every other one followed by one of kill(2), which its target must send itself
 import ctypes, os, signal, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
 class value(ctypes.Union): _fields_ = [("n", ctypes.c_int), ("p", ctypes.c_void_p)]
 pid, a, b = map(int, sys.argv[1:])
 for n in range(a, b + 1):
     if libc.sigqueue(pid, int(signal.SIGRTMIN), value(n=n)): sys.exit(os.strerror(ctypes.get_errno()))
+    if n % 2: os.kill(pid, signal.SIGRTMIN + 1)
     time.sleep(0.002)
 PY
 for f in hear.py say.py; do as sprite ws1 sh -c "cat >$JD/$f" <"$TMP/$f"; done
@@ -45,6 +47,8 @@ round() {
 	wait $SAY
 	check "$what: all signals come" until_true 30 has_heard 200 || note "$(heard) came"
 	same "$what: each once, in order" "$(seq 200)" "$(on ws1 grep '^[0-9]' $JD/out)"
+	check "$what: those of kill(2) too" until_true 30 on ws1 sh -c "[ \$(grep -c kill $JD/out) -ge 100 ]"
+	same "$what: each of them once" 100 "$(on ws1 grep -c kill $JD/out)"
 	for w; do [ $w = ws2 ] || killed $w; done
 	on ws1 kill -TERM $JOB
 	for w; do [ $w = ws2 ] || again $w; done

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The journal of migd: what was written is found again, a torn or damaged record is not, and what is over does not stay. */
 #include <CUnit/Basic.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -123,6 +124,116 @@ static void test_signals(void)
 	put(j, "end", "ws1.1", 4);
 	live = close_and_reopen(&j);
 	CU_ASSERT_EQUAL(json_array_size(live), 0);
+	end(j, live);
+}
+
+static size_t count(json_t *live, const char *type)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < json_array_size(live); i++)
+		n += !strcmp(field(live, i, "t"), type);
+	return n;
+}
+
+/* A report that was answered stays until it has been carried out, or its family has been decided for elsewhere: that came after it. */
+static void test_reports(void)
+{
+	struct journal *j = fresh();
+	json_t *live;
+
+	put(j, "away", "ws1.1", 3);
+	put_signal(j, "rep", 10, 0);
+	put_signal(j, "rep", 11, 0);
+	put(j, "away", "ws1.1", 3); /* with a birth */
+	put_signal(j, "repdone", 10, 0);
+	live = close_and_reopen(&j);
+	CU_ASSERT_EQUAL(count(live, "rep"), 1);
+	CU_ASSERT_EQUAL(count(live, "away"), 1);
+	json_decref(live);
+	put(j, "move", "ws1.1", 4);
+	live = close_and_reopen(&j);
+	CU_ASSERT_EQUAL(count(live, "rep"), 1);
+	json_decref(live);
+	put(j, "commit", "ws1.1", 4);
+	live = close_and_reopen(&j);
+	CU_ASSERT_EQUAL(count(live, "rep"), 0);
+	CU_ASSERT_EQUAL(count(live, "commit"), 1);
+	json_decref(live);
+	put_signal(j, "rep", 12, 0);
+	put(j, "end", "ws1.1", 4);
+	live = close_and_reopen(&j);
+	CU_ASSERT_EQUAL(json_array_size(live), 0);
+	end(j, live);
+}
+
+static void put_call(struct journal *j, int place, int id)
+{
+	json_t *r = journal_record("call", "ws1.1", 3);
+
+	json_object_set_new(r, "place", json_integer(place));
+	json_object_set_new(r, "id", json_integer(id));
+	CU_ASSERT_EQUAL(journal_note(j, r), 0);
+}
+
+/* Of each place the last, over moves too. */
+static void test_calls(void)
+{
+	struct journal *j = fresh();
+	json_t *live;
+
+	put(j, "away", "ws1.1", 3);
+	put_call(j, 0, 7);
+	put_call(j, 1, 8);
+	put_call(j, 0, 9);
+	put(j, "away", "ws1.1", 4);
+	live = close_and_reopen(&j);
+	CU_ASSERT_EQUAL_FATAL(json_array_size(live), 3);
+	CU_ASSERT_EQUAL(count(live, "call"), 2);
+	CU_ASSERT_EQUAL(json_integer_value(json_object_get(json_array_get(live, 0), "id")), 8);
+	end(j, live);
+}
+
+static void test_bytes(void)
+{
+	const unsigned char in[3] = { 0, 255, 16 };
+	unsigned char out[4] = "";
+	json_t *r = json_object();
+
+	json_object_set_new(r, "b", journal_bytes(in, sizeof(in)));
+	json_object_set_new(r, "bad", json_string("0g"));
+	CU_ASSERT_STRING_EQUAL(json_string_value(json_object_get(r, "b")), "00ff10");
+	CU_ASSERT_EQUAL(journal_get_bytes(r, "b", out, sizeof(out)), 3);
+	CU_ASSERT_EQUAL(memcmp(in, out, 3), 0);
+	CU_ASSERT_EQUAL(journal_get_bytes(r, "b", out, 2), -EINVAL);
+	CU_ASSERT_EQUAL(journal_get_bytes(r, "bad", out, sizeof(out)), -EINVAL);
+	CU_ASSERT_EQUAL(journal_get_bytes(r, "none", out, sizeof(out)), -EINVAL);
+	json_decref(r);
+}
+
+/* A journal that is written for long does not grow for ever, and what is live is there at any length. */
+static void test_stays_short(void)
+{
+	struct journal *j = fresh();
+	struct stat st;
+	off_t longest = 0;
+	json_t *live;
+
+	put(j, "away", "stays", 1);
+	for (int i = 1; i <= 40000; i++) {
+		json_t *r = journal_record("away", "other", i);
+
+		json_object_set_new(r, "state", json_string("a state that takes up some room in the file, as those of the engine do, so that it gets long"));
+		CU_ASSERT_EQUAL(journal_note(j, r), 0);
+		if (i % 100 == 0 && !stat(path, &st) && st.st_size > longest)
+			longest = st.st_size;
+	}
+	CU_ASSERT_TRUE(longest > 1 << 19);
+	CU_ASSERT_TRUE(longest < 2 << 20);
+	live = close_and_reopen(&j);
+	CU_ASSERT_EQUAL_FATAL(json_array_size(live), 2);
+	CU_ASSERT_STRING_EQUAL(field(live, 0, "f"), "stays");
+	CU_ASSERT_EQUAL(json_integer_value(json_object_get(json_array_get(live, 1), "g")), 40000);
 	end(j, live);
 }
 
@@ -249,6 +360,10 @@ int main(void)
 	s = CU_add_suite("journal", NULL, NULL);
 	CU_add_test(s, "records are found again in order", test_found_again);
 	CU_add_test(s, "signals are found again until they have arrived", test_signals);
+	CU_add_test(s, "an answered report stays until it is carried out", test_reports);
+	CU_add_test(s, "calls keep their places", test_calls);
+	CU_add_test(s, "bytes", test_bytes);
+	CU_add_test(s, "it stays short", test_stays_short);
 	CU_add_test(s, "what is over is forgotten", test_over_is_forgotten);
 	CU_add_test(s, "an abort takes a commit back", test_abort_takes_back_a_commit);
 	CU_add_test(s, "home and guest records are apart", test_roles_apart);
