@@ -180,9 +180,10 @@ struct stream {
 	unsigned ndirty; /* chunks of write-behind that need it; inode.lock */
 	bool unlock;	 /* its close drops the flock of unlock_owner */
 	uint64_t unlock_owner;
-	uint64_t flock_owner; /* of the description itself, once it has taken a flock */
+	uint64_t flock_owner; /* of the description itself, for flock and OFD locks; 0: not known yet */
 	/* handed over, see hand.c: inode.lock */
-	bool shared, claimed; /* its offset is the server's; it came from another node, under `token` */
+	bool shared, claimed, offered; /* its offset is the server's; it came from another node, under `token`; it is offered under `token` */
+	uint64_t offer_pos;
 	uint8_t token[HAND_TOKEN], stream[HAND_TOKEN]; /* stream: name of the shared offset */
 	uint64_t expect, at; /* where the kernel believes it to stand; the server's offset when we heard of it last */
 	bool direct;   /* DIRECT_IO: no pages are cached by it */
@@ -468,6 +469,8 @@ void stream_changed(struct stream *st);
 bool hand_lookup(struct fs *fs, fuse_req_t req, struct inode *dir, const char *name);
 bool hand_open(struct fs *fs, fuse_req_t req, struct inode *ino, struct fuse_file_info *fi); /* the open(2) after it: answers */
 void hand_tick(struct fs *fs, uint64_t now);
+void hand_resume(struct fs *fs, struct keep *k); /* a KEEP_CLAIM, when streams are there */
+bool hand_has(struct fs *fs, uint64_t open); /* some claim is that open of a server */
 bool hand_write_begin(struct stream *st, uint64_t off); /* is this write one at the shared offset? */
 void hand_write_done(struct stream *st, uint64_t off, uint64_t size, uint64_t at);
 void ops_hand(struct fuse_lowlevel_ops *ops);
@@ -602,9 +605,16 @@ void names_learn(struct inode *dir, const char *name, uint64_t id, uint64_t chan
 /* ---- recover.c */
 void recover_start(struct server *s);
 /* A lock was granted or (F_UNLCK) dropped; ends are inclusive. */
-void recover_note_lock(struct inode *ino, uint64_t owner, bool flock, uint32_t type, uint64_t start, uint64_t end, uint32_t pid);
-size_t recover_lock_owners(struct inode *ino, uint32_t pid, uint64_t *list, size_t room); /* of fcntl locks of that process */
-void recover_locks_each(struct inode *ino, void (*fn)(void *arg, uint32_t pid, uint32_t type, bool flock, uint64_t start, uint64_t end), void *arg);
+struct held_lock {
+	uint64_t owner, start, end, fh; /* fh: the stream that it was taken through, 0: not known */
+	uint32_t type, pid;
+	bool flock;
+	uint8_t token[HAND_TOKEN]; /* it stands beside those of another node under this token; zeros: none */
+};
+void recover_note_lock(struct inode *ino, uint64_t owner, bool flock, uint32_t type, uint64_t start, uint64_t end, uint32_t pid, const struct stream *st);
+void recover_locks_each(struct inode *ino, void (*fn)(void *arg, const struct held_lock *h), void *arg); /* with inode.lock */
+/* With inode.lock. What these owners hold goes along with an offer under that token (zeros: no more). */
+void recover_locks_offer(struct inode *ino, const uint64_t *owners, size_t n, const uint8_t *token);
 void recover_lock_resume(struct inode *ino, struct keep *k);
 void recover_forget_locks(struct inode *ino);
 

@@ -28,6 +28,7 @@ enum keep_kind {
 	KEEP_TAKEN, /* a write(2) that is being taken into a chunk */
 	KEEP_OP,    /* dirq.c */
 	KEEP_PIPE,  /* pipe_agent.c */
+	KEEP_CLAIM, /* hand.c: looked up, not opened yet */
 	KEEP_KINDS,
 };
 

@@ -42,14 +42,25 @@ struct kept_stream {
 	uint32_t uid, gid, ngroups, nowner;
 	uint64_t flock_owner, expect, at;
 	uint8_t token[HAND_TOKEN], stream[HAND_TOKEN];
-	uint8_t dir, direct, caches, released, unlock, shared, claimed, pad;
+	uint8_t dir, direct, caches, released, unlock, shared, claimed, offered;
+	uint64_t offer_pos;
 	uint64_t list[]; /* owners, then groups */
 };
 
 /* KEEP_LOCK, by a number */
 struct kept_lock {
-	uint64_t ino, owner, start, end;
+	uint64_t ino, owner, start, end, fh;
 	uint32_t type, pid, flock, pad;
+	uint8_t token[HAND_TOKEN];
+};
+
+/* KEEP_CLAIM, by its open */
+struct kept_claim {
+	uint64_t ino, pos;
+	uint32_t flags, shared, uid, gid, ngroups;
+	int32_t tid;
+	uint8_t token[HAND_TOKEN], stream[HAND_TOKEN];
+	uint32_t groups[];
 };
 
 /* KEEP_CHUNK, by a number that grows with the order of writing */

@@ -383,7 +383,7 @@ static void op_release(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 	} while (more);
 	(void)id;
 	if (fi->flock_release)
-		recover_note_lock(st->ino, fi->lock_owner, true, F_UNLCK, 0, INT64_MAX, 0);
+		recover_note_lock(st->ino, fi->lock_owner, true, F_UNLCK, 0, INT64_MAX, 0, NULL);
 	stream_release(fs, st, fi->flock_release, fi->lock_owner);
 	fuse_reply_err(req, 0);
 }

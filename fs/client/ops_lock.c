@@ -64,8 +64,8 @@ static struct call *lock_new(fuse_req_t req, fuse_ino_t id, struct fuse_file_inf
 	c->handle = &c->m.lock.handle;
 	call_stream(c, stream_at(fs, fi->fh), &c->m.lock.open);
 	c->m.lock.owner = fi->lock_owner;
-	if (c->st->claimed)
-		c->m.lock.token = (ProtobufCBinaryData){HAND_TOKEN, c->st->token};
+	if (c->st->claimed || c->st->offered)
+		c->m.lock.token = (ProtobufCBinaryData){HAND_TOKEN, memcpy(call_alloc(c, HAND_TOKEN), c->st->token, HAND_TOKEN)};
 	return c;
 }
 
@@ -86,10 +86,28 @@ static void getlk_done(struct call *c, int err, struct rpc_msg *out)
 	fuse_reply_lock(c->req, &l);
 }
 
+/* The description's own owner, see SPRITE_OWNER_AT. */
+static void owner_known(struct stream *st, uint64_t owner)
+{
+	pthread_mutex_lock(&st->ino->lock);
+	if (st->flock_owner != owner) {
+		st->flock_owner = owner;
+		stream_changed(st);
+	}
+	pthread_mutex_unlock(&st->ino->lock);
+}
+
 static void op_getlk(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi, struct flock *l)
 {
-	struct call *c = lock_new(req, id, fi, getlk_done);
+	struct call *c;
 
+	if (l->l_start == SPRITE_OWNER_AT && l->l_len == 1 && fuse_req_ctx(req)->uid == 0) {
+		owner_known(stream_at(fuse_req_userdata(req), fi->fh), fi->lock_owner);
+		l->l_type = F_UNLCK;
+		fuse_reply_lock(req, l);
+		return;
+	}
+	c = lock_new(req, id, fi, getlk_done);
 	if (!c)
 		return;
 	lock_range(c, l);
@@ -105,7 +123,7 @@ static void setlk_done(struct call *c, int err, struct rpc_msg *out)
 
 	(void)out;
 	if (!err)
-		recover_note_lock(c->ino, m->owner, m->flock, m->type, m->start, m->end, m->pid);
+		recover_note_lock(c->ino, m->owner, m->flock, m->type, m->start, m->end, m->pid, c->st);
 	fuse_reply_err(c->req, err);
 }
 
@@ -137,12 +155,7 @@ static void op_flock(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi, i
 	c->m.lock.pid = (uint32_t)fuse_req_ctx(req)->pid;
 	c->m.lock.type = (op & LOCK_UN) ? F_UNLCK : (op & LOCK_EX) ? F_WRLCK : F_RDLCK;
 	if (!(op & LOCK_UN)) {
-		pthread_mutex_lock(&c->ino->lock);
-		if (c->st->flock_owner != fi->lock_owner) {
-			c->st->flock_owner = fi->lock_owner;
-			stream_changed(c->st);
-		}
-		pthread_mutex_unlock(&c->ino->lock);
+		owner_known(c->st, fi->lock_owner);
 		c->m.lock.wait = c->waits = !(op & LOCK_NB);
 		c->m.lock.ticket = atomic_fetch_add(&keep_head()->next_ticket, 1) + 1;
 	}
@@ -171,7 +184,7 @@ void ops_unlock_owner(struct fs *fs, struct inode *ino, uint64_t owner, fuse_req
 	c->m.lock.owner = owner;
 	c->m.lock.type = F_UNLCK;
 	c->m.lock.end = INT64_MAX;
-	recover_note_lock(ino, owner, false, F_UNLCK, 0, INT64_MAX, 0);
+	recover_note_lock(ino, owner, false, F_UNLCK, 0, INT64_MAX, 0, NULL);
 	if (!req)
 		ops_unlock_begin(ino);
 	call_submit(c);

@@ -25,24 +25,32 @@
 
 struct held {
 	struct list link; /* inode.locks, under inode.lock */
-	uint64_t owner, start, end;
-	uint32_t type, pid;
-	bool flock;
+	struct held_lock l;
 	struct keep *keep;
 };
 
 /* ---- which locks are held */
 
-static void held_add(struct inode *ino, const struct held *h)
+/* Its record anew, from what it is now. */
+static void held_save(const struct inode *ino, struct held *k)
 {
-	struct held *k = malloc(sizeof(*k));
+	struct kept_lock x = {.ino = ino->id, .owner = k->l.owner, .start = k->l.start, .end = k->l.end, .fh = k->l.fh, .type = k->l.type, .pid = k->l.pid, .flock = k->l.flock};
+	struct keep *fresh;
+
+	memcpy(x.token, k->l.token, HAND_TOKEN);
+	fresh = keep_put(k->keep, KEEP_LOCK, k->keep ? k->keep->key : atomic_fetch_add(&keep_head()->next_ticket, 1) + 1, &x, sizeof(x));
+	if (fresh)
+		k->keep = fresh;
+}
+
+static void held_add(struct inode *ino, const struct held_lock *h)
+{
+	struct held *k = calloc(1, sizeof(*k));
 
 	if (!k)
 		return; /* then it is not reclaimed after a restart; nothing else depends on it */
-	*k = *h;
-	k->keep = keep_put(NULL, KEEP_LOCK, atomic_fetch_add(&keep_head()->next_ticket, 1) + 1,
-		&(struct kept_lock){.ino = ino->id, .owner = h->owner, .start = h->start, .end = h->end, .type = h->type, .pid = h->pid, .flock = h->flock},
-		sizeof(struct kept_lock));
+	k->l = *h;
+	held_save(ino, k);
 	list_add_tail(&ino->locks, &k->link);
 }
 
@@ -52,61 +60,69 @@ static void held_free(struct held *h)
 	free(h);
 }
 
-size_t recover_lock_owners(struct inode *ino, uint32_t pid, uint64_t *list, size_t room)
-{
-	struct held *h;
-	size_t n = 0, i;
-
-	pthread_mutex_lock(&ino->lock);
-	list_each(h, &ino->locks, link) {
-		if (h->flock || !pid || h->pid != pid)
-			continue;
-		for (i = 0; i < n && list[i] != h->owner; i++)
-			;
-		if (i == n && n < room)
-			list[n++] = h->owner;
-	}
-	pthread_mutex_unlock(&ino->lock);
-	return n;
-}
-
-void recover_locks_each(struct inode *ino, void (*fn)(void *arg, uint32_t pid, uint32_t type, bool flock, uint64_t start, uint64_t end), void *arg)
+void recover_locks_each(struct inode *ino, void (*fn)(void *arg, const struct held_lock *h), void *arg)
 {
 	struct held *h;
 
 	list_each(h, &ino->locks, link)
-		fn(arg, h->pid, h->type, h->flock, h->start, h->end);
+		fn(arg, &h->l);
+}
+
+void recover_locks_offer(struct inode *ino, const uint64_t *owners, size_t n, const uint8_t *token)
+{
+	struct held *h;
+	size_t i;
+
+	list_each(h, &ino->locks, link) {
+		for (i = 0; i < n && owners[i] != h->l.owner; i++)
+			;
+		if (i == n)
+			continue;
+		memcpy(h->l.token, token, HAND_TOKEN);
+		held_save(ino, h);
+	}
 }
 
 void recover_lock_resume(struct inode *ino, struct keep *k)
 {
 	struct kept_lock *x = (struct kept_lock *)k->data;
-	struct held *h = malloc(sizeof(*h));
+	struct held *h = calloc(1, sizeof(*h));
 
 	if (!h)
 		abort();
-	*h = (struct held){.owner = x->owner, .start = x->start, .end = x->end, .type = x->type, .pid = x->pid, .flock = x->flock, .keep = k};
+	h->l = (struct held_lock){.owner = x->owner, .start = x->start, .end = x->end, .fh = x->fh, .type = x->type, .pid = x->pid, .flock = x->flock};
+	memcpy(h->l.token, x->token, HAND_TOKEN);
+	h->keep = k;
 	list_add_tail(&ino->locks, &h->link);
 }
 
-void recover_note_lock(struct inode *ino, uint64_t owner, bool flock, uint32_t type, uint64_t start, uint64_t end, uint32_t pid)
+void recover_note_lock(struct inode *ino, uint64_t owner, bool flock, uint32_t type, uint64_t start, uint64_t end, uint32_t pid, const struct stream *st)
 {
-	struct held *h, *tmp, cut;
+	struct held_lock fresh = {.owner = owner, .start = start, .end = end, .fh = st ? st->fh : 0, .type = type, .pid = pid, .flock = flock}, cut;
+	struct held *h, *tmp;
 
 	pthread_mutex_lock(&ino->lock);
 	list_each_safe(h, tmp, &ino->locks, link) {
-		if (h->owner != owner || h->flock != flock || h->end < start || end < h->start)
+		cut = h->l;
+		if (cut.owner != owner || cut.flock != flock || cut.end < start || end < cut.start)
 			continue;
-		cut = *h;
 		list_del(&h->link);
 		held_free(h);
-		if (cut.start < start)
-			held_add(ino, &(struct held){.owner = owner, .start = cut.start, .end = start - 1, .type = cut.type, .pid = cut.pid, .flock = flock});
-		if (cut.end > end)
-			held_add(ino, &(struct held){.owner = owner, .start = end + 1, .end = cut.end, .type = cut.type, .pid = cut.pid, .flock = flock});
+		if (cut.start < start) {
+			struct held_lock before = cut;
+
+			before.end = start - 1;
+			held_add(ino, &before);
+		}
+		if (cut.end > end) {
+			cut.start = end + 1;
+			held_add(ino, &cut);
+		}
 	}
+	if (st && (st->claimed || st->offered))
+		memcpy(fresh.token, st->token, HAND_TOKEN);
 	if (type != F_UNLCK)
-		held_add(ino, &(struct held){.owner = owner, .start = start, .end = end, .type = type, .pid = pid, .flock = flock});
+		held_add(ino, &fresh);
 	pthread_mutex_unlock(&ino->lock);
 }
 
@@ -141,7 +157,9 @@ static int attach_again(struct server *s, struct domain *d)
 
 static int locks_again(struct server *s, struct inode *ino)
 {
-	struct held *h, *all;
+	static const uint8_t none[HAND_TOKEN];
+	struct held_lock *all;
+	struct held *h;
 	size_t i, n = 0, room = 0;
 	int r = 0;
 
@@ -151,7 +169,7 @@ static int locks_again(struct server *s, struct inode *ino)
 	all = room ? malloc(room * sizeof(*all)) : NULL;
 	if (all)
 		list_each(h, &ino->locks, link)
-			all[n++] = *h;
+			all[n++] = h->l;
 	pthread_mutex_unlock(&ino->lock);
 	for (i = 0; i < n && r == 0; i++) {
 		Sprite__Fs__LockReq m = SPRITE__FS__LOCK_REQ__INIT;
@@ -166,6 +184,8 @@ static int locks_again(struct server *s, struct inode *ino)
 		m.end = all[i].end;
 		m.flock = all[i].flock;
 		m.reclaim = true;
+		if (memcmp(all[i].token, none, HAND_TOKEN) != 0)
+			m.token = (ProtobufCBinaryData){HAND_TOKEN, all[i].token};
 		r = rpc_call(s->meta, &fs_methods[FS_LOCK], &m.base, NULL, 0, 5000, &out);
 		if (r == 0) {
 			if (out.err)

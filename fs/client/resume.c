@@ -97,6 +97,11 @@ static void chunk_one(void *arg, struct keep *k)
 	}
 }
 
+static void claim_one(void *arg, struct keep *k)
+{
+	hand_resume(((struct resuming *)arg)->fs, k);
+}
+
 static void op_one(void *arg, struct keep *k)
 {
 	dirq_resume(((struct resuming *)arg)->fs, k);
@@ -142,6 +147,7 @@ int resume_tables(struct fs *fs, struct error *e)
 	keep_each(KEEP_INODE, inode_one, r);
 	keep_each(KEEP_STREAM, stream_one, r);
 	keep_each(KEEP_LOCK, lock_one, r);
+	keep_each(KEEP_CLAIM, claim_one, r);
 	keep_each(KEEP_CHUNK, chunk_one, r);
 	dirq_resume_begin(fs);
 	keep_each(KEEP_OP, op_one, r);
@@ -225,7 +231,9 @@ static void orphan_answered(struct call *c, int err, struct rpc_msg *out)
 		open = ((Sprite__Fs__OpenRep *)out->msg)->open;
 	else if (!err && c->op == FS_CREATE)
 		open = ((Sprite__Fs__CreateRep *)out->msg)->open;
-	if (open && !stream_has(c->fs, open)) /* the kernel may have had its answer all the same */
+	else if (!err && c->op == FS_HAND)
+		open = ((Sprite__Fs__HandRep *)out->msg)->open;
+	if (open && !stream_has(c->fs, open) && !hand_has(c->fs, open)) /* the kernel may have had its answer all the same */
 		stream_close_id(c->fs, inode_hold(c->fs, c->ino), open, false, 0);
 }
 
@@ -238,7 +246,7 @@ static void orphan(struct fs *fs, struct keep *k)
 	struct kept_call *x = (struct kept_call *)k->data;
 	struct call *c = NULL;
 
-	if (x->op == FS_OPEN || x->op == FS_CREATE)
+	if (x->op == FS_OPEN || x->op == FS_CREATE || x->op == FS_HAND)
 		c = call_new(fs, NULL, (enum fs_op)x->op, inode_hold(fs, fs->root->inode), orphan_answered);
 	if (!c) {
 		rpc_seq_drop(x->seq);
@@ -247,6 +255,8 @@ static void orphan(struct fs *fs, struct keep *k)
 	}
 	if (x->op == FS_OPEN)
 		c->m.open.cred = &c->cred;
+	else if (x->op == FS_HAND)
+		c->m.hand.cred = &c->cred;
 	else
 		c->m.create.cred = &c->cred;
 	c->keep = k;

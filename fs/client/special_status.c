@@ -179,16 +179,16 @@ static int leases_read(struct fs *fs, const struct special_who *w, char **text, 
 	return text_end(&t, text, len);
 }
 
-static void lock_row(void *arg, uint32_t pid, uint32_t type, bool flock, uint64_t start, uint64_t end)
+static void lock_row(void *arg, const struct held_lock *h)
 {
 	struct lease_counts *n = arg;
 
-	fprintf(n->f, "here node=%llu pid=%u %s %s %llu ", (unsigned long long)n->ino->id, pid, flock ? "flock" : "fcntl", type == F_WRLCK ? "write" : "read",
-		(unsigned long long)start);
-	if (end >= INT64_MAX)
+	fprintf(n->f, "here node=%llu pid=%u %s %s %llu ", (unsigned long long)n->ino->id, h->pid, h->flock ? "flock" : "fcntl", h->type == F_WRLCK ? "write" : "read",
+		(unsigned long long)h->start);
+	if (h->end >= INT64_MAX)
 		fprintf(n->f, "end\n");
 	else
-		fprintf(n->f, "%llu\n", (unsigned long long)end);
+		fprintf(n->f, "%llu\n", (unsigned long long)h->end);
 }
 
 static void lock_one(void *arg, struct inode *ino)

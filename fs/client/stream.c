@@ -83,7 +83,7 @@ static void stream_save(struct stream *st, uint64_t told)
 	*x = (struct kept_stream){.ino = st->ino->id, .open = st->open, .epoch = st->epoch, .unlock_owner = st->unlock_owner, .told = told,
 		.flags = st->flags, .uid = st->uid, .gid = st->gid, .ngroups = (uint32_t)st->ngroups, .nowner = st->nowner, .dir = st->dir,
 		.direct = st->direct, .caches = st->caches, .released = st->released, .unlock = st->unlock, .flock_owner = st->flock_owner, .expect = st->expect, .at = st->at, .shared = st->shared,
-		.claimed = st->claimed};
+		.claimed = st->claimed, .offered = st->offered, .offer_pos = st->offer_pos};
 	memcpy(x->token, st->token, HAND_TOKEN);
 	memcpy(x->stream, st->stream, HAND_TOKEN);
 	for (i = 0; i < st->nowner; i++)
@@ -135,6 +135,8 @@ struct stream *stream_resume(struct fs *fs, struct inode *ino, struct keep *k)
 	st->flock_owner = x->flock_owner;
 	st->shared = x->shared;
 	st->claimed = x->claimed;
+	st->offered = x->offered;
+	st->offer_pos = x->offer_pos;
 	st->expect = x->expect;
 	st->at = x->at;
 	memcpy(st->token, x->token, HAND_TOKEN);
@@ -367,6 +369,10 @@ static void open_fill(struct stream *st, Sprite__Fs__OpenReq *m, Sprite__Fs__Cre
 	if (st->shared) {
 		m->stream = (ProtobufCBinaryData){HAND_TOKEN, st->stream};
 		m->pos = st->at;
+	}
+	if (st->offered) {
+		m->offer = (ProtobufCBinaryData){HAND_TOKEN, st->token};
+		m->offer_pos = st->offer_pos;
 	}
 	cred->uid = st->uid;
 	cred->gid = st->gid;

@@ -9,6 +9,7 @@
 #include "conf/cleanup.h"
 #include "fs/hand.h"
 #include "fs/server/lease.h"
+#include "fs/server/recover.h"
 
 #define TOKEN HAND_TOKEN
 
@@ -16,7 +17,10 @@ struct hand {
 	uint64_t open; /* of the client that offers */
 	struct client *client; /* counted */
 	uint64_t pos; /* where the kernel over there believes it to stand */
+	bool shared;
 	unsigned char token[TOKEN];
+	uint32_t uid, gid, ngroups; /* who opened it, as its client says: as whom the next one brings it back after a restart */
+	uint32_t groups[];
 };
 
 struct hands {
@@ -107,7 +111,7 @@ void hand_offset_intend(struct fsd *d, const struct offset *of, uint64_t len)
 	intents_put(d->intents, "@offset", name[0], name[1], &it);
 }
 
-/* What the last run wrote down of it. A write that reached the file's end was made. */
+/* What the last run wrote down of it; 0: nothing. A write that reached the file's end was made. With its lock. */
 static uint64_t offset_of_last_run(struct fsd *d, const struct open *f, const struct offset *of)
 {
 	struct intent it;
@@ -134,14 +138,39 @@ int hand_reclaim(struct fsd *d, struct open *f, ProtobufCBinaryData token, uint6
 	pthread_mutex_unlock(&d->hands->lock);
 	if (!of)
 		return -ENOMEM;
+	f->shares = true;
 	pthread_mutex_lock(&of->lock);
 	known = offset_of_last_run(d, f, of);
 	if (known > pos)
 		pos = known;
 	if (pos > of->pos)
 		of->pos = pos;
+	if (known)
+		hand_offset_intend(d, of, 0); /* the next run may want it before anybody has written */
 	pthread_mutex_unlock(&of->lock);
 	return 0;
+}
+
+/*
+ * The offset of an open that is offered with it. What an offer that was given up has left is no offset that anybody goes by: then where the description stands
+ * counts anew.
+ */
+static int offset_offer(struct fsd *d, struct open *f, ProtobufCBinaryData token, uint64_t pos)
+{
+	bool alone = false;
+
+	pthread_mutex_lock(&d->hands->lock);
+	if (!f->offset)
+		f->offset = offset_get(d->hands, token.data, pos);
+	else
+		alone = f->offset->refs == 1 && !f->shares;
+	pthread_mutex_unlock(&d->hands->lock);
+	if (alone) {
+		pthread_mutex_lock(&f->offset->lock);
+		f->offset->pos = pos;
+		pthread_mutex_unlock(&f->offset->lock);
+	}
+	return f->offset ? 0 : -ENOMEM;
 }
 
 /* ---- offers */
@@ -160,26 +189,38 @@ static void hands_prune(struct fsd *d)
 	}
 }
 
-/* The open that is offered under this token, counted; NULL: no such offer, or its open is closed: then it is over. */
-static struct open *hand_find(struct fsd *d, ProtobufCBinaryData token, uint64_t *pos)
+/* What is offered under this token: a copy of the hand, to be freed, and the open, counted. -ENOENT: no such offer, or its open is closed: then it is over. */
+static int hand_find(struct fsd *d, ProtobufCBinaryData token, struct hand **copy, struct open **open)
 {
 	struct open *f = NULL;
 	struct hand *h;
+	int r = -ENOENT;
 
 	if (token.len != TOKEN)
-		return NULL;
+		return -ENOENT;
 	pthread_mutex_lock(&d->hands->lock);
 	h = hash_get(&d->hands->by_token, token.data, TOKEN);
 	if (h)
 		f = openstate_get(&d->opens, h->client, h->open);
+	if (f && copy) {
+		size_t n = sizeof(*h) + h->ngroups * sizeof(h->groups[0]);
+
+		*copy = malloc(n);
+		if (*copy)
+			memcpy(*copy, h, n);
+	}
 	if (f)
-		*pos = h->pos;
+		r = copy && !*copy ? -ENOMEM : 0;
 	if (h && !f) {
 		hash_take(&d->hands->by_token, h->token, TOKEN);
 		hand_free(h);
 	}
 	pthread_mutex_unlock(&d->hands->lock);
-	return f;
+	if (r < 0)
+		open_put(f);
+	else
+		*open = f;
+	return r;
 }
 
 static uint64_t mark_of(ProtobufCBinaryData token)
@@ -190,35 +231,47 @@ static uint64_t mark_of(ProtobufCBinaryData token)
 	return m | 1; /* never 0 */
 }
 
-uint64_t hand_mark(struct fsd *d, ProtobufCBinaryData token)
+uint64_t hand_mark(struct fsd *d, ProtobufCBinaryData token, bool reclaim)
 {
-	uint64_t pos;
-	struct open *f = hand_find(d, token, &pos);
+	struct open *f;
 
-	if (!f)
+	if (token.len == TOKEN && reclaim && recover_in_grace(d))
+		return mark_of(token);
+	if (hand_find(d, token, NULL, &f) < 0)
 		return 0;
 	open_put(f);
 	return mark_of(token);
 }
 
-static int hand_add(struct fsd *d, struct client *c, const Sprite__Fs__HandReq *in)
+static int hand_add(struct fsd *d, struct open *f, ProtobufCBinaryData token, uint64_t pos, bool shared, const Sprite__Fs__Cred *cred)
 {
-	struct hand *h = calloc(1, sizeof(*h)), *old = NULL;
+	size_t ngroups = cred ? cred->n_groups : 0;
+	struct client *c = f->client;
+	struct hand *h, *old = NULL;
 	int r;
 
+	if (ngroups > IDS_GROUPS_MAX)
+		return -EINVAL;
+	h = calloc(1, sizeof(*h) + ngroups * sizeof(h->groups[0]));
 	if (!h)
 		return -ENOMEM;
-	h->open = in->open;
-	h->pos = in->pos;
+	h->open = f->id;
+	h->pos = pos;
+	h->shared = shared;
 	h->client = client_ref(c);
+	h->uid = cred ? cred->uid : IDS_NOBODY;
+	h->gid = cred ? cred->gid : IDS_NOBODY;
+	h->ngroups = (uint32_t)ngroups;
+	if (ngroups)
+		memcpy(h->groups, cred->groups, ngroups * sizeof(h->groups[0]));
 	atomic_fetch_add(&c->host->hands, 1);
-	memcpy(h->token, in->token.data, TOKEN);
+	memcpy(h->token, token.data, TOKEN);
 	pthread_mutex_lock(&d->hands->lock);
 	if (atomic_load(&c->host->hands) > CLIENT_MAX_HANDS || d->hands->by_token.count >= HAND_MAX)
 		hands_prune(d);
 	old = hash_get(&d->hands->by_token, h->token, TOKEN);
 	r = atomic_load(&c->host->hands) > CLIENT_MAX_HANDS || d->hands->by_token.count >= HAND_MAX ? -EUSERS :
-	    old && (old->client != c || old->open != in->open) ? -EEXIST :
+	    old && (old->client != c || old->open != f->id) ? -EEXIST :
 						       hash_set(&d->hands->by_token, h->token, TOKEN, h, (void **)&old);
 	pthread_mutex_unlock(&d->hands->lock);
 	if (r < 0)
@@ -226,6 +279,11 @@ static int hand_add(struct fsd *d, struct client *c, const Sprite__Fs__HandReq *
 	else if (old)
 		hand_free(old);
 	return r;
+}
+
+int hand_offered(struct fsd *d, struct open *f, ProtobufCBinaryData token, uint64_t pos, bool shared, const Sprite__Fs__Cred *cred)
+{
+	return token.len != TOKEN || pos > INT64_MAX ? -EINVAL : hand_add(d, f, token, pos, shared && f->offset, cred);
 }
 
 static int offer(struct op *o, const Sprite__Fs__HandReq *in)
@@ -239,17 +297,16 @@ static int offer(struct op *o, const Sprite__Fs__HandReq *in)
 	f = op_open(o, in->open, &r);
 	if (!f)
 		return r;
-	if (in->shared && !f->offset) {
-		r = !f->write || (f->flags & O_ACCMODE) != O_WRONLY ? -EOPNOTSUPP : hand_reclaim(o->d, f, in->token, in->pos);
-	}
+	if (in->shared)
+		r = !f->write || (f->flags & O_ACCMODE) != O_WRONLY ? -EOPNOTSUPP : offset_offer(o->d, f, in->token, in->pos);
 	if (r == 0)
-		r = hand_add(o->d, o->client, in);
+		r = hand_add(o->d, f, in->token, in->pos, in->shared, in->cred);
 	if (r == 0) {
 		locks_mark(o->d, f, in->owners, in->n_owners, mark_of(in->token));
 		rep.token = in->token;
-		rep.shared = f->offset != NULL;
+		rep.shared = in->shared;
 		rep.pos = in->pos;
-		if (f->offset) {
+		if (in->shared) {
 			pthread_mutex_lock(&f->offset->lock);
 			rep.pos = f->offset->pos;
 			pthread_mutex_unlock(&f->offset->lock);
@@ -261,55 +318,69 @@ static int offer(struct op *o, const Sprite__Fs__HandReq *in)
 	return r;
 }
 
-/* Another open of the same file. The descriptor leads to it whether it still has a name or not. */
+/* The claimer's own open of what f is. The descriptor leads to it whether it still has a name or not. */
+static int open_again(struct op *o, struct open *f, bool shared, struct open **mine, struct stat *st)
+{
+	struct object obj = {.fd = f->fd, .ex = f->ex, .mount = f->mount};
+	int fd = open(op_path(f->fd).s, (f->flags & (O_ACCMODE | O_DIRECTORY | O_SYNC | O_DSYNC | O_NOATIME)) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK), r;
+
+	if (fd < 0)
+		return -errno;
+	if (fstat(fd, st) < 0) {
+		close(fd);
+		return -EIO;
+	}
+	r = openstate_add(&o->d->opens, o->client, &obj, fd, st, f->flags & ~O_TRUNC, f->uid, f->handle, f->handle_len, mine);
+	if (r == 0 && shared) {
+		r = hand_reclaim(o->d, *mine, (ProtobufCBinaryData){TOKEN, f->offset->token}, 0);
+		if (r < 0) {
+			openstate_take(&o->d->opens, o->client, (*mine)->id);
+			open_put(*mine);
+			open_put(*mine);
+		}
+	}
+	return r;
+}
+
 static int claim(struct op *o, const Sprite__Fs__HandReq *in)
 {
 	Sprite__Fs__HandRep rep = SPRITE__FS__HAND_REP__INIT;
+	Sprite__Fs__Cred cred = SPRITE__FS__CRED__INIT;
 	struct op_entry e = {.msg = SPRITE__FS__ENTRY__INIT};
-	uint64_t pos = 0;
-	struct open *f = hand_find(o->d, in->token, &pos), *mine = NULL;
-	struct object obj;
+	_cleanup_free_ struct hand *h = NULL;
+	struct open *f, *mine;
 	struct stat st;
-	int fd, r;
+	int r = hand_find(o->d, in->token, &h, &f);
 
-	if (!f)
-		return -ENOENT;
-	obj = (struct object){.fd = f->fd, .ex = f->ex, .mount = f->mount};
+	if (r < 0)
+		return r;
 	r = op_access(o, f->ex, in->cred);
-	fd = r < 0 ? -1 : open(op_path(f->fd).s, (f->flags & (O_ACCMODE | O_DIRECTORY | O_SYNC | O_DSYNC | O_NOATIME)) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-	if (r == 0 && fd < 0)
-		r = -errno;
-	if (r == 0)
-		r = fstat(fd, &st) < 0 ? -errno :
-					 openstate_add(&o->d->opens, o->client, &obj, fd, &st, f->flags & ~O_TRUNC, f->uid, f->handle, f->handle_len, &mine);
+	if (r >= 0)
+		r = open_again(o, f, h->shared, &mine, &st);
 	if (r < 0) {
 		open_put(f);
 		return r;
 	}
-	if (f->offset) {
-		r = hand_reclaim(o->d, mine, (ProtobufCBinaryData){TOKEN, f->offset->token}, 0);
-		if (r < 0) {
-			openstate_take(&o->d->opens, o->client, mine->id);
-			open_put(mine);
-			open_put(mine);
-			open_put(f);
-			return r;
-		}
-		rep.stream = (ProtobufCBinaryData){TOKEN, f->offset->token};
-	}
 	lease_open(o->d, mine);
-	rep.pos = pos;
 	sprite__fs__attr__init(&e.attr);
-	op_attr(o->d, f->mount, fd, &st, &e.attr);
+	op_attr(o->d, f->mount, mine->fd, &st, &e.attr);
 	e.msg.attr = &e.attr;
 	e.msg.handle = open_handle_of(f);
+	cred.uid = h->uid;
+	cred.gid = h->gid;
+	cred.groups = h->groups;
+	cred.n_groups = h->ngroups;
+	rep.cred = &cred;
 	rep.entry = &e.msg;
 	rep.open = mine->id;
 	rep.flags = (uint32_t)f->flags;
-	rep.shared = f->offset != NULL;
+	rep.shared = h->shared;
+	rep.pos = h->pos;
 	rep.token = in->token;
+	if (h->shared)
+		rep.stream = (ProtobufCBinaryData){TOKEN, f->offset->token};
 	open_put(mine);
-	r = r < 0 ? r : op_done(o, &rep.base);
+	r = op_done(o, &rep.base);
 	open_put(f);
 	return r;
 }

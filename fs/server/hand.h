@@ -23,10 +23,15 @@ struct offset {
 
 int hands_start(struct fsd *d);
 void hands_stop(struct fsd *d);
-/* The mark of locks under this token, 0: it is no good (any more). */
-uint64_t hand_mark(struct fsd *d, ProtobufCBinaryData token);
+/*
+ * The mark of locks under this token, 0: it is no good (any more). `reclaim`: of a lock held before a restart of the server: then who offered may not have come
+ * back yet, and is believed to be about to.
+ */
+uint64_t hand_mark(struct fsd *d, ProtobufCBinaryData token, bool reclaim);
 /* An open brings its offset back: the highest position that anybody remembers is the true one. */
 int hand_reclaim(struct fsd *d, struct open *f, ProtobufCBinaryData token, uint64_t pos);
+/* An open that had been offered is that again; `cred`: who opened it. */
+int hand_offered(struct fsd *d, struct open *f, ProtobufCBinaryData token, uint64_t pos, bool shared, const Sprite__Fs__Cred *cred);
 void hand_offset_intend(struct fsd *d, const struct offset *of, uint64_t len); /* with its lock */
 void hand_offset_put(struct fsd *d, struct offset *of); /* NULL is allowed */
 

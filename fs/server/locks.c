@@ -205,7 +205,7 @@ int op_lock(struct op *o, const ProtobufCMessage *m)
 	if (range.start < 0 || range.end < range.start)
 		return -EINVAL;
 	if (in->token.len)
-		range.mark = hand_mark(o->d, in->token);
+		range.mark = hand_mark(o->d, in->token, in->reclaim);
 	return in->test ? lock_query(o, t, in, &range) : lock_set(o, t, in, &range);
 }
 

@@ -36,6 +36,7 @@ struct open {
 	struct openstate *table;
 	pthread_mutex_t lock;
 	struct offset *offset; /* shared with other opens, NULL: none; set once (hand.h) */
+	bool shares; /* its client goes by that offset; set before anybody else sees it */
 	uint64_t dir_pos; /* cookie at which the descriptor stands (lock) */
 };
 

@@ -108,7 +108,11 @@ int op_open_file(struct op *o, const ProtobufCMessage *m)
 	if (r < 0)
 		return r;
 	rep.open = f->id;
-	if (in->reclaim && in->stream.len && (r = hand_reclaim(o->d, f, in->stream, in->pos)) < 0) {
+	if (in->reclaim && in->stream.len)
+		r = hand_reclaim(o->d, f, in->stream, in->pos);
+	if (r >= 0 && in->reclaim && in->offer.len)
+		r = hand_offered(o->d, f, in->offer, in->offer_pos, in->stream.len, in->cred);
+	if (r < 0) {
 		openstate_take(&o->d->opens, o->client, f->id);
 		open_put(f);
 		open_put(f);

@@ -70,6 +70,31 @@ say c open /sprite/locked $W >/dev/null
 same "the lock is where it was" EAGAIN "$(say c flock)"
 say a close >/dev/null
 
+# two descriptions of one file, each with its own lock: each claim gets its own
+say a open /sprite/two $W >/dev/null; say a flock >/dev/null
+say d open /sprite/two $W >/dev/null; say d lockf 0 10 >/dev/null
+of_a=$(say a offer); of_d=$(say d offer)
+say b open /sprite/$(name_of "$of_d") O_RDWR >/dev/null; say c open /sprite/$(name_of "$of_a") O_RDWR >/dev/null
+same "each description's locks go with it and not with the other" "EAGAIN ok ok EAGAIN" "$(say b flock) $(say c flock) $(say b lockf 0 10) $(say c lockf 0 10)"
+for x in a b c d; do say $x close >/dev/null; done
+
+# ---- the server is killed in the middle
+restart() { lab kill fs1 spritefsd KILL; until_true 10 lab start fs1 spritefsd; }
+restart_client() { on $1 sh -c 'kill -9 $(pgrep -x spritefs)'; }
+say a open /sprite/killed $W >/dev/null; say a flock >/dev/null; say a lockf 10 20 >/dev/null
+offer=$(say a offer)
+restart; restart_client ws1
+same "an offer lives on when the server and who made it are killed" ok "$(say b open /sprite/$(name_of "$offer") O_RDWR)"
+same "so do the locks of it" "ok ok" "$(say b flock) $(say b lockf 10 20)"
+restart; restart_client ws2
+say c open /sprite/killed $W >/dev/null
+same "when it is killed while both hold them too" "EAGAIN EAGAIN" "$(say c flock) $(say c lockf 15 1)"
+say a close >/dev/null; restart
+same "and once more" "EAGAIN EAGAIN" "$(say c flock) $(say c lockf 15 1)"
+say b close >/dev/null
+same "until the last lets go" "ok ok" "$(say c flock) $(say c lockf 15 1)"
+say c close >/dev/null
+
 # ---- one offset, two nodes: (a; b) > log
 T='O_WRONLY|O_CREAT|O_TRUNC'
 say a open /sprite/log $T >/dev/null; say a lines first 20 >/dev/null
@@ -101,6 +126,13 @@ expect first:20 one:400 two:400 three:50 four:50 five:50 | sort >"$TMP/want"
 on ws1 sort /sprite/log >"$TMP/got"
 same "every line is there, whole and once" "$(sha1sum <"$TMP/want")" "$(sha1sum <"$TMP/got")"
 [ $FAILED = 0 ] || diff "$TMP/want" "$TMP/got" | head -5
+
+# an offer of that kind that came to nothing leaves nothing
+say a open /sprite/log2 $T >/dev/null; say a lines first 5 >/dev/null
+say a offer shared >/dev/null; say a cancel >/dev/null; say a lines second 5 >/dev/null
+offer=$(say a offer shared)
+same "it is offered where it stands now" "$(on ws1 stat -c %s /sprite/log2)" "$(echo "$offer" | cut -d' ' -f2)"
+say a close >/dev/null
 
 # ---- who may
 end u ws1 sprite

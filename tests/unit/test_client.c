@@ -139,19 +139,19 @@ static void test_locks(void)
 {
 	struct inode *f = look("locked", S_IFREG);
 
-	recover_note_lock(f, 1, false, F_WRLCK, 0, 99, 10);
+	recover_note_lock(f, 1, false, F_WRLCK, 0, 99, 10, NULL);
 	CU_ASSERT_EQUAL(held(f), 1);
-	recover_note_lock(f, 1, false, F_UNLCK, 40, 49, 10); /* two ranges are left */
+	recover_note_lock(f, 1, false, F_UNLCK, 40, 49, 10, NULL); /* two ranges are left */
 	CU_ASSERT_EQUAL(held(f), 2);
-	recover_note_lock(f, 2, false, F_WRLCK, 40, 49, 11); /* another owner's */
-	recover_note_lock(f, 1, true, F_WRLCK, 0, INT64_MAX, 10); /* a flock is no fcntl lock */
+	recover_note_lock(f, 2, false, F_WRLCK, 40, 49, 11, NULL); /* another owner's */
+	recover_note_lock(f, 1, true, F_WRLCK, 0, INT64_MAX, 10, NULL); /* a flock is no fcntl lock */
 	CU_ASSERT_EQUAL(held(f), 4);
-	recover_note_lock(f, 1, false, F_RDLCK, 0, INT64_MAX, 10); /* takes the place of both */
+	recover_note_lock(f, 1, false, F_RDLCK, 0, INT64_MAX, 10, NULL); /* takes the place of both */
 	CU_ASSERT_EQUAL(held(f), 3);
-	recover_note_lock(f, 1, false, F_UNLCK, 0, INT64_MAX, 10);
-	recover_note_lock(f, 2, false, F_UNLCK, 0, INT64_MAX, 11);
+	recover_note_lock(f, 1, false, F_UNLCK, 0, INT64_MAX, 10, NULL);
+	recover_note_lock(f, 2, false, F_UNLCK, 0, INT64_MAX, 11, NULL);
 	CU_ASSERT_EQUAL(held(f), 1);
-	recover_note_lock(f, 1, true, F_UNLCK, 0, INT64_MAX, 10);
+	recover_note_lock(f, 1, true, F_UNLCK, 0, INT64_MAX, 10, NULL);
 	CU_ASSERT_EQUAL(held(f), 0);
 }
 
