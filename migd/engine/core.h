@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdbool.h>
 #include "migd/engine/blob.h"
+#include "migd/engine/xsave.h"
 #include "migd/engine/res.h"
 
 enum { ENG_VERSION = 1 };
@@ -97,8 +98,12 @@ struct eng_family {
 	struct objects *objects;
 	int64_t mono_offset, boot_offset; /* guest host: the family's clocks minus this host's */
 	char *head_hostname;
+	struct xsave_part xsave[XSAVE_PARTS]; /* destination: how the image's threads keep their state */
+	size_t n_xsave;
 	uint64_t not_before; /* home: CLOCK_MONOTONIC as the family saw it last while away */
 };
+
+uint64_t vdso_sum(void); /* vdso.c: of this kernel's; 0: none */
 
 /* events.c */
 int events_init(struct eng_family *f);

@@ -160,6 +160,7 @@ int dump_put_head(struct eng_family *f, struct eng_image *out, bool ahead)
 		h.ahead = ahead;
 		h.n_proc = all;
 		h.proc = list;
+		struct xsave_part parts[XSAVE_PARTS];
 		struct clocks now;
 
 		clocks_read(&now);
@@ -168,6 +169,9 @@ int dump_put_head(struct eng_family *f, struct eng_image *out, bool ahead)
 		h.real = now.real;
 		h.hostname = f->head_hostname ? f->head_hostname : host;
 		h.page_size = sysconf(_SC_PAGESIZE);
+		h.vdso = vdso_sum();
+		h.n_xsave = xsave_layout(parts) * 3;
+		h.xsave = (uint32_t *)parts;
 		r = eng_image_put_msg(out, IMG_HEAD, 0, &h.base);
 	}
 	for (size_t i = 0; v && i < f->nprocs; i++) {

@@ -35,6 +35,10 @@ static int check_head(const img_head *h, struct error *e)
 		return error_set(e, EOPNOTSUPP, "this processor has no %s", missing);
 	if (h->page_size != (uint64_t)sysconf(_SC_PAGESIZE))
 		return error_set(e, EOPNOTSUPP, "this host has another page size");
+	if (h->vdso && h->vdso != vdso_sum())
+		return error_set(e, EOPNOTSUPP, "another kernel runs here (its vdso differs): the same kernel build is needed");
+	if (h->n_xsave % 3 || h->n_xsave > XSAVE_PARTS * 3)
+		return error_set(e, EPROTO, "image: the processor's layout is not what it should be");
 	for (size_t i = 0; i < h->n_proc; i++)
 		if (h->proc[i]->zombie ? i == 0 || h->proc[i]->pid <= 1 : !h->proc[i]->n_tids || h->proc[i]->tids[0] != h->proc[i]->pid || h->proc[i]->pid <= 1 || h->proc[i]->n_tids > 10000)
 			return error_set(e, EPROTO, "image: process %d is not what it should be", h->proc[i]->pid);
@@ -51,6 +55,13 @@ static int read_head(struct eng_image *in, img_head **h, struct error *e)
 		return error_set(e, r < 0 ? -r : EPROTO, "the image has no head: %s", strerror(r < 0 ? -r : EPROTO));
 	*h = sprite__image__img_head__unpack(NULL, rec.len, body);
 	return check_head(*h, e);
+}
+
+static void take_layout(struct eng_family *f, const img_head *h)
+{
+	f->n_xsave = h->n_xsave / 3;
+	if (h->n_xsave)
+		memcpy(f->xsave, h->xsave, h->n_xsave * sizeof(*h->xsave));
 }
 
 /*
@@ -117,6 +128,7 @@ int eng_nest(int fd, const struct eng_nest_opts *o, const struct eng_hooks *hook
 			mine.hostname = h->hostname;
 		f->head_hostname = strdup(h->hostname);
 		set_offsets(f, h);
+		take_layout(f, h);
 		r = nest_start(f, &mine, f->mono_offset, f->boot_offset, e);
 	}
 	if (r == 0)
@@ -141,6 +153,7 @@ static int second_head(struct eng_family *f, const void *body, size_t len, struc
 
 	if (r == 0) {
 		f->not_before = h->mono;
+		take_layout(f, h);
 		r = vessels_reconcile(f, h, e);
 	}
 	if (r == 0)
@@ -160,6 +173,7 @@ static int revive(struct eng_family *f, struct eng_image *in, struct error *e)
 		r = hollow_stop_all(f);
 	if (r == 0) {
 		f->not_before = h->mono;
+		take_layout(f, h);
 		r = vessels_reconcile(f, h, e);
 	}
 	for (size_t i = 0; r == 0 && i < h->n_proc; i++) { /* who has become leader of a session or joined a group away */

@@ -145,11 +145,40 @@ static bool uses_tiles(const struct eng_thread_core *c)
 	return in_use >> XFEATURE_TILE_DATA & 1;
 }
 
+/* From the layout of the host that it was read on into this one's. */
+static int set_xstate(struct eng_thread *t, struct error *e)
+{
+	struct eng_thread_core *c = t->core;
+	struct xsave_part here[XSAVE_PARTS];
+	const struct eng_family *f = t->proc->family;
+	size_t n = xsave_layout(here);
+	struct iovec v = {c->xstate, c->xstate_len};
+	int part = 0;
+
+	if (f->n_xsave && (n != f->n_xsave || memcmp(here, f->xsave, n * sizeof(*here)))) {
+		void *mine = calloc(1, XSTATE_MAX);
+
+		v = (struct iovec){mine, XSTATE_MAX};
+		if (!mine || ptrace(PTRACE_GETREGSET, t->tid, NT_XSTATE, &v) < 0) {
+			free(mine);
+			return error_set(e, mine ? ESRCH : ENOMEM, "thread %d: its vector registers", t->vtid);
+		}
+		part = xsave_convert(c->xstate, c->xstate_len, f->xsave, f->n_xsave, mine, v.iov_len, here, n);
+		free(c->xstate);
+		c->xstate = mine;
+		c->xstate_len = v.iov_len;
+	}
+	if (part > 0)
+		return error_set(e, EOPNOTSUPP, "thread %d: this processor cannot take its %s", t->vtid, xsave_name(part));
+	if (part < 0 || ptrace(PTRACE_SETREGSET, t->tid, NT_XSTATE, &v) < 0)
+		return error_set(e, part < 0 ? -part : errno, "thread %d: its vector registers (%zu bytes) do not fit this processor", t->vtid, c->xstate_len);
+	return 0;
+}
+
 static int finish_thread(struct eng_thread *t, struct error *e)
 {
 	struct eng_thread_core *c = t->core;
 	struct eng_call call[6];
-	struct iovec v;
 	size_t n = 0, failed = 0;
 	uint64_t alt, comm;
 	int r;
@@ -171,10 +200,7 @@ static int finish_thread(struct eng_thread *t, struct error *e)
 		r = inject_tiles(t);
 	if (r < 0)
 		return error_set(e, -r, "thread %d uses AMX, which this host does not permit: %s", t->vtid, strerror(-r));
-	v = (struct iovec){c->xstate, c->xstate_len};
-	if (ptrace(PTRACE_SETREGSET, t->tid, NT_XSTATE, &v) < 0)
-		return error_set(e, errno, "thread %d: its vector registers (%zu bytes) do not fit this processor", t->vtid, c->xstate_len);
-	return 0;
+	return set_xstate(t, e);
 }
 
 static int threads_finish(struct eng_proc *p, struct error *e)

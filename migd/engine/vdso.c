@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * The vdso and its data pages go where the program knows them from (it has pointers into the vdso in its libc and perhaps return addresses on a stack).
- * The same kernel build has the same image: the vessel's own maps are moved. Another build: refused by name (see map_patch in the design notes).
+ * The same kernel build has the same image: the vessel's own maps are moved. Another build: refused by name, by the check sum in the head (with an
+ * announcement that is before the freeze), and by the image itself here.
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 #include "conf/cleanup.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
@@ -67,6 +71,33 @@ static int move_all(struct eng_proc *p, struct special *s, int64_t by)
 	s->vdso += by;
 	s->end += by;
 	return r;
+}
+
+static uint64_t sum;
+static pthread_once_t sum_once = PTHREAD_ONCE_INIT;
+
+static void sum_make(void)
+{
+	int dir = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	struct maps *maps;
+
+	if (dir >= 0 && procfs_maps(dir, false, &maps) == 0) {
+		for (size_t i = 0; i < maps->n; i++)
+			if (maps->m[i].kind == KIND_VDSO) {
+				sum = 14695981039346656037ULL; /* FNV-1a */
+				for (const unsigned char *s = (void *)maps->m[i].start; s < (const unsigned char *)maps->m[i].end; s++)
+					sum = (sum ^ *s) * 1099511628211ULL;
+			}
+		maps_free(maps);
+	}
+	if (dir >= 0)
+		close(dir);
+}
+
+uint64_t vdso_sum(void)
+{
+	pthread_once(&sum_once, sum_make);
+	return sum;
 }
 
 int vdso_place(struct eng_proc *p, uint64_t vvar, uint64_t vdso, uint64_t end, const void *image, size_t len, struct error *e)
