@@ -4,6 +4,7 @@
  * Parallelism follows the slots: the job server is ours (make_agent.h), make only inherits it.
  *
  * .NOEXPORT: TARGET...   in the makefile keeps those recipes here, as pmake had it; in GNU make the line is a rule without effect.
+ * SHELL = PATH           there is still the shell that recipes are run by, here or there.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -25,7 +26,8 @@ enum { REMOTE_DEFAULT = 64, REMOTE_MAX = 1024, INCLUDES_MAX = 8 };
 struct make_args {
 	const char *argv[1024];
 	int n;
-	const char *file;
+	const char *file, *dir; /* make's -f and -C */
+	char shell[PATH_MAX]; /* that the makefile asks for, empty: none */
 };
 
 static bool number_of(const char *s, unsigned max, unsigned *out)
@@ -81,8 +83,12 @@ static int parse(int argc, char **argv, struct make_opts *o, struct make_args *m
 		} else if (!strcmp(argv[i], "--verbose")) {
 			o->verbose = true;
 		} else {
-			if (!strcmp(argv[i], "-f") && i + 1 < argc)
-				m->file = argv[i + 1];
+			int k = i;
+
+			if ((v = option(argc, argv, &k, 'f', "file")) || (v = option(argc, argv, &k, 0x7f, "makefile")))
+				m->file = v;
+			else if ((v = option(argc, argv, &k, 'C', "directory")))
+				m->dir = v;
 			m->argv[m->n++] = argv[i];
 		}
 	}
@@ -95,16 +101,31 @@ static int parse(int argc, char **argv, struct make_opts *o, struct make_args *m
 	return 0;
 }
 
-static void noexport_target(struct make_args *m, const char *target, const char *shell)
+/* Of "SHELL = /bin/bash", with ":=" or "?=" too, the path, if it is said and not computed. */
+static void take_shell(struct make_args *m, const char *line)
+{
+	size_t n;
+
+	line += strspn(line, " \t:?");
+	if (*line++ != '=')
+		return;
+	line += strspn(line, " \t");
+	n = strcspn(line, " \t\n#$");
+	if (*line == '/' && n < sizeof(m->shell) && line[n] != '$')
+		snprintf(m->shell, sizeof(m->shell), "%.*s", (int)n, line);
+}
+
+/* Targets after ".NOEXPORT:" get a shell of their own, the real one, whatever else is said. */
+static void noexport_target(struct make_args *m, const char *target)
 {
 	char *eval;
 
-	if (m->n < (int)ARRAY_SIZE(m->argv) - 8 && asprintf(&eval, "--eval=%s: private override SHELL=%s", target, shell) > 0)
+	if (m->n < (int)ARRAY_SIZE(m->argv) - 8 && asprintf(&eval, "--eval=%s: private override SHELL=$(MIG_MAKE_SHELL)", target) > 0)
 		m->argv[m->n++] = eval; /* lives as long as we */
 }
 
-/* Targets after ".NOEXPORT:" get a shell of their own, the real one, whatever else is said. Files that are included by a plain name are looked at too. */
-static void noexport_file(struct make_args *m, const char *file, const char *shell, int depth)
+/* What a makefile says of us. Files that are included by a plain name are looked at too. */
+static void read_makefile(struct make_args *m, const char *file, int depth)
 {
 	_cleanup_fclose_ FILE *f = fopen(file, "re");
 	_cleanup_free_ char *line = NULL;
@@ -117,28 +138,32 @@ static void noexport_file(struct make_args *m, const char *file, const char *she
 		bool includes = !goes_on && (!strncmp(line, "include ", 8) || !strncmp(line, "-include ", 9));
 		char *rest = goes_on ? line : line + (targets ? 10 : 9), *save = NULL;
 
+		if (!goes_on && !strncmp(line, "SHELL", 5))
+			take_shell(m, line + 5);
 		goes_on = targets && n > 1 && line[n - 2] == '\\';
 		for (char *t = targets || includes ? strtok_r(rest, " \t\\\n", &save) : NULL; t; t = strtok_r(NULL, " \t\\\n", &save))
 			if (targets)
-				noexport_target(m, t, shell);
+				noexport_target(m, t);
 			else if (depth < INCLUDES_MAX && !strchr(t, '$'))
-				noexport_file(m, t, shell, depth + 1);
+				read_makefile(m, t, depth + 1);
 	}
 }
 
-static void add_noexport(struct make_args *m, const char *shell)
+static void read_makefiles(struct make_args *m)
 {
 	static const char *const names[] = {"GNUmakefile", "makefile", "Makefile"};
+	const char *file = m->file;
+	_cleanup_close_ int here = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-	if (m->file) {
-		noexport_file(m, m->file, shell, 0);
-		return;
-	}
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
-		if (!access(names[i], R_OK)) {
-			noexport_file(m, names[i], shell, 0);
-			return;
-		}
+	if (m->dir && chdir(m->dir))
+		return; /* make says so */
+	for (size_t i = 0; !file && i < ARRAY_SIZE(names); i++)
+		if (!access(names[i], R_OK))
+			file = names[i];
+	if (file)
+		read_makefile(m, file, 0);
+	if (m->dir && (here < 0 || fchdir(here)))
+		failed("cannot go back from %s: %s", m->dir, strerror(errno));
 }
 
 static void sprite_sh(char *to, size_t n)
@@ -188,7 +213,6 @@ int cmd_make(int argc, char **argv)
 
 	if (r)
 		return r;
-	shell = shell ? shell : "/bin/sh";
 	sprite_sh(sh, sizeof(sh));
 	if (access(sh, X_OK))
 		return failed("%s: %s", sh, strerror(errno));
@@ -197,7 +221,9 @@ int cmd_make(int argc, char **argv)
 	r = make_agent_start(&o, jobs, &a, &e);
 	if (r)
 		return failed("%s", e.text);
-	add_noexport(&m, shell);
+	read_makefiles(&m);
+	if (!shell)
+		shell = *m.shell ? m.shell : "/bin/sh";
 	snprintf(var, sizeof(var), "SHELL=%s", sh);
 	m.argv[m.n++] = var;
 	if (asprintf(&flags, "%s -j --jobserver-auth=%d,%d", old ? old : "", jobs[0], jobs[1]) < 0)
@@ -205,6 +231,8 @@ int cmd_make(int argc, char **argv)
 	setenv("MAKEFLAGS", flags, 1);
 	setenv("MIG_MAKE_AGENT", make_agent_path(a), 1);
 	setenv("MIG_MAKE_SHELL", shell, 1);
+	if (o.verbose)
+		setenv("MIG_MAKE_VERBOSE", "1", 1);
 	r = run_make(&m);
 	make_agent_stop(a);
 	return r;

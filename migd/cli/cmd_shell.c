@@ -5,12 +5,16 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
+#include "conf/cleanup.h"
 #include "migd/cli/cli.h"
+#include "migd/cli/command.h"
 
 /* make leaves the job server open only for recipes that are makes themselves: those stay. */
 static bool is_make(void)
@@ -40,35 +44,28 @@ static int connect_agent(const char *path)
 static bool send_command(int fd, const char *command)
 {
 	char control[CMSG_SPACE(2 * sizeof(int))] __attribute__((aligned(8))) = {0};
-	json_t *rq = json_pack("{s:s}", "command", command);
-	char *line = rq ? json_dumps(rq, JSON_COMPACT) : NULL;
-	struct iovec iov[2] = {{line, line ? strlen(line) : 0}, {"\n", 1}};
+	uint32_t len = (uint32_t)strlen(command);
+	struct iovec iov[2] = {{&len, sizeof(len)}, {(char *)command, len}};
 	struct msghdr mh = {.msg_iov = iov, .msg_iovlen = 2, .msg_control = control, .msg_controllen = sizeof(control)};
 	struct cmsghdr *c = CMSG_FIRSTHDR(&mh);
 	const int out[2] = {1, 2};
-	size_t want = iov[0].iov_len + 1;
-	bool ok;
 
 	c->cmsg_level = SOL_SOCKET;
 	c->cmsg_type = SCM_RIGHTS;
 	c->cmsg_len = CMSG_LEN(sizeof(out));
 	memcpy(CMSG_DATA(c), out, sizeof(out));
-	ok = line && sendmsg(fd, &mh, MSG_NOSIGNAL) == (ssize_t)want;
-	free(line);
-	json_decref(rq);
-	return ok;
+	return sendmsg(fd, &mh, MSG_NOSIGNAL) == (ssize_t)(len + sizeof(len));
 }
 
 /* The agent's answer: two pipes to write to, and where to run. */
 static bool take_answer(int fd, char *host, size_t size)
 {
-	char control[CMSG_SPACE(2 * sizeof(int))] __attribute__((aligned(8))), line[600];
-	struct iovec iov = {line, sizeof(line) - 1};
+	char control[CMSG_SPACE(2 * sizeof(int))] __attribute__((aligned(8)));
+	struct iovec iov = {host, size};
 	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
 	ssize_t n = recvmsg(fd, &mh, MSG_CMSG_CLOEXEC);
 	struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&mh) : NULL;
 	int to[2] = {-1, -1};
-	json_t *a;
 
 	if (!c || c->cmsg_type != SCM_RIGHTS || c->cmsg_len > CMSG_LEN(sizeof(to)))
 		return false;
@@ -77,10 +74,7 @@ static bool take_answer(int fd, char *host, size_t size)
 		close(to[0]);
 		return false;
 	}
-	line[n] = 0;
-	a = json_loads(line, 0, NULL);
-	snprintf(host, size, "%s", json_string_value(json_object_get(a, "host")) ? json_string_value(json_object_get(a, "host")) : "");
-	json_decref(a);
+	host[n - 1] = 0;
 	dup2(to[0], 1);
 	dup2(to[1], 2);
 	close(to[0]);
@@ -88,21 +82,54 @@ static bool take_answer(int fd, char *host, size_t size)
 	return true;
 }
 
-int cmd_shell(int argc, char **argv)
+/* Nothing else writes until we end: not the output of another recipe, which the agent passes on in one piece. */
+static void lock_output(const char *agent)
 {
-	const char *agent = getenv("MIG_MAKE_AGENT"), *shell = getenv("MIG_MAKE_SHELL");
-	char host[256] = "";
-	int fd = -1;
+	const char *slash = strrchr(agent, '/');
+	char path[PATH_MAX];
+	int fd;
 
-	shell = shell ? shell : "/bin/sh";
-	if (agent && argc >= 3 && !is_make())
-		fd = connect_agent(agent);
-	if (fd >= 0 && (!send_command(fd, argv[argc - 1]) || !take_answer(fd, host, sizeof(host))))
+	snprintf(path, sizeof(path), "%.*s/lock", slash ? (int)(slash - agent) : 0, agent);
+	fd = open(path, O_RDONLY); /* and held over the exec of a shell */
+	if (fd >= 0)
+		flock(fd, LOCK_EX);
+}
+
+static void ask_agent(const char *agent, const char *command, char *host, size_t size)
+{
+	int fd = connect_agent(agent);
+
+	if (fd >= 0 && (!send_command(fd, command) || !take_answer(fd, host, size)))
 		host[0] = 0;
 	if (fd >= 0)
 		close(fd);
+}
+
+int cmd_shell(int argc, char **argv)
+{
+	const char *agent = getenv("MIG_MAKE_AGENT"), *shell = getenv("MIG_MAKE_SHELL"), *command = argc >= 3 ? argv[argc - 1] : "";
+	static char words[32768], *list[4096];
+	char host[256] = "";
+	bool plain, tiny;
+	int r;
+
+	shell = shell ? shell : "/bin/sh";
+	/* make itself starts no shell where none is needed: nor do we. */
+	plain = argc == 3 && !strcmp(argv[1], "-c") && (!strcmp(shell, "/bin/sh") || !strcmp(shell, "/bin/bash")) &&
+		command_split(command, words, sizeof(words), list, (int)ARRAY_SIZE(list));
+	/* What ends at once is not worth a question. (A redirection may wait for somebody.) */
+	tiny = agent && !getenv("MIG_MAKE_VERBOSE") && command_tiny(command) && !strpbrk(command, "<>");
+	if (tiny)
+		lock_output(agent);
+	else if (agent && argc >= 3 && !is_make())
+		ask_agent(agent, command, host, sizeof(host));
+	r = plain && !host[0] ? command_builtin(list) : -1;
+	if (r >= 0)
+		return r;
 	if (host[0])
 		ask(json_pack("{s:s, s:s, s:b}", "verb", "run", "host", host, "local_ok", 1), NULL, NULL, NULL, NULL);
+	if (plain)
+		execvp(list[0], list); /* not found: the shell has the words for that */
 	argv[0] = (char *)shell;
 	execv(shell, argv);
 	failed("%s: %s", shell, strerror(errno));

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -27,6 +28,7 @@ struct recipe {
 	int pid, pidfd;
 	int from[2]; /* its output and error, our ends; -1: ended */
 	int to[2];   /* where they would have gone */
+	int lock_fd; /* the agent's */
 	uint64_t start_ns;
 	bool ended;
 	char *text; /* chunks: 1 byte which, 4 bytes length, bytes */
@@ -36,7 +38,7 @@ struct recipe {
 struct make_agent {
 	struct make_opts o;
 	char dir[64], path[80];
-	int listen_fd, stop_fd, rows[2];
+	int listen_fd, stop_fd, lock_fd, rows[2];
 	int jobs[2];
 	unsigned debt; /* tokens to take out of the job server as they come back */
 	struct pool pool;
@@ -166,8 +168,11 @@ static void write_all(int fd, const char *p, size_t n)
 	}
 }
 
+/* In one piece, whatever small recipes say at that time. */
 static void output_flush(struct recipe *r)
 {
+	if (r->len)
+		flock(r->lock_fd, LOCK_EX);
 	for (size_t at = 0; at < r->len;) {
 		uint32_t n;
 
@@ -175,6 +180,8 @@ static void output_flush(struct recipe *r)
 		write_all(r->to[(int)r->text[at]], r->text + at + 5, n);
 		at += 5 + n;
 	}
+	if (r->len)
+		flock(r->lock_fd, LOCK_UN);
 	r->len = 0;
 }
 
@@ -247,42 +254,40 @@ static void recipe_end(struct make_agent *a, struct recipe *r)
 		slot_back(a, s);
 }
 
-/* One line and two descriptors. */
+/* The command, as a string, and two descriptors. */
 static int receive(int fd, char *buf, size_t size, int to[2])
 {
 	char control[CMSG_SPACE(2 * sizeof(int))] __attribute__((aligned(8)));
-	struct iovec iov = {buf, size - 1};
-	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+	uint32_t len = 0;
+	struct iovec iov[2] = {{&len, sizeof(len)}, {buf, size - 1}};
+	struct msghdr mh = {.msg_iov = iov, .msg_iovlen = 2, .msg_control = control, .msg_controllen = sizeof(control)};
 	ssize_t n = recvmsg(fd, &mh, MSG_CMSG_CLOEXEC);
 	struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&mh) : NULL;
 
-	if (!c || c->cmsg_type != SCM_RIGHTS || c->cmsg_len > CMSG_LEN(2 * sizeof(int)))
+	if (!c || c->cmsg_type != SCM_RIGHTS || c->cmsg_len != CMSG_LEN(2 * sizeof(int)))
 		return -EPROTO;
-	memcpy(to, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0));
-	if (to[1] < 0)
+	memcpy(to, CMSG_DATA(c), 2 * sizeof(int));
+	n -= sizeof(len);
+	if (n < 0 || len >= size)
 		return -EPROTO;
-	while (!memchr(buf, '\n', (size_t)n) && (size_t)n < size - 1) {
-		ssize_t k = read(fd, buf + n, size - 1 - (size_t)n);
+	while ((size_t)n < len) {
+		ssize_t k = read(fd, buf + n, len - (size_t)n);
 
 		if (k <= 0)
 			return -EPROTO;
 		n += k;
 	}
-	buf[n] = 0;
+	buf[len] = 0;
 	return 0;
 }
 
 static int answer(int fd, const char *host, const int ends[2])
 {
 	char control[CMSG_SPACE(2 * sizeof(int))] __attribute__((aligned(8))) = {0};
-	_cleanup_free_ char *line = NULL;
-	struct iovec iov;
+	struct iovec iov = {(char *)host, strlen(host) + 1};
 	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
 	struct cmsghdr *c = CMSG_FIRSTHDR(&mh);
 
-	if (asprintf(&line, "{\"host\":\"%s\"}\n", host) < 0)
-		return -ENOMEM;
-	iov = (struct iovec){line, strlen(line)};
 	c->cmsg_level = SOL_SOCKET;
 	c->cmsg_type = SCM_RIGHTS;
 	c->cmsg_len = CMSG_LEN(2 * sizeof(int));
@@ -290,15 +295,13 @@ static int answer(int fd, const char *host, const int ends[2])
 	return sendmsg(fd, &mh, MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
-static struct recipe *recipe_new(int fd, char *line)
+static struct recipe *recipe_new(int fd, const char *command)
 {
 	struct recipe *r = calloc(1, sizeof(*r));
-	json_t *rq = json_loads(line, 0, NULL);
-	const char *command = json_string_value(json_object_get(rq, "command"));
 	struct ucred who;
 	socklen_t n = sizeof(who);
 
-	if (r && command && !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &n)) {
+	if (r && !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &n)) {
 		list_init(&r->node);
 		r->command = strdup(command);
 		r->pid = who.pid;
@@ -306,7 +309,6 @@ static struct recipe *recipe_new(int fd, char *line)
 		r->start_ns = clock_mono_ns();
 		r->from[0] = r->from[1] = r->to[0] = r->to[1] = -1;
 	}
-	json_decref(rq);
 	if (!r || !r->command || r->pidfd < 0) {
 		if (r && r->command)
 			recipe_free(r);
@@ -315,6 +317,14 @@ static struct recipe *recipe_new(int fd, char *line)
 		return NULL;
 	}
 	return r;
+}
+
+static void say_where(const char *command, const char *host)
+{
+	char text[64];
+
+	snprintf(text, sizeof(text), "%.60s", command);
+	fprintf(stderr, "mig: %s -> %s\n", printable(text), host);
 }
 
 static void accept_recipe(struct make_agent *a)
@@ -338,6 +348,7 @@ static void accept_recipe(struct make_agent *a)
 			recipe_free(r);
 		return;
 	}
+	r->lock_fd = a->lock_fd;
 	r->to[0] = to[0];
 	r->to[1] = to[1];
 	r->from[0] = out[0];
@@ -351,8 +362,8 @@ static void accept_recipe(struct make_agent *a)
 	fcntl(r->from[1], F_SETFL, O_NONBLOCK);
 	s = pool_start(&a->pool, r->command, r->pid);
 	answer(fd, s ? s->host : "", (const int[2]){out[1], err[1]});
-	if (s && a->o.verbose)
-		fprintf(stderr, "mig: %.60s -> %s\n", r->command, s->host);
+	if (a->o.verbose)
+		say_where(r->command, s ? s->host : "here");
 	close(out[1]);
 	close(err[1]);
 	list_add_tail(&a->recipes, &r->node);
@@ -432,15 +443,35 @@ static void *agent_main(void *arg)
 	return NULL;
 }
 
+static void lock_path(const struct make_agent *a, char *to, size_t n)
+{
+	snprintf(to, n, "%s/lock", a->dir);
+}
+
+static void tidy(struct make_agent *a)
+{
+	char lock[80];
+
+	lock_path(a, lock, sizeof(lock));
+	unlink(lock);
+	unlink(a->path);
+	rmdir(a->dir);
+}
+
 static int listen_at(struct make_agent *a, struct error *e)
 {
 	struct sockaddr_un un = {.sun_family = AF_UNIX};
+	char lock[80];
 
 	strcpy(a->dir, "/tmp/mig-make.XXXXXX");
 	if (!mkdtemp(a->dir))
 		return error_set(e, errno, "/tmp: cannot make a directory: %s", strerror(errno));
 	snprintf(a->path, sizeof(a->path), "%s/agent", a->dir);
 	strcpy(un.sun_path, a->path);
+	lock_path(a, lock, sizeof(lock));
+	a->lock_fd = open(lock, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (a->lock_fd < 0)
+		return error_set(e, errno, "%s: %s", lock, strerror(errno));
 	a->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (a->listen_fd < 0 || bind(a->listen_fd, (struct sockaddr *)&un, sizeof(un)) || listen(a->listen_fd, 1024))
 		return error_set(e, errno, "%s: %s", a->path, strerror(errno));
@@ -468,7 +499,7 @@ int make_agent_start(const struct make_opts *o, const int jobs[2], struct make_a
 		err = error_set(e, EAGAIN, "no thread");
 	if (err) {
 		if (a->dir[0])
-			rmdir(a->dir);
+			tidy(a);
 		free(a);
 		return err;
 	}
@@ -495,8 +526,7 @@ void make_agent_stop(struct make_agent *a)
 			recipe_end(a, r);
 		recipe_free(r);
 	}
-	unlink(a->path);
-	rmdir(a->dir);
+	tidy(a);
 	/* The asker's connection closes with this process, which gives every slot back. Until then its thread may look at the agent. */
 	if (a->asking && pthread_tryjoin_np(a->asker, NULL)) {
 		pthread_detach(a->asker);
@@ -507,5 +537,6 @@ void make_agent_stop(struct make_agent *a)
 		close(a->rows[i]);
 	close(a->listen_fd);
 	close(a->stop_fd);
+	close(a->lock_fd);
 	free(a);
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "migd/cli/command.h"
 
 struct pool_learnt {
 	uint64_t mean_ns; /* newer runs weigh more */
@@ -56,41 +57,15 @@ void pool_lose(struct pool *p, struct pool_slot *s)
 	p->remote--;
 }
 
-void pool_word(const char *command, char *to, size_t n)
-{
-	const char *c = command, *end, *slash;
-
-	for (;;) {
-		c += strspn(c, " \t\n@+-(!{");
-		end = c + strcspn(c, " \t\n;|&<>()");
-		/* NAME=value in front of a command */
-		const char *eq = memchr(c, '=', (size_t)(end - c));
-
-		if (!eq || eq == c || memchr(c, '/', (size_t)(eq - c)))
-			break;
-		c = end;
-	}
-	slash = memrchr(c, '/', (size_t)(end - c));
-	if (slash)
-		c = slash + 1;
-	snprintf(to, n, "%.*s", (int)(end - c), c);
-}
-
 /* Not worth the trip? Unknown programs are given the benefit of the doubt, but not what a shell does by itself. */
 static bool small(struct pool *p, const char *command)
 {
-	static const char *const builtin[] = {"", ":", "echo", "true", "false", "test", "[", "cd", "printf", "exit", "if", "for", "set"};
 	char word[64];
 	struct pool_learnt *l;
 
-	pool_word(command, word, sizeof(word));
+	command_word(command, word, sizeof(word));
 	l = hash_get_str(&p->learnt, word);
-	if (l)
-		return l->mean_ns < EXPORT_WORTH_NS;
-	for (size_t i = 0; i < ARRAY_SIZE(builtin); i++)
-		if (!strcmp(word, builtin[i]) && !strpbrk(command, ";&|"))
-			return true;
-	return false;
+	return l ? l->mean_ns < EXPORT_WORTH_NS : command_tiny(command);
 }
 
 struct pool_slot *pool_start(struct pool *p, const char *command, int pid)
@@ -113,7 +88,7 @@ static void learn(struct pool *p, const char *command, uint64_t took_ns)
 	char word[64];
 	struct pool_learnt *l;
 
-	pool_word(command, word, sizeof(word));
+	command_word(command, word, sizeof(word));
 	l = hash_get_str(&p->learnt, word);
 	if (!l) {
 		l = calloc(1, sizeof(*l));

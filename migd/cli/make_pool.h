@@ -38,7 +38,5 @@ void pool_lose(struct pool *p, struct pool_slot *s);
 struct pool_slot *pool_start(struct pool *p, const char *command, int pid);
 /* It ended, wherever it ran, after took_ns of real time. Returns its slot (now free) or NULL. */
 struct pool_slot *pool_end(struct pool *p, const char *command, int pid, uint64_t took_ns);
-/* "gcc" of "CC=x  /usr/bin/gcc -c a.c"; "" when there is none. Skips assignments and a leading subshell or negation. */
-void pool_word(const char *command, char *to, size_t n);
 
 #endif

@@ -3,6 +3,7 @@
 #include <CUnit/Basic.h>
 #include <stdlib.h>
 #include <string.h>
+#include "migd/cli/command.h"
 #include "migd/cli/make_pool.h"
 
 #define MS 1000000ull
@@ -14,11 +15,50 @@ static void test_words(void)
 	char w[64];
 
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
-		pool_word(t[i][0], w, sizeof(w));
+		command_word(t[i][0], w, sizeof(w));
 		CU_ASSERT_STRING_EQUAL(w, t[i][1]);
 	}
-	pool_word("averyverylongname", w, 5);
+	command_word("averyverylongname", w, 5);
 	CU_ASSERT_STRING_EQUAL(w, "aver");
+}
+
+/* The words, with | between them; "-" when a shell is needed. */
+static void splits(const char *command, const char *words)
+{
+	char buf[64], out[80] = "-", *argv[6], *to = out;
+	int n = command_split(command, buf, sizeof(buf), argv, 6);
+
+	for (int i = 0; i < n; i++)
+		to += sprintf(to, "%s%s", i ? "|" : "", argv[i]);
+	CU_ASSERT_STRING_EQUAL(out, words);
+	CU_ASSERT_TRUE(!n || !argv[n]);
+}
+
+static void test_split(void)
+{
+	splits("gcc -O2 -c  a.c\t", "gcc|-O2|-c|a.c");
+	splits("  gcc -DX='\"a b\"' \"it's\" ''", "gcc|-DX=\"a b\"|it's|");
+	splits("echo a'$b'c", "echo|a$bc");
+	static const char *const shell[] = {"", "cd x", "a; b", "a>b", "a $b", "a `b`", "\"$a\"", "a *.c", "X=1 a", "a \\b", "'a", "\"a", "a\nb", "~/a", "a # b", "! a", "time a", "{ a", "'' a",
+		"a 'b\\n'", "1 2 3 4 5 6", "a 12345678901234567890123456789012345678901234567890123456789012345"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(shell); i++)
+		splits(shell[i], "-");
+}
+
+static void test_tiny(void)
+{
+	CU_ASSERT_TRUE(command_tiny("@echo hi"));
+	CU_ASSERT_TRUE(command_tiny("test -f \"x\""));
+	CU_ASSERT_FALSE(command_tiny("echo hi; gcc x.c"));
+	CU_ASSERT_FALSE(command_tiny("echo $(gcc --version)"));
+	CU_ASSERT_FALSE(command_tiny("gcc x.c"));
+	char *t[] = {"true", "x", NULL}, *f[] = {"false", NULL}, *e[] = {"echo", "-n", NULL}, *g[] = {"gcc", NULL};
+
+	CU_ASSERT_EQUAL(command_builtin(t), 0);
+	CU_ASSERT_EQUAL(command_builtin(f), 1);
+	CU_ASSERT_EQUAL(command_builtin(e), -1);
+	CU_ASSERT_EQUAL(command_builtin(g), -1);
 }
 
 static void test_slots(void)
@@ -70,6 +110,8 @@ int main(void)
 	CU_pSuite s = CU_add_suite("make_pool", NULL, NULL);
 
 	CU_add_test(s, "the first word of a recipe", test_words);
+	CU_add_test(s, "a recipe without its shell", test_split);
+	CU_add_test(s, "what a shell does by itself", test_tiny);
 	CU_add_test(s, "slots", test_slots);
 	CU_add_test(s, "learns what is small", test_learns_what_is_small);
 	CU_basic_run_tests();
