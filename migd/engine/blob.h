@@ -2,7 +2,8 @@
 /*
  * The blob: a page of position-independent, libc-free code and some data at a fixed place in a process that the engine works on. It can
  *   batch  run a list of system calls, then trap (the tracer sees SIGTRAP) and park;
- *   park   sleep for good, or, in a hollow, wait for any signal, keep its siginfo in the thread's slot, trap and sleep until the tracer took it.
+ *   park   sleep for good, or, in a hollow, wait for any signal, keep its siginfo in the thread's slot, trap and sleep until the tracer took it. Only one thread
+ *          of a process waits so: of several each would take from the queue of all, and nobody could tell the order. The others stand apart.
  * A trap without a tracer runs the blob's own SIGTRAP handler, which returns: so a thread in the blob survives the tracer's death and stays parked.
  *
  * Layout from the base:  code page | head page | batch | scratch | slots (one a thread) | stacks (one a thread, touched only by that handler).
@@ -41,7 +42,7 @@ struct blob_slot {
 	uint32_t full;	/* 128: signal number, 0: empty */
 	uint32_t taken; /* number of the last one that was taken over from here; written together with full = 0 */
 	int32_t vtid;
-	uint32_t pad;
+	uint32_t apart; /* waits for no signal, not even its own */
 	uint64_t sigmask;
 	struct user_regs_struct regs; /* as frozen: what a thaw by another migd gives back */
 };

@@ -14,7 +14,7 @@
 _Static_assert(sizeof(struct eng_call) == 72 && offsetof(struct eng_call, ret) == 56 && offsetof(struct eng_call, may_fail) == 64 &&
 		       offsetof(struct eng_call, from) == 68,
 	"the code below knows struct eng_call");
-_Static_assert(offsetof(struct blob_slot, full) == 128 && offsetof(struct blob_head, mode) == 8, "and these");
+_Static_assert(offsetof(struct blob_slot, full) == 128 && offsetof(struct blob_slot, apart) == 140 && offsetof(struct blob_head, mode) == 8, "and these");
 
 __asm__(".pushsection .rodata\n"
 	".balign 16\n"
@@ -62,6 +62,8 @@ __asm__(".pushsection .rodata\n"
 	"blob_code_park:\n"
 	"	lea blob_code_start+0x1000(%rip), %rbx\n"
 	"1:	cmpl $1, 8(%rbx)\n"
+	"	jne 3f\n"
+	"	cmpl $0, 140(%r15)\n"
 	"	jne 3f\n"
 	"	mov $128, %eax\n" /* rt_sigtimedwait(all, &slot->info, NULL, 8) */
 	"	mov %rbx, %rdi\n"

@@ -23,6 +23,7 @@ struct eng_thread_core {
 	bool gone;
 	bool told;			 /* hollow: the signal in its slot has been told; it stands still until that has been taken over */
 	uint32_t told_nr;
+	bool own;			 /* hollow: it is let take a signal that was sent to it alone */
 	bool looked, masked;		 /* `frozen` is valid; the signal mask is ours */
 	int how;			 /* ptrace request that lets it run on: PTRACE_CONT or PTRACE_SYSCALL */
 	struct user_regs_struct frozen;	 /* as PTRACE_INTERRUPT left them: what a thaw gives back */
@@ -92,6 +93,7 @@ struct eng_family {
 	void *res[ENG_RES_MAX];
 	int event_fd; /* epoll of the next and the keeper's socket */
 	int wake_fd;  /* eventfd */
+	int apart_fd; /* timerfd: when to look for signals to single threads of hollows */
 	uint64_t frozen_ns;
 	struct nest *nest; /* guest host */
 	struct event_queue *events;
@@ -116,6 +118,8 @@ void event_exit_seen(struct eng_proc *p, struct eng_thread *t, int st);
 /* hollow.c: looks at every watched thread (waitpid, keeper's messages) and pushes what it finds. */
 void watch_collect(struct eng_family *f);
 void hollow_release(struct eng_family *f); /* what has been told has been taken over: those threads wait for signals again */
+void apart_start(struct eng_family *f); /* hollow: threads that stand apart are looked at from now on */
+void apart_look(struct eng_family *f);
 void hollow_watch_all(struct eng_family *f); /* back to waiting for signals; what a slot holds is told */
 enum { END_REAP = 1, END_KEEP = 2 };
 void hollow_reap_zombie(struct eng_proc *parent, pid_t vpid);

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "conf/log.h"
@@ -69,7 +70,8 @@ int events_init(struct eng_family *f)
 	f->events = calloc(1, sizeof(*f->events));
 	f->event_fd = epoll_create1(EPOLL_CLOEXEC);
 	f->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (!f->events || f->event_fd < 0 || f->wake_fd < 0 || events_add(f, f->wake_fd) < 0)
+	f->apart_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (!f->events || f->event_fd < 0 || f->wake_fd < 0 || f->apart_fd < 0 || events_add(f, f->wake_fd) < 0 || events_add(f, f->apart_fd) < 0)
 		return -errno;
 	for (int i = 0; i < LISTENERS; i++) {
 		int free_slot = 0;
@@ -92,7 +94,9 @@ void events_close(struct eng_family *f)
 		close(f->event_fd);
 	if (f->wake_fd >= 0)
 		close(f->wake_fd);
-	f->event_fd = f->wake_fd = -1;
+	if (f->apart_fd >= 0)
+		close(f->apart_fd);
+	f->event_fd = f->wake_fd = f->apart_fd = -1;
 	if (f->events)
 		free(f->events->v);
 	free(f->events);

@@ -18,7 +18,7 @@ struct eng_family *family_new(const struct eng_hooks *h)
 
 	if (!f)
 		return NULL;
-	f->event_fd = f->wake_fd = -1;
+	f->event_fd = f->wake_fd = f->apart_fd = -1;
 	if (h)
 		f->hooks = *h;
 	if (events_init(f) < 0) {

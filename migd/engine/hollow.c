@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Home side while a family is away: hollows. A hollow has its pid, threads, argument page and relayed descriptors; every thread waits in the blob for
+ * Home side while a family is away: hollows. A hollow has its pid, threads, argument page and relayed descriptors; its first thread waits in the blob for
  * any signal. We hold it by ptrace, so that
- *   a signal      shows as the blob's trap, its siginfo in the thread's slot;
+ *   a signal      shows as the blob's trap, its siginfo in the slot of the first thread; one to a thread alone in that thread's, see apart_look();
  *   SIGSTOP       (which nobody can wait for) shows as a delivery, is let through so that the shell sees the stop, and is told;
  *   a stop or continue of the guest is played on the hollow;
  *   SIGKILL       shows as its end.
@@ -19,6 +19,7 @@
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,17 +28,20 @@
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
 #include "migd/engine/nest.h"
+#include "migd/engine/procfs.h"
 
 static const uint64_t own_mask = ~(1ULL << (SIGTRAP - 1));
 
 static int thread_watch(struct eng_thread *t)
 {
-	uint32_t empty = 0;
+	uint32_t empty = 0, apart = t != t->proc->threads[0] && !t->core->own;
 	int r;
 
 	if (t->core->told) /* later: hollow_release() */
 		return 0;
 	r = eng_poke(t->proc, t->core->slot + offsetof(struct blob_slot, full), &empty, sizeof(empty));
+	if (r == 0)
+		r = eng_poke(t->proc, t->core->slot + offsetof(struct blob_slot, apart), &apart, sizeof(apart));
 	if (r == 0)
 		r = inject_park(t);
 	if (r == 0 && ptrace(PTRACE_CONT, t->tid, 0, 0) < 0)
@@ -90,6 +94,7 @@ int eng_hollow(struct eng_family *f, struct error *e)
 			r = one;
 	}
 	family_forget_image(f);
+	apart_start(f);
 	return r;
 }
 
@@ -135,6 +140,7 @@ static void take_slot(struct eng_thread *t)
 	if (t->core->told || eng_peek(t->proc, t->core->slot, &s, offsetof(struct blob_slot, sigmask)) < 0 || (!s.full && !took_unnoted(t)))
 		return;
 	t->core->told = true;
+	t->core->own = false;
 	t->core->told_nr = s.taken + 1 ? s.taken + 1 : 1;
 	if (!tell_signal(t, &s.info, t->core->told_nr))
 		event_push(t->proc->family, &(struct eng_event){.kind = ENG_NOTHING}); /* so that the caller comes back */
@@ -235,6 +241,7 @@ void watch_collect(struct eng_family *f)
 		nest_collect(f);
 	if (f->state != ENG_HOLLOW)
 		return;
+	apart_look(f);
 	for (size_t i = 0; i < f->nprocs; i++) /* the leader last: it can be reaped only then */
 		for (unsigned k = f->procs[i]->nthreads; k-- > 0;)
 			thread_look(f->procs[i]->threads[k]);
@@ -285,6 +292,52 @@ void hollow_watch_all(struct eng_family *f)
 			take_slot(t);
 			thread_watch(t);
 		}
+	apart_start(f);
+}
+
+/* ---- signals to a single thread --------------------------------------------------------------------- */
+static unsigned apart_count(const struct eng_family *f)
+{
+	unsigned n = 0;
+
+	for (size_t i = 0; i < f->nprocs; i++)
+		if (!f->procs[i]->core->dead)
+			n += f->procs[i]->nthreads - 1;
+	return n;
+}
+
+/* The more there are, the more rarely: nothing wakes us for them, and asking costs some 15 us each. */
+void apart_start(struct eng_family *f)
+{
+	unsigned n = apart_count(f), ms = n < 5 ? 100 : n < 50 ? 20 * n : 1000;
+	struct itimerspec t = {.it_value = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}};
+
+	if (n)
+		timerfd_settime(f->apart_fd, 0, &t, NULL);
+}
+
+/*
+ * The kernel tells nobody of a blocked signal that is sent to one thread (tgkill(2), rt_tgsigqueueinfo(2)), and a thread that waited for it would take those of
+ * the whole process, too. So they wait in the kernel until we see them, and then that thread is let take one: its own come first.
+ */
+void apart_look(struct eng_family *f)
+{
+	uint64_t times;
+
+	if (read(f->apart_fd, &times, sizeof(times)) < 0)
+		return;
+	for (size_t i = 0; i < f->nprocs; i++)
+		for (unsigned k = 1; !f->procs[i]->core->dead && k < f->procs[i]->nthreads; k++) {
+			struct eng_thread *t = f->procs[i]->threads[k];
+
+			if (t->core->gone || t->core->told || t->core->own || f->procs[i]->core->stop_sig || !procfs_pending(f->procs[i]->dir, t->tid))
+				continue;
+			if (thread_stop(t) < 0 || t->core->told)
+				continue;
+			t->core->own = true;
+			thread_watch(t);
+		}
+	apart_start(f);
 }
 
 int hollow_stop_one(struct eng_proc *p)

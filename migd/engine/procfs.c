@@ -174,6 +174,17 @@ int procfs_stat(int dirfd, struct procfs_stat *st)
 	return 0;
 }
 
+bool procfs_pending(int dirfd, pid_t tid)
+{
+	_cleanup_free_ char *text = NULL;
+	char name[64], *at;
+
+	snprintf(name, sizeof(name), "task/%d/status", tid);
+	text = eng_proc_read(dirfd, name, NULL);
+	at = text ? strstr(text, "\nSigPnd:") : NULL;
+	return at && strtoull(at + 8, NULL, 16) != 0;
+}
+
 int procfs_nspid(int dirfd, const char *name, pid_t *vpid, int *depth)
 {
 	_cleanup_free_ char *text = eng_proc_read(dirfd, name, NULL);
@@ -348,7 +359,8 @@ int procfs_maps(int dirfd, bool smaps, struct maps **out)
 		}
 		r = map_line(l, eol, &v->m[v->n]);
 		if (r == 0) {
-			map_undelete(dirfd, &v->m[v->n]);
+			if (smaps)
+				map_undelete(dirfd, &v->m[v->n]);
 			map_classify(&v->m[v->n++]);
 		}
 	}

@@ -23,6 +23,8 @@ struct procfs_stat {
 	int exit_code;
 };
 int procfs_stat(int dirfd, struct procfs_stat *st);
+/* A signal waits for this thread alone. */
+bool procfs_pending(int dirfd, pid_t tid);
 /* The number in the innermost pid namespace and how deep below ours that is (1: ours). */
 int procfs_nspid(int dirfd, const char *name, pid_t *vpid, int *depth);
 /* Which of these tasks (list, n: as the functions above give them) has the number vpid inside: 0, or -ESRCH. */
@@ -66,7 +68,7 @@ struct maps {
 	struct map *m;
 	size_t n;
 };
-/* With VmFlags if `smaps`. */
+/* `smaps`: with VmFlags, and names that a network file system has forgotten looked up again (which may wait for its server). */
 int procfs_maps(int dirfd, bool smaps, struct maps **out);
 void maps_free(struct maps *m);
 

@@ -11,7 +11,7 @@
  * all again if a timer has signalled in between. So an expiry is told by a signal of the image or by the timer of the image: none is lost and none
  * told twice. The source may run on with them after a thaw.
  *
- * hollow(): what was in the image leaves the hollow's queues; signals that came since stay there, to be forwarded.
+ * hollow(): stop signals stop; what was in the image leaves the hollow's queues; signals that came since stay there, to be forwarded.
  */
 #include "migd/engine/res_util.h"
 #include <errno.h>
@@ -479,14 +479,31 @@ static int hollow_queue(struct eng_thread *t, bool shared, unsigned *dumped)
 	return 0;
 }
 
+/* The guest's stops are played on the hollow by these signals, which must stop it, whatever the program had set for them when it left: its handlers are gone. */
+static int stops_default(struct eng_proc *p)
+{
+	struct kernel_action dfl = {0};
+	struct eng_call c[3];
+	unsigned n = 0;
+
+	eng_scratch_reset(p);
+	uint64_t at = eng_scratch_put(p, &dfl, sizeof dfl);
+
+	if (!at)
+		return -ENOMEM;
+	for (int s = SIGTSTP; s <= SIGTTOU; s++)
+		c[n++] = (struct eng_call){SYS_rt_sigaction, {s, at, 0, 8}, 0, 0, 0};
+	return eng_batch(p->threads[0], c, n, NULL);
+}
+
 static int signals_hollow(struct eng_proc *p, struct error *e)
 {
 	struct signals_state *s = state_of(p);
 	unsigned none[NSIGS + 1] = {0};
-	int r = 0;
+	int r = stops_default(p);
 
-	if (!s || !s->dumped)
-		return 0;
+	if (r < 0 || !s || !s->dumped)
+		return r < 0 ? error_set(e, -r, "stop signals of %d: %s", p->vpid, strerror(-r)) : 0;
 	for (unsigned i = p->nthreads + 1; !r && i-- > 0;) /* threads first: a thread takes its own before the process's */
 		r = hollow_queue(p->threads[i ? i - 1 : 0], i == 0, i < s->rows ? s->dumped + i * (NSIGS + 1) : none);
 	state_clear(s);

@@ -64,7 +64,53 @@ wait $k
 check "200 real-time signals during five moves: all came, once each" until_true 5 eval "[ \$(on ws1 grep -c '^got 1' $JD/out) = 200 ]" || note "$(on ws1 grep -c '^got 1' $JD/out) came"
 as sprite ws1 kill -KILL "$JOB"; job_status >/dev/null
 
+# several threads: what is sent to the process comes in order, whichever of them could have taken it; what is sent to one thread comes to that one
+cat >"$TMP/threads.py" <<'PY'
+import os, signal, sys, threading
+def wait_for(sig, name):
+    while True:
+        i = signal.sigwaitinfo([sig])
+        os.write(1, b"%s %d\n" % (name, i.si_status)) # the value: the same place in siginfo
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN, signal.SIGUSR1])
+for k in range(3): threading.Thread(target=threading.Event().wait, daemon=True).start()
+one = threading.Thread(target=wait_for, args=(signal.SIGUSR1, b"one"), daemon=True)
+one.start()
+os.write(1, b"ready %d\n" % one.native_id)
+wait_for(signal.SIGRTMIN, b"all")
+PY
+cat >"$TMP/send.py" <<'PY'
+# send.py PID TID: 200 queued signals to the process, and in the middle one to a thread
+import ctypes, os, signal, sys
+libc = ctypes.CDLL(None, use_errno=True)
+class value(ctypes.Union): _fields_ = [("n", ctypes.c_int), ("p", ctypes.c_void_p)]
+pid, tid = map(int, sys.argv[1:])
+for n in range(200):
+    if n == 100 and libc.syscall(234, pid, tid, int(signal.SIGUSR1)): sys.exit("tgkill: " + os.strerror(ctypes.get_errno()))
+    if libc.sigqueue(pid, int(signal.SIGRTMIN), value(n=n)): sys.exit("sigqueue: " + os.strerror(ctypes.get_errno()))
+PY
+for f in threads.py send.py; do as sprite ws1 sh -c "cat >$JD/$f" <"$TMP/$f"; done
+job "python3 threads.py"; until_true 10 on ws1 grep -q ready $JD/out
+hop ws2 >/dev/null || flunk "move of threads"
+check "queued signals to a process of five threads, one to a thread alone" as sprite ws1 python3 $JD/send.py "$JOB" "$(on ws1 sed -n 's/^ready //p' $JD/out)"
+check "five threads: all come" until_true 10 eval "[ \$(on ws1 grep -c '^all' $JD/out) = 200 ]" || note "$(on ws1 grep -c '^all' $JD/out) came"
+same "five threads: each once, in order" "$(seq 0 199)" "$(on ws1 sed -n 's/^all //p' $JD/out)"
+check "five threads: the one to a thread alone" until_true 10 eval "[ \$(on ws1 grep -c '^one' $JD/out) = 1 ]"
+hop home >/dev/null || flunk "threads come home"
+as sprite ws1 kill -KILL "$JOB"; job_status >/dev/null
+
 # an interactive shell's job control
+cat >"$TMP/tstp.py" <<'PY'
+import os, signal, time # as editors and pagers do it: tidy up, stop by the default, go on
+n = 0
+def stop(s, f):
+    global n
+    signal.signal(signal.SIGTSTP, signal.SIG_DFL); os.kill(os.getpid(), signal.SIGTSTP)
+    signal.signal(signal.SIGTSTP, stop); n += 1; print("on", n, flush=True)
+signal.signal(signal.SIGTSTP, stop)
+print("ready", flush=True)
+while True: time.sleep(1)
+PY
+as sprite ws1 sh -c "cat >$JD/tstp.py" <"$TMP/tstp.py"
 cat >"$TMP/jobs.py" <<'PY'
 import os, pty, re, select, sys, time
 lab, jd = sys.argv[1], sys.argv[2]
@@ -85,6 +131,12 @@ expect("PROMPT> ")
 send("mig move -H ws2 %s; echo st=$?\n" % job); expect("st=0")
 send("kill -STOP %1; until jobs | grep -q Stopp''ed; do sleep 0.1; done; jobs\n"); expect("Stopped"); expect("PROMPT> ")
 send("bg; until jobs | grep -q Runn''ing; do sleep 0.1; done; jobs\n"); expect("Running"); expect("PROMPT> ")
+send("kill %1; wait %1; echo st=$?\n"); expect("st=143")
+send("python3 tstp.py </dev/null >tstp.out 2>&1 & until grep -q ready tstp.out; do sleep 0.1; done\n"); job = expect(r"\[1\] (\d+)").group(1).decode(); expect("PROMPT> ")
+send("mig move -H ws2 %s; echo st=$?\n" % job); expect("st=0")
+for n in "12":
+    send("kill -TSTP %1; until jobs | grep -q Stopp''ed; do sleep 0.1; done; jobs\n"); expect("Stopped"); expect("PROMPT> ")
+    send("bg; until grep -q 'on %s' tstp.out; do sleep 0.1; done; jobs\n" % n); expect("Running"); expect("PROMPT> ")
 send("kill %1; wait %1; echo st=$?\n"); expect("st=143")
 send("exit\n")
 print("job control works")
