@@ -20,6 +20,7 @@ struct ksigaction { /* the kernel's, not libc's */
 
 struct eng_thread_core {
 	bool stopped;			 /* in ptrace stop */
+	bool seized;			 /* by the freeze, and not let go yet */
 	bool gone;
 	bool told;			 /* hollow: the signal in its slot has been told; it stands still until that has been taken over */
 	uint32_t told_nr;

@@ -7,6 +7,8 @@
  *    thread makes no other, so this ends.
  * 2. A signal on its way to a thread is not lost: a thread that stops for a delivery is let on with that signal until it stops for our interrupt.
  * 3. On failure everything that was stopped runs on with its own registers, mask and job-control state.
+ * 4. Nobody is left seized: he would stop, some time, for nobody. So who is in an uninterruptible wait is not seized, and who got into one in that moment is waited
+ *    for, however long that takes, when all others run again.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,7 +30,8 @@
 #include "migd/engine/procfs.h"
 
 /*
- * A thread that does not stop within the limit waits for a device, or for its vfork child, which we have stopped: so all is let go, and tried again.
+ * A thread that is in an uninterruptible wait for longer than the limit waits for a device, or for its vfork child, which we have stopped: so all is let go, and
+ * tried again.
  */
 static const uint64_t stop_limit_ns = 100000000ULL, busy_limit_ns = 3000000000ULL; /* in an uninterruptible wait; on a busy machine */
 enum { ATTEMPTS = 40, ATTEMPT_PAUSE_MS = 30, ATTEMPT_PAUSE_MOST_MS = 150 };
@@ -71,6 +74,24 @@ static char thread_state(struct eng_thread *t)
 	return dir < 0 || procfs_stat(dir, &st) < 0 ? 'X' : st.state;
 }
 
+static int uninterruptible(const struct eng_thread *t, struct error *e)
+{
+	return error_set(e, EBUSY, "thread %d does not stop: it is in an uninterruptible wait (vfork or a device): try again later", t->vtid);
+}
+
+/* Before it is seized. */
+static int thread_interruptible(struct eng_thread *t, struct error *e)
+{
+	uint64_t end = clock_mono_ns() + stop_limit_ns;
+
+	while (thread_state(t) == 'D') {
+		if (clock_mono_ns() > end)
+			return uninterruptible(t, e);
+		nanosleep(&(struct timespec){.tv_nsec = 300000}, NULL);
+	}
+	return 0;
+}
+
 /* 0, -ESRCH: it ended meanwhile, -EBUSY. */
 static int thread_await(struct eng_thread *t, struct error *e)
 {
@@ -82,7 +103,7 @@ static int thread_await(struct eng_thread *t, struct error *e)
 		if (r == 0 && thread_state(t) != 'D' && clock_mono_ns() < begun + busy_limit_ns)
 			continue;
 		if (r == 0)
-			return error_set(e, EBUSY, "thread %d does not stop: it is in an uninterruptible wait (vfork or a device): try again later", t->vtid);
+			return uninterruptible(t, e);
 		if (r < 0 || WIFEXITED(st) || WIFSIGNALED(st)) {
 			t->core->gone = true;
 			return -ESRCH;
@@ -193,6 +214,11 @@ static int proc_round(struct eng_proc *p, bool ours, struct error *e)
 		if (!t)
 			return -ENOMEM;
 		thread_slept(t);
+		r = ours || t->core->cpu >= 0 ? 0 : thread_interruptible(t, e);
+		if (r < 0) {
+			t->core->gone = true; /* not ours */
+			return r;
+		}
 		r = ours ? thread_take_over(t) : inject_seize(t->tid);
 		if (r == -ESRCH || (r == -EPERM && thread_ended(t))) {
 			t->core->gone = true;
@@ -202,6 +228,7 @@ static int proc_round(struct eng_proc *p, bool ours, struct error *e)
 			t->core->gone = true;
 			return error_set(e, -r, "thread %d cannot be stopped: %s", vtid, strerror(-r));
 		}
+		t->core->seized = true;
 	}
 	for (unsigned i = first; i < p->nthreads; i++) {
 		struct eng_thread *t = p->threads[i];
@@ -457,14 +484,16 @@ int freeze_thread_resume(struct eng_thread *t, bool stop_again)
 	int r = 0;
 
 	(void)stop_again;
-	if (!t->core->gone && !t->core->stopped) /* seized, but its stop had not been waited for */
+	for (int i = 0; !t->core->gone && !t->core->stopped; i++) { /* seized, but its stop had not been waited for */
+		if (i == 1)
+			log_warn("engine: thread %d does not stop to be let go: waiting for it", t->vtid);
+		if (i)
+			ptrace(PTRACE_INTERRUPT, t->tid, 0, 0);
 		thread_await(t, NULL);
+	}
+	t->core->seized = false;
 	if (t->core->gone)
 		return -ESRCH;
-	if (!t->core->stopped) {
-		log_warn("engine: thread %d does not stop to be let go", t->vtid);
-		return -EBUSY;
-	}
 	if (t->core->looked)
 		r = regs_set(t, &t->core->frozen);
 	else
@@ -479,6 +508,7 @@ int freeze_thread_resume(struct eng_thread *t, bool stop_again)
 	return r;
 }
 
+/* But for who has not stopped: thaw_processes(). */
 static void proc_thaw(struct eng_proc *p)
 {
 	int stop = p->core->stop_sig;
@@ -489,19 +519,26 @@ static void proc_thaw(struct eng_proc *p)
 			log_error("engine: process %d: the engine's pages stay behind", p->vpid);
 	}
 	for (unsigned k = 0; k < p->nthreads; k++)
-		freeze_thread_resume(p->threads[k], stop != 0);
+		if (p->threads[k]->core->stopped)
+			freeze_thread_resume(p->threads[k], stop != 0);
 	if (stop)
 		syscall(SYS_pidfd_send_signal, p->pidfd, stop == SIGSTOP ? SIGSTOP : stop, NULL, 0);
 }
 
 void thaw_processes(struct eng_family *f)
 {
+	for (size_t i = 0; i < f->nprocs; i++)
+		proc_thaw(f->procs[i]);
 	for (size_t i = 0; i < f->nprocs; i++) {
 		struct eng_proc *p = f->procs[i];
 
-		proc_thaw(p);
-		while (p->nthreads)
+		while (p->nthreads) {
+			struct eng_thread *t = p->threads[p->nthreads - 1];
+
+			if (t->core->seized)
+				freeze_thread_resume(t, false);
 			thread_drop(p, p->nthreads - 1);
+		}
 	}
 }
 

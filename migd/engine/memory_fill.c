@@ -12,6 +12,7 @@
 #include <string.h>
 #include <linux/prctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -584,9 +585,15 @@ static const struct {
 
 static int set_protections(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct error *e)
 {
+	static const struct rlimit no_limit = {RLIM_INFINITY, RLIM_INFINITY};
 	struct todo d = {.p = p, .e = e};
+	bool locks = false;
 	int r = 0;
 
+	for (size_t i = 0; i < mm->n_map; i++)
+		locks |= mm->map[i]->flags & MAPF_LOCKED;
+	if (locks && p->core->caps) /* a vessel has our limit until its own is set (res_limits.c) */
+		prlimit(p->pid, RLIMIT_MEMLOCK, &no_limit, NULL);
 	for (size_t i = 0; i < mm->n_map && r == 0; i++) {
 		const img_map *m = mm->map[i];
 
@@ -596,6 +603,9 @@ static int set_protections(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct 
 					(struct eng_call){.nr = SYS_madvise, .arg = {m->start, m->end - m->start, advices[k].advice}, .may_fail = 1});
 		if (r == 0 && (first_prot(m) != m->prot || m->kept))
 			r = todo_add(&d, m, (struct eng_call){.nr = SYS_mprotect, .arg = {m->start, m->end - m->start, m->prot}});
+		/* Locked it is, or the move fails; then there to its last page, which some maps cannot be. */
+		if (r == 0 && m->flags & MAPF_LOCKED)
+			r = todo_add(&d, m, (struct eng_call){.nr = SYS_mlock2, .arg = {m->start, m->end - m->start, MLOCK_ONFAULT}});
 		if (r == 0 && m->flags & MAPF_LOCKED)
 			r = todo_add(&d, m, (struct eng_call){.nr = SYS_mlock2, .arg = {m->start, m->end - m->start, 0}, .may_fail = 1});
 	}

@@ -8,7 +8,7 @@
  *   -516 ERESTART_RESTARTBLOCK: goes on with state kept in the task: regs_rearm() makes the same state in the fresh task, or
  *        the call is simply made again (absolute times);
  *        When it was gone on with once already, orig_rax says restart_syscall: which call it was is read from the code, what is left from deadlines.c;
- *   -EINTR from calls that never restart (epoll_wait, semop, ...): it is our interrupt that they saw, so -514 is put in its place. They are made again as they were
+ *   -EINTR: it is our interrupt that they saw, so -514 is put in its place. They are made again as they were
  *        called, but for a relative time-out: that is what is left of it (wait_again()).
  */
 #include <errno.h>
@@ -29,19 +29,13 @@ struct rseq_cs { /* linux/rseq.h */
 	uint64_t start_ip, post_commit_offset, abort_ip;
 };
 
-/* Calls that give EINTR whenever they are woken, signal or not (signal(7), "never restarted"). */
-static bool never_restarts(long nr)
+/*
+ * EINTR at our stop: from calls that give it whenever they are woken, signal or not (signal(7), "never restarted"), and from any call on a file system that lets its
+ * calls be interrupted (a FUSE or NFS server that is away). It has done nothing, so it is made again; but close(2) has closed.
+ */
+static bool made_again(long nr)
 {
-	static const short list[] = {SYS_epoll_wait, SYS_epoll_pwait, 441 /* epoll_pwait2 */, SYS_semop, SYS_semtimedop, SYS_rt_sigtimedwait,
-		SYS_io_getevents, 333 /* io_pgetevents */, SYS_recvfrom, SYS_recvmsg, SYS_recvmmsg, SYS_sendto, SYS_sendmsg, SYS_sendmmsg, SYS_accept,
-		SYS_accept4, SYS_connect, SYS_read, SYS_readv, SYS_write, SYS_writev, SYS_poll, SYS_ppoll, SYS_select, SYS_pselect6, SYS_msgrcv, SYS_msgsnd,
-		SYS_mq_timedreceive, SYS_mq_timedsend, SYS_pause, SYS_rt_sigsuspend, SYS_futex, SYS_nanosleep, SYS_clock_nanosleep, SYS_wait4, SYS_waitid,
-		SYS_flock, SYS_fcntl, SYS_open, SYS_openat};
-
-	for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++)
-		if (list[i] == nr)
-			return true;
-	return false;
+	return nr != SYS_close;
 }
 
 /*
@@ -152,7 +146,7 @@ static void arrange_syscall(struct eng_thread *t)
 
 	if ((long)r->orig_rax < 0)
 		return;
-	if ((long)r->rax == -EINTR && never_restarts(r->orig_rax)) {
+	if ((long)r->rax == -EINTR && made_again(r->orig_rax)) {
 		wait_again(t, r);
 		t->core->frozen = *r;
 	}
@@ -177,7 +171,7 @@ void regs_let_go(struct eng_thread *t)
 
 	if (regs_get(t, &r) < 0 || (long)r.orig_rax < 0)
 		return;
-	if ((long)r.rax == -EINTR && never_restarts(r.orig_rax)) { /* it is our interrupt that it saw */
+	if ((long)r.rax == -EINTR && made_again(r.orig_rax)) { /* it is our interrupt that it saw */
 		wait_again(t, &r);
 		regs_set(t, &r);
 		return;

@@ -726,7 +726,33 @@ static int f_descriptor_under_way(void)
 	memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)), &fd, sizeof fd);
 	return has(sendmsg(s[0], &m, 0));
 }
+/* A thread that cannot be stopped for a second (it waits for a child of CLONE_VFORK): it is left alone until then, and moves. */
+static void *vfork_thread(void *told)
+{
+	if (write(*(int *)told, "y", 1) < 0)
+		_exit(1);
+	if (syscall(SYS_clone, CLONE_VFORK | SIGCHLD, 0, 0, 0, 0) == 0) {
+		close_range(0, ~0u, 0);
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		nanosleep(&(struct timespec){1, 0}, NULL);
+		_exit(0);
+	}
+	for (;;)
+		pause();
+}
+static int f_uninterruptible(void)
+{
+	pthread_t t;
+	int p[2];
+	char c;
+
+	if (pipe(p) || pthread_create(&t, NULL, vfork_thread, &p[1]) || read(p[0], &c, 1) != 1)
+		return 1;
+	close(p[0]), close(p[1]);
+	return 0;
+}
 static const struct state frozen[] = {
+	{"uninterruptible for a second", f_uninterruptible, NULL},
 	{"own system calls", f_own_calls, "*thread * catches its own system calls (PR_SET_SYSCALL_USER_DISPATCH): cannot be carried; start it without*"},
 	{"waiting connection", f_waiting_connection, "*a connection waits to be accepted: try again later*"},
 	{"descriptor under way", f_descriptor_under_way, "*descriptors are under way in a unix socket (SCM_RIGHTS): try again later*"},
