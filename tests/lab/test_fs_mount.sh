@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+# lab: own
+# /sprite by a line of fstab, as mount.sprite(8) says: mount(8) finds the helper, a mistake is named, umount ends it all.
+. "$(dirname "$0")/lib.sh"
+lab_up -n 1
+# a node sees this machine's /usr: the helper is put there for its eyes only
+sh_on ws1 'mkdir /tmp/sbin; cp -a /usr/sbin/. /tmp/sbin; ln -sf /opt/sprite/bin/mount.sprite /tmp/sbin/mount.sprite; mount --bind /tmp/sbin /usr/sbin; mkdir /mnt/x
+	printf "none /sprite sprite defaults,_netdev,nofail 0 0\nnone /mnt/x sprite nonsense 0 0\n" >/etc/fstab'
+check "umount" sh_on ws1 'echo before >/sprite/f && umount /sprite'
+check "its spritefs ends with it" until_true 20 eval '! on ws1 pgrep -x spritefs'
+check "mount by fstab" sh_on ws1 'mount /sprite </dev/null >/dev/null 2>/tmp/mount.log || { cat /tmp/mount.log; false; }' # its log is stderr from now on
+same "the tree is there, with what was written" "before" "$(on ws1 cat /sprite/f)"
+check "and can be written" sh_on ws1 'echo after >/sprite/f && sync -f /sprite/f'
+same "at the server" "after" "$(on fs1 cat /srv/sprite/f)"
+refused "a second one there" 1 '/sprite: already served' on ws1 mount -t sprite none /sprite
+refused "an option that there is not" 1 'mount.sprite: /mnt/x: unknown option "nonsense"' on ws1 mount /mnt/x
+check "umount again" on ws1 umount /sprite
+check "and nothing of it is left" until_true 20 eval '! on ws1 pgrep "spritefs$|sprite-holder"'
+finish
