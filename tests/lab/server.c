@@ -107,6 +107,8 @@ static void on_start(struct server *s, struct conn *c, json_t *request)
 		c->waits_start = v->name;
 }
 
+enum { KILL_MAX = 10000 }; /* ms */
+
 static void on_kill(struct server *s, struct conn *c, json_t *request)
 {
 	const char *name = json_string_value(json_object_get(request, "daemon"));
@@ -121,7 +123,12 @@ static void on_kill(struct server *s, struct conn *c, json_t *request)
 		conn_fail(c, "%s: %s", name, strerror(errno));
 	else {
 		v->killed = true;
-		conn_answer(c, json_pack("{s:b}", "ok", 1));
+		if (sig == SIGKILL) { /* answered when it is gone: the next command may be `start` */
+			c->waits_end = v->pid;
+			c->kill_until = now_ms() + KILL_MAX;
+		} else {
+			conn_answer(c, json_pack("{s:b}", "ok", 1));
+		}
 	}
 }
 
@@ -237,6 +244,14 @@ static void kill_all(void)
 		;
 }
 
+static bool service_runs(const struct server *s, pid_t pid)
+{
+	for (size_t i = 0; i < s->nservices; i++)
+		if (s->service[i].pid == pid)
+			return true;
+	return false;
+}
+
 /* Answers those who wait for states. */
 static void answer_waiters(struct server *s)
 {
@@ -250,6 +265,10 @@ static void answer_waiters(struct server *s)
 		if (c->waits_stop && s->stopping < 0) {
 			c->waits_stop = false;
 			conn_answer(c, json_pack("{s:b, s:o}", "ok", 1, "daemons", services_rows(s)));
+		}
+		if (c->waits_end && (!service_runs(s, c->waits_end) || now_ms() > c->kill_until)) {
+			c->waits_end = 0;
+			conn_answer(c, json_pack("{s:b}", "ok", 1));
 		}
 		if (c->waits_start) {
 			struct service *v = service_find(s, c->waits_start);
@@ -320,6 +339,7 @@ void server_run(const struct server_options *o)
 	for (;;) {
 		struct pollfd p[4 + 512];
 		struct conn *of[4 + 512];
+		bool waits = false;
 		nfds_t n = 4;
 
 		p[0] = (struct pollfd){.fd = o->listener, .events = POLLIN};
@@ -329,9 +349,10 @@ void server_run(const struct server_options *o)
 		for (struct list *l = s.conns.next; l != &s.conns && n < ARRAY_SIZE(p); l = l->next) {
 			of[n] = container_of(l, struct conn, link);
 			p[n] = (struct pollfd){.fd = of[n]->fd, .events = POLLIN};
+			waits |= of[n]->waits_end != 0;
 			n++;
 		}
-		if (poll(p, n, services_pending(&s) ? 5 : -1) < 0 && errno != EINTR)
+		if (poll(p, n, services_pending(&s) ? 5 : waits ? 100 : -1) < 0 && errno != EINTR)
 			continue;
 		if (p[1].revents && on_signals(&s)) {
 			kill_all();

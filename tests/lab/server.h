@@ -25,6 +25,8 @@ struct conn {
 	pid_t job;	     /* exec: the command that runs, 0: none */
 	bool waits_boot, waits_stop;
 	const char *waits_start; /* a service's name */
+	pid_t waits_end;	 /* of a service that was killed, 0: none */
+	uint64_t kill_until;	 /* ms; a thread of it may hang in the kernel for long */
 };
 
 struct service {

@@ -28,6 +28,7 @@ fi
 
 # A log line begins with the daemon's own time: 61 s per node away from the machine's, by turns ahead and behind (fs1 0, fs2 +, ws1 -, ws2 +).
 drift() { local t; t=$(lab logs $1 spritefsd | sed -n 's/^\([0-9T:.-]*\)Z .*/\1/p' | tail -1); echo $(( $(date -ud "$t" +%s) - $(date -u +%s) )); }
+check "a daemon that was killed can be started at once" eval 'for i in 1 2 3 4 5; do lab kill ws1 migd && lab start ws1 migd || exit 1; done'
 for n in fs1 fs2 ws1 ws2; do lab kill $n spritefsd TERM; until_true 10 lab start $n spritefsd; d=$(drift $n); echo "$n $(( (d + (d < 0 ? -30 : 30)) / 61 ))"; done >"$TMP/drift"
 same "the daemons' clocks differ" "fs1 0 fs2 1 ws1 -2 ws2 3" "$(xargs <"$TMP/drift")"
 check "though the nodes' own do not" test "$(on ws2 date -u +%s)" -le "$(date -u +%s)"
