@@ -21,7 +21,7 @@ struct top {
 	struct error e;
 	int err;
 	size_t from; /* first host shown */
-	bool curses;
+	bool curses, json;
 	int lines, cols, at;
 };
 
@@ -195,10 +195,30 @@ static void draw_moves(struct top *t, int most)
 	}
 }
 
+/* A page as one line of JSON: the rows of mig hosts --json with their statistics, and the last moves of all homes, newest first. */
+static void draw_json(const struct top *t)
+{
+	size_t n;
+	_cleanup_free_ json_t **m = moves(t, &n);
+	json_t *list = json_array(), *page;
+
+	for (size_t i = 0; m && i < n; i++)
+		json_array_append(list, m[i]);
+	page = json_pack("{s:I, s:O, s:o}", "when", (json_int_t)time(NULL) * 1000000000, "hosts", t->hosts, "moves", list);
+	json_dumpf(page, stdout, JSON_COMPACT);
+	putchar('\n');
+	json_decref(page);
+	fflush(stdout);
+}
+
 static void draw(struct top *t)
 {
 	int room;
 
+	if (t->json) {
+		draw_json(t);
+		return;
+	}
 	t->at = 0;
 	if (t->curses) {
 		getmaxyx(stdscr, t->lines, t->cols);
@@ -238,7 +258,8 @@ static bool keys(struct top *t, long ms)
 
 int cmd_top(int argc, char **argv)
 {
-	static const struct option options[] = {{"delay", required_argument, NULL, 'd'}, {"times", required_argument, NULL, 'n'}, {0}};
+	static const struct option options[] = {{"delay", required_argument, NULL, 'd'}, {"times", required_argument, NULL, 'n'},
+		{"json", no_argument, NULL, 'J'}, {0}};
 	struct top t = {.curses = isatty(STDOUT_FILENO) && isatty(STDIN_FILENO)};
 	double delay = 2;
 	long times = 0;
@@ -250,7 +271,8 @@ int cmd_top(int argc, char **argv)
 			return usage_error("top", "-d: expected seconds, 0.1 to 3600, found \"%s\"", optarg);
 		if (c == 'n' && ((times = strtol(optarg, &end, 10)) < 1 || *end))
 			return usage_error("top", "-n: expected how often, from 1, found \"%s\"", optarg);
-		if (c != 'd' && c != 'n')
+		t.json |= c == 'J';
+		if (c != 'd' && c != 'n' && c != 'J')
 			return usage_error("top", "unknown or incomplete option \"%s\"", argv[optind - 1]);
 	}
 	if (optind < argc)
@@ -258,6 +280,8 @@ int cmd_top(int argc, char **argv)
 	top_ask(&t);
 	if (t.err)
 		return ask_failed(t.err, NULL, &t.e);
+	if (t.json && !times)
+		times = 1;
 	if (times)
 		t.curses = false;
 	if (t.curses && !initscr())

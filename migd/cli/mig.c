@@ -19,7 +19,7 @@ const struct command commands[] = {
 	{"ps", cmd_ps, "ps [-a] [-o COLUMNS] [--no-header] [--json]", "which processes are away, and which are guests here"},
 	{"hosts", cmd_hosts, "hosts [-v] [-o COLUMNS] [--no-header] [--json]", "which hosts there are, and how they do"},
 	{"env", cmd_env, "env [list [--json] | get NAME | set NAME=VALUE... | unset NAME...]", "variables that all processes of a login share, wherever they run"},
-	{"top", cmd_top, "top [-d SECONDS] [-n TIMES]", "hosts, load and migrations, live"},
+	{"top", cmd_top, "top [-d SECONDS] [-n TIMES] [--json]", "hosts, load and migrations, live"},
 	{"stats", cmd_stats, "stats [-a] [-o COLUMNS] [--no-header] [--json]", "who worked for whom so far"},
 	{"lend", cmd_lend, "lend on|off|status [--until TIME] [--json]", "may this host take guests"},
 	{"evict", cmd_evict, "evict [--json] --all|PID|USER", "send guests of this host away"},

@@ -8,6 +8,8 @@ bench_up -n 3
 job_dir
 until_true 60 idle_all 3
 lab exec ws1 -u sprite -- bash -c "cat >$JD/Makefile" <<'X'
+MAKEFLAGS += -r
+.PHONY: true echo touch shell gcc
 N = $(shell seq 40)
 true: $(N:%=true.%)
 echo: $(N:%=echo.%)

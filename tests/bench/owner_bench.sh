@@ -7,20 +7,32 @@ ROUNDS=${1:-5}
 bench_up -n 2
 job_dir
 idle2() { mig hosts --no-header -o NAME,STATE | grep -q "^ws2 *idle"; }
-# When the guests' group used the CPU last (real time in ms), watched for 2 s.
+# Watched for 2 s, real times in us: when each guest's group was first seen frozen (the last of them), and when the group of all used the CPU last: the engine works in it while
+# it sends them away.
 cat >$TMP/watch.py <<'X'
-import glob, time
-f = [open(p) for p in glob.glob("/sys/fs/cgroup/sprite-guests/cpu.stat") + glob.glob("/sys/fs/cgroup/*/sprite-guests/cpu.stat")][:1]
+import os, time
+top = [p for p, dirs, files in os.walk("/sys/fs/cgroup") if p.endswith("/sprite-guests") and "cpu.stat" in files and "usage_usec" in open(p + "/cpu.stat").read()][0]
+f = open(top + "/cpu.stat")
+running = {d: open(top + "/" + d + "/cgroup.events") for d in os.listdir(top) if os.path.isdir(top + "/" + d)}
 def used():
-    f[0].seek(0)
-    return int(f[0].readline().split()[1])
-last, at, end = used(), 0, time.time() + 2
+    f.seek(0)
+    return int(f.readline().split()[1])
+def frozen(g):
+    try:
+        g.seek(0)
+        return "frozen 1" in g.read()
+    except OSError: # gone
+        return True
+last, at, stopped, end = used(), 0, 0, time.time() + 2
 open("/tmp/watching", "w")
 while time.time() < end:
+    for d in [d for d in running if frozen(running[d])]:
+        del running[d]
+        stopped = time.time()
     u = used()
     if u != last: last, at = u, time.time()
     time.sleep(0.0005)
-print(int(at * 1e6))
+print(int(stopped * 1e6) if not running else 0, int(at * 1e6))
 X
 lab exec ws2 -- tee /tmp/watch.py <$TMP/watch.py >/dev/null
 guests() { for i in 1 2 3; do as sprite ws1 bash -c "cd $JD && mig run -H ws2 $1 >g.$i 2>&1 </dev/null" </dev/null >/dev/null 2>&1 & done; until_true 30 eval '[ "$(mig ps --no-header -o HOST | grep -c ws2)" -ge 3 ]'; }
@@ -33,7 +45,7 @@ while True:
 x=bytearray(os.urandom(64<<20))
 while True:
  for i in range(0,len(x),4096): x[i]=(x[i]+1)&255'"; do
-	: >$TMP/stop; : >$TMP/gone
+	: >$TMP/stop; : >$TMP/used; : >$TMP/gone
 	for r in $(seq "$ROUNDS"); do
 		until_true 60 idle2
 		guests "${what#*|}"
@@ -43,11 +55,13 @@ while True:
 		n=$(on ws2 grep -c "all guests have left" /var/log/sprite/migd.log)
 		t=${EPOCHREALTIME/./}; lab input ws2; wait $w
 		until_true 60 eval '[ "$(on ws2 grep -c "all guests have left" /var/log/sprite/migd.log)" -gt '"$n"' ]'
-		echo $((($(cat $TMP/at) - t))) >>$TMP/stop; left >>$TMP/gone
+		read -r stopped used <$TMP/at; echo $((stopped - t)) >>$TMP/stop; echo $((used - t)) >>$TMP/used; left >>$TMP/gone
 		on ws1 pkill -9 -u sprite python3; until_true 30 all_home
 	done
-	printf '  %-18s key to no CPU use: median %5.1f  worst %5.1f   key to all gone: median %6.0f  worst %6.0f\n' "${what%%|*}" \
-		"$(median <$TMP/stop | awk '{ print $1 / 1000 }')" "$(sort -g $TMP/stop | tail -1 | awk '{ print $1 / 1000 }')" "$(median <$TMP/gone)" "$(sort -g $TMP/gone | tail -1)"
+	ms() { $2 <$TMP/$1 | awk '{ print $1 / 1000 }'; }
+	worst() { sort -g | tail -1; }
+	printf '  %-15s key to all stopped: median %5.1f  worst %5.1f   to the end of all CPU use: median %6.1f  worst %6.1f   to all gone: median %6.0f  worst %6.0f\n' "${what%%|*}" \
+		"$(ms stop median)" "$(ms stop worst)" "$(ms used median)" "$(ms used worst)" "$(median <$TMP/gone)" "$(worst <$TMP/gone)"
 done
 # The owner's shell: a program started, 50 times
 shell() { on ws2 bash -c 'for i in $(seq 50); do a=$EPOCHREALTIME; /bin/true; b=$EPOCHREALTIME; echo $(((${b/./} - ${a/./}))); done' | sort -g | awk '{ v[NR] = $1 } END { printf "median %5.1f  worst %6.1f ms\n", v[int(NR / 2)] / 1000, v[NR] / 1000 }'; }

@@ -31,6 +31,35 @@ check "memory of all guests together is bounded" test "$all" -le "$half" -a "$al
 check "and so are their processes" test "$(value pids.max)" -gt 0 -a "$(value pids.max)" -le 15000
 check "mig hosts -v says what there is to hold them" grep -q "^ws2: guests are held by: .*pids" <(mig hosts -v)
 
+# as many loops of the owner as of guests: who gets the processors? (With equal weights it would be one to one.)
+loops=$((2 * $(on ws2 nproc)))
+as sprite ws1 bash -c "cat >$D/loops" <<X
+for i in \$(seq $loops); do while [ ! -e quiet ]; do :; done & done; wait
+X
+away 'bash loops >loops.out 2>&1' &
+check "guests compute" until_true 30 eval '[ "$(tasks)" -gt $loops ]'
+lab exec ws2 -- tee /tmp/owner.py >/dev/null <<'X'
+import os, sys, time
+def guests(): # all together, in us
+    for p, dirs, files in os.walk("/sys/fs/cgroup"):
+        if p.endswith("/sprite-guests") and "cpu.stat" in files and "usage_usec" in open(p + "/cpu.stat").read():
+            return int(open(p + "/cpu.stat").readline().split()[1])
+loops, before = int(sys.argv[1]), guests()
+for i in range(loops):
+    if os.fork() == 0:
+        while time.process_time() < 0.5:
+            pass
+        os._exit(0)
+for i in range(loops):
+    os.wait()
+t = os.times()
+print(int((t.children_user + t.children_system) * 1e6), guests() - before)
+X
+read -r mine theirs <<<"$(on ws2 python3 /tmp/owner.py $loops)"
+check "the owner's loops go first ($mine us of CPU, guests $theirs)" test "$mine" -ge $((loops * 400000)) -a "${theirs:-x}" -le $((mine / 2))
+as sprite ws1 touch $D/quiet
+wait
+
 # a fork bomb, that ends when it is told to
 as sprite ws1 bash -c "cat >$D/bomb" <<'X'
 b() { [ -e stop ] || { b & b & wait; }; }

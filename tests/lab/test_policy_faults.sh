@@ -42,7 +42,7 @@ run ws2 dead
 check "a guest runs on ws2" until_true 30 counts dead
 lab kill ws2 migd KILL >/dev/null
 sh_on ws2 'for f in $(find /sys/fs/cgroup -path "*sprite-guests/*" -name cgroup.procs 2>/dev/null); do for p in $(cat $f); do kill -9 $p 2>/dev/null; done; done; true'
-check "ws2 comes back without it" until_true 20 lab start ws2 migd
+check "ws2 comes back without it, from a reboot" until_true 20 lab start ws2 migd SPRITE_BOOT_ID=$(cat /proc/sys/kernel/random/uuid)
 check "its home ends it" until_true 60 on ws1 test -e $D/dead.rc
 same "by SIGKILL" 137 "$(on ws1 cat $D/dead.rc)"
 check "with a line in the log" log_has ws1 "was lost with ws2"

@@ -29,6 +29,9 @@ for i in 1 2; do as sprite ws1 bash -c "cd $D; mig run -H ws2 true >out 2>&1 </d
 out=$(on ws1 mig top -n 1)
 check "top shows hosts" grep -q "^ws2 .* idle\|^ws2 .* in use" <<<"$out"
 same "and the last migrations" 2 "$(grep -c "exec .* true *ws1 -> ws2" <<<"$out")" || note "$out"
+same "as JSON too, newest first" "1 2 True True" "$(on ws1 mig top --json | python3 -c 'import json, sys
+p = [json.loads(l) for l in sys.stdin]; m = p[0]["moves"]
+print(len(p), len(p[0]["hosts"]), m[0]["comm"] == "true", all(a["when"] >= b["when"] for a, b in zip(m, m[1:])))')"
 on ws1 bash -c 'TERM=xterm LINES=30 COLUMNS=120 timeout 20 script -qec "mig top -d 0.2" /tmp/top.out < <(sleep 1.5; printf q) >/dev/null; echo $? >/tmp/top.rc'
 same "on a terminal q ends it" 0 "$(on ws1 cat /tmp/top.rc)"
 check "and it drew there" sh_on ws1 'tr -d "\033" </tmp/top.out | grep -q "mig top"'
