@@ -81,6 +81,8 @@ static bool parse(struct daemon *d, const struct daemon_option *common, int argc
 	for (int i = 1; i < argc; i++) {
 		if (!only_args && !strcmp(argv[i], "--")) {
 			only_args = true;
+		} else if (!only_args && !strcmp(argv[i], "-h")) {
+			*find(common, "help", 4)->flag = true;
 		} else if (!only_args && !strncmp(argv[i], "--", 2)) {
 			if (!option(d, common, argv, &i))
 				return false;

@@ -39,6 +39,8 @@ int cmd_kill(const char *name, int argc, char **argv)
 {
 	int sig = argc == 4 ? signal_number(argv[3]) : SIGKILL;
 
+	if (sig < 0)
+		fprintf(stderr, "sprite-lab: kill: no signal \"%s\"\n", argv[3]);
 	if (argc < 3 || argc > 4 || sig < 0)
 		return usage_error("kill");
 	return ask(name, argv[1], json_pack("{s:s, s:s, s:i}", "verb", "kill", "daemon", argv[2], "signal", sig));
@@ -73,7 +75,11 @@ int cmd_cpu(const char *name, int argc, char **argv)
 	char *end = NULL;
 	long percent = argc == 3 ? strtol(argv[2], &end, 10) : -1;
 
-	if (percent < 0 || percent > 100000 || *end)
+	if (argc == 3 && (percent < 0 || percent > 100000 || *end || end == argv[2])) {
+		fprintf(stderr, "sprite-lab: cpu: expected percents of one CPU, 0 to 100000, found \"%s\"\n", argv[2]);
+		return usage_error("cpu");
+	}
+	if (argc != 3)
 		return usage_error("cpu");
 	if (lab_use_node(&lab, name, argv[1], &n, &e) < 0 || cgroup_node_cpu(&lab, n->name, percent, &e) < 0)
 		return fail(&e);

@@ -10,48 +10,95 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
-static int parse(int argc, char **argv, struct lab_options *o)
+static int count(const char *option, const char *text, int least, struct error *e)
+{
+	char *end;
+	long n = strtol(text, &end, 10);
+
+	return end != text && !*end && n >= least && n <= LAB_NODES_MAX ? (int)n
+									 : error_set(e, EINVAL, "%s: expected a number from %d to %d, found \"%s\"", option, least, LAB_NODES_MAX, text);
+}
+
+/* SRC:DST, a directory or file of this machine and where nodes see it. */
+static int bind_good(const char *text, struct error *e)
+{
+	const char *colon = strchr(text, ':');
+	_cleanup_free_ char *src = colon ? strndup(text, (size_t)(colon - text)) : NULL;
+
+	if (!src || *src != '/' || colon[1] != '/')
+		return error_set(e, EINVAL, "--bind: expected SRC:DST, two absolute paths, found \"%s\"", text);
+	return access(src, F_OK) < 0 ? error_set(e, EINVAL, "--bind: %s: %s", src, strerror(errno)) : 0;
+}
+
+/* A size as mount(8) takes it for a tmpfs. */
+static int store_good(const char *text, struct error *e)
+{
+	size_t n = strspn(text, "0123456789");
+
+	return n && strspn(text + n, "kKmMgG") == strlen(text + n) && strlen(text + n) <= 1
+		       ? 0
+		       : error_set(e, EINVAL, "--store: expected a size such as 20M, found \"%s\"", text);
+}
+
+/* NODE=FEATURE,... */
+static int hide_good(const struct lab_options *o, const char *text, struct error *e)
+{
+	int n, at = -1;
+
+	if (sscanf(text, "ws%d%n", &n, &at) == 1 && at > 0 && text[at] == '=' && text[at + 1] && n >= 1 && n <= o->workstations)
+		return 0;
+	return error_set(e, EINVAL, "--cpu-hide: expected NODE=FEATURE,... with one of ws1 to ws%d, found \"%s\"", o->workstations, text);
+}
+
+static int parse(int argc, char **argv, struct lab_options *o, struct error *e)
 {
 	static const struct option options[] = {{"workstations", 1, NULL, 'n'}, {"servers", 1, NULL, 's'}, {"store", 1, NULL, 'S'}, {"bind", 1, NULL, 'b'},
 		{"cpu-hide", 1, NULL, 'c'}, {NULL, 0, NULL, 0}};
-	char *end = NULL;
-	int c;
+	int c, r = 0;
 
 	*o = (struct lab_options){.workstations = 3, .servers = 1};
-	while ((c = getopt_long(argc, argv, "n:s:", options, NULL)) != -1) {
+	while (!r && (c = getopt_long(argc, argv, "n:s:", options, NULL)) != -1) {
 		switch (c) {
 		case 'n':
-			o->workstations = strtol(optarg, &end, 10);
+			o->workstations = count("-n", optarg, 0, e);
 			break;
 		case 's':
-			o->servers = strtol(optarg, &end, 10);
+			o->servers = count("-s", optarg, 1, e);
 			break;
 		case 'S':
 			o->store_size = optarg;
+			r = store_good(optarg, e);
 			break;
 		case 'b':
-			if (!strchr(optarg, ':') || o->nbind == ARRAY_SIZE(o->bind))
-				return -EINVAL;
+			if (o->nbind == ARRAY_SIZE(o->bind))
+				return error_set(e, EINVAL, "--bind: %zu at most", ARRAY_SIZE(o->bind));
 			o->bind[o->nbind++] = optarg;
+			r = bind_good(optarg, e);
 			break;
 		case 'c':
-			if (!strchr(optarg, '=') || o->ncpu_hide == ARRAY_SIZE(o->cpu_hide))
-				return -EINVAL;
+			if (o->ncpu_hide == ARRAY_SIZE(o->cpu_hide))
+				return error_set(e, EINVAL, "--cpu-hide: %zu at most", ARRAY_SIZE(o->cpu_hide));
 			o->cpu_hide[o->ncpu_hide++] = optarg;
 			break;
 		default:
-			return -EINVAL;
+			return -EINVAL; /* getopt has said what */
 		}
-		if (end && *end)
-			return -EINVAL;
+		if (o->workstations < 0 || o->servers < 0)
+			r = -EINVAL;
 	}
-	if (optind != argc || o->workstations < 0 || o->servers < 1 || o->workstations + o->servers > LAB_NODES_MAX)
-		return -EINVAL;
-	return 0;
+	for (size_t i = 0; !r && i < o->ncpu_hide; i++)
+		r = hide_good(o, o->cpu_hide[i], e);
+	if (!r && optind != argc)
+		r = error_set(e, EINVAL, "up: did not expect \"%s\"", argv[optind]);
+	if (!r && o->workstations + o->servers > LAB_NODES_MAX)
+		r = error_set(e, EINVAL, "up: %d nodes at most", LAB_NODES_MAX);
+	return r;
 }
 
 static void name_nodes(struct lab *lab, const struct lab_options *o)
@@ -142,8 +189,11 @@ int cmd_up(const char *name, int argc, char **argv)
 	struct error e = {0};
 	int leash = -1, rc;
 
-	if (parse(argc, argv, &o) < 0)
+	if (parse(argc, argv, &o, &e) < 0) {
+		if (e.code)
+			fail(&e);
 		return usage_error("up");
+	}
 	rc = lab_open(&lab, name, &e);
 	if (rc < 0 && rc != -ENOENT)
 		return fail(&e);

@@ -76,12 +76,15 @@ check "the console is a login session" sh_on ws1 'who | grep -q "^sprite *pts/0"
 # -- wrong use
 refused "unknown node" 1 'no node ws9' lab kill ws9 migd
 refused "unknown daemon" 1 'no daemon httpd' lab kill ws1 httpd
-refused "unknown signal" 2 'usage' lab kill ws1 migd NOSUCH
+refused "unknown signal" 2 'no signal "NOSUCH"' lab kill ws1 migd NOSUCH
 refused "unknown command" 2 'no command "frobnicate"' lab frobnicate
 refused "a lab that is up" 1 'is up already' lab up
 refused "a lab that is not up" 1 'not up' lab --name nobody ls
 refused "a bad lab name" 1 'lab name' lab --name ../x up
-refused "bad number" 2 'usage' lab --name other up -n 3x
-refused "too many nodes" 2 'usage' lab --name other up -n 1000
+refused "bad number" 2 'expected a number .* found "3x"' lab --name other up -n 3x
+refused "too many nodes" 2 'expected a number .* found "1000"' lab --name other up -n 1000
+refused "a directory that is not there" 2 'nowhere: No such file' lab --name other up --bind /nowhere:/x
+refused "a size that is none" 2 'expected a size .* found "foo"' lab --name other up --store foo
+refused "features of a node that is not there" 2 'ws1 to ws3, found "ws9=avx"' lab --name other up --cpu-hide ws9=avx
 check "ls --json is JSON with all nodes" eval 'lab ls --json | python3 -c "import json, sys; assert [n[\"name\"] for n in json.load(sys.stdin)] == [\"fs1\", \"ws1\", \"ws2\", \"ws3\"]"'
 finish

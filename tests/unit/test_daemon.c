@@ -72,6 +72,7 @@ static void test_usage(void)
 static void test_help(void)
 {
 	CU_ASSERT_EQUAL(RUN(NULL, NULL, "--help"), 0);
+	CU_ASSERT_EQUAL(RUN(NULL, NULL, "-h"), 0);
 	CU_ASSERT_PTR_NOT_NULL(strstr(out, "usage: tested [OPTION]...\n"));
 	CU_ASSERT_PTR_NOT_NULL(strstr(out, "--mount DIR"));
 	CU_ASSERT_PTR_NOT_NULL(strstr(out, "--check"));
