@@ -3,25 +3,36 @@
 #include "migd/engine/xsave.h"
 #include <cpuid.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <string.h>
 
 enum { SW_RESERVED = 464, MXCSR_MASK = 28 }; /* in the legacy part: from here on the kernel's; which bits of MXCSR this processor has */
 
-size_t xsave_layout(struct xsave_part *v)
+/* Asked once: CPUID leaves a virtual machine, which takes long. */
+static struct xsave_part here[XSAVE_PARTS];
+static size_t parts_here;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void ask(void)
 {
 	unsigned a, b, c, d, lo, hi;
-	size_t n = 0;
 
 	if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1 /* OSXSAVE */))
-		return 0;
+		return;
 	__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
 	for (uint32_t i = 2; i < 63; i++) {
 		if (!(((uint64_t)hi << 32 | lo) >> i & 1) || !__get_cpuid_count(0xd, i, &a, &b, &c, &d) || !a)
 			continue;
-		v[n++] = (struct xsave_part){i, b, a};
+		here[parts_here++] = (struct xsave_part){i, b, a};
 	}
-	return n;
+}
+
+size_t xsave_layout(struct xsave_part *v)
+{
+	pthread_once(&once, ask);
+	memcpy(v, here, parts_here * sizeof(*v));
+	return parts_here;
 }
 
 static const struct xsave_part *part_of(const struct xsave_part *v, size_t n, uint32_t id, size_t len)
