@@ -24,7 +24,7 @@
 #include "migd/stats.h"
 #include "migd/transfer.h"
 
-enum { PING_MS = 8000, PREPARE_MS = 30000, SEND_MS = 3600 * 1000, RELEASE_MS = 3000, GO_MS = 3000, ABORT_MS = 2000, AGAIN_US = 200000, TICK_NS = 500000000 };
+enum { PING_MS = 8000, PREPARE_MS = 30000, SEND_MS = 3600 * 1000, RELEASE_MS = 3000, GO_MS = 3000, ABORT_MS = 2000, AGAIN_US = 200000, STILL_MS = 20, TICK_NS = 500000000 };
 
 struct move {
 	struct family *f;
@@ -339,8 +339,7 @@ static void deliver_here(const struct family *f, pid_t pid, pid_t tid, siginfo_t
 /* Signals that came for it on its way home. */
 void move_deliver_here(struct family *f)
 {
-	while (outbox_deliver(f->outbox, deliver_here))
-		;
+	outbox_deliver(f->outbox, deliver_here);
 }
 
 static int actor_resume_home(struct family *f, void *arg)
@@ -351,6 +350,11 @@ static int actor_resume_home(struct family *f, void *arg)
 	if (!f->eng)
 		return error_set(v->e, ESRCH, "its hollows are gone");
 	family_events(f); /* a signal that a hollow had taken */
+	if (outbox_waiting(f->outbox, STILL_MS)) { /* not if one is still on its way: nobody waits for a host that does not answer now */
+		eng_queue_open(f->eng);
+		move_deliver_here(f);
+		eng_queue_close(f->eng);
+	}
 	err = eng_resume(f->eng, v->e);
 	f->eng = NULL;
 	return err;

@@ -386,26 +386,41 @@ void outbox_delivered(struct outbox *o, uint64_t seq)
 	pthread_mutex_unlock(&o->lock);
 }
 
-bool outbox_deliver(struct outbox *o, void (*deliver)(const struct family *f, pid_t pid, pid_t tid, siginfo_t *info))
+void outbox_deliver(struct outbox *o, void (*deliver)(const struct family *f, pid_t pid, pid_t tid, siginfo_t *info))
 {
-	struct list *n = NULL;
-	struct item *it;
+	struct item *it, *tmp;
+	struct list all;
 
+	list_init(&all);
 	pthread_mutex_lock(&o->lock);
 	while (o->sending) /* it comes back into the list: nobody over there takes it any more */
 		pthread_cond_wait(&o->changed, &o->lock);
-	n = list_pop(&o->items);
-	if (n)
+	list_each_safe(it, tmp, &o->items, node) {
+		list_del(&it->node);
+		list_add_tail(&all, &it->node);
 		o->n--;
+	}
 	pthread_cond_broadcast(&o->changed);
 	pthread_mutex_unlock(&o->lock);
-	if (!n)
-		return false;
-	it = list_entry(n, struct item, node);
-	deliver(o->f, it->pid, it->tid, &it->info);
-	item_done(o, it);
-	free(it);
-	return true;
+	list_each(it, &all, node) /* one after the other, with nothing in between that takes time */
+		deliver(o->f, it->pid, it->tid, &it->info);
+	list_each_safe(it, tmp, &all, node) {
+		list_del(&it->node);
+		item_done(o, it);
+		free(it);
+	}
+}
+
+bool outbox_waiting(struct outbox *o, int timeout_ms)
+{
+	bool yes;
+
+	pthread_mutex_lock(&o->lock);
+	for (; o->sending && timeout_ms > 0; timeout_ms -= 5)
+		wait_ms(o, 5);
+	yes = !o->sending && !list_empty(&o->items);
+	pthread_mutex_unlock(&o->lock);
+	return yes;
 }
 
 uint64_t outbox_last_seq(struct outbox *o)

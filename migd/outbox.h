@@ -36,8 +36,10 @@ void outbox_hold(struct outbox *o, bool hold);
 int outbox_flush(struct outbox *o, int timeout_ms);
 /* Home: the old guest host has delivered signals up to seq: forget them. */
 void outbox_delivered(struct outbox *o, uint64_t seq);
-/* Takes the oldest undelivered signal out, for delivery here at home; only then is it noted as done: after a crash it may come twice, but it comes. false: none. */
-bool outbox_deliver(struct outbox *o, void (*deliver)(const struct family *f, pid_t pid, pid_t tid, siginfo_t *info));
+/* Takes all undelivered signals out, for delivery here at home; only then are they noted as done: after a crash they may come twice, but they come. */
+void outbox_deliver(struct outbox *o, void (*deliver)(const struct family *f, pid_t pid, pid_t tid, siginfo_t *info));
+/* Held back: there is something to deliver, and no message is on its way any more. */
+bool outbox_waiting(struct outbox *o, int timeout_ms);
 uint64_t outbox_last_seq(struct outbox *o);
 
 #endif

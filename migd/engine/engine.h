@@ -100,6 +100,9 @@ struct eng_nest_opts {
 int eng_nest(int fd, const struct eng_nest_opts *o, const struct eng_hooks *h, struct eng_family **out, struct error *e);
 /* Reads the rest of the image into the vessels (from eng_nest) or hollows (eng_hollow, at home; reads the head too). Ends parked. */
 int eng_fill(struct eng_family *f, int fd, const struct eng_hooks *h, struct error *e);
+/* At home, filled: what is sent to its processes between the two takes its place behind what came with the image, before what was sent here since it left. */
+void eng_queue_open(struct eng_family *f);
+void eng_queue_close(struct eng_family *f);
 /* After the commit: lets it run. At home, unless `f` is kept by the caller for nothing more, frees f (returns with *f gone). */
 int eng_resume(struct eng_family *f, struct error *e);
 /* Destination, before the commit: guest host: kills the vessels, removes the nest, frees f. Home: empties the hollows again, keeps f. */

@@ -364,6 +364,20 @@ int eng_release_threads(struct eng_family *f)
 	return 0;
 }
 
+void eng_queue_open(struct eng_family *f)
+{
+	for (size_t i = 0; i < f->nprocs && f->state == ENG_FILLED; i++)
+		if (!f->procs[i]->core->dead)
+			signals_queue_open(f->procs[i]);
+}
+
+void eng_queue_close(struct eng_family *f)
+{
+	for (size_t i = 0; i < f->nprocs && f->state == ENG_FILLED; i++)
+		if (!f->procs[i]->core->dead)
+			signals_queue_close(f->procs[i]);
+}
+
 int eng_resume(struct eng_family *f, struct error *e)
 {
 	/* Parked: found again after a restart; the caller's journal knows that it had been filled. */

@@ -108,6 +108,9 @@ int eng_open(struct eng_proc *p, const char *path, int flags, mode_t mode);
  */
 void eng_sigtrap_action(const struct eng_proc *p, void *ksigaction32);
 void eng_sigtrap_set(struct eng_proc *p, const void *ksigaction32);
+/* res_signals.c, for eng_queue_open() and eng_queue_close(). */
+void signals_queue_open(struct eng_proc *p);
+void signals_queue_close(struct eng_proc *p);
 
 /* ---- reading /proc -------------------------------------------------------------------------------- */
 /* Whole small file below dirfd (p->dir), NUL-terminated, malloc'd; NULL and errno. */

@@ -26,7 +26,7 @@
 struct kernel_action {
 	uint64_t handler, flags, restorer, mask;
 };
-enum { NSIGS = 64, INFO_SIZE = 128, SETTLE_ROUNDS = 64 };
+enum { NSIGS = 64, INFO_SIZE = 128, SETTLE_ROUNDS = 64, PUT_MAX = 128 };
 
 struct sig_list {
 	siginfo_t *info;
@@ -36,6 +36,7 @@ struct signals_state { /* ->res[]: at the source what was dumped, at the destina
 	Sprite__Img__Signals *image;
 	unsigned *dumped; /* [nthreads + 1][NSIGS + 1]: how many of each went into the image; row 0: the process */
 	unsigned rows;
+	unsigned later[NSIGS + 1]; /* between signals_queue_open() and signals_queue_close() */
 };
 
 const struct eng_res res_signals;
@@ -411,14 +412,127 @@ static int queue_fill(struct eng_proc *p, const Sprite__Img__SigQueue *q, struct
 		memcpy(&si, q->info[k].data, sizeof si);
 		if (si.si_signo < 1 || si.si_signo > NSIGS)
 			return res_bad_record(e, "signals");
-		int r = queue_put(t, !q->tid, &si);
-
-		if (r < 0)
-			return error_set(e, -r, "signal %d (code %d) cannot be queued again for %d: %s", si.si_signo, si.si_code, t->vtid,
-					 strerror(-r));
 		s->dumped[row * (NSIGS + 1) + si.si_signo]++;
 	}
+	for (size_t k = 0, n; t && k < q->n_info; k += n) { /* in one go: others may send here meanwhile */
+		struct eng_call c[PUT_MAX];
+		size_t bad = 0;
+
+		eng_scratch_reset(p);
+		for (n = 0; n < PUT_MAX && k + n < q->n_info; n++) {
+			const siginfo_t *si = (const siginfo_t *)q->info[k + n].data;
+			uint64_t at = eng_scratch_put(p, si, sizeof *si);
+
+			c[n] = q->tid ? (struct eng_call){SYS_rt_tgsigqueueinfo, {p->vpid, t->vtid, si->si_signo, at}, 0, 0, 0}
+				      : (struct eng_call){SYS_rt_sigqueueinfo, {p->vpid, si->si_signo, at}, 0, 0, 0};
+		}
+		int r = eng_batch(t, c, n, &bad);
+
+		if (r < 0)
+			return error_set(e, -r, "a signal cannot be queued again for %d (number %zu of %zu): %s", t->vtid, k + bad + 1, q->n_info, strerror(-r));
+	}
 	return 0;
+}
+
+/* One that waits for this thread alone: it would take that first. */
+static bool queue_own(struct eng_thread *t, int sig)
+{
+	struct sig_list l;
+	bool has = false;
+
+	if (queue_peek(t, false, &l) < 0)
+		return true;
+	for (size_t i = 0; i < l.n; i++)
+		has |= l.info[i].si_signo == sig;
+	free(l.info);
+	return has;
+}
+
+static void queue_count(struct eng_proc *p, unsigned n[NSIGS + 1])
+{
+	struct sig_list l;
+
+	memset(n, 0, sizeof(unsigned[NSIGS + 1]));
+	if (queue_peek(p->threads[0], true, &l) < 0)
+		return;
+	for (size_t i = 0; i < l.n; i++)
+		n[l.info[i].si_signo]++;
+	free(l.info);
+}
+
+/* The first n waiting `sig` of the process go to the end of its queue. The process does it by itself in one go: it is done also if we die now. */
+static int queue_turn(struct eng_proc *p, int sig, unsigned n)
+{
+	uint64_t mask = 1ull << (sig - 1), zero[2] = {0, 0}, am, at, ai;
+	struct eng_call c[ENG_BATCH_MAX & ~1];
+	int r = 0;
+
+	eng_scratch_reset(p);
+	am = eng_scratch_put(p, &mask, sizeof mask);
+	at = eng_scratch_put(p, zero, sizeof zero);
+	ai = eng_scratch_put(p, NULL, INFO_SIZE);
+	while (ai && n && !r) {
+		size_t k = 0;
+
+		for (; n && k < sizeof c / sizeof *c; n--) {
+			c[k++] = (struct eng_call){SYS_rt_sigtimedwait, {am, ai, at, 8}, 0, 0, 0};
+			c[k++] = (struct eng_call){SYS_rt_sigqueueinfo, {p->vpid, sig, ai}, 0, 0, 0};
+		}
+		r = eng_batch(p->threads[0], c, k, NULL);
+	}
+	return ai ? r : -ENOMEM;
+}
+
+/*
+ * Signals that came here since it left are later than those that it brings, and than those that were on their way to it: what stands before the first that it has
+ * brought goes behind. Standard ones do not queue. A failure only costs the order.
+ */
+static void queue_after_image(struct eng_proc *p, const Sprite__Img__SigQueue *q, const struct signals_state *s)
+{
+	struct sig_list l;
+
+	if (q->tid || queue_peek(p->threads[0], true, &l) < 0)
+		return;
+	for (int sig = __SIGRTMIN; sig <= NSIGS; sig++) {
+		const void *first = NULL;
+		unsigned before = 0;
+		bool found = false;
+
+		for (size_t i = 0; i < q->n_info && !first; i++)
+			if (((const siginfo_t *)q->info[i].data)->si_signo == sig)
+				first = q->info[i].data;
+		for (size_t i = 0; first && i < l.n && !found; i++)
+			if (l.info[i].si_signo == sig && !(found = !memcmp(&l.info[i], first, sizeof *l.info)))
+				before++;
+		if (found && before && s->dumped[sig] && !queue_own(p->threads[0], sig))
+			queue_turn(p, sig, before);
+	}
+	free(l.info);
+}
+
+void signals_queue_open(struct eng_proc *p)
+{
+	struct signals_state *s = state_of(p);
+
+	if (!s || !s->dumped)
+		return;
+	queue_count(p, s->later);
+	for (int sig = __SIGRTMIN; sig <= NSIGS; sig++)
+		if (s->later[sig] > s->dumped[sig] && !queue_own(p->threads[0], sig)) {
+			queue_turn(p, sig, s->dumped[sig]);
+			s->later[sig] -= s->dumped[sig];
+		} else {
+			s->later[sig] = 0;
+		}
+}
+
+void signals_queue_close(struct eng_proc *p)
+{
+	struct signals_state *s = state_of(p);
+
+	for (int sig = __SIGRTMIN; s && s->dumped && sig <= NSIGS; sig++)
+		if (s->later[sig])
+			queue_turn(p, sig, s->later[sig]);
 }
 
 static int signals_finish(struct eng_proc *p, struct error *e)
@@ -437,6 +551,8 @@ static int signals_finish(struct eng_proc *p, struct error *e)
 
 	for (size_t i = 0; !r && i < m->n_queue; i++)
 		r = queue_fill(p, m->queue[i], s, e);
+	for (size_t i = 0; !r && i < m->n_queue; i++)
+		queue_after_image(p, m->queue[i], s);
 	sprite__img__signals__free_unpacked(m, NULL);
 	return r < 0 ? error_set(e, -r, "signals of %d cannot be set: %s", p->vpid, strerror(-r)) : 0;
 }
@@ -448,35 +564,50 @@ static bool from_timer(const siginfo_t *si)
 	       (si->si_code == SI_KERNEL && (si->si_signo == SIGALRM || si->si_signo == SIGVTALRM || si->si_signo == SIGPROF));
 }
 
-static int hollow_queue(struct eng_thread *t, bool shared, unsigned *dumped)
+/* What is over, `skip` of them at the front, is taken out; the rest is left as it stands, in its order, unless a timer's is among it. */
+static int hollow_queue_of(struct eng_thread *t, bool shared, int sig, const struct sig_list *l, unsigned skip)
 {
+	siginfo_t *keep = calloc(l->n + 1, sizeof *keep);
+	unsigned waits = 0, n = 0;
+	bool timers = false;
+
+	for (size_t i = 0; i < l->n; i++)
+		if (l->info[i].si_signo == sig && waits++ >= skip)
+			timers |= from_timer(&l->info[i]);
+	if (!timers && waits > skip)
+		waits = skip;
+	if (!keep)
+		return -ENOMEM;
+	for (siginfo_t si; waits && queue_take(t, sig, &si) > 0; waits--) { /* no more than these: a thread would go on with the process's */
+		if (skip)
+			skip--;
+		else if (!from_timer(&si))
+			keep[n++] = si;
+	}
+	for (unsigned i = 0; i < n; i++)
+		queue_put(t, shared, &keep[i]);
+	free(keep);
+	return 0;
+}
+
+static int hollow_queue(struct eng_thread *t, bool shared, const unsigned *dumped)
+{
+	bool seen[NSIGS + 1] = {[0] = true, [SIGKILL] = true, [SIGSTOP] = true};
 	struct sig_list l;
 	int r = queue_peek(t, shared, &l);
-	unsigned waits[NSIGS + 1] = {0}; /* no more than these are taken: a thread would go on with the process's */
-	struct sig_list keep = {NULL, 0};
 
 	if (r < 0)
 		return r;
-	for (size_t i = 0; i < l.n; i++) {
+	for (size_t i = 0; i < l.n && !r; i++) {
 		int s = l.info[i].si_signo;
 
-		if (s < 1 || s > NSIGS || s == SIGKILL || s == SIGSTOP)
-			continue;
-		waits[s]++;
+		if (s >= 0 && s <= NSIGS && !seen[s])
+			r = hollow_queue_of(t, shared, s, &l, dumped[s]);
+		if (s >= 0 && s <= NSIGS)
+			seen[s] = true;
 	}
-	keep.info = calloc(l.n + 1, sizeof *keep.info);
-	for (int s = 1; keep.info && s <= NSIGS; s++)
-		for (siginfo_t si; waits[s] && queue_take(t, s, &si) > 0; waits[s]--) {
-			if (dumped[s])
-				dumped[s]--;
-			else if (!from_timer(&si))
-				keep.info[keep.n++] = si;
-		}
-	for (size_t i = 0; i < keep.n; i++)
-		queue_put(t, shared, &keep.info[i]);
 	free(l.info);
-	free(keep.info);
-	return 0;
+	return r;
 }
 
 /* The guest's stops are played on the hollow by these signals, which must stop it, whatever the program had set for them when it left: its handlers are gone. */

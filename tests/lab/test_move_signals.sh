@@ -64,6 +64,40 @@ wait $k
 check "200 real-time signals during five moves: all came, once each" until_true 5 eval "[ \$(on ws1 grep -c '^got 1' $JD/out) = 200 ]" || note "$(on ws1 grep -c '^got 1' $JD/out) came"
 as sprite ws1 kill -KILL "$JOB"; job_status >/dev/null
 
+# the order of queued signals over moves: those of the image, and those that came to the hollow since
+cat >"$TMP/order.py" <<'PY'
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN, signal.SIGUSR1])
+os.write(1, b"ready\n")
+signal.sigwait([signal.SIGUSR1])
+while True:
+    os.write(1, b"all %d\n" % signal.sigwaitinfo([signal.SIGRTMIN]).si_status) # the value: the same place in siginfo
+PY
+cat >"$TMP/send.py" <<'PY'
+# send.py PID FROM TO [TID]: queued signals to a process; and one to a thread
+import ctypes, os, signal, sys
+libc = ctypes.CDLL(None, use_errno=True)
+class value(ctypes.Union): _fields_ = [("n", ctypes.c_int), ("p", ctypes.c_void_p)]
+pid, a, b, tid = (list(map(int, sys.argv[1:])) + [0])[:4]
+for n in range(a, b):
+    if tid and n == (a + b) // 2 and libc.syscall(234, pid, tid, int(signal.SIGUSR1)): sys.exit("tgkill: " + os.strerror(ctypes.get_errno()))
+    if libc.sigqueue(pid, int(signal.SIGRTMIN), value(n=n)): sys.exit("sigqueue: " + os.strerror(ctypes.get_errno()))
+PY
+for f in order.py send.py; do as sprite ws1 sh -c "cat >$JD/$f" <"$TMP/$f"; done
+queue() { as sprite ws1 python3 $JD/send.py "$JOB" "$@" || flunk "signals are sent"; }
+all_came() { [ "$(on ws1 grep -c '^all' $JD/out)" = "$1" ]; }
+in_order() { on ws1 awk '/^all/ && $2 != n++ { print "wanted", n - 1, "found", $2; n = $2 + 1 }' $JD/out | head -5; }
+job "python3 order.py"; until_true 10 on ws1 grep -q ready $JD/out
+queue 0 50; hop ws3 >/dev/null || flunk "move with signals that wait"
+queue 50 100; hop ws2 >/dev/null || flunk "move on with signals that wait"
+as sprite ws1 kill -STOP "$JOB"; until_true 5 eval '[[ "$(state)" == [Tt] ]]' # a stopped hollow takes none: they stay here
+queue 100 150; hop home >/dev/null || flunk "home with signals that wait here and there"
+as sprite ws1 kill -CONT "$JOB"
+queue 150 200; as sprite ws1 kill -USR1 "$JOB"
+check "200 queued signals over three moves: all came" until_true 10 all_came 200
+same "in order, each once" "" "$(in_order)"
+as sprite ws1 kill -KILL "$JOB"; job_status >/dev/null
+
 # several threads: what is sent to the process comes in order, whichever of them could have taken it; what is sent to one thread comes to that one
 cat >"$TMP/threads.py" <<'PY'
 import os, signal, sys, threading
@@ -78,22 +112,12 @@ one.start()
 os.write(1, b"ready %d\n" % one.native_id)
 wait_for(signal.SIGRTMIN, b"all")
 PY
-cat >"$TMP/send.py" <<'PY'
-# send.py PID TID: 200 queued signals to the process, and in the middle one to a thread
-import ctypes, os, signal, sys
-libc = ctypes.CDLL(None, use_errno=True)
-class value(ctypes.Union): _fields_ = [("n", ctypes.c_int), ("p", ctypes.c_void_p)]
-pid, tid = map(int, sys.argv[1:])
-for n in range(200):
-    if n == 100 and libc.syscall(234, pid, tid, int(signal.SIGUSR1)): sys.exit("tgkill: " + os.strerror(ctypes.get_errno()))
-    if libc.sigqueue(pid, int(signal.SIGRTMIN), value(n=n)): sys.exit("sigqueue: " + os.strerror(ctypes.get_errno()))
-PY
-for f in threads.py send.py; do as sprite ws1 sh -c "cat >$JD/$f" <"$TMP/$f"; done
+as sprite ws1 sh -c "cat >$JD/threads.py" <"$TMP/threads.py"
 job "python3 threads.py"; until_true 10 on ws1 grep -q ready $JD/out
 hop ws2 >/dev/null || flunk "move of threads"
-check "queued signals to a process of five threads, one to a thread alone" as sprite ws1 python3 $JD/send.py "$JOB" "$(on ws1 sed -n 's/^ready //p' $JD/out)"
-check "five threads: all come" until_true 10 eval "[ \$(on ws1 grep -c '^all' $JD/out) = 200 ]" || note "$(on ws1 grep -c '^all' $JD/out) came"
-same "five threads: each once, in order" "$(seq 0 199)" "$(on ws1 sed -n 's/^all //p' $JD/out)"
+queue 0 200 "$(on ws1 sed -n 's/^ready //p' $JD/out)"
+check "200 queued signals to five threads: all came" until_true 10 all_came 200
+same "in order, each once" "" "$(in_order)"
 check "five threads: the one to a thread alone" until_true 10 eval "[ \$(on ws1 grep -c '^one' $JD/out) = 1 ]"
 hop home >/dev/null || flunk "threads come home"
 as sprite ws1 kill -KILL "$JOB"; job_status >/dev/null
