@@ -315,6 +315,8 @@ static void map_classify(struct map *m)
 		m->kind = KIND_VVAR;
 	else if (!strcmp(m->path, "[vsyscall]"))
 		m->kind = KIND_VSYSCALL;
+	else if (m->shared && !strncmp(m->path, "[anon_shmem:", 12)) /* a name by PR_SET_VMA_ANON_NAME */
+		m->kind = KIND_OBJECT;
 	else if (m->path[0] != '/')
 		m->kind = KIND_ANON;
 	else if (!strcmp(m->path, "/dev/zero") && !m->shared)

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include "conf/cleanup.h"
 #include "migd/engine/core.h"
 #include "migd/engine/memory.h"
 #include "migd/engine/procfs.h"
@@ -159,6 +160,48 @@ static void own_maps(void)
 	close(dir);
 }
 
+/* As kernels write them, also those with settings that this one has not. */
+static void kinds_of_maps(void)
+{
+	static const struct {
+		const char *line;
+		enum map_kind kind;
+	} table[] = {
+		{"7f0000000000-7f0000001000 rw-p 00000000 00:00 0 ", KIND_ANON},
+		{"7f0000001000-7f0000002000 rw-p 00000000 00:00 0                          [anon:arena]", KIND_ANON},
+		{"7f0000002000-7f0000003000 rw-s 00000000 00:01 1025                       /dev/zero (deleted)", KIND_OBJECT},
+		{"7f0000003000-7f0000004000 rw-s 00000000 00:01 1026                       [anon_shmem:ring]", KIND_OBJECT},
+		{"7f0000004000-7f0000005000 rw-s 00000000 00:01 1027                       /memfd:pool (deleted)", KIND_OBJECT},
+		{"7f0000005000-7f0000006000 rw-s 00000000 00:01 32769                      /SYSV00000000 (deleted)", KIND_SYSV},
+		{"7f0000006000-7f0000007000 r--p 00000000 08:01 77                         /usr/lib/no such\\012file", KIND_FILE_PRIV},
+		{"7f0000007000-7f0000008000 rw-s 00000000 08:01 78                         /srv/no such file", KIND_FILE_SHARED},
+		{"7f0000008000-7f000000a000 r--p 00000000 00:00 0                          [vvar_vclock]", KIND_VVAR},
+		{"7f000000a000-7f000000c000 r-xp 00000000 00:00 0                          [vdso]", KIND_VDSO},
+		{"ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]", KIND_VSYSCALL},
+	};
+	char dir[] = "/tmp/test-engine-XXXXXX", path[64];
+	struct maps *maps;
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/maps", dir);
+	FILE *f = fopen(path, "w");
+
+	for (size_t i = 0; f && i < ARRAY_SIZE(table); i++)
+		fprintf(f, "%s\n", table[i].line);
+	CU_ASSERT_FATAL(f && fclose(f) == 0);
+	int fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	CU_ASSERT_EQUAL_FATAL(procfs_maps(fd, false, &maps), 0);
+	CU_ASSERT_EQUAL_FATAL(maps->n, ARRAY_SIZE(table));
+	for (size_t i = 0; i < maps->n; i++)
+		if (maps->m[i].kind != table[i].kind)
+			CU_ASSERT_STRING_EQUAL(table[i].line, "of another kind");
+	maps_free(maps);
+	close(fd);
+	unlink(path);
+	rmdir(dir);
+}
+
 int main(void)
 {
 	CU_pSuite s;
@@ -174,6 +217,7 @@ int main(void)
 	CU_add_test(s, "a missing CPU feature is named", cpu_features);
 	CU_add_test(s, "fields of status", fields);
 	CU_add_test(s, "our own maps and pages", own_maps);
+	CU_add_test(s, "kinds of maps", kinds_of_maps);
 	CU_basic_set_mode(CU_BRM_NORMAL);
 	CU_basic_run_tests();
 	{
