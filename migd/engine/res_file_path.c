@@ -9,6 +9,7 @@
 #include "migd/engine/res_files.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,6 +97,25 @@ static int access_mode(uint32_t flags)
 	return flags & O_PATH ? F_OK : mode[flags & O_ACCMODE];
 }
 
+/*
+ * Opened in another view of the tree than the process has (a container's log file, whoever started it gave it): its path leads elsewhere, or nowhere. A name
+ * that has just changed is none of that.
+ */
+static bool leads_elsewhere(const struct file_look *l)
+{
+	char path[PATH_MAX], name[32], now[PATH_MAX];
+	struct stat st;
+	ssize_t n;
+
+	if (snprintf(path, sizeof path, "root%s", l->link) >= (int)sizeof path)
+		return false;
+	if (fstatat(l->dir, path, &st, AT_SYMLINK_NOFOLLOW) < 0 ? errno != ENOENT && errno != ENOTDIR : st.st_dev == l->st.st_dev && st.st_ino == l->st.st_ino)
+		return false;
+	snprintf(name, sizeof name, "fd/%d", l->num);
+	n = readlinkat(l->dir, name, now, sizeof now);
+	return n == (ssize_t)strlen(l->link) && !memcmp(now, l->link, n);
+}
+
 static void probe_named(struct eng_probe *p, const struct file_look *l)
 {
 	if (own_proc(p, l->link))
@@ -108,6 +128,8 @@ static void probe_named(struct eng_probe *p, const struct file_look *l)
 		file_reason(p, l, "%s belongs to this host alone: close it first", l->link);
 	else if (!res_may(p->dir, l->link, access_mode(l->flags)))
 		file_reason(p, l, "%s was opened with rights that the process no longer has: let its user have them (chmod, chown)", l->link);
+	else if (leads_elsewhere(l))
+		file_reason(p, l, "%s is no file of its own tree (whoever started it sees another one): redirect it to a file that the process can open itself", l->link);
 }
 
 static int regular_outside(const struct file_look *l)

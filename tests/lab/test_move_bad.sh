@@ -16,13 +16,13 @@ job "python3 beat.py"; until_true 10 on ws1 test -s $JD/out
 refused "unknown host" 1 'nohost' mig move -H nohost "$JOB"
 refused "a file server is no workstation: no migd there" 1 'fs1' mig move -H fs1 "$JOB"
 refused "no such process" 1 'No such process|no process' mig move -H ws2 29999
-refused "not a number" 64 '' mig move -H ws2 x12
+refused "not a number" 64 'x12' mig move -H ws2 x12
 refused "another's process" 1 'not permitted|EPERM|owner' as guest ws1 mig move -H ws2 "$JOB"
 refused "home of what never left" 1 "$JOB" mig home "$JOB"
 refused "already there" 1 'already|ws1' mig move -H ws1 "$JOB"
 migd=$(on ws1 pgrep -o -x migd)
-refused "migd itself" 1 "$migd" on ws1 mig move -H ws2 "$migd"
-refused "a kernel thread or init" 1 '1' on ws1 mig move -H ws2 1
+refused "migd itself" 1 "$migd is migd itself" on ws1 mig move -H ws2 "$migd"
+refused "an ancestor of migd (kernel threads: tests/unit/test_proc.c)" 1 'ancestor of migd' on ws1 mig move -H ws2 1
 # PTRACE_SEIZE, as strace and gdb do it
 "$BIN/sprite-lab" exec ws1 -- python3 -c '
 import ctypes, sys
@@ -43,18 +43,24 @@ lab heal ws2
 check "healed: the same move works" eval 'until_true 30 mig move -H ws2 "$JOB"'
 check "it runs on there" alive
 refused "already there" 1 'already|ws2' mig move -H ws2 "$JOB"
-check "home again" hop home
+check "root may move it too: home again" on ws1 mig home "$JOB"
 lab start ws3 migd
 # explain: what holds it back is named, with a remedy
 job2=$JD/io; on ws1 -u sprite true 2>/dev/null
 "$BIN/sprite-lab" exec ws1 -u sprite -- python3 -c 'import socket, time
-s = socket.create_server(("127.0.0.1", 0)); print("ready", flush=True); time.sleep(1000)' >"$TMP/sock" 2>&1 & k=$!
+s = socket.create_server(("127.0.0.1", 0)); print("ready", flush=True); time.sleep(1000)' 2>&1 | cat >"$TMP/sock" & k=$!
 until_true 5 grep -q ready "$TMP/sock"
 p=$(on ws1 pgrep -u sprite -f create_server | tail -1)
 refused "explain names the socket" 1 'socket' mig explain "$p"
 refused "move -n says the same" 1 'socket' mig move -n -H ws2 "$p"
 refused "move is refused for the same reason" 1 'socket' mig move -H ws2 "$p"
 check "and it runs on" on ws1 kill -0 "$p"
+on ws1 kill "$p"; wait $k 2>/dev/null
+"$BIN/sprite-lab" exec ws1 -u sprite -- sleep 4242 >"$TMP/outside" 2>/dev/null </dev/null & k=$!
+until_true 5 on ws1 pgrep -xf "sleep 4242"
+p=$(on ws1 pgrep -xf "sleep 4242")
+refused "explain names a file that its node cannot see" 1 'fd 1: .*/outside is no file of its own tree.*: redirect' mig explain "$p"
+refused "and the move is refused for that" 1 'outside is no file of its own tree' mig move -H ws2 "$p"
 on ws1 kill "$p"; wait $k 2>/dev/null
 same "explain of a movable one" 0 "$(mig explain "$JOB" >/dev/null 2>&1; echo $?)"
 same "move -n of a movable one" 0 "$(mig move -n -H ws2 "$JOB" >/dev/null 2>&1; echo $?)"
