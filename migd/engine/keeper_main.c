@@ -660,6 +660,7 @@ static void inner_main(const struct keeper_setup *s)
 {
 	struct keeper_msg m = {.op = KEEPER_READY}, got;
 	int pipe_fd[2], sfd, calls;
+	bool asked = false;
 	sigset_t all;
 
 	set_clocks(s);
@@ -690,7 +691,8 @@ static void inner_main(const struct keeper_setup *s)
 	umask(022);
 	if ((calls = calls_start(CALLS)) < 0)
 		fprintf(stderr, "sprite-keeper: calls about processes at home are not forwarded: %s\n", strerror(-calls));
-	send(conn, &m, sizeof(m), MSG_NOSIGNAL);
+	if (send(conn, &m, sizeof(m), MSG_NOSIGNAL) < 0) /* nobody will ever know of this nest */
+		_exit(1);
 	for (;;) {
 		struct pollfd pf[6] = {{conn, POLLIN, 0}, {sfd, POLLIN, 0}, {conn >= 0 ? REPORT_IN : -1, POLLIN, 0}, {LISTEN, POLLIN, 0}, {calls < 0 ? -1 : CALLS, POLLIN, 0}, {old, POLLIN, 0}};
 		struct signalfd_siginfo ignored;
@@ -712,10 +714,14 @@ static void inner_main(const struct keeper_setup *s)
 		if (conn < 0 || !(pf[0].revents & (POLLIN | POLLHUP)))
 			continue;
 		n = recv(conn, &got, sizeof(got), 0);
-		if (n == sizeof(got))
+		if (n == sizeof(got)) {
+			asked = true;
 			handle(&got);
-		else if (n == 0)
+		} else if (n == 0) {
+			if (!asked) /* it died before it made anything here */
+				_exit(1);
 			conn = -1; /* migd is away; the number stays taken for its return */
+		}
 	}
 }
 
