@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "conf/clock.h"
+#include "conf/log.h"
 
 void clients_init(struct clients *t)
 {
@@ -165,8 +166,10 @@ void clients_fence(struct clients *t, uint64_t id, uint64_t now)
 
 	pthread_mutex_lock(&t->lock);
 	while ((c = hash_next(&t->by_name, &it)))
-		if (c->id == id && !atomic_load(&c->fenced))
+		if (c->id == id && !atomic_load(&c->fenced)) {
 			atomic_store(&c->fenced, now);
+			log_warn("client %s (%s) does not give back what others ask for: refused until its leases are over", c->peer, c->instance);
+		}
 	pthread_mutex_unlock(&t->lock);
 }
 

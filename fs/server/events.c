@@ -122,6 +122,17 @@ void events_push_recall(struct fsd *d, const struct cs_recall *r)
 	pthread_mutex_unlock(&ev->lock);
 }
 
+void events_drop(struct fsd *d, const struct client *c)
+{
+	struct event_stream *es;
+
+	pthread_mutex_lock(&d->events->lock);
+	list_each(es, &d->events->streams, link)
+		if (es->client == c)
+			rpc_stream_cancel(es->s);
+	pthread_mutex_unlock(&d->events->lock);
+}
+
 struct sender {
 	struct events *ev;
 	struct event_stream *es;
@@ -190,6 +201,8 @@ static void stream_attach(struct fsd *d, struct event_stream *es)
 	pthread_mutex_lock(&d->clients.lock);
 	es->client->stream = es; /* the newest stream of a client counts */
 	pthread_mutex_unlock(&d->clients.lock);
+	if (atomic_load(&es->client->gone)) /* between its hello and now: events_drop() has not seen it */
+		rpc_stream_cancel(es->s);
 	lease_repeat(d, es->client->id);
 }
 

@@ -242,6 +242,7 @@ void fsd_release(struct fsd *d, struct list *gone)
 
 		locks_drop_client(d, c->id);
 		lease_client_gone(d, c->id);
+		events_drop(d, c);
 		if (!d->stopping)
 			recover_forget(d, c);
 		log_info("client %s (%s) is gone, with %zu open files", c->peer, c->instance, n);

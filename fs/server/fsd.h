@@ -97,6 +97,7 @@ int events_start(struct fsd *d);
 void events_stop(struct fsd *d);
 void events_serve(void *ctx, struct rpc_stream *s);
 void events_push_prefixes(struct fsd *d); /* to every client */
+void events_drop(struct fsd *d, const struct client *c); /* one that was given up: its stream is of no use to what it is from now on */
 void events_push_recall(struct fsd *d, const struct cs_recall *r); /* lost when the client has no stream now: repeated when it has */
 
 /* pipe_hub.c */

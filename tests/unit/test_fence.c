@@ -178,11 +178,30 @@ static void test_slow(void)
 	grace_over();
 }
 
+/* Its stream ends with it: else what is recalled from its successor, of the same name, would be told to nobody, and the next one be given up for that. */
+static void test_stream_ends(void)
+{
+	struct handle_copy root;
+	struct rpc_stream *s;
+	struct rpc_msg m;
+	int r;
+
+	CU_ASSERT_NOT_EQUAL(attach_lease(1, &root), 0);
+	s = events_open(1);
+	__atomic_add_fetch(&clock_ahead, CLIENT_FORGET_NS + 2 * CLIENT_TERM_NS, __ATOMIC_RELAXED);
+	fsd_tick(&server);
+	while ((r = rpc_stream_recv(s, &m, 60000)) == 1)
+		rpc_msg_clear(&m);
+	CU_ASSERT_NOT_EQUAL(r, -ETIMEDOUT);
+	rpc_stream_finish(s, 0);
+}
+
 int main(void)
 {
 	static const struct kit_test tests[] = {
 		{"what was answered before a restart is done until its client has recovered", test_until_recovered},
 		{"not after grace", test_too_late},
+		{"who is given up loses its stream", test_stream_ends},
 		{"a slow client is known to the next life", test_slow},
 	};
 
