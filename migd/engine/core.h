@@ -18,8 +18,11 @@ struct ksigaction { /* the kernel's, not libc's */
 	uint64_t handler, flags, restorer, mask;
 };
 
+enum { SPECULATIONS = 3 };
+
 struct eng_thread_core {
 	bool stopped;			 /* in ptrace stop */
+	unsigned tsc, speculation[SPECULATIONS]; /* as in the image */
 	bool seized;			 /* by the freeze, and not let go yet */
 	bool gone;
 	bool told;			 /* hollow: the signal in its slot has been told; it stands still until that has been taken over */

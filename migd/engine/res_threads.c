@@ -40,9 +40,11 @@ static int dump_thread(struct eng_thread *t, struct eng_image *out, struct error
 	struct {
 		stack_t alt;
 		uint64_t tid_addr, permitted;
+		uint32_t tsc;
 	} got = {0};
 	uint64_t at, head = 0, len = 0;
-	struct eng_call call[3];
+	uint32_t speculation[SPECULATIONS];
+	struct eng_call call[4 + SPECULATIONS];
 	int r;
 
 	eng_scratch_reset(t->proc);
@@ -50,7 +52,10 @@ static int dump_thread(struct eng_thread *t, struct eng_image *out, struct error
 	call[0] = (struct eng_call){.nr = SYS_sigaltstack, .arg = {0, at}};
 	call[1] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_TID_ADDRESS, at + offsetof(typeof(got), tid_addr)}};
 	call[2] = (struct eng_call){.nr = SYS_arch_prctl, .arg = {ARCH_GET_XCOMP_PERM, at + offsetof(typeof(got), permitted)}, .may_fail = 1};
-	r = eng_batch(t, call, 3, NULL);
+	call[3] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_TSC, at + offsetof(typeof(got), tsc)}, .may_fail = 1};
+	for (unsigned i = 0; i < SPECULATIONS; i++)
+		call[4 + i] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_SPECULATION_CTRL, i}, .may_fail = 1};
+	r = eng_batch(t, call, ARRAY_SIZE(call), NULL);
 	if (r == 0)
 		r = eng_peek(t->proc, at, &got, sizeof(got));
 	if (r == 0 && syscall(SYS_get_robust_list, t->tid, &head, &len) < 0)
@@ -80,6 +85,11 @@ static int dump_thread(struct eng_thread *t, struct eng_image *out, struct error
 	m.has_remaining = c->has_remaining;
 	m.amx = got.permitted >> XFEATURE_TILE_DATA & 1;
 	m.wait_nr = c->wait_nr;
+	m.tsc = got.tsc;
+	for (unsigned i = 0; i < SPECULATIONS; i++)
+		speculation[i] = call[4 + i].ret > 0 ? call[4 + i].ret : 0;
+	m.speculation = speculation;
+	m.n_speculation = SPECULATIONS;
 	return eng_image_put_msg(out, IMG_THREAD, t->proc->vpid, &m.base);
 }
 
@@ -131,6 +141,9 @@ static int threads_fill(struct eng_family *f, struct eng_proc *p, uint32_t type,
 	t->core->has_remaining = m->has_remaining;
 	t->core->wait_nr = m->wait_nr;
 	t->core->amx = m->amx;
+	t->core->tsc = m->tsc;
+	for (unsigned i = 0; i < SPECULATIONS; i++)
+		t->core->speculation[i] = i < m->n_speculation ? m->speculation[i] : 0;
 	sprite__image__img_thread__free_unpacked(m, NULL);
 	return 0;
 }
@@ -178,7 +191,7 @@ static int set_xstate(struct eng_thread *t, struct error *e)
 static int finish_thread(struct eng_thread *t, struct error *e)
 {
 	struct eng_thread_core *c = t->core;
-	struct eng_call call[6];
+	struct eng_call call[6 + SPECULATIONS];
 	size_t n = 0, failed = 0;
 	uint64_t alt, comm;
 	int r;
@@ -192,6 +205,12 @@ static int finish_thread(struct eng_thread *t, struct error *e)
 	call[n++] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_SET_NAME, comm}};
 	if (c->rseq)
 		call[n++] = (struct eng_call){.nr = SYS_rseq, .arg = {c->rseq, c->rseq_len, 0, c->rseq_sig}};
+	/* A vessel is as all begin: what differs is set; a hollow may be otherwise by itself. A processor that has no such fault refuses: nothing is missed there. */
+	if (c->tsc && (c->tsc != PR_TSC_ENABLE || t->proc->family->home))
+		call[n++] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_SET_TSC, c->tsc}, .may_fail = 1};
+	for (unsigned i = 0; i < SPECULATIONS; i++)
+		if (c->speculation[i] & PR_SPEC_PRCTL && (!(c->speculation[i] & PR_SPEC_ENABLE) || t->proc->family->home))
+			call[n++] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_SET_SPECULATION_CTRL, i, c->speculation[i] & ~PR_SPEC_PRCTL}, .may_fail = 1};
 	r = eng_batch(t, call, n, &failed);
 	if (r < 0)
 		return error_set(e, -r, "thread %d: step %zu of its state: %s", t->vtid, failed, strerror(-r));

@@ -52,6 +52,20 @@ static void check_future(int want)
 	munmap(p, 64 * 4096);
 }
 
+/* Sleeps; without the time stamp counter, which libc's clocks need, so only here. */
+static void quiet_nap(bool no_tsc)
+{
+	int is = PR_TSC_SIGSEGV;
+	if (no_tsc)
+		SYS(prctl(PR_SET_TSC, PR_TSC_SIGSEGV));
+	move_nap(10000);
+	if (no_tsc) {
+		SYS(prctl(PR_GET_TSC, &is));
+		SYS(prctl(PR_SET_TSC, PR_TSC_ENABLE));
+	}
+	CHECK(is == PR_TSC_SIGSEGV, "the time stamp counter can be read again: %d", is);
+}
+
 static const struct {
 	int advice;
 	const char *flag;
@@ -87,6 +101,8 @@ int main(int argc, char **argv)
 		CHECK(had[i] || advices[i].may_miss || errno == EINVAL, "madvise(%d): %s", advices[i].advice, strerror(errno));
 	}
 	SYS(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0));
+	int tsc = 0, spec = prctl(PR_GET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, 0, 0, 0);
+	bool has_tsc = prctl(PR_GET_TSC, &tsc) == 0, has_spec = spec > 0 && spec & PR_SPEC_PRCTL;
 	bool mdwe = prctl(PR_SET_MDWE, 1, 0, 0, 0) == 0, merge = prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0) == 0;
 	move_ready();
 	for (unsigned n = 0; move_more(); n++) {
@@ -96,10 +112,14 @@ int main(int argc, char **argv)
 		if (lock)
 			SYS(mlockall(lock));
 		SYS(prctl(PR_SET_KEEPCAPS, keep));
+		if (has_spec)
+			SYS(prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, keep ? PR_SPEC_DISABLE : PR_SPEC_ENABLE, 0, 0));
 		for (int i = 0; i < 20 && move_more(); i++) {
-			move_nap(10000);
+			quiet_nap(has_tsc && keep);
 			check_future(lock);
 			CHECK(prctl(PR_GET_KEEPCAPS) == keep, "keepcaps was %d", keep);
+			spec = has_spec ? prctl(PR_GET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, 0, 0, 0) : 0;
+			CHECK(!has_spec || !!(spec & PR_SPEC_DISABLE) == keep, "speculation past stores was %s, is %x", keep ? "disabled" : "enabled", spec);
 			CHECK(prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == 1, "huge pages are allowed again");
 			CHECK(!merge || prctl(PR_GET_MEMORY_MERGE, 0, 0, 0, 0) == 1, "equal pages are not merged any more");
 			if (mdwe) {
