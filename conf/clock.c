@@ -75,6 +75,14 @@ uint64_t clock_mono_ns(void)
 	return ns(CLOCK_MONOTONIC);
 }
 
+uint64_t clock_host_mono_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
 int64_t clock_real_ns(void)
 {
 	uint64_t (*fake)(void) = atomic_load(&fake_source);

@@ -10,6 +10,7 @@
 
 uint64_t clock_boot_ns(void); /* CLOCK_BOOTTIME: leases and time-outs; goes on during suspend */
 uint64_t clock_mono_ns(void); /* CLOCK_MONOTONIC: durations that are reported */
+uint64_t clock_host_mono_ns(void); /* the same as other programs of this host read it, for times that they tell: never shifted */
 int64_t clock_real_ns(void);  /* CLOCK_REALTIME: for people only */
 
 /* Tests: replace the source of all three (NULL: the kernel again). */

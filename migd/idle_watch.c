@@ -289,13 +289,16 @@ static int logind_flag(struct idle_watch *w, const char *name)
 	return r < 0 ? r : v;
 }
 
-/* One session, in words. Locked and idle are hints; "idle since" is evidence of input before it. */
-static int sample_session(struct idle_watch *w, const char *user, const char *seat, const char *path, uint64_t now)
+/*
+ * One session, in words. Locked and idle are hints. "Since" is when the hint last changed, or a terminal was last read: either way somebody was there then, be it over a
+ * remote desktop that no device of ours tells of. It is told in CLOCK_MONOTONIC, which stands still while the host sleeps.
+ */
+static int sample_session(struct idle_watch *w, const char *user, const char *seat, const char *path)
 {
 	static const char *const dest = "org.freedesktop.login1", *const iface = "org.freedesktop.login1.Session";
 	int idle = 0, locked = 0, remote = 0, r;
 	size_t n = strlen(w->logind);
-	uint64_t since = 0;
+	uint64_t since = 0, mono, now, seen;
 
 	r = sd_bus_get_property_trivial(w->bus, dest, path, iface, "IdleHint", NULL, 'b', &idle);
 	if (r >= 0)
@@ -308,12 +311,15 @@ static int sample_session(struct idle_watch *w, const char *user, const char *se
 		return r;
 	snprintf(w->logind + n, sizeof w->logind - n, "%s%s on %s %s%s", n ? "; " : "", user, remote ? "the network" : *seat ? seat : "no seat",
 		idle ? "idle" : "active", locked ? ", locked" : "");
-	if (idle && since && (w->rules.remote_logins || !remote) && since * 1000 < now && since * 1000 > w->last_input_ns)
-		w->last_input_ns = since * 1000;
+	mono = clock_host_mono_ns();
+	now = clock_boot_ns();
+	seen = since && since < mono / 1000 && mono - since * 1000 < now ? now - (mono - since * 1000) : 0;
+	if ((w->rules.remote_logins || !remote) && seen > w->last_input_ns)
+		w->last_input_ns = seen;
 	return 0;
 }
 
-static int sample_sessions(struct idle_watch *w, uint64_t now)
+static int sample_sessions(struct idle_watch *w)
 {
 	sd_bus_message *m = NULL;
 	const char *id, *user, *seat, *path;
@@ -325,14 +331,14 @@ static int sample_sessions(struct idle_watch *w, uint64_t now)
 	if (r >= 0)
 		r = sd_bus_message_enter_container(m, 'a', "(susso)");
 	for (int i = 0; i < SESSIONS_MAX && r >= 0 && (r = sd_bus_message_read(m, "(susso)", &id, &uid, &user, &seat, &path)) > 0; i++)
-		r = sample_session(w, user, seat, path, now);
+		r = sample_session(w, user, seat, path);
 	sd_bus_message_unref(m);
 	if (r >= 0 && !w->logind[0])
 		snprintf(w->logind, sizeof w->logind, "no sessions");
 	return r;
 }
 
-static void sample_logind(struct idle_watch *w, uint64_t now)
+static void sample_logind(struct idle_watch *w)
 {
 	int r, lid, mains;
 
@@ -347,7 +353,7 @@ static void sample_logind(struct idle_watch *w, uint64_t now)
 	}
 	lid = logind_flag(w, "LidClosed");
 	mains = lid < 0 ? lid : logind_flag(w, "OnExternalPower");
-	r = mains < 0 ? mains : sample_sessions(w, now);
+	r = mains < 0 ? mains : sample_sessions(w);
 	if (r < 0) {
 		if (!w->logind[0])
 			snprintf(w->logind, sizeof w->logind, "%s", strerror(-r));
@@ -427,7 +433,7 @@ void idle_sample(struct idle_watch *w, bool all, unsigned guests_running, struct
 	sample_ttys(w, now);
 	if (all) {
 		w->battery = w->lid_closed = false;
-		sample_logind(w, now);
+		sample_logind(w);
 		sample_power(w);
 		w->load_err = idle_load_sample(&w->load, now, guests_running);
 	}

@@ -5,7 +5,7 @@
 # Who is here: each source of idle detection is real, shows in mig hosts -v, and counts: input devices that come and go, terminals, remote logins by option,
 # battery and lid, load. Clocks that jump are no input.
 . "$(dirname "$0")/lib.sh"
-lab_up -n 2
+lab_up -n 2 --bind "$TESTS:/opt/sprite/tests"
 state() { mig hosts --no-header -o NAME,STATE,WHY | awk '$1 == "ws2" { $1 = ""; print substr($0, 2) }'; }
 is() { [[ "$(state)" == "$1"* ]]; }
 source_() { mig hosts -v | grep "^ws2: $1"; }
@@ -62,8 +62,36 @@ check "and the averages are shown" shows load "[0-9.]* [0-9.]* [0-9.]* runnable"
 as sprite ws2 touch /tmp/stop
 wait
 
-# logind: none here, and said so
+# logind: none here, and said so; then one that answers as it does, on a bus of the node's own
 check "a bus that is not there is reported, not guessed" shows logind "cannot be read: no system bus"
+if command -v dbus-daemon >/dev/null; then
+	conf '{"load_low": [0.75, 1, 1.5], "load_high": [2.5, 2.75, 3], "on_battery": false}'
+	on ws2 sh -c 'mkdir -p /run/dbus; cat >/tmp/bus.conf' <<'X'
+<busconfig><type>session</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth><policy context="default"><allow send_destination="*"/>
+<allow receive_sender="*"/><allow own="*"/><allow user="*"/></policy></busconfig>
+X
+	# says LID MAINS SESSIONS IDLE LOCKED REMOTE [S]: the last change was S seconds ago, without it just now
+	says() { sh_on ws2 'python3 -c "import sys, time; print(*sys.argv[1:7], int((time.monotonic() - float(sys.argv[7])) * 1e6))" "${@:1:6}" "${7:-0}" >/tmp/logind.new; mv /tmp/logind.new /tmp/logind' "$@"; }
+	says 0 1 1 1 0 0 10000
+	lab exec ws2 -- dbus-daemon --nofork --nopidfile --config-file /tmp/bus.conf </dev/null >/dev/null 2>&1 &
+	lab exec ws2 -- /opt/sprite/tests/unit/test_idle_logind serve /tmp/logind </dev/null >/dev/null 2>&1 &
+	check "a bus that comes later is found" until_true 30 shows logind "anna on seat0 idle"
+	check "ws2 is idle" until_true 60 is idle
+	# used all the time: it is asked for every few seconds, and the lab's hosts are idle again as soon
+	check "a session that is used is input" until_true 30 eval 'says 0 1 1 0 0 0; is "in use input"'
+	check "and shown" until_true 10 shows logind "anna on seat0 active"
+	says 0 1 1 1 1 0 10000
+	check "idle again" until_true 60 is idle
+	check "its lock is shown" until_true 10 shows logind "anna on seat0 idle, locked"
+	says 1 1 1 1 1 0 10000
+	check "a lid that logind knows of counts" until_true 30 is "in use lid"
+	says 0 0 1 1 1 0 10000
+	check "so does a battery" until_true 30 is "in use battery"
+	on ws2 sh -c 'kill $(pgrep -f "[t]est_idle_logind serve") $(pgrep -x dbus-daemon)'
+	wait
+	check "a bus that has gone is said" until_true 30 shows logind "cannot be read"
+	check "and guessed nothing about" until_true 60 is idle
+fi
 
 # a clock that jumps, forth and back
 conf '{"load_low": [0.75, 1, 1.5], "load_high": [2.5, 2.75, 3]}'
