@@ -4,7 +4,7 @@
  * Parallelism follows the slots: the job server is ours (make_agent.h), make only inherits it.
  *
  * .NOEXPORT: TARGET...   in the makefile keeps those recipes here, as pmake had it; in GNU make the line is a rule without effect.
- * SHELL = PATH           there is still the shell that recipes are run by, here or there.
+ * The shell of recipes is what the makefiles set (SHELL, .SHELLFLAGS), here and there, in each make for itself.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -27,7 +27,6 @@ struct make_args {
 	const char *argv[1024];
 	int n;
 	const char *file, *dir; /* make's -f and -C */
-	char shell[PATH_MAX]; /* that the makefile asks for, empty: none */
 };
 
 static bool number_of(const char *s, unsigned max, unsigned *out)
@@ -57,6 +56,19 @@ static const char *option(int argc, char **argv, int *i, char letter, const char
 	return NULL;
 }
 
+/* One argument of make's. Which makefile it is we have to know. */
+static void take_makes(struct make_args *m, int argc, char **argv, int i)
+{
+	const char *v;
+	int k = i;
+
+	if ((v = option(argc, argv, &k, 'f', "file")) || (v = option(argc, argv, &k, 0x7f, "makefile")))
+		m->file = v;
+	else if ((v = option(argc, argv, &k, 'C', "directory")))
+		m->dir = v;
+	m->argv[m->n++] = argv[i];
+}
+
 /* Takes our options out, leaves make's. */
 static int parse(int argc, char **argv, struct make_opts *o, struct make_args *m)
 {
@@ -83,13 +95,7 @@ static int parse(int argc, char **argv, struct make_opts *o, struct make_args *m
 		} else if (!strcmp(argv[i], "--verbose")) {
 			o->verbose = true;
 		} else {
-			int k = i;
-
-			if ((v = option(argc, argv, &k, 'f', "file")) || (v = option(argc, argv, &k, 0x7f, "makefile")))
-				m->file = v;
-			else if ((v = option(argc, argv, &k, 'C', "directory")))
-				m->dir = v;
-			m->argv[m->n++] = argv[i];
+			take_makes(m, argc, argv, i);
 		}
 	}
 	if (jobs) {
@@ -99,20 +105,6 @@ static int parse(int argc, char **argv, struct make_opts *o, struct make_args *m
 			o->remote = jobs - o->local;
 	}
 	return 0;
-}
-
-/* Of "SHELL = /bin/bash", with ":=" or "?=" too, the path, if it is said and not computed. */
-static void take_shell(struct make_args *m, const char *line)
-{
-	size_t n;
-
-	line += strspn(line, " \t:?");
-	if (*line++ != '=')
-		return;
-	line += strspn(line, " \t");
-	n = strcspn(line, " \t\n#$");
-	if (*line == '/' && n < sizeof(m->shell) && line[n] != '$')
-		snprintf(m->shell, sizeof(m->shell), "%.*s", (int)n, line);
 }
 
 /* Targets after ".NOEXPORT:" get a shell of their own, the real one, whatever else is said. */
@@ -138,8 +130,6 @@ static void read_makefile(struct make_args *m, const char *file, int depth)
 		bool includes = !goes_on && (!strncmp(line, "include ", 8) || !strncmp(line, "-include ", 9));
 		char *rest = goes_on ? line : line + (targets ? 10 : 9), *save = NULL;
 
-		if (!goes_on && !strncmp(line, "SHELL", 5))
-			take_shell(m, line + 5);
 		goes_on = targets && n > 1 && line[n - 2] == '\\';
 		for (char *t = targets || includes ? strtok_r(rest, " \t\\\n", &save) : NULL; t; t = strtok_r(NULL, " \t\\\n", &save))
 			if (targets)
@@ -152,18 +142,49 @@ static void read_makefile(struct make_args *m, const char *file, int depth)
 static void read_makefiles(struct make_args *m)
 {
 	static const char *const names[] = {"GNUmakefile", "makefile", "Makefile"};
-	const char *file = m->file;
 	_cleanup_close_ int here = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	if (m->dir && chdir(m->dir))
 		return; /* make says so */
-	for (size_t i = 0; !file && i < ARRAY_SIZE(names); i++)
-		if (!access(names[i], R_OK))
-			file = names[i];
-	if (file)
-		read_makefile(m, file, 0);
+	for (size_t i = 0; !m->file && i < ARRAY_SIZE(names); i++)
+		if (!access(names[i], R_OK)) {
+			m->file = names[i];
+			m->argv[m->n++] = "-f";
+			m->argv[m->n++] = m->file;
+		}
+	if (m->file)
+		read_makefile(m, m->file, 0);
 	if (m->dir && (here < 0 || fchdir(here)))
 		failed("cannot go back from %s: %s", m->dir, strerror(errno));
+}
+
+/*
+ * What make reads last: the shell that its makefiles have come to is kept for sprite-sh, which takes its place. (A target that has a shell of its own keeps it, and runs here.)
+ * $(MAKE) is we again, by the name of make: each make has a shell of its own.
+ */
+static int last_makefile(struct make_args *m, const char *dir, const char *sh, bool nested)
+{
+	static char path[PATH_MAX], make[PATH_MAX];
+	char exe[PATH_MAX];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "%s/last.mk", dir);
+	snprintf(make, sizeof(make), "MAKE=%s/make", dir);
+	if (!nested) {
+		FILE *f = fopen(path, "we");
+
+		n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
+		exe[n > 0 ? n : 0] = 0;
+		if (!f || fprintf(f, "override MIG_MAKE_SHELL := $(SHELL)\nexport MIG_MAKE_SHELL\noverride SHELL := %s\n%s: ;\n", sh, path) < 0 || fclose(f) ||
+			symlink(exe, make + strlen("MAKE=")))
+			return failed("%s: %s", path, strerror(errno));
+		m->argv[m->n++] = make;
+	}
+	if (m->file) {
+		m->argv[m->n++] = "-f";
+		m->argv[m->n++] = path;
+	}
+	return 0;
 }
 
 static void sprite_sh(char *to, size_t n)
@@ -200,17 +221,42 @@ static int run_make(struct make_args *m)
 	return 128 + WTERMSIG(status);
 }
 
+/* A make that make starts: all but the makefiles was said before, in MAKEFLAGS and the environment. */
+static int nested_make(int argc, char **argv, const char *agent)
+{
+	static struct make_args m = {.argv = {"make"}, .n = 1};
+	_cleanup_free_ char *dir = strdup(agent);
+	char *slash = dir ? strrchr(dir, '/') : NULL;
+
+	for (int i = 1; i < argc; i++) {
+		if (m.n >= (int)ARRAY_SIZE(m.argv) - 40)
+			return failed("make: too many arguments");
+		take_makes(&m, argc, argv, i);
+	}
+	if (slash)
+		*slash = 0;
+	read_makefiles(&m);
+	last_makefile(&m, dir ? dir : "", "", true);
+	m.argv[m.n] = NULL;
+	execvp("make", (char **)m.argv);
+	failed("make: %s", strerror(errno));
+	return 127;
+}
+
 int cmd_make(int argc, char **argv)
 {
 	struct make_opts o = {.local = (unsigned)sysconf(_SC_NPROCESSORS_ONLN), .remote = REMOTE_DEFAULT, .priority = "normal"};
 	static struct make_args m = {.argv = {"make"}, .n = 1};
-	const char *old = getenv("MAKEFLAGS"), *shell = getenv("MIG_MAKE_SHELL");
-	char sh[PATH_MAX], var[PATH_MAX + 8];
-	_cleanup_free_ char *flags = NULL;
+	const char *old = getenv("MAKEFLAGS"), *agent = getenv("MIG_MAKE_AGENT");
+	_cleanup_free_ char *flags = NULL, *dir = NULL;
 	static struct make_agent *a; /* its asker may be at work until we are gone */
 	struct error e = {0};
-	int jobs[2], r = parse(argc, argv, &o, &m);
+	char sh[PATH_MAX];
+	int jobs[2], r;
 
+	if (agent && !strcmp(argv[0], "$(MAKE)"))
+		return nested_make(argc, argv, agent);
+	r = parse(argc, argv, &o, &m);
 	if (r)
 		return r;
 	sprite_sh(sh, sizeof(sh));
@@ -221,19 +267,18 @@ int cmd_make(int argc, char **argv)
 	r = make_agent_start(&o, jobs, &a, &e);
 	if (r)
 		return failed("%s", e.text);
-	read_makefiles(&m);
-	if (!shell)
-		shell = *m.shell ? m.shell : "/bin/sh";
-	snprintf(var, sizeof(var), "SHELL=%s", sh);
-	m.argv[m.n++] = var;
-	if (asprintf(&flags, "%s -j --jobserver-auth=%d,%d", old ? old : "", jobs[0], jobs[1]) < 0)
+	dir = strdup(make_agent_path(a));
+	if (!dir || asprintf(&flags, "%s -j --jobserver-auth=%d,%d", old ? old : "", jobs[0], jobs[1]) < 0)
 		return failed("out of memory");
+	*strrchr(dir, '/') = 0;
+	read_makefiles(&m);
+	r = last_makefile(&m, dir, sh, false);
 	setenv("MAKEFLAGS", flags, 1);
 	setenv("MIG_MAKE_AGENT", make_agent_path(a), 1);
-	setenv("MIG_MAKE_SHELL", shell, 1);
 	if (o.verbose)
 		setenv("MIG_MAKE_VERBOSE", "1", 1);
-	r = run_make(&m);
+	if (!r)
+		r = run_make(&m);
 	make_agent_stop(a);
 	return r;
 }

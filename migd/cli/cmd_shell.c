@@ -105,6 +105,12 @@ static void ask_agent(const char *agent, const char *command, char *host, size_t
 		close(fd);
 }
 
+/* "-c", "-ec": the command of a recipe follows; else we are $(SHELL) that runs a script. */
+static bool is_c(const char *flag)
+{
+	return flag[0] == '-' && flag[1] && flag[strlen(flag) - 1] == 'c';
+}
+
 int cmd_shell(int argc, char **argv)
 {
 	const char *agent = getenv("MIG_MAKE_AGENT"), *shell = getenv("MIG_MAKE_SHELL"), *command = argc >= 3 ? argv[argc - 1] : "";
@@ -121,7 +127,7 @@ int cmd_shell(int argc, char **argv)
 	tiny = agent && !getenv("MIG_MAKE_VERBOSE") && command_tiny(command) && !strpbrk(command, "<>");
 	if (tiny)
 		lock_output(agent);
-	else if (agent && argc >= 3 && !is_make())
+	else if (agent && argc >= 3 && is_c(argv[argc - 2]) && !is_make())
 		ask_agent(agent, command, host, sizeof(host));
 	r = plain && !host[0] ? command_builtin(list) : -1;
 	if (r >= 0)
@@ -131,7 +137,7 @@ int cmd_shell(int argc, char **argv)
 	if (plain)
 		execvp(list[0], list); /* not found: the shell has the words for that */
 	argv[0] = (char *)shell;
-	execv(shell, argv);
+	execvp(shell, argv);
 	failed("%s: %s", shell, strerror(errno));
 	return 127;
 }

@@ -264,9 +264,11 @@ static int receive(int fd, char *buf, size_t size, int to[2])
 	ssize_t n = recvmsg(fd, &mh, MSG_CMSG_CLOEXEC);
 	struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&mh) : NULL;
 
-	if (!c || c->cmsg_type != SCM_RIGHTS || c->cmsg_len != CMSG_LEN(2 * sizeof(int)))
+	if (!c || c->cmsg_type != SCM_RIGHTS || c->cmsg_len > CMSG_LEN(2 * sizeof(int)))
 		return -EPROTO;
-	memcpy(to, CMSG_DATA(c), 2 * sizeof(int));
+	memcpy(to, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0)); /* one or two: the caller closes them */
+	if (to[1] < 0)
+		return -EPROTO;
 	n -= sizeof(len);
 	if (n < 0 || len >= size)
 		return -EPROTO;
@@ -443,17 +445,15 @@ static void *agent_main(void *arg)
 	return NULL;
 }
 
-static void lock_path(const struct make_agent *a, char *to, size_t n)
-{
-	snprintf(to, n, "%s/lock", a->dir);
-}
-
 static void tidy(struct make_agent *a)
 {
-	char lock[80];
+	static const char *const ours[] = {"lock", "last.mk", "make"}; /* the last two: cmd_make.c */
+	char path[96];
 
-	lock_path(a, lock, sizeof(lock));
-	unlink(lock);
+	for (size_t i = 0; i < ARRAY_SIZE(ours); i++) {
+		snprintf(path, sizeof(path), "%s/%s", a->dir, ours[i]);
+		unlink(path);
+	}
 	unlink(a->path);
 	rmdir(a->dir);
 }
@@ -468,7 +468,7 @@ static int listen_at(struct make_agent *a, struct error *e)
 		return error_set(e, errno, "/tmp: cannot make a directory: %s", strerror(errno));
 	snprintf(a->path, sizeof(a->path), "%s/agent", a->dir);
 	strcpy(un.sun_path, a->path);
-	lock_path(a, lock, sizeof(lock));
+	snprintf(lock, sizeof(lock), "%s/lock", a->dir);
 	a->lock_fd = open(lock, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (a->lock_fd < 0)
 		return error_set(e, errno, "%s: %s", lock, strerror(errno));

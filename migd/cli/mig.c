@@ -37,6 +37,12 @@ static void help(FILE *to)
 
 int main(int argc, char **argv)
 {
+	const char *slash = strrchr(argv[0], '/');
+
+	if (slash && !strcmp(slash, "/make")) { /* cmd_make.c */
+		argv[0] = "$(MAKE)";
+		return cmd_make(argc, argv);
+	}
 	if (argc < 2) {
 		help(stderr);
 		return MIG_USAGE;

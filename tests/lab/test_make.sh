@@ -54,6 +54,32 @@ all: $(addprefix slow,1 2 3 4 5 6 7 8 9 10)
 slow%:
 	@until [ -e go ]; do sleep 0.1; done; echo $@ done
 X
+as sprite ws1 bash -c "mkdir $D/inner; cat >$D/shells.mk" <<'X'
+SHELL := $(shell command -v bash)
+all::
+	@[[ a == a ]] && echo bash
+all::
+	@$(MAKE) -s -f flags.mk
+all::
+	@cd inner && $(MAKE) -s
+all:: own.done
+own.done: SHELL := /usr/bin/python3
+own.done:
+	@print("a target's own", 1 + 1)
+X
+as sprite ws1 bash -c "cat >$D/flags.mk" <<'X'
+.SHELLFLAGS := -eu -c
+all:
+	@-false; echo never
+	@echo flags
+X
+as sprite ws1 bash -c "cat >$D/inner/Makefile" <<'X'
+SHELL = /usr/bin/python3
+.ONESHELL:
+all:
+	@x = 3
+	print("python", x)
+X
 in_d 'bash make-sources'
 in_d 'make -s -j2 program && md5sum *.o program >/tmp/plain.sums && ./program >/tmp/plain.out && make -s clean'
 check "hosts are idle" until_true 60 idle "ws2 ws3"
@@ -82,6 +108,11 @@ check "recipes of a make in the make run away too" until_true 20 sub_away # slot
 refused "without -k the first error ends it" 2 "it breaks" in_d 'mig make -j8 -f odd.mk broken'
 refused "a wrong option of ours" 64 "expected a number" in_d 'mig make -j x'
 refused "a target that is not there" 2 "No rule to make target" in_d 'mig make nosuchtarget'
+
+# the shells of makefiles, each its own
+want=$(in_d 'make -s -k -f shells.mk'; echo $?)
+same "recipes are run by the shell that the makefile sets, in makes within too" "$(sort <<<"$want")" "$({ in_d 'mig make -s -k -f shells.mk'; echo $?; } | sort)"
+same "which are these" "bash flags python 3 a target's own 2 0" "$(grep -v '^make' <<<"$want" | xargs -d '\n')"
 
 # a host is lost in the middle
 in_d 'mig make -j8 --verbose -f slow.mk >lost.out 2>&1; echo $? >lost.rc' &
