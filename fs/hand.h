@@ -53,8 +53,10 @@ struct sprite_lock {
 	int32_t pid;	     /* who took it, as this host numbers it */
 	uint32_t unused;
 };
+#define SPRITE_LIST_WHOLE 1u /* the mount shows the whole tree: files of it can be offered to who has it mounted too */
+#define SPRITE_LIST_LOCKED 2u /* somebody of this mount holds a lock on the file, through whatever description */
 struct sprite_locks {
-	uint32_t n, unused;
+	uint32_t n, flags;
 	struct sprite_lock lock[SPRITE_LOCKS_MAX];
 };
 #define SPRITE_IOC_LIST _IOR('S', 0x73, struct sprite_locks)

@@ -132,11 +132,17 @@ static void offer(fuse_req_t req, struct fs *fs, struct stream *st, const struct
 {
 	struct call *c = call_new(fs, req, FS_HAND, inode_hold(fs, st->ino), offered);
 	uint8_t *token;
+	bool again;
 
 	if (!c)
 		return;
 	token = call_alloc(c, HAND_TOKEN);
-	if (getrandom(token, HAND_TOKEN, 0) != HAND_TOKEN)
+	pthread_mutex_lock(&st->ino->lock);
+	again = st->offered; /* and nothing came of it: under the same name */
+	if (again)
+		memcpy(token, st->token, HAND_TOKEN);
+	pthread_mutex_unlock(&st->ino->lock);
+	if (!again && getrandom(token, HAND_TOKEN, 0) != HAND_TOKEN)
 		abort();
 	c->m.hand.op = SPRITE__FS__HAND_REQ__OP__OFFER;
 	c->m.hand.token = (ProtobufCBinaryData){HAND_TOKEN, token};
@@ -220,7 +226,7 @@ static void locks_tell(fuse_req_t req, struct stream *st, const uint32_t *pid)
 	fuse_reply_ioctl(req, 0, &l.found, sizeof(l.found));
 }
 
-static void locks_list(fuse_req_t req, struct stream *st)
+static void locks_list(fuse_req_t req, const struct fs *fs, struct stream *st)
 {
 	struct sprite_locks *list = calloc(1, sizeof(*list));
 	struct locks_look l = {.st = st, .list = list};
@@ -230,6 +236,7 @@ static void locks_list(fuse_req_t req, struct stream *st)
 		return;
 	}
 	pthread_mutex_lock(&st->ino->lock);
+	list->flags = (fs->whole ? SPRITE_LIST_WHOLE : 0) | (list_empty(&st->ino->locks) ? 0 : SPRITE_LIST_LOCKED);
 	recover_locks_each(st->ino, locks_look_at, &l);
 	pthread_mutex_unlock(&st->ino->lock);
 	if (l.more)
@@ -259,7 +266,7 @@ static void op_ioctl(fuse_req_t req, fuse_ino_t id, unsigned cmd, void *arg, str
 	else if (cmd == SPRITE_IOC_LOCKS && in_size >= sizeof(uint32_t) && out_size >= sizeof(uint32_t))
 		locks_tell(req, st, in);
 	else if (cmd == SPRITE_IOC_LIST && out_size >= sizeof(struct sprite_locks))
-		locks_list(req, st);
+		locks_list(req, fs, st);
 	else if (cmd == SPRITE_IOC_OFFER && in_size >= sizeof(struct sprite_hand) && out_size >= sizeof(struct sprite_hand))
 		offer(req, fs, st, in);
 	else

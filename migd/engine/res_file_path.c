@@ -73,7 +73,7 @@ const char *file_lock_held(const struct file_look *l)
 	return there & SPRITE_LOCKS_FLOCK ? "flock" : there & SPRITE_LOCKS_RANGE ? "fcntl lock" : NULL;
 }
 
-/* On /sprite a lock is mostly held for a moment (sqlite3): the freeze waits for that one (res_files_settled.c). */
+/* On /sprite locks go along (res_file_sprite.c); on a home's files, away, one that is held for a moment is waited for (res_files_settled.c). */
 static void probe_locks(struct eng_probe *p, const struct file_look *l)
 {
 	const char *what = eng_field(l->info, "lock") ? file_lock_held(l) : NULL;

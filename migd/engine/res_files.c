@@ -28,7 +28,7 @@ const struct eng_res res_files;
 /* The first that fits: the general ones last. */
 static const struct file_kind *const kinds[] = {
 	&file_path_only, &file_tty,	&file_device,  &file_pipe,    &file_fifo,  &file_socket,    &file_memfd,    &file_mqueue,  &file_eventfd,
-	&file_timerfd,	 &file_epoll,	&file_signalfd, &file_inotify, &file_pidfd, &file_directory, &file_unlinked, &file_regular, &file_other,
+	&file_timerfd,	 &file_epoll,	&file_signalfd, &file_inotify, &file_pidfd, &file_directory, &file_handed, &file_unlinked, &file_regular, &file_other,
 };
 
 enum { BUCKETS = 1024 };
@@ -559,6 +559,8 @@ static int files_finish(struct eng_proc *p, struct error *e)
 
 		if (d->holder == p && d->kind->finish && !d->holders++)
 			r = d->kind->finish(p, d, m->fd[i]->num, e);
+		if (!r && d->kind->each)
+			r = d->kind->each(p, d, m->fd[i]->num, e);
 	}
 	sprite__img__fds__free_unpacked(m, NULL);
 	*s = NULL;

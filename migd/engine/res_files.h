@@ -51,12 +51,14 @@ struct file_kind {
 	int (*open)(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e);
 	/* Destination: in process p (which holds d as number num and has all its descriptors) do what needs them. May be NULL. */
 	int (*finish)(struct eng_proc *p, struct file_desc *d, int num, struct error *e);
+	/* Destination: the same in every process that has it. May be NULL. */
+	int (*each)(struct eng_proc *p, struct file_desc *d, int num, struct error *e);
 	/* Source = home after the commit: true: this descriptor stays in the hollow. NULL: none does. */
 	bool (*stays)(struct eng_proc *p, const struct file_look *l);
 };
 
 extern const struct file_kind file_regular, file_directory, file_path_only, file_device, file_pipe, file_fifo, file_tty, file_eventfd, file_timerfd,
-	file_signalfd, file_epoll, file_inotify, file_pidfd, file_memfd, file_unlinked, file_mqueue, file_socket, file_other;
+	file_signalfd, file_epoll, file_inotify, file_pidfd, file_memfd, file_unlinked, file_mqueue, file_socket, file_handed, file_other;
 
 /* Adds "PID (comm): fd N: TEXT". */
 void file_reason(struct eng_probe *p, const struct file_look *l, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
@@ -87,6 +89,7 @@ int files_give(struct eng_proc *p, struct file_gift *g, size_t n);
 
 bool inotify_unread(struct eng_proc *p, int num); /* events wait to be read */
 const char *file_lock_held(const struct file_look *l); /* "flock", ...; NULL: none. Needs pid, num, flags, st, info ("" will do for a file on /sprite) */
+bool file_is_handed(const struct file_look *l); /* res_file_sprite.c: locks on it go along */
 int files_settled(struct eng_proc *p, struct error *e); /* res_files_settled.c: -EBUSY while there is what is over in a moment */
 
 /* res_files_ahead.c: opened before the freeze. take: fd, -1: there is none that fits. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a frozen process has open and must not have just now, but will not have in a moment: inotify with events that it has not read, locks on files of /sprite that it took
- * since the probe looked, named pipes. Cheap: only links are read, and only files on /sprite are asked about.
+ * What a frozen process has open and must not have just now, but will not have in a moment: inotify with events that it has not read, locks on files of a home that it took
+ * since the probe looked (those on /sprite go along, res_file_sprite.c), named pipes. Cheap: only links are read, and only files on /sprite are asked about.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -42,7 +42,7 @@ static int look(struct eng_proc *p, int at, const char *num, struct error *e)
 	if (!S_ISREG(l.st.st_mode))
 		return 0;
 	what = file_lock_held(&l);
-	return what ? error_set(e, EBUSY, "process %d: fd %s: %s held on %s: release it first", p->vpid, num, what, link) : 0;
+	return what && !file_is_handed(&l) ? error_set(e, EBUSY, "process %d: fd %s: %s held on %s: release it first", p->vpid, num, what, link) : 0;
 }
 
 int files_settled(struct eng_proc *p, struct error *e)
