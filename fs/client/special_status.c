@@ -95,8 +95,8 @@ static void clients_of(FILE *f, struct server *s, json_t *status)
 	if (!status)
 		fprintf(f, "%s away\n", s->name);
 	json_array_foreach(json_object_get(status, "clients"), i, c)
-		fprintf(f, "%s %s %s opens=%lld calls=%lld parked=%lld silent_ms=%lld\n", s->name, word(c, "host"), word(c, "instance"), number(c, "opens"),
-			number(c, "calls"), number(c, "parked"), number(c, "silent_ms"));
+		fprintf(f, "%s %s %s opens=%lld leases=%lld calls=%lld parked=%lld silent_ms=%lld\n", s->name, word(c, "host"), word(c, "instance"), number(c, "opens"),
+			number(c, "leases"), number(c, "calls"), number(c, "parked"), number(c, "silent_ms"));
 }
 
 static int clients_read(struct fs *fs, const struct special_who *w, char **text, size_t *len)
@@ -106,7 +106,7 @@ static int clients_read(struct fs *fs, const struct special_who *w, char **text,
 	(void)w;
 	if (!text_begin(&t))
 		return -ENOMEM;
-	fprintf(t.f, "# server client-host mount opens calls parked silent\n");
+	fprintf(t.f, "# server client-host mount opens leases calls parked silent\n");
 	servers_each(fs, t.f, clients_of);
 	return text_end(&t, text, len);
 }
@@ -224,7 +224,7 @@ static int locks_read(struct fs *fs, const struct special_who *w, char **text, s
 static void recalls_of(FILE *f, struct server *s, json_t *status)
 {
 	if (status)
-		fprintf(f, "server %s sent=%lld\n", s->name, number(status, "recalls"));
+		fprintf(f, "server %s sent=%lld owed=%lld\n", s->name, number(status, "recalls"), number(status, "recalls_owed"));
 	else
 		fprintf(f, "server %s away\n", s->name);
 }

@@ -40,14 +40,35 @@ static json_t *domains_json(struct fsd *d)
 	return a;
 }
 
+struct clients_json {
+	struct fsd *d;
+	json_t *all;
+};
+
 static void client_json(void *arg, struct client *c)
 {
 	uint64_t now = clock_boot_ns(), seen = atomic_load(&c->last_seen);
+	struct clients_json *x = arg;
 
-	json_array_append_new(arg,
-		json_pack("{s:s,s:s,s:b,s:b,s:i,s:i,s:i,s:I,s:I}", "host", c->peer, "instance", c->instance, "events", c->stream != NULL,
-			"fenced", atomic_load(&c->fenced) != 0, "opens", atomic_load(&c->nopens), "waiting", atomic_load(&c->nwaiting), "parked",
+	json_array_append_new(x->all,
+		json_pack("{s:s,s:s,s:b,s:b,s:I,s:b,s:i,s:i,s:i,s:I,s:I}", "host", c->peer, "instance", c->instance, "events", c->stream != NULL,
+			"fenced", atomic_load(&c->fenced) != 0, "leases", (json_int_t)lease_count(x->d, c->id), "owes_recalls", lease_owes(x->d, c->id), "opens", atomic_load(&c->nopens), "waiting", atomic_load(&c->nwaiting), "parked",
 			atomic_load(&c->nparked), "calls", (json_int_t)atomic_load(&c->calls), "silent_ms", (json_int_t)(now > seen ? (now - seen) / 1000000 : 0)));
+}
+
+/* Up to how many microseconds that part of the calls took: a power of two. */
+static json_int_t took_us(const json_t *took, uint64_t calls, double part)
+{
+	uint64_t n = 0;
+	json_t *v;
+	size_t i;
+
+	json_array_foreach((json_t *)took, i, v) {
+		n += (uint64_t)json_integer_value(v);
+		if ((double)n >= part * (double)calls)
+			return (json_int_t)1 << i;
+	}
+	return (json_int_t)1 << OP_BUCKETS;
 }
 
 static json_t *rpcs_json(struct fsd *d)
@@ -55,13 +76,18 @@ static json_t *rpcs_json(struct fsd *d)
 	json_t *o = json_object();
 
 	for (int i = 0; i < FS_NOPS; i++) {
-		uint64_t calls = atomic_load(&d->stats[i].calls);
+		struct op_stat *s = &d->stats[i];
+		uint64_t calls = atomic_load(&s->calls);
+		json_t *took;
 
-		if (calls)
-			json_object_set_new(o, strrchr(fs_methods[i].name, '/') + 1,
-				json_pack("{s:I,s:I,s:f}", "calls", (json_int_t)calls, "errors",
-					(json_int_t)atomic_load(&d->stats[i].errors), "mean_us",
-					(double)atomic_load(&d->stats[i].ns) / 1000.0 / (double)calls));
+		if (!calls)
+			continue;
+		took = json_array();
+		for (int k = 0; k < OP_BUCKETS; k++)
+			json_array_append_new(took, json_integer((json_int_t)atomic_load(&s->took[k])));
+		json_object_set_new(o, strrchr(fs_methods[i].name, '/') + 1,
+			json_pack("{s:I,s:I,s:f,s:I,s:I,s:o}", "calls", (json_int_t)calls, "errors", (json_int_t)atomic_load(&s->errors), "mean_us",
+				(double)atomic_load(&s->ns) / 1000.0 / (double)calls, "median_us", took_us(took, calls, 0.5), "p99_us", took_us(took, calls, 0.99), "took", took));
 	}
 	return o;
 }
@@ -91,16 +117,17 @@ static void count_open(void *arg, struct open *o)
 json_t *fsd_status(struct fsd *d)
 {
 	json_t *clients = json_array();
-	size_t held, waiting, leases, opens = 0;
+	struct clients_json x = {d, clients};
+	size_t held, waiting, leases, owed, opens = 0;
 	uint64_t recalls;
 
-	clients_each(&d->clients, client_json, clients);
+	clients_each(&d->clients, client_json, &x);
 	openstate_each(&d->opens, count_open, &opens);
 	locks_count(d, &held, &waiting);
-	lease_totals(d, &leases, &recalls);
-	return json_pack("{s:s,s:b,s:b,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:{s:I,s:I},s:o}", "name", d->conf->name, "root", d->root, "grace", recover_in_grace(d), "domains",
+	lease_totals(d, &leases, &recalls, &owed);
+	return json_pack("{s:s,s:b,s:b,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:{s:I,s:I},s:o}", "name", d->conf->name, "root", d->root, "grace", recover_in_grace(d), "domains",
 		domains_json(d), "clients", clients, "prefixes", prefixes_json(d), "grants", grants_json(&d->grants), "opens",
-		(json_int_t)opens, "leases", (json_int_t)leases, "recalls", (json_int_t)recalls, "locks", "held", (json_int_t)held, "waiting", (json_int_t)waiting, "rpc", rpcs_json(d));
+		(json_int_t)opens, "leases", (json_int_t)leases, "recalls", (json_int_t)recalls, "recalls_owed", (json_int_t)owed, "locks", "held", (json_int_t)held, "waiting", (json_int_t)waiting, "rpc", rpcs_json(d));
 }
 
 /* ---- verbs ----------------------------------------------------------------------------------------------- */

@@ -8,7 +8,9 @@
 #include <string.h>
 #include "fs/server/elect.h"
 
-#define OFFICES 16
+#define OFFICES	   16
+#define OFFICES_MAX 4 /* that one candidate holds: all of them must not be had by one */
+#define TERM_MAX   (1ull << 62) /* no true one comes near; what somebody claims above it is not followed, so that terms never wrap */
 
 struct office {
 	char name[64];
@@ -36,15 +38,29 @@ void elect_free(struct elect *e)
 	free(e);
 }
 
-static struct office *office_get(struct elect *e, const char *name)
+/* One that nobody holds gives its place to a new one: offices that were made up are forgotten. NULL: there is none. */
+static struct office *office_get(struct elect *e, const char *name, const char *candidate, uint64_t now)
 {
-	for (int i = 0; i < e->n; i++)
+	struct office *o = NULL;
+	int held = 0;
+
+	for (int i = 0; i < e->n; i++) {
 		if (!strcmp(e->office[i].name, name))
 			return &e->office[i];
-	if (e->n == OFFICES)
+		if (e->office[i].until_ns <= now)
+			o = &e->office[i];
+		else
+			held += !strcmp(e->office[i].holder, candidate);
+	}
+	if (held >= OFFICES_MAX)
 		return NULL;
-	snprintf(e->office[e->n].name, sizeof e->office[e->n].name, "%s", name);
-	return &e->office[e->n++];
+	if (e->n < OFFICES)
+		o = &e->office[e->n++];
+	if (!o)
+		return NULL;
+	memset(o, 0, sizeof *o);
+	snprintf(o->name, sizeof o->name, "%s", name);
+	return o;
 }
 
 static bool may_take(const struct elect *e, const struct office *o, const struct elect_ask *a, uint64_t now)
@@ -62,27 +78,29 @@ static bool may_take(const struct elect *e, const struct office *o, const struct
 int elect_ask(struct elect *e, const struct elect_ask *a, uint64_t now_ns, struct elect_answer *out)
 {
 	struct office *o;
+	uint64_t term;
 
 	if (!a->office[0] || strlen(a->office) >= sizeof o->name || !a->candidate[0] || strlen(a->candidate) >= sizeof o->holder ||
 		strlen(a->value) >= sizeof o->value)
 		return -EINVAL;
-	o = office_get(e, a->office);
+	o = office_get(e, a->office, a->candidate, now_ns);
 	if (!o)
 		return -ENOSPC;
+	term = a->term <= TERM_MAX || a->term <= o->term ? a->term : o->term > TERM_MAX ? o->term : TERM_MAX;
 	bool mine = o->holder[0] && !strcmp(o->holder, a->candidate) && now_ns < o->until_ns;
 
 	if (mine && a->resign) {
 		o->until_ns = now_ns;
 	} else if (may_take(e, o, a, now_ns)) {
-		if (!mine && !(a->holding && !o->holder[0] && a->term >= o->term)) /* a new reign, unless it goes on after our restart */
-			o->term = (a->term > o->term ? a->term : o->term) + 1;
-		else if (a->term > o->term)
-			o->term = a->term;
+		if (!mine && !(a->holding && !o->holder[0] && term >= o->term)) /* a new reign, unless it goes on after our restart */
+			o->term = (term > o->term ? term : o->term) + 1;
+		else if (term > o->term)
+			o->term = term;
 		snprintf(o->holder, sizeof o->holder, "%s", a->candidate);
 		snprintf(o->value, sizeof o->value, "%s", a->value);
 		o->until_ns = now_ns + ELECT_TTL_NS;
-	} else if (!o->holder[0] && a->term > o->term) {
-		o->term = a->term; /* heard of: the next one starts above it */
+	} else if (!o->holder[0] && term > o->term) {
+		o->term = term; /* heard of: the next one starts above it */
 	}
 	*out = (struct elect_answer){.term = o->term};
 	if (o->holder[0] && now_ns < o->until_ns) {

@@ -32,7 +32,7 @@ struct elect_answer {
 
 struct elect *elect_new(uint64_t now_ns);
 void elect_free(struct elect *e);
-/* 0, -EINVAL (names too long or empty) or -ENOSPC (more than 16 offices). */
+/* 0, -EINVAL (names too long or empty) or -ENOSPC (more than 16 offices that somebody holds, or 4 that this one does). */
 int elect_ask(struct elect *e, const struct elect_ask *a, uint64_t now_ns, struct elect_answer *out);
 
 #endif

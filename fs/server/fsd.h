@@ -30,8 +30,9 @@ struct registrar;
 
 #define FSD_CHANGES 65536
 
+#define OP_BUCKETS 26 /* of durations: the n-th counts those below 2^n us, the last one all above as well */
 struct op_stat {
-	atomic_uint_fast64_t calls, errors, ns;
+	atomic_uint_fast64_t calls, errors, ns, took[OP_BUCKETS];
 };
 
 struct fsd {

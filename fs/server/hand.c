@@ -11,7 +11,8 @@
 #include "fs/server/lease.h"
 #include "fs/server/recover.h"
 
-#define TOKEN HAND_TOKEN
+#define TOKEN	   HAND_TOKEN
+#define GROUPS_MAX 256 /* that are remembered of who opened it: they are only for bringing it back after a restart */
 
 struct hand {
 	uint64_t open; /* of the client that offers */
@@ -250,8 +251,8 @@ static int hand_add(struct fsd *d, struct open *f, ProtobufCBinaryData token, ui
 	struct hand *h, *old = NULL;
 	int r;
 
-	if (ngroups > IDS_GROUPS_MAX)
-		return -EINVAL;
+	if (ngroups > GROUPS_MAX)
+		ngroups = GROUPS_MAX;
 	h = calloc(1, sizeof(*h) + ngroups * sizeof(h->groups[0]));
 	if (!h)
 		return -ENOMEM;

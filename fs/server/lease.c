@@ -408,10 +408,11 @@ size_t lease_count(struct fsd *d, uint64_t client)
 	return n;
 }
 
-void lease_totals(struct fsd *d, size_t *leases, uint64_t *recalls)
+void lease_totals(struct fsd *d, size_t *leases, uint64_t *recalls, size_t *owed)
 {
 	pthread_mutex_lock(&d->leases->lock);
 	*leases = d->leases->c.nleases;
 	*recalls = d->leases->c.recalls_sent;
+	*owed = d->leases->c.recalls.count;
 	pthread_mutex_unlock(&d->leases->lock);
 }

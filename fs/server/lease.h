@@ -27,7 +27,7 @@ void lease_repeat(struct fsd *d, uint64_t client);
 void lease_overdue(struct fsd *d, uint64_t since, void (*fn)(struct fsd *d, uint64_t client));
 bool lease_owes(struct fsd *d, uint64_t client);
 size_t lease_count(struct fsd *d, uint64_t client);
-void lease_totals(struct fsd *d, size_t *leases, uint64_t *recalls);
+void lease_totals(struct fsd *d, size_t *leases, uint64_t *recalls, size_t *owed); /* owed: recalls that nobody has acknowledged yet */
 
 static inline struct cs_key lease_key(const struct stat *st)
 {

@@ -19,18 +19,27 @@ static void per_method(FILE *f, json_t *rpc, const char *key, const char *name, 
 		fprintf(f, "%s{method=\"%s\"} %lld\n", name, method, (long long)json_integer_value(json_object_get(v, key)));
 }
 
-/* mean * calls: what rate() wants is the sum. */
-static void time_sums(FILE *f, json_t *rpc)
+/* A histogram: its buckets are powers of two of microseconds (OP_BUCKETS). */
+static void durations(FILE *f, json_t *rpc)
 {
 	const char *method;
-	json_t *v;
+	json_t *v, *n;
+	size_t i;
 
-	fputs("# HELP spritefsd_rpc_seconds_total Time from receipt to answer, waiting for recalls included.\n"
-	      "# TYPE spritefsd_rpc_seconds_total counter\n",
-		f);
-	json_object_foreach(rpc, method, v)
-		fprintf(f, "spritefsd_rpc_seconds_total{method=\"%s\"} %.6f\n", method,
-			json_real_value(json_object_get(v, "mean_us")) * (double)json_integer_value(json_object_get(v, "calls")) / 1e6);
+	fputs("# HELP spritefsd_rpc_seconds Time from receipt to answer, waiting for recalls included.\n# TYPE spritefsd_rpc_seconds histogram\n", f);
+	json_object_foreach(rpc, method, v) {
+		long long sum = 0, calls = json_integer_value(json_object_get(v, "calls"));
+		json_t *took = json_object_get(v, "took");
+
+		json_array_foreach(took, i, n) {
+			sum += json_integer_value(n);
+			if (i + 1 < json_array_size(took))
+				fprintf(f, "spritefsd_rpc_seconds_bucket{method=\"%s\",le=\"%.6f\"} %lld\n", method, (double)(1ll << i) / 1e6, sum);
+		}
+		fprintf(f, "spritefsd_rpc_seconds_bucket{method=\"%s\",le=\"+Inf\"} %lld\n", method, sum);
+		fprintf(f, "spritefsd_rpc_seconds_sum{method=\"%s\"} %.6f\n", method, json_real_value(json_object_get(v, "mean_us")) * (double)calls / 1e6);
+		fprintf(f, "spritefsd_rpc_seconds_count{method=\"%s\"} %lld\n", method, sum);
+	}
 }
 
 static void per_client(FILE *f, json_t *clients, const char *key, const char *name, const char *help)
@@ -52,12 +61,14 @@ void metrics_print(FILE *f, json_t *status)
 	gauge(f, status, "opens", "spritefsd_opens", "gauge", "Open file descriptions of all clients.");
 	gauge(f, status, "leases", "spritefsd_leases", "gauge", "Objects on which some client holds a lease.");
 	gauge(f, status, "recalls", "spritefsd_recalls_total", "counter", "Recalls sent.");
+	gauge(f, status, "recalls_owed", "spritefsd_recalls_owed", "gauge", "Recalls that no client has acknowledged yet.");
 	gauge(f, locks, "held", "spritefsd_locks_held", "gauge", "Ranges locked.");
 	gauge(f, locks, "waiting", "spritefsd_locks_waiting", "gauge", "Lock requests that wait.");
 	per_client(f, clients, "opens", "spritefsd_client_opens", "Open file descriptions by client.");
+	per_client(f, clients, "leases", "spritefsd_client_leases", "Objects on which the client holds a lease.");
 	per_client(f, clients, "parked", "spritefsd_client_parked", "Operations that wait for acknowledgements of others.");
 	per_client(f, clients, "silent_ms", "spritefsd_client_silent_ms", "Milliseconds since the client was last heard.");
 	per_method(f, rpc, "calls", "spritefsd_rpc_calls_total", "Calls answered.");
 	per_method(f, rpc, "errors", "spritefsd_rpc_errors_total", "Calls answered with an errno.");
-	time_sums(f, rpc);
+	durations(f, rpc);
 }

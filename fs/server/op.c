@@ -200,10 +200,13 @@ static void op_answer(struct op *o, int err, const ProtobufCMessage *out)
 static void op_count(struct op *o, int err)
 {
 	struct op_stat *s = &o->d->stats[o->method];
+	uint64_t ns = clock_mono_ns() - o->started, us = ns / 1000;
+	unsigned n = us ? 64 - (unsigned)__builtin_clzll(us) : 0;
 
 	atomic_fetch_add(&s->calls, 1);
 	atomic_fetch_add(&s->errors, err != 0);
-	atomic_fetch_add(&s->ns, clock_mono_ns() - o->started);
+	atomic_fetch_add(&s->ns, ns);
+	atomic_fetch_add_explicit(&s->took[n < OP_BUCKETS ? n : OP_BUCKETS - 1], 1, memory_order_relaxed);
 }
 
 int op_done(struct op *o, const ProtobufCMessage *out)

@@ -74,7 +74,7 @@ static void test_bad_asks(void)
 	a.office = name;
 	for (int i = 0; i < 20; i++) {
 		snprintf(name, sizeof name, "office%d", i);
-		CU_ASSERT_EQUAL(elect_ask(e, &a, 1, &r), i < 16 ? 0 : -ENOSPC);
+		CU_ASSERT_EQUAL(elect_ask(e, &a, ELECT_TTL_NS, &r), i < 4 ? 0 : -ENOSPC);
 	}
 	elect_free(e);
 }
@@ -138,6 +138,35 @@ static void test_never_two(void)
 	}
 }
 
+/* A host that stands for all it can think of keeps nobody from the one that counts, and a term that it makes up ends nobody's reign for good. */
+static void test_hostile(void)
+{
+	struct elect *e = elect_new(0);
+	uint64_t t = ELECT_TTL_NS;
+	struct elect_answer a;
+	char name[16];
+	int i, got = 0;
+
+	for (i = 0; i < 100; i++) {
+		struct elect_ask x = {.office = name, .candidate = "evil", .value = "", .term = UINT64_MAX};
+
+		snprintf(name, sizeof name, "o%d", i);
+		got += elect_ask(e, &x, t, &a) == 0;
+	}
+	CU_ASSERT_TRUE(got > 0 && got < 16);
+	a = ask(e, "ws1", 7, false, t);
+	CU_ASSERT_TRUE(a.you && a.term == 8);
+	a = ask(e, "evil", UINT64_MAX, false, t + MS);
+	CU_ASSERT_FALSE(a.you);
+	for (i = 0; i < 8; i++) { /* reigns in turn */
+		struct elect_answer b = ask(e, i % 2 ? "evil" : "ws2", i % 2 ? UINT64_MAX : a.term, false, t += ELECT_TTL_NS + MS);
+
+		CU_ASSERT_TRUE(b.you && b.term > a.term);
+		a = b;
+	}
+	elect_free(e);
+}
+
 int main(void)
 {
 	CU_initialize_registry();
@@ -147,6 +176,7 @@ int main(void)
 	CU_add_test(s, "resign", test_resign);
 	CU_add_test(s, "restart keeps the master", test_restart_keeps_the_master);
 	CU_add_test(s, "bad asks", test_bad_asks);
+	CU_add_test(s, "hostile", test_hostile);
 	CU_add_test(s, "never two", test_never_two);
 	CU_basic_run_tests();
 	int failed = CU_get_number_of_failures();
