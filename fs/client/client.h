@@ -85,6 +85,10 @@ struct domain {
 	atomic_bool written;	/* since the space was looked at */
 	uint64_t space_at;	/* when that was, ticker only */
 	struct list waiters; /* calls that need the root handle or a server */
+	struct {
+		uint32_t uid;
+		uint64_t at; /* clock_mono_ns() */
+	} let_in[8]; /* home: whose call its server has answered last, and when: nobody else is served from what is kept here */
 	struct inode *root;
 };
 
@@ -378,6 +382,7 @@ void call_submit(struct call *c);
 void call_wake(struct call *c); /* one that waited in wb_then(): goes on */
 /* Before an rpc_call() of FS_OPEN: a record of it, to be freed when the stream has what it answers. */
 struct keep *call_note_open(void);
+bool call_let_in(struct fs *fs, struct domain *d, uint32_t uid); /* a home's server answered this user within HOME_BOUND_NS */
 void call_drop(struct call *c); /* one that was answered without being sent */
 void call_fail(struct call *c, int err); /* one that is not sent: answers it */
 void call_end_queued(struct call *c, int err, struct rpc_msg *out); /* one of a batch; `out` stays the caller's */
@@ -613,8 +618,9 @@ struct held_lock {
 };
 void recover_note_lock(struct inode *ino, uint64_t owner, bool flock, uint32_t type, uint64_t start, uint64_t end, uint32_t pid, const struct stream *st);
 void recover_locks_each(struct inode *ino, void (*fn)(void *arg, const struct held_lock *h), void *arg); /* with inode.lock */
-/* With inode.lock. What these owners hold goes along with an offer under that token (zeros: no more). */
-void recover_locks_offer(struct inode *ino, const uint64_t *owners, size_t n, const uint8_t *token);
+/* With inode.lock. Is it the description's own, or was it taken through it? And: all such go along with the offer under its token. */
+bool recover_lock_is(const struct stream *st, const struct held_lock *h);
+void recover_locks_offer(struct stream *st);
 void recover_lock_resume(struct inode *ino, struct keep *k);
 void recover_forget_locks(struct inode *ino);
 

@@ -90,42 +90,48 @@ static void offered(struct call *c, int err, struct rpc_msg *out)
 	c->st->offered = true;
 	c->st->offer_pos = c->m.hand.pos;
 	stream_changed(c->st);
-	recover_locks_offer(c->st->ino, c->m.hand.owners, c->m.hand.n_owners, c->st->token);
+	recover_locks_offer(c->st);
 	if (c->st->shared)
 		h.pos = c->st->expect; /* where the kernel has to believe it to be, over there too */
 	pthread_mutex_unlock(&c->st->ino->lock);
 	fuse_reply_ioctl(c->req, 0, &h, sizeof(h));
 }
 
-struct owners {
+struct along {
 	const struct stream *st;
-	uint64_t *list;
+	uint64_t *owner, *start, *end;
 	size_t n;
+	bool more;
 };
 
-static void owner_of(void *arg, const struct held_lock *h)
+static void goes_along(void *arg, const struct held_lock *h)
 {
-	struct owners *o = arg;
-	size_t i;
+	struct along *a = arg;
 
-	if (h->owner != o->st->flock_owner && h->fh != o->st->fh)
+	if (!recover_lock_is(a->st, h))
 		return;
-	for (i = 0; i < o->n && o->list[i] != h->owner; i++)
-		;
-	if (i == o->n && o->n < HAND_OWNERS_MAX)
-		o->list[o->n++] = h->owner;
+	a->more = a->n == HAND_OWNERS_MAX;
+	if (a->more)
+		return;
+	a->owner[a->n] = h->owner;
+	a->start[a->n] = h->start;
+	a->end[a->n++] = h->end;
 }
 
-/* Those whose locks go along: the description itself, and all who have taken one through it. */
-static void owners_of(struct call *c, struct stream *st)
+/* The locks that go along; false: there are too many. */
+static bool locks_along(struct call *c, struct stream *st)
 {
-	struct owners o = {.st = st, .list = call_alloc(c, HAND_OWNERS_MAX * sizeof(uint64_t))};
+	uint64_t *room = call_alloc(c, 3 * HAND_OWNERS_MAX * sizeof(uint64_t));
+	struct along a = {.st = st, .owner = room, .start = room + HAND_OWNERS_MAX, .end = room + 2 * HAND_OWNERS_MAX};
 
 	pthread_mutex_lock(&st->ino->lock);
-	recover_locks_each(st->ino, owner_of, &o);
+	recover_locks_each(st->ino, goes_along, &a);
 	pthread_mutex_unlock(&st->ino->lock);
-	c->m.hand.owners = o.list;
-	c->m.hand.n_owners = o.n;
+	c->m.hand.owners = a.owner;
+	c->m.hand.starts = a.start;
+	c->m.hand.ends = a.end;
+	c->m.hand.n_owners = c->m.hand.n_starts = c->m.hand.n_ends = a.n;
+	return !a.more;
 }
 
 static void offer(fuse_req_t req, struct fs *fs, struct stream *st, const struct sprite_hand *in)
@@ -153,8 +159,12 @@ static void offer(fuse_req_t req, struct fs *fs, struct stream *st, const struct
 	c->cred.groups = memcpy(call_alloc(c, st->ngroups * sizeof(*st->groups) + 1), st->ngroups ? st->groups : (uint32_t *)token, st->ngroups * sizeof(*st->groups));
 	c->cred.n_groups = st->ngroups;
 	c->m.hand.cred = &c->cred;
-	owners_of(c, st);
 	call_stream(c, st, &c->m.hand.open);
+	if (!locks_along(c, st)) {
+		fuse_reply_err(req, E2BIG);
+		call_drop(c);
+		return;
+	}
 	wb_then(fs, st->ino, c);
 }
 
@@ -194,9 +204,9 @@ struct locks_look {
 /* With inode.lock. 0: it is not one of this description. */
 static enum sprite_lock_kind kind_of(const struct stream *st, const struct held_lock *h)
 {
-	if (st->flock_owner && h->owner == st->flock_owner)
-		return h->flock ? SPRITE_FLOCK : SPRITE_OFD;
-	return !h->flock && h->fh == st->fh ? SPRITE_POSIX : 0;
+	if (!recover_lock_is(st, h))
+		return 0;
+	return h->owner != st->flock_owner ? SPRITE_POSIX : h->flock ? SPRITE_FLOCK : SPRITE_OFD;
 }
 
 static void locks_look_at(void *arg, const struct held_lock *h)

@@ -68,19 +68,20 @@ void recover_locks_each(struct inode *ino, void (*fn)(void *arg, const struct he
 		fn(arg, &h->l);
 }
 
-void recover_locks_offer(struct inode *ino, const uint64_t *owners, size_t n, const uint8_t *token)
+bool recover_lock_is(const struct stream *st, const struct held_lock *h)
+{
+	return (st->flock_owner && h->owner == st->flock_owner) || (!h->flock && h->fh == st->fh);
+}
+
+void recover_locks_offer(struct stream *st)
 {
 	struct held *h;
-	size_t i;
 
-	list_each(h, &ino->locks, link) {
-		for (i = 0; i < n && owners[i] != h->l.owner; i++)
-			;
-		if (i == n)
-			continue;
-		memcpy(h->l.token, token, HAND_TOKEN);
-		held_save(ino, h);
-	}
+	list_each(h, &st->ino->locks, link)
+		if (recover_lock_is(st, &h->l)) {
+			memcpy(h->l.token, st->token, HAND_TOKEN);
+			held_save(st->ino, h);
+		}
 }
 
 void recover_lock_resume(struct inode *ino, struct keep *k)

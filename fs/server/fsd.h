@@ -111,8 +111,8 @@ void pipes_serve(void *ctx, struct rpc_stream *s);
 int locks_start(struct fsd *d);
 void locks_stop(struct fsd *d);
 void locks_drop_client(struct fsd *d, uint64_t client);
-/* Marks what these owners of the open's client hold on its file (hand.h). */
-void locks_mark(struct fsd *d, const struct open *o, const uint64_t *owners, size_t n, uint64_t mark);
+/* Marks the locks of the open's client that an offer names (hand.h). */
+void locks_mark(struct fsd *d, const struct open *o, const Sprite__Fs__HandReq *in, uint64_t mark);
 void locks_drop_flock(struct fsd *d, const struct open *o, uint64_t owner);
 bool locks_in_the_way(struct fsd *d, uint64_t client); /* it holds one, and somebody waits */
 void locks_count(struct fsd *d, size_t *held, size_t *waiting);

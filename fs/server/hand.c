@@ -293,7 +293,7 @@ static int offer(struct op *o, const Sprite__Fs__HandReq *in)
 	struct open *f;
 	int r = 0;
 
-	if (in->token.len != TOKEN || in->pos > INT64_MAX || in->n_owners > HAND_OWNERS_MAX)
+	if (in->token.len != TOKEN || in->pos > INT64_MAX || in->n_owners > HAND_OWNERS_MAX || in->n_starts != in->n_owners || in->n_ends != in->n_owners)
 		return -EINVAL;
 	f = op_open(o, in->open, &r);
 	if (!f)
@@ -303,7 +303,7 @@ static int offer(struct op *o, const Sprite__Fs__HandReq *in)
 	if (r == 0)
 		r = hand_add(o->d, f, in->token, in->pos, in->shared, in->cred);
 	if (r == 0) {
-		locks_mark(o->d, f, in->owners, in->n_owners, mark_of(in->token));
+		locks_mark(o->d, f, in, mark_of(in->token));
 		rep.token = in->token;
 		rep.shared = in->shared;
 		rep.pos = in->pos;

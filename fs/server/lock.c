@@ -344,7 +344,7 @@ bool lock_blocks(const struct lock_table *t, uint64_t client)
 	return false;
 }
 
-void lock_mark(struct lock_table *t, const void *key, size_t keylen, struct lock_owner who, uint64_t mark)
+void lock_mark(struct lock_table *t, const void *key, size_t keylen, struct lock_owner who, int64_t start, int64_t end, uint64_t mark)
 {
 	struct lock_object *o = object_get(t, key, keylen, false);
 	struct held *h;
@@ -352,7 +352,7 @@ void lock_mark(struct lock_table *t, const void *key, size_t keylen, struct lock
 	if (!o)
 		return;
 	list_each(h, &o->held, link)
-		if (owner_same(h->r.who, who))
+		if (owner_same(h->r.who, who) && h->r.start <= end && start <= h->r.end)
 			h->r.mark = mark;
 }
 

@@ -67,8 +67,8 @@ int lock_drop(struct lock_table *t, const void *key, size_t keylen, struct lock_
 bool lock_test(const struct lock_table *t, const void *key, size_t keylen, const struct lock_range *want, struct lock_range *out);
 /* Does another client's request wait for something that this client holds? */
 bool lock_blocks(const struct lock_table *t, uint64_t client);
-/* Gives what `who` holds of the object that mark. */
-void lock_mark(struct lock_table *t, const void *key, size_t keylen, struct lock_owner who, uint64_t mark);
+/* Gives what `who` holds there of the object that mark. */
+void lock_mark(struct lock_table *t, const void *key, size_t keylen, struct lock_owner who, int64_t start, int64_t end, uint64_t mark);
 /* A waiter gives up; it is unlinked. */
 void lock_forget(struct lock_table *t, struct lock_waiter *w);
 struct lock_waiter *lock_find_waiter(struct lock_table *t, struct lock_owner who, uint64_t ticket);

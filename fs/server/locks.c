@@ -209,16 +209,19 @@ int op_lock(struct op *o, const ProtobufCMessage *m)
 	return in->test ? lock_query(o, t, in, &range) : lock_set(o, t, in, &range);
 }
 
-void locks_mark(struct fsd *d, const struct open *f, const uint64_t *owners, size_t n, uint64_t mark)
+void locks_mark(struct fsd *d, const struct open *f, const Sprite__Fs__HandReq *in, uint64_t mark)
 {
 	size_t i;
 
 	pthread_mutex_lock(&d->locks->lock);
-	for (i = 0; i < n; i++) {
-		struct lock_owner who = {f->client->id, owners[i]};
+	for (i = 0; i < in->n_owners; i++) {
+		struct lock_owner who = {f->client->id, in->owners[i]};
+		int64_t end = in->ends[i] > INT64_MAX ? LOCK_EOF : (int64_t)in->ends[i];
 
-		lock_mark(&d->locks->flock, f->handle, f->handle_len, who, mark);
-		lock_mark(&d->locks->fcntl, f->handle, f->handle_len, who, mark);
+		if (in->starts[i] > INT64_MAX)
+			continue;
+		lock_mark(&d->locks->flock, f->handle, f->handle_len, who, (int64_t)in->starts[i], end, mark);
+		lock_mark(&d->locks->fcntl, f->handle, f->handle_len, who, (int64_t)in->starts[i], end, mark);
 	}
 	pthread_mutex_unlock(&d->locks->lock);
 }

@@ -374,7 +374,7 @@ static void test_marks(void)
 	lock_table_init(&t, false);
 	CU_ASSERT_EQUAL(lock_take(&t, &key, sizeof(key), &first, NULL, &granted), 0);
 	CU_ASSERT_EQUAL(lock_take(&t, &key, sizeof(key), &next, NULL, &granted), -EAGAIN); /* not offered */
-	lock_mark(&t, &key, sizeof(key), first.who, 77);
+	lock_mark(&t, &key, sizeof(key), first.who, 0, LOCK_EOF, 77);
 	CU_ASSERT_EQUAL(lock_take(&t, &key, sizeof(key), &next, NULL, &granted), 0);
 	CU_ASSERT_EQUAL(lock_take(&t, &key, sizeof(key), &other, NULL, &granted), -EAGAIN);
 	CU_ASSERT_EQUAL(lock_drop(&t, &key, sizeof(key), first.who, 0, LOCK_EOF, &granted), 0);
