@@ -7,6 +7,7 @@
 #include "conf/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -103,4 +104,18 @@ void log_write(enum log_level level, const char *fmt, ...)
 	while (write(STDERR_FILENO, line, n) < 0 && errno == EINTR)
 		;
 	errno = saved;
+}
+
+void log_leave_pipe(void)
+{
+	struct stat st;
+	int fd;
+
+	if (fstat(STDERR_FILENO, &st) < 0 || !S_ISFIFO(st.st_mode))
+		return;
+	fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	dup2(fd, STDERR_FILENO);
+	close(fd);
 }

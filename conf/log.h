@@ -20,4 +20,7 @@ int log_enabled(enum log_level level);
 			log_write(LOG_DBG, __VA_ARGS__);                                                     \
 	} while (0)
 
+/* A daemon that goes on when who started it has gone: a pipe on stderr would make its reader wait for us. Then nothing more is said. */
+void log_leave_pipe(void);
+
 #endif

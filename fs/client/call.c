@@ -178,6 +178,36 @@ static void call_unref(struct call *c)
 		call_free(c);
 }
 
+/* With fs.wait_lock. Only what is asked in somebody's name tells that he is let in. */
+static void let_in(struct domain *d, uint32_t uid)
+{
+	unsigned i, at = 0;
+
+	for (i = 0; i < sizeof(d->let_in) / sizeof(d->let_in[0]); i++) {
+		if (d->let_in[i].at && d->let_in[i].uid == uid) {
+			at = i;
+			break;
+		}
+		if (d->let_in[i].at < d->let_in[at].at)
+			at = i;
+	}
+	d->let_in[at].uid = uid;
+	d->let_in[at].at = clock_mono_ns();
+}
+
+bool call_let_in(struct fs *fs, struct domain *d, uint32_t uid)
+{
+	uint64_t now = clock_mono_ns();
+	bool found = false;
+	unsigned i;
+
+	pthread_mutex_lock(&fs->wait_lock);
+	for (i = 0; i < sizeof(d->let_in) / sizeof(d->let_in[0]); i++)
+		found = found || (d->let_in[i].at && d->let_in[i].uid == uid && now - d->let_in[i].at < HOME_BOUND_NS);
+	pthread_mutex_unlock(&fs->wait_lock);
+	return found;
+}
+
 /* Answers and ends. `out` may be NULL. */
 static void call_finish(struct call *c, int err, struct rpc_msg *out)
 {
@@ -190,6 +220,8 @@ static void call_finish(struct call *c, int err, struct rpc_msg *out)
 	c->state = CALL_DONE;
 	list_del(&c->link);
 	list_del(&c->intr_link);
+	if (!err && c->req && c->dom && c->dom->home && (c->op == FS_LOOKUP || c->op == FS_GETATTR || c->op == FS_OPEN))
+		let_in(c->dom, fuse_req_ctx(c->req)->uid);
 	pthread_mutex_unlock(&fs->wait_lock);
 	atomic_fetch_add_explicit(&fs->count[c->op], 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&fs->nanos[c->op], clock_mono_ns() - c->start_ns, memory_order_relaxed);

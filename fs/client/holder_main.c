@@ -187,6 +187,7 @@ static void ready(struct holder *h)
 	h->ready = h->served = true;
 	notify_ready();
 	if (h->up >= 0 && write(h->up, "", 1) == 1) {
+		log_leave_pipe();
 		close(h->up);
 		h->up = -1;
 	}

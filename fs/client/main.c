@@ -366,6 +366,8 @@ int main(int argc, char **argv)
 	}
 	if (fs.whole && !fs.resumed && root_wait(&fs, 2000) < 0)
 		log_note("%s: root server %s is not there yet; calls wait for it", fs.mount, fs.conf->root_server.host);
+	if (opt_background)
+		log_leave_pipe();
 	hold_active() ? hold_ready() : (void)notify_ready();
 	if (up >= 0 && write(up, "", 1) == 1)
 		close(up);

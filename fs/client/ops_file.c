@@ -86,7 +86,7 @@ static void open_done(struct call *c, int err, struct rpc_msg *out)
 /*
  * Under ATTR an open for reading needs no word with the server: the kernel has checked permission with attributes that are true. The server is
  * told when it must know (a lock, or a change that would take the file from us: stream_open_local). In home domains, where nobody asks before
- * a file is removed, attributes of the last second serve, and the server is told of what is still open after a moment (stream_tick).
+ * a file is removed, attributes of the last second serve (those of who was let in then), and the server is told of what is still open after a moment (stream_tick).
  */
 static bool open_here(struct fs *fs, fuse_req_t req, struct inode *ino, struct fuse_file_info *fi)
 {
@@ -99,7 +99,7 @@ static bool open_here(struct fs *fs, fuse_req_t req, struct inode *ino, struct f
 	if ((fi->flags & O_ACCMODE) != O_RDONLY || (fi->flags & O_TRUNC))
 		return false;
 	lease_reply_begin(fs);
-	known = home ? inode_home_fresh(ino, &h) : lease_attr(fs, ino, &attr);
+	known = home ? inode_home_fresh(ino, &h) && call_let_in(fs, ino->dom, who->uid) : lease_attr(fs, ino, &attr);
 	if (known && home)
 		attr.st_mode = h.mode;
 	if (known && S_ISREG(attr.st_mode)) {

@@ -44,8 +44,10 @@ int op_access(struct op *o, struct export *ex, const Sprite__Fs__Cred *cred)
 	if (ex->conf->home) /* exactly as the uid that was granted, never as somebody else */
 		rule = (struct ids_rule){false, 0, UINT32_MAX - 1};
 	if (ex->conf->home && cred && cred->uid == 0 && !home_uid_allowed(o, ex, 0) &&
-		grants_stand_in(&o->d->grants, o->client->peer, &stand_in.uid, &stand_in.gid))
+		grants_stand_in(&o->d->grants, o->client->peer, &stand_in.uid, &stand_in.gid)) {
+		stand_in.umask = cred->umask;
 		cred = &stand_in; /* its migd mounts and enters the root view as root */
+	}
 	r = ids_map(&rule, cred, &o->ids);
 	if (r < 0 || !ex->conf->home)
 		return r;
