@@ -356,6 +356,33 @@ void lock_mark(struct lock_table *t, const void *key, size_t keylen, struct lock
 			h->r.mark = mark;
 }
 
+/* The next range that lock_yield() is to take away. */
+static bool yields(struct lock_table *t, const void *key, size_t keylen, struct lock_owner who, const enum lock_type *type, int64_t start, int64_t end, uint64_t mark,
+	struct lock_range *out)
+{
+	struct lock_object *o = object_get(t, key, keylen, false);
+	struct held *h;
+
+	if (!o)
+		return false;
+	list_each(h, &o->held, link)
+		if (h->r.mark == mark && !owner_same(h->r.who, who) && h->r.start <= end && start <= h->r.end && (!type || h->r.type > *type)) {
+			*out = h->r;
+			return true;
+		}
+	return false;
+}
+
+void lock_yield(struct lock_table *t, const void *key, size_t keylen, struct lock_owner who, const enum lock_type *type, int64_t start, int64_t end, uint64_t mark,
+	struct list *granted)
+{
+	struct lock_range r;
+
+	while (mark && yields(t, key, keylen, who, type, start, end, mark, &r))
+		if (lock_drop(t, key, keylen, r.who, r.start > start ? r.start : start, r.end < end ? r.end : end, granted) < 0)
+			return;
+}
+
 void lock_forget(struct lock_table *t, struct lock_waiter *w)
 {
 	struct lock_object *o = w->object;

@@ -69,6 +69,9 @@ bool lock_test(const struct lock_table *t, const void *key, size_t keylen, const
 bool lock_blocks(const struct lock_table *t, uint64_t client);
 /* Gives what `who` holds there of the object that mark. */
 void lock_mark(struct lock_table *t, const void *key, size_t keylen, struct lock_owner who, int64_t start, int64_t end, uint64_t mark);
+/* What others hold there under that mark and more strongly than `who` now does (type NULL: not at all) they hold no more: who took over has let go of it. */
+void lock_yield(struct lock_table *t, const void *key, size_t keylen, struct lock_owner who, const enum lock_type *type, int64_t start, int64_t end, uint64_t mark,
+	struct list *granted);
 /* A waiter gives up; it is unlinked. */
 void lock_forget(struct lock_table *t, struct lock_waiter *w);
 struct lock_waiter *lock_find_waiter(struct lock_table *t, struct lock_owner who, uint64_t ticket);

@@ -143,6 +143,8 @@ static int lock_set(struct op *o, struct lock_table *t, const Sprite__Fs__LockRe
 		r = -ESTALE;
 	else
 		r = lock_take(t, in->handle.data, in->handle.len, range, NULL, &granted);
+	if (r == 0 && !in->reclaim)
+		lock_yield(t, in->handle.data, in->handle.len, range->who, in->type == F_UNLCK ? NULL : &range->type, range->start, range->end, range->mark, &granted);
 	pthread_mutex_unlock(&l->lock);
 	answer_all(&granted, 0);
 	return r < 0 ? r : op_done(o, &rep.base);

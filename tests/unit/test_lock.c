@@ -377,6 +377,15 @@ static void test_marks(void)
 	lock_mark(&t, &key, sizeof(key), first.who, 0, LOCK_EOF, 77);
 	CU_ASSERT_EQUAL(lock_take(&t, &key, sizeof(key), &next, NULL, &granted), 0);
 	CU_ASSERT_EQUAL(lock_take(&t, &key, sizeof(key), &other, NULL, &granted), -EAGAIN);
+	lock_yield(&t, &key, sizeof(key), next.who, &next.type, 0, 9, 77, &granted); /* as strong as before: nothing goes */
+	CU_ASSERT_EQUAL(t.nheld, 2);
+	CU_ASSERT_EQUAL(lock_drop(&t, &key, sizeof(key), next.who, 3, 5, &granted), 0);
+	other.start = 3, other.end = 5;
+	CU_ASSERT_EQUAL(lock_take(&t, &key, sizeof(key), &other, NULL, &granted), -EAGAIN); /* who let go is the one who took over: */
+	lock_yield(&t, &key, sizeof(key), next.who, NULL, 3, 5, 77, &granted);
+	CU_ASSERT_EQUAL(lock_take(&t, &key, sizeof(key), &other, NULL, &granted), 0); /* the other has let go with it, there */
+	CU_ASSERT_EQUAL(lock_drop(&t, &key, sizeof(key), other.who, 0, LOCK_EOF, &granted), 0);
+	other.start = 0, other.end = 9;
 	CU_ASSERT_EQUAL(lock_drop(&t, &key, sizeof(key), first.who, 0, LOCK_EOF, &granted), 0);
 	CU_ASSERT_EQUAL(lock_take(&t, &key, sizeof(key), &other, NULL, &granted), -EAGAIN); /* the one who took over has it */
 	CU_ASSERT_EQUAL(lock_drop(&t, &key, sizeof(key), next.who, 0, LOCK_EOF, &granted), 0);
