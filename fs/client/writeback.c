@@ -29,7 +29,7 @@
 #define CHUNK_MAX      FS_IO_MAX
 #define FLYING_MAX     4
 #define FLUSH_AFTER_NS 2000000000ull
-#define DIRTY_MAX      (48ull << 20) /* of all files; beyond it writers wait for their own chunk */
+#define DIRTY_PART     4	     /* so large a part of cache_mb may be unsent, of all files; beyond it writers wait for their own chunk */
 #define SPACE_MIN      (512ull << 20)
 #define QUEUE_MAX      (64u << 10)   /* chunks up to this size follow what is queued for their file in its batch */
 #define ROOM_MIN       (4096 - sizeof(struct keep) - sizeof(struct kept_chunk))
@@ -400,7 +400,7 @@ bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data
 {
 	struct inode *ino = st->ino;
 	struct chunk *k;
-	bool full = atomic_load(&fs->dirty_bytes) > DIRTY_MAX, first, waits, fresh;
+	bool full = atomic_load(&fs->dirty_bytes) > fs->conf->cache_bytes / DIRTY_PART, first, waits, fresh;
 	struct keep *taken;
 	uint64_t key;
 	int err;
