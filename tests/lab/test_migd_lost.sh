@@ -72,4 +72,23 @@ for w in ws2 ws1; do
 	on ws1 rm $JD/go
 	check "$w away at the end: nothing is left" until_true 20 eval '[ -z "$(residue)" ]'
 done
+
+# a guest's home is cut off, and the file system has forgotten the name of what the guest runs: its host's migd comes up all the same, for the others
+on ws1 cp /usr/bin/python3 /sprite/py
+job "/sprite/py -c 'import time
+while True: time.sleep(0.1)'"
+check "a home cut off: its guest goes" until_true 10 hop ws3
+forgotten() { # another node changes a name, and this one looks its own up again
+	on ws2 touch /sprite/tick; on ws2 rm /sprite/tick; on ws3 stat /sprite/py
+	sh_on ws3 "grep -qs '/py (deleted)' /proc/[0-9]*/maps"
+}
+check "a home cut off: a name is forgotten there" until_true 20 eval "forgotten >/dev/null 2>&1"
+lab cut ws1 ws3
+killed ws3
+check "a home cut off: the guest host's migd comes up" timeout 60 "$BIN/sprite-lab" start ws3 migd
+check "a home cut off: and serves" until_true 10 up ws3
+lab heal ws1 ws3
+on ws1 kill -TERM $JOB
+same "a home cut off: the guest is found again" 143 "$(job_status 60)"
+check "a home cut off: nothing is left" until_true 20 eval '[ -z "$(residue)" ]'
 finish
