@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What of a process shows only when it stands still: freeze or dump fails in words, or wait for it, and all runs on. (test_refuse.c has what is refused before.) Needs
+ * root; a state that this machine cannot give is left out and told.
+ */
+#include <CUnit/Basic.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "migd/engine/engine.h"
+
+struct state {
+	const char *name;
+	int (*make)(void); /* 0: brought about; 1: not to be had here */
+	const char *expect; /* of the error; NULL: it can move */
+};
+
+static int has(long r)
+{
+	return r < 0;
+}
+static int f_none(void)
+{
+	return 0;
+}
+static int f_own_calls(void)
+{
+	static char allow; /* SYSCALL_DISPATCH_FILTER_ALLOW */
+
+	return has(prctl(59 /* PR_SET_SYSCALL_USER_DISPATCH */, 1, 0, 0, &allow));
+}
+static int f_waiting_connection(void)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	int l = socket(AF_UNIX, SOCK_STREAM, 0), c = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	return has(bind(l, (struct sockaddr *)&a, sizeof a.sun_family)) || has(listen(l, 5)) ||
+	       has(getsockname(l, (struct sockaddr *)&a, &(socklen_t){sizeof a})) || has(connect(c, (struct sockaddr *)&a, sizeof(short) + 6));
+}
+static int f_descriptor_under_way(void)
+{
+	int s[2], fd = 0;
+	char c = 'x', control[CMSG_SPACE(sizeof fd)] = {0};
+	struct iovec io = {&c, 1};
+	struct msghdr m = {.msg_iov = &io, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, s))
+		return 1;
+	*CMSG_FIRSTHDR(&m) = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof fd)};
+	memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)), &fd, sizeof fd);
+	return has(sendmsg(s[0], &m, 0));
+}
+/* A thread that cannot be stopped for a second (it waits for a child of CLONE_VFORK): it is left alone until then, and moves. */
+static void *vfork_thread(void *told)
+{
+	if (write(*(int *)told, "y", 1) < 0)
+		_exit(1);
+	if (syscall(SYS_clone, CLONE_VFORK | SIGCHLD, 0, 0, 0, 0) == 0) {
+		close_range(0, ~0u, 0);
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		nanosleep(&(struct timespec){1, 0}, NULL);
+		_exit(0);
+	}
+	for (;;)
+		pause();
+}
+static int f_uninterruptible(void)
+{
+	pthread_t t;
+	int p[2];
+	char c;
+
+	if (pipe(p) || pthread_create(&t, NULL, vfork_thread, &p[1]) || read(p[0], &c, 1) != 1)
+		return 1;
+	close(p[0]), close(p[1]);
+	return 0;
+}
+static const struct state frozen[] = {
+	{"uninterruptible for a second", f_uninterruptible, NULL},
+	{"own system calls", f_own_calls, "*thread * catches its own system calls (PR_SET_SYSCALL_USER_DISPATCH): cannot be carried; start it without*"},
+	{"waiting connection", f_waiting_connection, "*a connection waits to be accepted: try again later*"},
+	{"descriptor under way", f_descriptor_under_way, "*descriptors are under way in a unix socket (SCM_RIGHTS): try again later*"},
+	{"nothing special", f_none, NULL},
+};
+
+static int freeze_and_dump(pid_t pid, struct error *e)
+{
+	struct eng_hooks hooks = {0};
+	struct eng_family *f = NULL;
+	int null = open("/dev/null", O_WRONLY | O_CLOEXEC), r = eng_freeze(pid, &hooks, &f, NULL, e);
+
+	if (r == 0) {
+		r = eng_dump(f, null, e);
+		eng_thaw(f);
+	}
+	close(null);
+	return r;
+}
+
+static void run_frozen(const struct state *s)
+{
+	struct error e = {0};
+	int answer[2];
+	char c = 0;
+
+	CU_ASSERT_FATAL(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, answer) == 0);
+	pid_t pid = fork();
+
+	if (!pid) { /* asked by a signal, answers by its exit: nothing is shared with us */
+		sigset_t set;
+		int sig;
+
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		sigemptyset(&set);
+		sigaddset(&set, SIGUSR1);
+		sigprocmask(SIG_BLOCK, &set, NULL);
+		close_range(3, answer[1] - 1, 0);
+		close_range(answer[1] + 1, ~0u, 0);
+		int missing = s->make() != 0;
+
+		if (write(answer[1], missing ? "x" : "y", 1) != 1)
+			_exit(1);
+		int null = open("/dev/null", O_RDWR);
+
+		dup2(null, 0), dup2(null, 1), dup2(null, 2), close(null), close(answer[1]);
+		sigwait(&set, &sig);
+		_exit(42);
+	}
+	close(answer[1]);
+	bool there = read(answer[0], &c, 1) == 1 && c == 'y';
+
+	while (there && read(answer[0], &c, 1) == 1) /* until it has closed all that is ours */
+		;
+	if (!there) {
+		printf("\n    (%s: not to be had here)", s->name);
+	} else {
+		int r = freeze_and_dump(pid, &e), st = 0;
+		bool right = s->expect ? r < 0 && !fnmatch(s->expect, e.text, 0) : r == 0;
+
+		if (!right)
+			printf("\n    %s: r=%d %s", s->name, r, e.text);
+		CU_ASSERT(right);
+		kill(pid, SIGUSR1);
+		CU_ASSERT(waitpid(pid, &st, 0) == pid && WIFEXITED(st) && WEXITSTATUS(st) == 42); /* it ran on */
+		pid = 0;
+	}
+	close(answer[0]);
+	if (pid) {
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+	}
+}
+
+static void test_frozen(void)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(frozen); i++)
+		run_frozen(&frozen[i]);
+}
+
+int main(void)
+{
+	if (geteuid()) {
+		printf("needs root\n");
+		return 77;
+	}
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	CU_initialize_registry();
+	CU_pSuite s = CU_add_suite("refusals, standing still", NULL, NULL);
+	CU_add_test(s, "each by its name", test_frozen);
+	CU_basic_set_mode(CU_BRM_VERBOSE);
+	CU_basic_run_tests();
+	unsigned failed = CU_get_number_of_failures();
+
+	CU_cleanup_registry();
+	return failed != 0;
+}
