@@ -7,6 +7,7 @@
 #include "rpc/local.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <libgen.h>
 #include <poll.h>
 #include <pthread.h>
@@ -361,6 +362,14 @@ int local_conn_fd(const struct local_conn *c)
 	return c->in.fd;
 }
 
+/* Every daemon tells root how much it has allocated: what it holds of the system's memory says little, since the allocator keeps what is freed. */
+static void heap(struct local_conn *c)
+{
+	struct mallinfo2 m = mallinfo2();
+
+	local_ok(c, json_pack("{s:I}", "bytes", (json_int_t)(m.uordblks + m.hblkhd)));
+}
+
 static void conn_request(struct local_conn *c, size_t len)
 {
 	struct error e = {0};
@@ -372,7 +381,10 @@ static void conn_request(struct local_conn *c, size_t len)
 		local_fail(c, e.code, "%s", e.text);
 		return;
 	}
-	c->s->fn(c->s->ctx, c, &c->who, o);
+	if (!c->who.uid && !strcmp(json_string_value(json_object_get(o, "verb")), "heap"))
+		heap(c);
+	else
+		c->s->fn(c->s->ctx, c, &c->who, o);
 	local_fail(c, EIO, "the request was not answered"); /* does nothing when it was */
 	json_decref(o);
 }

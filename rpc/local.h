@@ -34,7 +34,7 @@ struct local_cred {
 };
 /*
  * Runs in a thread of its own. `request` is borrowed and has a string "verb". Must call local_ok() or local_fail() before it returns; what it
- * forgets is answered with EIO. A connection may carry several requests, one after the other.
+ * forgets is answered with EIO. Root's {"verb": "heap"} never comes here: {"ok": true, "bytes": N}, what is allocated. A connection may carry several requests, one after the other.
  */
 typedef void (*local_handler)(void *ctx, struct local_conn *c, const struct local_cred *who, json_t *request);
 

@@ -47,6 +47,9 @@ until_true() {
 	local end=$((SECONDS + 6 * $1)); shift
 	while ! "$@" >/dev/null 2>&1; do [ $SECONDS -lt $end ] || return 1; sleep 0.05; done
 }
+# heap NODE DAEMON: kB that it has allocated (what it holds of the machine's memory is mostly what its allocator keeps)
+heap() { sh_on "$1" 'printf "{\"verb\":\"heap\"}\n" | python3 -c "import json, socket, sys
+s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(sys.stdin.buffer.read()); print(json.loads(s.makefile().readline())[\"bytes\"] >> 10)" /run/sprite/$1.sock' "$2"; }
 skip() { echo "skip: $1"; exit 77; }
 note() { echo "#   $*"; }
 
