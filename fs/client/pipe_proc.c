@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 
+#define SLEEP_TRIES 5000 /* seconds */
 #define OPEN_TICKS 10 /* 100 ms of CPU: no open takes that much, it must have left it */
 
 static int read_line(pid_t tid, const char *what, char *to, size_t size)
@@ -79,13 +80,13 @@ bool pipe_proc_opening(pid_t tid, struct pipe_proc *out)
 	if (access(own, F_OK) == 0)
 		return false;
 	*out = (struct pipe_proc){.tid = tid};
-	/* it may not have gone to sleep yet: then its call cannot be read */
-	for (tries = 0; tries < 200; tries++) {
+	/* it may not have gone to sleep yet, on a busy machine for long: then its call cannot be read. It does, since it waits for us */
+	for (tries = 0; tries < SLEEP_TRIES; tries++) {
 		if (read_line(tid, "syscall", out->call, sizeof(out->call)))
 			return false;
 		if (strcmp(out->call, "running"))
 			break;
-		usleep(20);
+		usleep(tries < 200 ? 20 : 1000);
 	}
 	if (!flags_of(tid, out->call, &flags) || flags & O_PATH)
 		return false;
