@@ -8,6 +8,7 @@
  *	resolve {pid, run}                            root: see mig-resolve in mig(1)
  *	ps      {all}                                 rows, one a process
  *	run     {host?, local_ok, priority?, ...}     see ctl_run.c
+ *	went    {pid}                                 waits until the run of that process has gone, or failed
  *	hosts, stats, lend, evict, stop-all, status   see ctl_host.c
  *	ask, more, release                            see agent.h
  *	env                                           see env.h
@@ -182,8 +183,7 @@ static void progress(void *arg, const char *text)
 	local_row(arg, json_pack("{s:s}", "progress", text));
 }
 
-/* A process that is at home becomes a family: looked at by us, then by the engine (without stopping it), then recorded. */
-static struct family *family_from_pid(struct migd *m, const struct local_cred *who, pid_t pid, uint64_t *memory, struct error *e)
+static struct family *family_if_sound(struct migd *m, const struct local_cred *who, pid_t pid, uint64_t *memory, struct error *e)
 {
 	struct eng_reasons why = { 0 };
 	struct eng_sizes sz = { 0 };
@@ -218,6 +218,22 @@ static struct family *family_from_pid(struct migd *m, const struct local_cred *w
 		return NULL;
 	}
 	f->priority = SELECT_NORMAL;
+	return f;
+}
+
+/*
+ * A process that is at home becomes a family: looked at by us, then by the engine (without stopping it), then recorded. What is found amiss with one whom somebody
+ * else has begun to move meanwhile is what that move does to it.
+ */
+static struct family *family_from_pid(struct migd *m, const struct local_cred *who, pid_t pid, uint64_t *memory, struct error *e)
+{
+	struct family *f = family_if_sound(m, who, pid, memory, e), *other = f ? NULL : family_of_pid(m->families, pid);
+
+	if (other) {
+		*e = (struct error){ 0 };
+		error_set(e, EBUSY, "%d (%s) is on its way already: wait for that move to end", pid, other->comm);
+		family_put(other);
+	}
 	return f;
 }
 
@@ -451,6 +467,8 @@ void ctl_handler(void *ctx, struct local_conn *c, const struct local_cred *who, 
 		verb_explain(m, c, who, rq);
 	else if (!strcmp(verb, "run"))
 		ctl_run(m, c, who, rq);
+	else if (!strcmp(verb, "went"))
+		ctl_went(m, c, who, rq);
 	else if (!strcmp(verb, "ps"))
 		verb_ps(m, c, who, rq);
 	else if (!strcmp(verb, "env"))

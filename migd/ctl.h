@@ -15,6 +15,7 @@ int ctl_may_leave(struct migd *m, const struct proc_info *p, struct error *e);
 
 /* ctl_run.c */
 void ctl_run(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq);
+void ctl_went(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq);
 /* Picks a host for a process of `uid` that has `memory` bytes: its name (malloc'ed), or NULL with the reason. */
 char *ctl_pick(struct migd *m, uid_t uid, uint32_t priority, uint64_t memory, const char *not_host, uint64_t *slot, struct error *e);
 #endif

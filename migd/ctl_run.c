@@ -30,7 +30,7 @@
 #include "migd/proc.h"
 #include "migd/transfer.h"
 
-enum { HOSTS_TRIED = 3 };
+enum { HOSTS_TRIED = 3, PICK_TRIES = 20, PICK_AGAIN_US = 500000 };
 
 struct run {
 	struct family *f;
@@ -122,7 +122,76 @@ static int actor_detach(struct family *f, void *unused)
 	return let_go(f);
 }
 
-/* A host that the master gave may be in use again, or gone, by the time we come: then the next one. */
+/* jmp to itself: nobody notices whether it was executed */
+static const unsigned char stay[] = { 0xeb, 0xfe };
+
+static int stop_again(pid_t pid)
+{
+	int status;
+
+	if (ptrace(PTRACE_SEIZE, pid, 0, 0) || ptrace(PTRACE_INTERRUPT, pid, 0, 0))
+		return -errno;
+	for (;;) {
+		pid_t r = waitpid(pid, &status, __WALL);
+
+		if (r < 0 && errno == EINTR)
+			continue;
+		if (r < 0 || WIFEXITED(status) || WIFSIGNALED(status))
+			return -ESRCH;
+		if (status >> 16 == PTRACE_EVENT_STOP)
+			return 0;
+		ptrace(PTRACE_CONT, pid, 0, WSTOPSIG(status));
+	}
+}
+
+/* An attempt that failed has left it parked, or stopped: back to before its first instruction, held by us. */
+static int actor_hold_again(struct family *f, void *unused)
+{
+	unsigned char was[sizeof(stay)];
+	_cleanup_close_ int mem = -1;
+	char path[40];
+	int err;
+
+	(void)unused;
+	if (!f->eng)
+		return 0;
+	snprintf(path, sizeof(path), "/proc/%d/mem", f->pid);
+	mem = open(path, O_RDWR | O_CLOEXEC);
+	if (mem < 0 || pread(mem, was, sizeof(was), f->exec_entry) != sizeof(was) || pwrite(mem, stay, sizeof(stay), f->exec_entry) != sizeof(stay))
+		return -EIO;
+	transfer_thaw(f, NULL);
+	err = stop_again(f->pid);
+	if (!err && pwrite(mem, was, sizeof(was), f->exec_entry) != sizeof(was))
+		err = -EIO;
+	if (err) /* it must not run here */
+		kill(f->pid, SIGKILL);
+	return err;
+}
+
+/* A host that the master gave may be in use again, or gone, or go while the image is on its way: then the next one. */
+static char *pick_next(struct run *r)
+{
+	struct migd *m = r->f->m;
+	const char *home = m->conf->name;
+
+	/*
+	 * Neither home nor who has just failed; one of the two can be excepted from what is asked for. Perhaps the failed one was the master, too: the next one hears
+	 * of its hosts within some seconds.
+	 */
+	for (int i = 0; i < PICK_TRIES && !m->stopping; i++) {
+		struct error e = { 0 };
+		char *next = ctl_pick(m, r->f->uid, r->priority, 0, i % 2 ? r->host : home, &r->slot, &e);
+
+		if (next && strcmp(next, home) && strcmp(next, r->host))
+			return next;
+		free(next);
+		agent_leave(m, r->slot);
+		r->slot = 0;
+		usleep(PICK_AGAIN_US);
+	}
+	return NULL;
+}
+
 static int move_somewhere(struct run *r)
 {
 	struct family *f = r->f;
@@ -136,13 +205,12 @@ static int move_somewhere(struct run *r)
 		r->slot = 0;
 		r->e = e;
 		err = move_family(f, &o, NULL, &r->e);
-		if (!err || !r->assigned || (err != -EBUSY && !host_lost(err)) || f->dead)
+		if (!err || !r->assigned || f->dead || strcmp(f->host, f->m->conf->name) || tries + 1 == HOSTS_TRIED)
 			return err;
-		next = ctl_pick(f->m, f->uid, r->priority, 0, r->host, &r->slot, &e);
-		if (next && !strcmp(next, f->m->conf->name)) {
-			free(next);
-			next = NULL;
-		}
+		log_note("family %s: %s cannot have it (%s): another host is asked for", f->id, r->host, r->e.text);
+		if (family_call(f, actor_hold_again, NULL))
+			return -ESRCH;
+		next = pick_next(r);
 		free(r->host);
 		r->host = next;
 	}
@@ -166,6 +234,11 @@ static void *run_main(void *arg)
 			family_call(f, actor_exit, r);
 		f->exec_entry = 0;
 	}
+	pthread_mutex_lock(&f->lock);
+	f->run_pending = false;
+	f->run_failed = err == -ESRCH || (err && !r->local_ok);
+	pthread_cond_broadcast(&f->changed);
+	pthread_mutex_unlock(&f->lock);
 	if (err)
 		family_remove(f);
 	agent_leave(f->m, r->slot);
@@ -173,6 +246,23 @@ static void *run_main(void *arg)
 	free(r->host);
 	free(r);
 	return NULL;
+}
+
+void ctl_went(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq)
+{
+	struct family *f = family_of_pid(m->families, (pid_t)json_integer_value(json_object_get(rq, "pid")));
+	bool failed = false;
+
+	if (f && (!who->uid || who->uid == f->uid)) {
+		local_row(c, json_pack("{s:i}", "waiting", f->pid)); /* it may call exec now: its end will be heard of here */
+		pthread_mutex_lock(&f->lock);
+		while (f->run_pending)
+			pthread_cond_wait(&f->changed, &f->lock);
+		failed = f->run_failed;
+		pthread_mutex_unlock(&f->lock);
+	}
+	family_put(f);
+	local_ok(c, json_pack("{s:b}", "failed", (int)failed));
 }
 
 /* Everything that can be known before the exec is refused before it. */
@@ -229,6 +319,7 @@ void ctl_run(struct migd *m, struct local_conn *c, const struct local_cred *who,
 	if (!err) {
 		r->f->priority = r->priority;
 		r->f->stuck_kill_s = r->stuck_kill_s;
+		r->f->run_pending = true;
 		err = family_call(r->f, actor_seize, r);
 		if (err)
 			family_remove(r->f);
@@ -243,6 +334,9 @@ void ctl_run(struct migd *m, struct local_conn *c, const struct local_cred *who,
 	local_ok(c, json_pack("{s:b, s:s, s:o}", "go", 1, "host", r->host, "env", env_of_command(m, who->pid, who->uid, from)));
 	if (!thread_run(run_main, r))
 		return;
+	pthread_mutex_lock(&r->f->lock);
+	r->f->run_pending = false;
+	pthread_mutex_unlock(&r->f->lock);
 	family_remove(r->f);
 	goto out;
 here:

@@ -215,6 +215,17 @@ static struct family *lookup(struct families *t, enum family_role role, const ch
 	return NULL;
 }
 
+/* Two who would move one process at once: the second finds the first one's record. */
+static bool pid_taken(struct families *t, pid_t pid)
+{
+	struct family *f;
+
+	list_each(f, &t->list, node)
+		if (f->role == FAM_HOME && f->pid == pid)
+			return true;
+	return false;
+}
+
 static int family_init(struct family *f, struct families *t, const struct family_new *n)
 {
 	f->m = t->m;
@@ -261,7 +272,7 @@ int family_create(struct families *t, const struct family_new *n, struct family 
 		snprintf(f->id, sizeof(f->id), "%s", n->id);
 	else
 		snprintf(f->id, sizeof(f->id), "%.60s.%08x.%llu", n->home, (unsigned)clock_epoch(), (unsigned long long)++t->next);
-	err = lookup(t, n->role, f->id) ? -EEXIST : 0;
+	err = lookup(t, n->role, f->id) ? -EEXIST : !n->id && pid_taken(t, n->pid) ? -EBUSY : 0;
 	if (!err)
 		err = thread_run(actor_main, f);
 	if (!err)

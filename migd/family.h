@@ -87,6 +87,8 @@ struct family {
 	char last_error[480]; /* why the last attempt failed */
 
 	struct calls *calls; /* home: forward.c */
+	bool run_pending; /* lock, home: `mig run` has not gone yet, and may still fail */
+	bool run_failed;  /* lock */
 
 	struct relay_hub *relays; /* has its own lock */
 	struct outbox *outbox;	  /* likewise */
@@ -112,7 +114,7 @@ struct families;
 int families_open(struct migd *m, struct families **out);
 void families_close(struct families *t);
 
-/* Makes a record with its actor and puts it into the table. id NULL: a new one of this home. -EEXIST: that id is there in that role. */
+/* Makes a record with its actor and puts it into the table. id NULL: a new one of this home. -EEXIST: that id is there in that role; -EBUSY: without an id, that process has a record. */
 struct family_new {
 	enum family_role role;
 	const char *id, *home;

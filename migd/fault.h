@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Fault injection for tests: SPRITE_FAULT=step kills migd (SIGKILL) when it comes to that step; "step:pause" stops it there for ten seconds. */
+/*
+ * Fault injection for tests. SPRITE_FAULT names a directory: if it holds a file with the name of a step when migd comes to that step, then, by what is in it,
+ * "die": migd ends itself (SIGKILL); "hold": the file is renamed to STEP.held, and migd goes on when that is removed, so that something else can be killed or
+ * cut meanwhile. Each file serves once.
+ */
 #ifndef MIGD_FAULT_H
 #define MIGD_FAULT_H
 void fault_point(const char *step);

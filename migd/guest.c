@@ -124,6 +124,8 @@ static int journal_state(struct family *f, void *unused)
 	pthread_mutex_unlock(&f->lock);
 	if (journal_note(f->m->journal, r))
 		log_warn("family %s: the journal cannot be written: a restarted migd will not find it", f->id);
+	else if (state)
+		eng_nest_held(f->eng);
 	return 0;
 }
 
@@ -150,6 +152,7 @@ int guest_nest(struct family *f, int fd, const struct eng_hooks *hooks, struct e
 	o.host_network = f->m->conf->guest_network && !strcmp(f->m->conf->guest_network, "host");
 	int err = eng_nest(fd, &o, hooks, &f->eng, e);
 
+	fault_point("nest");
 	if (!err)
 		journal_state(f, NULL);
 	return err;
@@ -472,6 +475,7 @@ static int actor_go(struct family *f, void *arg)
 	struct error e = { 0 };
 	int err = f->eng ? eng_resume(f->eng, &e) : error_set(&e, ESRCH, "its vessels are gone");
 
+	fault_point("running");
 	pthread_mutex_lock(&f->lock);
 	family_step(f, err ? ME_FAIL : ME_OK, &act);
 	f->since = clock_real_ns();
@@ -607,6 +611,7 @@ void guest_release(void *ctx, struct rpc_request *rq)
 	const Sprite__Mig__FamilyReq *r = (const Sprite__Mig__FamilyReq *)rpc_request_msg(rq)->msg;
 	struct family *f = guest_of(ctx, rq, r->family, r->gen, 0);
 
+	fault_point("release");
 	if (f)
 		decide(f, rq, ME_RELEASE);
 }

@@ -429,14 +429,15 @@ static void check_family(struct family *f)
 	char host[HOST_NAME_MAX_];
 	struct error e = { 0 };
 	struct rpc_msg out;
-	uint64_t gen, gen_after;
+	uint64_t gen;
 	struct host *h;
-	bool settled;
+	bool settled, same;
 
 	pthread_mutex_lock(&f->lock);
 	strcpy(host, f->host);
 	gen = f->gen;
-	settled = !f->moving && !f->dead && clock_real_ns() - f->since > SETTLE_S * 1000000000ll;
+	/* One that is here, before its first move or between two attempts, is nobody's guest. */
+	settled = !f->moving && !f->dead && strcmp(host, f->m->conf->name) && clock_real_ns() - f->since > SETTLE_S * 1000000000ll;
 	pthread_mutex_unlock(&f->lock);
 	h = settled ? hosts_find(f->m->hosts, host, &e) : NULL;
 	if (!h)
@@ -445,9 +446,9 @@ static void check_family(struct family *f)
 	if (host_call(h, MIG_STATUS, &req.base, CHECK_MS, &out, &e))
 		return; /* silence proves nothing */
 	pthread_mutex_lock(&f->lock);
-	gen_after = f->moving || f->dead || !some_left(f) ? 0 : f->gen; /* nobody left: over() is at it */
+	same = !f->moving && !f->dead && some_left(f) && f->gen == gen && !strcmp(f->host, host); /* nobody left: over() is at it */
 	pthread_mutex_unlock(&f->lock);
-	if (gen_after == gen && !holds((const Sprite__Mig__StatusRep *)out.msg, f->id, gen))
+	if (same && !holds((const Sprite__Mig__StatusRep *)out.msg, f->id, gen))
 		home_bury(f, "it says that it does not hold it any more");
 	rpc_msg_clear(&out);
 }

@@ -352,21 +352,37 @@ static void shorten(struct journal *j)
 	json_decref(live);
 }
 
+/* Lock held. What was written of a record that failed, whole or torn, is taken out again: that needs no room. */
+static int take_back(struct journal *j, off_t before, bool torn, int err)
+{
+	bool done = before >= 0 && !ftruncate(j->fd, before);
+
+	j->torn = done ? torn : true;
+	return done ? err : 1;
+}
+
 static int put(struct journal *j, json_t *record, bool sync)
 {
+	struct stat st;
+	off_t before;
+	bool torn;
 	int err = 0;
 
 	if (!record)
 		return -ENOMEM;
 	pthread_mutex_lock(&j->lock);
+	before = fstat(j->fd, &st) ? -1 : st.st_size;
+	torn = j->torn;
 	if (j->torn)
 		err = write_all(j->fd, "\n", 1);
 	if (!err) {
 		err = append_record(j->fd, record, &j->added);
-		j->torn = err != 0;
+		j->torn = j->torn && err;
 	}
 	if (!err && sync && fdatasync(j->fd))
 		err = -errno;
+	if (err)
+		err = take_back(j, before, torn, err);
 	if (!err && j->added > GROWN && j->added > GROWN_TIMES * j->live)
 		shorten(j);
 	pthread_mutex_unlock(&j->lock);

@@ -31,7 +31,7 @@ typedef void (*journal_fn)(void *arg, json_t *record);
 
 int journal_open(const char *path, journal_fn live, void *arg, struct journal **out, struct error *e);
 void journal_close(struct journal *j);
-/* Takes the record (steals), writes and syncs it. -errno: it is not known whether it will be found after a crash. */
+/* Takes the record (steals), writes and syncs it. -errno: it is not there, after a crash either. 1: it could not be taken back, so that is not known. */
 int journal_write(struct journal *j, json_t *record);
 /* The same without waiting for the disk: survives the death of this daemon, which is all that matters for what a reboot ends anyway. */
 int journal_note(struct journal *j, json_t *record);

@@ -40,6 +40,7 @@ struct move {
 	enum stats_cause cause;
 	uint64_t start_ns, frozen_at;
 	bool granted;
+	bool doubtful; /* the COMMIT could not be written, and perhaps is there */
 	struct release *release; /* under way */
 };
 
@@ -237,8 +238,9 @@ static int do_commit(struct move *v)
 
 	fault_point("commit");
 	err = home_journal_commit(f, v->gen, v->o->dest, v->signal_seq);
+	v->doubtful = err > 0;
 	if (err)
-		return error_set(v->e, -err, "the journal of %s cannot be written: %s", v->m->conf->name, strerror(-err));
+		return error_set(v->e, v->doubtful ? EIO : -err, "the journal of %s cannot be written: %s", v->m->conf->name, strerror(v->doubtful ? EIO : -err));
 	fault_point("committed");
 	outbox_delivered(f->outbox, v->signal_seq);
 	pthread_mutex_lock(&f->lock);
@@ -258,13 +260,13 @@ static int do_commit(struct move *v)
 
 static int do_uncommit(struct move *v)
 {
-	int err = journal_write(v->m->journal, journal_record("abort", v->f->id, v->gen));
+	int err = v->doubtful ? journal_write(v->m->journal, journal_record("abort", v->f->id, v->gen)) : 0;
 
 	if (err) {
-		log_error("family %s: the journal can neither be written nor taken back (%s): it stays frozen until it can", v->f->id, strerror(-err));
+		log_error("family %s: the journal can neither be written nor taken back (%s): it stays frozen until it can", v->f->id, strerror(err < 0 ? -err : EIO));
 		usleep(AGAIN_US * 5);
 	}
-	return err;
+	return err > 0 ? -EIO : err;
 }
 
 struct release {
@@ -378,6 +380,7 @@ static int do_go(struct move *v)
 
 	if (!v->dest) {
 		err = family_call(v->f, actor_resume_home, v);
+		fault_point("running");
 		if (!err)
 			move_deliver_here(v->f);
 	} else if (given_up(v->f)) {
@@ -435,6 +438,7 @@ static int do_done(struct move *v)
 	}
 	if (v->source)
 		access_revoke(v->m, host_name(v->source), f->uid, f->id);
+	fault_point("away");
 	pthread_mutex_lock(&f->lock);
 	f->moving = false;
 	f->frozen_ns = v->res.frozen_ns;

@@ -35,6 +35,7 @@ struct outbox {
 	size_t n;
 	uint64_t seq, delivered; /* lock */
 	bool hold, stop, running, sending; /* lock */
+	bool unnoted;			   /* lock: the last note could not be made, and that has been said */
 	struct mark *marks; /* lock: the last number of each thread that has taken signals */
 	size_t nmarks;
 };
@@ -137,9 +138,13 @@ static int send_item(struct family *f, struct item *it, struct error *e)
 
 /* ---- the journal's part: signals that a hollow has given up must not die with us ---- */
 
+/* Lock held. */
 static void note(struct outbox *o, json_t *r)
 {
-	if (journal_note(o->f->m->journal, r))
+	bool was = o->unnoted;
+
+	o->unnoted = journal_note(o->f->m->journal, r) != 0;
+	if (o->unnoted && !was)
 		log_warn("family %s: the journal cannot be written: a signal may be lost if migd dies now", o->f->id);
 }
 
@@ -404,11 +409,13 @@ void outbox_deliver(struct outbox *o, void (*deliver)(const struct family *f, pi
 	pthread_mutex_unlock(&o->lock);
 	list_each(it, &all, node) /* one after the other, with nothing in between that takes time */
 		deliver(o->f, it->pid, it->tid, &it->info);
+	pthread_mutex_lock(&o->lock);
 	list_each_safe(it, tmp, &all, node) {
 		list_del(&it->node);
 		item_done(o, it);
 		free(it);
 	}
+	pthread_mutex_unlock(&o->lock);
 }
 
 bool outbox_waiting(struct outbox *o, int timeout_ms)

@@ -401,7 +401,7 @@ static int give_up(struct family *f, struct send_plan *p, enum mig_event ev)
 	return 0;
 }
 
-int transfer_send(struct family *f, struct send_plan *p, struct error *e)
+static int send_family(struct family *f, struct send_plan *p, struct error *e)
 {
 	struct freeze_arg a = { .e = e };
 	enum mig_action act = MA_NONE;
@@ -476,6 +476,15 @@ int transfer_send(struct family *f, struct send_plan *p, struct error *e)
 	return 0;
 }
 
+int transfer_send(struct family *f, struct send_plan *p, struct error *e)
+{
+	int err = send_family(f, p, e);
+
+	if (err && e && !e->code)
+		error_set(e, -err, "%s: lost while the image was on its way: %s", host_name(p->dest), strerror(-err));
+	return err;
+}
+
 /* ---- destination ---- */
 
 /* The owner of this host came back while the image is on its way in: before it is whole its home has committed to nothing, and it runs on where it is. */
@@ -530,6 +539,7 @@ static int work_fill(struct family *f, int fd, struct error *e)
 	int err = 0;
 
 	transfer_hooks(f, &hooks);
+	fault_point("fill");
 	if (f->role == FAM_GUEST)
 		err = guest_nest(f, fd, &hooks, e);
 	else if (!f->eng)

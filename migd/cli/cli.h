@@ -77,6 +77,8 @@ struct table {
 bool table_option(struct table *t, int c, const char *arg);
 /* Callback for ask(): collects the lines; arg is the table. */
 void table_row(void *table, json_t *line);
+/* Are the columns that -o names there? Said before anybody is asked: 0, or MIG_USAGE after a line. */
+int table_check(const struct table *t, const char *verb);
 /* Prints and frees the rows. -EINVAL with e filled: -o names a column that is not there. */
 int table_print(struct table *t, FILE *to, struct error *e);
 /* "1.5G", "2d03h", "2026-11-26T22:00:00Z" */

@@ -76,6 +76,8 @@ int cmd_ps(int argc, char **argv)
 	}
 	if (optind < argc)
 		return usage_error("ps", "did not expect \"%s\"", argv[optind]);
+	if (table_check(&t, "ps"))
+		return MIG_USAGE;
 	return list(&t, json_pack("{s:s, s:b}", "verb", "ps", "all", (int)all), NULL, NULL);
 }
 
@@ -151,5 +153,7 @@ int cmd_hosts(int argc, char **argv)
 	}
 	if (optind < argc)
 		return usage_error("hosts", "did not expect \"%s\"", argv[optind]);
+	if (table_check(&t, "hosts"))
+		return MIG_USAGE;
 	return list(&t, json_pack("{s:s}", "verb", "hosts"), hosts_prepare, verbose ? print_sources : NULL);
 }

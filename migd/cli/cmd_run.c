@@ -4,13 +4,15 @@
  * pid, environment, directory, descriptors and limits that it has here.
  *
  * Exit status: the command's (this process is the command then); 125 when mig or the move failed, 126 when the command was found but could not be executed, 127 when it was
- * not found: as env(1). --background: 0 at once, the command runs in a session of its own.
+ * not found: as env(1). --background: 0 when it has gone; the command runs in a session of its own.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "migd/cli/cli.h"
 
@@ -96,17 +98,62 @@ static int look_up(const char *cmd)
 	return err == EACCES ? RUN_NOT_EXECUTABLE : RUN_NOT_FOUND;
 }
 
-/* The child goes on; the parent says its pid and ends. Returns only in the child. */
-static void background(void)
+/*
+ * --background: the parent says the child's pid when its image has gone, or ends as the child does if it cannot go. Between the two, on a socket that exec closes:
+ * child -> parent 'g': migd holds it, it will exec as soon as the parent is heard by migd (a byte back); 'h': it runs here; 'x': its exec has failed.
+ */
+static int ended(pid_t pid)
 {
-	pid_t pid = fork();
+	int status;
 
-	if (pid < 0)
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return RUN_FAILED;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : RUN_FAILED;
+}
+
+static void heard(void *arg, json_t *line)
+{
+	(void)line;
+	send(*(int *)arg, "", 1, MSG_NOSIGNAL);
+}
+
+static int wait_gone(pid_t pid, int sock)
+{
+	json_t *answer = NULL;
+	struct error e = {0};
+	bool gone = false;
+	char c;
+
+	if (recv(sock, &c, 1, 0) != 1)
+		return ended(pid);
+	if (c == 'g') {
+		/* without a migd any more nobody stops it: it goes on here */
+		gone = ask(json_pack("{s:s, s:i}", "verb", "went", "pid", (int)pid), heard, &sock, &answer, &e) || !json_is_true(json_object_get(answer, "failed"));
+		json_decref(answer);
+		shutdown(sock, SHUT_RDWR);
+	} else {
+		gone = recv(sock, &c, 1, 0) != 1;
+	}
+	if (!gone)
+		return ended(pid);
+	printf("%d\n", (int)pid);
+	return 0;
+}
+
+/* Returns only in the child: its end of the socket. */
+static int background(void)
+{
+	int sv[2];
+	pid_t pid;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) || (pid = fork()) < 0)
 		exit(failed("cannot fork: %s", strerror(errno)) ? RUN_FAILED : 0);
 	if (pid) {
-		printf("%d\n", (int)pid);
-		exit(0);
+		close(sv[1]);
+		exit(wait_gone(pid, sv[0]));
 	}
+	close(sv[0]);
 	setsid();
 	for (int fd = 0; fd < 3; fd++) { /* what is a terminal's is not for the background */
 		int null = isatty(fd) ? open("/dev/null", fd ? O_WRONLY : O_RDONLY) : -1;
@@ -116,6 +163,16 @@ static void background(void)
 			close(null);
 		}
 	}
+	return sv[1];
+}
+
+static void tell_parent(int sock, char what)
+{
+	if (sock < 0)
+		return;
+	send(sock, &what, 1, MSG_NOSIGNAL);
+	if (what == 'g' && recv(sock, &what, 1, 0) < 0)
+		return; /* it has gone: nobody waits */
 }
 
 int cmd_run(int argc, char **argv)
@@ -124,8 +181,8 @@ int cmd_run(int argc, char **argv)
 	struct error e = {0};
 	json_t *rq, *answer, *value;
 	const char *host, *name;
+	int r, parent = -1;
 	pid_t session;
-	int r;
 
 	if (!parse(argc, argv, &o))
 		return RUN_FAILED;
@@ -135,7 +192,7 @@ int cmd_run(int argc, char **argv)
 		return r;
 	session = getsid(0);
 	if (o.background)
-		background();
+		parent = background();
 	rq = json_pack("{s:s, s:b, s:s*, s:s*}", "verb", "run", "local_ok", (int)o.local_ok, "host", o.host, "priority", o.priority);
 	if (o.background)
 		json_object_set_new(rq, "from_session", json_integer(session));
@@ -153,9 +210,11 @@ int cmd_run(int argc, char **argv)
 	host = json_string_value(json_object_get(answer, "host"));
 	if (o.verbose)
 		fprintf(stderr, "mig: %s %s %s\n", argv[0], host && *host && !r ? "goes to" : "runs", host && *host && !r ? host : "here");
+	tell_parent(parent, host && *host && !r ? 'g' : 'h');
 	json_decref(answer);
 	fflush(NULL);
 	execvp(argv[0], argv);
+	tell_parent(parent, 'x');
 	r = errno == ENOENT ? RUN_NOT_FOUND : RUN_NOT_EXECUTABLE;
 	failed("%s: %s", argv[0], strerror(errno));
 	return r;

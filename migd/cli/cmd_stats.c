@@ -173,6 +173,8 @@ int cmd_stats(int argc, char **argv)
 	}
 	if (optind < argc)
 		return usage_error("stats", "did not expect \"%s\"", argv[optind]);
+	if (table_check(&t, "stats"))
+		return MIG_USAGE;
 	r = ask_stats(all, rows);
 	t.rows = json_array();
 	json_array_foreach(rows, i, row)

@@ -192,6 +192,15 @@ static int choose(const struct table *t, const struct column **out, size_t *n, s
 	return *n ? 0 : error_set(e, EINVAL, "-o: no column named");
 }
 
+int table_check(const struct table *t, const char *verb)
+{
+	const struct column *cols[COLUMNS_MAX];
+	struct error e = {0};
+	size_t n;
+
+	return choose(t, cols, &n, &e) ? usage_error(verb, "%s", e.text) : 0;
+}
+
 static bool right(const struct column *c)
 {
 	return c->type == COL_NUMBER || c->type == COL_BYTES || c->type == COL_DURATION_MS || c->type == COL_FRACTION;

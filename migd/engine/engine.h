@@ -98,6 +98,8 @@ struct eng_nest_opts {
 };
 /* Guest host: reads the image's head from fd (pids, clocks, creds) and makes keeper, namespaces and vessels. */
 int eng_nest(int fd, const struct eng_nest_opts *o, const struct eng_hooks *h, struct eng_family **out, struct error *e);
+/* What eng_save() gives of it is where a successor will find it: from now on the nest outlives us. Until then it ends with us. */
+int eng_nest_held(struct eng_family *f);
 /* Reads the rest of the image into the vessels (from eng_nest) or hollows (eng_hollow, at home; reads the head too). Ends parked. */
 int eng_fill(struct eng_family *f, int fd, const struct eng_hooks *h, struct error *e);
 /* At home, filled: what is sent to its processes between the two takes its place behind what came with the image, before what was sent here since it left. */

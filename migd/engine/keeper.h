@@ -13,7 +13,7 @@
 #include "migd/engine/foreign.h"
 
 enum keeper_op {
-	KEEPER_SETUP = 1, /* -> first of all: struct keeper_setup */
+	KEEPER_SETUP = 1, /* -> first of all: struct keeper_setup; by a migd of before KEEPER_HELD */
 	KEEPER_READY,	  /* <- pid 1 of the nest speaks (credentials: its pid), or err */
 	KEEPER_VESSEL,	  /* -> make pid with ppid, pgid, sid; <- from the vessel itself (credentials), or err from the keeper */
 	KEEPER_SIGNAL,	  /* -> info to pid (tid != 0: to that thread), once for each seq (0: always), whichever migd sends it; <- err */
@@ -24,6 +24,8 @@ enum keeper_op {
 	KEEPER_ANSWER,	  /* -> its result */
 	KEEPER_HELLO,	  /* -> after a reconnect; <- every KEEPER_EXIT that was not KEEPER_TOLD, then KEEPER_READY */
 	KEEPER_TOLD,	  /* -> the end of pid is known at its home: no need to keep it. No reply */
+	KEEPER_SETUP_NEW, /* -> likewise */
+	KEEPER_HELD,	  /* -> we are in a journal: another migd may come. Until then the nest ends with the connection. No reply */
 	KEEPER_SELF,	  /* -> signal seq is about to be sent by its target itself; <- EALREADY: it has been; EINPROGRESS: a tracer whose migd has died is at it */
 	KEEPER_SELF_DONE, /* -> by the tracer: it has been. No reply */
 };

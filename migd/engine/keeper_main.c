@@ -36,6 +36,7 @@
 #include "migd/engine/keeper_calls.h"
 
 enum { SOCK = 3, LISTEN = 4, REPORT_IN = 5, REPORT_OUT = 6, CALLS = 7, OLD = 8 };
+static bool held; /* a migd that comes after ours can find us */
 static int conn = SOCK; /* -1: migd is away; events wait in the kernel as zombies and in the report pipe */
 
 static void fail(const char *what)
@@ -532,6 +533,9 @@ static void handle(struct keeper_msg *m)
 	case KEEPER_SIGNAL:
 		r = signal_once(m);
 		break;
+	case KEEPER_HELD:
+		held = true;
+		return;
 	case KEEPER_SELF:
 		r = may_begin(m->seq);
 		break;
@@ -660,7 +664,6 @@ static void inner_main(const struct keeper_setup *s)
 {
 	struct keeper_msg m = {.op = KEEPER_READY}, got;
 	int pipe_fd[2], sfd, calls;
-	bool asked = false;
 	sigset_t all;
 
 	set_clocks(s);
@@ -715,10 +718,9 @@ static void inner_main(const struct keeper_setup *s)
 			continue;
 		n = recv(conn, &got, sizeof(got), 0);
 		if (n == sizeof(got)) {
-			asked = true;
 			handle(&got);
 		} else if (n == 0) {
-			if (!asked) /* it died before it made anything here */
+			if (!held) /* nobody knows of us, and nothing has run here yet */
 				_exit(1);
 			conn = -1; /* migd is away; the number stays taken for its return */
 		}
@@ -730,7 +732,8 @@ int main(void)
 	static struct keeper_setup s;
 	ssize_t n = recv(SOCK, &s, sizeof(s), 0);
 
-	if (n != sizeof(s) || s.op != KEEPER_SETUP) {
+	held = s.op == KEEPER_SETUP;
+	if (n != sizeof(s) || (s.op != KEEPER_SETUP && s.op != KEEPER_SETUP_NEW)) {
 		fprintf(stderr, "sprite-keeper is started by migd, with its socket as descriptor 3\n");
 		return 2;
 	}

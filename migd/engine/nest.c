@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
@@ -158,7 +159,7 @@ static int await(struct eng_family *f, struct nest *n, uint32_t op, struct keepe
 
 int nest_start(struct eng_family *f, const struct eng_nest_opts *o, int64_t mono_offset, int64_t boot_offset, struct error *e)
 {
-	struct keeper_setup s = {.op = KEEPER_SETUP, .host_network = o->host_network, .mono_offset = mono_offset, .boot_offset = boot_offset};
+	struct keeper_setup s = {.op = KEEPER_SETUP_NEW, .host_network = o->host_network, .mono_offset = mono_offset, .boot_offset = boot_offset};
 	struct nest *n = calloc(1, sizeof(*n));
 	int pair[2] = {-1, -1}, lsock, one = 1, st, r;
 	struct keeper_msg m;
@@ -418,14 +419,40 @@ static int timer_start(struct eng_family *f)
 	return events_add(f, f->nest->timer);
 }
 
+/* Who kills the pid 1 of a namespace kills all in it. */
+static void all_killed(struct eng_family *f)
+{
+	for (size_t i = f->nprocs; i-- > 0;) {
+		struct eng_proc *p = f->procs[i];
+		struct eng_event ev = {.kind = ENG_EXITED, .pid = p->vpid, .status = SIGKILL};
+
+		if (!p->core->exit_sent && p->core->known)
+			event_push(f, &ev);
+		p->core->dead = p->core->exit_sent = p->core->known = true;
+	}
+}
+
 void nest_collect(struct eng_family *f)
 {
+	struct nest *n = f->nest;
 	struct keeper_msg m;
 	uint64_t ticks;
+	int r;
 
-	while (receive(f->nest, &m, NULL, 0) == 0)
-		on_event(f, &m);
-	if (read(f->nest->timer, &ticks, sizeof(ticks)) == sizeof(ticks) && f->state == ENG_RUNNING)
+	while (!n->lost && (r = receive(n, &m, NULL, 0)) != -ETIMEDOUT && r != -EAGAIN && r != -EINTR) {
+		if (r == 0) {
+			on_event(f, &m);
+			continue;
+		}
+		log_error("engine: the keeper (process %d) of a nest with %zu processes has died, and they with it", n->keeper, f->nprocs);
+		n->lost = true;
+		epoll_ctl(f->event_fd, EPOLL_CTL_DEL, n->sock, NULL);
+	}
+	if (read(n->timer, &ticks, sizeof(ticks)) != sizeof(ticks) || f->state != ENG_RUNNING)
+		return; /* of who is parked nobody knows yet whether it was this copy that counts */
+	if (n->lost)
+		all_killed(f);
+	else
 		scan(f);
 }
 
@@ -435,6 +462,13 @@ int eng_exit_told(struct eng_family *f, pid_t pid)
 
 	if (!f->nest)
 		return -EINVAL;
+	return send(f->nest->sock, &m, sizeof(m), MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+int eng_nest_held(struct eng_family *f)
+{
+	struct keeper_msg m = {.op = KEEPER_HELD};
+
 	return send(f->nest->sock, &m, sizeof(m), MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 

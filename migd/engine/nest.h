@@ -9,6 +9,7 @@ struct nest {
 	pid_t keeper; /* on this host */
 	int pidfd;
 	int sock;
+	bool lost;	/* the keeper has died, and all in its namespaces with it */
 	int timer;	/* births and deaths are looked for at its ticks */
 	char name[64]; /* abstract socket for a restarted migd */
 };

@@ -244,6 +244,8 @@ static int job_take(struct other *o)
 	struct eng_nest_opts opts = {.keeper = o->keeper, .root = root, .host_network = true};
 	int r = eng_nest(o->fd, &opts, &hooks, &o->nest, &o->e);
 
+	if (r == 0)
+		eng_nest_held(o->nest);
 	o->nested = clock_mono_ns();
 	if (r < 0) {
 		shutdown(o->fd, SHUT_RD);

@@ -88,5 +88,16 @@ mig() { as sprite ws1 mig "$@"; }
 hop() { if [ "$1" = home ]; then mig home "$JOB"; else mig move -H "$1" "$JOB"; fi; }
 # runs_on NODE NAME: is a process of that name there that takes part in life (a hollow at home does not count: it has no memory)?
 runs_on() { sh_on "$1" 'for p in $(pgrep -x "$1"); do r=$(awk "/VmRSS/ { print \$2 }" /proc/$p/status); [ "${r:-0}" -gt 400 ] && exit 0; done; exit 1' "$2"; }
+# copies: how many processes of $JOB's number have memory, on all nodes. Its home's hollow has none; a copy that was given up stands, parked, until it has asked.
+copies() {
+	local c=0
+	for n in ws1 ws2 ws3; do
+		c=$((c + $(sh_on $n 'awk -v pid="$1" -v own=$([ "$0" = ws1 ] && echo 2) "/^NSpid:/ { ours = \$NF == pid && (own ? NF == own : NF > 2) } /^VmRSS:/ && ours && \$2 > 400 { c++ } END { print c + 0 }" /proc/[0-9]*/status 2>/dev/null' "$JOB")))
+	done
+	echo $c
+}
+# Whatever has gone wrong: one copy of a family runs.
+one_copy() { [ "$(copies)" = 1 ]; }
+no_copy() { [ "$(copies)" = 0 ]; }
 # Has any guest host something of user sprite left that is not of the lab?
 residue() { for n in ws2 ws3; do on $n ps -u sprite -o pid=,comm= | grep -v lab-console | sed "s/^/$n: /"; done; }

@@ -13,7 +13,8 @@ grows() { local a; a=$(on ws1 sh -c "wc -l <$JD/out"); until_true 10 eval '[ "$(
 
 # the home's migd dies right after its decision: the guest host is in doubt, until a person says what it would hear
 job "sh work.sh"; until_true 20 on ws1 test -s $JD/out
-lab kill ws1 migd KILL >/dev/null; until_true 10 lab start ws1 migd SPRITE_FAULT=committed; until_true 10 mig ps
+on ws1 sh -c 'mkdir /run/sprite/fault; echo die >/run/sprite/fault/committed'
+lab kill ws1 migd KILL >/dev/null; until_true 10 lab start ws1 migd SPRITE_FAULT=/run/sprite/fault; until_true 10 mig ps
 mig move -H ws2 $JOB >/dev/null 2>&1
 check "the guest host is in doubt" until_true 20 in_doubt
 refused "not everybody may decide" 1 "only root" as sprite ws2 mig resolve --run $JOB

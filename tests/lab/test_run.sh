@@ -23,5 +23,16 @@ same "a pipeline with two away" "$(seq 5000 | sort -r | sha1sum)" "$(as sprite w
 same "a file as output" "hello from there" "$(as sprite ws1 bash -c "mig run -H ws2 echo hello from there >$JD/o; cat $JD/o")"
 same "a file of the home's own disk" "private" "$(as sprite ws1 bash -c 'echo private >/home/sprite/p; mig run -H ws2 cat /home/sprite/p; rm /home/sprite/p')"
 check "gcc over there" as sprite ws1 bash -c "cd $JD; echo 'int main(void) { return 5; }' >a.c; mig run -H ws2 gcc -o a a.c && { ./a; [ \$? = 5 ]; }"
+# in the background: its pid is said when it has gone, and only then
+away() { mig ps --no-header -o PID,HOST | awk -v p="$1" '$1 == p { print $2 }'; }
+as sprite ws1 bash -c "cd $JD; mig run -b -H ws2 sleep 1000 </dev/null 2>/dev/null >b.pid"
+pid=$(on ws1 cat $JD/b.pid)
+same "-b: it is there when it says so" ws2 "$(away "$pid")"
+on ws1 kill -9 "$pid"
+on ws2 mig lend off >/dev/null
+refused "-b: one that cannot go: as without -b" 125 "ws2 does not lend itself" as sprite ws1 bash -c 'mig run -b -H ws2 true </dev/null'
+same "and no pid is said" "" "$(as sprite ws1 bash -c 'mig run -b -H ws2 true </dev/null 2>/dev/null')"
+on ws2 mig lend on >/dev/null
+same "-b: a command that is not there" 127 "$(as sprite ws1 bash -c 'mig run -b -H ws2 no-such-command-at-all >/dev/null 2>&1 </dev/null; echo $?')"
 check "nothing is left" until_true 5 eval '[ -z "$(residue)" ]' || note "$(residue)"
 finish

@@ -3,9 +3,11 @@
 #include <CUnit/Basic.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include "migd/journal.h"
@@ -237,6 +239,32 @@ static void test_stays_short(void)
 	end(j, live);
 }
 
+/* A full disk: what did not fit is not there, what comes when there is room again is. */
+static void test_full_disk(void)
+{
+	struct journal *j = fresh();
+	struct rlimit was, full;
+	json_t *live, *r = journal_record("commit", "a", 2);
+	struct stat st;
+
+	signal(SIGXFSZ, SIG_IGN);
+	json_object_set_new(r, "state", json_string("longer than what is left"));
+	put(j, "away", "a", 1);
+	CU_ASSERT_EQUAL_FATAL(stat(path, &st), 0);
+	CU_ASSERT_EQUAL_FATAL(getrlimit(RLIMIT_FSIZE, &was), 0);
+	full = was;
+	full.rlim_cur = st.st_size + 10;
+	CU_ASSERT_EQUAL_FATAL(setrlimit(RLIMIT_FSIZE, &full), 0);
+	CU_ASSERT_EQUAL(journal_write(j, r), -EFBIG);
+	CU_ASSERT_EQUAL_FATAL(setrlimit(RLIMIT_FSIZE, &was), 0);
+	put(j, "move", "a", 3);
+	live = close_and_reopen(&j);
+	CU_ASSERT_EQUAL_FATAL(json_array_size(live), 2);
+	CU_ASSERT_STRING_EQUAL(field(live, 0, "t"), "away");
+	CU_ASSERT_STRING_EQUAL(field(live, 1, "t"), "move");
+	end(j, live);
+}
+
 static void test_over_is_forgotten(void)
 {
 	struct journal *j = fresh();
@@ -364,6 +392,7 @@ int main(void)
 	CU_add_test(s, "calls keep their places", test_calls);
 	CU_add_test(s, "bytes", test_bytes);
 	CU_add_test(s, "it stays short", test_stays_short);
+	CU_add_test(s, "a full disk", test_full_disk);
 	CU_add_test(s, "what is over is forgotten", test_over_is_forgotten);
 	CU_add_test(s, "an abort takes a commit back", test_abort_takes_back_a_commit);
 	CU_add_test(s, "home and guest records are apart", test_roles_apart);
