@@ -206,7 +206,7 @@ static int client_answer(json_t *o, json_t **answer, struct error *e)
 	if (!json_is_true(json_object_get(o, "ok"))) {
 		if (err <= 0 || err > 4095)
 			err = EPROTO;
-		r = error_set(e, (int)err, "%s", text ? text : strerror((int)err));
+		r = error_set(e, (int)err, "%s", text && *text ? text : strerror((int)err));
 	}
 	if (answer)
 		*answer = json_incref(o);

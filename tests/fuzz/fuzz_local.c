@@ -19,6 +19,7 @@ static const struct fuzz_seed seeds[] = {
 	SEED("{\"verb\":\"grant\",\"host\":\"ws2\",\"uid\":1000,\"family\":\"0123\"}\n{\"verb\":\"revoke\",\"rows\":[1,2,{\"x\":null}]}\n"),
 	SEED("{\"row\":{\"pid\":5}}\n{\"ok\":true,\"n\":1}\n"),
 	SEED("{\"ok\":false,\"errno\":2,\"error\":\"no such thing\"}\n"),
+	SEED("{\"ok\":false,\"errno\":2,\"error\":\"\"}\n"),
 };
 static char path[88];
 static int hostile; /* listening socket of a daemon that answers with the fuzzed bytes */
