@@ -603,10 +603,10 @@ static int set_protections(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct 
 					(struct eng_call){.nr = SYS_madvise, .arg = {m->start, m->end - m->start, advices[k].advice}, .may_fail = 1});
 		if (r == 0 && (first_prot(m) != m->prot || m->kept))
 			r = todo_add(&d, m, (struct eng_call){.nr = SYS_mprotect, .arg = {m->start, m->end - m->start, m->prot}});
-		/* Locked it is, or the move fails; then there to its last page, which some maps cannot be. */
+		/* Locked it is, or the move fails; then there to its last page, which some maps cannot be and others need not. */
 		if (r == 0 && m->flags & MAPF_LOCKED)
 			r = todo_add(&d, m, (struct eng_call){.nr = SYS_mlock2, .arg = {m->start, m->end - m->start, MLOCK_ONFAULT}});
-		if (r == 0 && m->flags & MAPF_LOCKED)
+		if (r == 0 && m->flags & MAPF_LOCKED && !(m->flags & MAPF_ONFAULT))
 			r = todo_add(&d, m, (struct eng_call){.nr = SYS_mlock2, .arg = {m->start, m->end - m->start, 0}, .may_fail = 1});
 	}
 	return r < 0 ? r : todo_run(&d);

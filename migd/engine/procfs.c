@@ -228,7 +228,7 @@ static uint64_t vm_flags(const char *s)
 	static const struct {
 		char name[3];
 		uint64_t flag;
-	} known[] = {{"gd", MAPF_GROWSDOWN}, {"lo", MAPF_LOCKED}, {"sr", MAPF_SEQ}, {"rr", MAPF_RAND}, {"dc", MAPF_DONTCOPY},
+	} known[] = {{"gd", MAPF_GROWSDOWN}, {"lo", MAPF_LOCKED}, {"lf", MAPF_ONFAULT}, {"sr", MAPF_SEQ}, {"rr", MAPF_RAND}, {"dc", MAPF_DONTCOPY},
 		{"dd", MAPF_DONTDUMP}, {"wf", MAPF_WIPEONFORK}, {"hg", MAPF_HUGE}, {"nh", MAPF_NOHUGE}, {"mg", MAPF_MERGE},
 		{"ht", MAPF_HUGETLB}, {"pf", MAPF_DEVICE}, {"io", MAPF_DEVICE}, {"um", MAPF_UFFD}, {"uw", MAPF_UFFD_WP}, {"ui", MAPF_UFFD},
 		{"nr", MAPF_NORESERVE}, {"sl", MAPF_SEALED}, {"dp", MAPF_DROPPABLE}, {"mw", MAPF_MAYWRITE}, {"ac", MAPF_ACCOUNT}, {"ss", MAPF_SHADOW}};

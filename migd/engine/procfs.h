@@ -52,6 +52,7 @@ enum {
 	MAPF_ACCOUNT = 1 << 17,
 	MAPF_UFFD_WP = 1 << 18,
 	MAPF_SHADOW = 1 << 19,
+	MAPF_ONFAULT = 1 << 20, /* locked, but not there before it is touched */
 };
 enum map_kind { KIND_ANON, KIND_FILE_PRIV, KIND_FILE_SHARED, KIND_OBJECT, KIND_SYSV, KIND_VDSO, KIND_VVAR, KIND_VSYSCALL, KIND_BLOB, KIND_REFUSED };
 struct map {

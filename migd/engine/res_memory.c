@@ -329,20 +329,11 @@ static struct mm_build *build_new(size_t n)
 	return NULL;
 }
 
-/*
- * mlockall(MCL_FUTURE): nothing tells, but what we have mapped in the process is locked then; and, without MCL_ONFAULT, there to its last page, which is a spare
- * slot's that nobody has touched.
- */
+/* mlockall(MCL_FUTURE): nothing tells, but what we have mapped in the process is locked then. */
 static void see_mlockall(struct eng_proc *p, const struct map *ours)
 {
-	_cleanup_close_ int fd = openat(p->dir, "pagemap", O_RDONLY | O_CLOEXEC);
-	uint64_t last = 0;
-
-	if (!(ours->flags & MAPF_LOCKED))
-		return;
-	p->core->mlockall = MCL_FUTURE;
-	if (fd >= 0 && pread(fd, &last, 8, (ours->end - 4096) / 4096 * 8) == 8 && !(last >> 62))
-		p->core->mlockall |= MCL_ONFAULT;
+	if (ours->flags & MAPF_LOCKED)
+		p->core->mlockall = MCL_FUTURE | (ours->flags & MAPF_ONFAULT ? MCL_ONFAULT : 0);
 }
 
 static int build(struct eng_proc *p, struct maps *maps, struct mm_build *b, struct error *e)
