@@ -107,6 +107,10 @@ MOVES := $(patsubst tests/move/%.c,$(BUILD)/tests/move/%,$(sort $(wildcard tests
 $(BUILD)/tests/move/%: tests/move/%.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) -D_GNU_SOURCE -std=gnu11 -O2 -g -Wall -Wextra -Werror -pthread -o $@ $<
+TOOLS := $(patsubst tests/tools/%.c,$(BUILD)/tests/tools/%,$(sort $(wildcard tests/tools/*.c)))
+$(BUILD)/tests/tools/%: tests/tools/%.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) -D_GNU_SOURCE -std=gnu11 -O2 -g -Wall -Wextra -Werror -pthread -o $@ $<
 BENCHES := $(patsubst tests/bench/%.c,$(BUILD)/tests/bench/%,$(sort $(wildcard tests/bench/*.c)))
 $(BUILD)/tests/bench/%: $(BUILD)/obj/tests/bench/%.o $(lib_objs)
 	$(link_test) $(L_RPC)
@@ -114,7 +118,7 @@ FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(sort $(wildcard tes
 $(BUILD)/tests/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(lib_objs)
 	$(link_test) $(L_MIGD) -lfuse3
 .PHONY: tests
-tests: $(UNITS) $(MOVES) $(BENCHES) $(FUZZERS)
+tests: $(UNITS) $(MOVES) $(TOOLS) $(BENCHES) $(FUZZERS)
 
 # Each ends with a line "N passed, N failed, N skipped". FUZZ_SECONDS: for each target. T: names of lab tests, as in T="lab fs_ops".
 FUZZ_SECONDS ?= 60

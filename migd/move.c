@@ -372,6 +372,12 @@ static bool given_up(struct family *f)
 	return yes;
 }
 
+static int actor_let_go(struct family *f, void *unused)
+{
+	(void)unused;
+	return f->eng ? eng_let_go(f->eng) : 0;
+}
+
 static int do_go(struct move *v)
 {
 	Sprite__Mig__FamilyReq r = SPRITE__MIG__FAMILY_REQ__INIT;
@@ -386,6 +392,8 @@ static int do_go(struct move *v)
 	} else if (given_up(v->f)) {
 		err = error_set(v->e, ESRCH, "its host is lost: a person has said so (mig resolve)");
 	} else {
+		if (!v->source)
+			family_call(v->f, actor_let_go, NULL);
 		r.family = v->f->id;
 		r.gen = v->gen;
 		r.signal_seq = v->signal_seq;

@@ -17,6 +17,7 @@
 #include "migd/home.h"
 #include "migd/outbox.h"
 #include "migd/relay.h"
+#include "rpc/local.h"
 
 enum { OPEN_TRIES = 20, OPEN_AGAIN_US = 100000, PRECOPY_MS = 30000, AHEAD_MIN = 32 << 20, FRAME_MAX = 1 << 20, SOCKET_BUF = 4 << 20, ANSWER_MS = 120000, DRAIN_MS = 2000, FLUSH_MS = 5000 };
 
@@ -55,9 +56,27 @@ static void hook_ahead_done(void *ctx)
 		log_debug("family %s: the source does not hear that all is ready", f->id); /* and the image ends early */
 }
 
+/* Named pipes: the pipe agent of this host's spritefs does it. */
+static int hook_fifo(void *ctx, enum eng_fifo_verb verb, const struct eng_fifo *x, struct error *e)
+{
+	static const char *const words[] = {[ENG_FIFO_KNOWN] = "known", [ENG_FIFO_HOLD] = "hold", [ENG_FIFO_UNHOLD] = "unhold",
+		[ENG_FIFO_PLEDGE] = "pledge", [ENG_FIFO_TAKE] = "take"};
+	struct family *f = ctx;
+	_cleanup_free_ char *path = NULL;
+	json_t *rq = json_pack("{s:s, s:s, s:i, s:i, s:I, s:b, s:b}", "verb", "pipe", "do", words[verb], "pid", (int)x->pid, "fd", x->num, "token", (json_int_t)x->token,
+		"r", (int)x->reads, "w", (int)x->writes);
+
+	if (!rq || asprintf(&path, "%s/spritefs.sock", f->m->conf->run_dir) < 0) {
+		json_decref(rq);
+		return error_set(e, ENOMEM, "out of memory");
+	}
+	return local_call(path, rq, NULL, NULL, NULL, e);
+}
+
 void transfer_hooks(struct family *f, struct eng_hooks *out)
 {
-	*out = (struct eng_hooks){ .ctx = f, .relay_open = hook_open, .relay_found = hook_found, .ahead_done = hook_ahead_done };
+	*out = (struct eng_hooks){ .ctx = f, .relay_open = hook_open, .relay_found = hook_found,
+		.fifo = hook_fifo, .ahead_done = hook_ahead_done };
 }
 
 static int image_pair(int sv[2])

@@ -268,6 +268,7 @@ struct fs {
 	uint64_t asked_at; /* ticker only: for the table, last */
 	struct local_server *ctl;
 	struct agent *pipes; /* pipe_agent.c: made by the first open of a FIFO */
+	atomic_int pipe_mover; /* process whose opens of FIFOs are for others (migd), 0: none */
 };
 
 /* ---- call.c: a request on its way */

@@ -5,12 +5,15 @@
  *	{"verb": "status"}	what this mount is and how it does: {"mount", "prefix", "pid", "attached", "servers": [...], "ops": {...}}
  *	{"verb": "elect", "office": ..., "value": ..., "term": N, "holding": BOOL, "resign": BOOL}   (root only) an election on the root server:
  *				{"holder", "value", "term", "you", "ttl_ms"}; at most a second
+ *	{"verb": "pipe", "do": "known"|"hold"|"unhold"|"pledge"|"take", "pid", "fd", "token", "r", "w"}   (root only) see pipe_agent.h
  *	{"verb": "prefixes"}	the table, one row a prefix: {"prefix", "server", "host", "port", "domain", "home", "mig_port"}
  */
 #include "fs/client/client.h"
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 #include <unistd.h>
+#include "fs/client/pipe_agent.h"
 
 /* What was called, and in *batched what was done as parts of batches. */
 static json_t *ops_json(struct fs *fs, json_t *batched)
@@ -114,6 +117,35 @@ static void elect(struct fs *fs, struct local_conn *c, const struct local_cred *
 	rpc_msg_clear(&out);
 }
 
+static void pipe_move(struct fs *fs, struct local_conn *c, const struct local_cred *who, json_t *request)
+{
+	static const char *const verbs[] = {[PIPE_KNOWN] = "known", [PIPE_HOLD] = "hold", [PIPE_UNHOLD] = "unhold", [PIPE_PLEDGE] = "pledge", [PIPE_TAKE] = "take"};
+	const char *what = "";
+	json_int_t pid = 0, fd = -1, token = 0;
+	int v = 0, r = 0, w = 0;
+
+	if (who->uid != 0) {
+		local_fail(c, EPERM, "only root may move ends of pipes");
+		return;
+	}
+	json_unpack(request, "{s?s, s?I, s?I, s?I, s?b, s?b}", "do", &what, "pid", &pid, "fd", &fd, "token", &token, "r", &r, "w", &w);
+	while (v <= PIPE_TAKE && strcmp(verbs[v], what))
+		v++;
+	if (v > PIPE_TAKE || pid <= 0 || pid > INT_MAX || fd > INT_MAX) {
+		local_fail(c, EINVAL, "pipe: \"do\" must be known, hold, unhold, pledge or take, \"pid\" a process");
+		return;
+	}
+	r = pipe_agent_call(fs, who->pid, (enum pipe_verb)v, (pid_t)pid, (int)fd, (uint64_t)token, r, w);
+	if (r == -EOPNOTSUPP)
+		local_fail(c, EOPNOTSUPP, "descriptor %d of process %d is no named pipe of a served domain", (int)fd, (int)pid);
+	else if (r == -EBUSY)
+		local_fail(c, EBUSY, "much is still unread in the named pipe (descriptor %d of process %d): try again later", (int)fd, (int)pid);
+	else if (r < 0)
+		local_fail(c, -r, "named pipe (descriptor %d of process %d): %s", (int)fd, (int)pid, strerror(-r));
+	else
+		local_ok(c, NULL);
+}
+
 static void handle(void *ctx, struct local_conn *c, const struct local_cred *who, json_t *request)
 {
 	const char *verb = json_string_value(json_object_get(request, "verb"));
@@ -126,8 +158,10 @@ static void handle(void *ctx, struct local_conn *c, const struct local_cred *who
 		prefixes(ctx, c);
 	else if (!strcmp(verb, "elect"))
 		elect(ctx, c, who, request);
+	else if (!strcmp(verb, "pipe"))
+		pipe_move(ctx, c, who, request);
 	else
-		local_fail(c, EOPNOTSUPP, "unknown verb \"%s\" (known: status, prefixes, elect)", verb);
+		local_fail(c, EOPNOTSUPP, "unknown verb \"%s\" (known: status, prefixes, elect, pipe)", verb);
 }
 
 int ctl_start(struct fs *fs, const char *path, struct error *e)

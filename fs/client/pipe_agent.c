@@ -1,111 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The pipe agent: one thread holds all of it, so that nothing needs a lock but its mailbox. It opens our ends through our own mount (those opens come
- * back as GETATTRs of our own threads, which are answered at once) and carries bytes between them and the hub. A second thread per server receives.
+ * The pipe agent's thread: openers, messages of the hub, what is due. See pipe_int.h for its parts.
  *
- *	role SINK    `end` is a write end: bytes of the hub go in, each acknowledged when it is in; its error means that all readers have gone
- *	role SOURCE  `end` is a read end: what comes out goes to the hub, at most WINDOW unacknowledged; its end means that all writers have gone
- *
- * An end is opened before the process it is for has come in, so "gone" may also be "not there yet": `openers` are those that are between the GETATTR
- * and the end of their open; while there is one for that direction, we look again a little later.
- *
- * When the stream to a server breaks, waiting opens go on natively and all ends are closed: processes see end of file or EPIPE.
+ * `openers` are those between the GETATTR and the end of their open: an opener that waits to read is answered when the hub's bytes are in their place.
  */
 #include "fs/client/pipe_agent.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
-#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
-#include "fs/client/client.h"
-#include "fs/client/pipe_proc.h"
-
-enum { NONE, SINK, SOURCE };
-#define WINDOW	 (64u << 10)
-#define CHUNK	 (256u << 10)
-#define PAGE	 4096
-#define SHARE_NS 5000000ull /* readers on several nodes: so long bytes may lie unread */
-#define AGAIN_NS 1000000ull    /* when an end says "nobody" and an opener is on its way */
-#define IDLE_NS	 10000000000ull /* a FIFO of which nothing was heard for so long is forgotten */
-#define ANSWER_NS 2000000000ull /* an open waits no longer for a server that is away */
-
-struct opener {
-	struct list link;
-	struct pipe_proc who;
-	fuse_req_t req; /* NULL: answered */
-	int fd;
-	struct stat st;
-	uint64_t id, since;
-};
-
-struct bytes {
-	struct list link;
-	size_t off, len;
-	uint8_t data[];
-};
-
-struct fifo {
-	struct list link;
-	struct inode *ino;
-	struct hub *hub;
-	int role, end; /* end -1: none */
-	bool r, w;     /* what the hub was told */
-	bool shared;   /* SINK: there are readers on other nodes too. SOURCE: chunks of at most a page */
-	int size;      /* SOURCE: of the pipe before we made it small, 0: we did not */
-	int unread;    /* SINK and shared: bytes in the pipe when it was looked at last */
-	unsigned idle; /* how often it was empty since */
-	struct list openers;
-	struct list out; /* SINK: bytes for the pipe */
-	size_t unacked;	 /* of what we sent as a SOURCE; outlives the role, as the hub's queue does */
-	uint64_t again;	 /* look at it then, 0: never */
-	uint64_t used;
-};
-
-/* The stream to one server. */
-struct hub {
-	struct list link;
-	struct agent *a;
-	struct server *server;
-	struct rpc_stream *stream; /* NULL: not up */
-	bool starting;
-};
-
-enum mail_kind { MAIL_OPEN, MAIL_UP, MAIL_DOWN, MAIL_MSG };
-struct mail {
-	struct list link;
-	enum mail_kind kind;
-	struct inode *ino; /* OPEN */
-	struct opener *opener;
-	struct hub *hub; /* the others */
-	struct rpc_stream *stream;
-	sem_t *seen; /* DOWN */
-	struct rpc_msg msg;
-};
-
-struct agent {
-	struct fs *fs;
-	pthread_t thread;
-	int epoll, wake;
-	pthread_mutex_t lock;
-	struct list mails; /* lock */
-	struct list fifos, hubs;
-	uint64_t next_id;
-	uint8_t buf[CHUNK];
-};
+#include "fs/client/pipe_int.h"
 
 static pthread_mutex_t start_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* ---- mailbox ---- */
 
-static void post(struct agent *a, struct mail *m)
+void pipe_post(struct agent *a, struct mail *m)
 {
 	pthread_mutex_lock(&a->lock);
 	list_add_tail(&a->mails, &m->link);
@@ -115,7 +31,7 @@ static void post(struct agent *a, struct mail *m)
 
 /* ---- openers ---- */
 
-static void opener_answer(struct opener *o)
+void opener_answer(struct opener *o)
 {
 	int old;
 
@@ -128,7 +44,7 @@ static void opener_answer(struct opener *o)
 }
 
 /* Is somebody on its way in, to read (or to write)? Forgets those that have arrived. */
-static bool coming(struct fifo *f, bool r)
+bool pipe_coming(struct fifo *f, bool r)
 {
 	struct opener *o, *tmp;
 	bool any = false;
@@ -144,271 +60,7 @@ static bool coming(struct fifo *f, bool r)
 	return any;
 }
 
-/* ---- our ends ---- */
-
-/* Opens the FIFO as what the kernel has under this node id, whatever its name is now. */
-static int fifo_open(struct fs *fs, const struct inode *ino, int flags)
-{
-	struct {
-		struct file_handle h;
-		uint32_t id[3];
-	} fh = {.h = {.handle_bytes = 12, .handle_type = 0x81}, .id = {(uint32_t)(ino->id >> 32), (uint32_t)ino->id, 1}}; /* FILEID_INO64_GEN */
-	_cleanup_close_ int mount = open(fs->mount, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	_cleanup_close_ int path = mount < 0 ? -1 : open_by_handle_at(mount, &fh.h, O_PATH | O_CLOEXEC);
-	char name[40];
-	int fd;
-
-	if (path < 0)
-		return -errno;
-	snprintf(name, sizeof(name), "/proc/self/fd/%d", path);
-	if (flags == O_RDWR) { /* to be a write end before the reader is in */
-		_cleanup_close_ int both = open(name, O_RDWR | O_NONBLOCK | O_CLOEXEC);
-
-		fd = both < 0 ? -1 : open(name, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
-		return fd < 0 ? -errno : fd;
-	}
-	fd = open(name, flags | O_NONBLOCK | O_CLOEXEC);
-	return fd < 0 ? -errno : fd;
-}
-
-/* A pipe of one page gives out whole writes only (pipe_state.h). Not while more is in it: then a little later. */
-static void source_size(struct fifo *f)
-{
-	int size = fcntl(f->end, F_GETPIPE_SZ);
-
-	if (f->shared && !f->size && size > PAGE && fcntl(f->end, F_SETPIPE_SZ, PAGE) >= 0)
-		f->size = size;
-	else if (!f->shared && f->size && fcntl(f->end, F_SETPIPE_SZ, f->size) >= 0)
-		f->size = 0;
-}
-
-static void end_close(struct fifo *f)
-{
-	struct list *l;
-
-	if (f->size) { /* the writers go on with the pipe as it was */
-		f->shared = false;
-		source_size(f);
-		f->size = 0;
-	}
-	if (f->end >= 0)
-		close(f->end); /* epoll forgets it */
-	f->end = -1;
-	f->role = NONE;
-	f->again = 0;
-	while ((l = list_pop(&f->out)))
-		free(list_entry(l, struct bytes, link));
-}
-
-static void arm(struct agent *a, struct fifo *f, uint32_t events)
-{
-	struct epoll_event ev = {.events = events | EPOLLONESHOT, .data.ptr = f};
-
-	if (epoll_ctl(a->epoll, EPOLL_CTL_MOD, f->end, &ev) && errno == ENOENT)
-		epoll_ctl(a->epoll, EPOLL_CTL_ADD, f->end, &ev);
-}
-
-static int end_take(struct fifo *f, int role, int fd)
-{
-	if (fd < 0)
-		return fd;
-	f->end = fd;
-	f->role = role;
-	f->size = 0;
-	return 0;
-}
-
-/* ---- messages ---- */
-
-static void say(struct fifo *f, Sprite__Fs__PipeMsg__Kind kind, uint64_t id, size_t n, const void *bytes, size_t len)
-{
-	Sprite__Fs__PipeMsg m = SPRITE__FS__PIPE_MSG__INIT;
-	struct iovec v = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = len};
-
-	if (!f->hub->stream)
-		return;
-	m.kind = kind;
-	m.handle = (ProtobufCBinaryData){.len = f->ino->handle_len, .data = f->ino->handle};
-	m.id = id;
-	m.n = n;
-	m.role = (uint32_t)f->role;
-	m.r = f->r;
-	m.w = f->w;
-	rpc_stream_send(f->hub->stream, &m.base, len ? &v : NULL, len ? 1 : 0);
-}
-
-static void report(struct fifo *f, uint64_t round)
-{
-	say(f, SPRITE__FS__PIPE_MSG__KIND__REPORT, round, 0, NULL, 0);
-}
-
-/* ---- SINK ---- */
-
-/* What is in the pipe and will be read by nobody here (`leaves`), or not soon, goes back. */
-static void give_back(struct agent *a, struct fifo *f, bool leaves)
-{
-	_cleanup_close_ int fd = fifo_open(a->fs, f->ino, O_RDONLY);
-	ssize_t n;
-
-	while (fd >= 0 && (n = read(fd, a->buf, sizeof(a->buf))) > 0)
-		say(f, SPRITE__FS__PIPE_MSG__KIND__RETURN, 0, leaves, a->buf, (size_t)n);
-}
-
-static bool end_has_error(const struct fifo *f)
-{
-	struct pollfd p = {.fd = f->end};
-
-	return poll(&p, 1, 0) > 0 && p.revents & (POLLERR | POLLNVAL);
-}
-
-/*
- * The other end of ours is gone. False: somebody is on its way, look again later. `on_way` must have been asked (coming()) before the pipe was looked at: who comes in, writes
- * and leaves between a look at the pipe and a look at the openers would be in neither.
- */
-static bool lost(struct agent *a, struct fifo *f, bool on_way)
-{
-	bool sink = f->role == SINK;
-
-	if (on_way) {
-		f->again = clock_mono_ns() + AGAIN_NS;
-		return false;
-	}
-	if (sink) {
-		give_back(a, f, true);
-		f->r = false;
-	} else {
-		f->w = false;
-	}
-	end_close(f);
-	return true;
-}
-
-/* Readers here and elsewhere: what lies here unread is for whoever reads first. Looked at every few ms: nothing tells that somebody reads. */
-static void share(struct agent *a, struct fifo *f)
-{
-	int n = 0;
-
-	ioctl(f->end, FIONREAD, &n);
-	if (n && n == f->unread) {
-		give_back(a, f, false);
-		n = 0;
-	}
-	f->idle = n ? 0 : f->idle + 1;
-	f->unread = n;
-	f->again = clock_mono_ns() + (f->idle < 100 ? SHARE_NS : 4 * SHARE_NS);
-}
-
-/* Returns false when the readers have gone (and it is no sink any more). */
-static bool sink_pump(struct agent *a, struct fifo *f)
-{
-	bool on_way;
-
-	while (!list_empty(&f->out)) {
-		struct bytes *b = list_entry(f->out.next, struct bytes, link);
-		ssize_t n;
-
-		on_way = coming(f, true);
-		n = write(f->end, b->data + b->off, b->len - b->off);
-
-		if (n < 0 && errno == EAGAIN) {
-			arm(a, f, EPOLLOUT);
-			return true;
-		}
-		if (n < 0 && errno == EPIPE) {
-			if (lost(a, f, on_way))
-				return false;
-			return true;
-		}
-		if (n < 0)
-			return true;
-		b->off += (size_t)n;
-		say(f, SPRITE__FS__PIPE_MSG__KIND__ACK, 0, (size_t)n, NULL, 0);
-		if (b->off == b->len) {
-			list_del(&b->link);
-			free(b);
-		}
-	}
-	on_way = coming(f, true);
-	if (end_has_error(f))
-		return !lost(a, f, on_way);
-	arm(a, f, 0);
-	if (f->shared)
-		share(a, f);
-	return true;
-}
-
-/* ---- SOURCE ---- */
-
-/* Returns false when the writers have gone (and it is no source any more). */
-static bool source_pump(struct agent *a, struct fifo *f)
-{
-	ssize_t n;
-
-	while (f->unacked < WINDOW) {
-		bool on_way = coming(f, false);
-
-		if (f->shared != (f->size > 0))
-			source_size(f);
-		n = read(f->end, a->buf, sizeof(a->buf));
-		if (n < 0 && errno == EAGAIN) {
-			arm(a, f, EPOLLIN);
-			return true;
-		}
-		if (n <= 0)
-			return !lost(a, f, on_way);
-		f->unacked += (size_t)n;
-		say(f, SPRITE__FS__PIPE_MSG__KIND__DATA, 0, 0, a->buf, (size_t)n);
-	}
-	return true; /* an acknowledgement goes on */
-}
-
-static bool pump(struct agent *a, struct fifo *f)
-{
-	f->again = 0;
-	return f->role == SINK ? sink_pump(a, f) : f->role == SOURCE ? source_pump(a, f) : true;
-}
-
-/* ---- roles ---- */
-
-static void role_take(struct agent *a, struct fifo *f, int role)
-{
-	int fd;
-
-	if (role == SINK) {
-		fd = fifo_open(a->fs, f->ino, O_WRONLY);
-		if (fd == -ENXIO && coming(f, true))
-			fd = fifo_open(a->fs, f->ino, O_RDWR);
-		if (end_take(f, SINK, fd))
-			f->r = false;
-	} else if (role == SOURCE) {
-		fd = fifo_open(a->fs, f->ino, O_RDONLY);
-		if (end_take(f, SOURCE, fd))
-			f->w = false;
-	}
-	pump(a, f); /* finds out whether there is anybody */
-}
-
-static void on_role(struct agent *a, struct fifo *f, const Sprite__Fs__PipeMsg *m)
-{
-	int role = (int)m->role;
-
-	f->r |= m->r;
-	f->w |= m->w;
-	f->unread = 0;
-	if (f->role == role) {
-		f->shared = m->shared;
-		pump(a, f);
-	} else {
-		end_close(f);
-		f->shared = m->shared;
-		role_take(a, f, role);
-	}
-	report(f, m->id);
-}
-
 /* ---- fifos ---- */
-
-static struct hub *hub_of(struct agent *a, struct server *s);
 
 static struct fifo *fifo_find(struct agent *a, const struct inode *ino)
 {
@@ -421,7 +73,7 @@ static struct fifo *fifo_find(struct agent *a, const struct inode *ino)
 }
 
 /* Takes over a reference of ino. */
-static struct fifo *fifo_get(struct agent *a, struct inode *ino)
+struct fifo *fifo_get(struct agent *a, struct inode *ino)
 {
 	struct fifo *f = fifo_find(a, ino);
 
@@ -435,9 +87,10 @@ static struct fifo *fifo_get(struct agent *a, struct inode *ino)
 			return NULL;
 		}
 		f->ino = ino;
-		f->end = -1;
+		f->end = f->guard = -1;
 		list_init(&f->openers);
 		list_init(&f->out);
+		list_init(&f->claims);
 		list_add_tail(&a->fifos, &f->link);
 	}
 	f->used = clock_mono_ns();
@@ -449,6 +102,8 @@ static void fifo_free(struct agent *a, struct fifo *f)
 	struct list *l;
 
 	end_close(f);
+	guard_close(f);
+	claims_free(f);
 	while ((l = list_pop(&f->openers))) {
 		opener_answer(list_entry(l, struct opener, link));
 		free(list_entry(l, struct opener, link));
@@ -460,17 +115,20 @@ static void fifo_free(struct agent *a, struct fifo *f)
 
 static void open_send(struct fifo *f, struct opener *o)
 {
-	Sprite__Fs__PipeMsg m = SPRITE__FS__PIPE_MSG__INIT;
-
 	f->r |= o->who.r;
 	f->w |= o->who.w;
-	m.kind = SPRITE__FS__PIPE_MSG__KIND__OPEN;
-	m.handle = (ProtobufCBinaryData){.len = f->ino->handle_len, .data = f->ino->handle};
-	m.id = o->id;
-	m.r = o->who.r;
-	m.w = o->who.w;
-	if (rpc_stream_send(f->hub->stream, &m.base, NULL, 0) < 0)
+	if (pipe_tell(f, SPRITE__FS__PIPE_MSG__KIND__OPEN, o->id, o->who.r, o->who.w, 0) < 0)
 		opener_answer(o);
+}
+
+bool reader_waits(const struct fifo *f)
+{
+	struct opener *o;
+
+	list_each(o, &f->openers, link)
+		if (o->req && o->who.r)
+			return true;
+	return claim_taking(f);
 }
 
 static void on_open(struct agent *a, struct inode *ino, struct opener *o)
@@ -493,40 +151,82 @@ static void on_open(struct agent *a, struct inode *ino, struct opener *o)
 	}
 	o->id = ++a->next_id;
 	o->since = clock_mono_ns();
+	if (o->who.r && !reader_waits(f))
+		f->front = f->role != SINK;
 	list_add_tail(&f->openers, &o->link);
+	f->w |= o->who.w;
+	if (!guard_settle(a, f)) /* a writer comes to where others read elsewhere */
+		pipe_report(f, 0);
 	if (f->hub->stream)
 		open_send(f, o);
 }
 
 /* ---- the hub's side ---- */
 
+static void on_opened(struct agent *a, struct fifo *f, uint64_t id)
+{
+	struct opener *o;
+
+	if (claim_opened(a, f, id))
+		return;
+	list_each(o, &f->openers, link) {
+		if (o->id != id || !o->req)
+			continue;
+		if (o->who.r && f->front && f->w)
+			pipe_place(a, f);
+		opener_answer(o);
+		f->front &= reader_waits(f);
+		if (o->who.r && !pipe_pump(a, f))
+			pipe_report(f, 0);
+		return;
+	}
+}
+
+static void on_role(struct agent *a, struct fifo *f, const Sprite__Fs__PipeMsg *m)
+{
+	f->r |= m->r;
+	f->w |= m->w;
+	pipe_role(a, f, (int)m->role, m->shared);
+	pipe_report(f, m->id);
+}
+
+/* The kernel has forgotten it: nobody has it open here. */
+static void on_unknown(struct hub *h, const Sprite__Fs__PipeMsg *m)
+{
+	Sprite__Fs__PipeMsg no = SPRITE__FS__PIPE_MSG__INIT;
+
+	if (m->kind != SPRITE__FS__PIPE_MSG__KIND__ROLE && m->kind != SPRITE__FS__PIPE_MSG__KIND__RELEASE)
+		return;
+	no.kind = m->kind == SPRITE__FS__PIPE_MSG__KIND__ROLE ? SPRITE__FS__PIPE_MSG__KIND__REPORT : SPRITE__FS__PIPE_MSG__KIND__RELEASED;
+	no.handle = m->handle;
+	no.id = m->id;
+	no.token = m->token;
+	rpc_stream_send(h->stream, &no.base, NULL, 0);
+}
+
 static void on_message(struct agent *a, struct hub *h, struct rpc_msg *in)
 {
 	const Sprite__Fs__PipeMsg *m = (const void *)in->msg;
 	struct inode *ino = m ? inode_by_handle(a->fs, &m->handle) : NULL;
-	struct opener *o;
 	struct fifo *f;
 	struct bytes *b;
 
-	if (!ino) { /* the kernel has forgotten it: nobody has it open here */
-		Sprite__Fs__PipeMsg no = SPRITE__FS__PIPE_MSG__INIT;
-
-		if (m && m->kind == SPRITE__FS__PIPE_MSG__KIND__ROLE) {
-			no.kind = SPRITE__FS__PIPE_MSG__KIND__REPORT;
-			no.handle = m->handle;
-			no.id = m->id;
-			rpc_stream_send(h->stream, &no.base, NULL, 0);
-		}
+	if (!ino) {
+		if (m)
+			on_unknown(h, m);
 		return;
 	}
 	f = fifo_get(a, ino);
 	if (!f)
 		return;
+	log_debug("pipe %llu: kind %d, id %llu, role %d, r %d, w %d, n %llu, %zu bytes; role here %d", (unsigned long long)ino->id, (int)m->kind, (unsigned long long)m->id,
+		  (int)m->role, m->r, m->w, (unsigned long long)m->n, (size_t)in->bulk_len, f->role);
 	switch (m->kind) {
 	case SPRITE__FS__PIPE_MSG__KIND__OPENED:
-		list_each(o, &f->openers, link)
-			if (o->id == m->id)
-				opener_answer(o);
+		on_opened(a, f, m->id);
+		break;
+	case SPRITE__FS__PIPE_MSG__KIND__RELEASE:
+		claim_released(a, f, m->token);
 		break;
 	case SPRITE__FS__PIPE_MSG__KIND__ROLE:
 		on_role(a, f, m);
@@ -538,80 +238,17 @@ static void on_message(struct agent *a, struct hub *h, struct rpc_msg *in)
 		*b = (struct bytes){.len = in->bulk_len};
 		rpc_msg_copy(in, b->data, b->len);
 		list_add_tail(&f->out, &b->link);
-		if (!pump(a, f))
-			report(f, 0);
+		if (!pipe_pump(a, f))
+			pipe_report(f, 0);
 		break;
 	case SPRITE__FS__PIPE_MSG__KIND__ACK:
 		f->unacked -= m->n < f->unacked ? m->n : f->unacked;
-		if (!pump(a, f))
-			report(f, 0);
+		if (!pipe_pump(a, f))
+			pipe_report(f, 0);
 		break;
 	default:
 		break;
 	}
-}
-
-static void *hub_main(void *arg)
-{
-	Sprite__Fs__PipeMsg hello = SPRITE__FS__PIPE_MSG__INIT;
-	struct hub *h = arg;
-	struct rpc_stream *s;
-	struct mail *m;
-	sem_t seen;
-
-	pthread_setname_np(pthread_self(), "pipe-hub");
-	sem_init(&seen, 0, 0);
-	hello.kind = SPRITE__FS__PIPE_MSG__KIND__HELLO;
-	hello.id = clock_epoch();
-	while (!h->a->fs->stopping) {
-		if (rpc_stream_open(h->server->bulk, &fs_methods[FS_PIPE], -1, &s) == 0) {
-			if (rpc_stream_send(s, &hello.base, NULL, 0) == 0 && (m = calloc(1, sizeof(*m)))) {
-				m->kind = MAIL_UP;
-				m->hub = h;
-				m->stream = s;
-				post(h->a, m);
-				while ((m = calloc(1, sizeof(*m))) && rpc_stream_recv(s, &m->msg, -1) == 1) {
-					m->kind = MAIL_MSG;
-					m->hub = h;
-					post(h->a, m);
-				}
-				rpc_stream_cancel(s); /* the agent may hang in a send */
-				if (m || (m = calloc(1, sizeof(*m)))) {
-					m->kind = MAIL_DOWN;
-					m->hub = h;
-					m->seen = &seen;
-					post(h->a, m);
-					sem_wait(&seen);
-				}
-			}
-			rpc_stream_cancel(s);
-			rpc_stream_finish(s, 0);
-		}
-		usleep(200000);
-	}
-	return NULL;
-}
-
-static struct hub *hub_of(struct agent *a, struct server *s)
-{
-	struct hub *h;
-	pthread_t t;
-
-	list_each(h, &a->hubs, link)
-		if (h->server == s)
-			return h;
-	h = calloc(1, sizeof(*h));
-	if (!h)
-		return NULL;
-	h->a = a;
-	h->server = s;
-	if (pthread_create(&t, NULL, hub_main, h)) {
-		free(h);
-		return NULL;
-	}
-	pthread_detach(t); /* lives as long as the process */
-	list_add_tail(&a->hubs, &h->link);
-	return h;
 }
 
 static void on_up(struct agent *a, struct hub *h, struct rpc_stream *s)
@@ -625,6 +262,9 @@ static void on_up(struct agent *a, struct hub *h, struct rpc_stream *s)
 			continue;
 		list_each(o, &f->openers, link)
 			open_send(f, o); /* those that wait, and those that are in their open natively */
+		if (f->r || f->w)
+			pipe_tell(f, SPRITE__FS__PIPE_MSG__KIND__OPEN, ++a->next_id, f->r, f->w, 0); /* a server that was started again knows of nobody */
+		claims_up(a, f);
 	}
 }
 
@@ -638,6 +278,7 @@ static void on_down(struct agent *a, struct hub *h)
 		if (f->hub != h)
 			continue;
 		end_close(f);
+		guard_close(f);
 		f->unacked = 0;
 		list_each(o, &f->openers, link)
 			opener_answer(o);
@@ -663,6 +304,9 @@ static void mail_handle(struct agent *a, struct mail *m)
 		if (m->hub->stream)
 			on_message(a, m->hub, &m->msg);
 		rpc_msg_clear(&m->msg);
+		break;
+	case MAIL_CALL:
+		claim_call(a, m->call);
 		break;
 	}
 	free(m);
@@ -699,11 +343,16 @@ static int due(struct agent *a)
 				opener_answer(o);
 			waits |= o->req != NULL;
 		}
-		if (f->again && f->again <= now && f->end >= 0 && !pump(a, f))
-			report(f, 0);
+		if (f->again && f->again <= now && f->end >= 0 && !pipe_pump(a, f))
+			pipe_report(f, 0);
+		claims_tick(a, f);
 		if (f->again && f->again < next)
 			next = f->again;
-		if (f->role == NONE && !waits && !f->unacked && now - f->used > IDLE_NS && !coming(f, true) && !coming(f, false))
+		if (f->role != NONE || waits || f->unacked || !list_empty(&f->claims) || now - f->used < IDLE_NS || pipe_coming(f, true) || pipe_coming(f, false))
+			continue;
+		if (fifo_in_use(a, f))
+			f->used = now;
+		else
 			fifo_free(a, f);
 	}
 	now = clock_mono_ns();
@@ -722,8 +371,8 @@ static void *agent_main(void *arg)
 		for (int i = 0; i < n; i++) {
 			struct fifo *f = ev[i].data.ptr;
 
-			if (f && f->end >= 0 && !pump(a, f))
-				report(f, 0);
+			if (f && f->end >= 0 && !pipe_pump(a, f))
+				pipe_report(f, 0);
 		}
 		mails_handle(a);
 	}
@@ -788,6 +437,16 @@ static bool may(const struct fuse_ctx *who, const struct stat *st, bool r, bool 
 	return ((in_group ? mode >> 3 : mode) & need) == need;
 }
 
+/* migd opens for a process that moves, which is known otherwise. */
+static bool is_mover(struct fs *fs, pid_t tid)
+{
+	pid_t mover = fs->pipe_mover;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d", mover, tid);
+	return mover && access(path, F_OK) == 0;
+}
+
 bool pipe_agent_open(struct fs *fs, fuse_req_t req, int fd, struct inode *ino, const struct stat *st)
 {
 	const struct fuse_ctx *who = fuse_req_ctx(req);
@@ -796,7 +455,7 @@ bool pipe_agent_open(struct fs *fs, fuse_req_t req, int fd, struct inode *ino, c
 	struct opener *o;
 	struct mail *m;
 
-	if (!ino->dom || ino->dom->home || !pipe_proc_opening(who->pid, &p) || !may(who, st, p.r, p.w))
+	if (!ino->dom || ino->dom->home || is_mover(fs, who->pid) || !pipe_proc_opening(who->pid, &p) || !may(who, st, p.r, p.w))
 		return false;
 	a = agent_of(fs);
 	m = a ? calloc(1, sizeof(*m)) : NULL;
@@ -807,6 +466,65 @@ bool pipe_agent_open(struct fs *fs, fuse_req_t req, int fd, struct inode *ino, c
 	}
 	*o = (struct opener){.who = p, .req = req, .fd = fd, .st = *st};
 	*m = (struct mail){.kind = MAIL_OPEN, .ino = inode_hold(fs, ino), .opener = o};
-	post(a, m);
+	pipe_post(a, m);
 	return true;
+}
+
+/* ---- the control socket ---- */
+
+/* The FIFO behind a descriptor of a process, with a reference. -EOPNOTSUPP: it is not one of ours, or not bridged. */
+static int fifo_behind(struct fs *fs, pid_t pid, int num, struct inode **out)
+{
+	struct {
+		struct file_handle h;
+		uint32_t id[8];
+	} fh = {.h = {.handle_bytes = sizeof(fh.id)}};
+	struct statx ours, theirs;
+	char path[64];
+	int id;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", pid, num);
+	_cleanup_close_ int fd = open(path, O_PATH | O_CLOEXEC);
+
+	if (fd < 0 || statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &theirs) || statx(AT_FDCWD, fs->mount, AT_STATX_DONT_SYNC, STATX_TYPE, &ours))
+		return -errno;
+	if (theirs.stx_dev_major != ours.stx_dev_major || theirs.stx_dev_minor != ours.stx_dev_minor || !S_ISFIFO(theirs.stx_mode))
+		return -EOPNOTSUPP;
+	if (name_to_handle_at(fd, "", &fh.h, &id, AT_EMPTY_PATH))
+		return -errno;
+	*out = inode_get(fs, (uint64_t)fh.id[0] << 32 | fh.id[1]); /* cannot be forgotten while fd is open */
+	if ((*out)->dom && !(*out)->dom->home)
+		return 0;
+	inode_put(fs, *out);
+	return -EOPNOTSUPP;
+}
+
+int pipe_agent_call(struct fs *fs, pid_t caller, enum pipe_verb verb, pid_t pid, int fd, uint64_t token, bool r, bool w)
+{
+	struct pipe_call c = {.verb = verb, .pid = pid, .token = token, .r = r, .w = w, .since = clock_mono_ns()};
+	struct agent *a = agent_of(fs);
+	struct mail *m;
+	int err = 0;
+
+	fs->pipe_mover = caller;
+	if (verb == PIPE_KNOWN || verb == PIPE_HOLD || verb == PIPE_PLEDGE)
+		err = fifo_behind(fs, pid, fd, &c.ino);
+	if (err || verb == PIPE_KNOWN) {
+		if (!err)
+			inode_put(fs, c.ino);
+		return err;
+	}
+	m = a ? calloc(1, sizeof(*m)) : NULL;
+	if (!m) {
+		if (c.ino)
+			inode_put(fs, c.ino);
+		return -ENOMEM;
+	}
+	sem_init(&c.done, 0, 0);
+	*m = (struct mail){.kind = MAIL_CALL, .call = &c};
+	pipe_post(a, m);
+	while (sem_wait(&c.done) && errno == EINTR)
+		;
+	sem_destroy(&c.done);
+	return c.result;
 }

@@ -7,6 +7,7 @@
 #define FS_CLIENT_PIPE_AGENT_H
 #include <fuse_lowlevel.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/stat.h>
 
 struct fs;
@@ -14,5 +15,16 @@ struct inode;
 
 /* Is this GETATTR of a FIFO part of an open? Then the agent answers it with *st, sooner or later, on `fd` (session_fd()), and true comes back. */
 bool pipe_agent_open(struct fs *fs, fuse_req_t req, int fd, struct inode *ino, const struct stat *st);
+
+/*
+ * For migd, when a process with ends of FIFOs moves (pipe_move.c tells the protocol). All block until it is done; -errno.
+ *	KNOWN	is descriptor `fd` of `pid` a FIFO that is bridged? -EOPNOTSUPP: not one of this mount. Opens of the caller's threads are let through from now on.
+ *	HOLD	source: pid, which is stopped, leaves: stand for its ends (r, w) of fd
+ *	UNHOLD	source: pid stays after all
+ *	PLEDGE	destination: pid, which is stopped, has opened the same ends and may come to life
+ *	TAKE	destination: it does: the ends are its own, and all that it wrote or has not read is in its place
+ */
+enum pipe_verb { PIPE_KNOWN, PIPE_HOLD, PIPE_UNHOLD, PIPE_PLEDGE, PIPE_TAKE };
+int pipe_agent_call(struct fs *fs, pid_t caller, enum pipe_verb verb, pid_t pid, int fd, uint64_t token, bool r, bool w);
 
 #endif

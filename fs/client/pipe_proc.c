@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* See pipe_proc.h. x86-64 numbers of system calls: a 32-bit program's FIFOs stay native to its node. */
 #include "fs/client/pipe_proc.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
@@ -8,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -105,4 +107,94 @@ bool pipe_proc_left(const struct pipe_proc *p)
 	if (!strcmp(call, "running"))
 		return cpu_time(p->tid) > p->cpu + OPEN_TICKS;
 	return strcmp(call, p->call) != 0;
+}
+
+/* Access mode of a descriptor, from its fdinfo; -1: it is gone. */
+static int mode_of(int dir, const char *num)
+{
+	char path[300], text[256], *p;
+	unsigned flags = 0;
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "fdinfo/%s", num);
+	_cleanup_close_ int fd = openat(dir, path, O_RDONLY | O_CLOEXEC);
+
+	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	if (n <= 0)
+		return -1;
+	text[n] = 0;
+	p = strstr(text, "flags:");
+	if (!p || sscanf(p + 6, "%o", &flags) != 1 || flags & O_PATH)
+		return -1;
+	return (int)(flags & O_ACCMODE);
+}
+
+static void holders_of(int dir, const struct statx *want, bool *r, bool *w)
+{
+	int fds = openat(dir, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *d = fds < 0 ? NULL : fdopendir(fds);
+	struct dirent *e;
+	struct statx x;
+	char link[16];
+
+	if (!d) {
+		if (fds >= 0)
+			close(fds);
+		return;
+	}
+	while ((e = readdir(d))) {
+		/* most are no files of ours, and are told from them without asking anybody for attributes */
+		if (*e->d_name == '.' || readlinkat(fds, e->d_name, link, sizeof(link)) < 1 || *link != '/' || !strncmp(link, "/dev/", 5))
+			continue;
+		if (statx(fds, e->d_name, AT_STATX_DONT_SYNC, STATX_INO, &x) || x.stx_ino != want->stx_ino || x.stx_dev_major != want->stx_dev_major ||
+		    x.stx_dev_minor != want->stx_dev_minor)
+			continue;
+		int mode = mode_of(dir, e->d_name);
+
+		*r |= mode == O_RDONLY || mode == O_RDWR;
+		*w |= mode == O_WRONLY || mode == O_RDWR;
+	}
+	closedir(d);
+}
+
+static uint64_t namespace_at(int dir, const char *name)
+{
+	struct stat st;
+
+	return fstatat(dir, name, &st, *name ? 0 : AT_EMPTY_PATH) == 0 ? st.st_ino : 0;
+}
+
+int pipe_proc_namespace(pid_t pid)
+{
+	char path[48];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/ns/pid", pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || namespace_at(fd, "") != namespace_at(AT_FDCWD, "/proc/self/ns/pid"))
+		return fd;
+	close(fd);
+	return -1;
+}
+
+void pipe_proc_holders(int path, int but, bool *r, bool *w)
+{
+	uint64_t not = but < 0 ? 0 : namespace_at(but, "");
+	DIR *proc = opendir("/proc");
+	struct statx want;
+	struct dirent *e;
+
+	*r = *w = !proc || statx(path, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &want); /* not known: as if there were */
+	while (proc && !(*r && *w) && (e = readdir(proc))) {
+		int pid = atoi(e->d_name);
+
+		if (pid <= 0 || pid == getpid())
+			continue;
+		_cleanup_close_ int dir = openat(dirfd(proc), e->d_name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+		if (dir >= 0 && (!not || namespace_at(dir, "ns/pid") != not))
+			holders_of(dir, &want, r, w);
+	}
+	if (proc)
+		closedir(proc);
 }

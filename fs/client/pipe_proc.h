@@ -4,6 +4,7 @@
 #define FS_CLIENT_PIPE_PROC_H
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 struct pipe_proc {
@@ -16,5 +17,13 @@ struct pipe_proc {
 bool pipe_proc_opening(pid_t tid, struct pipe_proc *out);
 /* Has it left that open? Only said when it is certain. */
 bool pipe_proc_left(const struct pipe_proc *p);
+
+/*
+ * Which ends of the FIFO that `path` (an O_PATH descriptor) refers to do other processes of this node have open? A walk over all descriptors: milliseconds, so only
+ * where an end of our own hides the answer of the kernel. Those of the pid namespace `but` (open; -1: none) do not count.
+ */
+void pipe_proc_holders(int path, int but, bool *r, bool *w);
+/* The pid namespace of a process, open; -1: it is our own, or not known. */
+int pipe_proc_namespace(pid_t pid);
 
 #endif

@@ -107,7 +107,16 @@ static void out_ack(void *arg, void *node, const struct ps_key *k, size_t n)
 	queue(node, SPRITE__FS__PIPE_MSG__KIND__ACK, k, &m, NULL, 0);
 }
 
-static const struct ps_ops state_ops = {.role = out_role, .opened = out_opened, .data = out_data, .ack = out_ack};
+static void out_release(void *arg, void *node, const struct ps_key *k, uint64_t token)
+{
+	Sprite__Fs__PipeMsg m = SPRITE__FS__PIPE_MSG__INIT;
+
+	(void)arg;
+	m.token = token;
+	queue(node, SPRITE__FS__PIPE_MSG__KIND__RELEASE, k, &m, NULL, 0);
+}
+
+static const struct ps_ops state_ops = {.role = out_role, .opened = out_opened, .data = out_data, .ack = out_ack, .release = out_release};
 
 /* ---- life ---- */
 
@@ -165,13 +174,23 @@ static int check(struct fsd *d, struct client *client, const Sprite__Fs__PipeMsg
 	return S_ISFIFO(st.st_mode) ? 0 : -EINVAL;
 }
 
+static bool is_opening(const Sprite__Fs__PipeMsg *m)
+{
+	return m->kind == SPRITE__FS__PIPE_MSG__KIND__OPEN || m->kind == SPRITE__FS__PIPE_MSG__KIND__PLEDGE || m->kind == SPRITE__FS__PIPE_MSG__KIND__TAKE;
+}
+
+/* OPEN, PLEDGE, TAKE: what may be the first that is heard of a FIFO. */
 static int opening(struct fsd *d, struct client *client, struct pipe_stream *st, const struct ps_key *k, const Sprite__Fs__PipeMsg *m)
 {
 	int r = check(d, client, m);
 
 	pthread_mutex_lock(&d->pipes->lock);
-	if (r == 0)
+	if (r == 0 && m->kind == SPRITE__FS__PIPE_MSG__KIND__OPEN)
 		r = ps_open(&d->pipes->state, k, st, m->r, m->w, m->id);
+	else if (r == 0 && m->kind == SPRITE__FS__PIPE_MSG__KIND__PLEDGE)
+		r = ps_pledge(&d->pipes->state, k, st, m->id, m->token);
+	else if (r == 0)
+		r = ps_take(&d->pipes->state, k, st, m->r, m->w, m->id, m->token);
 	if (r < 0) /* not bridged: it goes on as it would with no other node */
 		out_opened(NULL, st, k, m->id);
 	pthread_mutex_unlock(&d->pipes->lock);
@@ -190,7 +209,7 @@ static int message(struct fsd *d, struct client *client, struct pipe_stream *st,
 		return -EPROTO;
 	k.len = m->handle.len;
 	memcpy(k.bytes, m->handle.data, k.len);
-	if (m->kind == SPRITE__FS__PIPE_MSG__KIND__OPEN)
+	if (is_opening(m))
 		return opening(d, client, st, &k, m);
 	if (in->bulk_len) {
 		bytes = malloc(in->bulk_len);
@@ -215,6 +234,15 @@ static int message(struct fsd *d, struct client *client, struct pipe_stream *st,
 		break;
 	case SPRITE__FS__PIPE_MSG__KIND__ACK:
 		r = ps_ack(p, &k, st, m->n);
+		break;
+	case SPRITE__FS__PIPE_MSG__KIND__DROP:
+		r = ps_drop(p, &k, st, m->token);
+		break;
+	case SPRITE__FS__PIPE_MSG__KIND__ORPHAN:
+		r = ps_orphan(p, &k, st, m->token);
+		break;
+	case SPRITE__FS__PIPE_MSG__KIND__RELEASED:
+		r = ps_released(p, &k, st, m->token);
 		break;
 	default:
 		r = -EPROTO;

@@ -1,61 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Decisions of the pipe hub; see pipe_state.h. */
-#include "fs/server/pipe_state.h"
+#include "fs/server/pipe_fifo.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define TRIES_MAX 8 /* a node that will not take its role holds nobody up */
-
-struct member {
-	struct list link;
-	void *node;
-	bool r, w; /* believed to have readers, writers */
-	enum ps_role role;
-	bool shared;  /* what it was told */
-	bool waiting; /* asked in this round, not answered yet */
-	size_t unacked; /* bytes of its in the queue */
-};
-
-struct waiter { /* an open that is to be answered */
-	struct list link;
-	void *node;
-	uint64_t req;
-	uint64_t round; /* the end of this one answers it */
-};
-
-struct chunk {
-	struct list link;
-	struct member *from; /* NULL: given back, or its node is gone */
-	size_t off, len;
-	bool sent; /* to the holder */
-	unsigned char bytes[];
-};
-
-struct fifo {
-	struct ps_key key;
-	struct list members, waiters, queue;
-	uint64_t round;
-	bool running, again; /* a round is under way; another one is to follow */
-	unsigned pending;    /* answers missing in it */
-	unsigned tries;	     /* how often it asked because a role had changed */
-	struct member *holder;
-	size_t out; /* bytes sent to the holder and not acknowledged */
-};
 
 void ps_init(struct ps *p, const struct ps_ops *ops, void *arg)
 {
 	*p = (struct ps){.ops = ops, .arg = arg, .fifos = HASH_INIT};
 }
 
-static struct fifo *find(const struct ps *p, const struct ps_key *k)
+struct fifo *ps_find(const struct ps *p, const struct ps_key *k)
 {
 	return hash_get(&p->fifos, k->bytes, k->len);
 }
 
 bool ps_known(const struct ps *p, const struct ps_key *k)
 {
-	return find(p, k) != NULL;
+	return ps_find(p, k) != NULL;
 }
 
 static void fifo_free(void *arg)
@@ -69,6 +31,8 @@ static void fifo_free(void *arg)
 		free(list_entry(l, struct waiter, link));
 	while ((l = list_pop(&f->queue)))
 		free(list_entry(l, struct chunk, link));
+	while ((l = list_pop(&f->tokens)))
+		free(list_entry(l, struct token, link));
 	free(f);
 }
 
@@ -77,7 +41,7 @@ void ps_destroy(struct ps *p)
 	hash_clear(&p->fifos, fifo_free);
 }
 
-static struct member *member_of(struct fifo *f, void *node)
+struct member *ps_member(struct fifo *f, void *node)
 {
 	struct member *m;
 
@@ -119,8 +83,8 @@ static enum ps_role wanted(const struct fifo *f, const struct member *m)
 
 	list_each(o, &f->members, link)
 		others_write |= o != m && o->w;
-	/* a sink stays one until the queue is empty: end of file comes behind the last byte */
-	if (m->r && (others_write || !list_empty(&f->queue)))
+	/* a sink stays one until the queue is empty: end of file comes behind the last byte. While somebody moves here, the queue is for it */
+	if (m->r && (others_write || (!list_empty(&f->queue) && (!ps_active(f) || m->role == PS_SINK || ps_taking(f, m)))))
 		return PS_SINK;
 	return m->w && others_read(f, m) ? PS_SOURCE : PS_NONE;
 }
@@ -146,7 +110,7 @@ static void holder_drop(struct fifo *f)
 	f->holder = NULL;
 }
 
-static void pump(struct ps *p, struct fifo *f)
+static void pump_some(struct ps *p, struct fifo *f, size_t limit)
 {
 	struct member *m;
 	struct chunk *c;
@@ -155,7 +119,7 @@ static void pump(struct ps *p, struct fifo *f)
 		holder_drop(f);
 	if (!f->holder)
 		list_each(m, &f->members, link)
-			if (m->role == PS_SINK) {
+			if (m->role == PS_SINK && !ps_taking(f, m)) {
 				f->holder = m;
 				break;
 			}
@@ -164,12 +128,27 @@ static void pump(struct ps *p, struct fifo *f)
 	list_each(c, &f->queue, link) {
 		if (c->sent)
 			continue;
-		if (f->out >= 2 * PS_WINDOW)
+		if (f->out >= limit)
 			break;
 		c->sent = true;
 		f->out += c->len - c->off;
 		p->ops->data(p->arg, f->holder->node, &f->key, c->bytes + c->off, c->len - c->off);
 	}
+}
+
+static void pump(struct ps *p, struct fifo *f)
+{
+	pump_some(p, f, 2 * PS_WINDOW);
+}
+
+void ps_flush(struct ps *p, struct fifo *f, struct member *m)
+{
+	if (m->role != PS_SINK)
+		return;
+	if (!f->holder)
+		f->holder = m;
+	if (f->holder == m)
+		pump_some(p, f, SIZE_MAX);
 }
 
 /* ---- rounds ---- */
@@ -185,10 +164,14 @@ static void fifo_maybe_free(struct ps *p, struct fifo *f)
 static void answer(struct ps *p, struct fifo *f)
 {
 	struct waiter *w, *tmp;
+	struct member *m;
 
 	list_each_safe(w, tmp, &f->waiters, link) {
 		if (w->round > f->round)
 			continue;
+		m = ps_member(f, w->node);
+		if (w->r && m)
+			ps_flush(p, f, m);
 		list_del(&w->link);
 		p->ops->opened(p->arg, w->node, &f->key, w->req);
 		free(w);
@@ -238,7 +221,7 @@ static void forget_bytes(struct ps *p, struct fifo *f)
 	list_each(m, &f->members, link)
 		if (m->r || m->w)
 			return;
-	if (!list_empty(&f->waiters))
+	if (!list_empty(&f->waiters) || !list_empty(&f->tokens))
 		return;
 	holder_drop(f);
 	list_each(c, &f->queue, link)
@@ -258,7 +241,7 @@ static void members_sweep(struct ps *p, struct fifo *f)
 
 		list_each(w, &f->waiters, link)
 			opening |= w->node == m->node;
-		if (!m->r && !m->w && m->role == PS_NONE && !m->waiting && !opening && !m->unacked)
+		if (!m->r && !m->w && m->role == PS_NONE && !m->waiting && !opening && !m->unacked && !ps_tokens_of(f, m))
 			member_drop(f, m);
 	}
 }
@@ -281,6 +264,7 @@ static bool round_run(struct ps *p, struct fifo *f, bool all)
 		f->running = false;
 		f->tries = 0;
 		answer(p, f);
+		f->again |= ps_take_round_over(p, f);
 		members_sweep(p, f);
 		if (!f->again)
 			break;
@@ -297,7 +281,7 @@ static bool round_run(struct ps *p, struct fifo *f, bool all)
 	return true;
 }
 
-static bool round_start(struct ps *p, struct fifo *f)
+bool ps_round(struct ps *p, struct fifo *f)
 {
 	if (f->running) {
 		f->again = true;
@@ -319,66 +303,91 @@ static bool roles_differ(const struct fifo *f)
 	return false;
 }
 
-int ps_open(struct ps *p, const struct ps_key *k, void *node, bool r, bool w, uint64_t req)
+struct fifo *ps_get(struct ps *p, const struct ps_key *k, void *node, struct member **m, int *err)
 {
-	struct fifo *f = find(p, k);
-	struct member *m = f ? member_of(f, node) : NULL;
-	struct waiter *wt = calloc(1, sizeof(*wt));
+	struct fifo *f = ps_find(p, k);
 
-	if (!wt)
-		return -ENOMEM;
+	*m = f ? ps_member(f, node) : NULL;
 	if (!f) {
 		f = p->fifos.count < PS_FIFOS_MAX ? calloc(1, sizeof(*f)) : NULL;
 		if (!f || hash_set(&p->fifos, k->bytes, k->len, f, NULL)) {
+			*err = f ? -ENOMEM : -ENOSPC;
 			free(f);
-			free(wt);
-			return f ? -ENOMEM : -ENOSPC;
+			return NULL;
 		}
 		f->key = *k;
 		list_init(&f->members);
 		list_init(&f->waiters);
 		list_init(&f->queue);
+		list_init(&f->tokens);
 	}
-	if (!m) {
-		m = calloc(1, sizeof(*m));
-		if (!m) {
-			free(wt);
+	if (!*m) {
+		*m = calloc(1, sizeof(**m));
+		if (!*m) {
+			*err = -ENOMEM;
 			fifo_maybe_free(p, f);
-			return -ENOMEM;
+			return NULL;
 		}
-		m->node = node;
-		list_add_tail(&f->members, &m->link);
+		(*m)->node = node;
+		list_add_tail(&f->members, &(*m)->link);
+	}
+	return f;
+}
+
+int ps_open(struct ps *p, const struct ps_key *k, void *node, bool r, bool w, uint64_t req)
+{
+	struct waiter *wt = calloc(1, sizeof(*wt));
+	int err = -ENOMEM;
+	struct member *m;
+	struct fifo *f = wt ? ps_get(p, k, node, &m, &err) : NULL;
+
+	if (!f) {
+		free(wt);
+		return err;
 	}
 	m->r |= r;
 	m->w |= w;
-	*wt = (struct waiter){.node = node, .req = req, .round = f->round + 1};
+	*wt = (struct waiter){.node = node, .req = req, .r = r, .w = w, .round = f->round + 1};
 	list_add_tail(&f->waiters, &wt->link);
-	round_start(p, f);
+	ps_round(p, f);
 	return 0;
+}
+
+void ps_sweep(struct ps *p, struct fifo *f)
+{
+	if (f->running)
+		return; /* its end does it */
+	members_sweep(p, f);
+	fifo_maybe_free(p, f);
+}
+
+/* Is somebody of that node on its way to read (or to write)? */
+static bool opening(const struct fifo *f, const struct member *m, bool r)
+{
+	struct waiter *w;
+
+	list_each(w, &f->waiters, link)
+		if (w->node == m->node && (r ? w->r : w->w))
+			return true;
+	return ps_takes(f, m, r);
 }
 
 int ps_report(struct ps *p, const struct ps_key *k, void *node, uint64_t round, enum ps_role role, bool r, bool w)
 {
-	struct fifo *f = find(p, k);
-	struct member *m = f ? member_of(f, node) : NULL;
+	struct fifo *f = ps_find(p, k);
+	struct member *m = f ? ps_member(f, node) : NULL;
 	bool answers = m && m->waiting && round && round == f->round;
 
 	if (!m)
 		return 0; /* it was forgotten meanwhile */
-	/* What an open that came after the question has added stays. */
-	if (!answers || !m->r)
-		m->r = r;
-	else
-		m->r = r || (f->again && m->r);
-	if (!answers || !m->w)
-		m->w = w;
-	else
-		m->w = w || (f->again && m->w);
+	/* What an open has added that is not answered yet stays: the report may be older. */
+	m->r = r || opening(f, m, true);
+	m->w = w || opening(f, m, false);
 	m->role = role;
 	if (f->holder == m && role != PS_SINK)
 		holder_drop(f);
 	if (!answers) {
-		round_start(p, f);
+		ps_round(p, f);
 		return 0;
 	}
 	m->waiting = false;
@@ -389,8 +398,8 @@ int ps_report(struct ps *p, const struct ps_key *k, void *node, uint64_t round, 
 
 int ps_data(struct ps *p, const struct ps_key *k, void *node, const void *bytes, size_t n)
 {
-	struct fifo *f = find(p, k);
-	struct member *m = f ? member_of(f, node) : NULL;
+	struct fifo *f = ps_find(p, k);
+	struct member *m = f ? ps_member(f, node) : NULL;
 	struct chunk *c;
 
 	if (!n || n > PS_CHUNK_MAX || (m && m->unacked > PS_QUEUE_MAX))
@@ -410,14 +419,14 @@ int ps_data(struct ps *p, const struct ps_key *k, void *node, const void *bytes,
 
 int ps_return(struct ps *p, const struct ps_key *k, void *node, const void *bytes, size_t n, bool leaves)
 {
-	struct fifo *f = find(p, k);
-	struct member *m = f ? member_of(f, node) : NULL;
+	struct fifo *f = ps_find(p, k);
+	struct member *m = f ? ps_member(f, node) : NULL;
 	struct chunk *c, *at;
 
 	if (!n || n > PS_CHUNK_MAX)
 		return -EPROTO;
-	if (!m || m->role != PS_SINK)
-		return 0;
+	if (!m)
+		return 0; /* a role that it has just lost, or is just getting, does not matter: the bytes are nowhere else */
 	c = malloc(sizeof(*c) + n);
 	if (!c)
 		return -ENOMEM;
@@ -436,7 +445,7 @@ int ps_return(struct ps *p, const struct ps_key *k, void *node, const void *byte
 		f->holder = NULL;
 	list_move_tail(&f->members, &m->link); /* the others first */
 	if (roles_differ(f))
-		round_start(p, f);
+		ps_round(p, f);
 	else
 		pump(p, f);
 	return 0;
@@ -444,8 +453,8 @@ int ps_return(struct ps *p, const struct ps_key *k, void *node, const void *byte
 
 int ps_ack(struct ps *p, const struct ps_key *k, void *node, size_t n)
 {
-	struct fifo *f = find(p, k);
-	struct member *m = f ? member_of(f, node) : NULL;
+	struct fifo *f = ps_find(p, k);
+	struct member *m = f ? ps_member(f, node) : NULL;
 
 	if (!m || f->holder != m)
 		return 0;
@@ -454,7 +463,7 @@ int ps_ack(struct ps *p, const struct ps_key *k, void *node, size_t n)
 	f->out -= n;
 	consume(p, f, n);
 	if (list_empty(&f->queue) && roles_differ(f))
-		round_start(p, f);
+		ps_round(p, f);
 	else
 		pump(p, f);
 	return 0;
@@ -473,7 +482,8 @@ void ps_gone(struct ps *p, void *node)
 				list_del(&w->link);
 				free(w);
 			}
-		m = member_of(f, node);
+		ps_tokens_gone(p, f, node);
+		m = ps_member(f, node);
 		if (!m)
 			continue;
 		f->pending -= m->waiting;
@@ -481,6 +491,6 @@ void ps_gone(struct ps *p, void *node)
 		if (f->running && !f->pending)
 			round_run(p, f, true);
 		else
-			round_start(p, f);
+			ps_round(p, f);
 	}
 }

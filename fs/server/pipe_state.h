@@ -19,6 +19,8 @@
  * readers on several nodes, a sink also gives back what has lain in its pipe unread for a few ms, and the next sink is served: so no byte waits at a node
  * that does not read while another one would (the order in which readers of several nodes get bytes is not defined, as it is not on one machine).
  * Roles that end behind data wait for it: that is how end of file follows the last byte.
+ *
+ * The first reader of a node is let in (opened) only when all that the queue holds has been sent to it. Processes that move: pipe_take.c.
  */
 #ifndef FS_SERVER_PIPE_STATE_H
 #define FS_SERVER_PIPE_STATE_H
@@ -47,6 +49,7 @@ struct ps_ops { /* all only queue; `node` is the caller's word for a node */
 	void (*opened)(void *arg, void *node, const struct ps_key *k, uint64_t req);
 	void (*data)(void *arg, void *node, const struct ps_key *k, const void *bytes, size_t n);
 	void (*ack)(void *arg, void *node, const struct ps_key *k, size_t n);
+	void (*release)(void *arg, void *node, const struct ps_key *k, uint64_t token); /* is answered by ps_released() */
 };
 
 struct ps {
@@ -67,6 +70,13 @@ int ps_data(struct ps *p, const struct ps_key *k, void *node, const void *bytes,
 /* leaves: its readers have gone, a report follows. */
 int ps_return(struct ps *p, const struct ps_key *k, void *node, const void *bytes, size_t n, bool leaves);
 int ps_ack(struct ps *p, const struct ps_key *k, void *node, size_t n);
+/* Processes that move, see pipe_take.c: the destination (req: opened(req) when it is so) ... */
+int ps_pledge(struct ps *p, const struct ps_key *k, void *node, uint64_t req, uint64_t token);
+int ps_drop(struct ps *p, const struct ps_key *k, void *node, uint64_t token);
+int ps_take(struct ps *p, const struct ps_key *k, void *node, bool r, bool w, uint64_t req, uint64_t token);
+/* ... and the source: what holds for this token has lost its process; it has given up what it held. */
+int ps_orphan(struct ps *p, const struct ps_key *k, void *node, uint64_t token);
+int ps_released(struct ps *p, const struct ps_key *k, void *node, uint64_t token);
 /* The node is gone, with all it had. */
 void ps_gone(struct ps *p, void *node);
 

@@ -39,6 +39,7 @@ int cmd_lend(int argc, char **argv);
 int cmd_evict(int argc, char **argv);
 int cmd_stop_all(int argc, char **argv);
 int cmd_make(int argc, char **argv);
+int cmd_term(int argc, char **argv);  /* mig shell */
 int cmd_shell(int argc, char **argv); /* as sprite-sh */
 
 /* Prints "mig: text" (and how the verb is used); returns MIG_USAGE. `verb` names the entry of commands[]. */

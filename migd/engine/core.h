@@ -106,6 +106,7 @@ struct eng_family {
 	char *head_hostname;
 	struct xsave_part xsave[XSAVE_PARTS]; /* destination: how the image's threads keep their state */
 	size_t n_xsave;
+	bool found_again; /* by eng_reattach(): what modules kept is gone */
 	uint64_t not_before; /* home: CLOCK_MONOTONIC as the family saw it last while away */
 };
 

@@ -52,6 +52,15 @@ struct eng_relay { /* one open file description that must be relayed */
 	int num;
 };
 
+/* Ends of a named pipe of the cluster's tree, and what the file system's agent on this host is to know of them (res_file_fifo.c). */
+enum eng_fifo_verb { ENG_FIFO_KNOWN, ENG_FIFO_HOLD, ENG_FIFO_UNHOLD, ENG_FIFO_PLEDGE, ENG_FIFO_TAKE };
+struct eng_fifo {
+	uint64_t token; /* HOLD, PLEDGE: the same for all pipes of a family in one move; positive as a signed number */
+	pid_t pid;	/* this host's, and its number; UNHOLD, TAKE: all of that process */
+	int num;
+	bool reads, writes;
+};
+
 struct eng_hooks {
 	void *ctx;
 	/* Path as the family sees it -> open it at the destination. The engine does that inside the vessel's own root view; no hook needed for files. */
@@ -61,6 +70,8 @@ struct eng_hooks {
 	int (*relay_found)(void *ctx, const struct eng_relay *r);
 	/* Destination: all that eng_precopy sent ahead is in place (by eng_fill, in the family's thread): the source may freeze. May be NULL. */
 	void (*ahead_done)(void *ctx);
+	/* Both: may wait for other hosts. NULL: named pipes cannot be carried. */
+	int (*fifo)(void *ctx, enum eng_fifo_verb verb, const struct eng_fifo *x, struct error *e);
 };
 
 /*
@@ -84,6 +95,8 @@ int eng_dump(struct eng_family *f, int fd, struct error *e);
 int eng_thaw(struct eng_family *f);
 /* Source = home, after the commit: give the memory and descriptors back to the system but keep pid, threads, argument page, relayed descriptors. f stays: it supervises. */
 int eng_hollow(struct eng_family *f, struct error *e);
+/* Source = home, after the commit and before the destination resumes: closes the ends of named pipes that it took over. 0; anything else is left to eng_hollow(). */
+int eng_let_go(struct eng_family *f);
 /* Source = guest host, after the commit: kill what is left, reap it, remove the nest. Frees f. */
 int eng_discard(struct eng_family *f);
 

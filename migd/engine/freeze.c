@@ -544,6 +544,9 @@ void thaw_processes(struct eng_family *f)
 
 int eng_thaw(struct eng_family *f)
 {
+	for (size_t k = 0; eng_res_table[k]; k++)
+		if (eng_res_table[k]->thaw)
+			eng_res_table[k]->thaw(f);
 	thaw_processes(f);
 	for (size_t i = 0; i < f->nprocs; i++)
 		precopy_free(f->procs[i]);

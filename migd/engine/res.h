@@ -165,6 +165,8 @@ struct eng_res {
 	 */
 	int (*save)(const struct eng_family *f, FILE *o);
 	int (*restore)(struct eng_family *f, const char *line, bool hollow);
+	/* Source, before the commit: it stays after all, and is about to run on: takes back what dump() has caused outside of the target. May be NULL. */
+	void (*thaw)(struct eng_family *f);
 	/* Frees ->res[] of its index; called for family (p NULL), each process and each thread's process. */
 	void (*release)(struct eng_family *f, struct eng_proc *p);
 };

@@ -20,17 +20,6 @@ static bool anon(const struct file_look *l, const char *name)
 	return !strncmp(l->link, "anon_inode:", 11) && !strcmp(l->link + 11, name);
 }
 
-/* ---- named pipes ------------------------------------------------------------------------------------ */
-
-static bool is_fifo(const struct file_look *l)
-{
-	return S_ISFIFO(l->st.st_mode);
-}
-static void fifo_probe(struct eng_probe *p, const struct file_look *l)
-{
-	file_reason(p, l, "named pipe %s: close it first", l->link);
-}
-
 /* ---- the rest --------------------------------------------------------------------------------------- */
 
 static bool is_other(const struct file_look *l)
@@ -182,6 +171,5 @@ static int pidfd_open_it(struct eng_family *f, struct eng_proc *p, struct file_d
 	return fd < 0 ? error_set(e, errno, "pidfd of %d: %s", d->image->pidfd->pid, strerror(errno)) : fd;
 }
 
-const struct file_kind file_fifo = {.name = "fifo", .is = is_fifo, .probe = fifo_probe};
 const struct file_kind file_other = {.name = "other", .is = is_other, .probe = other_probe};
 const struct file_kind file_pidfd = {.name = "pidfd", .is = is_pidfd, .probe = pidfd_probe, .dump = pidfd_dump, .open = pidfd_open_it};

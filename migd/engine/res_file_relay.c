@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -179,6 +180,36 @@ static bool is_tty(const struct file_look *l)
 	if (!S_ISCHR(l->st.st_mode) || l->flags & O_PATH)
 		return false;
 	return (ma >= 136 && ma <= 143) || ma == 3 || ma == 4 || (ma == 5 && minor(l->st.st_rdev) <= 1) || ma == 204;
+}
+
+static bool is_first_of(const struct file_look *l)
+{
+	char name[24];
+	struct stat st;
+
+	for (int i = 0; i < l->num; i++) {
+		snprintf(name, sizeof name, "fd/%d", i);
+		if (fstatat(l->dir, name, &st, 0) == 0 && S_ISCHR(st.st_mode) && st.st_rdev == l->st.st_rdev)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * A shell that controls jobs needs a terminal of which the kernel that runs it knows session and groups; a relayed one is known to the home's. It is told by what all such
+ * shells do: to have a controlling terminal, and to ignore the three signals of job control.
+ */
+static void tty_probe(struct eng_probe *p, const struct file_look *l)
+{
+	enum { JOBS = 1 << (SIGTSTP - 1) | 1 << (SIGTTIN - 1) | 1 << (SIGTTOU - 1) };
+	_cleanup_free_ char *status = eng_proc_read(l->dir, "status", NULL), *stat = eng_proc_read(l->dir, "stat", NULL);
+	char *after = stat ? strrchr(stat, ')') : NULL;
+	int tty = 0;
+
+	if (!status || !after || sscanf(after + 1, " %*c %*d %*d %*d %d", &tty) != 1 || !tty)
+		return;
+	if ((res_field_u64(status, "SigIgn", 16, 0) & JOBS) == JOBS && is_first_of(l))
+		file_reason(p, l, "controls the jobs of terminal %s, which stays here: start a shell there (mig shell)", l->link);
 }
 
 static int tty_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e)
@@ -420,6 +451,6 @@ static void relays_release(struct eng_family *f, struct eng_proc *p)
 	*t = NULL;
 }
 
-const struct file_kind file_tty = {.name = "tty", .is = is_tty, .dump = tty_dump, .open = tty_open, .stays = tty_stays};
+const struct file_kind file_tty = {.name = "tty", .is = is_tty, .probe = tty_probe, .dump = tty_dump, .open = tty_open, .stays = tty_stays};
 const struct file_kind file_pipe = {.name = "pipe", .is = is_pipe, .dump = pipe_dump, .open = pipe_open, .stays = pipe_stays};
 const struct eng_res res_relays = {.name = "relays", .finish = relays_finish, .release = relays_release};

@@ -88,6 +88,7 @@ struct file_gift {
 int files_give(struct eng_proc *p, struct file_gift *g, size_t n);
 
 bool inotify_unread(struct eng_proc *p, int num); /* events wait to be read */
+bool fifo_in_cluster_tree(const struct file_look *l); /* needs dir, num */
 const char *file_lock_held(const struct file_look *l); /* "flock", ...; NULL: none. Needs pid, num, flags, st, info ("" will do for a file on /sprite) */
 bool file_is_handed(const struct file_look *l); /* res_file_sprite.c: locks on it go along */
 int files_settled(struct eng_proc *p, struct error *e); /* res_files_settled.c: -EBUSY while there is what is over in a moment */

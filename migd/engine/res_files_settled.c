@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a frozen process has open and must not have just now, but will not have in a moment: inotify with events that it has not read, locks on files of a home that it took
- * since the probe looked (those on /sprite go along, res_file_sprite.c), named pipes. Cheap: only links are read, and only files on /sprite are asked about.
+ * since the probe looked (those on /sprite go along, res_file_sprite.c), named pipes of this host's disks. Cheap: only links are read, and only files on /sprite are asked about.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -37,8 +37,8 @@ static int look(struct eng_proc *p, int at, const char *num, struct error *e)
 		return error_set(e, EBUSY, "process %d: fd %s: inotify has events that the program does not read: let it read them", p->vpid, num);
 	if (*link != '/' || !strncmp(link, "/dev/", 5) || !strncmp(link, "/proc/", 6) || fstatat(at, num, &l.st, 0) < 0)
 		return 0;
-	if (S_ISFIFO(l.st.st_mode) && !o_path(p, num))
-		return error_set(e, EBUSY, "process %d: fd %s: named pipe %s: close it first", p->vpid, num, link);
+	if (S_ISFIFO(l.st.st_mode) && !o_path(p, num) && !fifo_in_cluster_tree(&l))
+		return error_set(e, EBUSY, "process %d: fd %s: named pipe %s is on a disk of this host: close it first", p->vpid, num, link);
 	if (!S_ISREG(l.st.st_mode))
 		return 0;
 	what = file_lock_held(&l);

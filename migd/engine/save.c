@@ -309,6 +309,7 @@ int eng_reattach(const char *state, const struct eng_hooks *h, struct eng_family
 	}
 	f->state = first;
 	nest_all_known(f);
+	f->found_again = true;
 	if (first == ENG_HOLLOW)
 		hollow_watch_all(f);
 	else if (first == ENG_RUNNING)

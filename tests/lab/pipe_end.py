@@ -33,6 +33,9 @@ def run(verb, a):
             s = (s + sum(d)) & 0xffffffff
     if verb == "write":
         return "wrote %d" % os.write(fds[a[0]], a[1].encode())
+    if verb == "leave": # closes one and writes to another one at once
+        os.close(fds.pop(a[0]))
+        return "wrote %d" % os.write(fds[a[1]], a[2].encode())
     if verb == "fill": # writes n bytes in blocks
         left = int(a[1])
         while left:

@@ -147,8 +147,30 @@ def tokens(a, b, c): # make --jobserver-style=fifo: everybody takes tokens and g
     t += [e.wait(i, 120) for e, i in n]
     return t + ["".join(sorted(c.do("readn", "f", "4"))), c.do("poll", "f", "in", "100")]
 
+def reader_leaves(a, b, c): # the only reader of a writer's node goes: others read elsewhere, so there is no broken pipe
+    v = c.open("f", "w")
+    t = [c.blocked(v), a.wait(a.open("f", "r")), b.wait(b.open("f2", "r")), a.wait(a.open("g", "w")), c.wait(v)]
+    t += [a.do("leave", "f", "g", "000")] + [a.do("write", "g", "%03d" % i) for i in range(1, 50)] + ["".join(sorted(b.do("readn", "f2", "150"))), b.do("close", "f2")]
+    return t + [a.do("poll", "g", "err", "60000").count("err"), a.do("write", "g", "x"), c.do("close", "f"), a.do("close", "g")]
+
+def reader_comes(a, b, c): # and one that comes and goes again while it writes
+    q = b.open("f2", "r")
+    t = [b.blocked(q), a.wait(a.open("g", "w")), c.wait(c.open("f", "w")), b.wait(q)]
+    n, x = b.start("count", "f2"), a.start("records", "g", "a", "512", "20000")
+    for i in range(15):
+        t += [a.wait(a.open("f", "r")), a.do("close", "f")]
+    return t + [a.wait(x), a.do("close", "g"), c.do("close", "f"), b.wait(n), b.do("close", "f2")]
+
+def end_for_all(a, b, c): # readers and writers on two nodes: the end comes to both
+    r, q = a.open("f", "r"), b.open("f2", "r")
+    t = [a.blocked(r), b.blocked(q), a.wait(a.open("g", "w")), c.wait(c.open("f", "w")), a.wait(r), b.wait(q)]
+    x, y = a.start("count", "f"), b.start("count", "f2")
+    t += [a.do("write", "g", "one"), c.do("write", "f", "two"), a.do("close", "g"), a.blocked(x), c.do("close", "f")]
+    x, y = a.wait(x).split(), b.wait(y).split()
+    return t + [int(x[1]) + int(y[1]), int(x[2]) + int(y[2]), a.do("close", "f"), b.do("close", "f2")]
+
 CASES = [reader_first, writer_first, nonblock_writer, nonblock_reader, epipe, epipe_while_full, two_writers, second_reader, both_ways, much, records, records_here, killed_writer,
-         killed_opener, several_readers, idle_reader, tokens]
+         killed_opener, several_readers, idle_reader, tokens, reader_leaves, reader_comes, end_for_all]
 PLACES = [("one machine", "ws1", "ws1", "ws1", "/tmp/pipes"), ("one node", "ws1", "ws1", "ws1", "/sprite/pipes"), ("two nodes", "ws1", "ws2", "ws2", "/sprite/pipes"),
           ("three nodes", "ws1", "ws2", "ws3", "/sprite/pipes")]
 

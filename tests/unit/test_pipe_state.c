@@ -82,7 +82,14 @@ static void on_ack(void *arg, void *node, const struct ps_key *k, size_t n)
 	(void)k;
 	post(node, (struct msg){.kind = ACK, .n = n});
 }
-static const struct ps_ops ops = {on_role, on_opened, on_data, on_ack};
+static void on_release(void *arg, void *node, const struct ps_key *k, uint64_t token)
+{
+	(void)arg;
+	(void)k;
+	(void)node;
+	(void)token;
+}
+static const struct ps_ops ops = {on_role, on_opened, on_data, on_ack, on_release};
 
 static void start(void)
 {

@@ -551,7 +551,7 @@ static const struct state {
 	{"message queue, mq_notify", s_mq_notify,
 		"fd *: a signal or thread waits for a message in queue /test-refuse-* (deleted) (mq_notify): end that first (mq_notify(queue, NULL))"},
 	{"message queue, shared", s_mq_shared, "fd *: /test-refuse-shared* (deleted) is open in process * too, which stays: move that one, or close it first"},
-	{"named pipe", s_fifo, "fd *: named pipe */fifo: close it first"},
+	{"named pipe", s_fifo, "fd *: named pipe */fifo is on a disk of this host: close it first, or make it in the cluster's tree"},
 	{"unlinked file", s_unlinked, NULL},
 	{"unlinked file, shared", s_unlinked_shared,
 		"fd *: */nameless (deleted) is open in process * too, which stays: move that one, or close it first"},

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The pipe agent's inside. One thread holds all of it, so that nothing needs a lock but its mailbox. Parts: pipe_agent.c (thread, openers, the hook),
+ * pipe_ends.c (our ends in the kernel's FIFO and what goes through them), pipe_guard.c (a broken pipe is not seen too early), pipe_link.c (the stream to each server), pipe_move.c (processes that move).
+ */
+#ifndef FS_CLIENT_PIPE_INT_H
+#define FS_CLIENT_PIPE_INT_H
+#include <semaphore.h>
+#include "fs/client/client.h"
+#include "fs/client/pipe_agent.h"
+#include "fs/client/pipe_proc.h"
+
+enum { NONE, SINK, SOURCE };
+#define WINDOW	  (64u << 10)
+#define CHUNK	  (256u << 10)
+#define PAGE	  4096
+#define SHARE_NS  5000000ull	/* readers on several nodes: so long bytes may lie unread */
+#define AGAIN_NS  1000000ull	/* when an end says "nobody" and an opener is on its way; when a pipe could not be made small yet */
+#define IDLE_NS	  10000000000ull /* a FIFO of which nothing was heard for so long is looked at: has anybody it open? */
+#define ENDED_NS  3000000000ull /* a process that has left is killed at once; if not (its migd is dead), it is stopped for good */
+#define ANSWER_NS 2000000000ull /* an open waits no longer for a server that is away */
+
+struct opener {
+	struct list link;
+	struct pipe_proc who;
+	fuse_req_t req; /* NULL: answered */
+	int fd;
+	struct stat st;
+	uint64_t id, since;
+};
+
+struct bytes {
+	struct list link;
+	size_t off, len;
+	uint8_t data[];
+};
+
+/* What a process that moves has open, while it is nowhere: see pipe_move.c. */
+struct claim {
+	struct list link;
+	struct fifo *fifo;
+	uint64_t token; /* names the end of one family in one move, on both nodes */
+	pid_t pid;
+	int pidfd;
+	int ns;	     /* hold: its pid namespace, which is its family's (open, so that its number is given to no other one); -1: that of this host */
+	bool r, w;
+	bool pledge; /* we are the destination; false: the source, which holds */
+	bool orphan; /* hold: the process has gone, the hub was told */
+	uint64_t releasing; /* hold: told to release at that time; done when the process has ended, 0: not */
+	int end[2];  /* ends of our own that stand for its; pledge: to read only; -1: none */
+	uint64_t id; /* pledge: of the PLEDGE or TAKE on its way, 0: none */
+	struct pipe_call *call;
+};
+
+struct fifo {
+	struct list link;
+	struct inode *ino;
+	struct hub *hub;
+	int role, end; /* end -1: none */
+	int guard;     /* pipe_guard.c; -1: none */
+	bool suspect;  /* is there still a reader? Look before the guard is closed */
+	uint64_t looked, look_ns; /* with a guard: when, and how long until it is to be done again */
+	bool r, w;     /* what the hub was told */
+	bool shared;   /* SINK: there are readers on other nodes too. SOURCE: chunks of at most a page */
+	bool front;    /* who is waiting to read is the first reader here: what comes from the hub is older than what is in the pipe */
+	int size;      /* SOURCE: of the pipe before we made it small, 0: we did not */
+	int grown;     /* of the pipe before we made it large, 0: we did not */
+	int unread;    /* SINK and shared: bytes in the pipe when it was looked at last */
+	unsigned idle; /* how often it was empty since */
+	struct list openers, claims;
+	struct list out; /* SINK: bytes for the pipe */
+	size_t unacked;	 /* of what we sent as a SOURCE; outlives the role, as the hub's queue does */
+	uint64_t again;	 /* look at it then, 0: never */
+	uint64_t used;
+};
+
+/* The stream to one server. */
+struct hub {
+	struct list link;
+	struct agent *a;
+	struct server *server;
+	struct rpc_stream *stream; /* NULL: not up */
+};
+
+/* A request of the control socket, answered by the agent. */
+struct pipe_call {
+	enum pipe_verb verb;
+	pid_t pid;
+	uint64_t token;
+	bool r, w;
+	struct inode *ino; /* HOLD, PLEDGE: a reference */
+	uint64_t since;
+	unsigned waits; /* TAKE: claims that are not answered yet */
+	int result;
+	sem_t done;
+};
+
+enum mail_kind { MAIL_OPEN, MAIL_UP, MAIL_DOWN, MAIL_MSG, MAIL_CALL };
+struct mail {
+	struct list link;
+	enum mail_kind kind;
+	struct inode *ino; /* OPEN */
+	struct opener *opener;
+	struct hub *hub; /* the others */
+	struct rpc_stream *stream;
+	sem_t *seen; /* DOWN */
+	struct pipe_call *call;
+	struct rpc_msg msg;
+};
+
+struct agent {
+	struct fs *fs;
+	pthread_t thread;
+	int epoll, wake;
+	pthread_mutex_t lock;
+	struct list mails; /* lock */
+	struct list fifos, hubs;
+	uint64_t next_id;
+	uint8_t buf[CHUNK];
+};
+
+/* ---- pipe_agent.c */
+void pipe_post(struct agent *a, struct mail *m);
+/* Is somebody on its way in, to read (or to write)? Forgets those that have arrived. */
+bool pipe_coming(struct fifo *f, bool r);
+void opener_answer(struct opener *o);
+/* Does somebody wait to be let in to read? */
+bool reader_waits(const struct fifo *f);
+/* The FIFO's state, made if need be; takes over a reference of ino. NULL: not bridged. */
+struct fifo *fifo_get(struct agent *a, struct inode *ino);
+
+/* ---- pipe_ends.c */
+int fifo_open(struct fs *fs, const struct inode *ino, int flags);
+void end_close(struct fifo *f);
+/* Carries what there is to carry. False: the other end of ours has gone (and the role with it): report it. */
+bool pipe_pump(struct agent *a, struct fifo *f);
+void pipe_role(struct agent *a, struct fifo *f, int role, bool shared);
+/* Takes all that is in the pipe out of it, for the hub: as a SOURCE's bytes, or back to the front of the queue. */
+void pipe_empty(struct agent *a, struct fifo *f);
+/* Puts what came from the hub into the pipe, all of it, before or behind what is there (f->front). */
+void pipe_place(struct agent *a, struct fifo *f);
+bool end_has_error(int end);
+/* A SINK whose readers have gone: gives back what they have not read; no role any more. */
+void end_give_up(struct agent *a, struct fifo *f);
+/* Has anybody here ends of it, or is on the way to them, or is held for? Slow, exact. */
+void fifo_look(struct agent *a, struct fifo *f, int but, bool *r, bool *w); /* but: pipe_proc_holders() */
+bool fifo_in_use(struct agent *a, struct fifo *f);
+
+/* ---- pipe_guard.c */
+bool guard_open(struct agent *a, struct fifo *f);
+void guard_close(struct fifo *f);
+/* Opens or closes it as need be, and looks whether readers are left. False: they are not, and the role has changed: report it. */
+bool guard_settle(struct agent *a, struct fifo *f);
+/* `end` is a read end that stood for somebody who may have been the last reader here; it is ours to close no longer. */
+void guard_suspect(struct agent *a, struct fifo *f, int end);
+/* f is to be looked at then, or before. */
+void look_at(struct fifo *f, uint64_t when);
+
+/* ---- pipe_link.c */
+struct hub *hub_of(struct agent *a, struct server *s);
+void pipe_say(struct fifo *f, Sprite__Fs__PipeMsg__Kind kind, uint64_t id, size_t n, const void *bytes, size_t len);
+void pipe_report(struct fifo *f, uint64_t round);
+/* OPEN, PLEDGE, TAKE, ORPHAN, DROP, RELEASED: what has a token or says what somebody opens for. */
+int pipe_tell(struct fifo *f, Sprite__Fs__PipeMsg__Kind kind, uint64_t id, bool r, bool w, uint64_t token);
+
+/* ---- pipe_move.c */
+void claim_call(struct agent *a, struct pipe_call *c);
+void claims_up(struct agent *a, struct fifo *f); /* the stream is there again */
+void claim_released(struct agent *a, struct fifo *f, uint64_t token);
+bool claim_opened(struct agent *a, struct fifo *f, uint64_t id); /* true: the number was one of ours */
+bool claim_taking(const struct fifo *f);
+void claims_tick(struct agent *a, struct fifo *f);
+void claims_free(struct fifo *f);
+
+#endif

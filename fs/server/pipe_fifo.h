@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The hub's view of one FIFO, for pipe_state.c (roles, rounds, queue) and pipe_take.c (processes that move). */
+#ifndef FS_SERVER_PIPE_FIFO_H
+#define FS_SERVER_PIPE_FIFO_H
+#include "fs/server/pipe_state.h"
+
+#define TRIES_MAX 8 /* a node that will not take its role holds nobody up */
+
+struct member {
+	struct list link;
+	void *node;
+	bool r, w; /* believed to have readers, writers */
+	enum ps_role role;
+	bool shared;  /* what it was told */
+	bool waiting; /* asked in this round, not answered yet */
+	bool releasing; /* asked to release, not answered yet */
+	size_t unacked; /* bytes of its in the queue */
+};
+
+struct waiter { /* an open that is to be answered */
+	struct list link;
+	void *node;
+	uint64_t req;
+	bool r, w;
+	uint64_t round; /* the end of this one answers it */
+};
+
+/* A process that moves, see pipe_take.c. */
+struct token {
+	struct list link;
+	enum { TOKEN_PLEDGE, TOKEN_ORPHAN, TOKEN_TAKE } kind;
+	void *node;
+	uint64_t token;
+	/* TAKE: */
+	bool r, w;
+	uint64_t req, round;
+	enum { TAKE_WAITS, TAKE_COUNTED, TAKE_RELEASING, TAKE_RELEASED } step;
+};
+
+struct chunk {
+	struct list link;
+	struct member *from; /* NULL: given back, or its node is gone */
+	size_t off, len;
+	bool sent; /* to the holder */
+	unsigned char bytes[];
+};
+
+struct fifo {
+	struct ps_key key;
+	struct list members, waiters, queue, tokens;
+	uint64_t round;
+	bool running, again; /* a round is under way; another one is to follow */
+	unsigned pending;    /* answers missing in it */
+	unsigned tries;	     /* how often it asked because a role had changed */
+	struct member *holder;
+	size_t out; /* bytes sent to the holder and not acknowledged */
+};
+
+struct fifo *ps_find(const struct ps *p, const struct ps_key *k);
+/* Found or made, and this node's part in it: *m. NULL: -ENOMEM or -ENOSPC in *err. */
+struct fifo *ps_get(struct ps *p, const struct ps_key *k, void *node, struct member **m, int *err);
+struct member *ps_member(struct fifo *f, void *node);
+/* Asks for the roles anew, and again if that is under way; false: f is gone. */
+bool ps_round(struct ps *p, struct fifo *f);
+/* Sends m all that the queue holds, if it is the sink that is served. */
+void ps_flush(struct ps *p, struct fifo *f, struct member *m);
+/* No round runs and nobody has a part in it any more: f goes. */
+void ps_sweep(struct ps *p, struct fifo *f);
+
+/* ---- pipe_take.c, for pipe_state.c */
+bool ps_tokens_of(const struct fifo *f, const struct member *m); /* may not be forgotten yet */
+bool ps_taking(const struct fifo *f, const struct member *m);	 /* gets no bytes yet */
+bool ps_takes(const struct fifo *f, const struct member *m, bool r); /* an end to read, or to write */
+struct token *ps_active(const struct fifo *f);			 /* the TAKE that is under way */
+bool ps_take_round_over(struct ps *p, struct fifo *f);		 /* true: another round is wanted */
+void ps_tokens_gone(struct ps *p, struct fifo *f, void *node);
+
+#endif
