@@ -576,7 +576,8 @@ static bool call_judge(struct fs *fs, struct call *c, uint64_t now)
 		pthread_mutex_lock(&fs->wait_lock);
 		return true;
 	}
-	give_up = away || now - c->intr_at > (c->waits ? CANCEL_NS : PATIENCE_NS) || caller_is_dying(tid);
+	/* of a thread outside of our pid namespace (0) nobody can tell whether it is dying */
+	give_up = away || now - c->intr_at > (c->waits || !tid ? CANCEL_NS : PATIENCE_NS) || (tid && caller_is_dying(tid));
 	if (!give_up)
 		return false;
 	list_del(&c->intr_link);

@@ -136,7 +136,8 @@ struct inode {
 	uint64_t set_pend; /* the last of them that sets its attributes */
 	uint32_t born_at;  /* the record of the batch being sent that makes it */
 	int stillborn;	   /* it was to be made, and was not: why */
-	int born_tid;	   /* the thread that is still in its open(2) */
+	int born_tid;	   /* of a newborn: the thread that is still in its open(2), or */
+#define BORN_OPENED (-1)
 	bool newborn;	   /* made here, not yet at the server: no handle */
 	bool attr_known;   /* ATTR has not been recalled since `attr` was kept: mode and owner in it are true, even when attr_valid is not set */
 	bool guessed;
@@ -658,8 +659,6 @@ void session_buffer_give(void *buf);
 int session_busy(const char *dir);
 
 /* ---- cred.c */
-/* Is this thread in an open(2)? */
-bool cred_is_opening(pid_t tid);
 int cred_groups(pid_t tid, uint32_t **groups, size_t *n, void *(*alloc)(void *arg, size_t n), void *arg);
 
 /* ---- operations */

@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #define SLOTS 128
@@ -78,29 +77,4 @@ int cred_groups(pid_t tid, uint32_t **groups, size_t *n, void *(*alloc)(void *ar
 	*groups = g;
 	*n = count;
 	return 0;
-}
-
-bool cred_is_opening(pid_t tid)
-{
-	char path[64], buf[32];
-	ssize_t n;
-	long nr;
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/%d/syscall", tid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	n = read(fd, buf, sizeof(buf) - 1);
-	close(fd);
-	if (n <= 0)
-		return false;
-	buf[n] = 0;
-	if (sscanf(buf, "%ld", &nr) != 1)
-		return false;
-#ifdef SYS_open
-	if (nr == SYS_open || nr == SYS_creat)
-		return true;
-#endif
-	return nr == SYS_openat || nr == SYS_openat2;
 }

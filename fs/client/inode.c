@@ -273,6 +273,7 @@ struct inode *inode_resume(struct fs *fs, struct domain *dom, struct keep *k)
 	ino->keep = k;
 	ino->newborn = !i->handle_len; /* dirq_keep.c finds what makes it */
 	ino->stillborn = ino->newborn ? EIO : 0;
+	ino->born_tid = BORN_OPENED;
 	ino->born_seq = dom->server ? atomic_load(&dom->server->recalled_seq) : 0; /* as if it were met now */
 	if (ino->handle_len && hash_set(&fs->by_handle, ino->handle, ino->handle_len, ino, NULL) < 0)
 		abort();

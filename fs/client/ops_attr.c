@@ -48,31 +48,32 @@ static void reply_attr(struct call *c, const Sprite__Fs__GetattrRep *rep)
 }
 
 /*
- * Having created a file the kernel asks for its attributes once more, to check that it may be opened: that needs its mode and owner, which are known. Whoever
- * stats it waits until the server has given it a number.
+ * Having created a file the kernel asks for its attributes once more, to check that it may be opened: that needs its mode and owner, which are known. It is the first that the
+ * thread which creates asks of the file, and without a descriptor, for there is none yet; whoever stats it waits until the server has given it a number. (Threads outside
+ * of our pid namespace are all 0 to us: of them another one with the same uid may be taken for it, should it stat the file in those very microseconds.)
  */
 static bool being_created(fuse_req_t req, struct inode *ino)
 {
-	pid_t tid = fuse_req_ctx(req)->pid;
+	const struct fuse_ctx *who = fuse_req_ctx(req);
 	bool once;
 
 	pthread_mutex_lock(&ino->lock);
-	once = ino->newborn && tid > 0 && ino->born_tid == tid;
+	once = ino->newborn && ino->born_tid == who->pid && ino->guess.st_uid == who->uid;
 	if (once)
-		ino->born_tid = 0;
+		ino->born_tid = BORN_OPENED;
 	pthread_mutex_unlock(&ino->lock);
-	return once && cred_is_opening(tid);
+	return once;
 }
 
-/* From memory, under a lease. */
-static bool reply_attr_kept(struct fs *fs, fuse_req_t req, struct inode *ino)
+/* From memory, under a lease. `by_name`: not through a descriptor. */
+static bool reply_attr_kept(struct fs *fs, fuse_req_t req, struct inode *ino, bool by_name)
 {
 	struct stat st;
 	bool known;
 
 	lease_reply_begin(fs);
 	known = lease_attr(fs, ino, &st);
-	if (!known && (S_ISDIR(ino->type) || being_created(req, ino)) && lease_guess(ino, &st)) {
+	if (!known && (S_ISDIR(ino->type) || (by_name && being_created(req, ino))) && lease_guess(ino, &st)) {
 		fuse_reply_attr(req, &st, 0);
 		lease_reply_end(fs);
 		return true;
@@ -119,8 +120,7 @@ static void getattr_woken(struct call *c)
 	bool known;
 
 	fuse_req_interrupt_func(c->req, NULL, NULL);
-	known = reply_attr_kept(c->fs, c->req, c->ino);
-
+	known = reply_attr_kept(c->fs, c->req, c->ino, false);
 	session_reply_on(fd);
 	if (known)
 		call_drop(c);
@@ -139,7 +139,7 @@ static void op_getattr(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 		inode_put(fs, ino);
 		return;
 	}
-	if (reply_attr_kept(fs, req, ino)) { /* not when it is dirty */
+	if (reply_attr_kept(fs, req, ino, !fi)) { /* not when it is dirty */
 		inode_put(fs, ino);
 		return;
 	}

@@ -42,6 +42,12 @@ cost("create, write, fstat and close", 2.01, N, stats) # a timer may cut a batch
 os.makedirs("/sprite/count/1/2/3/4")
 PY
 on ws1 python3 - <"$TMP/count.py" || flunk "counting ends well"
+# whose threads spritefs cannot see, as they are of another pid namespace: none the dearer
+init=$(lab ls | awk '$1 == "ws1" { print $4 }')
+nsenter --mount="/proc/$init/ns/mnt" python3 - <<PY || flunk "counting from outside ends well"
+$(sed -n '/^import/,/f = os.open.*O_CREAT/p' "$TMP/count.py" | sed 's,/count/d,/count/out,')
+cost("create, write and close by a process of another pid namespace", .2, N, create)
+PY
 on ws2 python3 - <<PY
 $(sed -n '/^import/,/^N, D/p' "$TMP/count.py" | sed '$d')
 cost("cold look-up at depth 6", 6, 1, lambda: os.stat("/sprite/count/1/2/3/4"))
