@@ -191,3 +191,14 @@ void daemon_end(struct daemon *d)
 	conf_free(d->conf);
 	d->conf = NULL;
 }
+
+/* The leak checker of the asan build. */
+__attribute__((weak)) void __lsan_do_leak_check(void);
+
+void daemon_leave(int status)
+{
+	fflush(NULL);
+	if (__lsan_do_leak_check)
+		__lsan_do_leak_check();
+	_exit(status);
+}

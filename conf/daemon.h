@@ -58,5 +58,7 @@ int daemon_wait(struct daemon *d, void (*hup)(void *arg), void *arg);
 /* Reads one pending signal: its number, or 0 when there is none. */
 int daemon_signal(struct daemon *d);
 void daemon_end(struct daemon *d);
+/* Instead of returning from main, when threads still run that cannot be waited for. */
+void __attribute__((noreturn)) daemon_leave(int status);
 
 #endif

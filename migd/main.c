@@ -70,10 +70,8 @@ int main(int argc, char **argv)
 	run(&d, m);
 	notify_stopping();
 	context_close(m);
-	if (families_alive(m->families)) {
-		fflush(NULL);
-		_exit(0);
-	}
+	if (families_alive(m->families))
+		daemon_leave(0);
 	rpc_shutdown();
 	daemon_end(&d);
 	return 0;

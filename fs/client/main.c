@@ -376,5 +376,5 @@ int main(int argc, char **argv)
 	end(&fs);
 	hold_bye(0);
 	/* Not all threads can be waited for: one may hang with a request of a mount that is only detached. The kernel ends it with us. */
-	_exit(0);
+	daemon_leave(0);
 }

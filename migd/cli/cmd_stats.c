@@ -157,7 +157,7 @@ int cmd_stats(int argc, char **argv)
 {
 	static const struct option options[] = {TABLE_OPTIONS, {"all", no_argument, NULL, 'a'}, {0}};
 	struct table t = {.columns = columns};
-	json_t *rows = json_array(), *sum = json_object(), *row;
+	json_t *rows, *sum, *row;
 	struct error e = {0};
 	bool all = false, listing = false;
 	size_t i;
@@ -175,6 +175,8 @@ int cmd_stats(int argc, char **argv)
 		return usage_error("stats", "did not expect \"%s\"", argv[optind]);
 	if (table_check(&t, "stats"))
 		return MIG_USAGE;
+	rows = json_array();
+	sum = json_object();
 	r = ask_stats(all, rows);
 	t.rows = json_array();
 	json_array_foreach(rows, i, row)
