@@ -627,7 +627,7 @@ void recover_lock_resume(struct inode *ino, struct keep *k);
 void recover_forget_locks(struct inode *ino);
 
 /* ---- events.c */
-void events_ack(struct server *s, uint64_t id, const uint8_t *handle, size_t len);
+void events_ack(struct server *s, uint64_t id);
 int events_start(struct server *s);
 void events_stop(struct server *s);
 

@@ -11,12 +11,11 @@
 #include "conf/clock.h"
 #include "conf/log.h"
 
-void events_ack(struct server *s, uint64_t id, const uint8_t *handle, size_t len)
+void events_ack(struct server *s, uint64_t id)
 {
 	Sprite__Fs__EventAck ack = SPRITE__FS__EVENT_ACK__INIT;
 
 	ack.id = id;
-	ack.handle = (ProtobufCBinaryData){.len = len, .data = (uint8_t *)handle};
 	pthread_mutex_lock(&s->ack_lock);
 	if (s->stream)
 		rpc_stream_send(s->stream, &ack.base, NULL, 0);

@@ -30,10 +30,16 @@
 #define FOREIGN_NS (5000 * 1000000ull)
 #define MARGIN_NS (1000 * 1000000ull)
 
+/* An Event of recalls: acknowledged when the last of them is done. */
+struct recall_event {
+	struct server *s;
+	uint64_t id;
+	atomic_size_t left; /* those not done, and one while they are being queued */
+};
+
 struct recall {
 	struct list link;    /* fs.recall_queue */
-	struct server *s;    /* NULL: nobody waits for an acknowledgement */
-	uint64_t id;
+	struct recall_event *event; /* NULL: nobody waits for an acknowledgement */
 	struct inode *ino;   /* held */
 	uint64_t bits;
 };
@@ -281,9 +287,9 @@ static void recall_run(struct fs *fs, struct recall *r)
 {
 	struct inode *ino = r->ino;
 
-	if (r->s && (r->bits & (SPRITE__FS__LEASE_BITS__LEASE_WRITE | SPRITE__FS__LEASE_BITS__LEASE_DATA)))
+	if (r->event && (r->bits & (SPRITE__FS__LEASE_BITS__LEASE_WRITE | SPRITE__FS__LEASE_BITS__LEASE_DATA)))
 		wb_flush_wait(fs, ino);
-	if (r->s)
+	if (r->event)
 		dirq_flush_wait(fs, ino);
 	if (r->bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR)
 		stream_open_local(fs, ino);
@@ -295,6 +301,15 @@ static void recall_run(struct fs *fs, struct recall *r)
 		return;
 	kernel_drop_pages(fs, ino); /* the listing, which the kernel keeps as the directory's pages */
 	session_bump_epoch(fs);
+}
+
+/* Without a lock: sending waits for completions, which take ours. */
+static void recall_done(struct recall_event *e)
+{
+	if (atomic_fetch_sub(&e->left, 1) != 1)
+		return;
+	events_ack(e->s, e->id);
+	free(e);
 }
 
 static void *recall_main(void *arg)
@@ -315,8 +330,8 @@ static void *recall_main(void *arg)
 		r = list_entry(l, struct recall, link);
 		pthread_mutex_unlock(&fs->recall_lock);
 		recall_run(fs, r);
-		if (r->s) /* without a lock: sending waits for completions, which take ours */
-			events_ack(r->s, r->id, r->ino->handle, r->ino->handle_len);
+		if (r->event)
+			recall_done(r->event);
 		recall_free(fs, r);
 		pthread_mutex_lock(&fs->recall_lock);
 	}
@@ -339,14 +354,13 @@ int lease_start(struct fs *fs)
 	return 0;
 }
 
-static void recall_queue(struct fs *fs, struct server *s, uint64_t id, struct inode *ino, uint64_t bits)
+static void recall_queue(struct fs *fs, struct recall_event *e, struct inode *ino, uint64_t bits)
 {
 	struct recall *r = calloc(1, sizeof(*r));
 
 	if (!r)
 		abort(); /* an acknowledgement that never comes would hold up another client */
-	r->s = s;
-	r->id = id;
+	r->event = e;
 	r->ino = ino;
 	r->bits = bits;
 	pthread_mutex_lock(&fs->recall_lock);
@@ -359,27 +373,36 @@ static void recall_queue(struct fs *fs, struct server *s, uint64_t id, struct in
 void lease_recall(struct server *s, const Sprite__Fs__Event *ev)
 {
 	struct fs *fs = s->fs;
-	struct inode *ino;
-	const char *one_name = ev->name && *ev->name ? ev->name : NULL;
+	struct recall_event *e = calloc(1, sizeof(*e));
 
-	atomic_fetch_add(&fs->recalls, 1);
-	/* before the inode is looked for: one that is made after this compares itself with it */
-	if (ev->lease_seq > atomic_load(&s->recalled_seq))
-		atomic_store(&s->recalled_seq, ev->lease_seq);
+	if (!e)
+		abort();
+	e->s = s;
+	e->id = ev->id;
+	atomic_init(&e->left, 1);
+	/* before inodes are looked for: one that is made after this compares itself with it */
+	for (size_t i = 0; i < ev->n_recalls; i++)
+		if (ev->recalls[i]->lease_seq > atomic_load(&s->recalled_seq))
+			atomic_store(&s->recalled_seq, ev->recalls[i]->lease_seq);
 	server_note_recall(s);
-	ino = inode_by_handle(fs, &ev->handle);
-	if (!ino) {
-		events_ack(s, ev->id, ev->handle.data, ev->handle.len);
-		return;
+	for (size_t i = 0; i < ev->n_recalls; i++) {
+		const Sprite__Fs__Recall *r = ev->recalls[i];
+		struct inode *ino = inode_by_handle(fs, &r->handle);
+
+		atomic_fetch_add(&fs->recalls, 1);
+		if (!ino)
+			continue;
+		recall_note(fs, ino, r->bits, r->name && *r->name ? r->name : NULL, r->lease_seq);
+		atomic_fetch_add(&e->left, 1);
+		recall_queue(fs, e, ino, r->bits);
 	}
-	recall_note(fs, ino, ev->bits, one_name, ev->lease_seq);
-	recall_queue(fs, s, ev->id, ino, ev->bits);
+	recall_done(e);
 }
 
 /* Pages of this file came into the kernel's cache without a lease: they go as soon as they can. */
 void lease_drop_pages(struct fs *fs, struct inode *ino)
 {
-	recall_queue(fs, NULL, 0, inode_hold(fs, ino), SPRITE__FS__LEASE_BITS__LEASE_DATA);
+	recall_queue(fs, NULL, inode_hold(fs, ino), SPRITE__FS__LEASE_BITS__LEASE_DATA);
 }
 
 void lease_set_begin(struct call *c)
@@ -458,7 +481,7 @@ void lease_drop_all(struct server *s, bool restarted, bool given_up)
 		dirq_discard(s);
 	session_bump_epoch(fs);
 	for (i = 0; i < n; i++)
-		recall_queue(fs, NULL, 0, all[i], SPRITE__FS__LEASE_BITS__LEASE_ATTR | SPRITE__FS__LEASE_BITS__LEASE_DATA);
+		recall_queue(fs, NULL, all[i], SPRITE__FS__LEASE_BITS__LEASE_ATTR | SPRITE__FS__LEASE_BITS__LEASE_DATA);
 	free(all);
 	if (n)
 		log_note("%s: %zu leases dropped", s->name, n);

@@ -17,6 +17,7 @@
 struct event_item {
 	struct list link;
 	Sprite__Fs__Event msg;
+	Sprite__Fs__Recall recall, *recalls;
 	unsigned char handle[HANDLE_MAX];
 	char name[256];
 };
@@ -109,13 +110,17 @@ void events_push_recall(struct fsd *d, const struct cs_recall *r)
 		it = item_new(ev, SPRITE__FS__EVENT__KIND__RECALL);
 		if (it) {
 			it->msg.id = r->id;
-			it->msg.bits = r->bits;
-			it->msg.lease_seq = r->seq;
+			sprite__fs__recall__init(&it->recall);
+			it->recalls = &it->recall;
+			it->msg.recalls = &it->recalls;
+			it->msg.n_recalls = 1;
+			it->recall.bits = r->bits;
+			it->recall.lease_seq = r->seq;
 			memcpy(it->handle, r->handle, r->handle_len);
-			it->msg.handle.data = it->handle;
-			it->msg.handle.len = r->handle_len;
+			it->recall.handle.data = it->handle;
+			it->recall.handle.len = r->handle_len;
 			memcpy(it->name, r->name, sizeof(it->name));
-			it->msg.name = it->name;
+			it->recall.name = it->name;
 		}
 		stream_queue(es, it);
 	}

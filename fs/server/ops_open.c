@@ -267,7 +267,7 @@ static size_t entry_packed(struct listing *l, const char *name, uint8_t *packed,
 	if (export_lookup(l->dir, name, &child, &st) < 0)
 		return 0;
 	/* asked for by itself it will be recalled; here that would hold up a whole page of others. After the grant nobody can hide it */
-	if (lease_hidden(l->o, child.ex, lease_key(&st)) || op_entry(l->o, &child, &st, op_want(&st) | (S_ISREG(st.st_mode) ? (uint32_t)l->in->want & CS_WRITE : 0), &e) < 0 ||
+	if (lease_hidden(l->o, child.ex, lease_key(&st)) || op_entry(l->o, &child, &st, op_want(&st) | (S_ISREG(st.st_mode) ? (uint32_t)l->in->entry_want & CS_WRITE : 0), &e) < 0 ||
 		(!e.msg.lease && lease_hidden(l->o, child.ex, lease_key(&st))) ||
 		sprite__fs__entry__get_packed_size(&e.msg) > FS_DIRENT_ENTRYMAX)
 		return 0;
@@ -285,6 +285,7 @@ static int list_chunk(struct listing *l, const char *buf, size_t n)
 			.cookie = (uint64_t)k->d_off,
 			.type = k->d_type,
 			.namelen = (uint32_t)strlen(k->d_name),
+			.datalen = FS_DIRENT_NODATA,
 			.name = k->d_name,
 			.entry = packed};
 		size_t put;

@@ -38,7 +38,7 @@ static void check(bool is)
 static void dirents(const uint8_t *p, size_t len)
 {
 	struct fs_dirent d;
-	uint8_t again[FS_DIRENT_HEAD + 255 + FS_DIRENT_ENTRYMAX];
+	static uint8_t again[FS_DIRENT_HEAD + 255 + FS_DIRENT_ENTRYMAX + FS_DIRENT_DATAMAX];
 	size_t n;
 
 	for (; (n = fs_dirent_get(p, len, &d)) > 0; p += n, len -= n) {
@@ -157,7 +157,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < 5; i++)
 		n += fs_dirent_put(buf + n, sizeof(buf) - n,
 			&(struct fs_dirent){.ino = (uint64_t)i, .cookie = (uint64_t)i + 1, .type = 8, .namelen = 4 + (unsigned)i, .name = "filename.c",
-				.entrylen = i % 2 ? (uint32_t)entrylen : 0, .entry = packed});
+				.entrylen = i % 2 ? (uint32_t)entrylen : 0, .entry = packed, .datalen = i == 3 ? 9 : FS_DIRENT_NODATA, .data = good});
 	seed(0, buf, n);
 	row[0].prefix = (char *)"/";
 	row[1].prefix = (char *)"/hosts/ws1";

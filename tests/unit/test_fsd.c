@@ -276,7 +276,8 @@ static void test_recall(void)
 	chmod_begin(&h, &a, 0640);
 	CU_ASSERT_EQUAL_FATAL(rpc_stream_recv(s, &m, 60000), 1);
 	CU_ASSERT_EQUAL(((Sprite__Fs__Event *)m.msg)->kind, SPRITE__FS__EVENT__KIND__RECALL);
-	CU_ASSERT_EQUAL(((Sprite__Fs__Event *)m.msg)->handle.len, h.n);
+	CU_ASSERT_EQUAL_FATAL(((Sprite__Fs__Event *)m.msg)->n_recalls, 1);
+	CU_ASSERT_EQUAL(((Sprite__Fs__Event *)m.msg)->recalls[0]->handle.len, h.n);
 	CU_ASSERT_FALSE(async_wait(&a, 200)); /* not before it was given back */
 	ack.id = ((Sprite__Fs__Event *)m.msg)->id;
 	rpc_msg_clear(&m);

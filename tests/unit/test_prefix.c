@@ -141,19 +141,34 @@ static void test_random(void)
 
 static void test_dirent(void)
 {
-	uint8_t room[400];
-	struct fs_dirent d = {.ino = 1ull << 60, .cookie = UINT64_MAX, .type = 8, .namelen = 3, .entrylen = 2, .name = "abc", .entry = (const uint8_t *)"xy"};
+	static uint8_t room[FS_DIRENT_HEAD + 8 + FS_DIRENT_DATAMAX + 1];
+	struct fs_dirent d = {.ino = 1ull << 60, .cookie = UINT64_MAX, .type = 8, .namelen = 3, .entrylen = 2, .datalen = 4, .name = "abc",
+		.entry = (const uint8_t *)"xy", .data = (const uint8_t *)"data"};
 	struct fs_dirent got;
 	size_t n = fs_dirent_put(room, sizeof(room), &d);
 
-	CU_ASSERT_EQUAL(n, FS_DIRENT_HEAD + 5);
+	CU_ASSERT_EQUAL(n, FS_DIRENT_HEAD + 9);
 	CU_ASSERT_EQUAL(fs_dirent_get(room, n, &got), n);
-	CU_ASSERT(got.ino == d.ino && got.cookie == d.cookie && got.type == 8 && got.namelen == 3 && got.entrylen == 2);
+	CU_ASSERT(got.ino == d.ino && got.cookie == d.cookie && got.type == 8 && got.namelen == 3 && got.entrylen == 2 && got.datalen == 4);
 	CU_ASSERT_EQUAL(memcmp(got.name, "abc", 3), 0);
 	CU_ASSERT_EQUAL(memcmp(got.entry, "xy", 2), 0);
+	CU_ASSERT_EQUAL(memcmp(got.data, "data", 4), 0);
 	for (size_t k = 0; k < n; k++)
 		CU_ASSERT_EQUAL(fs_dirent_get(room, k, &got), 0);
 	CU_ASSERT_EQUAL(fs_dirent_put(room, n - 1, &d), 0);
+	d.datalen = FS_DIRENT_NODATA;
+	CU_ASSERT_EQUAL(fs_dirent_put(room, sizeof(room), &d), FS_DIRENT_HEAD + 5);
+	CU_ASSERT_EQUAL(fs_dirent_get(room, sizeof(room), &got), FS_DIRENT_HEAD + 5);
+	CU_ASSERT_EQUAL(got.datalen, FS_DIRENT_NODATA);
+	d.datalen = 0; /* an empty file is not one whose contents were left out */
+	CU_ASSERT_EQUAL(fs_dirent_put(room, sizeof(room), &d), FS_DIRENT_HEAD + 5);
+	CU_ASSERT_EQUAL(fs_dirent_get(room, sizeof(room), &got), FS_DIRENT_HEAD + 5);
+	CU_ASSERT_EQUAL(got.datalen, 0);
+	room[FS_DIRENT_HEAD - 2] = FS_DIRENT_DATAMAX >> 16; /* the most, and one more */
+	CU_ASSERT_EQUAL(fs_dirent_get(room, sizeof(room), &got), FS_DIRENT_HEAD + 5 + FS_DIRENT_DATAMAX);
+	room[FS_DIRENT_HEAD - 4] = 1;
+	CU_ASSERT_EQUAL(fs_dirent_get(room, sizeof(room), &got), 0);
+	room[FS_DIRENT_HEAD - 2] = room[FS_DIRENT_HEAD - 4] = 0;
 	room[FS_DIRENT_HEAD + 1] = '/';
 	CU_ASSERT_EQUAL(fs_dirent_get(room, n, &got), 0);
 }
