@@ -20,6 +20,7 @@
 #include "conf/error.h"
 #include "conf/hash.h"
 #include "conf/list.h"
+#include "fs/client/blocks.h"
 #include "fs/client/keep.h"
 #include "fs/hand.h"
 #include "fs/methods.h"
@@ -146,6 +147,7 @@ struct inode {
 	struct list locks; /* held by processes here, for recover.c */
 	unsigned unlocking; /* closes with an unlock on their way: who wants a lock here waits for them in unlock_waiters */
 	struct list unlock_waiters;
+	struct blocks_of blocks; /* see ops_read.c */
 	/* write-behind, see writeback.c */
 	struct list dirty, flying, wb_waiters; /* chunks; calls that wait for the file to be clean */
 	unsigned nflying;
@@ -264,6 +266,7 @@ struct fs {
 	atomic_uint_fast64_t victim_gen; /* grows when a change of ours may have changed the nlink of we know not what */
 	atomic_uint local_streams;
 	atomic_uint_fast64_t dirty_bytes;
+	struct blocks blocks;
 	bool has_epoch; /* the kernel knows FUSE_NOTIFY_INC_EPOCH */
 	atomic_uint calls; /* that exist */
 	uint64_t asked_at; /* ticker only: for the table, last */
@@ -658,6 +661,17 @@ void session_buffer_give(void *buf);
 /* Is somebody serving this directory already? 1 yes, 0 no (a dead mount has been removed), -errno. */
 int session_busy(const char *dir);
 
+/* ---- ops_read.c: contents kept here, see blocks.h */
+/* To be taken before contents are asked for, of whatever files. */
+uint64_t read_mark(struct fs *fs);
+/*
+ * Between lease_reply_begin() and _end(): a reply that granted DATA under `seq` brought `len` bytes from `off` on (the beginning of a block); `end`: there
+ * are no more behind them; `given`: so many of them the kernel is told now.
+ */
+void read_keep(struct inode *ino, uint64_t mark, uint64_t seq, uint64_t off, const struct iovec *iov, int niov, size_t len, bool end, size_t given);
+/* We change the contents: before that is sent, and before it is answered. */
+void read_forget(struct inode *ino);
+
 /* ---- cred.c */
 int cred_groups(pid_t tid, uint32_t **groups, size_t *n, void *(*alloc)(void *arg, size_t n), void *arg);
 
@@ -665,6 +679,7 @@ int cred_groups(pid_t tid, uint32_t **groups, size_t *n, void *(*alloc)(void *ar
 void ops_name(struct fuse_lowlevel_ops *ops);
 void ops_attr(struct fuse_lowlevel_ops *ops);
 void ops_file(struct fuse_lowlevel_ops *ops);
+void ops_read(struct fuse_lowlevel_ops *ops);
 void ops_dir(struct fuse_lowlevel_ops *ops);
 void ops_lock(struct fuse_lowlevel_ops *ops);
 struct inode *ops_entry_take(struct fs *fs, struct domain *dom, const Sprite__Fs__Entry *e, bool names, struct fuse_entry_param *p);

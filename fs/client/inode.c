@@ -44,6 +44,7 @@ static void inode_free(struct inode *ino)
 	keep_free(ino->keep);
 	recover_forget_locks(ino);
 	names_end(ino);
+	blocks_forget(&ino->blocks);
 	pthread_mutex_destroy(&ino->lock);
 	free(ino);
 }
@@ -154,6 +155,7 @@ static struct inode *inode_make(struct fs *fs, struct domain *dom, struct pnode 
 	ino->pnode = pnode;
 	pthread_mutex_init(&ino->lock, NULL);
 	ino->stamp = 1; /* told is 0 */
+	blocks_of_init(&ino->blocks, &fs->blocks, ino->id);
 	list_init(&ino->streams);
 	list_init(&ino->locks);
 	list_init(&ino->unlock_waiters);

@@ -269,6 +269,8 @@ static void recall_note(struct fs *fs, struct inode *ino, uint64_t bits, const c
 	ino->stamp++;
 	if (bits & SPRITE__FS__LEASE_BITS__LEASE_NAMES)
 		names_end(ino);
+	if (bits & SPRITE__FS__LEASE_BITS__LEASE_DATA)
+		blocks_forget(&ino->blocks);
 	if (bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR) {
 		ino->attr_valid = ino->attr_known = ino->no_acl = ino->no_cap = false;
 		ino->attr_recalls++;

@@ -157,6 +157,7 @@ static int session_new(struct fs *fs, struct error *e)
 	ops_name(&ops);
 	ops_attr(&ops);
 	ops_file(&ops);
+	ops_read(&ops);
 	ops_dir(&ops);
 	ops_lock(&ops);
 	ops_hand(&ops);
@@ -226,6 +227,7 @@ static int start(struct fs *fs, struct error *e)
 		r = rpc_tls_load(fs->conf, &fs->tls, e);
 	if (r < 0)
 		return r;
+	blocks_init(&fs->blocks, fs->conf->cache_bytes / 4 * 3); /* the rest is for what is unsent */
 	inode_table_init(fs);
 	call_init(fs);
 	lease_init(fs);

@@ -105,6 +105,8 @@ static void reply_remembered(struct fs *fs, fuse_req_t req, struct inode *ino)
 static void getattr_done(struct call *c, int err, struct rpc_msg *out)
 {
 	lease_set_end(c);
+	if (c->op == FS_SETATTR && (c->m.setattr.valid & FS_SET_SIZE))
+		read_forget(c->ino);
 	if (err == EHOSTDOWN && c->quick)
 		reply_remembered(c->fs, c->req, c->ino);
 	else if (err)
@@ -205,6 +207,8 @@ static void op_setattr(fuse_req_t req, fuse_ino_t id, struct stat *st, int valid
 	c->m.setattr.attr = &c->attr;
 	if (fi)
 		call_stream(c, stream_at(fs, fi->fh), &c->m.setattr.open);
+	if (valid & FS_SET_SIZE)
+		read_forget(ino);
 	c->woken = setattr_woken;
 	wb_then(fs, ino, c);
 }

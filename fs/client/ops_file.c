@@ -71,8 +71,10 @@ static void open_done(struct call *c, int err, struct rpc_msg *out)
 	lease_keep_attr(c->fs, c->ino, rep->attr, got);
 	if (c->dom->home && rep->attr)
 		inode_home_attr(c->ino, rep->attr);
-	if (c->flags & O_TRUNC)
+	if (c->flags & O_TRUNC) {
+		read_forget(c->ino);
 		fuse_lowlevel_notify_inval_inode(c->fs->se, c->ino->id, -1, 0);
+	}
 	/*
 	 * The kernel appends where it believes the end to be, and an OPEN reply cannot tell it better: such a file is cached only when what it was told
 	 * last is still true. Else the server appends, and no page is filled at a wrong place.
@@ -143,6 +145,8 @@ static void op_open(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 	c->m.open.flags = (uint32_t)fi->flags;
 	c->flags = fi->flags;
 	c->fi = *fi;
+	if (c->flags & O_TRUNC)
+		read_forget(ino);
 	wb_then(fs, ino, c);
 }
 
@@ -168,6 +172,8 @@ static void create_done(struct call *c, int err, struct rpc_msg *out)
 		lease_no_cap(ino);
 	if (ino)
 		names_learn(c->ino, c->m.create.name, ino->id, c->seq);
+	if (ino && (c->flags & O_TRUNC))
+		read_forget(ino);
 	if (ino)
 		st = stream_new(fs, inode_hold(fs, ino), rep->open, c->flags, false, fuse_req_ctx(c->req));
 	if (st) {
@@ -225,52 +231,7 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 	call_submit(c);
 }
 
-/* ---- data */
-
-static void read_done(struct call *c, int err, struct rpc_msg *out)
-{
-	Sprite__Fs__ReadRep *rep;
-	bool covered;
-
-	if (err) {
-		fuse_reply_err(c->req, err);
-		return;
-	}
-	if (out->bulk_len > c->size) {
-		fuse_reply_err(c->req, EIO);
-		return;
-	}
-	rep = (Sprite__Fs__ReadRep *)out->msg;
-	lease_reply_begin(c->fs);
-	lease_take(c->ino, rep->lease, rep->lease_seq);
-	covered = lease_has(c->ino, SPRITE__FS__LEASE_BITS__LEASE_DATA);
-	fuse_reply_iov(c->req, out->iov, out->niov);
-	lease_reply_end(c->fs);
-	if (!covered && !c->dom->home && !c->st->direct)
-		lease_drop_pages(c->fs, c->ino);
-}
-
-static void op_read(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi)
-{
-	struct fs *fs = fuse_req_userdata(req);
-	struct call *c = call_new(fs, req, FS_READ, inode_get(fs, id), read_done);
-
-	if (!c)
-		return;
-	c->handle = &c->m.read.handle;
-	call_stream(c, stream_at(fs, fi->fh), &c->m.read.open);
-	if (!c->st->open) {
-		c->cred.uid = c->st->uid;
-		c->cred.gid = c->st->gid;
-		c->cred.groups = c->st->groups;
-		c->cred.n_groups = c->st->ngroups;
-		c->m.read.cred = &c->cred;
-	}
-	c->m.read.offset = (uint64_t)off;
-	c->m.read.size = (uint32_t)(size < FS_IO_MAX ? size : FS_IO_MAX);
-	c->size = c->m.read.size;
-	wb_then(fs, c->ino, c);
-}
+/* ---- data; reads are in ops_read.c */
 
 static void write_done(struct call *c, int err, struct rpc_msg *out)
 {
@@ -278,6 +239,7 @@ static void write_done(struct call *c, int err, struct rpc_msg *out)
 	uint64_t got;
 	bool covered;
 
+	read_forget(c->ino);
 	if (err) {
 		fuse_reply_err(c->req, err);
 		return;
@@ -336,6 +298,7 @@ static void op_write(fuse_req_t req, fuse_ino_t id, const char *data, size_t siz
 	c->bulk.iov_base = (void *)data;
 	c->bulk.iov_len = size;
 	c->buf = session_buffer_take();
+	read_forget(ino);
 	wb_then(fs, c->ino, c);
 }
 
@@ -418,6 +381,7 @@ static void op_fsync(fuse_req_t req, fuse_ino_t id, int datasync, struct fuse_fi
 static void changed_done(struct call *c, int err, struct rpc_msg *out)
 {
 	(void)out;
+	read_forget(c->ino);
 	lease_forget_attr(c->ino);
 	fuse_reply_err(c->req, err);
 }
@@ -436,6 +400,7 @@ static void op_fallocate(fuse_req_t req, fuse_ino_t id, int mode, off_t off, off
 	c->m.fallocate.mode = (uint32_t)mode;
 	c->m.fallocate.offset = (uint64_t)off;
 	c->m.fallocate.length = (uint64_t)len;
+	read_forget(c->ino);
 	wb_then(fs, c->ino, c);
 }
 
@@ -462,6 +427,7 @@ static void op_lseek(fuse_req_t req, fuse_ino_t id, off_t off, int whence, struc
 
 static void copy_done(struct call *c, int err, struct rpc_msg *out)
 {
+	read_forget(c->ino2);
 	lease_forget_attr(c->ino2);
 	if (err)
 		fuse_reply_err(c->req, err);
@@ -499,6 +465,7 @@ static void op_copy(fuse_req_t req, fuse_ino_t in, off_t off_in, struct fuse_fil
 	c->m.copy.length = len;
 	c->m.copy.flags = (uint32_t)flags;
 	c->woken = copy_woken;
+	read_forget(c->ino2);
 	wb_then(fs, c->ino, c);
 }
 
@@ -506,7 +473,6 @@ void ops_file(struct fuse_lowlevel_ops *ops)
 {
 	ops->open = op_open;
 	ops->create = op_create;
-	ops->read = op_read;
 	ops->write = op_write;
 	ops->flush = op_flush;
 	ops->release = op_release;

@@ -150,6 +150,7 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 		log_error("%s: %zu bytes written here are lost: %s", c->dom->prefix, k->len, strerror(err));
 	list_init(&ready);
 	pthread_mutex_lock(&ino->lock);
+	blocks_forget(&ino->blocks);
 	list_del(&k->link);
 	ino->nflying--;
 	ino->nqueued -= c->queued;
@@ -442,6 +443,7 @@ bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data
 		st->ndirty++;
 		list_add_tail(&ino->dirty, &k->link);
 	}
+	blocks_forget(&ino->blocks);
 	key = fresh ? atomic_fetch_add(&keep_head()->next_ticket, 1) + 1 : k->keep->key;
 	taken = taken_begin(k, key, len);
 	if (fresh)

@@ -86,11 +86,17 @@ class File:
             if mine:
                 end = os.lseek(self.fd, off % size, os.SEEK_HOLE)
                 if not off % size <= end <= size: raise SystemExit(f"a hole at {end} behind {off % size}")
+        elif op == "small" and size: # pages that the kernel has not, so that they are asked of spritefs, one by one
+            if mine: os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_RANDOM)
+            for at in (off, off + 9000, off + 5000, off + 70000):
+                at = at % size // BLOCK * BLOCK
+                if mine: os.posix_fadvise(self.fd, at, BLOCK, os.POSIX_FADV_DONTNEED); self.same(at, BLOCK, os.pread(self.fd, BLOCK, at), op)
+            if mine: os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_NORMAL)
         elif op == "sync":
             if mine: os.fsync(self.fd)
         if op in ("reopen", "rename"): self.reopen()  # after a rename both must
 
-OPS = ["read"] * 4 + ["whole"] * 2 + ["write"] * 4 + ["append", "append", "truncate", "mapread", "mapread", "mapwrite", "punch", "zero", "copy", "rename", "hole", "sync", "reopen"]
+OPS = ["read", "small"] * 4 + ["whole"] * 2 + ["write"] * 4 + ["append", "append", "truncate", "mapread", "mapread", "mapwrite", "punch", "zero", "copy", "rename", "hole", "sync", "reopen"]
 
 def turns(where, seed):
     f, r = File(where + "/fsx"), random.Random(seed)

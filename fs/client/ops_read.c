@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * read(2), and what is read ahead of it.
+ *
+ * A small read that has to ask fetches the whole block (64 KiB) that it lies in; what the kernel was not given of it waits in blocks.h for its next
+ * read there. Large ones, by which the kernel reads ahead itself, go past. That costs a random reader of a file that does not fit, so there it is done only
+ * as long as it pays.
+ *
+ * Invariants: a block is put, used and dropped under inode.lock. It is put only by a reply that granted DATA (so what it says is of after that grant) under a
+ * seq that no recall has overtaken, and only if no change of ours to the file began or ended since it was asked for: read_forget() is called at both ends
+ * of each, by write-behind too. It is used only under DATA, and not while something is dirty; the kernel is answered between lease_reply_begin()
+ * and _end(), so that a recall finds it answered.
+ */
+#include "fs/client/client.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#define DATA	   SPRITE__FS__LEASE_BITS__LEASE_DATA
+#define AROUND_MAX (16u << 10) /* larger reads are not small */
+#define TRIES	   64	       /* blocks of a large file that are fetched before it is asked whether they were used */
+
+uint64_t read_mark(struct fs *fs)
+{
+	return blocks_mark(&fs->blocks);
+}
+
+void read_keep(struct inode *ino, uint64_t mark, uint64_t seq, uint64_t off, const struct iovec *iov, int niov, size_t len, bool end, size_t given)
+{
+	pthread_mutex_lock(&ino->lock);
+	if ((ino->lease & DATA) && seq > ino->recalled_seq && list_empty(&ino->dirty) && list_empty(&ino->flying))
+		blocks_put(&ino->blocks, mark, off, iov, niov, len, end, given);
+	pthread_mutex_unlock(&ino->lock);
+}
+
+void read_forget(struct inode *ino)
+{
+	pthread_mutex_lock(&ino->lock);
+	blocks_forget(&ino->blocks);
+	pthread_mutex_unlock(&ino->lock);
+}
+
+/* `len` bytes of iov from `skip` on, as an iovec; returns its pieces. */
+static int iov_part(const struct iovec *iov, int niov, size_t skip, size_t len, struct iovec *to)
+{
+	int i, n = 0;
+
+	for (i = 0; i < niov && len; i++) {
+		size_t at = skip < iov[i].iov_len ? skip : iov[i].iov_len, part = iov[i].iov_len - at;
+
+		skip -= at;
+		if (part > len)
+			part = len;
+		if (part)
+			to[n++] = (struct iovec){(uint8_t *)iov[i].iov_base + at, part};
+		len -= part;
+	}
+	return n;
+}
+
+static void read_done(struct call *c, int err, struct rpc_msg *out)
+{
+	size_t skip = (size_t)((uint64_t)c->off - c->m.read.offset), len;
+	Sprite__Fs__ReadRep *rep;
+	struct iovec iov[RPC_IOV_MAX];
+	bool covered;
+	int n;
+
+	if (err) {
+		fuse_reply_err(c->req, err);
+		return;
+	}
+	if (out->bulk_len > c->m.read.size) {
+		fuse_reply_err(c->req, EIO);
+		return;
+	}
+	rep = (Sprite__Fs__ReadRep *)out->msg;
+	len = out->bulk_len > skip ? out->bulk_len - skip : 0;
+	if (len > c->size)
+		len = c->size;
+	n = iov_part(out->iov, out->niov, skip, len, iov);
+	lease_reply_begin(c->fs);
+	if ((lease_take(c->ino, rep->lease, rep->lease_seq) & DATA) && out->bulk_len > len)
+		read_keep(c->ino, c->mark, rep->lease_seq, c->m.read.offset, out->iov, out->niov, out->bulk_len, out->bulk_len < c->m.read.size, len);
+	covered = lease_has(c->ino, DATA);
+	fuse_reply_iov(c->req, iov, n);
+	lease_reply_end(c->fs);
+	if (!covered && !c->dom->home && !c->st->direct)
+		lease_drop_pages(c->fs, c->ino);
+}
+
+/* Answers from what is here. */
+static bool read_here(struct fs *fs, fuse_req_t req, struct inode *ino, size_t size, off_t off)
+{
+	struct blocks_held h;
+	bool r;
+
+	if (!atomic_load(&ino->blocks.n))
+		return false;
+	lease_reply_begin(fs);
+	pthread_mutex_lock(&ino->lock);
+	r = (ino->lease & DATA) && list_empty(&ino->dirty) && list_empty(&ino->flying) && blocks_get(&ino->blocks, (uint64_t)off, size, &h);
+	pthread_mutex_unlock(&ino->lock);
+	if (r)
+		fuse_reply_iov(req, h.iov, h.n);
+	lease_reply_end(fs);
+	if (r)
+		blocks_give(&fs->blocks, &h);
+	return r;
+}
+
+/* Is the block around a small read worth fetching? */
+static bool worth_around(struct fs *fs, struct inode *ino)
+{
+	unsigned asked = atomic_load(&ino->blocks.asked), served = atomic_load(&ino->blocks.served);
+	uint64_t size;
+
+	pthread_mutex_lock(&ino->lock);
+	size = (uint64_t)ino->attr.st_size;
+	pthread_mutex_unlock(&ino->lock);
+	return size <= fs->blocks.bound || asked < TRIES || served > asked / 2;
+}
+
+static void op_read(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	struct fs *fs = fuse_req_userdata(req);
+	struct inode *ino = inode_get(fs, id);
+	uint64_t begin = (uint64_t)off, end;
+	struct call *c;
+
+	if (size > FS_IO_MAX)
+		size = FS_IO_MAX;
+	if (read_here(fs, req, ino, size, off)) {
+		inode_put(fs, ino);
+		return;
+	}
+	c = call_new(fs, req, FS_READ, ino, read_done);
+	if (!c)
+		return;
+	c->handle = &c->m.read.handle;
+	call_stream(c, stream_at(fs, fi->fh), &c->m.read.open);
+	if (!c->st->open) {
+		c->cred.uid = c->st->uid;
+		c->cred.gid = c->st->gid;
+		c->cred.groups = c->st->groups;
+		c->cred.n_groups = c->st->ngroups;
+		c->m.read.cred = &c->cred;
+	}
+	end = begin + size;
+	if (size <= AROUND_MAX && !ino->dom->home && worth_around(fs, ino)) {
+		begin -= begin % BLOCK_SIZE;
+		end += (BLOCK_SIZE - end % BLOCK_SIZE) % BLOCK_SIZE;
+	}
+	c->mark = read_mark(fs);
+	c->off = off;
+	c->size = size;
+	c->m.read.offset = begin;
+	c->m.read.size = (uint32_t)(end - begin);
+	wb_then(fs, ino, c);
+}
+
+void ops_read(struct fuse_lowlevel_ops *ops)
+{
+	ops->read = op_read;
+}
