@@ -13,12 +13,11 @@
  *
  * hollow(): stop signals stop; what was in the image leaves the hollow's queues; signals that came since stay there, to be forwarded.
  */
-#include "migd/engine/res_util.h"
+#include "migd/engine/res_signals.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include "conf/cleanup.h"
 #include "rpc/image_res.pb-c.h"
@@ -26,12 +25,8 @@
 struct kernel_action {
 	uint64_t handler, flags, restorer, mask;
 };
-enum { NSIGS = 64, INFO_SIZE = 128, SETTLE_ROUNDS = 64, PUT_MAX = 128 };
+enum { SETTLE_ROUNDS = 64, PUT_MAX = 128 };
 
-struct sig_list {
-	siginfo_t *info;
-	size_t n;
-};
 struct signals_state { /* ->res[]: at the source what was dumped, at the destination what to restore */
 	Sprite__Img__Signals *image;
 	unsigned *dumped; /* [nthreads + 1][NSIGS + 1]: how many of each went into the image; row 0: the process */
@@ -58,95 +53,18 @@ static void state_clear(struct signals_state *s)
 	memset(s, 0, sizeof *s);
 }
 
-/* Everything that waits for thread t, or for its process. */
-static int queue_peek(struct eng_thread *t, bool shared, struct sig_list *out)
-{
-	struct __ptrace_peeksiginfo_args a = {.off = 0, .flags = shared ? PTRACE_PEEKSIGINFO_SHARED : 0, .nr = 32};
-
-	*out = (struct sig_list){NULL, 0};
-	for (;;) {
-		siginfo_t *more = realloc(out->info, (out->n + a.nr) * sizeof *more);
-
-		if (!more) {
-			free(out->info);
-			return -ENOMEM;
-		}
-		out->info = more;
-		a.off = out->n;
-		long r = ptrace(PTRACE_PEEKSIGINFO, t->tid, &a, out->info + out->n);
-
-		if (r < 0) {
-			r = -errno;
-			free(out->info);
-			return r;
-		}
-		if (r == 0)
-			return 0;
-		out->n += r;
-	}
-}
-
-/* Takes one waiting signal `sig` out (thread t's own first, then the process's). 1, 0: nothing there, or -errno. */
-static int queue_take(struct eng_thread *t, int sig, siginfo_t *info)
-{
-	struct eng_proc *p = t->proc;
-	uint64_t mask = 1ull << (sig - 1), zero[2] = {0, 0};
-
-	eng_scratch_reset(p);
-	uint64_t am = eng_scratch_put(p, &mask, sizeof mask), at = eng_scratch_put(p, zero, sizeof zero),
-		 ai = eng_scratch_put(p, NULL, INFO_SIZE);
-
-	if (!ai)
-		return -ENOMEM;
-	long r = eng_syscall(t, SYS_rt_sigtimedwait, am, ai, at, 8ul);
-
-	if (r == -EAGAIN || r == -EINTR)
-		return 0;
-	if (r < 0)
-		return r;
-	r = eng_peek(p, ai, info, sizeof *info);
-	return r < 0 ? r : 1;
-}
-
-static int queue_put(struct eng_thread *t, bool shared, const siginfo_t *info)
-{
-	struct eng_proc *p = t->proc;
-
-	eng_scratch_reset(p);
-	uint64_t at = eng_scratch_put(p, info, sizeof *info);
-
-	if (!at)
-		return -ENOMEM;
-	if (shared)
-		return eng_syscall(t, SYS_rt_sigqueueinfo, (long)p->vpid, (long)info->si_signo, at);
-	return eng_syscall(t, SYS_rt_tgsigqueueinfo, (long)p->vpid, (long)t->vtid, (long)info->si_signo, at);
-}
-
-static bool queue_has(struct eng_thread *t, bool shared, const siginfo_t *info)
-{
-	struct sig_list l;
-	bool has = false;
-
-	if (queue_peek(t, shared, &l) < 0)
-		return true;
-	for (size_t i = 0; i < l.n; i++)
-		has |= !memcmp(&l.info[i], info, sizeof *info);
-	free(l.info);
-	return has;
-}
-
 /* Standard signals are not queued twice: one that the timer has sent since takes the place of ours, and gets its expiries. */
 static int queue_put_timers(struct eng_thread *t, bool shared, siginfo_t *info)
 {
 	siginfo_t since;
-	int r = queue_put(t, shared, info);
+	int r = sigqueue_put(t, shared, info);
 
-	while (!r && info->si_signo < __SIGRTMIN && info->si_code == SI_TIMER && !queue_has(t, shared, info)) {
-		r = queue_take(t, info->si_signo, &since);
+	while (!r && info->si_signo < __SIGRTMIN && info->si_code == SI_TIMER && !sigqueue_has(t, shared, info)) {
+		r = sigqueue_take(t, info->si_signo, &since);
 		if (r > 0 && since.si_code == SI_TIMER)
 			info->si_overrun += 1 + since.si_overrun;
 		if (r >= 0)
-			r = queue_put(t, shared, info);
+			r = sigqueue_put(t, shared, info);
 	}
 	return r;
 }
@@ -155,10 +73,12 @@ static int queue_put_timers(struct eng_thread *t, bool shared, siginfo_t *info)
 static int timers_to_plain(struct eng_thread *t, int sig, size_t own, size_t shared, size_t *told)
 {
 	siginfo_t *info = calloc(own + shared, sizeof *info);
+	struct sigqueue_room room;
 	size_t n = 0;
 	int r = info ? 0 : -ENOMEM;
 
-	while (!r && n < own + shared && (r = queue_take(t, sig, &info[n])) > 0) {
+	sigqueue_room_make(t->proc, &room);
+	while (!r && n < own + shared && (r = sigqueue_take(t, sig, &info[n])) > 0) {
 		n++;
 		r = 0;
 	}
@@ -169,6 +89,7 @@ static int timers_to_plain(struct eng_thread *t, int sig, size_t own, size_t sha
 			r = q;
 		*told += info[i].si_code == SI_TIMER;
 	}
+	sigqueue_room_end(t->proc, &room);
 	free(info);
 	return r;
 }
@@ -182,11 +103,11 @@ static int timers_settle(struct eng_proc *p, size_t *told)
 		struct sig_list own, shared = {NULL, 0};
 		bool has[NSIGS + 1] = {false};
 		unsigned nown[NSIGS + 1] = {0}, nshared[NSIGS + 1] = {0};
-		int r = queue_peek(t, false, &own);
+		int r = sigqueue_peek(t, false, &own);
 
 		if (r < 0)
 			return r;
-		if (i == 0 && (r = queue_peek(t, true, &shared)) < 0) {
+		if (i == 0 && (r = sigqueue_peek(t, true, &shared)) < 0) {
 			free(own.info);
 			return r;
 		}
@@ -233,7 +154,7 @@ static int actions_read(struct eng_proc *p, struct kernel_action *act)
 static int queue_dump(struct eng_thread *t, bool shared, Sprite__Img__SigQueue *q, unsigned *count, size_t *timers)
 {
 	struct sig_list l;
-	int r = queue_peek(t, shared, &l);
+	int r = sigqueue_peek(t, shared, &l);
 
 	if (r < 0)
 		return r;
@@ -250,13 +171,13 @@ static int queue_dump(struct eng_thread *t, bool shared, Sprite__Img__SigQueue *
 			continue;
 		count[s]++;
 		*timers += l.info[i].si_code == SI_TIMER;
-		q->info[q->n_info].data = malloc(INFO_SIZE);
+		q->info[q->n_info].data = malloc(sizeof(siginfo_t));
 		if (!q->info[q->n_info].data) {
 			free(l.info);
 			return -ENOMEM;
 		}
-		q->info[q->n_info].len = INFO_SIZE;
-		memcpy(q->info[q->n_info++].data, &l.info[i], INFO_SIZE);
+		q->info[q->n_info].len = sizeof(siginfo_t);
+		memcpy(q->info[q->n_info++].data, &l.info[i], sizeof(siginfo_t));
 	}
 	free(l.info);
 	return 0;
@@ -399,7 +320,9 @@ static int actions_write(struct eng_proc *p, const Sprite__Img__Signals *m)
 static int queue_fill(struct eng_proc *p, const Sprite__Img__SigQueue *q, struct signals_state *s, struct error *e)
 {
 	struct eng_thread *t = q->tid ? res_thread_by_vtid(p, q->tid) : p->threads[0];
+	struct sigqueue_room room;
 	unsigned row = 0;
+	int r = 0;
 
 	for (unsigned i = 0; q->tid && i < p->nthreads; i++)
 		if (p->threads[i] == t)
@@ -414,7 +337,10 @@ static int queue_fill(struct eng_proc *p, const Sprite__Img__SigQueue *q, struct
 			return res_bad_record(e, "signals");
 		s->dumped[row * (NSIGS + 1) + si.si_signo]++;
 	}
-	for (size_t k = 0, n; t && k < q->n_info; k += n) { /* in one go: others may send here meanwhile */
+	if (!t || !q->n_info)
+		return 0;
+	sigqueue_room_make(p, &room);
+	for (size_t k = 0, n; r == 0 && k < q->n_info; k += n) { /* in one go: others may send here meanwhile */
 		struct eng_call c[PUT_MAX];
 		size_t bad = 0;
 
@@ -426,61 +352,12 @@ static int queue_fill(struct eng_proc *p, const Sprite__Img__SigQueue *q, struct
 			c[n] = q->tid ? (struct eng_call){SYS_rt_tgsigqueueinfo, {p->vpid, t->vtid, si->si_signo, at}, 0, 0, 0}
 				      : (struct eng_call){SYS_rt_sigqueueinfo, {p->vpid, si->si_signo, at}, 0, 0, 0};
 		}
-		int r = eng_batch(t, c, n, &bad);
-
+		r = eng_batch(t, c, n, &bad);
 		if (r < 0)
-			return error_set(e, -r, "a signal cannot be queued again for %d (number %zu of %zu): %s", t->vtid, k + bad + 1, q->n_info, strerror(-r));
+			error_set(e, -r, "a signal cannot be queued again for %d (number %zu of %zu): %s", t->vtid, k + bad + 1, q->n_info, strerror(-r));
 	}
-	return 0;
-}
-
-/* One that waits for this thread alone: it would take that first. */
-static bool queue_own(struct eng_thread *t, int sig)
-{
-	struct sig_list l;
-	bool has = false;
-
-	if (queue_peek(t, false, &l) < 0)
-		return true;
-	for (size_t i = 0; i < l.n; i++)
-		has |= l.info[i].si_signo == sig;
-	free(l.info);
-	return has;
-}
-
-static void queue_count(struct eng_proc *p, unsigned n[NSIGS + 1])
-{
-	struct sig_list l;
-
-	memset(n, 0, sizeof(unsigned[NSIGS + 1]));
-	if (queue_peek(p->threads[0], true, &l) < 0)
-		return;
-	for (size_t i = 0; i < l.n; i++)
-		n[l.info[i].si_signo]++;
-	free(l.info);
-}
-
-/* The first n waiting `sig` of the process go to the end of its queue. The process does it by itself in one go: it is done also if we die now. */
-static int queue_turn(struct eng_proc *p, int sig, unsigned n)
-{
-	uint64_t mask = 1ull << (sig - 1), zero[2] = {0, 0}, am, at, ai;
-	struct eng_call c[ENG_BATCH_MAX & ~1];
-	int r = 0;
-
-	eng_scratch_reset(p);
-	am = eng_scratch_put(p, &mask, sizeof mask);
-	at = eng_scratch_put(p, zero, sizeof zero);
-	ai = eng_scratch_put(p, NULL, INFO_SIZE);
-	while (ai && n && !r) {
-		size_t k = 0;
-
-		for (; n && k < sizeof c / sizeof *c; n--) {
-			c[k++] = (struct eng_call){SYS_rt_sigtimedwait, {am, ai, at, 8}, 0, 0, 0};
-			c[k++] = (struct eng_call){SYS_rt_sigqueueinfo, {p->vpid, sig, ai}, 0, 0, 0};
-		}
-		r = eng_batch(p->threads[0], c, k, NULL);
-	}
-	return ai ? r : -ENOMEM;
+	sigqueue_room_end(p, &room);
+	return r;
 }
 
 /*
@@ -491,7 +368,7 @@ static void queue_after_image(struct eng_proc *p, const Sprite__Img__SigQueue *q
 {
 	struct sig_list l;
 
-	if (q->tid || queue_peek(p->threads[0], true, &l) < 0)
+	if (q->tid || sigqueue_peek(p->threads[0], true, &l) < 0)
 		return;
 	for (int sig = __SIGRTMIN; sig <= NSIGS; sig++) {
 		const void *first = NULL;
@@ -504,8 +381,8 @@ static void queue_after_image(struct eng_proc *p, const Sprite__Img__SigQueue *q
 		for (size_t i = 0; first && i < l.n && !found; i++)
 			if (l.info[i].si_signo == sig && !(found = !memcmp(&l.info[i], first, sizeof *l.info)))
 				before++;
-		if (found && before && s->dumped[sig] && !queue_own(p->threads[0], sig))
-			queue_turn(p, sig, before);
+		if (found && before && s->dumped[sig] && !sigqueue_own(p->threads[0], sig))
+			sigqueue_turn(p, sig, before);
 	}
 	free(l.info);
 }
@@ -516,10 +393,10 @@ void signals_queue_open(struct eng_proc *p)
 
 	if (!s || !s->dumped)
 		return;
-	queue_count(p, s->later);
+	sigqueue_count(p, s->later);
 	for (int sig = __SIGRTMIN; sig <= NSIGS; sig++)
-		if (s->later[sig] > s->dumped[sig] && !queue_own(p->threads[0], sig)) {
-			queue_turn(p, sig, s->dumped[sig]);
+		if (s->later[sig] > s->dumped[sig] && !sigqueue_own(p->threads[0], sig)) {
+			sigqueue_turn(p, sig, s->dumped[sig]);
 			s->later[sig] -= s->dumped[sig];
 		} else {
 			s->later[sig] = 0;
@@ -532,7 +409,7 @@ void signals_queue_close(struct eng_proc *p)
 
 	for (int sig = __SIGRTMIN; s && s->dumped && sig <= NSIGS; sig++)
 		if (s->later[sig])
-			queue_turn(p, sig, s->later[sig]);
+			sigqueue_turn(p, sig, s->later[sig]);
 }
 
 static int signals_finish(struct eng_proc *p, struct error *e)
@@ -568,6 +445,7 @@ static bool from_timer(const siginfo_t *si)
 static int hollow_queue_of(struct eng_thread *t, bool shared, int sig, const struct sig_list *l, unsigned skip)
 {
 	siginfo_t *keep = calloc(l->n + 1, sizeof *keep);
+	struct sigqueue_room room;
 	unsigned waits = 0, n = 0;
 	bool timers = false;
 
@@ -578,14 +456,16 @@ static int hollow_queue_of(struct eng_thread *t, bool shared, int sig, const str
 		waits = skip;
 	if (!keep)
 		return -ENOMEM;
-	for (siginfo_t si; waits && queue_take(t, sig, &si) > 0; waits--) { /* no more than these: a thread would go on with the process's */
+	sigqueue_room_make(t->proc, &room);
+	for (siginfo_t si; waits && sigqueue_take(t, sig, &si) > 0; waits--) { /* no more than these: a thread would go on with the process's */
 		if (skip)
 			skip--;
 		else if (!from_timer(&si))
 			keep[n++] = si;
 	}
 	for (unsigned i = 0; i < n; i++)
-		queue_put(t, shared, &keep[i]);
+		sigqueue_put(t, shared, &keep[i]);
+	sigqueue_room_end(t->proc, &room);
 	free(keep);
 	return 0;
 }
@@ -594,7 +474,7 @@ static int hollow_queue(struct eng_thread *t, bool shared, const unsigned *dumpe
 {
 	bool seen[NSIGS + 1] = {[0] = true, [SIGKILL] = true, [SIGSTOP] = true};
 	struct sig_list l;
-	int r = queue_peek(t, shared, &l);
+	int r = sigqueue_peek(t, shared, &l);
 
 	if (r < 0)
 		return r;

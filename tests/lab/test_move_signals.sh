@@ -167,4 +167,26 @@ print("job control works")
 PY
 check "job control of an interactive shell" timeout 300 python3 "$TMP/jobs.py" "$BIN/sprite-lab" $JD
 same "nothing is left" "" "$(residue)"
+
+# its user has as many signals waiting as he may when it comes home
+cat >"$TMP/hoard.py" <<'PY'
+import ctypes, os, signal
+libc = ctypes.CDLL(None)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN])
+for n in range(60): libc.sigqueue(os.getpid(), int(signal.SIGRTMIN), ctypes.c_void_p(n))
+os.write(1, b"ready\n")
+signal.pause()
+PY
+as sprite ws1 sh -c "cat >$JD/hoard.py" <"$TMP/hoard.py"
+job "bash -c 'ulimit -S -i 40; exec python3 order.py'"; until_true 10 on ws1 grep -q ready $JD/out
+queue 0 30; hop ws2 >/dev/null || flunk "move with signals that wait"
+"$BIN/sprite-lab" exec ws1 -u sprite -- sh -c "exec python3 $JD/hoard.py >$JD/hoard" </dev/null >/dev/null 2>&1 &
+k=$!; until_true 10 on ws1 grep -q ready $JD/hoard
+check "it comes home beside one that has as many waiting as its limit allows" hop home
+same "its limit is what it was" 40 "$(on ws1 awk '/pending signals/ { print $4 }' /proc/$JOB/limits)"
+on ws1 pkill -KILL -f hoard.py; wait $k
+as sprite ws1 kill -USR1 "$JOB"
+check "30 queued signals: all came" until_true 10 all_came 30
+same "in order, each once" "" "$(in_order)"
+as sprite ws1 kill -KILL "$JOB"; job_status >/dev/null
 finish
