@@ -35,7 +35,7 @@ O_RPC    := $(call objs,rpc/*.c) $(GEN_C:$(BUILD)/gen/%.c=$(BUILD)/obj/gen/%.o)
 O_FS     := $(call objs,fs/*.c)
 O_CLIENT := $(call objs,fs/client/*.c,fs/client/main.c fs/client/holder_main.c)
 O_SERVER := $(call objs,fs/server/*.c,fs/server/main.c)
-O_ENGINE := $(call objs,migd/engine/*.c,migd/engine/keeper_main.c migd/engine/keeper_calls.c)
+O_ENGINE := $(call objs,migd/engine/*.c,$(wildcard migd/engine/keeper_*.c))
 O_MIGD   := $(call objs,migd/*.c,migd/main.c)
 O_CLI    := $(call objs,migd/cli/*.c,migd/cli/mig.c migd/cli/sprite_sh.c)
 O_LAB    := $(call objs,tests/lab/*.c)
@@ -80,7 +80,7 @@ $(BUILD)/bin/sprite-pki: rpc/sprite-pki
 $(BUILD)/bin/mount.sprite: fs/client/mount.sprite
 	@mkdir -p $(@D); install -m 755 $< $@
 # The keeper is pid 1 of a guest family, in the home's root view: static, tiny, with nothing of ours beneath it.
-$(BUILD)/bin/sprite-keeper: migd/engine/keeper_main.c migd/engine/keeper_calls.c migd/engine/foreign.c $(wildcard migd/engine/*.h)
+$(BUILD)/bin/sprite-keeper: $(wildcard migd/engine/keeper_*.c) migd/engine/foreign.c $(wildcard migd/engine/*.h)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) -std=gnu11 -O2 -g -Wall -Wextra -Werror -static -o $@ $(filter %.c,$^)
 

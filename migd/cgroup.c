@@ -431,6 +431,21 @@ int cgroup_pids(struct cgroups *c, const char *name, pid_t *pids, size_t max)
 	return n;
 }
 
+void cgroups_each(struct cgroups *c, void (*fn)(void *arg, const char *name), void *arg)
+{
+	_cleanup_free_ char *dir = freezer_dir(c, "");
+	struct dirent **list;
+	int n = dir ? scandir(dir, &list, NULL, NULL) : -1;
+
+	for (int i = 0; i < n; i++) {
+		if (!strncmp(list[i]->d_name, "sprite-", 7))
+			fn(arg, list[i]->d_name);
+		free(list[i]);
+	}
+	if (n >= 0)
+		free(list);
+}
+
 /* Guests run a few CPU seconds a minute: microseconds are exact enough. The v2 core counts without any controller; v1 has cpuacct. */
 int cgroup_cpu_us(struct cgroups *c, const char *name, uint64_t *us)
 {

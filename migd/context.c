@@ -13,6 +13,7 @@
 #include "conf/cleanup.h"
 #include "conf/log.h"
 #include "migd/agent.h"
+#include "migd/ahead.h"
 #include "migd/cgroup.h"
 #include "migd/ctl.h"
 #include "migd/env.h"
@@ -111,7 +112,7 @@ int context_open(const struct conf *conf, struct migd **out, struct error *e)
 		err = make_dir(conf->state_dir, e);
 	if (!err)
 		err = rpc_tls_load(conf, &m->tls, e);
-	if (!err && (hosts_open(m, &m->hosts) || families_open(m, &m->families) || access_open(m, &m->access) || views_open(m, &m->views) ||
+	if (!err && (hosts_open(m, &m->hosts) || families_open(m, &m->families) || access_open(m, &m->access) || views_open(m, &m->views) || aheads_open(m, &m->aheads) ||
 			    master_open(m, &m->master) || agents_open(m, &m->agents) || stats_open(m, &m->stats) || envs_open(m, &m->envs)))
 		err = error_set(e, ENOMEM, "out of memory");
 	if (!err && cgroups_open(&m->cgroups, &cge)) {
@@ -133,8 +134,10 @@ int context_start(struct migd *m, struct error *e)
 	/* Nobody may ask before we know again what we hold. */
 	m->replay_later = json_array();
 	err = journal_open(journal, replay, m, &m->journal, e);
-	if (!err)
+	if (!err) {
+		guests_replayed(m);
 		homes_replayed(m);
+	}
 	json_decref(m->replay_later);
 	if (!err && access_start(m->access))
 		err = error_set(e, EAGAIN, "no thread for the grants on this host's files");
@@ -162,6 +165,7 @@ void context_close(struct migd *m)
 		rpc_server_stop(m->server);
 	master_close(m->master);
 	stats_close(m->stats);
+	aheads_close(m->aheads);
 	if (families_alive(m->families))
 		return; /* the rest is in use by actors of families that live on without us, until the process is gone */
 	owner_close(m->owner);

@@ -14,6 +14,7 @@ struct families;
 struct journal;
 struct access;
 struct views;
+struct aheads;
 struct cgroups;
 struct owner;
 struct office;
@@ -33,6 +34,7 @@ struct migd {
 	struct families *families; /* who is away from here, and who is here as a guest */
 	struct access *access;	   /* who may get at this host's files */
 	struct views *views;	   /* mounts of other hosts' roots, for guests */
+	struct aheads *aheads;	   /* nests for guests to come */
 	struct cgroups *cgroups;   /* NULL: this host has none that we may use */
 	struct owner *owner;	   /* is this host's owner away */
 	struct office *office;	   /* who is the master */

@@ -220,26 +220,24 @@ void env_serve(void *ctx, struct rpc_request *rq)
 
 /* ---- the control verb ---- */
 
-/* Of which guest family is process `pid` of this host? Its cgroup has the name (guest_cgroup(): sprite-FAMILY.GENERATION). *there: its pid as it sees it. */
+/* Of which guest family is process `pid` of this host? Its cgroup tells. *there: its pid as it sees it. */
 static struct family *guest_family(struct migd *m, pid_t pid, pid_t *there)
 {
 	_cleanup_free_ char *line = NULL;
 	_cleanup_fclose_ FILE *f = NULL, *st = NULL;
-	char path[40], id[FAMILY_ID_MAX + 64] = "", *dot;
+	char path[40], group[CGROUP_NAME_MAX] = "";
 	size_t cap = 0;
 
 	snprintf(path, sizeof(path), "/proc/%d/cgroup", pid);
 	f = fopen(path, "re");
-	while (f && !*id && getline(&line, &cap, f) > 0) {
+	while (f && !*group && getline(&line, &cap, f) > 0) {
 		char *at = strstr(line, "/sprite-guests/sprite-");
 
 		if (at)
-			sscanf(at + strlen("/sprite-guests/sprite-"), "%190[^/\n]", id);
+			sscanf(at + strlen("/sprite-guests/"), "%127[^/\n]", group);
 	}
-	dot = strrchr(id, '.');
-	if (!dot)
+	if (!*group)
 		return NULL;
-	*dot = 0;
 	snprintf(path, sizeof(path), "/proc/%d/status", pid);
 	st = fopen(path, "re");
 	while (st && getline(&line, &cap, st) > 0)
@@ -248,7 +246,7 @@ static struct family *guest_family(struct migd *m, pid_t pid, pid_t *there)
 
 			*there = last ? atoi(last + 1) : 0;
 		}
-	return family_find(m->families, FAM_GUEST, id);
+	return family_of_cgroup(m->families, group);
 }
 
 static bool question_of(struct local_conn *c, const struct local_cred *who, json_t *rq, struct question *q)

@@ -321,6 +321,25 @@ struct family *family_find(struct families *t, enum family_role role, const char
 	return f;
 }
 
+struct family *family_of_cgroup(struct families *t, const char *cgroup)
+{
+	struct family *f, *found = NULL;
+
+	pthread_mutex_lock(&t->lock);
+	list_each(f, &t->list, node) {
+		pthread_mutex_lock(&f->lock);
+		if (f->role == FAM_GUEST && *f->cgroup && !strcmp(f->cgroup, cgroup))
+			found = f;
+		pthread_mutex_unlock(&f->lock);
+		if (found)
+			break;
+	}
+	if (found)
+		family_get(found);
+	pthread_mutex_unlock(&t->lock);
+	return found;
+}
+
 struct family *family_of_pid(struct families *t, pid_t pid)
 {
 	struct family *f, *found = NULL;

@@ -23,7 +23,7 @@
 #include "migd/engine/engine.h"
 #include "migd/migrate.h"
 
-enum { FAMILY_ID_MAX = 128, HOST_NAME_MAX_ = 256, FAMILY_MEMBERS_MAX = 32768 };
+enum { FAMILY_ID_MAX = 128, HOST_NAME_MAX_ = 256, FAMILY_MEMBERS_MAX = 32768, CGROUP_NAME_MAX = 128 };
 enum family_role { FAM_HOME, FAM_GUEST };
 
 struct member {
@@ -65,6 +65,7 @@ struct family {
 	bool filled;	      /* home: the hollows hold an image that is not decided yet */
 	struct rpc_stream *relay_stream; /* the relays' link */
 	bool orphaned;	      /* guest: its home does not answer */
+	char cgroup[CGROUP_NAME_MAX]; /* guest: its name, "" before it has a nest */
 	bool evicting;	      /* guest: has to go; off the CPU until it is on its way */
 	bool evict_by_hand;   /* guest: not for the owner's sake: it goes even if he has gone again */
 	uint64_t evict_since_ns; /* guest: when it was first told to go */
@@ -139,6 +140,9 @@ void families_list_free(struct family **v, size_t n);
 size_t families_count(struct families *t, enum family_role role);
 /* How many records, also those that are no longer in the table, have an actor that may be at work. */
 size_t families_alive(struct families *t);
+
+/* The guest whose nest has that cgroup. */
+struct family *family_of_cgroup(struct families *t, const char *cgroup);
 
 /* Runs fn in the actor and waits for its result. */
 int family_call(struct family *f, int (*fn)(struct family *f, void *arg), void *arg);

@@ -3,19 +3,18 @@
  * Guest side, see guest.h. Handlers run on rpc workers; what may take time is posted to the family's actor, which then answers the request.
  * A request is believed only from the family's home, which its certificate proves.
  */
-#include "migd/guest.h"
+#include "migd/guest_parts.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "migd/ahead.h"
 #include "migd/cgroup.h"
 #include "migd/evict.h"
 #include "migd/fault.h"
-#include "migd/forward.h"
 #include "migd/hosts.h"
 #include "migd/journal.h"
 #include "migd/outbox.h"
@@ -27,7 +26,7 @@
 #include "migd/transfer.h"
 #include "migd/view.h"
 
-enum { DRAIN_MS = 5000, FREEZE_MS = 200, SYNC_DOUBT_S = 1, SYNC_RUN_S = 5 };
+enum { FREEZE_MS = 200 };
 
 /* A handler's request together with the family it is about. */
 struct work {
@@ -37,27 +36,16 @@ struct work {
 
 /* ---- record ---- */
 
-void guest_cgroup(const struct family *f, char *out, size_t n)
-{
-	snprintf(out, n, "sprite-%s.%llu", f->id, (unsigned long long)f->gen);
-}
-
 static int freeze(struct family *f, bool frozen, int wait_ms)
 {
-	char name[FAMILY_ID_MAX + 40];
-
 	if (!f->m->cgroups)
 		return -EOPNOTSUPP;
-	guest_cgroup(f, name, sizeof(name));
-	return cgroup_freeze(f->m->cgroups, name, frozen, wait_ms);
+	return *f->cgroup ? cgroup_freeze(f->m->cgroups, f->cgroup, frozen, wait_ms) : -ENOENT;
 }
 
-static bool is_frozen(const struct family *f)
+bool guest_told_to_freeze(const struct family *f)
 {
-	char name[FAMILY_ID_MAX + 40];
-
-	guest_cgroup(f, name, sizeof(name));
-	return f->m->cgroups && cgroup_told_to_freeze(f->m->cgroups, name);
+	return f->m->cgroups && *f->cgroup && cgroup_told_to_freeze(f->m->cgroups, f->cgroup);
 }
 
 int guest_freeze(struct family *f, bool frozen)
@@ -72,19 +60,19 @@ void guest_freeze_begin(struct family *f)
 
 void guest_forget(struct family *f)
 {
-	char name[FAMILY_ID_MAX + 40];
+	char name[CGROUP_NAME_MAX];
 	bool was;
 
 	pthread_mutex_lock(&f->lock);
 	was = !f->dead;
+	strcpy(name, f->cgroup);
 	pthread_mutex_unlock(&f->lock);
 	if (!was)
 		return;
 	family_remove(f);
 	relay_rpc_close(f);
 	journal_note(f->m->journal, journal_record("drop", f->id, f->gen));
-	guest_cgroup(f, name, sizeof(name));
-	if (f->m->cgroups)
+	if (f->m->cgroups && *name)
 		cgroup_remove(f->m->cgroups, name, 2000);
 	view_put(f->m->views, f->home);
 	evict_kick(f->m);
@@ -100,8 +88,7 @@ static bool is_source(enum mig_state s)
 	return s >= MS_RUNNING && s <= MS_GONE;
 }
 
-/* In the actor: what a restarted migd must know to find the nest again. */
-static int journal_state(struct family *f, void *unused)
+int guest_actor_journal(struct family *f, void *unused)
 {
 	_cleanup_free_ char *state = NULL;
 	json_t *r;
@@ -119,6 +106,7 @@ static int journal_state(struct family *f, void *unused)
 	json_object_set_new(r, "runs", json_boolean(f->machine.state == MD_RUNNING || is_source(f->machine.state)));
 	json_object_set_new(r, "whole", json_boolean(f->whole));
 	json_object_set_new(r, "signal", json_integer(f->signal_seq));
+	json_object_set_new(r, "cgroup", json_string(f->cgroup));
 	json_object_set_new(r, "stuck_kill", json_integer(f->stuck_kill_s));
 	json_object_set_new(r, "state", state ? json_string(state) : json_null());
 	pthread_mutex_unlock(&f->lock);
@@ -131,133 +119,25 @@ static int journal_state(struct family *f, void *unused)
 
 void guest_journal(struct family *f)
 {
-	family_call(f, journal_state, NULL);
+	family_call(f, guest_actor_journal, NULL);
 }
 
 int guest_nest(struct family *f, int fd, const struct eng_hooks *hooks, struct error *e)
 {
-	struct cgroup_limits lim = { .memory_max = f->m->conf->guest_memory_max, .pids_max = f->m->conf->guest_pids };
-	_cleanup_free_ char *root = NULL, *cg = NULL;
-	char name[FAMILY_ID_MAX + 40];
-	struct eng_nest_opts o = { .keeper = f->m->keeper, .sprite = f->m->conf->mount, .hostname = f->home };
-	struct error cge = { 0 };
+	char cgroup[CGROUP_NAME_MAX];
+	struct nest *nest;
+	int err = aheads_take(f->m->aheads, f->home, cgroup, &nest, e);
 
-	if (asprintf(&root, "%s/homes/%s", f->m->conf->run_dir, f->home) < 0)
-		return error_set(e, ENOMEM, "out of memory");
-	guest_cgroup(f, name, sizeof(name));
-	if (f->m->cgroups && cgroup_make(f->m->cgroups, name, &lim, &cg, &cge))
-		log_warn("family %s: no cgroup for it: %s", f->id, cge.text);
-	o.root = root;
-	o.cgroup = cg;
-	o.host_network = f->m->conf->guest_network && !strcmp(f->m->conf->guest_network, "host");
-	int err = eng_nest(fd, &o, hooks, &f->eng, e);
-
+	if (!err) {
+		pthread_mutex_lock(&f->lock);
+		strcpy(f->cgroup, cgroup);
+		pthread_mutex_unlock(&f->lock);
+		err = eng_nest(fd, nest, hooks, &f->eng, e);
+	}
 	fault_point("nest");
 	if (!err)
-		journal_state(f, NULL);
+		guest_actor_journal(f, NULL);
 	return err;
-}
-
-/* ---- events of the engine: told to the home, in order ---- */
-
-static int actor_end(struct family *f, void *unused)
-{
-	(void)unused;
-	if (f->eng) {
-		eng_discard(f->eng);
-		f->eng = NULL;
-	}
-	return 0;
-}
-
-/* The last process has ended and the home knows of it all. */
-static void *bury_main(void *arg)
-{
-	struct family *f = arg;
-
-	outbox_flush(f->outbox, 3600 * 1000);
-	family_call(f, actor_end, NULL);
-	guest_forget(f);
-	family_put(f);
-	return NULL;
-}
-
-static void guest_ended(struct family *f)
-{
-	Sprite__Mig__ReportReq r = SPRITE__MIG__REPORT_REQ__INIT;
-
-	r.kind = SPRITE__MIG__REPORT_REQ__KIND__EMPTY;
-	outbox_report(f->outbox, &r);
-	f->ended = true;
-	family_get(f);
-	if (thread_run(bury_main, f))
-		family_put(f);
-}
-
-/* When all that the engine has to tell has been told: is it over? (Perhaps all has ended while nobody was here to hear of it.) */
-static int actor_caught_up(struct family *f, void *unused)
-{
-	size_t left = 0;
-
-	(void)unused;
-	family_events(f);
-	if (f->eng)
-		eng_pids(f->eng, &left);
-	if (!left && f->eng && !f->ended)
-		guest_ended(f);
-	return 0;
-}
-
-static void guest_event(struct family *f, const struct eng_event *ev)
-{
-	Sprite__Mig__ReportReq r = SPRITE__MIG__REPORT_REQ__INIT;
-	size_t left = 1;
-
-	r.pid = ev->pid;
-	r.ppid = ev->ppid;
-	switch (ev->kind) {
-	case ENG_CALL:
-		forward_call(f, &ev->call);
-		return;
-	case ENG_EXITED:
-		relay_drain(f->relays, DRAIN_MS); /* its last words come before its end */
-		r.kind = SPRITE__MIG__REPORT_REQ__KIND__EXITED;
-		r.status = ev->status;
-		r.utime_us = ev->usage.ru_utime.tv_sec * 1000000ull + ev->usage.ru_utime.tv_usec;
-		r.stime_us = ev->usage.ru_stime.tv_sec * 1000000ull + ev->usage.ru_stime.tv_usec;
-		r.maxrss_kb = ev->usage.ru_maxrss;
-		eng_pids(f->eng, &left);
-		break;
-	case ENG_STOPPED:
-		r.kind = SPRITE__MIG__REPORT_REQ__KIND__STOPPED;
-		r.status = ev->info.si_signo;
-		break;
-	case ENG_CONTINUED:
-		r.kind = SPRITE__MIG__REPORT_REQ__KIND__CONTINUED;
-		break;
-	case ENG_BORN:
-		r.kind = SPRITE__MIG__REPORT_REQ__KIND__BORN;
-		r.comm = (char *)ev->comm;
-		r.pgid = ev->pgid;
-		r.sid = ev->sid;
-		break;
-	default:
-		return;
-	}
-	log_debug("family %s: report %d of %d, status %#x, %zu left", f->id, r.kind, ev->pid, ev->status, left);
-	pthread_mutex_lock(&f->lock);
-	if (ev->kind == ENG_BORN) {
-		family_add_member(f, ev->pid, ev->ppid, ev->comm, false);
-	} else if (ev->kind == ENG_EXITED) {
-		struct member *m = family_member(f, ev->pid);
-
-		if (m)
-			m->ended = true;
-	}
-	pthread_mutex_unlock(&f->lock);
-	outbox_report(f->outbox, &r);
-	if (!left) /* there may be other ends to tell: EMPTY is the last word */
-		family_post(f, actor_caught_up, NULL);
 }
 
 /* ---- Prepare ---- */
@@ -300,7 +180,7 @@ static int make_room(struct migd *m, const Sprite__Mig__PrepareReq *r, struct er
 	}
 	if (!same) {
 		log_note("family %s: generation %llu is over: its home has gone on", f->id, (unsigned long long)f->gen);
-		family_call(f, actor_end, NULL);
+		family_call(f, guest_actor_end, NULL);
 		guest_forget(f);
 	}
 	family_put(f);
@@ -321,6 +201,8 @@ static int actor_view(struct family *f, void *arg)
 	if (err)
 		family_remove(f);
 	mig_reply(w->rq, err ? (e.code ? e.code : EIO) : 0, "%s", e.text);
+	if (!err)
+		aheads_want(f->m->aheads, f->home); /* for this very one */
 	family_put(f);
 	free(w);
 	return 0;
@@ -414,7 +296,7 @@ static void *send_main(void *arg)
 	if (!err)
 		err = transfer_send(f, &p, &e);
 	if (!err)
-		family_call(f, journal_state, NULL);
+		family_call(f, guest_actor_journal, NULL);
 	rep.text = e.text;
 	rep.signal_seq = f->signal_seq;
 	rep.report_seq = outbox_last_seq(f->outbox);
@@ -457,7 +339,7 @@ static int actor_release(struct family *f, void *arg)
 	if (w->rq)
 		mig_reply(w->rq, 0, "%s", "");
 	relay_rpc_close(f);
-	actor_end(f, NULL);
+	guest_actor_end(f, NULL);
 	t1 = clock_mono_ns();
 	guest_forget(f);
 	log_debug("family %s: emptied in %.1f ms, forgotten in %.1f ms", f->id, (t1 - t0) / 1e6, (clock_mono_ns() - t1) / 1e6);
@@ -488,13 +370,14 @@ static int actor_go(struct family *f, void *arg)
 		rpc_reply(w->rq, err ? (e.code ? e.code : EIO) : 0, &rep.base, NULL, 0, NULL, NULL);
 	if (err) {
 		log_error("family %s: %d (%s) cannot be let run here: %s", f->id, f->pid, f->comm, e.text);
-		actor_end(f, NULL);
+		guest_actor_end(f, NULL);
 		guest_forget(f);
 	} else {
 		log_note("family %s: %d (%s) of %s runs here, for uid %u", f->id, f->pid, f->comm, f->home, f->uid);
 		relay_rpc_open(f);
-		journal_state(f, NULL);
+		guest_actor_journal(f, NULL);
 		stats_count(f->m, COUNT_GUESTS, 1);
+		aheads_want(f->m->aheads, f->home);
 		evict_kick(f->m);
 	}
 	family_put(f);
@@ -528,7 +411,7 @@ static int actor_abort_source(struct family *f, void *arg)
 	family_step(f, ME_OK, &act);
 	pthread_mutex_unlock(&f->lock);
 	relay_resume(f->relays);
-	journal_state(f, NULL);
+	guest_actor_journal(f, NULL);
 	if (w->rq)
 		mig_reply(w->rq, 0, "%s", "");
 	family_put(f);
@@ -565,8 +448,7 @@ static int actor_gone_before(struct family *f, void *arg)
 	return 0;
 }
 
-/* Takes an event of the home and has the actor do what the table says. Takes over the reference; rq may be NULL (the answer to an enquiry). */
-static void decide(struct family *f, struct rpc_request *rq, enum mig_event ev)
+void guest_decide(struct family *f, struct rpc_request *rq, enum mig_event ev)
 {
 	struct work *w = calloc(1, sizeof(*w));
 	enum mig_action act = MA_NONE;
@@ -613,7 +495,7 @@ void guest_release(void *ctx, struct rpc_request *rq)
 
 	fault_point("release");
 	if (f)
-		decide(f, rq, ME_RELEASE);
+		guest_decide(f, rq, ME_RELEASE);
 }
 
 void guest_go(void *ctx, struct rpc_request *rq)
@@ -628,7 +510,7 @@ void guest_go(void *ctx, struct rpc_request *rq)
 		f->signal_seq = r->signal_seq;
 	pthread_mutex_unlock(&f->lock);
 	fault_point("go");
-	decide(f, rq, ME_GO);
+	guest_decide(f, rq, ME_GO);
 }
 
 void guest_abort(void *ctx, struct rpc_request *rq)
@@ -637,7 +519,7 @@ void guest_abort(void *ctx, struct rpc_request *rq)
 	struct family *f = guest_of(ctx, rq, r->family, r->gen, 0);
 
 	if (f)
-		decide(f, rq, ME_ABORT);
+		guest_decide(f, rq, ME_ABORT);
 }
 
 /* ---- Signal ---- */
@@ -704,183 +586,4 @@ void guest_signal(void *ctx, struct rpc_request *rq)
 		family_put(f);
 		free(w);
 	}
-}
-
-/* ---- asking the home ---- */
-
-static void apply_verdict(struct family *f, Sprite__Mig__SyncRep__Verdict v)
-{
-	enum mig_state s;
-
-	pthread_mutex_lock(&f->lock);
-	s = f->machine.state;
-	f->orphaned = false;
-	pthread_mutex_unlock(&f->lock);
-	if (v == SPRITE__MIG__SYNC_REP__VERDICT__DROP) {
-		if (s == MS_DOUBT) {
-			decide(family_get(f), NULL, ME_RELEASE);
-		} else if (s == MD_DOUBT || s == MD_READY) {
-			decide(family_get(f), NULL, ME_ABORT);
-		} else if (s == MD_RUNNING || s == MS_RUNNING) {
-			log_warn("family %s: its home no longer knows it: %d (%s) is ended", f->id, f->pid, f->comm);
-			family_call(f, actor_end, NULL);
-			guest_forget(f);
-		}
-	} else if (v == SPRITE__MIG__SYNC_REP__VERDICT__RUN) {
-		if (s == MS_DOUBT)
-			decide(family_get(f), NULL, ME_ABORT);
-		else if (s == MD_DOUBT)
-			decide(family_get(f), NULL, ME_GO);
-	}
-}
-
-int guest_resolve(struct family *f, bool run, struct error *e)
-{
-	enum mig_state s;
-
-	pthread_mutex_lock(&f->lock);
-	s = f->machine.state;
-	pthread_mutex_unlock(&f->lock);
-	if (s != MS_DOUBT && s != MD_DOUBT)
-		return error_set(e, EALREADY, "%d (%s) is not in doubt here: %s", f->pid, f->comm, mig_state_name(s));
-	log_warn("family %s: %d (%s) was in doubt (%s); a person decides: it %s here", f->id, f->pid, f->comm, mig_state_name(s), run ? "runs" : "ends");
-	decide(family_get(f), NULL, run ? (s == MS_DOUBT ? ME_ABORT : ME_GO) : s == MS_DOUBT ? ME_RELEASE : ME_ABORT);
-	return 0;
-}
-
-static void guest_sync(struct family *f)
-{
-	Sprite__Mig__SyncReq r = SPRITE__MIG__SYNC_REQ__INIT;
-	struct error e = { 0 };
-	struct rpc_msg out;
-	struct host *h = hosts_find(f->m->hosts, f->home, &e);
-	int err;
-
-	r.family = f->id;
-	pthread_mutex_lock(&f->lock);
-	r.gen = f->gen;
-	pthread_mutex_unlock(&f->lock);
-	r.boot_id = (char *)clock_boot_id();
-	err = h ? host_call(h, MIG_SYNC, &r.base, 3000, &out, &e) : -EHOSTDOWN;
-	if (err) {
-		pthread_mutex_lock(&f->lock);
-		if (!f->orphaned)
-			log_warn("family %s: its home does not answer (%s): it goes on as an orphan", f->id, e.text);
-		f->orphaned = true;
-		pthread_mutex_unlock(&f->lock);
-		return;
-	}
-	apply_verdict(f, ((const Sprite__Mig__SyncRep *)out.msg)->verdict);
-	rpc_msg_clear(&out);
-}
-
-static void *sync_main(void *arg)
-{
-	struct family *f = arg;
-
-	guest_sync(f);
-	family_put(f);
-	return NULL;
-}
-
-void guests_tick(struct migd *m)
-{
-	struct family **v;
-	size_t n = families_list(m->families, FAM_GUEST, &v);
-	uint64_t now = clock_boot_ns();
-
-	for (size_t i = 0; i < n; i++) {
-		struct family *f = v[i];
-		uint64_t every = SYNC_RUN_S;
-		bool due;
-
-		pthread_mutex_lock(&f->lock);
-		if (f->machine.state == MS_DOUBT || f->machine.state == MD_DOUBT || f->machine.state == MD_READY)
-			every = SYNC_DOUBT_S;
-		if (!f->sync_ns)
-			f->sync_ns = now;
-		due = !f->dead && now - f->sync_ns >= every * 1000000000ull;
-		if (due)
-			f->sync_ns = now;
-		pthread_mutex_unlock(&f->lock);
-		if (due && thread_run(sync_main, family_get(f)))
-			family_put(f);
-	}
-	families_list_free(v, n);
-}
-
-/* ---- after a restart ---- */
-
-static int actor_reattach(struct family *f, void *arg)
-{
-	struct eng_hooks hooks;
-	struct error e = { 0 };
-	int err;
-
-	transfer_hooks(f, &hooks);
-	err = arg ? eng_reattach(arg, &hooks, &f->eng, &e) : error_set(&e, ESRCH, "nothing is known of it");
-	if (!err && !f->whole) {
-		eng_abandon(f->eng);
-		f->eng = NULL;
-		err = error_set(&e, ESTALE, "its image had not come in whole");
-	}
-	if (!err)
-		log_debug("family %s: its nest is %s", f->id, eng_state_name(f->eng));
-	if (!err && !strcmp(eng_state_name(f->eng), "running"))
-		f->machine.state = MD_RUNNING;
-	if (err)
-		log_warn("family %s: its nest is given up: %s", f->id, e.text);
-	return err;
-}
-
-void guest_replay_heard(struct migd *m, const json_t *r)
-{
-	struct family *f = family_find(m->families, FAM_GUEST, json_string_value(json_object_get(r, "f")));
-	uint64_t seq = (uint64_t)json_integer_value(json_object_get(r, "seq"));
-
-	if (!f)
-		return;
-	pthread_mutex_lock(&f->lock);
-	if (f->gen == (uint64_t)json_integer_value(json_object_get(r, "g")) && seq > f->signal_seq)
-		f->signal_seq = seq;
-	pthread_mutex_unlock(&f->lock);
-	family_put(f);
-}
-
-void guest_replay(struct migd *m, const json_t *r)
-{
-	const char *id = json_string_value(json_object_get(r, "f")), *home = json_string_value(json_object_get(r, "home"));
-	const char *state = json_string_value(json_object_get(r, "state"));
-	_cleanup_free_ char *dir = NULL;
-	struct error e = { 0 };
-	struct family *f;
-
-	if (!home || family_create(m->families,
-			&(struct family_new){ .role = FAM_GUEST, .id = id, .home = home, .uid = json_integer_value(json_object_get(r, "uid")),
-				.gid = json_integer_value(json_object_get(r, "gid")), .pid = json_integer_value(json_object_get(r, "pid")),
-				.comm = json_string_value(json_object_get(r, "comm")), .on_event = guest_event },
-			&f))
-		return;
-	view_get(m->views, home, &dir, &e);
-	pthread_mutex_lock(&f->lock);
-	f->gen = json_integer_value(json_object_get(r, "g"));
-	f->signal_seq = json_integer_value(json_object_get(r, "signal"));
-	f->stuck_kill_s = (uint32_t)json_integer_value(json_object_get(r, "stuck_kill"));
-	if (is_frozen(f)) { /* stopped for the owner's sake by who was here before: it is still to leave, or to run on when he goes */
-		f->evicting = true;
-		f->evict_since_ns = clock_boot_ns();
-		snprintf(f->evict_why, sizeof(f->evict_why), "its owner is back");
-		freeze(f, false, FREEZE_MS); /* its keeper could not answer; evict_turn() stops it again */
-	}
-	/* What it is now, actor_reattach() finds out; what it was, a destination or a source, tells who may let it run. */
-	f->machine.state = json_is_true(json_object_get(r, "runs")) ? MS_DOUBT : MD_DOUBT;
-	f->whole = json_is_true(json_object_get(r, "whole"));
-	pthread_mutex_unlock(&f->lock);
-	if (family_call(f, actor_reattach, (void *)state))
-		guest_forget(f); /* what is left of it ends with its cgroup */
-	else
-		log_note("family %s: %d (%s) found again, %s", f->id, f->pid, f->comm, mig_state_name(f->machine.state));
-	if (f->machine.state == MD_RUNNING)
-		family_post(f, actor_caught_up, NULL);
-	family_put(f);
 }

@@ -23,14 +23,13 @@ void guest_freeze_begin(struct family *f);
 /* A person decides what the home, which cannot be asked, would: it runs here, or what is here of it ends. */
 int guest_resolve(struct family *f, bool run, struct error *e);
 
-/* Name of its cgroup. */
-void guest_cgroup(const struct family *f, char *out, size_t n);
-
 /* Every second: asks the home what to do with families in doubt. */
 void guests_tick(struct migd *m);
 /* One record of the journal, at start; after it perhaps the number of the last signal that was delivered. */
 void guest_replay_heard(struct migd *m, const json_t *r);
 void guest_replay(struct migd *m, const json_t *record);
+/* When all of it has been read: ends what is here of guests that it does not speak of. */
+void guests_replayed(struct migd *m);
 
 /* ---- for transfer.c ---- */
 /* In the actor: nest and vessels from the head of the image. */

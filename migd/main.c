@@ -12,6 +12,7 @@
 #include "conf/daemon.h"
 #include "conf/log.h"
 #include "conf/notify.h"
+#include "migd/ahead.h"
 #include "migd/context.h"
 #include "migd/family.h"
 #include "migd/guest.h"
@@ -37,6 +38,7 @@ static void run(struct daemon *d, struct migd *m)
 		guests_tick(m);
 		if (n % HOMES_EVERY == 0)
 			homes_tick(m);
+		aheads_tick(m->aheads);
 		views_tick(m->views);
 		if (n % TRIM_EVERY == 0 && m->images != images) { /* the memory that images went through belongs to this host's owner */
 			images = m->images;

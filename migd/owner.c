@@ -125,12 +125,14 @@ static unsigned guests_running(struct migd *m)
 	unsigned running = 0;
 
 	for (size_t i = 0; i < n; i++) {
-		char name[FAMILY_ID_MAX + 40];
+		char name[CGROUP_NAME_MAX];
 		pid_t pids[512];
 		int k;
 
-		guest_cgroup(v[i], name, sizeof(name));
-		k = cgroup_pids(m->cgroups, name, pids, ARRAY_SIZE(pids));
+		pthread_mutex_lock(&v[i]->lock);
+		strcpy(name, v[i]->cgroup);
+		pthread_mutex_unlock(&v[i]->lock);
+		k = *name ? cgroup_pids(m->cgroups, name, pids, ARRAY_SIZE(pids)) : 0;
 		running += k > 0 ? idle_load_running(pids, k < (int)ARRAY_SIZE(pids) ? (size_t)k : ARRAY_SIZE(pids)) : 0;
 	}
 	families_list_free(v, n);

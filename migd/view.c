@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Root views for guests; see view.h. */
 #include "migd/view.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -237,6 +238,24 @@ void view_put(struct views *v, const char *home)
 		break;
 	}
 	pthread_mutex_unlock(&v->lock);
+}
+
+void views_adopt(struct views *v)
+{
+	_cleanup_free_ char *parent = NULL;
+	struct dirent **list;
+	struct view *w;
+	int n = asprintf(&parent, "%s/homes", v->m->conf->run_dir) < 0 ? -1 : scandir(parent, &list, NULL, NULL);
+
+	pthread_mutex_lock(&v->lock);
+	for (int i = 0; i < n; i++) {
+		if (list[i]->d_name[0] != '.' && (w = view_lookup(v, list[i]->d_name)) && !w->users)
+			w->unused_ns = clock_boot_ns();
+		free(list[i]);
+	}
+	pthread_mutex_unlock(&v->lock);
+	if (n >= 0)
+		free(list);
 }
 
 void views_tick(struct views *v)

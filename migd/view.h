@@ -14,6 +14,8 @@ void views_close(struct views *v); /* mounts that guests use stay */
 /* Mounts it if need be and counts. *dir: malloc'ed path. */
 int view_get(struct views *v, const char *home, char **dir, struct error *e);
 void view_put(struct views *v, const char *home);
+/* At start, when all guests have their views: mounts of before that nobody uses are unmounted in time, too. */
+void views_adopt(struct views *v);
 void views_tick(struct views *v); /* every few seconds: unmounts what has long been unused */
 
 #endif

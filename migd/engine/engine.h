@@ -105,12 +105,20 @@ struct eng_nest_opts {
 	const char *keeper;	/* path of sprite-keeper */
 	const char *root;	/* directory that becomes / of the guests (the home's root view, a mount of spritefs) */
 	const char *sprite;	/* directory that becomes /sprite in it (bind mount); NULL: none */
-	const char *hostname;	/* the home's */
+	const char *hostname;	/* the home's; not NULL */
 	const char *cgroup;	/* cgroup v2 directory to put the family in; NULL: none. v1 directories may follow, separated by ':' */
 	bool host_network;	/* false: a network namespace of its own with lo up */
 };
-/* Guest host: reads the image's head from fd (pids, clocks, creds) and makes keeper, namespaces and vessels. */
-int eng_nest(int fd, const struct eng_nest_opts *o, const struct eng_hooks *h, struct eng_family **out, struct error *e);
+/*
+ * Guest host: keeper and namespaces. What takes longest in a move, and needs to know nothing of the family but its home: may be made before it comes, by any
+ * thread. It ends with us. Goes to eng_nest() or eng_nest_drop().
+ */
+struct nest;
+int eng_nest_make(const struct eng_nest_opts *o, struct nest **out, struct error *e);
+pid_t eng_nest_keeper(const struct nest *n); /* its first process, as this host knows it; -ESRCH: it has been killed */
+void eng_nest_drop(struct nest *n);
+/* Guest host: reads the image's head from fd (pids, clocks, creds) and makes vessels in the nest, which it takes over, whatever it returns. */
+int eng_nest(int fd, struct nest *nest, const struct eng_hooks *h, struct eng_family **out, struct error *e);
 /* What eng_save() gives of it is where a successor will find it: from now on the nest outlives us. Until then it ends with us. */
 int eng_nest_held(struct eng_family *f);
 /* Reads the rest of the image into the vessels (from eng_nest) or hollows (eng_hollow, at home; reads the head too). Ends parked. */

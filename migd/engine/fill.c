@@ -114,7 +114,7 @@ static int make_family(struct eng_family *f, const img_head *h, struct error *e)
 	return r;
 }
 
-int eng_nest(int fd, const struct eng_nest_opts *o, const struct eng_hooks *hooks, struct eng_family **out, struct error *e)
+int eng_nest(int fd, struct nest *nest, const struct eng_hooks *hooks, struct eng_family **out, struct error *e)
 {
 	struct eng_image *in = image_reader(fd);
 	struct eng_family *f = family_new(hooks);
@@ -122,14 +122,10 @@ int eng_nest(int fd, const struct eng_nest_opts *o, const struct eng_hooks *hook
 	int r = in && f ? read_head(in, &h, e) : error_set(e, ENOMEM, "no memory");
 
 	if (r == 0) {
-		struct eng_nest_opts mine = *o;
-
-		if (!mine.hostname)
-			mine.hostname = h->hostname;
 		f->head_hostname = strdup(h->hostname);
 		set_offsets(f, h);
 		take_layout(f, h);
-		r = nest_start(f, &mine, f->mono_offset, f->boot_offset, e);
+		r = nest_settle(f, nest, f->mono_offset, f->boot_offset, e);
 	}
 	if (r == 0)
 		r = make_family(f, h, e);
@@ -138,6 +134,8 @@ int eng_nest(int fd, const struct eng_nest_opts *o, const struct eng_hooks *hook
 	if (r < 0) {
 		if (f && f->nest)
 			nest_kill(f->nest);
+		else
+			eng_nest_drop(nest);
 		family_free(f);
 		return r;
 	}

@@ -12,6 +12,8 @@
 #include <sys/resource.h>
 #include "migd/engine/foreign.h"
 
+#define KEEPER_NAME "sprite-keeper" /* comm of a pid 1: that is how a process can tell that it is away (mig) */
+
 enum keeper_op {
 	KEEPER_SETUP = 1, /* -> first of all: struct keeper_setup; by a migd of before KEEPER_HELD */
 	KEEPER_READY,	  /* <- pid 1 of the nest speaks (credentials: its pid), or err */
@@ -28,20 +30,28 @@ enum keeper_op {
 	KEEPER_HELD,	  /* -> we are in a journal: another migd may come. Until then the nest ends with the connection. No reply */
 	KEEPER_SELF,	  /* -> signal seq is about to be sent by its target itself; <- EALREADY: it has been; EINPROGRESS: a tracer whose migd has died is at it */
 	KEEPER_SELF_DONE, /* -> by the tracer: it has been. No reply */
+	KEEPER_SETUP_AHEAD, /* -> as KEEPER_SETUP_NEW, but for the clocks: the nest may be made before anybody knows what they are to show */
+	KEEPER_CLOCKS,	  /* -> mono_offset, boot_offset: before the first vessel; <- err */
 };
 struct keeper_msg {
 	uint32_t op;
 	int32_t err; /* errno, positive */
 	int32_t pid, tid, ppid, pgid, sid, status;
-	uint64_t seq;
+	union { /* the layout stays: keepers outlive an upgrade of migd */
+		uint64_t seq;
+		int64_t mono_offset;
+	};
 	siginfo_t info;
-	struct rusage usage;
+	union {
+		struct rusage usage;
+		int64_t boot_offset;
+	};
 	struct eng_foreign call;
 };
 struct keeper_setup {
 	uint32_t op;
 	uint32_t host_network;
-	int64_t mono_offset, boot_offset; /* ns to add to this host's clocks */
+	int64_t mono_offset, boot_offset; /* ns to add to this host's clocks; not of KEEPER_SETUP_AHEAD */
 	char hostname[65];
 	char root[PATH_MAX], sprite[PATH_MAX], cgroup[PATH_MAX]; /* "": none */
 };

@@ -157,9 +157,9 @@ static int await(struct eng_family *f, struct nest *n, uint32_t op, struct keepe
 	}
 }
 
-int nest_start(struct eng_family *f, const struct eng_nest_opts *o, int64_t mono_offset, int64_t boot_offset, struct error *e)
+int eng_nest_make(const struct eng_nest_opts *o, struct nest **out, struct error *e)
 {
-	struct keeper_setup s = {.op = KEEPER_SETUP_NEW, .host_network = o->host_network, .mono_offset = mono_offset, .boot_offset = boot_offset};
+	struct keeper_setup s = {.op = KEEPER_SETUP_AHEAD, .host_network = o->host_network};
 	struct nest *n = calloc(1, sizeof(*n));
 	int pair[2] = {-1, -1}, lsock, one = 1, st, r;
 	struct keeper_msg m;
@@ -168,7 +168,7 @@ int nest_start(struct eng_family *f, const struct eng_nest_opts *o, int64_t mono
 	if (!n)
 		return error_set(e, ENOMEM, "no memory");
 	n->pidfd = n->sock = n->timer = -1;
-	snprintf(s.hostname, sizeof(s.hostname), "%s", o->hostname ? o->hostname : "");
+	snprintf(s.hostname, sizeof(s.hostname), "%s", o->hostname);
 	snprintf(s.root, sizeof(s.root), "%s", o->root ? o->root : "");
 	snprintf(s.sprite, sizeof(s.sprite), "%s", o->sprite ? o->sprite : "");
 	snprintf(s.cgroup, sizeof(s.cgroup), "%s", o->cgroup ? o->cgroup : "");
@@ -182,7 +182,7 @@ int nest_start(struct eng_family *f, const struct eng_nest_opts *o, int64_t mono
 	outer = spawn(o->keeper, pair[1], lsock);
 	close(pair[1]);
 	close(lsock);
-	r = outer < 0 ? -errno : send(n->sock, &s, sizeof(s), MSG_NOSIGNAL) < 0 ? -errno : await(f, n, KEEPER_READY, &m, &n->keeper);
+	r = outer < 0 ? -errno : send(n->sock, &s, sizeof(s), MSG_NOSIGNAL) < 0 ? -errno : await(NULL, n, KEEPER_READY, &m, &n->keeper);
 	if (outer > 0)
 		waitpid(outer, &st, 0);
 	if (r == 0)
@@ -191,7 +191,32 @@ int nest_start(struct eng_family *f, const struct eng_nest_opts *o, int64_t mono
 		nest_free(n);
 		return error_set(e, r < 0 ? -r : ESRCH, "%s cannot make the namespaces (root %s): %s", o->keeper, s.root, strerror(r < 0 ? -r : ESRCH));
 	}
+	*out = n;
+	return 0;
+}
+
+pid_t eng_nest_keeper(const struct nest *n)
+{
+	struct pollfd pf = {n->pidfd, POLLIN, 0};
+
+	return poll(&pf, 1, 0) == 0 ? n->keeper : -ESRCH;
+}
+
+void eng_nest_drop(struct nest *n)
+{
+	if (n)
+		nest_kill(n);
+	nest_free(n);
+}
+
+int nest_settle(struct eng_family *f, struct nest *n, int64_t mono_offset, int64_t boot_offset, struct error *e)
+{
+	struct keeper_msg m = {.op = KEEPER_CLOCKS, .mono_offset = mono_offset, .boot_offset = boot_offset};
+	int r = send(n->sock, &m, sizeof(m), MSG_NOSIGNAL) < 0 ? -errno : await(f, n, KEEPER_CLOCKS, &m, NULL);
+
 	f->nest = n;
+	if (r < 0)
+		return error_set(e, -r, "the clocks of the nest (keeper: process %d) cannot be set: %s", n->keeper, strerror(-r));
 	r = events_add(f, n->sock);
 	return r < 0 ? r : timer_start(f);
 }

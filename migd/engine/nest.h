@@ -13,8 +13,8 @@ struct nest {
 	int timer;	/* births and deaths are looked for at its ticks */
 	char name[64]; /* abstract socket for a restarted migd */
 };
-/* 0 or -errno; the nest of f is made. */
-int nest_start(struct eng_family *f, const struct eng_nest_opts *o, int64_t mono_offset, int64_t boot_offset, struct error *e);
+/* 0 or -errno: n is the nest of f from now on, in any case, and its clocks are set. */
+int nest_settle(struct eng_family *f, struct nest *n, int64_t mono_offset, int64_t boot_offset, struct error *e);
 /* A nest of a migd before us. nest_hello(), once its members are in f: the keeper tells of all ends that home does not know of; they are queued when it returns. */
 int nest_attach(struct eng_family *f, const char *name, pid_t keeper, struct error *e);
 int nest_hello(struct eng_family *f, struct error *e);

@@ -241,8 +241,15 @@ static int other_wait(void)
 
 static int job_take(struct other *o)
 {
-	struct eng_nest_opts opts = {.keeper = o->keeper, .root = root, .host_network = true};
-	int r = eng_nest(o->fd, &opts, &hooks, &o->nest, &o->e);
+	char name[256] = "";
+	struct eng_nest_opts opts = {.keeper = o->keeper, .root = root, .host_network = true, .hostname = name};
+	struct nest *nest = NULL;
+	int r;
+
+	gethostname(name, sizeof(name) - 1);
+	r = eng_nest_make(&opts, &nest, &o->e);
+	if (r == 0)
+		r = eng_nest(o->fd, nest, &hooks, &o->nest, &o->e);
 
 	if (r == 0)
 		eng_nest_held(o->nest);

@@ -13,7 +13,9 @@ cat >$TMP/watch.py <<'X'
 import os, time
 top = [p for p, dirs, files in os.walk("/sys/fs/cgroup") if p.endswith("/sprite-guests") and "cpu.stat" in files and "usage_usec" in open(p + "/cpu.stat").read()][0]
 f = open(top + "/cpu.stat")
-running = {d: open(top + "/" + d + "/cgroup.events") for d in os.listdir(top) if os.path.isdir(top + "/" + d)}
+def guest(d): # not a nest that stands ready, with nothing but its first process
+    return os.path.isdir(d) and len(open(d + "/cgroup.procs").readlines()) > 1
+running = {d: open(top + "/" + d + "/cgroup.events") for d in os.listdir(top) if guest(top + "/" + d)}
 def used():
     f.seek(0)
     return int(f.readline().split()[1])

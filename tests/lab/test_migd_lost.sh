@@ -91,4 +91,13 @@ lab heal ws1 ws3
 on ws1 kill -TERM $JOB
 same "a home cut off: the guest is found again" 143 "$(job_status 60)"
 check "a home cut off: nothing is left" until_true 20 eval '[ -z "$(residue)" ]'
+# a guest that nobody here knows any more: the journal of its host is lost
+keepers() { sh_on ws2 'for p in $(pgrep -x sprite-keeper); do awk -v p=$p "/^NSpid:/ && \$NF == 1 && NF > 2 { print p }" /proc/$p/status; done'; }
+job "python3 hear.py"; until_true 10 on ws1 grep -q ready $JD/out
+check "journal lost: it goes away" until_true 10 hop ws2
+killed ws2; on ws2 rm -f /var/lib/sprite/migd.journal
+check "journal lost: its nest is there" test -n "$(keepers)"
+again ws2
+same "journal lost: its nest is ended before migd serves" "" "$(keepers)"
+same "journal lost: and its home sees it killed" 137 "$(job_status 60)"
 finish

@@ -23,6 +23,10 @@ same "a pipeline with two away" "$(seq 5000 | sort -r | sha1sum)" "$(as sprite w
 same "a file as output" "hello from there" "$(as sprite ws1 bash -c "mig run -H ws2 echo hello from there >$JD/o; cat $JD/o")"
 same "a file of the home's own disk" "private" "$(as sprite ws1 bash -c 'echo private >/home/sprite/p; mig run -H ws2 cat /home/sprite/p; rm /home/sprite/p')"
 check "gcc over there" as sprite ws1 bash -c "cd $JD; echo 'int main(void) { return 5; }' >a.c; mig run -H ws2 gcc -o a a.c && { ./a; [ \$? = 5 ]; }"
+# mig by one who is away: it says where it has to be run, but for what works there
+refused "mig over there" 69 'away from its home ws1: mig has to be run there' as sprite ws1 mig run -H ws2 mig ps
+refused "mig run over there" 125 'away from its home ws1' as sprite ws1 mig run -H ws2 mig run true
+same "mig run --local-ok over there runs there" here "$(as sprite ws1 mig run -H ws2 mig run --local-ok echo here)"
 # in the background: its pid is said when it has gone, and only then
 away() { mig ps --no-header -o PID,HOST | awk -v p="$1" '$1 == p { print $2 }'; }
 as sprite ws1 bash -c "cd $JD; mig run -b -H ws2 sleep 1000 </dev/null 2>/dev/null >b.pid"

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * See ahead.h.
+ *
+ *	wanted -> making (a thread) -> ready -> taken by a guest, or ended: KEEP_S after it was wanted last, or a fifth home is wanted
+ *
+ * Who takes one that is still being made waits for it. One whose root view or /sprite is no longer what is mounted here now (its spritefs was started anew) is
+ * not used. The keeper of one that is not taken ends with migd; its cgroup is removed by the next migd (guests_replayed()).
+ */
+#include "migd/ahead.h"
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "conf/cleanup.h"
+#include "conf/clock.h"
+#include "conf/list.h"
+#include "conf/log.h"
+#include "migd/cgroup.h"
+#include "migd/view.h"
+
+enum { HOMES_MAX = 4, KEEP_S = 30, REMOVE_MS = 2000 };
+
+struct ahead {
+	struct list node;
+	struct aheads *all;
+	char home[HOST_NAME_MAX_], cgroup[CGROUP_NAME_MAX];
+	struct nest *nest;
+	bool making, taken; /* taken, and still being made: by whoever waits for it */
+	uint64_t wanted_ns;
+};
+
+struct aheads {
+	struct migd *m;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	struct list list; /* lock, and what is in it */
+	unsigned makers;
+	bool closing;
+};
+
+int aheads_open(struct migd *m, struct aheads **out)
+{
+	struct aheads *a = calloc(1, sizeof(*a));
+
+	if (!a)
+		return -ENOMEM;
+	a->m = m;
+	pthread_mutex_init(&a->lock, NULL);
+	pthread_cond_init(&a->changed, NULL);
+	list_init(&a->list);
+	*out = a;
+	return 0;
+}
+
+/* ---- a nest ---- */
+
+static int make(struct migd *m, const char *home, char cgroup[CGROUP_NAME_MAX], struct nest **out, struct error *e)
+{
+	struct cgroup_limits lim = { .memory_max = m->conf->guest_memory_max, .pids_max = m->conf->guest_pids };
+	_cleanup_free_ char *root = NULL, *paths = NULL;
+	struct eng_nest_opts o = { .keeper = m->keeper, .sprite = m->conf->mount, .hostname = home };
+	static atomic_uint count;
+	struct error cge = { 0 };
+	int err;
+
+	*cgroup = 0;
+	if (asprintf(&root, "%s/homes/%s", m->conf->run_dir, home) < 0)
+		return error_set(e, ENOMEM, "out of memory");
+	if (m->cgroups) { /* of another migd before us some may be left: the time tells ours from those */
+		snprintf(cgroup, CGROUP_NAME_MAX, "sprite-%.80s.%llx.%x", home, (unsigned long long)clock_boot_ns(), count++);
+		if (cgroup_make(m->cgroups, cgroup, &lim, &paths, &cge)) {
+			log_warn("no cgroup for a guest of %s: %s", home, cge.text);
+			*cgroup = 0;
+		}
+	}
+	o.root = root;
+	o.cgroup = paths;
+	o.host_network = m->conf->guest_network && !strcmp(m->conf->guest_network, "host");
+	err = eng_nest_make(&o, out, e);
+	if (err && *cgroup)
+		cgroup_remove(m->cgroups, cgroup, REMOVE_MS);
+	return err;
+}
+
+static void unmake(struct migd *m, struct nest *nest, const char *cgroup)
+{
+	eng_nest_drop(nest);
+	if (*cgroup)
+		cgroup_remove(m->cgroups, cgroup, REMOVE_MS);
+}
+
+/* Which file system is mounted at `where` as process `who` sees it? Told without touching it: it may hang. */
+static bool device_at(const char *who, const char *where, char dev[32])
+{
+	_cleanup_free_ char *path = NULL, *line = NULL;
+	_cleanup_fclose_ FILE *f = NULL;
+	char found[32], point[4096];
+	size_t cap = 0;
+
+	*dev = 0;
+	if (asprintf(&path, "/proc/%s/mountinfo", who) < 0)
+		return false;
+	f = fopen(path, "re");
+	while (f && getline(&line, &cap, f) > 0)
+		if (sscanf(line, "%*d %*d %31s %*s %4095s", found, point) == 2 && !strcmp(point, where))
+			strcpy(dev, found); /* the last one lies on top */
+	return *dev;
+}
+
+static bool is_good(struct migd *m, const struct ahead *x)
+{
+	_cleanup_free_ char *root = NULL;
+	char who[16], there[32], here[32];
+	pid_t keeper = x->nest ? eng_nest_keeper(x->nest) : -ESRCH;
+
+	if (keeper < 0 || asprintf(&root, "%s/homes/%s", m->conf->run_dir, x->home) < 0)
+		return false;
+	snprintf(who, sizeof(who), "%d", keeper);
+	return device_at(who, "/", there) && device_at("self", root, here) && !strcmp(there, here) && device_at(who, "/sprite", there) &&
+	       device_at("self", m->conf->mount, here) && !strcmp(there, here);
+}
+
+/* ---- the few that are kept ---- */
+
+static struct ahead *find(struct aheads *a, const char *home)
+{
+	struct ahead *x;
+
+	list_each(x, &a->list, node)
+		if (!strcmp(x->home, home) && !x->taken)
+			return x;
+	return NULL;
+}
+
+/* Out of the list already, not being made. */
+static void discard(struct aheads *a, struct ahead *x)
+{
+	if (x->nest)
+		unmake(a->m, x->nest, x->cgroup);
+	view_put(a->m->views, x->home);
+	free(x);
+}
+
+static void *make_main(void *arg)
+{
+	struct ahead *x = arg;
+	struct aheads *a = x->all;
+	char cgroup[CGROUP_NAME_MAX] = "";
+	struct nest *nest = NULL;
+	struct error e = { 0 };
+	bool drop;
+
+	if (make(a->m, x->home, cgroup, &nest, &e))
+		log_debug("no nest could be made ahead for guests of %s: %s", x->home, e.text);
+	pthread_mutex_lock(&a->lock);
+	x->making = false;
+	x->nest = nest;
+	strcpy(x->cgroup, cgroup);
+	drop = !nest && !x->taken;
+	if (drop)
+		list_del(&x->node);
+	pthread_mutex_unlock(&a->lock);
+	if (drop)
+		discard(a, x);
+	pthread_mutex_lock(&a->lock);
+	a->makers--;
+	pthread_cond_broadcast(&a->changed);
+	pthread_mutex_unlock(&a->lock);
+	return NULL;
+}
+
+/* The one that was wanted longest ago makes room; under the lock, which is let go of. */
+static struct ahead *make_room(struct aheads *a)
+{
+	struct ahead *x, *oldest = NULL;
+	unsigned n = 0;
+
+	list_each(x, &a->list, node) {
+		n++;
+		if (!x->making && (!oldest || x->wanted_ns < oldest->wanted_ns))
+			oldest = x;
+	}
+	if (n < HOMES_MAX || !oldest)
+		return NULL;
+	list_del(&oldest->node);
+	return oldest;
+}
+
+/* Is there one? It is wanted, then. */
+static bool again(struct aheads *a, const char *home)
+{
+	struct ahead *x = find(a, home);
+
+	if (x)
+		x->wanted_ns = clock_boot_ns();
+	return x || a->closing;
+}
+
+void aheads_want(struct aheads *a, const char *home)
+{
+	_cleanup_free_ char *dir = NULL;
+	struct ahead *x, *old = NULL;
+	struct error e = { 0 };
+	bool there;
+
+	pthread_mutex_lock(&a->lock);
+	there = again(a, home);
+	pthread_mutex_unlock(&a->lock);
+	if (there || view_get(a->m->views, home, &dir, &e))
+		return;
+	x = calloc(1, sizeof(*x));
+	if (!x) {
+		view_put(a->m->views, home);
+		return;
+	}
+	*x = (struct ahead){ .all = a, .making = true, .wanted_ns = clock_boot_ns() };
+	snprintf(x->home, sizeof(x->home), "%s", home);
+	pthread_mutex_lock(&a->lock);
+	there = again(a, home);
+	if (!there) {
+		old = make_room(a);
+		a->makers++;
+		list_add_tail(&a->list, &x->node);
+		if (thread_run(make_main, x)) {
+			a->makers--;
+			list_del(&x->node);
+			there = true;
+		}
+	}
+	pthread_mutex_unlock(&a->lock);
+	if (there)
+		discard(a, x);
+	if (old)
+		discard(a, old);
+}
+
+int aheads_take(struct aheads *a, const char *home, char cgroup[CGROUP_NAME_MAX], struct nest **out, struct error *e)
+{
+	struct ahead *x;
+
+	pthread_mutex_lock(&a->lock);
+	x = find(a, home);
+	if (x) {
+		x->taken = true;
+		while (x->making)
+			pthread_cond_wait(&a->changed, &a->lock);
+		list_del(&x->node);
+	}
+	pthread_mutex_unlock(&a->lock);
+	*out = NULL;
+	if (x && is_good(a->m, x)) {
+		*out = x->nest;
+		strcpy(cgroup, x->cgroup);
+		x->nest = NULL;
+	}
+	if (x)
+		discard(a, x);
+	return *out ? 0 : make(a->m, home, cgroup, out, e);
+}
+
+void aheads_tick(struct aheads *a)
+{
+	struct ahead *x, *tmp;
+	struct list over;
+
+	list_init(&over);
+	pthread_mutex_lock(&a->lock);
+	list_each_safe(x, tmp, &a->list, node) {
+		if (x->making || x->taken || clock_boot_ns() - x->wanted_ns < KEEP_S * 1000000000ull)
+			continue;
+		list_del(&x->node);
+		list_add_tail(&over, &x->node);
+	}
+	pthread_mutex_unlock(&a->lock);
+	list_each_safe(x, tmp, &over, node)
+		discard(a, x);
+}
+
+void aheads_close(struct aheads *a)
+{
+	struct ahead *x, *tmp;
+
+	if (!a)
+		return;
+	pthread_mutex_lock(&a->lock);
+	a->closing = true;
+	while (a->makers)
+		pthread_cond_wait(&a->changed, &a->lock);
+	list_each_safe(x, tmp, &a->list, node) {
+		if (x->taken)
+			continue; /* its guest's actor has it */
+		list_del(&x->node);
+		discard(a, x);
+	}
+	pthread_mutex_unlock(&a->lock);
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What becomes of a guest: events of its engine, told to the home in order by the outbox; and its end. In its actor, but for what says otherwise. */
+#include "migd/guest_parts.h"
+#include "conf/log.h"
+#include "migd/forward.h"
+#include "migd/outbox.h"
+#include "migd/relay.h"
+
+enum { DRAIN_MS = 5000 };
+
+int guest_actor_end(struct family *f, void *unused)
+{
+	(void)unused;
+	if (f->eng) {
+		eng_discard(f->eng);
+		f->eng = NULL;
+	}
+	return 0;
+}
+
+/* The last process has ended and the home knows of it all. */
+static void *bury_main(void *arg)
+{
+	struct family *f = arg;
+
+	outbox_flush(f->outbox, 3600 * 1000);
+	family_call(f, guest_actor_end, NULL);
+	guest_forget(f);
+	family_put(f);
+	return NULL;
+}
+
+static void guest_ended(struct family *f)
+{
+	Sprite__Mig__ReportReq r = SPRITE__MIG__REPORT_REQ__INIT;
+
+	r.kind = SPRITE__MIG__REPORT_REQ__KIND__EMPTY;
+	outbox_report(f->outbox, &r);
+	f->ended = true;
+	family_get(f);
+	if (thread_run(bury_main, f))
+		family_put(f);
+}
+
+int guest_actor_caught_up(struct family *f, void *unused)
+{
+	size_t left = 0;
+
+	(void)unused;
+	family_events(f);
+	if (f->eng)
+		eng_pids(f->eng, &left);
+	if (!left && f->eng && !f->ended)
+		guest_ended(f);
+	return 0;
+}
+
+void guest_event(struct family *f, const struct eng_event *ev)
+{
+	Sprite__Mig__ReportReq r = SPRITE__MIG__REPORT_REQ__INIT;
+	size_t left = 1;
+
+	r.pid = ev->pid;
+	r.ppid = ev->ppid;
+	switch (ev->kind) {
+	case ENG_CALL:
+		forward_call(f, &ev->call);
+		return;
+	case ENG_EXITED:
+		relay_drain(f->relays, DRAIN_MS); /* its last words come before its end */
+		r.kind = SPRITE__MIG__REPORT_REQ__KIND__EXITED;
+		r.status = ev->status;
+		r.utime_us = ev->usage.ru_utime.tv_sec * 1000000ull + ev->usage.ru_utime.tv_usec;
+		r.stime_us = ev->usage.ru_stime.tv_sec * 1000000ull + ev->usage.ru_stime.tv_usec;
+		r.maxrss_kb = ev->usage.ru_maxrss;
+		eng_pids(f->eng, &left);
+		break;
+	case ENG_STOPPED:
+		r.kind = SPRITE__MIG__REPORT_REQ__KIND__STOPPED;
+		r.status = ev->info.si_signo;
+		break;
+	case ENG_CONTINUED:
+		r.kind = SPRITE__MIG__REPORT_REQ__KIND__CONTINUED;
+		break;
+	case ENG_BORN:
+		r.kind = SPRITE__MIG__REPORT_REQ__KIND__BORN;
+		r.comm = (char *)ev->comm;
+		r.pgid = ev->pgid;
+		r.sid = ev->sid;
+		break;
+	default:
+		return;
+	}
+	log_debug("family %s: report %d of %d, status %#x, %zu left", f->id, r.kind, ev->pid, ev->status, left);
+	pthread_mutex_lock(&f->lock);
+	if (ev->kind == ENG_BORN) {
+		family_add_member(f, ev->pid, ev->ppid, ev->comm, false);
+	} else if (ev->kind == ENG_EXITED) {
+		struct member *m = family_member(f, ev->pid);
+
+		if (m)
+			m->ended = true;
+	}
+	pthread_mutex_unlock(&f->lock);
+	outbox_report(f->outbox, &r);
+	if (!left) /* there may be other ends to tell: EMPTY is the last word */
+		family_post(f, guest_actor_caught_up, NULL);
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+/* After a restart of migd: guests are found again by the journal, and what is here of guests that it does not know ends. */
+#include "migd/guest_parts.h"
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include "conf/cleanup.h"
+#include "conf/clock.h"
+#include "conf/log.h"
+#include "migd/cgroup.h"
+#include "migd/journal.h"
+#include "migd/transfer.h"
+#include "migd/view.h"
+
+enum { END_MS = 2000 };
+
+static int actor_reattach(struct family *f, void *arg)
+{
+	struct eng_hooks hooks;
+	struct error e = { 0 };
+	int err;
+
+	transfer_hooks(f, &hooks);
+	err = arg ? eng_reattach(arg, &hooks, &f->eng, &e) : error_set(&e, ESRCH, "nothing is known of it");
+	if (!err && !f->whole) {
+		eng_abandon(f->eng);
+		f->eng = NULL;
+		err = error_set(&e, ESTALE, "its image had not come in whole");
+	}
+	if (!err)
+		log_debug("family %s: its nest is %s", f->id, eng_state_name(f->eng));
+	if (!err && !strcmp(eng_state_name(f->eng), "running"))
+		f->machine.state = MD_RUNNING;
+	if (err)
+		log_warn("family %s: its nest is given up: %s", f->id, e.text);
+	return err;
+}
+
+void guest_replay_heard(struct migd *m, const json_t *r)
+{
+	struct family *f = family_find(m->families, FAM_GUEST, json_string_value(json_object_get(r, "f")));
+	uint64_t seq = (uint64_t)json_integer_value(json_object_get(r, "seq"));
+
+	if (!f)
+		return;
+	pthread_mutex_lock(&f->lock);
+	if (f->gen == (uint64_t)json_integer_value(json_object_get(r, "g")) && seq > f->signal_seq)
+		f->signal_seq = seq;
+	pthread_mutex_unlock(&f->lock);
+	family_put(f);
+}
+
+void guest_replay(struct migd *m, const json_t *r)
+{
+	const char *id = json_string_value(json_object_get(r, "f")), *home = json_string_value(json_object_get(r, "home"));
+	const char *state = json_string_value(json_object_get(r, "state")), *group = json_string_value(json_object_get(r, "cgroup"));
+	_cleanup_free_ char *dir = NULL;
+	struct error e = { 0 };
+	struct family *f;
+
+	if (!home || family_create(m->families,
+			&(struct family_new){ .role = FAM_GUEST, .id = id, .home = home, .uid = json_integer_value(json_object_get(r, "uid")),
+				.gid = json_integer_value(json_object_get(r, "gid")), .pid = json_integer_value(json_object_get(r, "pid")),
+				.comm = json_string_value(json_object_get(r, "comm")), .on_event = guest_event },
+			&f))
+		return;
+	view_get(m->views, home, &dir, &e);
+	pthread_mutex_lock(&f->lock);
+	f->gen = json_integer_value(json_object_get(r, "g"));
+	f->signal_seq = json_integer_value(json_object_get(r, "signal"));
+	if (group)
+		snprintf(f->cgroup, sizeof(f->cgroup), "%s", group);
+	else /* by a migd that had none made ahead */
+		snprintf(f->cgroup, sizeof(f->cgroup), "sprite-%.100s.%llu", f->id, (unsigned long long)f->gen);
+	f->stuck_kill_s = (uint32_t)json_integer_value(json_object_get(r, "stuck_kill"));
+	if (guest_told_to_freeze(f)) { /* stopped for the owner's sake by who was here before: it is still to leave, or to run on when he goes */
+		f->evicting = true;
+		f->evict_since_ns = clock_boot_ns();
+		snprintf(f->evict_why, sizeof(f->evict_why), "its owner is back");
+		guest_freeze(f, false); /* its keeper could not answer; evict_turn() stops it again */
+	}
+	/* What it is now, actor_reattach() finds out; what it was, a destination or a source, tells who may let it run. */
+	f->machine.state = json_is_true(json_object_get(r, "runs")) ? MS_DOUBT : MD_DOUBT;
+	f->whole = json_is_true(json_object_get(r, "whole"));
+	pthread_mutex_unlock(&f->lock);
+	if (family_call(f, actor_reattach, (void *)state))
+		guest_forget(f); /* what is left of it ends with its cgroup */
+	else
+		log_note("family %s: %d (%s) found again, %s", f->id, f->pid, f->comm, mig_state_name(f->machine.state));
+	if (f->machine.state == MD_RUNNING)
+		family_post(f, guest_actor_caught_up, NULL);
+	family_put(f);
+}
+
+/* Its migd died before it could write a record, or the journal is lost: its home does not count on it. */
+static void end_unknown(void *arg, const char *group)
+{
+	struct migd *m = arg;
+	struct family *f = family_of_cgroup(m->families, group);
+	pid_t one;
+	int left, err;
+
+	family_put(f);
+	if (f)
+		return;
+	left = cgroup_pids(m->cgroups, group, &one, 1); /* none: a nest that was made ahead */
+	err = cgroup_remove(m->cgroups, group, END_MS);
+	if (left > 0)
+		log_warn("%s: what was left here of a guest that the journal does not know %s", group, err ? "does not end" : "is ended");
+}
+
+void guests_replayed(struct migd *m)
+{
+	if (m->cgroups)
+		cgroups_each(m->cgroups, end_unknown, m);
+	views_adopt(m->views);
+}
