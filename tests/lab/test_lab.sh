@@ -31,6 +31,10 @@ same "monotonic clocks differ by more than 500 s" 5 "$( (cat /proc/uptime; for n
 same "marks under /usr" "fs1 ws1 ws2 ws3" "$(echo $(for n in fs1 ws1 ws2 ws3; do on $n cat /usr/sprite-node; done))"
 check "the host's /usr cannot be written from a node" sh_on ws1 '! touch /usr/bin/x-of-a-node 2>/dev/null'
 check "no path to another node or to the host" sh_on ws1 '[ ! -e /run/sprite-lab ] && [ ! -e "'"$BIN"'" ] && ! ls -d /home/* | grep -vE "/(sprite|guest)$"'
+for n in fs1 ws1 ws2 ws3; do on $n sh -c 'for d in /home /tmp /var/tmp /run /etc/sprite; do echo $0 >$d/of-whom; done' $n; done
+same "/home, /tmp, /var, /run and /etc/sprite are each node's own" "fs1 ws1 ws2 ws3 0" "$(echo $(for n in fs1 ws1 ws2 ws3; do on $n sh -c 'cat /home/of-whom /tmp/of-whom /var/tmp/of-whom /run/of-whom /etc/sprite/of-whom; rm /home/of-whom /tmp/of-whom /var/tmp/of-whom /run/of-whom /etc/sprite/of-whom' | sort -u; done; ls /home/of-whom /tmp/of-whom /var/tmp/of-whom /run/of-whom /etc/sprite/of-whom 2>/dev/null | wc -l))"
+same "a certificate each" 4 "$(for n in fs1 ws1 ws2 ws3; do on $n sha1sum /etc/sprite/tls/host.crt; done | sort -u | wc -l)"
+same "a cable each" "eth0 veth" "$(on ws1 ip -d -o link show eth0 | sed -n 's/^[0-9]*: \(eth0\)@.* \(veth\) .*/\1 \2/p')"
 check "devices" sh_on ws1 '[ -c /dev/null ] && [ -c /dev/fuse ] && [ -d /dev/shm ] && echo x >/dev/full 2>/dev/null; [ $? != 0 ] && [ "$(head -c 4 /dev/zero | wc -c)" = 4 ]'
 check "names of the nodes resolve" sh_on ws1 'for n in fs1 ws1 ws2 ws3; do getent hosts $n >/dev/null || exit 1; done'
 check "a group of a node can be frozen" sh_on ws1 'g=$(findmnt -no TARGET -t cgroup2)/t; mkdir $g; sleep 100 >/dev/null 2>&1 & p=$!

@@ -95,7 +95,7 @@ check "nothing is left over there" until_true 20 nobody_away
 
 # status, -k, output whole, .NOEXPORT, recursive make
 out=$(in_d 'mig make -k -j8 --verbose -f odd.mk'); rc=$?
-same "status of a build that fails" "$(in_d 'make -k -f odd.mk >/dev/null 2>&1'; echo $?)" $rc
+same "status of a build that fails" "$(in_d 'make -k -j30 -f odd.mk >/dev/null 2>&1'; echo $?)" $rc
 check "what the failed recipe said is shown" grep -qx "it breaks" <<<"$out"
 check "-k builds the rest" grep -qx "inner4" <<<"$out"
 check "but not what needs what failed" on ws1 test ! -e $D/never
