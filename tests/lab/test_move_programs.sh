@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: shared
 # timeout: 420
-# 50 moves in a row of real programs: identical output and exit status, nothing left behind.
+# 50 moves in a row of each of four real programs, side by side: identical output and exit status, nothing left behind.
 . "$(dirname "$0")/lib.sh"
-job_dir
-trap 'on ws1 rm -rf $JD; rm -rf "$TMP"' EXIT
 MOVES=${SPRITE_MOVES:-50}
 hops=(ws2 ws3 home ws3 ws2 home)
 
@@ -31,13 +29,16 @@ many() {
 	if [ $bad = 0 ] || [ -n "${got:-}" ]; then same "$name: output and exit status after $n moves in $runs runs" "$want" "$got"; fi
 	check "$name: $MOVES moves" test $n -ge $MOVES
 	job_over || on ws1 sh -c "kill -9 $JOB" 2>/dev/null
-	same "$name: nothing is left" "" "$(residue)"
 }
+# lane FUNCTION: beside the others, in a directory of its own
+LANES=()
+lane() { (job_dir; $1; on ws1 rm -rf $JD; exit $FAILED) & LANES+=($!); }
 
-# what an unmoved run gives
-as sprite ws1 bash -c "cd $JD; tar cf in.tar -C / usr/include usr/share/perl 2>/dev/null; head -c 24000000 in.tar >in; rm in.tar; xz -6 -T2 -c in >ref.xz"
-want="0 $(on ws1 sh -c "cd $JD; sha1sum <ref.xz")"
-many "xz -T2" "xz -6 -T2 -c in >out.xz" "sha1sum <out.xz" "$want"
+# What an unmoved run gives comes first.
+xz_moves() {
+	as sprite ws1 bash -c "cd $JD; tar cf in.tar -C / usr/include usr/share/perl 2>/dev/null; head -c 24000000 in.tar >in; rm in.tar; xz -6 -T2 -c in >ref.xz"
+	many "xz -T2" "xz -6 -T2 -c in >out.xz" "sha1sum <out.xz" "0 $(on ws1 sh -c "cd $JD; sha1sum <ref.xz")"
+}
 
 cat >"$TMP/hash.py" <<'PY'
 import hashlib, sys
@@ -45,30 +46,36 @@ h = b"sprite"
 for i in range(400000): h = hashlib.sha256(h + b"%d" % i).digest()
 print(h.hex()); sys.exit(7)
 PY
-as sprite ws1 sh -c "cat >$JD/hash.py" <"$TMP/hash.py"
-want="7 $(as sprite ws1 python3 $JD/hash.py)"
-many python3 "python3 hash.py" "cat out" "$want"
+python_moves() {
+	as sprite ws1 sh -c "cat >$JD/hash.py" <"$TMP/hash.py"
+	many python3 "python3 hash.py" "cat out" "7 $(as sprite ws1 python3 $JD/hash.py)"
+}
 
 python3 - >"$TMP/long.c" <<'PY'
 for i in range(2500):
     print("static int f%d(int a, int b) { int s = %d; for (int i = 0; i < a; i++) { s += (a ^ i) * b; if (s %% 7 == 3) s -= b << 2; else s ^= a + %d; } return s; }" % (i, i, i))
 print("int main(int c, char **v) { (void)v; int s = 0;"); [print("s += f%d(c, s);" % i) for i in range(2500)]; print("return s & 1; }")
 PY
-as sprite ws1 sh -c "cat >$JD/long.c" <"$TMP/long.c"
-as sprite ws1 sh -c "cd $JD; gcc -O2 -c -o ref.o long.c"
-want="0 $(on ws1 sh -c "cd $JD; sha1sum <ref.o")"
-many gcc "gcc -O2 -c -o out.o long.c" "sha1sum <out.o" "$want"
+gcc_moves() {
+	as sprite ws1 sh -c "cat >$JD/long.c" <"$TMP/long.c"
+	as sprite ws1 sh -c "cd $JD; gcc -O2 -c -o ref.o long.c"
+	many gcc "gcc -O2 -c -o out.o long.c" "sha1sum <out.o" "0 $(on ws1 sh -c "cd $JD; sha1sum <ref.o")"
+}
 
-if on ws1 test -x /opt/sprite/tests/move/threads; then
-	# 17 threads, mutexes, condition variables: it checks itself until it is told to end
-	job "/opt/sprite/tests/move/threads"
+# 17 threads, mutexes, condition variables: it checks itself until it is told to end
+threads_move() {
+	local n=0 out
+	job "/opt/sprite/tests/move/threads" || return
 	until_true 10 on ws1 grep -q READY $JD/out
-	n=0
 	while [ $n -lt $MOVES ] && out=$(hop ${hops[$((n % 6))]} 2>&1); do n=$((n + 1)); done
 	[ $n = $MOVES ] || note "$out"
 	check "17 threads: $MOVES moves" test $n -ge $MOVES
 	on ws1 kill -TERM "$JOB"
 	same "17 threads: status and last words" "0 PASS" "$(job_status) $(on ws1 sh -c "tail -1 $JD/out")"
-	same "17 threads: nothing is left" "" "$(residue)"
-fi
+}
+
+short_moves() { threads_move; python_moves; }
+for l in xz_moves gcc_moves short_moves; do lane $l; done
+for p in "${LANES[@]}"; do wait $p || FAILED=1; done
+same "nothing of them is left" "" "$(residue)"
 finish
