@@ -143,7 +143,7 @@ demo: deps
 	@$(MAKE) -s -j$(JOBS) BUILD=$(BUILD) all
 	@$(run)lab/demo.sh
 
-# The same tests on sanitized programs, in a build directory of their own. Daemons that end with 99 have found something: `sprite-lab down` shows it. TSan: what runs without a lab (ptrace and FUSE daemons under it are too slow to say much).
+# The same tests on sanitized programs, in a build directory of their own. What daemons have found is in their logs: `sprite-lab down` shows it and fails. TSan: what runs without a lab (ptrace and FUSE daemons under it are too slow to say much).
 sanitized = ASAN_OPTIONS=exitcode=99:detect_leaks=1 UBSAN_OPTIONS=exitcode=99:print_stacktrace=1
 asan:
 	@$(MAKE) -s -j$(JOBS) BUILD=$(BUILD)-asan SAN="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" all tests

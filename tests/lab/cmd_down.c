@@ -25,10 +25,13 @@ static int complain(const struct lab_node *n, json_t *answer)
 		const char *daemon = json_string_value(json_object_get(row, "name"));
 		int status = json_integer_value(json_object_get(row, "status"));
 
-		if (!json_is_true(json_object_get(row, "failed")))
+		if (json_is_true(json_object_get(row, "failed")))
+			fprintf(stderr, "sprite-lab: %s: %s had ended by %s %d\n", n->name, daemon, WIFSIGNALED(status) ? "signal" : "status",
+				WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+		else if (log_reported(n, daemon))
+			fprintf(stderr, "sprite-lab: %s: %s: a sanitizer has found something\n", n->name, daemon);
+		else
 			continue;
-		fprintf(stderr, "sprite-lab: %s: %s had ended by %s %d\n", n->name, daemon, WIFSIGNALED(status) ? "signal" : "status",
-			WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 		log_show_end(n, daemon);
 		rc = 1;
 	}

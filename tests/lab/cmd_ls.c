@@ -84,20 +84,44 @@ static int print_file(const char *path)
 	return n < 0 ? -errno : 0;
 }
 
-void log_show_end(const struct lab_node *n, const char *daemon)
+static FILE *log_open(const struct lab_node *n, const char *daemon)
 {
 	_cleanup_free_ char *path = xasprintf("/proc/%d/root/var/log/sprite/%s.log", n->pid, daemon);
+
+	return fopen(path, "re");
+}
+
+/* Where a sanitizer's report begins in a text, NULL: nowhere. */
+static char *report_in(const char *text)
+{
+	char *report = strstr(text, "Sanitizer: ");
+
+	return report ? report : strstr(text, "runtime error: ");
+}
+
+bool log_reported(const struct lab_node *n, const char *daemon)
+{
+	_cleanup_fclose_ FILE *f = log_open(n, daemon);
+	_cleanup_free_ char *line = NULL;
+	bool found = false;
+	size_t room = 0;
+
+	while (f && !found && getline(&line, &room, f) > 0)
+		found = report_in(line);
+	return found;
+}
+
+void log_show_end(const struct lab_node *n, const char *daemon)
+{
 	_cleanup_free_ char *text = xcalloc(1, LOG_END_MAX);
-	_cleanup_fclose_ FILE *f = fopen(path, "re");
+	_cleanup_fclose_ FILE *f = log_open(n, daemon);
 	char *report;
 	int len, lines = 0;
 
 	if (f && fseek(f, 1 - LOG_END_MAX, SEEK_END) < 0)
 		rewind(f); /* shorter than that */
 	len = f ? fread(text, 1, LOG_END_MAX - 1, f) : 0;
-	report = strstr(text, "Sanitizer: ");
-	if (!report)
-		report = strstr(text, "runtime error: ");
+	report = report_in(text);
 	if (report) { /* from its first line, and not to the end of what may be hundreds */
 		for (int i = report - text; i < len; i++)
 			if (text[i] == '\n' && ++lines == 40)

@@ -112,6 +112,8 @@ int hub_start(struct lab *lab, const struct lab_options *o, int *keep, struct er
 /* server.c: the loop of hub and inits. Never returns. */
 /* Prints the end of a daemon's log, or a sanitizer's report in it: whoever sees `up` or `down` fail has nothing else, the node goes. */
 void log_show_end(const struct lab_node *n, const char *daemon);
+/* Has a sanitizer said something in it? How the daemon ended need not show that: spritefs is started again by its holder. */
+bool log_reported(const struct lab_node *n, const char *daemon);
 
 struct server_options {
 	const struct lab_node *node; /* NULL: the hub */
