@@ -164,6 +164,7 @@ static int session_new(struct fs *fs, struct error *e)
 	if (fs->whole)
 		special_wrap(&ops);
 	fs->se = fuse_session_new(&args, &ops, sizeof(ops), fs);
+	fuse_opt_free_args(&args); /* it has made them its own */
 	return fs->se ? 0 : error_set(e, EIO, "libfuse does not begin");
 }
 
