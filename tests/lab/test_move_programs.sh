@@ -52,9 +52,9 @@ python_moves() {
 }
 
 python3 - >"$TMP/long.c" <<'PY'
-for i in range(2500):
+for i in range(1000):
     print("static int f%d(int a, int b) { int s = %d; for (int i = 0; i < a; i++) { s += (a ^ i) * b; if (s %% 7 == 3) s -= b << 2; else s ^= a + %d; } return s; }" % (i, i, i))
-print("int main(int c, char **v) { (void)v; int s = 0;"); [print("s += f%d(c, s);" % i) for i in range(2500)]; print("return s & 1; }")
+print("int main(int c, char **v) { (void)v; int s = 0;"); [print("s += f%d(c, s);" % i) for i in range(1000)]; print("return s & 1; }")
 PY
 gcc_moves() {
 	as sprite ws1 sh -c "cat >$JD/long.c" <"$TMP/long.c"
