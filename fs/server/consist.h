@@ -5,7 +5,7 @@
  * "Sprite guarantees that whenever a process reads data from a file, it receives the most recently written data" (Nelson, Welch, Ousterhout 1988).
  * Sprite did it per open; here a client holds leases on objects, of these bits:
  *	ATTR   the inode's attributes			shared
- *	NAMES  a directory's names, also absent ones	shared; a recall takes single names out of it, never the bit
+ *	NAMES  a directory's names, also absent ones	shared; a change of a name recalls that name alone, which leaves the bit
  *	DATA   a file's contents			shared
  *	WRITE  all of the file, with its own changes not yet told: exclusive, implies ATTR and DATA. Of a directory: its names and attributes, the same way;
  *	       implies ATTR and NAMES. Who looks at it, or changes it, breaks it.
@@ -15,13 +15,15 @@
  * 2. A grant is entered before the state it speaks of is read; so a change either sees it and recalls it, or was applied before.
  * 3. While a change waits or is applied, nobody else is granted what it breaks; nor a client what is being recalled from it.
  * 4. An operation that waits holds up nothing: only one that is being applied (system calls, no waiting) excludes others on its objects. Objects are
- *    taken all or none.
+ *    taken all or none. What it only hopes for (hope) it waits for once, and then goes on with what it got.
  * 5. A change of a directory does not wait for a client that has itself a change waiting on that directory, unless the client can acknowledge without
  *    its kernel's lock on it (ack_now): it is asked all the same, and acknowledges when its own request was answered. Else two clients creating
  *    in one directory would wait for each other for ever.
  * 6. An operation that settles (a read, whose pages a kernel will keep) waits until the changes that are on their way are applied, unless its client has
  *    one of them still to acknowledge: then it is answered at once, and invalidated later.
  * 7. A client that does not acknowledge is given up by the caller (consist_client_gone()); its leases are over then.
+ * 8. What one operation asks of one client is one event, acknowledged as a whole; but a client which cannot acknowledge at any time (rule 5) gets each recall
+ *    as an event of its own.
  *
  * An operation (struct cs_op): NEW -> WAITING -> RUNNABLE -> (begin again) WAITING | APPLYING -> ended. A RUNNABLE one is run again from its start.
  */
@@ -40,7 +42,7 @@ enum {
 	CS_WRITE = 8,
 };
 
-#define CS_NEEDS_MAX   4
+#define CS_NEEDS_FEW   4 /* needs with a name: no more of one operation */
 #define CS_HANDLE_MAX  128
 #define CS_CLIENT_MAX  262144 /* leases of one client; more are not granted */
 
@@ -57,7 +59,8 @@ struct cs_need {
 	uint32_t breaks;  /* bits that others must give up; CS_WRITE alone: it only looks */
 	bool change;	  /* excludes other changes while it is applied */
 	bool settle;	  /* rule 6, for DATA */
-	const char *name; /* with CS_NAMES: which name; valid until the operation ends or begins again */
+	const char *name; /* with CS_NAMES: which name, NULL: the bit itself; valid until the operation ends or begins again */
+	bool hope;	  /* it goes on without, when waiting once did not help */
 	/* private */
 	bool asked; /* every holder of NAMES was asked to forget the name */
 	struct cs_op *op;
@@ -72,19 +75,20 @@ struct cs_op {
 	uint64_t client;
 	/* private */
 	enum cs_state state;
-	struct cs_need need[CS_NEEDS_MAX];
-	int nneeds;
+	struct cs_need *need, few[CS_NEEDS_FEW];
+	int nneeds, blocked_at;
+	bool waited, again; /* for what it hopes; and has begun again since */
 	struct list link; /* of a list of runnable ones that was handed out; in the client's list otherwise */
 	struct list in_client;
 };
 
-/* A recall to be sent; the receiver of the list frees it. */
+/* A recall to be sent; the receiver of the list frees it. Those of one event have its `id` and follow each other. */
 struct cs_recall {
 	struct list link;
 	uint64_t client, id, bits, seq;
 	size_t handle_len;
 	unsigned char handle[CS_HANDLE_MAX];
-	char name[256]; /* bits & CS_NAMES */
+	char name[256]; /* bits & CS_NAMES: "" is all of them */
 };
 
 /* What a call has brought about: recalls to send, operations to run again. */
@@ -94,7 +98,8 @@ struct cs_out {
 #define CS_OUT_INIT(o) {LIST_INIT((o).recalls), LIST_INIT((o).runnable)}
 
 struct consist {
-	struct hash objects, clients, recalls;
+	struct hash objects, clients, recalls; /* recalls: events */
+	struct list gathering; /* clients with an event that the operation which begins may add to */
 	uint64_t seq, next_recall;
 	size_t nleases;
 	uint64_t recalls_sent;
@@ -132,7 +137,13 @@ bool consist_hidden(const struct consist *c, uint64_t client, struct cs_key key)
 /* Is the file open for writing by one client and open by another? */
 bool consist_shared_write(const struct consist *c, uint64_t client, struct cs_key key);
 
-/* The client has done what recall `id` asked for. Unknown ids are ignored. */
+/*
+ * What others would have to give up, so that the client may look at the object or (alone) be granted WRITE: what to put into `breaks` of a hope. 0: nothing stands in the way, or
+ * it cannot be had without holding somebody up: it is open there for writing, or (alone) at all, or somebody changes it.
+ */
+uint32_t consist_obstacles(const struct consist *c, uint64_t client, struct cs_key key, bool alone);
+
+/* The client has done all that event `id` asked for. Unknown ids are ignored. */
 void consist_ack(struct consist *c, uint64_t client, uint64_t id, struct cs_out *out);
 /* All recalls that the client has not acknowledged, once more. */
 void consist_repeat(const struct consist *c, uint64_t client, struct cs_out *out);

@@ -12,14 +12,13 @@
 #include "conf/log.h"
 #include "fs/server/lease.h"
 
-#define EVENTS_QUEUE_MAX 65536 /* a client that lets more pile up is cut off and comes again */
+#define EVENTS_QUEUE_MAX 262144 /* recalls and the like; a client that lets more pile up is cut off and comes again */
 
 struct event_item {
 	struct list link;
 	Sprite__Fs__Event msg;
-	Sprite__Fs__Recall recall, *recalls;
-	unsigned char handle[HANDLE_MAX];
-	char name[256];
+	struct list recalls; /* struct cs_recall */
+	size_t n;
 };
 
 struct event_stream {
@@ -27,7 +26,7 @@ struct event_stream {
 	struct rpc_stream *s;
 	struct client *client; /* counted */
 	struct list queue;
-	size_t queued;
+	size_t queued; /* recalls in it, and other events */
 	pthread_cond_t wake;
 	bool closing;
 };
@@ -68,19 +67,30 @@ static struct event_item *item_new(struct events *ev, Sprite__Fs__Event__Kind ki
 	it->msg.id = ++ev->next_id;
 	it->msg.kind = kind;
 	it->msg.server_epoch = clock_epoch();
+	list_init(&it->recalls);
+	it->n = 1;
 	return it;
+}
+
+static void item_free(struct event_item *it)
+{
+	struct list *l;
+
+	while (it && (l = list_pop(&it->recalls)))
+		free(list_entry(l, struct cs_recall, link));
+	free(it);
 }
 
 /* events.lock is held. */
 static void stream_queue(struct event_stream *es, struct event_item *it)
 {
 	if (!it || es->queued >= EVENTS_QUEUE_MAX) {
-		free(it);
+		item_free(it);
 		rpc_stream_cancel(es->s);
 		return;
 	}
 	list_add_tail(&es->queue, &it->link);
-	es->queued++;
+	es->queued += it->n;
 	pthread_cond_signal(&es->wake);
 }
 
@@ -96,33 +106,52 @@ void events_push_prefixes(struct fsd *d)
 	pthread_mutex_unlock(&ev->lock);
 }
 
-void events_push_recall(struct fsd *d, const struct cs_recall *r)
+/* The recalls of one event, which stand together. */
+static struct event_item *item_recalls(struct events *ev, struct list *recalls)
+{
+	struct event_item *it = item_new(ev, SPRITE__FS__EVENT__KIND__RECALL);
+	struct cs_recall *first = list_entry(recalls->next, struct cs_recall, link);
+	uint64_t id = first->id;
+
+	if (it)
+		it->n = 0;
+	while (!list_empty(recalls)) {
+		struct cs_recall *r = list_entry(recalls->next, struct cs_recall, link);
+
+		if (r->id != id)
+			break;
+		list_del(&r->link);
+		if (it) {
+			it->msg.id = id;
+			list_add_tail(&it->recalls, &r->link);
+			it->n++;
+		} else {
+			free(r);
+		}
+	}
+	return it;
+}
+
+void events_push_recalls(struct fsd *d, struct list *recalls)
 {
 	struct events *ev = d->events;
 	struct event_stream *es;
 
+	if (list_empty(recalls))
+		return;
 	pthread_mutex_lock(&ev->lock);
-	list_each(es, &ev->streams, link) {
-		struct event_item *it;
+	while (!list_empty(recalls)) {
+		uint64_t client = list_entry(recalls->next, struct cs_recall, link)->client;
+		struct event_item *it = item_recalls(ev, recalls);
+		struct event_stream *to = NULL;
 
-		if (es->closing || es->client->id != r->client)
-			continue;
-		it = item_new(ev, SPRITE__FS__EVENT__KIND__RECALL);
-		if (it) {
-			it->msg.id = r->id;
-			sprite__fs__recall__init(&it->recall);
-			it->recalls = &it->recall;
-			it->msg.recalls = &it->recalls;
-			it->msg.n_recalls = 1;
-			it->recall.bits = r->bits;
-			it->recall.lease_seq = r->seq;
-			memcpy(it->handle, r->handle, r->handle_len);
-			it->recall.handle.data = it->handle;
-			it->recall.handle.len = r->handle_len;
-			memcpy(it->name, r->name, sizeof(it->name));
-			it->recall.name = it->name;
-		}
-		stream_queue(es, it);
+		list_each(es, &ev->streams, link)
+			if (!es->closing && es->client->id == client)
+				to = es; /* the newest: what an older one still has to send is sent again on it */
+		if (to)
+			stream_queue(to, it);
+		else
+			item_free(it);
 	}
 	pthread_mutex_unlock(&ev->lock);
 }
@@ -136,6 +165,33 @@ void events_drop(struct fsd *d, const struct client *c)
 		if (es->client == c)
 			rpc_stream_cancel(es->s);
 	pthread_mutex_unlock(&d->events->lock);
+}
+
+static int item_send(struct event_stream *es, struct event_item *it)
+{
+	size_t n = list_empty(&it->recalls) ? 0 : it->n, i = 0;
+	Sprite__Fs__Recall *v = calloc(n + 1, sizeof(*v)), **p = calloc(n + 1, sizeof(*p));
+	struct cs_recall *r;
+	int ret = -ENOMEM;
+
+	if (v && p) {
+		if (n)
+			list_each(r, &it->recalls, link) {
+				sprite__fs__recall__init(&v[i]);
+				v[i].handle = (ProtobufCBinaryData){r->handle_len, r->handle};
+				v[i].bits = r->bits;
+				v[i].lease_seq = r->seq;
+				v[i].name = r->name;
+				p[i] = &v[i];
+				i++;
+			}
+		it->msg.recalls = p;
+		it->msg.n_recalls = n;
+		ret = rpc_stream_send(es->s, &it->msg.base, NULL, 0);
+	}
+	free(v);
+	free(p);
+	return ret;
 }
 
 struct sender {
@@ -159,11 +215,11 @@ static void *sender_run(void *arg)
 		if (es->closing)
 			break;
 		l = list_pop(&es->queue);
-		es->queued--;
-		pthread_mutex_unlock(&sd->ev->lock);
 		it = list_entry(l, struct event_item, link);
-		r = rpc_stream_send(es->s, &it->msg.base, NULL, 0);
-		free(it);
+		es->queued -= it->n;
+		pthread_mutex_unlock(&sd->ev->lock);
+		r = item_send(es, it);
+		item_free(it);
 		if (r < 0)
 			rpc_stream_cancel(es->s); /* wakes the receiver, who ends it all */
 		pthread_mutex_lock(&sd->ev->lock);
@@ -224,7 +280,7 @@ static void stream_detach(struct fsd *d, struct event_stream *es)
 	list_del(&es->link);
 	pthread_cond_signal(&es->wake);
 	while ((l = list_pop(&es->queue)))
-		free(list_entry(l, struct event_item, link));
+		item_free(list_entry(l, struct event_item, link));
 	pthread_mutex_unlock(&d->events->lock);
 }
 

@@ -19,7 +19,6 @@
 #include "rpc/local.h"
 #include "rpc/rpc.h"
 
-struct cs_recall;
 struct intents;
 struct leases;
 struct recover;
@@ -99,7 +98,8 @@ void events_stop(struct fsd *d);
 void events_serve(void *ctx, struct rpc_stream *s);
 void events_push_prefixes(struct fsd *d); /* to every client */
 void events_drop(struct fsd *d, const struct client *c); /* one that was given up: its stream is of no use to what it is from now on */
-void events_push_recall(struct fsd *d, const struct cs_recall *r); /* lost when the client has no stream now: repeated when it has */
+/* struct cs_recall, which it frees; lost when the client has no stream now: repeated when it has */
+void events_push_recalls(struct fsd *d, struct list *recalls);
 
 /* pipe_hub.c */
 int pipes_start(struct fsd *d);

@@ -129,12 +129,7 @@ static void carry_out(struct fsd *d, struct cs_out *out)
 {
 	struct list *n;
 
-	while ((n = list_pop(&out->recalls))) {
-		struct cs_recall *r = list_entry(n, struct cs_recall, link);
-
-		events_push_recall(d, r);
-		free(r);
-	}
+	events_push_recalls(d, &out->recalls);
 	while ((n = list_pop(&out->runnable)))
 		op_wake(d->leases, container_of(list_entry(n, struct cs_op, link), struct op, cs));
 }
@@ -200,6 +195,24 @@ bool lease_hidden(struct op *o, const struct export *ex, struct cs_key key)
 	r = consist_hidden(&l->c, o->client->id, key);
 	pthread_mutex_unlock(&l->lock);
 	return r;
+}
+
+int lease_hopes(struct op *o, const struct export *ex, const struct cs_key *keys, int n, bool alone, struct cs_need *hopes)
+{
+	struct leases *l = o->d->leases;
+	int count = 0;
+
+	if (ex->conf->home || !atomic_load(&o->client->leases))
+		return 0;
+	pthread_mutex_lock(&l->lock);
+	for (int i = 0; i < n; i++) {
+		uint32_t breaks = consist_obstacles(&l->c, o->client->id, keys[i], alone);
+
+		if (breaks)
+			hopes[count++] = (struct cs_need){.key = keys[i], .breaks = breaks, .hope = true};
+	}
+	pthread_mutex_unlock(&l->lock);
+	return count;
 }
 
 void lease_end(struct op *o)

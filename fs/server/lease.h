@@ -46,6 +46,11 @@ int lease_look(struct op *o, const struct export *ex, struct cs_key key, bool se
 int lease_look_dir(struct op *o, const struct object *dir);
 /* Somebody else has changes of this object that the server does not know. */
 bool lease_hidden(struct op *o, const struct export *ex, struct cs_key key);
+/*
+ * Of these objects, those that others would have to give up something of, so that the client may look at them or (alone) have them alone: fills `hopes` (room for n), which can be
+ * part of what the operation begins with. Returns how many.
+ */
+int lease_hopes(struct op *o, const struct export *ex, const struct cs_key *keys, int n, bool alone, struct cs_need *hopes);
 /* Called by op.c before every answer. */
 void lease_end(struct op *o);
 

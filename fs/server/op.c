@@ -188,6 +188,7 @@ struct op *op_new(struct fsd *d, struct rpc_request *rq, enum fs_op method, stru
 void op_free(struct op *o)
 {
 	client_put(o->client);
+	free(o->hopes);
 	free(o);
 }
 

@@ -35,6 +35,9 @@ struct op {
 	atomic_int park;       /* enum op_park */
 	bool counted;	       /* among the client's parked ones */
 	struct list rerun;     /* leases.lock */
+	struct cs_need *hopes; /* Readdir: what was asked of others for the page (hoped), the directory first */
+	int nhopes;
+	bool hoped;
 	enum { OP_UNASKED, OP_FIRST, OP_REPEATED } repeated;
 	struct intent intent; /* OP_REPEATED */
 	struct ids ids;

@@ -47,7 +47,7 @@ static void parked_count(struct op *o, int d)
 {
 	atomic_fetch_add(&o->client->nparked, d);
 	atomic_fetch_add(&o->client->host->parked, d);
-	atomic_fetch_add(&o->client->host->parked_bytes, d * (long)o->in->bulk_len);
+	atomic_fetch_add(&o->client->host->parked_bytes, d * (long)(o->in->bulk_len + (size_t)o->nhopes * 2 * sizeof(*o->hopes)));
 }
 
 void op_run(struct op *o)

@@ -31,6 +31,7 @@ OP(op_removexattr);
 OP(op_open_file);
 OP(op_create);
 OP(op_close);
+/* ops_dir.c */
 OP(op_readdir);
 /* ops_data.c */
 OP(op_read);

@@ -1,17 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Opening, creating, closing and reading directories. Only regular files and directories are ever opened here: a FIFO or device is the client
+ * Opening, creating and closing. Only regular files and directories are ever opened here: a FIFO or device is the client
  * kernel's, and opening one on the server would reach the server's hardware.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
-#include "fs/dirent.h"
 #include "fs/server/hand.h"
 #include "fs/server/lease.h"
 #include "fs/server/mounts.h"
@@ -235,159 +231,4 @@ int op_close(struct op *o, const ProtobufCMessage *m)
 		locks_drop_flock(o->d, f, in->flock_owner);
 	open_put(f);
 	return op_done(o, &rep.base);
-}
-
-/* ---- directories ---------------------------------------------------------------------------------------- */
-
-struct kernel_dirent {
-	uint64_t d_ino;
-	int64_t d_off;
-	unsigned short d_reclen;
-	unsigned char d_type;
-	char d_name[];
-};
-
-struct listing {
-	struct op *o;
-	const Sprite__Fs__ReaddirReq *in;
-	const struct object *dir;
-	uint8_t *out;
-	size_t room, len;
-	uint64_t cookie; /* after what is in `out` */
-	bool end;
-};
-
-/* The Entry for one name, packed; 0 when the caller may not see it (then there is none in the record). */
-static size_t entry_packed(struct listing *l, const char *name, uint8_t *packed, uint64_t *ino)
-{
-	struct object child _cleanup_object_ = OBJECT_INIT;
-	struct op_entry e;
-	struct stat st;
-
-	if (export_lookup(l->dir, name, &child, &st) < 0)
-		return 0;
-	/* asked for by itself it will be recalled; here that would hold up a whole page of others. After the grant nobody can hide it */
-	if (lease_hidden(l->o, child.ex, lease_key(&st)) || op_entry(l->o, &child, &st, op_want(&st) | (S_ISREG(st.st_mode) ? (uint32_t)l->in->entry_want & CS_WRITE : 0), &e) < 0 ||
-		(!e.msg.lease && lease_hidden(l->o, child.ex, lease_key(&st))) ||
-		sprite__fs__entry__get_packed_size(&e.msg) > FS_DIRENT_ENTRYMAX)
-		return 0;
-	*ino = e.attr.ino;
-	return sprite__fs__entry__pack(&e.msg, packed);
-}
-
-/* Adds records until the kernel's or ours are used up. Returns 1 to go on, 0 when the reply is full. */
-static int list_chunk(struct listing *l, const char *buf, size_t n)
-{
-	for (size_t at = 0; at < n;) {
-		const struct kernel_dirent *k = (const void *)(buf + at);
-		uint8_t packed[FS_DIRENT_ENTRYMAX];
-		struct fs_dirent d = {.ino = k->d_ino,
-			.cookie = (uint64_t)k->d_off,
-			.type = k->d_type,
-			.namelen = (uint32_t)strlen(k->d_name),
-			.datalen = FS_DIRENT_NODATA,
-			.name = k->d_name,
-			.entry = packed};
-		size_t put;
-
-		if (l->in->plus && strcmp(k->d_name, ".") && strcmp(k->d_name, ".."))
-			d.entrylen = (uint32_t)entry_packed(l, k->d_name, packed, &d.ino);
-		put = fs_dirent_put(l->out + l->len, l->room - l->len, &d);
-		if (!put)
-			return 0;
-		l->len += put;
-		l->cookie = d.cookie;
-		at += k->d_reclen;
-	}
-	return 1;
-}
-
-/* How many bytes to ask the kernel for so that all of it surely fits: asking again for what did not would need a seek. */
-static size_t list_ask(const struct listing *l)
-{
-	size_t per = FS_DIRENT_HEAD + 24 + (l->in->plus ? 200 : 0); /* a short name's record, of 24 bytes in the kernel */
-	size_t n = (l->room - l->len) / per * 24;
-
-	return n > 32768 ? 32768 : n;
-}
-
-static int list_fill(struct listing *l, int fd)
-{
-	char buf[32768] __attribute__((aligned(8)));
-
-	while (list_ask(l) >= 320) { /* room for the longest name */
-		long n = syscall(SYS_getdents64, fd, buf, list_ask(l));
-
-		if (n < 0)
-			return l->len ? 0 : -errno;
-		if (n == 0) {
-			l->end = true;
-			return 0;
-		}
-		if (!list_chunk(l, buf, (size_t)n))
-			return 0;
-	}
-	return 0;
-}
-
-/* As the caller: his right to search decides whose attributes he gets. */
-static int list_open_dir(struct listing *l, struct open *f)
-{
-	int r = 0;
-
-	pthread_mutex_lock(&f->lock);
-	if (l->in->cookie != f->dir_pos && lseek(f->fd, (off_t)l->in->cookie, SEEK_SET) < 0)
-		r = -errno;
-	l->cookie = l->in->cookie;
-	if (r == 0)
-		r = list_fill(l, f->fd);
-	/* the descriptor stands after everything it gave: when not all of that fitted, the next call must seek */
-	f->dir_pos = r == 0 && lseek(f->fd, 0, SEEK_CUR) == (off_t)l->cookie ? l->cookie : UINT64_MAX;
-	pthread_mutex_unlock(&f->lock);
-	return r;
-}
-
-static int list_by_handle(struct listing *l)
-{
-	_cleanup_close_ int fd = open(op_path(l->dir->fd).s, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	if (fd < 0)
-		return -errno;
-	if (l->in->cookie && lseek(fd, (off_t)l->in->cookie, SEEK_SET) < 0)
-		return -errno;
-	return list_fill(l, fd);
-}
-
-int op_readdir(struct op *o, const ProtobufCMessage *m)
-{
-	const Sprite__Fs__ReaddirReq *in = (const void *)m;
-	Sprite__Fs__ReaddirRep rep = SPRITE__FS__READDIR_REP__INIT;
-	struct object dir _cleanup_object_ = OBJECT_INIT;
-	struct listing l = {.o = o, .in = in, .dir = &dir};
-	struct open *f = NULL;
-	int r = 0;
-
-	l.room = in->size < 8192 ? 8192 : in->size > FS_IO_MAX ? FS_IO_MAX : in->size;
-	if (in->open) {
-		f = op_open(o, in->open, &r);
-		if (!f)
-			return r;
-	}
-	r = op_begin(o, in->cred, in->handle, &dir);
-	if (r == 0)
-		r = lease_look_dir(o, &dir);
-	if (r) {
-		open_put(f);
-		return r;
-	}
-	rep.dir_lease = lease_grant_dir(o, &dir, in->handle, 0, &rep.dir_lease_seq);
-	l.out = malloc(l.room);
-	r = !l.out ? -ENOMEM : f ? list_open_dir(&l, f) : list_by_handle(&l);
-	open_put(f);
-	if (r < 0) {
-		free(l.out);
-		return r;
-	}
-	rep.end = l.end;
-	return op_done_bulk(o, &rep.base, l.out, l.len);
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Leases under thousands of random schedules. Simulated clients cache what they were granted; replies, recalls and acknowledgements travel in any order; a
- * client whose kernel holds a directory for an own change acknowledges only after that change was answered. What a client reads from its cache must be the
- * latest version (invariant 1), everything must come to an end, and a flush of the holder of WRITE is never made to wait (invariant 4).
+ * client whose kernel holds a directory for an own change acknowledges only after that change was answered. Some take many objects at once, for themselves alone
+ * or to look at them. What a client reads from its cache must be the latest version (invariant 1), who was granted WRITE is alone, an event is acknowledged when all
+ * of it was given up, everything must come to an end, and a flush of the holder of WRITE is never made to wait (invariant 4).
  */
 #include <CUnit/Basic.h>
 #include <stdio.h>
@@ -12,25 +13,26 @@
 
 #define CLIENTS 4
 #define DIRS	2
-#define OBJECTS 4 /* the first DIRS are directories */
+#define OBJECTS 6 /* the first DIRS are directories */
 #define OPS	40
 #define ASPECTS 4  /* attributes; contents, or three names of a directory */
 
 static const uint32_t aspect_bits[ASPECTS] = {CS_ATTR, CS_DATA | CS_NAMES, CS_NAMES, CS_NAMES};
 
-enum kind { READ, CHANGE };
+enum kind { READ, CHANGE, TAKE }; /* TAKE: leases on many objects, others are asked for all of them at once */
 enum stage { UNUSED, START, WAITING, APPLYING, REPLY }; /* REPLY: on its way to the client */
 
 struct sim_op {
 	struct cs_op cs;
 	enum stage stage;
 	enum kind kind;
-	int client, n, object[2];
-	int name[2]; /* directories: which of the aspects 1..3 */
-	uint32_t breaks[2];
-	uint32_t granted; /* READ: of object[0] */
-	uint64_t seq;
-	int version[ASPECTS];
+	int client, n, object[OBJECTS];
+	int name[OBJECTS]; /* directories: which of the aspects 1..3; 0: all */
+	uint32_t breaks[OBJECTS];
+	bool alone, hoped;
+	uint32_t granted[OBJECTS];
+	uint64_t seq[OBJECTS];
+	int version[OBJECTS][ASPECTS];
 };
 
 struct message { /* a recall on its way, or done and to be acknowledged */
@@ -56,7 +58,7 @@ struct sim {
 	struct sim_op op[OPS];
 	struct message msg[512];
 	bool ack_now[CLIENTS], dead[CLIENTS];
-	int steps, excuses, waits, busy, granted_writes;
+	int steps, excuses, waits, busy, granted_writes, taken, shared_events;
 };
 
 static int rnd(struct sim *s, int n)
@@ -82,17 +84,25 @@ static bool is_dir(int object)
 /* Recalls get on their way, runnable operations start again. */
 static void take_out(struct sim *s, struct cs_out *out)
 {
+	uint64_t last = 0;
 	struct list *l;
 
 	while ((l = list_pop(&out->recalls))) {
 		struct cs_recall *r = list_entry(l, struct cs_recall, link);
 
-		for (size_t i = 0; i < 512; i++)
+		if (r->id == last) { /* of one event: only for who can acknowledge at any time */
+			CU_ASSERT_TRUE(s->ack_now[r->client - 100]);
+			s->shared_events++;
+		}
+		for (size_t i = 0; i < 512; i++) {
+			CU_ASSERT_TRUE(r->id == last || !s->msg[i].used || s->msg[i].id != r->id); /* together */
 			if (!s->msg[i].used) {
 				s->msg[i] = (struct message){true, false, (int)(r->client - 100), r->handle[0],
 					r->name[0] ? r->name[0] - '0' : 0, r->id, r->seq, (uint32_t)r->bits};
 				break;
 			}
+		}
+		last = r->id;
 		free(r);
 	}
 	while ((l = list_pop(&out->runnable))) {
@@ -132,7 +142,7 @@ static bool client_is_tied(const struct sim *s, int client, int object)
 /* Does an operation on the object speak of aspect `a`? A name: only of its own. */
 static bool concerns(int object, int name, int a)
 {
-	return a == 0 || (is_dir(object) ? a == name : a == 1);
+	return a == 0 || (is_dir(object) ? a == name || name == 0 : a == 1);
 }
 
 /* The client learns a state; one that is older than what it knows (an own change was later) does not count: its kernel orders these. */
@@ -178,28 +188,65 @@ static void op_apply(struct sim *s, struct sim_op *o)
 
 static const char *const names[] = {"", "1", "2", "3"};
 
+static uint32_t want_of(int object, bool alone)
+{
+	return (is_dir(object) ? CS_ATTR | CS_NAMES : CS_ATTR | CS_DATA) | (alone ? CS_WRITE : 0);
+}
+
+/* Rule 2: the grant comes before the look. */
+static void op_grant(struct sim *s, struct sim_op *o, int k)
+{
+	unsigned char handle = (unsigned char)o->object[k];
+
+	o->granted[k] = consist_grant(&s->c, id_of(o->client), key(o->object[k]), &handle, 1, want_of(o->object[k], o->alone), false, &o->seq[k]);
+	if (!(o->granted[k] & CS_WRITE))
+		return;
+	s->granted_writes++;
+	s->taken += o->hoped;
+	for (int c = 0; c < CLIENTS; c++)
+		if (c != o->client && !s->dead[c])
+			CU_ASSERT_EQUAL(s->cache[c][o->object[k]].bits, 0);
+}
+
+static int op_needs(struct sim *s, struct sim_op *o, struct cs_need *need)
+{
+	int n = 0;
+
+	for (int k = 0; k < o->n; k++)
+		if (o->kind != TAKE) {
+			need[n++] = (struct cs_need){.key = key(o->object[k]), .breaks = o->breaks[k], .change = o->kind == CHANGE,
+				.settle = o->kind == READ && !is_dir(o->object[k]), .name = names[o->name[k]]};
+		} else {
+			if (!o->hoped)
+				o->breaks[k] = consist_obstacles(&s->c, id_of(o->client), key(o->object[k]), o->alone);
+			if (o->breaks[k])
+				need[n++] = (struct cs_need){.key = key(o->object[k]), .breaks = o->breaks[k], .hope = true};
+		}
+	o->hoped = true;
+	return n;
+}
+
 static void op_begin(struct sim *s, struct sim_op *o)
 {
-	struct cs_need need[2];
+	struct cs_need need[OBJECTS];
 	struct cs_out out = CS_OUT_INIT(out);
-	unsigned char handle = (unsigned char)o->object[0];
+	bool again = o->kind == TAKE && o->hoped;
 	enum cs_verdict v;
 
 	if (s->dead[o->client]) {
 		op_finish(s, o, UNUSED);
 		return;
 	}
-	if (o->kind == READ) /* rule 2: the grant comes before the look */
-		o->granted = consist_grant(&s->c, id_of(o->client), key(o->object[0]), &handle, 1,
-			is_dir(o->object[0]) ? CS_ATTR | CS_NAMES : CS_ATTR | CS_DATA, false, &o->seq);
-	for (int k = 0; k < o->n; k++)
-		need[k] = (struct cs_need){.key = key(o->object[k]), .breaks = o->breaks[k], .change = o->kind == CHANGE,
-			.settle = o->kind == READ && !is_dir(o->object[k]), .name = names[o->name[k]]};
-	v = consist_begin(&s->c, &o->cs, need, o->n, (uint64_t)s->steps, &out);
+	if (o->kind == READ)
+		op_grant(s, o, 0);
+	v = consist_begin(&s->c, &o->cs, need, op_needs(s, o, need), (uint64_t)s->steps, &out);
+	CU_ASSERT_TRUE(o->kind != TAKE || v == CS_GO || !again); /* hopes are waited for once */
 	if (v == CS_GO) {
 		o->stage = APPLYING;
 		if (o->kind == CHANGE)
 			op_apply(s, o);
+		for (int k = 0; k < o->n && o->kind == TAKE; k++)
+			op_grant(s, o, k);
 	} else if (v == CS_WAIT) {
 		o->stage = WAITING;
 		s->waits++;
@@ -208,6 +255,15 @@ static void op_begin(struct sim *s, struct sim_op *o)
 		s->busy++;
 	}
 	take_out(s, &out);
+}
+
+static void take_new(struct sim *s, struct sim_op *o)
+{
+	o->kind = TAKE;
+	o->alone = rnd(s, 2);
+	for (int k = 0; k < OBJECTS; k++)
+		if (rnd(s, 3))
+			o->object[o->n++] = k;
 }
 
 static void op_new(struct sim *s)
@@ -222,6 +278,11 @@ static void op_new(struct sim *s)
 	if (s->dead[o->client])
 		return;
 	o->stage = START;
+	cs_op_init(&o->cs, id_of(o->client));
+	if (rnd(s, 5) == 0) {
+		take_new(s, o);
+		return;
+	}
 	o->kind = rnd(s, 2) ? CHANGE : READ;
 	o->n = 1;
 	o->object[0] = rnd(s, OBJECTS);
@@ -234,7 +295,18 @@ static void op_new(struct sim *s)
 		o->breaks[1] = is_dir(other) ? CS_NAMES | CS_ATTR : CS_ATTR;
 		o->n = 2;
 	}
-	cs_op_init(&o->cs, id_of(o->client));
+}
+
+/* The reply has come: what it grants counts unless a recall has overtaken it. */
+static void op_learn(struct sim *s, struct sim_op *o, int k)
+{
+	struct cache *ca = &s->cache[o->client][o->object[k]];
+
+	if (!o->granted[k] || o->seq[k] <= ca->recall_seq || s->dead[o->client])
+		return;
+	ca->bits |= o->granted[k];
+	know(ca, o->version[k], o->object[k], o->name[k]);
+	ca->excused = ca->excused && is_stale(s, ca, o->object[k]);
 }
 
 static void op_step(struct sim *s, struct sim_op *o)
@@ -242,17 +314,12 @@ static void op_step(struct sim *s, struct sim_op *o)
 	if (o->stage == START) {
 		op_begin(s, o);
 	} else if (o->stage == APPLYING) {
-		if (o->kind == READ)
-			memcpy(o->version, s->version[o->object[0]], sizeof(o->version));
+		for (int k = 0; k < o->n; k++)
+			memcpy(o->version[k], s->version[o->object[k]], sizeof(o->version[k]));
 		op_finish(s, o, REPLY);
 	} else if (o->stage == REPLY) {
-		struct cache *ca = &s->cache[o->client][o->object[0]];
-
-		if (o->kind == READ && o->granted && o->seq > ca->recall_seq && !s->dead[o->client]) {
-			ca->bits |= o->granted;
-			know(ca, o->version, o->object[0], o->name[0]);
-			ca->excused = ca->excused && is_stale(s, ca, o->object[0]);
-		}
+		for (int k = 0; k < o->n && o->kind != CHANGE; k++)
+			op_learn(s, o, k);
 		o->stage = UNUSED;
 	}
 }
@@ -277,6 +344,8 @@ static void message_step(struct sim *s, struct message *m)
 {
 	struct cache *ca = &s->cache[m->client][m->object];
 	struct cs_out out = CS_OUT_INIT(out);
+	uint64_t id;
+	int client;
 
 	if (s->dead[m->client]) {
 		m->used = false;
@@ -287,19 +356,25 @@ static void message_step(struct sim *s, struct message *m)
 			return; /* the kernel's lock is taken */
 		if ((m->bits & CS_WRITE) && (ca->bits & CS_WRITE))
 			flush(s, m->client, m->object);
-		ca->bits &= ~(m->bits & ~(uint32_t)CS_NAMES);
+		ca->bits &= ~(m->name ? m->bits & ~(uint32_t)CS_NAMES : m->bits);
 		for (int a = 0; a < ASPECTS; a++)
 			ca->known[a] = ca->known[a] && (ca->bits & aspect_bits[a]);
 		if (m->bits & CS_NAMES)
-			ca->known[m->name] = false;
+			ca->known[m->name] = m->name ? false : ca->known[m->name];
 		ca->excused = ca->excused && is_stale(s, ca, m->object); /* another name may still be on its way */
 		if (m->seq > ca->recall_seq)
 			ca->recall_seq = m->seq;
 		m->done = true;
 		return;
 	}
-	m->used = false;
-	consist_ack(&s->c, id_of(m->client), m->id, &out);
+	for (size_t i = 0; i < 512; i++)
+		if (s->msg[i].used && s->msg[i].id == m->id && !s->msg[i].done)
+			return; /* the event is acknowledged when all of it is done */
+	id = m->id;
+	client = m->client;
+	for (size_t i = 0; i < 512; i++)
+		s->msg[i].used = s->msg[i].used && s->msg[i].id != id;
+	consist_ack(&s->c, id_of(client), id, &out);
 	take_out(s, &out);
 }
 
@@ -315,14 +390,14 @@ static void look(struct sim *s)
 
 static void take_write_lease(struct sim *s)
 {
-	int c = rnd(s, CLIENTS), o = DIRS + rnd(s, OBJECTS - DIRS);
+	int c = rnd(s, CLIENTS), o = rnd(s, OBJECTS);
 	unsigned char handle = (unsigned char)o;
 	uint64_t seq;
 	uint32_t got;
 
 	if (s->dead[c])
 		return;
-	got = consist_grant(&s->c, id_of(c), key(o), &handle, 1, CS_ATTR | CS_DATA | CS_WRITE, false, &seq);
+	got = consist_grant(&s->c, id_of(c), key(o), &handle, 1, want_of(o, true), false, &seq);
 	if (got & CS_WRITE) {
 		s->granted_writes++;
 		for (int k = 0; k < CLIENTS; k++)
@@ -434,7 +509,7 @@ static void run(unsigned seed, struct sim *s)
 
 static void test_schedules(void)
 {
-	int excuses = 0, waits = 0, busy = 0, writes = 0;
+	int excuses = 0, waits = 0, busy = 0, writes = 0, taken = 0, shared = 0;
 	struct sim *s = malloc(sizeof(*s));
 
 	for (unsigned seed = 1; seed <= 5000; seed++) {
@@ -444,10 +519,12 @@ static void test_schedules(void)
 		waits += s->waits;
 		busy += s->busy;
 		writes += s->granted_writes;
+		taken += s->taken;
+		shared += s->shared_events;
 	}
 	free(s);
 	/* the schedules reach every corner */
-	CU_ASSERT_TRUE(excuses > 100 && waits > 1000 && busy > 1000 && writes > 100);
+	CU_ASSERT_TRUE(excuses > 100 && waits > 1000 && busy > 1000 && writes > 100 && taken > 1000 && shared > 1000);
 }
 
 /* ---- single rules ------------------------------------------------------------------------------------------ */
@@ -562,6 +639,97 @@ static void test_downgrade(void)
 	consist_clear(&p.c);
 }
 
+#define MANY 3000
+
+static struct cs_key nth(int i)
+{
+	return (struct cs_key){7, (uint64_t)i + 1};
+}
+
+/* Node 2 has looked at a directory of thousands of files; node 1 is about to remove them: a handful of messages, not one for each. */
+static void test_many(void)
+{
+	static struct cs_need need[MANY];
+	struct pair p;
+	struct cs_op op;
+	uint64_t seq, last = 0, acks = 0;
+	int n = 0;
+	struct list *l;
+
+	pair_init(&p, true);
+	for (int i = 0; i < MANY; i++)
+		consist_grant(&p.c, 2, nth(i), "a handle of some length, as they are here now", 44, CS_ATTR | CS_DATA, false, &seq);
+	consist_open(&p.c, 2, nth(17), false);
+	consist_open(&p.c, 2, nth(18), true);
+	for (int i = 0; i < MANY; i++) {
+		uint32_t b = consist_obstacles(&p.c, 1, nth(i), true);
+
+		CU_ASSERT_EQUAL(b == 0, i == 17 || i == 18); /* what is open there stays */
+		if (b)
+			need[n++] = (struct cs_need){.key = nth(i), .breaks = b, .hope = true};
+	}
+	CU_ASSERT_EQUAL(consist_obstacles(&p.c, 1, nth(3), false), 0); /* to look, nobody need be asked */
+	cs_op_init(&op, 1);
+	CU_ASSERT_EQUAL(consist_begin(&p.c, &op, need, n, 1, &p.out), CS_WAIT);
+	while ((l = list_pop(&p.out.recalls))) {
+		struct cs_recall *r = list_entry(l, struct cs_recall, link);
+
+		CU_ASSERT_TRUE(r->id >= last);
+		if (r->id != last) {
+			acks++;
+			if (last)
+				consist_ack(&p.c, 2, last, &p.out);
+			CU_ASSERT_TRUE(list_empty(&p.out.runnable));
+		}
+		last = r->id;
+		free(r);
+	}
+	CU_ASSERT_TRUE(acks > 1 && acks < 8); /* a message has 64 KiB */
+	consist_ack(&p.c, 2, last, &p.out);
+	CU_ASSERT_PTR_EQUAL(list_pop(&p.out.runnable), &op.link);
+	CU_ASSERT_EQUAL(consist_begin(&p.c, &op, need, n, 1, &p.out), CS_GO);
+	for (int i = 0; i < MANY; i++) {
+		uint32_t got = consist_grant(&p.c, 1, nth(i), "h", 1, CS_ATTR | CS_DATA | CS_WRITE, false, &seq);
+
+		CU_ASSERT_EQUAL((got & CS_WRITE) == 0, i == 17 || i == 18);
+	}
+	consist_end(&p.c, &op, &p.out);
+	CU_ASSERT_TRUE(list_empty(&p.out.recalls));
+	consist_clear(&p.c);
+}
+
+/* Two nodes want everything: both are answered, and neither has to wait twice. */
+static void test_both_want_all(void)
+{
+	struct cs_need need[2][8];
+	struct pair p;
+	struct cs_op op[2];
+	uint64_t seq;
+	struct list *l;
+
+	pair_init(&p, true);
+	for (int i = 0; i < 8; i++)
+		for (int c = 1; c <= 2; c++)
+			consist_grant(&p.c, (uint64_t)c, nth(i), "h", 1, CS_ATTR | CS_DATA, false, &seq);
+	for (int c = 0; c < 2; c++) {
+		cs_op_init(&op[c], (uint64_t)c + 1);
+		for (int i = 0; i < 8; i++)
+			need[c][i] = (struct cs_need){.key = nth(c ? 7 - i : i), .breaks = consist_obstacles(&p.c, (uint64_t)c + 1, nth(i), true), .hope = true};
+		CU_ASSERT_EQUAL(consist_begin(&p.c, &op[c], need[c], 8, 1, &p.out), CS_WAIT);
+	}
+	for (uint64_t id = 1; id <= 2; id++)
+		consist_ack(&p.c, id == 1 ? 2 : 1, id, &p.out);
+	drop(&p.out.recalls);
+	for (int c = 0; c < 2; c++) {
+		l = list_pop(&p.out.runnable);
+		CU_ASSERT_PTR_EQUAL(l, &op[c].link);
+		CU_ASSERT_EQUAL(consist_begin(&p.c, &op[c], need[c], 8, 1, &p.out), CS_GO);
+		CU_ASSERT_EQUAL(consist_grant(&p.c, (uint64_t)c + 1, nth(0), "h", 1, CS_ATTR | CS_DATA | CS_WRITE, false, &seq), c ? CS_ATTR | CS_DATA | CS_WRITE : 0);
+		consist_end(&p.c, &op[c], &p.out);
+	}
+	consist_clear(&p.c);
+}
+
 static void seen(void *arg, uint64_t client)
 {
 	*(uint64_t *)arg = client;
@@ -599,6 +767,8 @@ int main(void)
 	CU_add_test(s, "two creators in one directory", test_two_creators);
 	CU_add_test(s, "no caching while write-shared", test_write_sharing);
 	CU_add_test(s, "a look takes WRITE back, nothing else", test_downgrade);
+	CU_add_test(s, "thousands of objects in a few messages", test_many);
+	CU_add_test(s, "two that want everything", test_both_want_all);
 	CU_add_test(s, "who does not acknowledge is found and given up", test_overdue);
 	CU_basic_run_tests();
 	failed = CU_get_number_of_failures();
