@@ -310,22 +310,14 @@ int session_run(struct fs *fs)
 struct probe {
 	const char *dir;
 	int err;
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
-	bool done;
 };
 
 static void *probe_main(void *arg)
 {
 	struct probe *p = arg;
 	struct statfs s;
-	int err = statfs(p->dir, &s) == 0 ? 0 : errno;
 
-	pthread_mutex_lock(&p->lock);
-	p->err = err;
-	p->done = true;
-	pthread_cond_signal(&p->cond);
-	pthread_mutex_unlock(&p->lock);
+	p->err = statfs(p->dir, &s) == 0 ? 0 : errno;
 	return NULL;
 }
 
@@ -340,20 +332,18 @@ static int probe_statfs(const char *dir)
 	if (!p)
 		return ENOMEM;
 	p->dir = dir;
-	pthread_mutex_init(&p->lock, NULL);
-	pthread_cond_init(&p->cond, NULL);
 	if (pthread_create(&t, NULL, probe_main, p) != 0) {
 		free(p);
 		return EAGAIN;
 	}
-	pthread_detach(t);
 	clock_gettime(CLOCK_REALTIME, &ts);
 	ts.tv_sec += 3;
-	pthread_mutex_lock(&p->lock);
-	while (!p->done && pthread_cond_timedwait(&p->cond, &p->lock, &ts) == 0)
-		;
-	r = p->done ? p->err : 0;
-	pthread_mutex_unlock(&p->lock);
+	if (pthread_timedjoin_np(t, NULL, &ts) != 0) {
+		pthread_detach(t);
+		return 0;
+	}
+	r = p->err;
+	free(p);
 	return r;
 }
 
