@@ -13,7 +13,8 @@
 
 /*
  * close(2) of a file with a flock has returned before the kernel's RELEASE reaches us, yet the next flock(2) must find it free: it waits here
- * until the server has answered the close.
+ * until the server has answered the close. The RELEASE comes before it, but another thread may have read it and not have said so yet: who would be
+ * refused for a lock of this node looks for that first.
  */
 void ops_unlock_begin(struct inode *ino)
 {
@@ -35,10 +36,31 @@ void ops_unlock_end(struct inode *ino)
 		call_submit(list_entry(l, struct call, link));
 }
 
+struct rival {
+	const Sprite__Fs__LockReq *m;
+	bool stands;
+};
+
+static void rival_look(void *arg, const struct held_lock *h)
+{
+	struct rival *r = arg;
+	const Sprite__Fs__LockReq *m = r->m;
+
+	r->stands |= h->owner != m->owner && h->flock == m->flock && h->start <= m->end && m->start <= h->end && (h->type == F_WRLCK || m->type == F_WRLCK);
+}
+
 static void lock_submit(struct call *c)
 {
+	struct rival r = {.m = &c->m.lock};
 	bool wait;
 
+	if (c->m.lock.type != F_UNLCK && !c->m.lock.wait) {
+		pthread_mutex_lock(&c->ino->lock);
+		recover_locks_each(c->ino, rival_look, &r);
+		pthread_mutex_unlock(&c->ino->lock);
+		if (r.stands)
+			session_settle_releases();
+	}
 	pthread_mutex_lock(&c->ino->lock);
 	wait = c->ino->unlocking && c->m.lock.type != F_UNLCK;
 	if (wait)

@@ -37,6 +37,8 @@
 #define RESERVE	   128u /* before it, for what is said of data that stay there: struct kept_chunk */
 #define THREADS	   4
 #define SPARE	   16
+#define SETTLE_US  200
+#define SETTLE_TRIES 5000
 
 static __thread int reply_fd = -1;
 static __thread void *buffer;
@@ -216,15 +218,57 @@ static void init_save(const void *buf, size_t n)
 	h->init_len = (uint32_t)n;
 }
 
-/* One request; 0, or -errno when the mount has gone. */
-static int request_read(struct fs *fs, int fd)
+struct reader {
+	struct fs *fs;
+	pthread_t thread;
+	int fd;
+	_Atomic pid_t tid;
+	_Atomic uint32_t doing; /* the request's opcode; 0: it reads */
+};
+
+static struct reader readers[THREADS];
+
+/* Has it taken a RELEASE from the kernel, or may it have, that its handler has not seen? One that sleeps in its read(2) has taken nothing. */
+static bool release_on_its_way(struct reader *r)
 {
+	char path[64], stat[256], *p;
+	ssize_t n;
+	int fd;
+
+	if (atomic_load(&r->doing))
+		return atomic_load(&r->doing) == FUSE_RELEASE;
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", atomic_load(&r->tid));
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -1 : read(fd, stat, sizeof(stat) - 1);
+	if (fd >= 0)
+		close(fd);
+	if (n <= 0)
+		return false;
+	stat[n] = 0;
+	p = strrchr(stat, ')');
+	return p && p[1] && p[2] != 'S';
+}
+
+void session_settle_releases(void)
+{
+	for (unsigned i = 0; i < THREADS; i++)
+		for (unsigned n = 0; n < SETTLE_TRIES && release_on_its_way(&readers[i]); n++)
+			usleep(SETTLE_US);
+}
+
+/* One request; 0, or -errno when the mount has gone. */
+static int request_read(struct reader *r)
+{
+	struct fs *fs = r->fs;
 	struct fuse_buf fb = {.flags = 0};
 	ssize_t n;
 
 	if (!buffer)
 		buffer = buffer_get();
-	n = read(fd, buffer, BUFFER);
+	atomic_store(&r->doing, 0);
+	n = read(r->fd, buffer, BUFFER);
+	if (n > 0)
+		atomic_store(&r->doing, ((struct fuse_in_header *)buffer)->opcode);
 	if (n < 0)
 		return errno == ENODEV || errno == EBADF ? -errno : 0;
 	if (n == 0)
@@ -246,19 +290,14 @@ static int request_read(struct fs *fs, int fd)
 	return 0;
 }
 
-struct reader {
-	struct fs *fs;
-	pthread_t thread;
-	int fd;
-};
-
 static void *reader_main(void *arg)
 {
 	struct reader *r = arg;
 
 	pthread_setname_np(pthread_self(), "fuse");
+	atomic_store(&r->tid, gettid());
 	reply_fd = r->fd;
-	while (!fuse_session_exited(r->fs->se) && request_read(r->fs, r->fd) == 0)
+	while (!fuse_session_exited(r->fs->se) && request_read(r) == 0)
 		;
 	return NULL; /* the mount has gone, and we with it */
 }
@@ -283,7 +322,7 @@ static int device_clone(int dev, unsigned i)
 
 int session_run(struct fs *fs)
 {
-	struct reader r[THREADS];
+	struct reader *r = readers;
 	int i, n = 0;
 
 	for (i = 0; i < THREADS; i++) {
@@ -434,7 +473,8 @@ int session_mount(struct fs *fs, bool nosuid, struct error *e)
 	if (custom_io(fs, e) < 0)
 		return -e->code;
 	/* INIT first: a clone made before it would be of a connection that is not there yet */
-	r = request_read(fs, fs->dev);
+	readers[0] = (struct reader){.fs = fs, .fd = fs->dev};
+	r = request_read(&readers[0]);
 	fs->has_epoch = r == 0 && session_bump_epoch(fs) == 0;
 	if (r == 0) {
 		hold_keep(HOLD_DEV, fs->dev);

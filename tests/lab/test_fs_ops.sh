@@ -93,6 +93,25 @@ same "a supplementary group counts" ok "$(sh_on ws1 "echo g >$D/grp; chown 0:100
 sh_on ws1 "mkdir -m 755 $D/cap; echo 1 >$D/cap/a; ls $D/cap" >/dev/null
 refused "CAP_DAC_OVERRIDE without root makes no name" 1 'Permission denied' sh_on ws1 "setpriv --reuid 1000 --regid 1000 --clear-groups --inh-caps +dac_override --ambient-caps +dac_override touch $D/cap/b"
 refused "nor does CAP_FOWNER take one out of a sticky directory" 1 'not permitted|denied' sh_on ws1 "chmod 1777 $D/cap; sync $D/cap; ls $D/cap >/dev/null; setpriv --reuid 1000 --regid 1000 --clear-groups --inh-caps +fowner --ambient-caps +fowner rm -f $D/cap/a"
+# close(2) gives a lock up, also when other threads keep those busy who are told of it
+check "a flock is free when its file has been closed, 1000 times" on ws1 python3 - $D <<'PY'
+import fcntl, os, sys, threading
+path = sys.argv[1] + "/flock"
+open(path, "w").close()
+over = False
+def noise(n):
+    while not over: os.close(os.open("%s.%d" % (path, n), os.O_WRONLY | os.O_CREAT))
+others = [threading.Thread(target=noise, args=(n,)) for n in range(3)]
+for t in others: t.start()
+try:
+    for i in range(1000):
+        a, b = os.open(path, os.O_RDWR), os.open(path, os.O_RDONLY)
+        fcntl.flock(a, fcntl.LOCK_EX)
+        os.close(a)
+        fcntl.flock(b, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        os.close(b)
+finally: over = True
+PY
 # programs
 check "tar there and back" sh_on ws1 "tar cf - -C /usr/share/doc/ bash | tar xf - -C $D && diff -r --no-dereference /usr/share/doc/bash $D/bash"
 check "another node finds the same tree" sh_on ws3 "diff -r --no-dereference /usr/share/doc/bash $D/bash"
