@@ -94,7 +94,7 @@ sh_on ws1 "mkdir -m 755 $D/cap; echo 1 >$D/cap/a; ls $D/cap" >/dev/null
 refused "CAP_DAC_OVERRIDE without root makes no name" 1 'Permission denied' sh_on ws1 "setpriv --reuid 1000 --regid 1000 --clear-groups --inh-caps +dac_override --ambient-caps +dac_override touch $D/cap/b"
 refused "nor does CAP_FOWNER take one out of a sticky directory" 1 'not permitted|denied' sh_on ws1 "chmod 1777 $D/cap; sync $D/cap; ls $D/cap >/dev/null; setpriv --reuid 1000 --regid 1000 --clear-groups --inh-caps +fowner --ambient-caps +fowner rm -f $D/cap/a"
 # close(2) gives a lock up, also when other threads keep those busy who are told of it
-check "a flock is free when its file has been closed, 1000 times" on ws1 python3 - $D <<'PY'
+check "a flock is free when its file has been closed, 200 times" on ws1 python3 - $D <<'PY'
 import fcntl, os, sys, threading
 path = sys.argv[1] + "/flock"
 open(path, "w").close()
@@ -104,7 +104,7 @@ def noise(n):
 others = [threading.Thread(target=noise, args=(n,)) for n in range(3)]
 for t in others: t.start()
 try:
-    for i in range(1000):
+    for i in range(200):
         a, b = os.open(path, os.O_RDWR), os.open(path, os.O_RDONLY)
         fcntl.flock(a, fcntl.LOCK_EX)
         os.close(a)
