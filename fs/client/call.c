@@ -155,6 +155,7 @@ static void call_free(struct call *c)
 	if (c->st2)
 		stream_put(c->fs, c->st2);
 	lease_set_end(c);
+	read_change_end(c);
 	lease_rename_end(c);
 	if (c->ino)
 		inode_put(fs, c->ino);
@@ -162,6 +163,10 @@ static void call_free(struct call *c)
 		inode_put(fs, c->ino2);
 	if (c->child)
 		inode_put(fs, c->child);
+	if (c->gone[0])
+		inode_put(fs, c->gone[0]);
+	if (c->gone[1])
+		inode_put(fs, c->gone[1]);
 	free(c);
 	atomic_fetch_sub(&fs->calls, 1);
 }

@@ -102,9 +102,20 @@ struct pnode {
 	struct inode *inode; /* of the domain's root, or the virtual directory */
 };
 
+/* Of a directory, see ahead.c. Costs in microseconds. */
+enum ahead_what { AHEAD_NAMES, AHEAD_DATA, AHEAD_WRITE, AHEAD_KINDS };
+struct ahead {
+	struct ahead_kind {
+		uint64_t cookie, asked, fetched, at; /* where the next chunk begins; what calls have cost; what chunks have cost; boot clock: when the last one came */
+	} kind[AHEAD_KINDS];
+	bool busy; /* a chunk is on its way, of kind `what` */
+	enum ahead_what what;
+	struct list waiters; /* requests that wait for it, session_park() */
+};
+
 /*
  * What the kernel knows under a node id. Ids are never used twice, so the generation is constant.
- * Freed when the kernel has forgotten it (nlookup) and no call uses it (refs); inodes of pnodes stay.
+ * When the kernel has forgotten it (nlookup) and no call uses it (refs) it is freed, or kept for a while for what a lease says of it; inodes of pnodes stay.
  */
 struct inode {
 	uint64_t id;
@@ -113,6 +124,7 @@ struct inode {
 	struct pnode *pnode;  /* not NULL: names of the prefix table are below it */
 	uint64_t nlookup;     /* fs.inode_lock */
 	uint32_t refs;	      /* fs.inode_lock */
+	struct list idle;     /* fs.idle: nobody has it, but its lease is worth keeping; fs.inode_lock */
 	pthread_mutex_t lock; /* the fields below */
 	uint8_t handle[FS_HANDLE_MAX];
 	uint32_t handle_len;  /* 0: not attached; set once, before the inode is seen, or under fs.wait_lock for a domain's root */
@@ -130,8 +142,14 @@ struct inode {
 	struct stat attr; /* under LEASE_ATTR, when attr_valid */
 	uint64_t attr_change, attr_gen, attr_recalls;
 	bool attr_valid, no_acl, no_cap; /* no_*: known not to have such an xattr */
-	struct hash names; /* see names.c */
-	bool complete;
+	/* see names.c */
+	struct hash names;
+	bool complete, reading, listed; /* all names are in the set; the listing is being read, is whole */
+	uint8_t *listing;
+	size_t listing_len, listing_room;
+	uint64_t listing_next; /* the cookie that it goes on from */
+	struct ahead ahead;
+	atomic_uint_fast64_t parent; /* node id of the directory where it was last seen, for ahead.c; 0: none */
 	/* see dirq.c */
 	uint64_t pend;	   /* number of the last queued call that concerns it */
 	uint64_t set_pend; /* the last of them that sets its attributes */
@@ -148,6 +166,7 @@ struct inode {
 	unsigned unlocking; /* closes with an unlock on their way: who wants a lock here waits for them in unlock_waiters */
 	struct list unlock_waiters;
 	struct blocks_of blocks; /* see ops_read.c */
+	unsigned changing; /* changes of its contents by calls under way, see ops_read.c */
 	/* write-behind, see writeback.c */
 	struct list dirty, flying, wb_waiters; /* chunks; calls that wait for the file to be clean */
 	unsigned nflying;
@@ -239,6 +258,8 @@ struct fs {
 
 	pthread_mutex_t inode_lock;
 	struct hash by_id, by_handle;
+	struct list idle; /* the longest unused first */
+	size_t nidle;
 	uint64_t next_id;
 	pthread_mutex_t stream_lock; /* the last of all locks */
 	struct hash by_fh;
@@ -262,10 +283,11 @@ struct fs {
 	pthread_mutex_t recall_lock; /* recall_queue; and what wb_cond is for; the last but inode.lock */
 	pthread_cond_t recall_cond, wb_cond; /* something was recalled; a chunk has arrived */
 	struct list recall_queue;
-	atomic_uint_fast64_t recalls, epochs, local_opens, local_attrs, local_absent;
+	atomic_uint_fast64_t recalls, epochs, local_opens, local_attrs, local_absent, local_lookups, local_listings;
 	atomic_uint_fast64_t victim_gen; /* grows when a change of ours may have changed the nlink of we know not what */
 	atomic_uint local_streams;
 	atomic_uint_fast64_t dirty_bytes;
+	atomic_uint_fast64_t took_at, read_at; /* ahead.c, boot clock: when a directory was had for ourselves last, when contents fetched ahead were read */
 	struct blocks blocks;
 	bool has_epoch; /* the kernel knows FUSE_NOTIFY_INC_EPOCH */
 	atomic_uint calls; /* that exist */
@@ -316,6 +338,10 @@ struct call {
 	uint64_t lease; /* of a queued call: the lease_epoch under which it was answered */
 	uint64_t number; /* of a queued call; of one in a gate: which it waits for */
 	struct inode *child; /* newborn that it makes; held */
+	struct inode *gone[2]; /* of removals and renames: which lose a name, as far as known; held */
+	struct inode *changing; /* read_change_begin() */
+	bool gone_known;       /* these and no others, unless what names mean was recalled since: */
+	uint64_t gone_seq[2];  /* recalled_seq of ino and ino2 then */
 	uint64_t chunk_key;  /* of a queued write: its KEEP_CHUNK */
 	ProtobufCMessage *unpacked; /* *m was taken over from it (dirq_keep.c) */
 	uint64_t start_ns;
@@ -413,6 +439,7 @@ void inode_told(struct fs *fs, struct inode *ino); /* the same, with no lock */
 void inode_wb_error(struct inode *ino, int err); /* sets it, with inode.lock */
 /* Finds or makes the inode of a handle and counts one lookup of the kernel; NULL: no memory or a handle that cannot be. */
 struct inode *inode_looked_up(struct fs *fs, struct domain *dom, const ProtobufCBinaryData *handle, uint32_t mode);
+struct inode *inode_met(struct fs *fs, struct domain *dom, const ProtobufCBinaryData *handle, uint32_t mode); /* the same, with a reference instead: the kernel does not hear of it */
 /* A file that is being made here: no handle yet, one lookup counted, with a reference, under every lease. NULL: no memory. */
 struct inode *inode_born(struct fs *fs, struct domain *dom, const struct stat *guess);
 struct inode *inode_find(struct fs *fs, uint64_t id); /* with a reference, or NULL */
@@ -428,7 +455,8 @@ bool inode_home_fresh(struct inode *ino, struct home_attr *a); /* what came less
 bool inode_is_virtual(struct fs *fs, const struct inode *ino);
 /* Any open of it, for the server to find an unlinked file by; 0: none. */
 uint64_t inode_any_open(struct inode *ino);
-size_t inode_count(struct fs *fs);
+bool inode_is_known(struct fs *fs, struct inode *ino); /* to the kernel */
+size_t inode_count(struct fs *fs); /* known to it, or in use */
 void inode_each(struct fs *fs, void (*fn)(void *arg, struct inode *ino), void *arg); /* with its lock held; looks only */
 size_t inode_of_server(struct fs *fs, const struct server *s, struct inode ***all); /* all that have streams or locks or dirty data, with references */
 struct inode *inode_resume(struct fs *fs, struct domain *dom, struct keep *k); /* of an earlier spritefs */
@@ -520,6 +548,7 @@ void lease_keep_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a
 uint64_t lease_mark(struct inode *ino);
 bool lease_held_since(struct inode *ino, uint64_t mark);
 void lease_forget_attr(struct inode *ino);
+void lease_attr_floor(struct inode *ino, uint64_t change); /* nothing older than that counts */
 void lease_no_cap(struct inode *ino); /* under ATTR: it has no security.capability */
 bool lease_attr(struct fs *fs, struct inode *ino, struct stat *st);
 bool lease_outdated(struct inode *ino, const Sprite__Fs__Attr *a, struct stat *st);
@@ -600,17 +629,35 @@ call_done here_done(enum fs_op op); /* of a call resumed */
 
 /* ---- names.c */
 void names_end(struct inode *dir); /* with inode.lock */
-void names_add(struct inode *dir, const char *name);
+void names_add(struct inode *dir, const char *name); /* a change of it begins, or was made by another: what it means is not known */
 void names_begin_empty(struct inode *dir);
-/* A page that is the whole listing; `changes`: the directory's count when it was asked for. */
-void names_begin_page(struct inode *dir, const uint8_t *page, size_t len, uint64_t changes);
+/* What the server gave from `cookie` on, under NAMES; `changes`: the directory's count when it was asked for. */
+void names_page(struct inode *dir, const uint8_t *page, size_t len, uint64_t cookie, bool end, uint64_t changes);
+/* Copies whole records from behind `cookie` on. false: the server must be asked. */
+bool names_listing(struct inode *dir, uint64_t cookie, uint8_t *to, size_t room, size_t *len, bool *end);
 bool names_absent(struct inode *dir, const char *name);
-#define NAMES_UNKNOWN FUSE_ROOT_ID /* it may be there, as whatever */
-/* With inode.lock: which node id the name has; 0: it is not there; NAMES_UNKNOWN also when not all names are known. */
+uint64_t names_known(struct inode *dir, const char *name, size_t len); /* which node id it has, 0: not known */
+#define NAMES_UNKNOWN FUSE_ROOT_ID
+/* With inode.lock: which node id the name has; 0: it is not there; NAMES_UNKNOWN: it may be there, as whatever. */
 uint64_t names_id(struct inode *dir, const char *name);
 void names_set(struct inode *dir, const char *name, uint64_t id); /* with inode.lock; id 0: it is gone */
-/* A reply under NAMES said so, to what was asked when dir.changes was `changes`. */
-void names_learn(struct inode *dir, const char *name, uint64_t id, uint64_t changes);
+/* A reply whose grant of NAMES is good said so, to what was asked when dir.changes was `changes`. */
+void names_learn(struct inode *dir, const char *name, size_t len, uint64_t id, uint64_t changes);
+
+/* ---- ahead.c: what will be asked for next, in bulk */
+/* Between lease_reply_begin() and _end(): what a page says under a good grant of NAMES; `mark`: read_mark() of when it was asked for. */
+void ahead_learn(struct fs *fs, struct inode *dir, const uint8_t *page, size_t len, uint64_t changes, uint64_t mark);
+/* A name of dir, attributes of ino, must be asked for. */
+void ahead_asked(struct fs *fs, fuse_req_t req, struct inode *dir);
+void ahead_asked_of(struct fs *fs, fuse_req_t req, struct inode *ino);
+/* Contents, or a change of a name in dir, must be sent; true: not now, the request comes again. */
+bool ahead_read(struct fs *fs, fuse_req_t req, struct inode *ino, off_t off);
+bool ahead_change(struct fs *fs, fuse_req_t req, struct inode *dir);
+void ahead_foreign(struct inode *dir);
+void ahead_cost(struct call *c, enum ahead_what what); /* c, of a name in c->ino, was answered after all */
+/* Of what may have been fetched ahead something was of use. With inode.lock of dir. */
+void ahead_paid(struct inode *dir, enum ahead_what what);
+void ahead_was_read(struct fs *fs, struct inode *ino);
 
 /* ---- recover.c */
 void recover_start(struct server *s);
@@ -652,6 +699,10 @@ int session_fd(void);
 /* The number of the request that this thread handles; has it been asked before, of an earlier spritefs? */
 uint64_t session_unique(void);
 bool session_resent(void);
+/* Puts what this thread is handling aside, to be handled anew from its start, once; then its handler calls fuse_reply_none() and returns. Not a write. false: go on. */
+bool session_park(struct list *to);
+bool session_second(void); /* it has been put aside before */
+void session_again(struct fs *fs, struct list *parked);
 struct keep *session_buffer_record(void *buf); /* a request's buffer lies in a record; the data may be kept where it is */
 
 int session_bump_epoch(struct fs *fs); /* the kernel looks up every name again; -errno when it cannot */
@@ -671,8 +722,9 @@ uint64_t read_mark(struct fs *fs);
  * are no more behind them; `given`: so many of them the kernel is told now.
  */
 void read_keep(struct inode *ino, uint64_t mark, uint64_t seq, uint64_t off, const struct iovec *iov, int niov, size_t len, bool end, size_t given);
-/* We change the contents: before that is sent, and before it is answered. */
-void read_forget(struct inode *ino);
+/* c changes the contents of ino, one of its own: from before it is sent until before it is answered. Ended with c at the latest. */
+void read_change_begin(struct call *c, struct inode *ino);
+void read_change_end(struct call *c);
 
 /* ---- cred.c */
 int cred_groups(pid_t tid, uint32_t **groups, size_t *n, void *(*alloc)(void *arg, size_t n), void *arg);
@@ -686,6 +738,9 @@ void ops_dir(struct fuse_lowlevel_ops *ops);
 void ops_lock(struct fuse_lowlevel_ops *ops);
 struct inode *ops_entry_take(struct fs *fs, struct domain *dom, const Sprite__Fs__Entry *e, bool names, struct fuse_entry_param *p);
 uint64_t ops_want_dir(const struct call *c); /* what a change of names asks for */
+struct inode *ops_entry_known(struct fs *fs, struct inode *dir, const char *name, size_t len, struct fuse_entry_param *p);
+void ops_gone(struct call *c, bool sure); /* c has removed or replaced what it names */
+bool ops_may_search(struct fs *fs, struct inode *dir, uid_t uid);
 bool ops_names_taken(struct inode *dir, uint64_t lease, uint64_t seq);
 void ops_dir_changed(struct fs *fs, struct inode *dir, const Sprite__Fs__Attr *a, uint64_t mark);
 void ops_unlock_begin(struct inode *ino);

@@ -52,10 +52,10 @@ static void status(struct fs *fs, struct local_conn *c)
 	pthread_mutex_lock(&fs->wait_lock);
 	attached = fs->root->dom->attached;
 	pthread_mutex_unlock(&fs->wait_lock);
-	local_ok(c, json_pack("{s:s,s:s,s:i,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o,s:o,s:o}", "mount", fs->mount, "prefix", fs->prefix, "pid", (int)getpid(), "attached",
+	local_ok(c, json_pack("{s:s,s:s,s:i,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o,s:o,s:o}", "mount", fs->mount, "prefix", fs->prefix, "pid", (int)getpid(), "attached",
 			    attached, "restarts", (json_int_t)keep_head()->restarts, "inodes", (json_int_t)inode_count(fs), "calls", (json_int_t)fs->calls,
 			    "retries", (json_int_t)fs->retries, "recalls", (json_int_t)fs->recalls, "epochs", (json_int_t)fs->epochs, "local_opens",
-			    (json_int_t)fs->local_opens, "local_absent",
+			    (json_int_t)fs->local_opens, "local_lookups", (json_int_t)fs->local_lookups, "local_listings", (json_int_t)fs->local_listings, "local_absent",
 			    (json_int_t)fs->local_absent, "local_attrs", (json_int_t)fs->local_attrs, "dirty_bytes", (json_int_t)fs->dirty_bytes,
 			    "servers", servers_json(fs), "ops", ops_json(fs, batched), "batched", batched));
 }

@@ -4,7 +4,9 @@
  *
  * An id is given to a handle once and never again: a changed generation would split a FIFO that is in use and a changed type gives EIO
  * (pipes.md). Two tables, by id and by handle, under fs.inode_lock. An inode goes when the kernel's lookups are all forgotten and no call holds
- * it; then the same handle gets a new id when it is met again, which the kernel cannot tell from a new file.
+ * it; then the same handle gets a new id when it is met again, which the kernel cannot tell from a new file. But one whose attributes are under a lease is kept, `idle`, with
+ * its id and what is known of it (a directory: its names), so that look-ups, listings and opens after the kernel has forgotten it, or before it has heard of it at all,
+ * need no call. There are at most IDLE_MAX of those; they leave no record for a later spritefs.
  */
 #include "fs/client/client.h"
 #include <errno.h>
@@ -14,10 +16,13 @@
 #include "conf/clock.h"
 #include "fs/client/kept.h"
 
+#define IDLE_MAX 16384 /* somewhat more than a kB each */
+
 void inode_table_init(struct fs *fs)
 {
 	pthread_mutex_init(&fs->inode_lock, NULL);
 	pthread_mutex_init(&fs->stream_lock, NULL);
+	list_init(&fs->idle);
 	fs->next_id = FUSE_ROOT_ID;
 	if (!keep_head() && keep_open(-1) < 0)
 		abort();
@@ -28,15 +33,47 @@ static bool inode_stays(const struct inode *ino)
 	return ino->id == FUSE_ROOT_ID || (ino->pnode && ino->pnode->inode == ino);
 }
 
-/* With fs.inode_lock; true: taken out of the tables, to be freed by the caller. */
-static bool inode_retire(struct fs *fs, struct inode *ino)
+/* With fs.inode_lock: somebody uses it again. */
+static void idle_end(struct fs *fs, struct inode *ino)
+{
+	if (list_empty(&ino->idle))
+		return;
+	list_del(&ino->idle);
+	fs->nidle--;
+}
+
+/* With fs.inode_lock. Nobody has it, so that its lease does not change: a recall takes a reference first. */
+static bool worth_keeping(const struct inode *ino)
+{
+	return (ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && ino->handle_len && (S_ISREG(ino->type) || S_ISDIR(ino->type) || S_ISLNK(ino->type));
+}
+
+/* With fs.inode_lock. Returns one that was taken out of the tables, to be freed by the caller: this one, or what has to make room for it; NULL: none. */
+static struct inode *inode_retire(struct fs *fs, struct inode *ino)
 {
 	if (ino->nlookup || ino->refs || inode_stays(ino))
-		return false;
+		return NULL;
+	if (worth_keeping(ino)) {
+		keep_free(ino->keep);
+		ino->keep = NULL;
+		list_move_tail(&fs->idle, &ino->idle);
+		if (++fs->nidle <= IDLE_MAX)
+			return NULL;
+		ino = list_entry(fs->idle.next, struct inode, idle);
+	}
+	idle_end(fs, ino);
 	hash_take_u64(&fs->by_id, ino->id);
 	if (ino->handle_len && hash_get(&fs->by_handle, ino->handle, ino->handle_len) == ino)
 		hash_take(&fs->by_handle, ino->handle, ino->handle_len);
-	return true;
+	return ino;
+}
+
+/* With fs.inode_lock. */
+static struct inode *inode_ref(struct fs *fs, struct inode *ino)
+{
+	idle_end(fs, ino);
+	ino->refs++;
+	return ino;
 }
 
 static void inode_free(struct inode *ino)
@@ -60,6 +97,15 @@ static void lookups_are(struct inode *ino, uint64_t nlookup)
 	ino->nlookup = nlookup;
 	if (kept(ino))
 		atomic_store(&kept(ino)->nlookup, nlookup);
+	else if (nlookup && ino->handle_len && !inode_stays(ino))
+		inode_save(ino);
+}
+
+/* With fs.inode_lock. */
+static void lookup_more(struct fs *fs, struct inode *ino)
+{
+	idle_end(fs, ino);
+	lookups_are(ino, ino->nlookup + 1);
 }
 
 struct inode *inode_get(struct fs *fs, uint64_t id)
@@ -70,7 +116,7 @@ struct inode *inode_get(struct fs *fs, uint64_t id)
 	ino = hash_get_u64(&fs->by_id, id);
 	if (!ino)
 		abort(); /* the kernel speaks of a node that we never told it of */
-	ino->refs++;
+	inode_ref(fs, ino);
 	pthread_mutex_unlock(&fs->inode_lock);
 	return ino;
 }
@@ -78,37 +124,36 @@ struct inode *inode_get(struct fs *fs, uint64_t id)
 struct inode *inode_hold(struct fs *fs, struct inode *ino)
 {
 	pthread_mutex_lock(&fs->inode_lock);
-	ino->refs++;
+	inode_ref(fs, ino);
 	pthread_mutex_unlock(&fs->inode_lock);
 	return ino;
 }
 
 void inode_put(struct fs *fs, struct inode *ino)
 {
-	bool gone;
+	struct inode *gone;
 
 	pthread_mutex_lock(&fs->inode_lock);
 	ino->refs--;
 	gone = inode_retire(fs, ino);
 	pthread_mutex_unlock(&fs->inode_lock);
 	if (gone)
-		inode_free(ino);
+		inode_free(gone);
 }
 
 void inode_forget(struct fs *fs, uint64_t id, uint64_t n)
 {
-	struct inode *ino;
-	bool gone = false;
+	struct inode *ino, *gone = NULL;
 
 	pthread_mutex_lock(&fs->inode_lock);
 	ino = hash_get_u64(&fs->by_id, id);
-	if (ino && id != FUSE_ROOT_ID) {
+	if (ino && id != FUSE_ROOT_ID && ino->nlookup) {
 		lookups_are(ino, ino->nlookup - (n < ino->nlookup ? n : ino->nlookup));
 		gone = inode_retire(fs, ino);
 	}
 	pthread_mutex_unlock(&fs->inode_lock);
 	if (gone)
-		inode_free(ino);
+		inode_free(gone);
 }
 
 void inode_save(struct inode *ino)
@@ -156,6 +201,8 @@ static struct inode *inode_make(struct fs *fs, struct domain *dom, struct pnode 
 	pthread_mutex_init(&ino->lock, NULL);
 	ino->stamp = 1; /* told is 0 */
 	blocks_of_init(&ino->blocks, &fs->blocks, ino->id);
+	list_init(&ino->idle);
+	list_init(&ino->ahead.waiters);
 	list_init(&ino->streams);
 	list_init(&ino->locks);
 	list_init(&ino->unlock_waiters);
@@ -185,37 +232,56 @@ struct inode *inode_new(struct fs *fs, struct domain *dom, struct pnode *pnode)
 	return ino;
 }
 
-struct inode *inode_looked_up(struct fs *fs, struct domain *dom, const ProtobufCBinaryData *h, uint32_t mode)
+/* With fs.inode_lock: the inode of a handle, found or made. */
+static struct inode *inode_of(struct fs *fs, struct domain *dom, const ProtobufCBinaryData *h, uint32_t mode)
 {
 	struct inode *ino;
 
 	if (!h->len || h->len > FS_HANDLE_MAX)
 		return NULL;
-	pthread_mutex_lock(&fs->inode_lock);
 	ino = hash_get(&fs->by_handle, h->data, h->len);
 	/* The handle of a removed file may come back as another one's only by a fault of the server; a type must never change under the kernel. */
 	if (ino && ino->type && ino->type != (mode & S_IFMT)) {
 		hash_take(&fs->by_handle, h->data, h->len);
 		ino = NULL;
 	}
-	if (!ino) {
-		ino = inode_make(fs, dom, NULL);
-		if (!ino)
-			goto out;
-		memcpy(ino->handle, h->data, h->len);
-		ino->handle_len = h->len;
-		ino->type = mode & S_IFMT;
-		ino->born_seq = dom->server ? atomic_load(&dom->server->recalled_seq) : 0; /* lease.c, invariant 1 */
-		if (hash_set(&fs->by_handle, h->data, h->len, ino, NULL) < 0) {
-			hash_take_u64(&fs->by_id, ino->id);
-			inode_free(ino);
-			ino = NULL;
-			goto out;
-		}
-		inode_save(ino);
+	if (ino)
+		return ino;
+	ino = inode_make(fs, dom, NULL);
+	if (!ino)
+		return NULL;
+	memcpy(ino->handle, h->data, h->len);
+	ino->handle_len = h->len;
+	ino->type = mode & S_IFMT;
+	ino->born_seq = dom->server ? atomic_load(&dom->server->recalled_seq) : 0; /* lease.c, invariant 1 */
+	if (hash_set(&fs->by_handle, h->data, h->len, ino, NULL) < 0) {
+		hash_take_u64(&fs->by_id, ino->id);
+		inode_free(ino);
+		return NULL;
 	}
-	lookups_are(ino, ino->nlookup + 1);
-out:
+	return ino;
+}
+
+struct inode *inode_looked_up(struct fs *fs, struct domain *dom, const ProtobufCBinaryData *h, uint32_t mode)
+{
+	struct inode *ino;
+
+	pthread_mutex_lock(&fs->inode_lock);
+	ino = inode_of(fs, dom, h, mode);
+	if (ino)
+		lookup_more(fs, ino);
+	pthread_mutex_unlock(&fs->inode_lock);
+	return ino;
+}
+
+struct inode *inode_met(struct fs *fs, struct domain *dom, const ProtobufCBinaryData *h, uint32_t mode)
+{
+	struct inode *ino;
+
+	pthread_mutex_lock(&fs->inode_lock);
+	ino = inode_of(fs, dom, h, mode);
+	if (ino)
+		inode_ref(fs, ino);
 	pthread_mutex_unlock(&fs->inode_lock);
 	return ino;
 }
@@ -245,7 +311,7 @@ struct inode *inode_find(struct fs *fs, uint64_t id)
 	pthread_mutex_lock(&fs->inode_lock);
 	ino = hash_get_u64(&fs->by_id, id);
 	if (ino)
-		ino->refs++;
+		inode_ref(fs, ino);
 	pthread_mutex_unlock(&fs->inode_lock);
 	return ino;
 }
@@ -253,7 +319,7 @@ struct inode *inode_find(struct fs *fs, uint64_t id)
 void inode_count_lookup(struct fs *fs, struct inode *ino)
 {
 	pthread_mutex_lock(&fs->inode_lock);
-	lookups_are(ino, ino->nlookup + 1);
+	lookup_more(fs, ino);
 	pthread_mutex_unlock(&fs->inode_lock);
 }
 
@@ -290,7 +356,7 @@ void inode_resumed(struct fs *fs)
 
 	pthread_mutex_lock(&fs->inode_lock);
 	while ((ino = hash_next(&fs->by_id, &it)))
-		if (inode_retire(fs, ino))
+		if (inode_retire(fs, ino)) /* this one: it holds no lease yet */
 			inode_free(ino);
 	pthread_mutex_unlock(&fs->inode_lock);
 }
@@ -402,12 +468,22 @@ uint64_t inode_any_open(struct inode *ino)
 	return open;
 }
 
+bool inode_is_known(struct fs *fs, struct inode *ino)
+{
+	bool r;
+
+	pthread_mutex_lock(&fs->inode_lock);
+	r = ino->nlookup || inode_stays(ino);
+	pthread_mutex_unlock(&fs->inode_lock);
+	return r;
+}
+
 size_t inode_count(struct fs *fs)
 {
 	size_t n;
 
 	pthread_mutex_lock(&fs->inode_lock);
-	n = fs->by_id.count;
+	n = fs->by_id.count - fs->nidle;
 	pthread_mutex_unlock(&fs->inode_lock);
 	return n;
 }
@@ -433,7 +509,7 @@ struct inode *inode_by_handle(struct fs *fs, const ProtobufCBinaryData *h)
 	pthread_mutex_lock(&fs->inode_lock);
 	ino = h->len ? hash_get(&fs->by_handle, h->data, h->len) : NULL;
 	if (ino)
-		ino->refs++;
+		inode_ref(fs, ino);
 	pthread_mutex_unlock(&fs->inode_lock);
 	return ino;
 }
@@ -453,8 +529,7 @@ size_t inode_leased(struct fs *fs, const struct server *s, bool reset, struct in
 		if (reset)
 			ino->recalled_seq = ino->born_seq = 0;
 		if (ino->lease) {
-			ino->refs++;
-			(*all)[n++] = ino;
+			(*all)[n++] = inode_ref(fs, ino);
 		}
 		pthread_mutex_unlock(&ino->lock);
 	}
@@ -475,8 +550,7 @@ size_t inode_of_server(struct fs *fs, const struct server *s, struct inode ***al
 			continue;
 		pthread_mutex_lock(&ino->lock);
 		if (!list_empty(&ino->streams) || !list_empty(&ino->locks) || !list_empty(&ino->dirty)) {
-			ino->refs++;
-			(*all)[n++] = ino;
+			(*all)[n++] = inode_ref(fs, ino);
 		}
 		pthread_mutex_unlock(&ino->lock);
 	}

@@ -30,18 +30,16 @@
 #define FOREIGN_NS (5000 * 1000000ull)
 #define MARGIN_NS (1000 * 1000000ull)
 
-/* An Event of recalls: acknowledged when the last of them is done. */
-struct recall_event {
-	struct server *s;
-	uint64_t id;
-	atomic_size_t left; /* those not done, and one while they are being queued */
-};
-
+/* An Event of recalls, acknowledged when all of it is done. */
 struct recall {
-	struct list link;    /* fs.recall_queue */
-	struct recall_event *event; /* NULL: nobody waits for an acknowledgement */
-	struct inode *ino;   /* held */
-	uint64_t bits;
+	struct list link; /* fs.recall_queue */
+	struct server *s; /* NULL: nobody waits for an acknowledgement */
+	uint64_t id;
+	size_t n;
+	struct {
+		struct inode *ino; /* held */
+		uint64_t bits;
+	} of[];
 };
 
 void lease_init(struct fs *fs)
@@ -178,6 +176,17 @@ void lease_forget_attr(struct inode *ino)
 	pthread_mutex_unlock(&ino->lock);
 }
 
+void lease_attr_floor(struct inode *ino, uint64_t change)
+{
+	pthread_mutex_lock(&ino->lock);
+	if (change > ino->attr_change) {
+		ino->attr_change = change;
+		ino->attr_valid = ino->no_acl = ino->no_cap = false;
+		ino->stamp++;
+	}
+	pthread_mutex_unlock(&ino->lock);
+}
+
 void lease_no_cap(struct inode *ino)
 {
 	pthread_mutex_lock(&ino->lock);
@@ -247,20 +256,16 @@ bool lease_guess(struct inode *ino, struct stat *st)
 
 /* ---- giving back */
 
-static void recall_free(struct fs *fs, struct recall *r)
-{
-	inode_put(fs, r->ino);
-	free(r);
-}
-
-/* Notes the recall, and waits until every reply that had not seen it is written. */
-static void recall_note(struct fs *fs, struct inode *ino, uint64_t bits, const char *one_name, uint64_t seq)
+/* Notes the recall; recall_noted() before anything is invalidated. */
+static void recall_note(struct inode *ino, uint64_t bits, const char *one_name, uint64_t seq)
 {
 	if (one_name)
 		names_add(ino, one_name);
 	pthread_mutex_lock(&ino->lock);
 	if (one_name)
 		ino->foreign_at = clock_boot_ns();
+	if (bits & SPRITE__FS__LEASE_BITS__LEASE_NAMES)
+		ahead_foreign(ino);
 	if (seq > ino->recalled_seq)
 		ino->recalled_seq = seq;
 	if (one_name)
@@ -276,6 +281,11 @@ static void recall_note(struct fs *fs, struct inode *ino, uint64_t bits, const c
 		ino->attr_recalls++;
 	}
 	pthread_mutex_unlock(&ino->lock);
+}
+
+/* Waits until every reply that had not seen what was noted is written. */
+static void recall_noted(struct fs *fs)
+{
 	pthread_rwlock_wrlock(&fs->grant_lock);
 	pthread_rwlock_unlock(&fs->grant_lock);
 }
@@ -285,33 +295,50 @@ static void kernel_drop_pages(struct fs *fs, struct inode *ino)
 	fuse_lowlevel_notify_inval_inode(fs->se, ino->id, 0, 0);
 }
 
-static void recall_run(struct fs *fs, struct recall *r)
+/* What the kernel has of it. What it does not know by now (after recall_noted()) it will not be told under this lease. */
+static void kernel_drop(struct fs *fs, struct inode *ino, uint64_t bits)
 {
-	struct inode *ino = r->ino;
-
-	if (r->event && (r->bits & (SPRITE__FS__LEASE_BITS__LEASE_WRITE | SPRITE__FS__LEASE_BITS__LEASE_DATA)))
-		wb_flush_wait(fs, ino);
-	if (r->event)
-		dirq_flush_wait(fs, ino);
-	if (r->bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR)
-		stream_open_local(fs, ino);
-	if (r->bits & SPRITE__FS__LEASE_BITS__LEASE_DATA)
-		kernel_drop_pages(fs, ino);
-	else if (r->bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR)
-		fuse_lowlevel_notify_inval_inode(fs->se, ino->id, -1, 0);
-	if (!(r->bits & SPRITE__FS__LEASE_BITS__LEASE_NAMES))
+	if (!inode_is_known(fs, ino))
 		return;
-	kernel_drop_pages(fs, ino); /* the listing, which the kernel keeps as the directory's pages */
-	session_bump_epoch(fs);
+	if (bits & SPRITE__FS__LEASE_BITS__LEASE_DATA)
+		kernel_drop_pages(fs, ino);
+	else if (bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR)
+		fuse_lowlevel_notify_inval_inode(fs->se, ino->id, -1, 0);
+	if (bits & SPRITE__FS__LEASE_BITS__LEASE_NAMES)
+		kernel_drop_pages(fs, ino); /* the listing, which it keeps as the directory's pages */
 }
 
-/* Without a lock: sending waits for completions, which take ours. */
-static void recall_done(struct recall_event *e)
+static void recall_run(struct fs *fs, struct recall *r)
 {
-	if (atomic_fetch_sub(&e->left, 1) != 1)
-		return;
-	events_ack(e->s, e->id);
-	free(e);
+	uint64_t all = 0;
+	size_t i;
+
+	for (i = 0; r->s && i < r->n; i++) /* all are on their way before one is waited for */
+		if (r->of[i].bits & (SPRITE__FS__LEASE_BITS__LEASE_WRITE | SPRITE__FS__LEASE_BITS__LEASE_DATA))
+			wb_flush_start(fs, r->of[i].ino);
+	for (i = 0; r->s && i < r->n; i++)
+		if (r->of[i].bits & (SPRITE__FS__LEASE_BITS__LEASE_WRITE | SPRITE__FS__LEASE_BITS__LEASE_DATA))
+			wb_flush_wait(fs, r->of[i].ino);
+	for (i = 0; r->s && i < r->n; i++)
+		dirq_flush_wait(fs, r->of[i].ino);
+	for (i = 0; i < r->n; i++)
+		if (r->of[i].bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR)
+			stream_open_local(fs, r->of[i].ino);
+	for (i = 0; i < r->n; i++) {
+		kernel_drop(fs, r->of[i].ino, r->of[i].bits);
+		all |= r->of[i].bits;
+	}
+	if (all & SPRITE__FS__LEASE_BITS__LEASE_NAMES)
+		session_bump_epoch(fs);
+	if (r->s) /* without a lock: sending waits for completions, which take ours */
+		events_ack(r->s, r->id);
+}
+
+static void recall_free(struct fs *fs, struct recall *r)
+{
+	while (r->n)
+		inode_put(fs, r->of[--r->n].ino);
+	free(r);
 }
 
 static void *recall_main(void *arg)
@@ -322,19 +349,14 @@ static void *recall_main(void *arg)
 	pthread_setname_np(pthread_self(), "recall");
 	pthread_mutex_lock(&fs->recall_lock);
 	while (!fs->stopping) {
-		struct recall *r;
-
 		l = list_pop(&fs->recall_queue);
 		if (!l) {
 			pthread_cond_wait(&fs->recall_cond, &fs->recall_lock);
 			continue;
 		}
-		r = list_entry(l, struct recall, link);
 		pthread_mutex_unlock(&fs->recall_lock);
-		recall_run(fs, r);
-		if (r->event)
-			recall_done(r->event);
-		recall_free(fs, r);
+		recall_run(fs, list_entry(l, struct recall, link));
+		recall_free(fs, list_entry(l, struct recall, link));
 		pthread_mutex_lock(&fs->recall_lock);
 	}
 	pthread_mutex_unlock(&fs->recall_lock);
@@ -356,15 +378,26 @@ int lease_start(struct fs *fs)
 	return 0;
 }
 
-static void recall_queue(struct fs *fs, struct recall_event *e, struct inode *ino, uint64_t bits)
+static struct recall *recall_new(struct server *s, uint64_t id, size_t room)
 {
-	struct recall *r = calloc(1, sizeof(*r));
+	struct recall *r = calloc(1, sizeof(*r) + room * sizeof(r->of[0]));
 
 	if (!r)
 		abort(); /* an acknowledgement that never comes would hold up another client */
-	r->event = e;
-	r->ino = ino;
-	r->bits = bits;
+	r->s = s;
+	r->id = id;
+	return r;
+}
+
+/* Takes over a reference. */
+static void recall_add(struct recall *r, struct inode *ino, uint64_t bits)
+{
+	r->of[r->n].ino = ino;
+	r->of[r->n++].bits = bits;
+}
+
+static void recall_queue(struct fs *fs, struct recall *r)
+{
 	pthread_mutex_lock(&fs->recall_lock);
 	list_add_tail(&fs->recall_queue, &r->link);
 	pthread_cond_signal(&fs->recall_cond);
@@ -374,37 +407,36 @@ static void recall_queue(struct fs *fs, struct recall_event *e, struct inode *in
 /* On the events thread. */
 void lease_recall(struct server *s, const Sprite__Fs__Event *ev)
 {
+	struct recall *all = recall_new(s, ev->id, ev->n_recalls);
 	struct fs *fs = s->fs;
-	struct recall_event *e = calloc(1, sizeof(*e));
+	size_t i;
 
-	if (!e)
-		abort();
-	e->s = s;
-	e->id = ev->id;
-	atomic_init(&e->left, 1);
 	/* before inodes are looked for: one that is made after this compares itself with it */
-	for (size_t i = 0; i < ev->n_recalls; i++)
+	for (i = 0; i < ev->n_recalls; i++)
 		if (ev->recalls[i]->lease_seq > atomic_load(&s->recalled_seq))
 			atomic_store(&s->recalled_seq, ev->recalls[i]->lease_seq);
 	server_note_recall(s);
-	for (size_t i = 0; i < ev->n_recalls; i++) {
+	atomic_fetch_add(&fs->recalls, ev->n_recalls);
+	for (i = 0; i < ev->n_recalls; i++) {
 		const Sprite__Fs__Recall *r = ev->recalls[i];
 		struct inode *ino = inode_by_handle(fs, &r->handle);
 
-		atomic_fetch_add(&fs->recalls, 1);
 		if (!ino)
 			continue;
-		recall_note(fs, ino, r->bits, r->name && *r->name ? r->name : NULL, r->lease_seq);
-		atomic_fetch_add(&e->left, 1);
-		recall_queue(fs, e, ino, r->bits);
+		recall_note(ino, r->bits, r->name && *r->name ? r->name : NULL, r->lease_seq);
+		recall_add(all, ino, r->bits);
 	}
-	recall_done(e);
+	recall_noted(fs);
+	recall_queue(fs, all);
 }
 
 /* Pages of this file came into the kernel's cache without a lease: they go as soon as they can. */
 void lease_drop_pages(struct fs *fs, struct inode *ino)
 {
-	recall_queue(fs, NULL, inode_hold(fs, ino), SPRITE__FS__LEASE_BITS__LEASE_DATA);
+	struct recall *r = recall_new(NULL, 0, 1);
+
+	recall_add(r, inode_hold(fs, ino), SPRITE__FS__LEASE_BITS__LEASE_DATA);
+	recall_queue(fs, r);
 }
 
 void lease_set_begin(struct call *c)
@@ -469,21 +501,26 @@ void lease_drop_all(struct server *s, bool restarted, bool given_up)
 {
 	struct fs *fs = s->fs;
 	struct inode **all;
+	struct recall *r;
 	size_t i, n;
 
 	if (restarted)
 		atomic_store(&s->recalled_seq, 0);
 	n = inode_leased(fs, s, restarted, &all);
 	for (i = 0; i < n; i++) {
-		recall_note(fs, all[i], ~0ull, NULL, 0);
+		recall_note(all[i], ~0ull, NULL, 0);
 		if (given_up)
 			wb_discard(fs, all[i]);
 	}
+	recall_noted(fs);
 	if (given_up)
 		dirq_discard(s);
 	session_bump_epoch(fs);
-	for (i = 0; i < n; i++)
-		recall_queue(fs, NULL, all[i], SPRITE__FS__LEASE_BITS__LEASE_ATTR | SPRITE__FS__LEASE_BITS__LEASE_DATA);
+	for (i = 0; i < n; i++) { /* one by one: any may wait for a request that hangs */
+		r = recall_new(NULL, 0, 1);
+		recall_add(r, all[i], SPRITE__FS__LEASE_BITS__LEASE_ATTR | SPRITE__FS__LEASE_BITS__LEASE_DATA);
+		recall_queue(fs, r);
+	}
 	free(all);
 	if (n)
 		log_note("%s: %zu leases dropped", s->name, n);

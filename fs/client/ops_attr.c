@@ -104,9 +104,11 @@ static void reply_remembered(struct fs *fs, fuse_req_t req, struct inode *ino)
 
 static void getattr_done(struct call *c, int err, struct rpc_msg *out)
 {
+	/* a reply of before our change may come after it, and the grant that this one lacks (somebody waits for the file) that one may have had */
+	if (!err && c->sets && ((Sprite__Fs__GetattrRep *)out->msg)->attr)
+		lease_attr_floor(c->ino, ((Sprite__Fs__GetattrRep *)out->msg)->attr->change);
 	lease_set_end(c);
-	if (c->op == FS_SETATTR && (c->m.setattr.valid & FS_SET_SIZE))
-		read_forget(c->ino);
+	read_change_end(c);
 	if (err == EHOSTDOWN && c->quick)
 		reply_remembered(c->fs, c->req, c->ino);
 	else if (err)
@@ -145,6 +147,8 @@ static void op_getattr(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 		inode_put(fs, ino);
 		return;
 	}
+	if (!fi)
+		ahead_asked_of(fs, req, ino);
 	c = call_new(fs, req, FS_GETATTR, ino, getattr_done);
 	if (!c)
 		return;
@@ -208,7 +212,7 @@ static void op_setattr(fuse_req_t req, fuse_ino_t id, struct stat *st, int valid
 	if (fi)
 		call_stream(c, stream_at(fs, fi->fh), &c->m.setattr.open);
 	if (valid & FS_SET_SIZE)
-		read_forget(ino);
+		read_change_begin(c, ino);
 	c->woken = setattr_woken;
 	wb_then(fs, ino, c);
 }

@@ -29,6 +29,8 @@ struct filler {
 	struct domain *dom;
 	struct inode *dir;
 	uint64_t changes; /* of dir when the page was asked for */
+	bool known;	  /* entries are told from memory */
+	unsigned bare, told; /* then: those without and with attributes */
 	bool plus;
 	char *buf;
 	size_t size, used;
@@ -76,13 +78,8 @@ static void entry_take(struct filler *f, const struct fs_dirent *d, bool names, 
 	if (!e || !e->attr)
 		goto out;
 	ino = ops_entry_take(f->fs, f->dom, e, names, p);
-	if (ino && names) {
-		char name[256];
-
-		memcpy(name, d->name, d->namelen);
-		name[d->namelen] = 0;
-		names_learn(f->dir, name, ino->id, f->changes);
-	}
+	if (ino && names)
+		names_learn(f->dir, d->name, d->namelen, ino->id, f->changes);
 	if (!ino) {
 		p->ino = 0;
 		goto out;
@@ -101,6 +98,19 @@ out:
 		sprite__fs__entry__free_unpacked(e, NULL);
 }
 
+static void entry_known(struct filler *f, const char *name, struct fuse_entry_param *p)
+{
+	if (!strcmp(name, ".") || !strcmp(name, ".."))
+		return;
+	if (ops_entry_known(f->fs, f->dir, name, strlen(name), p)) {
+		f->ids[f->nids++] = p->ino;
+		f->told++;
+	} else {
+		memset(p, 0, sizeof(*p));
+		f->bare++;
+	}
+}
+
 /* false: full. `d` is NULL for names of the table. */
 static bool fill(struct filler *f, const char *name, uint64_t ino, uint32_t type, uint64_t cookie, const struct fs_dirent *d, bool names)
 {
@@ -112,7 +122,9 @@ static bool fill(struct filler *f, const char *name, uint64_t ino, uint32_t type
 		need = fuse_add_direntry_plus(f->req, NULL, 0, name, NULL, 0);
 		if (need > f->size - f->used)
 			return false;
-		if (d)
+		if (f->known)
+			entry_known(f, name, &p);
+		else if (d)
 			entry_take(f, d, names, &p);
 	}
 	if (!p.ino) {
@@ -181,6 +193,41 @@ static bool fill_page(struct filler *f, struct stream *st, uint64_t cookie)
 	return f->used || (st->page_end && !st->page_len);
 }
 
+/*
+ * From the listing that is remembered of the directory, under NAMES. false: the server is asked, also where it would tell many attributes that are not known here.
+ */
+static bool fill_known(struct filler *f, struct inode *dir, uint64_t cookie)
+{
+	uint8_t *records = dir->listed && !atomic_load(&dir->renaming) && (!f->plus || ops_may_search(f->fs, dir, fuse_req_ctx(f->req)->uid)) ? malloc(f->size) : NULL;
+	size_t at = 0, n, len;
+	struct fs_dirent d;
+	char name[256];
+	bool end;
+
+	if (!records || !names_listing(dir, cookie, records, f->size, &len, &end)) {
+		free(records);
+		return false;
+	}
+	f->dir = dir;
+	f->known = true;
+	for (; at < len && (n = fs_dirent_get(records + at, len - at, &d)); at += n) {
+		memcpy(name, d.name, d.namelen);
+		name[d.namelen] = 0;
+		if (!fill(f, name, inode_show_ino(f->fs, f->dom, d.ino), d.type, d.cookie, NULL, true))
+			break;
+	}
+	free(records);
+	f->known = false;
+	if ((!f->used && !(end && !len)) || f->bare > f->told / 4) {
+		while (f->nids)
+			inode_forget(f->fs, f->ids[--f->nids], 1);
+		f->used = 0;
+		return false;
+	}
+	atomic_fetch_add_explicit(&f->fs->local_listings, 1, memory_order_relaxed);
+	return true;
+}
+
 static void readdir_done(struct call *c, int err, struct rpc_msg *out)
 {
 	struct stream *st = c->st;
@@ -214,8 +261,10 @@ static void readdir_done(struct call *c, int err, struct rpc_msg *out)
 	st->page_ns = clock_mono_ns();
 	st->page_changes = c->seq;
 	st->page_names_seq = covered ? rep->dir_lease_seq : 0;
-	if (covered && rep->end && !c->m.readdir.cookie && !c->ino->pnode)
-		names_begin_page(c->ino, page, st->page_len, c->seq);
+	if (covered && !c->ino->pnode) {
+		names_page(c->ino, page, st->page_len, c->m.readdir.cookie, rep->end, c->seq);
+		ahead_learn(c->fs, c->ino, page, st->page_len, c->seq, c->mark);
+	}
 	fill_page(&f, st, st->page_cookie);
 	pthread_mutex_unlock(&st->lock);
 	filler_reply(&f);
@@ -240,6 +289,9 @@ static void ask(struct call *c, struct stream *st, uint64_t cookie, bool plus)
 	c->m.readdir.cookie = cookie;
 	c->m.readdir.size = PAGE_ASK;
 	c->m.readdir.plus = plus;
+	if (plus)
+		c->m.readdir.entry_want = SPRITE__FS__LEASE_BITS__LEASE_ATTR | SPRITE__FS__LEASE_BITS__LEASE_DATA;
+	c->mark = read_mark(c->fs);
 	c->seq = atomic_load(&c->ino->changes);
 	call_submit(c);
 }
@@ -262,13 +314,16 @@ static void read_names(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, st
 	if (inode_is_virtual(fs, st->ino) || (in_table && f.used)) /* else the next call goes on with the server's names */
 		goto reply;
 	lease_reply_begin(fs);
-	pthread_mutex_lock(&st->lock);
-	if (!cookie) {
-		free(st->page);
-		st->page = NULL;
+	done = fill_known(&f, st->ino, cookie);
+	if (!done) {
+		pthread_mutex_lock(&st->lock);
+		if (!cookie) {
+			free(st->page);
+			st->page = NULL;
+		}
+		done = fill_page(&f, st, cookie);
+		pthread_mutex_unlock(&st->lock);
 	}
-	done = fill_page(&f, st, cookie);
-	pthread_mutex_unlock(&st->lock);
 	if (done)
 		filler_reply(&f);
 	lease_reply_end(fs);

@@ -55,6 +55,7 @@ static void open_done(struct call *c, int err, struct rpc_msg *out)
 	bool appends;
 	uint64_t got;
 
+	read_change_end(c);
 	if (err) {
 		fuse_reply_err(c->req, err);
 		return;
@@ -71,10 +72,8 @@ static void open_done(struct call *c, int err, struct rpc_msg *out)
 	lease_keep_attr(c->fs, c->ino, rep->attr, got);
 	if (c->dom->home && rep->attr)
 		inode_home_attr(c->ino, rep->attr);
-	if (c->flags & O_TRUNC) {
-		read_forget(c->ino);
+	if (c->flags & O_TRUNC)
 		fuse_lowlevel_notify_inval_inode(c->fs->se, c->ino->id, -1, 0);
-	}
 	/*
 	 * The kernel appends where it believes the end to be, and an OPEN reply cannot tell it better: such a file is cached only when what it was told
 	 * last is still true. Else the server appends, and no page is filled at a wrong place.
@@ -146,7 +145,7 @@ static void op_open(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 	c->flags = fi->flags;
 	c->fi = *fi;
 	if (c->flags & O_TRUNC)
-		read_forget(ino);
+		read_change_begin(c, ino);
 	wb_then(fs, ino, c);
 }
 
@@ -157,8 +156,9 @@ static void create_done(struct call *c, int err, struct rpc_msg *out)
 	struct stream *st = NULL;
 	struct fs *fs = c->fs;
 	struct inode *ino;
-	bool gone = false;
+	bool gone = false, names;
 
+	read_change_end(c);
 	if (err) {
 		fuse_reply_err(c->req, err);
 		return;
@@ -166,14 +166,13 @@ static void create_done(struct call *c, int err, struct rpc_msg *out)
 	rep = (Sprite__Fs__CreateRep *)out->msg;
 	ops_dir_changed(fs, c->ino, rep->dir_attr, c->mark);
 	lease_reply_begin(fs);
-	ino = ops_entry_take(fs, c->dom, rep->entry, ops_names_taken(c->ino, rep->dir_lease, rep->dir_lease_seq), &p);
+	names = ops_names_taken(c->ino, rep->dir_lease, rep->dir_lease_seq);
+	ino = ops_entry_take(fs, c->dom, rep->entry, names, &p);
 	/* a new file has no capabilities, which the kernel asks for at the first write; one that was there and got some shows it by its ctime */
 	if (ino && p.attr.st_size == 0 && p.attr.st_nlink == 1 && rep->entry->attr->mtime == rep->entry->attr->ctime)
 		lease_no_cap(ino);
-	if (ino)
-		names_learn(c->ino, c->m.create.name, ino->id, c->seq);
-	if (ino && (c->flags & O_TRUNC))
-		read_forget(ino);
+	if (ino && names)
+		names_learn(c->ino, c->m.create.name, strlen(c->m.create.name), ino->id, c->seq);
 	if (ino)
 		st = stream_new(fs, inode_hold(fs, ino), rep->open, c->flags, false, fuse_req_ctx(c->req));
 	if (st) {
@@ -197,6 +196,7 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 	struct fs *fs = fuse_req_userdata(req);
 	struct inode *dir = inode_get(fs, parent);
 	struct call *c;
+	uint64_t id;
 	int err = 0;
 
 	if (inode_is_virtual(fs, dir))
@@ -208,13 +208,15 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 		fuse_reply_err(req, err);
 		return;
 	}
-	if (here_create(req, dir, name, mode, fi)) {
+	if (here_create(req, dir, name, mode, fi) || ahead_change(fs, req, dir)) {
 		inode_put(fs, dir);
 		return;
 	}
 	c = call_new(fs, req, FS_CREATE, dir, create_done);
 	if (!c)
 		return;
+	id = fi->flags & O_TRUNC ? names_known(dir, name, strlen(name)) : 0; /* the kernel does not know that it is there */
+	c->ino2 = id ? inode_find(fs, id) : NULL;
 	call_cred(c, true);
 	atomic_fetch_add(&dir->changes, 1);
 	names_add(dir, name);
@@ -226,6 +228,8 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 	c->m.create.flags = (uint32_t)fi->flags;
 	c->m.create.want = ops_want_dir(c);
 	c->seq = atomic_load(&dir->changes);
+	if (c->ino2)
+		read_change_begin(c, c->ino2);
 	c->flags = fi->flags;
 	c->fi = *fi;
 	call_submit(c);
@@ -239,7 +243,7 @@ static void write_done(struct call *c, int err, struct rpc_msg *out)
 	uint64_t got;
 	bool covered;
 
-	read_forget(c->ino);
+	read_change_end(c);
 	if (err) {
 		fuse_reply_err(c->req, err);
 		return;
@@ -298,7 +302,7 @@ static void op_write(fuse_req_t req, fuse_ino_t id, const char *data, size_t siz
 	c->bulk.iov_base = (void *)data;
 	c->bulk.iov_len = size;
 	c->buf = session_buffer_take();
-	read_forget(ino);
+	read_change_begin(c, ino);
 	wb_then(fs, c->ino, c);
 }
 
@@ -381,7 +385,7 @@ static void op_fsync(fuse_req_t req, fuse_ino_t id, int datasync, struct fuse_fi
 static void changed_done(struct call *c, int err, struct rpc_msg *out)
 {
 	(void)out;
-	read_forget(c->ino);
+	read_change_end(c);
 	lease_forget_attr(c->ino);
 	fuse_reply_err(c->req, err);
 }
@@ -400,7 +404,7 @@ static void op_fallocate(fuse_req_t req, fuse_ino_t id, int mode, off_t off, off
 	c->m.fallocate.mode = (uint32_t)mode;
 	c->m.fallocate.offset = (uint64_t)off;
 	c->m.fallocate.length = (uint64_t)len;
-	read_forget(c->ino);
+	read_change_begin(c, c->ino);
 	wb_then(fs, c->ino, c);
 }
 
@@ -427,7 +431,7 @@ static void op_lseek(fuse_req_t req, fuse_ino_t id, off_t off, int whence, struc
 
 static void copy_done(struct call *c, int err, struct rpc_msg *out)
 {
-	read_forget(c->ino2);
+	read_change_end(c);
 	lease_forget_attr(c->ino2);
 	if (err)
 		fuse_reply_err(c->req, err);
@@ -465,7 +469,7 @@ static void op_copy(fuse_req_t req, fuse_ino_t in, off_t off_in, struct fuse_fil
 	c->m.copy.length = len;
 	c->m.copy.flags = (uint32_t)flags;
 	c->woken = copy_woken;
-	read_forget(c->ino2);
+	read_change_begin(c, c->ino2);
 	wb_then(fs, c->ino, c);
 }
 

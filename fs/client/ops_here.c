@@ -42,12 +42,18 @@ static void failed(struct call *c, struct inode *file, int err)
 	session_bump_epoch(c->fs);
 }
 
-/* With the lock of `dir`: can names in it be changed here? */
-static bool dir_is_ours(const struct inode *dir)
+/* With the lock of `dir`: can names in it be changed here, those that are known? */
+static bool dir_is_held(const struct inode *dir)
 {
 	uint64_t all = WRITE | SPRITE__FS__LEASE_BITS__LEASE_NAMES | SPRITE__FS__LEASE_BITS__LEASE_ATTR;
 
-	return (dir->lease & all) == all && dir->complete && dir->attr_known && (dirq_pending(dir) ? dir->guessed : dir->attr_valid);
+	return (dir->lease & all) == all && dir->attr_known && (dirq_pending(dir) ? dir->guessed : dir->attr_valid);
+}
+
+/* And made, since all are known? */
+static bool dir_is_ours(const struct inode *dir)
+{
+	return dir->complete && dir_is_held(dir);
 }
 
 /*
@@ -292,7 +298,7 @@ static void changed(struct call *c, int err, struct rpc_msg *out)
 {
 	Sprite__Fs__ChangeRep *rep = err ? NULL : (Sprite__Fs__ChangeRep *)out->msg;
 
-	atomic_fetch_add(&c->fs->victim_gen, 1);
+	ops_gone(c, c->gone[0]); /* not of one that an earlier spritefs answered */
 	if (err) {
 		failed(c, NULL, err);
 		if (c->ino2)
@@ -315,7 +321,7 @@ static struct inode *named(struct fs *fs, struct inode *dir, const char *name)
 	uint64_t id;
 
 	pthread_mutex_lock(&dir->lock);
-	id = dir_is_ours(dir) ? names_id(dir, name) : 0;
+	id = dir_is_held(dir) ? names_id(dir, name) : 0;
 	pthread_mutex_unlock(&dir->lock);
 	return id && id != NAMES_UNKNOWN ? inode_find(fs, id) : NULL;
 }
@@ -355,14 +361,16 @@ bool here_remove(fuse_req_t req, struct inode *dir, const char *name, bool rmdir
 	c->m.remove.name = call_strdup(c, name);
 	c->m.remove.rmdir = rmdir;
 	c->m.remove.want = WRITE;
+	c->gone[0] = inode_hold(fs, victim);
 	v[0] = dir;
 	v[1] = victim;
 	dirq_lock(v, &n);
-	done = dir_is_ours(dir) && names_id(dir, name) == victim->id && may_go(victim, rmdir) && may_change(dir, &c->cred, victim);
+	done = dir_is_held(dir) && names_id(dir, name) == victim->id && may_go(victim, rmdir) && may_change(dir, &c->cred, victim);
 	if (done) {
 		names_set(dir, name, 0);
 		atomic_fetch_add(&dir->changes, 1);
 		dir_touch(dir, rmdir ? -1 : 0);
+		ahead_paid(dir, AHEAD_WRITE);
 		victim->guessed = false; /* its link count is not what it was */
 		dirq_put(c, v, n);
 	}
@@ -403,6 +411,8 @@ bool here_rename(fuse_req_t req, struct inode *dir, const char *name, struct ino
 		goto out;
 	c->ino2 = inode_hold(fs, to_dir);
 	c->mark2 = lease_mark(to_dir);
+	c->gone[0] = inode_hold(fs, file);
+	c->gone[1] = over ? inode_hold(fs, over) : NULL;
 	c->m.rename.cred = &c->cred;
 	c->handle = &c->m.rename.dir;
 	c->handle2 = &c->m.rename.to_dir;
@@ -415,8 +425,8 @@ bool here_rename(fuse_req_t req, struct inode *dir, const char *name, struct ino
 	if (over)
 		v[n++] = over;
 	dirq_lock(v, &n);
-	at = dir_is_ours(to_dir) ? names_id(to_dir, to_name) : NAMES_UNKNOWN;
-	done = dir_is_ours(dir) && names_id(dir, name) == file->id && file_is_ours(file) && at == (over ? over->id : 0) && over != file &&
+	at = dir_is_held(to_dir) ? names_id(to_dir, to_name) : NAMES_UNKNOWN;
+	done = dir_is_held(dir) && names_id(dir, name) == file->id && file_is_ours(file) && at == (over ? over->id : 0) && over != file &&
 		(!over || file_is_ours(over)) && may_change(dir, &c->cred, file) && may_change(to_dir, &c->cred, over);
 	if (done) {
 		names_set(to_dir, to_name, file->id);

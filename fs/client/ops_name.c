@@ -63,15 +63,19 @@ static void reply_entry(struct call *c, const Sprite__Fs__Entry *e, uint64_t dir
 {
 	struct fs *fs = c->fs;
 	struct fuse_entry_param p;
+	const char *name = c->op == FS_LOOKUP ? c->m.lookup.name : c->op == FS_MAKE ? c->m.make.name : c->m.link.name;
 	struct inode *ino;
-	bool gone = false;
+	bool gone = false, names;
 
 	lease_reply_begin(fs);
-	ino = ops_entry_take(fs, c->dom, e, ops_names_taken(c->ino, dir_lease, dir_seq), &p);
+	names = ops_names_taken(c->ino, dir_lease, dir_seq);
+	ino = ops_entry_take(fs, c->dom, e, names, &p);
 	if (ino) {
+		atomic_store(&ino->parent, c->ino->id);
 		if (c->op == FS_MAKE && S_ISDIR(p.attr.st_mode))
 			names_begin_empty(ino);
-		names_learn(c->ino, c->op == FS_LOOKUP ? c->m.lookup.name : c->op == FS_MAKE ? c->m.make.name : c->m.link.name, ino->id, c->seq);
+		if (names)
+			names_learn(c->ino, name, strlen(name), ino->id, c->seq);
 		if (c->pnode && !ino->pnode)
 			ino->pnode = c->pnode;
 		gone = fuse_reply_entry(c->req, &p) == -ENOENT;
@@ -110,13 +114,61 @@ void ops_dir_changed(struct fs *fs, struct inode *dir, const Sprite__Fs__Attr *a
 		lease_forget_attr(dir);
 }
 
+/* What was asked before this does not tell what the name means from now on. */
+static void name_changes(struct inode *dir, const char *name)
+{
+	atomic_fetch_add(&dir->changes, 1);
+	names_add(dir, name);
+}
+
+/* With c->gone empty: which inode loses the name `name` of `dir`, if it is sure; `i`: the n-th of c. */
+static bool gone_note(struct call *c, int i, struct inode *dir, const char *name)
+{
+	uint64_t id;
+
+	pthread_mutex_lock(&dir->lock);
+	id = names_id(dir, name);
+	c->gone_seq[i] = dir->recalled_seq;
+	pthread_mutex_unlock(&dir->lock);
+	if (id && id != NAMES_UNKNOWN)
+		c->gone[i] = inode_find(c->fs, id);
+	return !id || c->gone[i];
+}
+
+static bool gone_sure(const struct call *c, int i, struct inode *dir)
+{
+	bool r;
+
+	pthread_mutex_lock(&dir->lock);
+	r = c->gone_known && dir->recalled_seq == c->gone_seq[i] && (dir->lease & SPRITE__FS__LEASE_BITS__LEASE_NAMES);
+	pthread_mutex_unlock(&dir->lock);
+	return r;
+}
+
+/* The link count of what lost its name is not what is remembered; when it is not sure what that was, no file's is. */
+void ops_gone(struct call *c, bool sure)
+{
+	int i;
+
+	if (!sure)
+		atomic_fetch_add(&c->fs->victim_gen, 1);
+	for (i = 0; i < 2; i++)
+		if (c->gone[i])
+			lease_forget_attr(c->gone[i]);
+}
+
 /* Of a removal or rename, which may have changed the nlink of an inode that we do not know by name. */
 static void change_done(struct call *c, int err, struct rpc_msg *out)
 {
 	Sprite__Fs__ChangeRep *rep = err ? NULL : (Sprite__Fs__ChangeRep *)out->msg;
 
+	ahead_cost(c, AHEAD_WRITE);
+	/* who looked it up while it was under way may have been told what was before */
+	name_changes(c->ino, c->op == FS_REMOVE ? c->m.remove.name : c->m.rename.name);
+	if (c->ino2)
+		name_changes(c->ino2, c->m.rename.to_name);
 	if (!err) {
-		atomic_fetch_add(&c->fs->victim_gen, 1);
+		ops_gone(c, gone_sure(c, 0, c->ino) && (!c->ino2 || gone_sure(c, 1, c->ino2)));
 		ops_dir_changed(c->fs, c->ino, rep->dir_attr, c->mark);
 		lease_reply_begin(c->fs);
 		ops_names_taken(c->ino, rep->dir_lease, rep->dir_lease_seq);
@@ -144,14 +196,20 @@ static void victim_found(struct call *k, int err, struct rpc_msg *out)
 
 /*
  * Sends c, which takes the name `name` of `dir` away. Should that be the last name of a file that is open only here, then the server must know of
- * it first, or it is gone for good. Which file it is only the server can tell; it is asked when there is any such file at all.
+ * it first, or it is gone for good. Which file it is the server is asked when it is not known here, and there is any such file at all.
  */
 static void submit_with_victim(struct call *c, struct inode *dir, const char *name)
 {
+	struct inode *ino;
 	struct call *k;
 
-	if (!atomic_load(&c->fs->local_streams)) {
+	ino = c->gone[c->op == FS_RENAME];
+	if (!atomic_load(&c->fs->local_streams) || (c->gone_known && !ino)) {
 		call_submit(c);
+		return;
+	}
+	if (c->gone_known) {
+		stream_open_local_then(ino, c);
 		return;
 	}
 	k = call_new(c->fs, NULL, FS_LOOKUP, inode_hold(c->fs, dir), victim_found);
@@ -253,6 +311,7 @@ static void lookup_done(struct call *c, int err, struct rpc_msg *out)
 	Sprite__Fs__LookupRep *rep = out ? (Sprite__Fs__LookupRep *)out->msg : NULL;
 	struct stat st;
 
+	ahead_cost(c, AHEAD_NAMES);
 	if (err == ENOENT && c->pnode) {
 		inode_virtual_stat(c->fs, c->pnode->inode, &st);
 		reply_pnode(c->fs, c->req, c->pnode, &st);
@@ -265,12 +324,62 @@ static void lookup_done(struct call *c, int err, struct rpc_msg *out)
 	}
 }
 
+/* May this user be told of names here without the server's word? The kernel has asked whether he may search the directory; root may be nobody at the server. */
+bool ops_may_search(struct fs *fs, struct inode *dir, uid_t uid)
+{
+	struct stat st;
+
+	return uid != 0 || (dir->dom && dir->dom->exclusive > 1) || (lease_attr(fs, dir, &st) && (st.st_mode & 0111) == 0111);
+}
+
+/* Between lease_reply_begin() and _end(): what a name means, from memory under leases; with one lookup counted. */
+struct inode *ops_entry_known(struct fs *fs, struct inode *dir, const char *name, size_t len, struct fuse_entry_param *p)
+{
+	uint64_t id = names_known(dir, name, len);
+	struct inode *ino = id && !atomic_load(&dir->renaming) ? inode_find(fs, id) : NULL;
+	struct stat st;
+
+	if (!ino)
+		return NULL;
+	if (!S_ISFIFO(ino->type) && lease_attr(fs, ino, &st)) {
+		entry_param(ino, &st, p);
+		p->attr_timeout = p->entry_timeout = LEASE_LONG;
+		lease_told(ino);
+		inode_count_lookup(fs, ino);
+		inode_put(fs, ino);
+		return ino; /* that lookup holds it */
+	}
+	inode_put(fs, ino);
+	return NULL;
+}
+
+static bool lookup_here(struct fs *fs, fuse_req_t req, struct inode *dir, const char *name)
+{
+	struct fuse_entry_param p = {.entry_timeout = LEASE_LONG};
+	bool known = false, gone = false;
+
+	lease_reply_begin(fs);
+	if (names_absent(dir, name)) {
+		atomic_fetch_add_explicit(&fs->local_absent, 1, memory_order_relaxed);
+		fuse_reply_entry(req, &p);
+		known = true;
+	} else if (ops_may_search(fs, dir, fuse_req_ctx(req)->uid) && ops_entry_known(fs, dir, name, strlen(name), &p)) {
+		atomic_fetch_add_explicit(&fs->local_lookups, 1, memory_order_relaxed);
+		gone = fuse_reply_entry(req, &p) == -ENOENT;
+		known = true;
+	}
+	lease_reply_end(fs);
+	if (gone)
+		inode_forget(fs, p.ino, 1);
+	return known;
+}
+
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct fs *fs = fuse_req_userdata(req);
 	struct inode *dir = inode_get(fs, parent);
 	struct pnode *k = dir->pnode ? prefix_child(fs, dir->pnode, name, strlen(name)) : NULL;
-	bool is_virtual = inode_is_virtual(fs, dir), absent;
+	bool is_virtual = inode_is_virtual(fs, dir);
 	struct call *c;
 	struct stat st;
 
@@ -295,19 +404,12 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 		fuse_reply_err(req, is_virtual ? ENOENT : ENAMETOOLONG);
 		return;
 	}
-	lease_reply_begin(fs);
-	absent = !k && names_absent(dir, name);
-	if (absent) {
-		struct fuse_entry_param p = {.entry_timeout = LEASE_LONG};
-
-		atomic_fetch_add_explicit(&fs->local_absent, 1, memory_order_relaxed);
-		fuse_reply_entry(req, &p);
-	}
-	lease_reply_end(fs);
-	if (absent) {
+	if (!k && lookup_here(fs, req, dir, name)) {
 		inode_put(fs, dir);
 		return;
 	}
+	if (!k)
+		ahead_asked(fs, req, dir);
 	c = call_new(fs, req, FS_LOOKUP, dir, lookup_done);
 	if (!c)
 		return;
@@ -357,9 +459,10 @@ static struct call *change_new(fuse_req_t req, enum fs_op op, fuse_ino_t parent,
 	c = call_new(fs, req, op, dir, done);
 	if (c) {
 		call_cred(c, true);
-		atomic_fetch_add(&dir->changes, 1);
+		if (op == FS_REMOVE || op == FS_RENAME)
+			c->gone_known = gone_note(c, 0, dir, name);
+		name_changes(dir, name);
 		c->seq = atomic_load(&dir->changes);
-		names_add(dir, name);
 		c->mark = lease_mark(dir);
 	}
 	return c;
@@ -401,7 +504,7 @@ static void remove_name(fuse_req_t req, fuse_ino_t parent, const char *name, boo
 {
 	struct fs *fs = fuse_req_userdata(req);
 	struct inode *in = inode_get(fs, parent);
-	bool here = here_remove(req, in, name, dir);
+	bool here = here_remove(req, in, name, dir) || ahead_change(fs, req, in);
 	struct call *c;
 
 	inode_put(fs, in);
@@ -440,7 +543,7 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 		err = EXDEV;
 	else if (to_dir->pnode && prefix_child(fs, to_dir->pnode, to_name, strlen(to_name)))
 		err = EBUSY;
-	if (!err && here_rename(req, from, name, to_dir, to_name, flags)) {
+	if (!err && (here_rename(req, from, name, to_dir, to_name, flags) || ahead_change(fs, req, from) || (to_dir != from && ahead_change(fs, req, to_dir)))) {
 		inode_put(fs, from);
 		inode_put(fs, to_dir);
 		return;
@@ -457,8 +560,8 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 		return;
 	}
 	c->ino2 = to_dir;
-	atomic_fetch_add(&to_dir->changes, 1);
-	names_add(to_dir, to_name);
+	c->gone_known &= gone_note(c, 1, to_dir, to_name);
+	name_changes(to_dir, to_name);
 	c->mark2 = lease_mark(to_dir);
 	lease_rename_begin(c);
 	c->m.rename.cred = &c->cred;

@@ -7,8 +7,8 @@
  * as long as it pays.
  *
  * Invariants: a block is put, used and dropped under inode.lock. It is put only by a reply that granted DATA (so what it says is of after that grant) under a
- * seq that no recall has overtaken, and only if no change of ours to the file began or ended since it was asked for: read_forget() is called at both ends
- * of each, by write-behind too. It is used only under DATA, and not while something is dirty; the kernel is answered between lease_reply_begin()
+ * seq that no recall has overtaken, and only if no change of ours to the file was under way since it was asked for; it is used only under DATA, and not while something is
+ * dirty or a change of ours is under way, whose effect others may have seen already: read_change_begin(), _end(). The kernel is answered between lease_reply_begin()
  * and _end(), so that a recall finds it answered.
  */
 #include "fs/client/client.h"
@@ -28,15 +28,30 @@ uint64_t read_mark(struct fs *fs)
 void read_keep(struct inode *ino, uint64_t mark, uint64_t seq, uint64_t off, const struct iovec *iov, int niov, size_t len, bool end, size_t given)
 {
 	pthread_mutex_lock(&ino->lock);
-	if ((ino->lease & DATA) && seq > ino->recalled_seq && list_empty(&ino->dirty) && list_empty(&ino->flying))
+	if ((ino->lease & DATA) && seq > ino->recalled_seq && !ino->changing && list_empty(&ino->dirty) && list_empty(&ino->flying))
 		blocks_put(&ino->blocks, mark, off, iov, niov, len, end, given);
 	pthread_mutex_unlock(&ino->lock);
 }
 
-void read_forget(struct inode *ino)
+void read_change_begin(struct call *c, struct inode *ino)
 {
 	pthread_mutex_lock(&ino->lock);
 	blocks_forget(&ino->blocks);
+	ino->changing++;
+	pthread_mutex_unlock(&ino->lock);
+	c->changing = ino;
+}
+
+void read_change_end(struct call *c)
+{
+	struct inode *ino = c->changing;
+
+	if (!ino)
+		return;
+	c->changing = NULL;
+	pthread_mutex_lock(&ino->lock);
+	blocks_forget(&ino->blocks);
+	ino->changing--;
 	pthread_mutex_unlock(&ino->lock);
 }
 
@@ -99,13 +114,15 @@ static bool read_here(struct fs *fs, fuse_req_t req, struct inode *ino, size_t s
 		return false;
 	lease_reply_begin(fs);
 	pthread_mutex_lock(&ino->lock);
-	r = (ino->lease & DATA) && list_empty(&ino->dirty) && list_empty(&ino->flying) && blocks_get(&ino->blocks, (uint64_t)off, size, &h);
+	r = (ino->lease & DATA) && !ino->changing && list_empty(&ino->dirty) && list_empty(&ino->flying) && blocks_get(&ino->blocks, (uint64_t)off, size, &h);
 	pthread_mutex_unlock(&ino->lock);
 	if (r)
 		fuse_reply_iov(req, h.iov, h.n);
 	lease_reply_end(fs);
-	if (r)
+	if (r) {
 		blocks_give(&fs->blocks, &h);
+		ahead_was_read(fs, ino);
+	}
 	return r;
 }
 
@@ -130,7 +147,7 @@ static void op_read(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struc
 
 	if (size > FS_IO_MAX)
 		size = FS_IO_MAX;
-	if (read_here(fs, req, ino, size, off)) {
+	if (read_here(fs, req, ino, size, off) || ahead_read(fs, req, ino, off)) {
 		inode_put(fs, ino);
 		return;
 	}

@@ -42,8 +42,10 @@
 
 static __thread int reply_fd = -1;
 static __thread void *buffer;
-static __thread bool buffer_taken, kill_suid, swallow;
+static __thread bool buffer_taken, kill_suid, swallow, second;
 static __thread uint64_t unique;
+static __thread const void *request;
+static __thread size_t request_len;
 static int clones[THREADS];
 
 _Static_assert(sizeof(struct kept_chunk) <= RESERVE, "a chunk's record has no room before the buffer");
@@ -218,6 +220,59 @@ static void init_save(const void *buf, size_t n)
 	h->init_len = (uint32_t)n;
 }
 
+struct parked {
+	struct list link;
+	int fd;
+	size_t len;
+	uint64_t bytes[];
+};
+
+bool session_second(void)
+{
+	return second;
+}
+
+bool session_park(struct list *to)
+{
+	struct parked *p = second ? NULL : malloc(sizeof(*p) + request_len);
+
+	if (!p)
+		return false;
+	p->fd = reply_fd;
+	p->len = request_len;
+	memcpy(p->bytes, request, request_len);
+	list_add_tail(to, &p->link);
+	return true;
+}
+
+void session_again(struct fs *fs, struct list *parked)
+{
+	const void *old = request;
+	uint64_t old_unique = unique;
+	size_t old_len = request_len;
+	bool old_kill = kill_suid;
+	struct list *l;
+
+	while ((l = list_pop(parked))) {
+		struct parked *p = list_entry(l, struct parked, link);
+		struct fuse_buf fb = {.mem = p->bytes, .size = p->len};
+		int fd = session_reply_on(p->fd);
+
+		request = p->bytes;
+		request_len = p->len;
+		request_look(p->bytes, p->len);
+		second = true;
+		fuse_session_process_buf(fs->se, &fb);
+		second = false;
+		session_reply_on(fd);
+		free(p);
+	}
+	request = old;
+	request_len = old_len;
+	unique = old_unique;
+	kill_suid = old_kill;
+}
+
 struct reader {
 	struct fs *fs;
 	pthread_t thread;
@@ -274,6 +329,8 @@ static int request_read(struct reader *r)
 	if (n == 0)
 		return -ENODEV;
 	request_look(buffer, (size_t)n);
+	request = buffer;
+	request_len = (size_t)n;
 	if (session_resent() && !dirq_made(fs, session_unique()))
 		stream_untell(fs, session_unique());
 	if (((struct fuse_in_header *)buffer)->opcode == FUSE_INIT) {

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Bulk acquisition: what a program is going to ask of one directory, name by name, is had with few calls (ReaddirReq with leases for the entries, and contents).
+ *
+ * Three things begin it; whoever would have to send a call asks us first:
+ *  - NAMES: the second look-up (or question for attributes) in a directory that had to be sent asks for its entries, in chunks, beside the look-ups themselves;
+ *  - DATA: the second read of a small file asks for the contents of the small files beside it (the first, where such have just been read in another directory); reads
+ *    there wait for the chunk that is on its way;
+ *  - WRITE: the second change that had to be sent, since another node has something of the directory, asks for it and its entries for ourselves alone. It and those
+ *    after it wait, and then are mostly answered here (ops_here.c). Where that has just been worth it in another directory the first change asks already.
+ *
+ * Beyond a first chunk, in any second, no more is fetched than what the calls cost that could not be spared (in microseconds; calls as measured, since those that recall
+ * something from others cost many times as much), unless what was fetched is used: a wrong guess doubles the cost at most, and where two nodes take a few files from
+ * one another nothing is fetched in vain for long.
+ * Names come in the server's order, which is not the program's; a chunk goes on from the cookie where the one before it ended.
+ *
+ * What came is what any reply says under its grants: inodes with attributes under ATTR (inode.c keeps them although the kernel has not heard of them), names under
+ * NAMES, contents under DATA. None of it outlives a recall, and there is no other rule for it.
+ *
+ * A request that waits is handled anew from its start (session_park()). Locking: struct ahead of the directory is under its inode.lock.
+ */
+#include "fs/client/client.h"
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include "conf/clock.h"
+#include "fs/dirent.h"
+
+#define ATTR  SPRITE__FS__LEASE_BITS__LEASE_ATTR
+#define NAMES SPRITE__FS__LEASE_BITS__LEASE_NAMES
+#define DATA  SPRITE__FS__LEASE_BITS__LEASE_DATA
+#define WRITE SPRITE__FS__LEASE_BITS__LEASE_WRITE
+
+#define SMALL	  (64u << 10) /* contents come along up to this size */
+#define ENTRY	  200u	      /* bytes of an entry in a chunk, about */
+#define FOREIGN_NS 5000000000ull
+#define LUCK_NS	   1000000000ull
+#define AGAIN_NS   1000000000ull /* after so long a first chunk is free again */
+#define CHUNK_MIN  3000u	 /* what one costs at least */
+#define CALL_MAX   3000u	 /* and a call at most */
+
+static const struct {
+	uint32_t first; /* bytes of the first chunk */
+	uint32_t call;	/* cost of a call that it may spare */
+	uint32_t entry; /* of an entry fetched */
+} kinds[] = {
+	[AHEAD_NAMES] = {32u << 10, 120, 14},
+	[AHEAD_DATA] = {256u << 10, 150, 25},
+	[AHEAD_WRITE] = {128u << 10, 400, 20},
+};
+#define PER_KB 2u /* cost of contents */
+
+/* ---- taking in */
+
+/* One record; true: it was of use. */
+static void entry_learn(struct fs *fs, struct inode *dir, const struct fs_dirent *d, uint64_t changes, uint64_t mark)
+{
+	Sprite__Fs__Entry *e = sprite__fs__entry__unpack(NULL, d->entrylen, d->entry);
+	struct inode *ino = e && e->attr && e->lease ? inode_met(fs, dir->dom, &e->handle, e->attr->mode) : NULL;
+	uint64_t got;
+
+	if (ino) {
+		got = lease_take(ino, e->lease, e->lease_seq);
+		lease_keep_attr(fs, ino, e->attr, got);
+		if (got & ATTR)
+			names_learn(dir, d->name, d->namelen, ino->id, changes);
+		if ((got & DATA) && d->datalen != FS_DIRENT_NODATA) {
+			struct iovec v = {(void *)d->data, d->datalen};
+
+			read_keep(ino, mark, e->lease_seq, 0, &v, 1, d->datalen, true, 0);
+		}
+		atomic_store(&ino->parent, dir->id);
+		inode_put(fs, ino);
+	}
+	if (e)
+		sprite__fs__entry__free_unpacked(e, NULL);
+}
+
+void ahead_learn(struct fs *fs, struct inode *dir, const uint8_t *page, size_t len, uint64_t changes, uint64_t mark)
+{
+	struct fs_dirent d;
+	size_t at = 0, n;
+
+	for (; at < len && (n = fs_dirent_get(page + at, len - at, &d)); at += n)
+		if (d.entrylen)
+			entry_learn(fs, dir, &d, changes, mark);
+}
+
+/* ---- chunks */
+
+static void chunk_done(struct call *c, int err, struct rpc_msg *out)
+{
+	Sprite__Fs__ReaddirRep *rep = err ? NULL : (Sprite__Fs__ReaddirRep *)out->msg;
+	struct inode *dir = c->ino;
+	struct ahead_kind *k = &dir->ahead.kind[c->flags];
+	uint64_t cookie = c->m.readdir.cookie, cost;
+	size_t len = rep ? out->bulk_len : 0, at, n, entries = 0;
+	uint8_t *page = len ? malloc(len) : NULL;
+	bool covered = false;
+	struct fs_dirent d;
+	struct list ready;
+
+	if (page)
+		rpc_msg_copy(out, page, len);
+	else
+		len = 0;
+	if (rep) {
+		lease_reply_begin(c->fs);
+		covered = ops_names_taken(dir, rep->dir_lease, rep->dir_lease_seq);
+		if (covered) {
+			names_page(dir, page, len, cookie, rep->end, c->seq);
+			ahead_learn(c->fs, dir, page, len, c->seq, c->mark);
+		}
+		lease_reply_end(c->fs);
+	}
+	for (at = 0; at < len && (n = fs_dirent_get(page + at, len - at, &d)); at += n) {
+		cookie = d.cookie;
+		entries++;
+	}
+	free(page);
+	if (covered && c->flags == AHEAD_WRITE && (rep->dir_lease & WRITE))
+		atomic_store(&c->fs->took_at, clock_boot_ns());
+	list_init(&ready);
+	pthread_mutex_lock(&dir->lock);
+	dir->ahead.busy = false;
+	k->cookie = !rep || rep->end ? 0 : cookie;
+	cost = entries * kinds[c->flags].entry + (c->flags == AHEAD_DATA ? (len >> 10) * PER_KB : 0);
+	k->fetched += cost > CHUNK_MIN ? cost : CHUNK_MIN;
+	k->at = clock_boot_ns();
+	if (!covered) /* not to be had: not before many more were asked for */
+		k->fetched += 1000 + k->asked;
+	list_splice_tail(&ready, &dir->ahead.waiters);
+	pthread_mutex_unlock(&dir->lock);
+	session_again(c->fs, &ready);
+}
+
+/* As who asked; dir->ahead.busy has been set. */
+static void chunk_ask(struct fs *fs, struct inode *dir, fuse_req_t req, enum ahead_what what, uint64_t cookie, uint64_t size)
+{
+	static const uint64_t want[] = {[AHEAD_NAMES] = ATTR | DATA, [AHEAD_DATA] = ATTR | DATA, [AHEAD_WRITE] = ATTR | DATA | WRITE};
+	struct call *c = call_new(fs, NULL, FS_READDIR, inode_hold(fs, dir), chunk_done);
+
+	if (!c)
+		abort(); /* who waits for it would wait for ever */
+	c->req = req;
+	call_cred(c, true);
+	c->req = NULL; /* answered by others */
+	c->flags = what;
+	c->quick = true; /* when the server is away each request waits for itself, and can be interrupted */
+	c->m.readdir.cred = &c->cred;
+	c->handle = &c->m.readdir.handle;
+	c->m.readdir.cookie = cookie;
+	c->m.readdir.size = size > FS_IO_MAX ? FS_IO_MAX : (uint32_t)size;
+	c->m.readdir.plus = true;
+	c->m.readdir.want = what == AHEAD_WRITE ? WRITE : 0;
+	c->m.readdir.entry_want = want[what];
+	c->m.readdir.data_max = what == AHEAD_DATA ? SMALL : 0;
+	c->seq = atomic_load(&dir->changes);
+	c->mark = read_mark(fs);
+	call_submit(c);
+}
+
+/* With inode.lock. */
+static bool may_ask(const struct inode *dir)
+{
+	const struct domain *d = dir->dom;
+
+	return d && d->server && !d->home && !dir->pnode && dir->handle_len && S_ISDIR(dir->type) && atomic_load(&d->server->leasing);
+}
+
+/* With inode.lock: one more that must be sent, of that cost. How large a chunk may be asked for now; 0: none. */
+static uint64_t one_more(struct inode *dir, enum ahead_what what, uint64_t cost, bool at_once)
+{
+	struct ahead_kind *k = &dir->ahead.kind[what];
+	bool second;
+	uint64_t size;
+
+	if (k->fetched && clock_boot_ns() - k->at > AGAIN_NS)
+		k->asked = k->fetched = 0;
+	second = k->asked > 0 || at_once;
+	k->asked += cost;
+	if (!second || dir->ahead.busy || k->fetched >= k->asked)
+		return 0;
+	size = (k->asked - k->fetched) / kinds[what].entry * ENTRY;
+	if (what == AHEAD_DATA)
+		size = ((k->asked - k->fetched) / PER_KB) << 10;
+	if (size < kinds[what].first && k->fetched)
+		return 0;
+	dir->ahead.busy = true;
+	return size < kinds[what].first ? kinds[what].first : size;
+}
+
+void ahead_cost(struct call *c, enum ahead_what what)
+{
+	uint64_t cost = (clock_mono_ns() - c->start_ns) / 1000;
+
+	if (cost <= kinds[what].call)
+		return;
+	pthread_mutex_lock(&c->ino->lock);
+	c->ino->ahead.kind[what].asked += (cost < CALL_MAX ? cost : CALL_MAX) - kinds[what].call;
+	pthread_mutex_unlock(&c->ino->lock);
+}
+
+void ahead_paid(struct inode *dir, enum ahead_what what)
+{
+	struct ahead_kind *k = &dir->ahead.kind[what];
+
+	if (k->fetched && k->asked < 2 * k->fetched)
+		k->asked += kinds[what].call / 2;
+}
+
+void ahead_asked(struct fs *fs, fuse_req_t req, struct inode *dir)
+{
+	uint64_t size, cookie;
+
+	pthread_mutex_lock(&dir->lock);
+	size = may_ask(dir) ? one_more(dir, AHEAD_NAMES, kinds[AHEAD_NAMES].call, false) : 0;
+	cookie = dir->ahead.kind[AHEAD_NAMES].cookie;
+	pthread_mutex_unlock(&dir->lock);
+	if (size)
+		chunk_ask(fs, dir, req, AHEAD_NAMES, cookie, size);
+}
+
+/* The directory that a file was last seen in, with a reference. */
+static struct inode *parent_of(struct fs *fs, struct inode *ino)
+{
+	uint64_t id = atomic_load(&ino->parent);
+
+	return id ? inode_find(fs, id) : NULL;
+}
+
+void ahead_asked_of(struct fs *fs, fuse_req_t req, struct inode *ino)
+{
+	struct inode *dir = parent_of(fs, ino);
+
+	if (!dir)
+		return;
+	ahead_asked(fs, req, dir);
+	inode_put(fs, dir);
+}
+
+/* Waits for a chunk of that kind, which may have to be asked for. */
+static bool chunk_wait(struct fs *fs, fuse_req_t req, struct inode *dir, enum ahead_what what, uint64_t cost, bool at_once)
+{
+	uint64_t size = 0, cookie = 0;
+	bool wait = false;
+
+	if (session_second())
+		return false;
+	pthread_mutex_lock(&dir->lock);
+	if (may_ask(dir)) {
+		size = one_more(dir, what, cost, at_once);
+		cookie = dir->ahead.kind[what].cookie;
+		if (size)
+			dir->ahead.what = what;
+		wait = dir->ahead.busy && dir->ahead.what == what && session_park(&dir->ahead.waiters);
+	}
+	pthread_mutex_unlock(&dir->lock);
+	if (size)
+		chunk_ask(fs, dir, req, what, cookie, size);
+	if (wait)
+		fuse_reply_none(req); /* this life of it */
+	return wait;
+}
+
+void ahead_was_read(struct fs *fs, struct inode *ino)
+{
+	struct inode *dir = parent_of(fs, ino);
+
+	if (!dir)
+		return;
+	pthread_mutex_lock(&dir->lock);
+	ahead_paid(dir, AHEAD_DATA);
+	pthread_mutex_unlock(&dir->lock);
+	atomic_store(&fs->read_at, clock_boot_ns());
+	inode_put(fs, dir);
+}
+
+static bool lucky(atomic_uint_fast64_t *at)
+{
+	uint64_t then = atomic_load(at);
+
+	return then && clock_boot_ns() - then < LUCK_NS;
+}
+
+bool ahead_read(struct fs *fs, fuse_req_t req, struct inode *ino, off_t off)
+{
+	struct inode *dir;
+	struct stat st;
+	bool wait;
+
+	if (off || session_resent() || !lease_attr(fs, ino, &st) || !st.st_size || st.st_size > SMALL || !(dir = parent_of(fs, ino)))
+		return false;
+	wait = chunk_wait(fs, req, dir, AHEAD_DATA, kinds[AHEAD_DATA].call + (uint64_t)(st.st_size >> 10) * PER_KB, lucky(&fs->read_at));
+	inode_put(fs, dir);
+	return wait;
+}
+
+bool ahead_change(struct fs *fs, fuse_req_t req, struct inode *dir)
+{
+	const struct fuse_ctx *who = fuse_req_ctx(req);
+	bool first;
+
+	if (session_resent() || !dirq_allows(dir, who->uid, who->gid))
+		return false;
+	pthread_mutex_lock(&dir->lock);
+	first = lucky(&fs->took_at) && !(dir->lease & WRITE) && !(dir->foreign_at && clock_boot_ns() - dir->foreign_at < FOREIGN_NS);
+	pthread_mutex_unlock(&dir->lock);
+	return chunk_wait(fs, req, dir, AHEAD_WRITE, kinds[AHEAD_WRITE].call, first);
+}
+
+/* With inode.lock: another node changes names here, or takes the directory. */
+void ahead_foreign(struct inode *dir)
+{
+	dir->ahead.kind[AHEAD_WRITE].asked = 0; /* the next change is the first again */
+}
