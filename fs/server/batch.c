@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include "fs/server/lease.h"
+#include "fs/server/mounts.h"
 #include "fs/server/recover.h"
 #include "fs/server/ops.h"
 
@@ -39,6 +40,11 @@ struct batch {
 	struct made *made; /* [n]: what later records may speak of */
 	uint8_t *out;
 	size_t out_len, room;
+	struct intent_held held;
+	struct object dir; /* the directory that records spoke of last */
+	struct dir_facts dir_facts;
+	uint32_t dir_handle_len, dir_used; /* by which record, lest it is exchanged while that has it in its hands */
+	unsigned char dir_handle[HANDLE_MAX];
 	atomic_int turn; /* of two: who runs the operation has returned; it was answered */
 	/* the present one */
 	struct rpc_msg part;
@@ -47,10 +53,49 @@ struct batch {
 
 static void batch_free(struct batch *b)
 {
+	object_clear(&b->dir);
 	free(b->in);
 	free(b->made);
 	free(b->out);
 	free(b);
+}
+
+struct intent_held *batch_held(struct op *o)
+{
+	return &o->batch->held;
+}
+
+static void dir_lend(struct batch *b, struct object *obj)
+{
+	*obj = b->dir;
+	obj->borrowed = true;
+	obj->facts = &b->dir_facts;
+	mount_node_get(obj->mount);
+	b->dir_used = b->next;
+}
+
+bool batch_dir_get(struct op *o, ProtobufCBinaryData handle, struct object *obj)
+{
+	struct batch *b = o->batch;
+
+	if (b->dir.fd < 0 || handle.len != b->dir_handle_len || memcmp(handle.data, b->dir_handle, handle.len))
+		return false;
+	dir_lend(b, obj);
+	return true;
+}
+
+void batch_dir_put(struct op *o, ProtobufCBinaryData handle, struct object *obj)
+{
+	struct batch *b = o->batch;
+
+	if ((b->dir.fd >= 0 && b->dir_used == b->next) || handle.len > HANDLE_MAX)
+		return;
+	object_clear(&b->dir);
+	b->dir = *obj;
+	b->dir_facts.known = false;
+	b->dir_handle_len = (uint32_t)handle.len;
+	memcpy(b->dir_handle, handle.data, handle.len);
+	dir_lend(b, obj);
 }
 
 /* Puts what earlier records have made in the place of references to them. */
@@ -97,6 +142,7 @@ static void batch_end(struct batch *b)
 	uint8_t *out = b->out;
 	size_t n = b->out_len;
 
+	intents_flush(o->d->intents, &b->held);
 	rep.n = b->stop ? b->next - 1 : b->next;
 	b->out = NULL;
 	batch_free(b);
@@ -365,6 +411,7 @@ int op_batch(struct op *o, const ProtobufCMessage *m)
 	if (!b)
 		return -ENOMEM;
 	b->o = o;
+	b->dir.fd = -1;
 	b->n = in->n;
 	b->in_len = o->in->bulk_len;
 	b->in = malloc(b->in_len + 1);

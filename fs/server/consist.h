@@ -129,6 +129,8 @@ void consist_end(struct consist *c, struct cs_op *op, struct cs_out *out);
  */
 uint32_t consist_grant(struct consist *c, uint64_t client, struct cs_key key, const void *handle, size_t handle_len, uint32_t bits,
 	bool shared_ok, uint64_t *seq);
+/* The client gives up `bits` of itself; returns the number from which on grants count again. 0: it holds nothing of it. */
+uint64_t consist_release(struct consist *c, uint64_t client, struct cs_key key, uint32_t bits, struct cs_out *out);
 /* The client has the file open once more (or once less) for reading or writing: for the write-sharing rule. */
 int consist_open(struct consist *c, uint64_t client, struct cs_key key, bool write);
 void consist_close(struct consist *c, uint64_t client, struct cs_key key, bool write);

@@ -173,6 +173,19 @@ uint32_t consist_grant(struct consist *c, uint64_t client, struct cs_key key, co
 	return bits;
 }
 
+uint64_t consist_release(struct consist *c, uint64_t client, struct cs_key key, uint32_t bits, struct cs_out *out)
+{
+	struct cs_object *o = cs_object_find(c, key);
+	struct holder *h = o ? cs_holder_find(o, client) : NULL;
+
+	if (!h)
+		return 0;
+	cs_holder_set_bits(c, h, h->bits & ~cs_closure(bits)); /* an event that asked for them is still to be acknowledged, for the rest of it */
+	cs_object_wake(o, out);
+	cs_holder_put(c, h);
+	return ++c->seq;
+}
+
 int consist_open(struct consist *c, uint64_t client, struct cs_key key, bool write)
 {
 	struct cs_object *o = cs_object_get(c, key);

@@ -25,7 +25,7 @@ union kernel_handle {
 
 void object_clear(struct object *o)
 {
-	if (o->fd >= 0)
+	if (o->fd >= 0 && !o->borrowed)
 		close(o->fd);
 	mount_node_put(o->mount);
 	o->fd = -1;
@@ -100,12 +100,13 @@ int export_wrap(const struct object *dir, int fd, struct object *out, struct sta
 			mount_node_put(over);
 			return r;
 		}
-		out->fd = root;
-		out->ex = dir->ex;
-		out->mount = over;
-		return 0;
+		object_set(out, root, dir->ex, over);
+		mount_node_put(over);
+	} else {
+		object_set(out, fd, dir->ex, dir->mount);
 	}
-	object_set(out, fd, dir->ex, dir->mount);
+	out->dev = st->st_dev;
+	out->ino = st->st_ino;
 	return 0;
 }
 

@@ -37,11 +37,24 @@ struct exports {
 	int mountinfo;		  /* polls ready when mounts change */
 };
 
+/* What is found out about a directory once for all records of a batch. */
+struct dir_facts {
+	bool known;
+	bool folds; /* names that differ mean the same */
+	bool plain; /* nothing but its mode decides who may make names in it */
+	bool acl;   /* it has one, or one for what is made in it */
+};
+
 /* An object being worked on: O_PATH descriptor below a clone. */
 struct object {
 	int fd;
+	bool borrowed; /* the descriptor is somebody else's, who keeps it for longer */
+	bool bare;     /* just made where nothing is inherited: it has no ACL */
 	struct export *ex;
 	struct mount_node *mount; /* counted */
+	dev_t dev;		  /* dev, ino: of directories (op_begin_dir()), and of what export_lookup() and export_wrap() found */
+	ino_t ino;
+	struct dir_facts *facts; /* kept by the batch, or NULL */
 };
 #define OBJECT_INIT {.fd = -1}
 void object_clear(struct object *o);

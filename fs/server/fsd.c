@@ -155,7 +155,7 @@ int fsd_start(struct fsd *d, const struct conf *c, struct rpc_tls *tls, struct e
 	if (r < 0)
 		return r;
 	if (!d->elect || locks_start(d) < 0 || hands_start(d) < 0 || events_start(d) < 0 || pipes_start(d) < 0 || leases_start(d) < 0 ||
-		recover_start(d) < 0)
+		recover_start(d) < 0 || graves_start(&d->graves) < 0)
 		return error_set(e, ENOMEM, "no memory");
 	d->intents = intents_open(c->state_dir);
 	if (!d->intents)
@@ -223,7 +223,7 @@ void fsd_stop(struct fsd *d)
 	locks_stop(d);
 	events_stop(d);
 	pipes_stop(d);
-	graves_expire(&d->graves, UINT64_MAX);
+	graves_stop(&d->graves);
 	exports_close(&d->exports);
 	grants_destroy(&d->grants);
 	elect_free(d->elect);

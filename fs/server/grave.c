@@ -9,6 +9,58 @@ void graves_init(struct graves *g)
 {
 	memset(g, 0, sizeof(*g));
 	pthread_mutex_init(&g->lock, NULL);
+	pthread_cond_init(&g->due, NULL);
+}
+
+/* The oldest one; g->lock is held. */
+static int grave_take(struct graves *g)
+{
+	int fd = g->v[g->head].fd;
+
+	g->head = (g->head + 1) % (GRAVES + GRAVES_DUE);
+	g->n--;
+	return fd;
+}
+
+static void *closer(void *arg)
+{
+	struct graves *g = arg;
+
+	pthread_mutex_lock(&g->lock);
+	while (!g->stop) {
+		int fd;
+
+		if (g->n <= GRAVES) {
+			pthread_cond_wait(&g->due, &g->lock);
+			continue;
+		}
+		fd = grave_take(g);
+		pthread_mutex_unlock(&g->lock);
+		close(fd);
+		pthread_mutex_lock(&g->lock);
+	}
+	pthread_mutex_unlock(&g->lock);
+	return NULL;
+}
+
+int graves_start(struct graves *g)
+{
+	int r = pthread_create(&g->closer, NULL, closer, g);
+
+	g->started = r == 0;
+	return -r;
+}
+
+void graves_stop(struct graves *g)
+{
+	pthread_mutex_lock(&g->lock);
+	g->stop = true;
+	pthread_cond_signal(&g->due);
+	pthread_mutex_unlock(&g->lock);
+	if (g->started)
+		pthread_join(g->closer, NULL);
+	g->started = false;
+	graves_expire(g, UINT64_MAX);
 }
 
 int grave_open(int dirfd, const char *name, const struct stat *st)
@@ -26,14 +78,13 @@ void grave_keep(struct graves *g, int fd, uint64_t now)
 	if (fd < 0)
 		return;
 	pthread_mutex_lock(&g->lock);
-	if (g->n == GRAVES) {
-		out = g->v[g->head].fd;
-		g->head = (g->head + 1) % GRAVES;
-		g->n--;
-	}
-	at = (g->head + g->n++) % GRAVES;
+	if (g->n == GRAVES + GRAVES_DUE)
+		out = grave_take(g);
+	at = (g->head + g->n++) % (GRAVES + GRAVES_DUE);
 	g->v[at].fd = fd;
 	g->v[at].since = now;
+	if (g->n > GRAVES)
+		pthread_cond_signal(&g->due);
 	pthread_mutex_unlock(&g->lock);
 	if (out >= 0)
 		close(out);
@@ -47,11 +98,8 @@ unsigned graves_expire(struct graves *g, uint64_t now)
 		int fd = -1;
 
 		pthread_mutex_lock(&g->lock);
-		if (g->n && (now == UINT64_MAX || g->v[g->head].since + GRAVE_NS < now)) {
-			fd = g->v[g->head].fd;
-			g->head = (g->head + 1) % GRAVES;
-			g->n--;
-		}
+		if (g->n && (now == UINT64_MAX || g->v[g->head].since + GRAVE_NS < now))
+			fd = grave_take(g);
 		pthread_mutex_unlock(&g->lock);
 		if (fd < 0)
 			return count;

@@ -4,6 +4,9 @@
  * reach it. So a descriptor keeps each for a while: no ESTALE where a local file system has none. Large files are not kept (their space is wanted
  * back, and who has one open holds it anyway), and when space runs out all are let go.
  *
+ * The last descriptor of an inode is closed by a thread of our own: a filesystem may wait for the disk there (a discard), and whoever removes thousands of files
+ * need not wait along.
+ *
  * Locking: one mutex; descriptors are closed after it was released.
  */
 #ifndef FS_SERVER_GRAVE_H
@@ -13,20 +16,27 @@
 #include <stdint.h>
 #include <sys/stat.h>
 
-#define GRAVES	      256
+#define GRAVES	      256  /* kept */
+#define GRAVES_DUE    2048 /* more, which are being closed; then whoever removes closes one himself */
 #define GRAVE_NS      5000000000ull
 #define GRAVE_BLOCKS  128 /* of 512 bytes */
 
 struct graves {
 	pthread_mutex_t lock;
+	pthread_cond_t due;
 	struct {
 		int fd;
 		uint64_t since;
-	} v[GRAVES];
-	unsigned head, n; /* a ring: n from head on */
+	} v[GRAVES + GRAVES_DUE];
+	unsigned head, n; /* a ring: n from head on, all above GRAVES are due */
+	bool started, stop;
+	pthread_t closer;
 };
 
 void graves_init(struct graves *g);
+int graves_start(struct graves *g);
+/* Lets all go. */
+void graves_stop(struct graves *g);
 /* Opens what `name` is, if it is worth keeping when its name goes: -1 if not. */
 int grave_open(int dirfd, const char *name, const struct stat *st);
 /* Keeps it; -1 is ignored. */

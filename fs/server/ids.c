@@ -17,7 +17,20 @@
 	(BIT(CAP_CHOWN) | BIT(CAP_DAC_OVERRIDE) | BIT(CAP_DAC_READ_SEARCH) | BIT(CAP_FOWNER) | BIT(CAP_FSETID) |  \
 		BIT(CAP_LINUX_IMMUTABLE) | BIT(CAP_MKNOD) | BIT(CAP_SETFCAP) | BIT(CAP_SYS_ADMIN))
 
+/*
+ * What a worker thread keeps while it is root: those that setfsuid(2) takes away from and gives back to a thread by itself, and those that switching needs. Of no
+ * other one do filesystems ask, so a thread with another fsuid has no rights but the caller's, and switching costs no capset(2).
+ */
+#define CAPS_FS                                                                                              \
+	(BIT(CAP_CHOWN) | BIT(CAP_DAC_OVERRIDE) | BIT(CAP_DAC_READ_SEARCH) | BIT(CAP_FOWNER) | BIT(CAP_FSETID) |  \
+		BIT(CAP_LINUX_IMMUTABLE) | BIT(CAP_MKNOD) | BIT(CAP_MAC_OVERRIDE))
+#define CAPS_SWITCH (BIT(CAP_SETUID) | BIT(CAP_SETGID))
+
 static uint64_t caps_permitted;
+
+/* What the thread acts as, or acted as last: groups and umask stay while it is root, which does not go by them. */
+static __thread bool thread_ready;
+static __thread struct ids last;
 
 static int caps_set(uint64_t effective)
 {
@@ -69,17 +82,45 @@ int ids_map(const struct ids_rule *rule, const Sprite__Fs__Cred *cred, struct id
 	return 0;
 }
 
-/* umask is per process unless the thread has a filesystem context of its own. */
+static uint64_t caps_effective(void)
+{
+	struct __user_cap_header_struct h = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct d[2];
+
+	return syscall(SYS_capget, &h, d) < 0 ? ~0ull : (uint64_t)d[1].effective << 32 | d[0].effective;
+}
+
+static bool fsids_are(uid_t uid, gid_t gid)
+{
+	return (uid_t)syscall(SYS_setfsuid, -1) == uid && (gid_t)syscall(SYS_setfsgid, -1) == gid;
+}
+
+/* umask is per process unless the thread has a filesystem context of its own. That setfsuid(2) takes the capabilities away is tried, not believed (secure bits). */
 static int thread_init(void)
 {
-	static __thread bool done;
+	bool gone;
+	int r;
 
-	if (done)
+	if (thread_ready)
 		return 0;
 	if (unshare(CLONE_FS) < 0)
 		return -errno;
-	done = true;
-	return 0;
+	r = caps_set(caps_permitted & (CAPS_FS | CAPS_SWITCH));
+	if (r < 0 || syscall(SYS_setgroups, 0, NULL) < 0)
+		return r < 0 ? r : -errno;
+	syscall(SYS_setfsuid, IDS_NOBODY);
+	gone = !(caps_effective() & ~CAPS_SWITCH);
+	syscall(SYS_setfsuid, 0);
+	umask(0);
+	last.umask = 0;
+	last.ngroups = 0;
+	thread_ready = gone && fsids_are(0, 0);
+	return thread_ready ? 0 : -EPERM;
+}
+
+static bool same_groups(const struct ids *a, const struct ids *b)
+{
+	return a->ngroups == b->ngroups && !memcmp(a->groups, b->groups, a->ngroups * sizeof(a->groups[0]));
 }
 
 int ids_enter(const struct ids *ids)
@@ -88,13 +129,22 @@ int ids_enter(const struct ids *ids)
 
 	if (r < 0)
 		return r;
-	if (syscall(SYS_setgroups, ids->ngroups, ids->groups) < 0)
-		return -errno;
+	if (!same_groups(ids, &last)) {
+		if (syscall(SYS_setgroups, ids->ngroups, ids->groups) < 0)
+			return -errno;
+		last.ngroups = ids->ngroups;
+		memcpy(last.groups, ids->groups, ids->ngroups * sizeof(ids->groups[0]));
+	}
+	if (ids->umask != last.umask)
+		umask(ids->umask);
+	last.umask = ids->umask;
+	last.uid = ids->uid;
 	syscall(SYS_setfsgid, ids->gid);
-	syscall(SYS_setfsuid, ids->uid);
-	umask(ids->umask);
-	r = caps_set(ids->uid == 0 ? CAPS_ROOT & caps_permitted : 0);
-	if (r < 0 || (uid_t)syscall(SYS_setfsuid, -1) != ids->uid || (gid_t)syscall(SYS_setfsgid, -1) != ids->gid) {
+	if (ids->uid == 0)
+		r = caps_set(caps_permitted & (CAPS_ROOT | CAPS_SWITCH));
+	else
+		syscall(SYS_setfsuid, ids->uid);
+	if (r < 0 || !fsids_are(ids->uid, ids->gid)) {
 		ids_leave();
 		return r < 0 ? r : -EPERM;
 	}
@@ -103,16 +153,14 @@ int ids_enter(const struct ids *ids)
 
 void ids_leave(void)
 {
-	int r = caps_set(caps_permitted);
+	int r = 0;
 
-	syscall(SYS_setfsuid, 0);
+	if (last.uid == 0)
+		r = caps_set(caps_permitted & (CAPS_FS | CAPS_SWITCH));
+	else
+		syscall(SYS_setfsuid, 0);
 	syscall(SYS_setfsgid, 0);
-	if (r == 0) /* setfsuid changes the effective filesystem capabilities by itself */
-		r = caps_set(caps_permitted);
-	if (syscall(SYS_setgroups, 0, NULL) < 0)
-		r = -errno;
-	umask(0);
-	if (r < 0 || syscall(SYS_setfsuid, -1) != 0 || syscall(SYS_setfsgid, -1) != 0) {
+	if (r < 0 || !fsids_are(0, 0)) {
 		log_error("a worker cannot become root again: %s", strerror(-r));
 		abort();
 	}

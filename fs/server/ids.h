@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Acting as the caller. A worker thread takes the caller's fsuid, fsgid, groups, umask and (for all but root) gives up its effective
- * capabilities, does what was asked and switches back; the kernel then decides as for a local process. The calls are the raw ones: the C library's
+ * Acting as the caller. A worker thread takes the caller's fsuid, fsgid, groups, umask, and by that loses (unless that is root) every capability that a filesystem
+ * asks for, does what was asked and switches back; the kernel then decides as for a local process. The calls are the raw ones: the C library's
  * would change every thread. CAP_SYS_RESOURCE is dropped for good in main, or quotas and reserved blocks would be ignored.
  */
 #ifndef FS_SERVER_IDS_H

@@ -204,14 +204,8 @@ static void file_turn(struct intents *t)
 	t->size = 0;
 }
 
-void intents_put(struct intents *t, const char *peer, uint64_t epoch, uint64_t seq, const struct intent *in)
+static void intent_write(struct intents *t, const unsigned char *b, size_t n)
 {
-	unsigned char b[HEAD + PEER_MAX + 1 + INTENT_HANDLE_MAX + 4];
-	size_t n;
-
-	if (strlen(peer) > PEER_MAX || in->handle_len > INTENT_HANDLE_MAX)
-		return;
-	n = record_pack(b, peer, epoch, seq, in);
 	pthread_mutex_lock(&t->lock);
 	if (t->size > INTENT_FILE_MAX)
 		file_turn(t);
@@ -223,6 +217,30 @@ void intents_put(struct intents *t, const char *peer, uint64_t epoch, uint64_t s
 	}
 	t->size += n;
 	pthread_mutex_unlock(&t->lock);
+}
+
+void intents_put(struct intents *t, const char *peer, uint64_t epoch, uint64_t seq, const struct intent *in)
+{
+	struct intent_held h = {.n = 0};
+
+	intents_hold(t, &h, peer, epoch, seq, in);
+	intents_flush(t, &h);
+}
+
+void intents_hold(struct intents *t, struct intent_held *h, const char *peer, uint64_t epoch, uint64_t seq, const struct intent *in)
+{
+	if (strlen(peer) > PEER_MAX || in->handle_len > INTENT_HANDLE_MAX)
+		return;
+	if (sizeof(h->b) - h->n < HEAD + PEER_MAX + 1 + INTENT_HANDLE_MAX + 4)
+		intents_flush(t, h);
+	h->n += record_pack(h->b + h->n, peer, epoch, seq, in);
+}
+
+void intents_flush(struct intents *t, struct intent_held *h)
+{
+	if (h->n)
+		intent_write(t, h->b, h->n);
+	h->n = 0;
 }
 
 bool intents_take(struct intents *t, const char *peer, uint64_t epoch, uint64_t seq, uint16_t method, struct intent *out)

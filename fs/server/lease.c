@@ -11,21 +11,12 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <linux/fs.h>
-#include <linux/magic.h>
 #include <sys/ioctl.h>
-#include <sys/vfs.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
-
-#ifndef NTFS3_MAGIC
-#define NTFS3_MAGIC 0x7366746e
-#endif
-#ifndef HFSPLUS_MAGIC
-#define HFSPLUS_MAGIC 0x482b
-#endif
+#include "fs/server/mounts.h"
 
 #define RUNNERS 4
 
@@ -177,11 +168,7 @@ int lease_look(struct op *o, const struct export *ex, struct cs_key key, bool se
 
 int lease_look_dir(struct op *o, const struct object *dir)
 {
-	struct stat st;
-
-	if (dir->ex->conf->home)
-		return 0;
-	return fstat(dir->fd, &st) < 0 ? -errno : lease_look(o, dir->ex, lease_key(&st), false);
+	return dir->ex->conf->home ? 0 : lease_look(o, dir->ex, lease_dir_key(dir), false);
 }
 
 bool lease_hidden(struct op *o, const struct export *ex, struct cs_key key)
@@ -246,6 +233,19 @@ uint32_t lease_grant(struct op *o, const struct export *ex, struct cs_key key, P
 	return got;
 }
 
+void lease_release(struct op *o, const struct export *ex, struct cs_key key, uint32_t bits, uint64_t *seq)
+{
+	struct leases *l = o->d->leases;
+	struct cs_out out = CS_OUT_INIT(out);
+
+	if (ex->conf->home)
+		return;
+	pthread_mutex_lock(&l->lock);
+	*seq = consist_release(&l->c, o->client->id, key, bits, &out);
+	pthread_mutex_unlock(&l->lock);
+	carry_out(o->d, &out);
+}
+
 uint32_t lease_exclusive(const struct export *ex)
 {
 	const struct conf_export *c = ex->conf;
@@ -268,11 +268,10 @@ static void ask_kernel(void)
 static bool names_fold(const struct object *dir)
 {
 	_cleanup_close_ int fd = -1;
-	struct statfs s;
 	int flags = 0;
 
 	pthread_once(&asked, ask_kernel);
-	if (fstatfs(dir->fd, &s) < 0 || s.f_type == MSDOS_SUPER_MAGIC || s.f_type == EXFAT_SUPER_MAGIC || s.f_type == NTFS3_MAGIC || s.f_type == HFSPLUS_MAGIC)
+	if (dir->mount->folds)
 		return true;
 	if (!kernel_folds)
 		return false;
@@ -280,30 +279,45 @@ static bool names_fold(const struct object *dir)
 	return fd >= 0 && ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0 && (flags & FS_CASEFOLD_FL);
 }
 
-static bool lease_may_exclude(const struct object *dir)
+/* Nothing but its mode decides who may make names in it? */
+static bool dir_plain(const struct object *dir, bool acl)
 {
-	struct op_path p = op_path(dir->fd);
 	struct statx sx;
 
-	return lease_exclusive(dir->ex) && statx(dir->fd, "", AT_EMPTY_PATH, STATX_TYPE, &sx) == 0 &&
-		!(sx.stx_attributes & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND | STATX_ATTR_ENCRYPTED)) &&
-		getxattr(p.s, "system.posix_acl_access", NULL, 0) < 0 && getxattr(p.s, "system.posix_acl_default", NULL, 0) < 0;
+	return !acl && statx(dir->fd, "", AT_EMPTY_PATH, STATX_TYPE, &sx) == 0 &&
+		!(sx.stx_attributes & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND | STATX_ATTR_ENCRYPTED));
+}
+
+struct dir_facts *lease_dir_facts(const struct object *dir, struct dir_facts *room)
+{
+	struct dir_facts *f = dir->facts ? dir->facts : room;
+
+	if (f->known)
+		return f;
+	f->folds = names_fold(dir);
+	f->acl = !dir->bare && op_has_acl(dir->fd, S_IFDIR, NULL);
+	f->plain = dir_plain(dir, f->acl);
+	f->known = true;
+	return f;
 }
 
 uint32_t lease_dir_bits(const struct object *dir, uint64_t want)
 {
-	if (names_fold(dir))
+	struct dir_facts room = {.known = false}, *f;
+
+	if (!(want & CS_WRITE) || !lease_exclusive(dir->ex))
+		return names_fold(dir) ? CS_ATTR : CS_ATTR | CS_NAMES;
+	f = lease_dir_facts(dir, &room);
+	if (f->folds)
 		return CS_ATTR;
-	return CS_ATTR | CS_NAMES | ((want & CS_WRITE) && lease_may_exclude(dir) ? CS_WRITE : 0);
+	return CS_ATTR | CS_NAMES | (f->plain ? CS_WRITE : 0);
 }
 
 uint32_t lease_grant_dir(struct op *o, const struct object *dir, ProtobufCBinaryData handle, uint64_t want, uint64_t *seq)
 {
-	struct stat st;
-
-	if (dir->ex->conf->home || !atomic_load(&o->client->leases) || fstat(dir->fd, &st) < 0)
+	if (dir->ex->conf->home || !atomic_load(&o->client->leases))
 		return 0;
-	return lease_grant(o, dir->ex, lease_key(&st), handle, lease_dir_bits(dir, want), false, seq);
+	return lease_grant(o, dir->ex, lease_dir_key(dir), handle, lease_dir_bits(dir, want), false, seq);
 }
 
 void lease_open(struct fsd *d, struct open *f)

@@ -33,6 +33,11 @@ static inline struct cs_key lease_key(const struct stat *st)
 {
 	return (struct cs_key){st->st_dev, st->st_ino};
 }
+/* Of a directory from op_begin_dir(). */
+static inline struct cs_key lease_dir_key(const struct object *dir)
+{
+	return (struct cs_key){dir->dev, dir->ino};
+}
 static inline struct cs_need lease_change(struct cs_key key, uint32_t breaks, const char *name)
 {
 	return (struct cs_need){.key = key, .breaks = breaks, .change = true, .name = name};
@@ -57,6 +62,8 @@ void lease_end(struct op *o);
 /* Grants; returns the bits. State must be read after this. `seq` may be left alone when 0 is returned. */
 uint32_t lease_grant(struct op *o, const struct export *ex, struct cs_key key, ProtobufCBinaryData handle, uint32_t bits, bool shared_ok,
 	uint64_t *seq);
+/* The client gives up `bits` of itself; *seq: grants with lower ones are void. */
+void lease_release(struct op *o, const struct export *ex, struct cs_key key, uint32_t bits, uint64_t *seq);
 /*
  * NAMES and ATTR of a directory that the request named by `handle`; with CS_WRITE in `want` that too, if its client may then judge by itself who may
  * make names there: nothing but the mode decides, and nobody else has anything of the directory.
@@ -64,6 +71,8 @@ uint32_t lease_grant(struct op *o, const struct export *ex, struct cs_key key, P
 uint32_t lease_grant_dir(struct op *o, const struct object *dir, ProtobufCBinaryData handle, uint64_t want, uint64_t *seq);
 /* What may be had of it: no NAMES where names that differ mean the same, no WRITE where more than its mode decides who may make names in it. */
 uint32_t lease_dir_bits(const struct object *dir, uint64_t want);
+/* What is to be known of a directory for that: as the batch has it, or found out into `room`. */
+struct dir_facts *lease_dir_facts(const struct object *dir, struct dir_facts *room);
 /* AttachRep.exclusive of an export. */
 uint32_t lease_exclusive(const struct export *ex);
 

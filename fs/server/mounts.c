@@ -3,6 +3,7 @@
 #include "fs/server/mounts.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/mount.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,9 +11,17 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "fs/prefix.h"
+
+#ifndef NTFS3_MAGIC
+#define NTFS3_MAGIC 0x7366746e
+#endif
+#ifndef HFSPLUS_MAGIC
+#define HFSPLUS_MAGIC 0x482b
+#endif
 
 static int clone_protect(int tree, bool readonly)
 {
@@ -31,6 +40,7 @@ int mount_node_open(const char *path, bool readonly, struct mount_node **out)
 	struct mount_node *m = calloc(1, sizeof(*m));
 	char buf[sizeof(struct file_handle) + MAX_HANDLE_SZ];
 	struct file_handle *fh = (struct file_handle *)buf;
+	struct statfs fs;
 	struct stat st;
 	int r, mnt;
 
@@ -61,6 +71,8 @@ int mount_node_open(const char *path, bool readonly, struct mount_node **out)
 	if (m->dirfd < 0)
 		goto fail;
 	m->dev = st.st_dev;
+	m->folds = fstatfs(m->tree, &fs) < 0 || fs.f_type == MSDOS_SUPER_MAGIC || fs.f_type == EXFAT_SUPER_MAGIC || fs.f_type == NTFS3_MAGIC ||
+		fs.f_type == HFSPLUS_MAGIC;
 	fh->handle_bytes = MAX_HANDLE_SZ;
 	m->handles = name_to_handle_at(m->tree, "", fh, &mnt, AT_EMPTY_PATH) == 0;
 	*out = m;

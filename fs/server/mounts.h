@@ -20,6 +20,7 @@ struct mount_node {
 	ino_t cover_ino;
 	dev_t dev;
 	bool handles; /* the filesystem has handles */
+	bool folds;   /* names of other spellings mean the same, everywhere in it */
 };
 
 /* Clones the mount at `path` (not what lies below it). */

@@ -2,10 +2,13 @@
 /* What every operation needs; see op.h. */
 #include "fs/server/op.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/xattr.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "fs/server/lease.h"
 #include "fs/server/mounts.h"
@@ -76,6 +79,34 @@ int op_resolve(struct op *o, ProtobufCBinaryData handle, struct object *obj)
 	return export_open_handle(ex, &h, obj);
 }
 
+int op_resolve_dir(struct op *o, ProtobufCBinaryData handle, struct object *obj)
+{
+	struct stat st;
+	int r;
+
+	if (o->batch && batch_dir_get(o, handle, obj))
+		return host_allowed(o, obj->ex) ? 0 : -EACCES;
+	r = op_resolve(o, handle, obj);
+	if (r == 0 && fstat(obj->fd, &st) < 0)
+		r = -errno;
+	if (r < 0)
+		return r;
+	obj->dev = st.st_dev;
+	obj->ino = st.st_ino;
+	if (o->batch && S_ISDIR(st.st_mode))
+		batch_dir_put(o, handle, obj);
+	return 0;
+}
+
+int op_begin_dir(struct op *o, const Sprite__Fs__Cred *cred, ProtobufCBinaryData handle, struct object *obj)
+{
+	int r = op_resolve_dir(o, handle, obj);
+
+	if (r == 0)
+		r = op_access(o, obj->ex, cred);
+	return r < 0 ? r : op_become(o);
+}
+
 int op_become(struct op *o)
 {
 	int r = ids_enter(&o->ids);
@@ -141,8 +172,14 @@ void op_intend(struct op *o, const struct stat *st, uint64_t extra)
 	in.ino = st ? st->st_ino : 0;
 	in.extra = extra;
 	in.handle_len = 0;
+	if (o->batch) {
+		struct intent_held *h = batch_held(o);
 
-	intents_put(o->d->intents, o->client->peer, rpc_request_epoch(o->rq), op_number(o), &in);
+		intents_hold(o->d->intents, h, o->client->peer, rpc_request_epoch(o->rq), op_number(o), &in);
+		intents_flush(o->d->intents, h);
+	} else {
+		intents_put(o->d->intents, o->client->peer, rpc_request_epoch(o->rq), op_number(o), &in);
+	}
 }
 
 bool op_done_before(struct op *o, struct intent *done)
@@ -160,7 +197,7 @@ void op_note_done(struct op *o, int err, const unsigned char *handle, size_t len
 	in.extra = (uint64_t)err;
 	in.handle_len = (uint16_t)len;
 	memcpy(in.handle, handle, len);
-	intents_put(o->d->intents, o->client->peer, rpc_request_epoch(o->rq), op_number(o), &in);
+	intents_hold(o->d->intents, batch_held(o), o->client->peer, rpc_request_epoch(o->rq), op_number(o), &in);
 }
 
 /* ---- answers ------------------------------------------------------------------------------------------ */
@@ -273,17 +310,39 @@ uint64_t op_change(struct fsd *d, const struct stat *st)
 	return (uint64_t)ns(&st->st_ctim) + atomic_load(change_slot(d, st));
 }
 
-static bool has_acl(int fd, const struct stat *st)
+bool op_has_acl(int fd, mode_t mode, bool *no_cap)
 {
-	struct op_path p = op_path(fd);
+	struct op_path p;
 
-	if (S_ISLNK(st->st_mode))
+	if (no_cap)
+		*no_cap = true;
+	if (S_ISLNK(mode))
 		return false;
+	p = op_path(fd);
+	if (listxattr(p.s, NULL, 0) == 0) /* mostly there is nothing at all */
+		return false;
+	if (no_cap)
+		*no_cap = getxattr(p.s, "security.capability", NULL, 0) < 0 && (errno == ENODATA || errno == EOPNOTSUPP);
 	return getxattr(p.s, "system.posix_acl_access", NULL, 0) > 0 ||
-		(S_ISDIR(st->st_mode) && getxattr(p.s, "system.posix_acl_default", NULL, 0) > 0);
+		(S_ISDIR(mode) && getxattr(p.s, "system.posix_acl_default", NULL, 0) > 0);
 }
 
-void op_attr(struct fsd *d, const struct mount_node *m, int fd, const struct stat *st, Sprite__Fs__Attr *a)
+ssize_t op_contents(int fd, const struct stat *st, uint32_t max, uint8_t *to)
+{
+	_cleanup_close_ int own = -1;
+	struct op_path path = op_path(fd);
+	int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
+
+	if (!S_ISREG(st->st_mode) || st->st_size > max)
+		return -1;
+	own = open(path.s, flags | O_NOATIME);
+	if (own < 0 && errno == EPERM)
+		own = open(path.s, flags);
+	return own >= 0 && pread(own, to, (size_t)st->st_size, 0) == st->st_size ? st->st_size : -1;
+}
+
+/* All but has_acl and no_cap. */
+static void attr_of(struct fsd *d, const struct mount_node *m, const struct stat *st, Sprite__Fs__Attr *a)
 {
 	sprite__fs__attr__init(a);
 	/* inode numbers of the mounts of a home are kept apart: equal (dev, ino) would look like a hard link */
@@ -300,7 +359,15 @@ void op_attr(struct fsd *d, const struct mount_node *m, int fd, const struct sta
 	a->mtime = ns(&st->st_mtim);
 	a->ctime = ns(&st->st_ctim);
 	a->change = op_change(d, st);
-	a->has_acl = has_acl(fd, st);
+}
+
+void op_attr(struct fsd *d, const struct mount_node *m, int fd, const struct stat *st, Sprite__Fs__Attr *a)
+{
+	bool no_cap;
+
+	attr_of(d, m, st, a);
+	a->has_acl = op_has_acl(fd, st->st_mode, &no_cap);
+	a->no_cap = no_cap;
 }
 
 void op_changed(struct fsd *d, const struct stat *st)
@@ -316,26 +383,40 @@ void op_changed_fd(struct fsd *d, int fd)
 		op_changed(d, &st);
 }
 
+void op_changed_dir(struct fsd *d, const struct object *dir)
+{
+	struct stat st = {.st_dev = dir->dev, .st_ino = dir->ino};
+
+	op_changed(d, &st);
+}
+
 uint32_t op_want(const struct stat *st)
 {
 	return S_ISREG(st->st_mode) ? CS_ATTR | CS_DATA : CS_ATTR;
+}
+
+int op_entry_packed(struct op *o, const struct object *obj, struct stat *st, uint32_t want, struct op_entry *e, size_t n)
+{
+	bool no_cap = true;
+
+	sprite__fs__entry__init(&e->msg);
+	e->msg.handle.data = e->handle;
+	e->msg.handle.len = n;
+	e->msg.lease = lease_grant(o, obj->ex, lease_key(st), e->msg.handle, want, false, &e->msg.lease_seq);
+	if (e->msg.lease && fstat(obj->fd, st) < 0)
+		return -errno;
+	attr_of(o->d, obj->mount, st, &e->attr);
+	e->attr.has_acl = !obj->bare && op_has_acl(obj->fd, st->st_mode, &no_cap);
+	e->attr.no_cap = no_cap;
+	e->msg.attr = &e->attr;
+	return 0;
 }
 
 int op_entry(struct op *o, const struct object *obj, struct stat *st, uint32_t want, struct op_entry *e)
 {
 	int n = export_pack(&o->d->exports, obj, e->handle);
 
-	if (n < 0)
-		return n;
-	sprite__fs__entry__init(&e->msg);
-	e->msg.handle.data = e->handle;
-	e->msg.handle.len = (size_t)n;
-	e->msg.lease = lease_grant(o, obj->ex, lease_key(st), e->msg.handle, want, false, &e->msg.lease_seq);
-	if (e->msg.lease && fstat(obj->fd, st) < 0)
-		return -errno;
-	op_attr(o->d, obj->mount, obj->fd, st, &e->attr);
-	e->msg.attr = &e->attr;
-	return 0;
+	return n < 0 ? n : op_entry_packed(o, obj, st, want, e, (size_t)n);
 }
 
 Sprite__Fs__Attr *op_dir_attr(struct op *o, const struct object *dir, uint64_t lease, Sprite__Fs__Attr *a)
@@ -344,7 +425,8 @@ Sprite__Fs__Attr *op_dir_attr(struct op *o, const struct object *dir, uint64_t l
 
 	if (!(lease & CS_ATTR) || fstat(dir->fd, &st) < 0)
 		return NULL;
-	op_attr(o->d, dir->mount, dir->fd, &st, a);
+	attr_of(o->d, dir->mount, &st, a);
+	a->has_acl = dir->facts && dir->facts->known ? dir->facts->acl : op_has_acl(dir->fd, st.st_mode, NULL);
 	return a;
 }
 

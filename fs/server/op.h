@@ -52,6 +52,9 @@ int op_resolve_allowed(struct op *o, const struct export *ex);
 int op_resolve(struct op *o, ProtobufCBinaryData handle, struct object *obj);
 /* op_resolve() of `handle`, op_access(), and become the caller. */
 int op_begin(struct op *o, const Sprite__Fs__Cred *cred, ProtobufCBinaryData handle, struct object *obj);
+/* The same of a directory whose names are spoken of: obj->dev, ino are filled, and records of a batch that follow each other share what they have of it. */
+int op_resolve_dir(struct op *o, ProtobufCBinaryData handle, struct object *obj);
+int op_begin_dir(struct op *o, const Sprite__Fs__Cred *cred, ProtobufCBinaryData handle, struct object *obj);
 int op_become(struct op *o);
 void op_root(struct op *o);
 /* The open `id` of this client (counted), still allowed. NULL and *err = -FS_EREOPEN or -EACCES. */
@@ -80,12 +83,20 @@ struct op *op_new(struct fsd *d, struct rpc_request *rq, enum fs_op method, stru
 /* Runs the handler, now or again. */
 void op_run(struct op *o);
 
+/* Has it a POSIX ACL, or (a directory) one for what is made in it? *no_cap (may be NULL): it has surely no file capabilities. */
+bool op_has_acl(int fd, mode_t mode, bool *no_cap);
+/*
+ * The contents of a regular file of at most `max` bytes, as who the thread acts as: their length, or -1. `st` was read under a lease on DATA. Looking ahead is no access: the time of
+ * the last one is left alone where that is allowed. `fd`: O_PATH will do.
+ */
+ssize_t op_contents(int fd, const struct stat *st, uint32_t max, uint8_t *to);
 /* Attributes of what `fd` (O_PATH or open) is. */
 void op_attr(struct fsd *d, const struct mount_node *m, int fd, const struct stat *st, Sprite__Fs__Attr *out);
 uint64_t op_change(struct fsd *d, const struct stat *st); /* Attr.change */
 /* The server has changed this inode: its `change` must differ from now on. */
 void op_changed(struct fsd *d, const struct stat *st);
 void op_changed_fd(struct fsd *d, int fd);
+void op_changed_dir(struct fsd *d, const struct object *dir);
 
 /* An Entry with room for what it points to. */
 struct op_entry {
@@ -95,6 +106,8 @@ struct op_entry {
 };
 /* Fills it, granting what can be granted of `want` on the object; *st is read anew after a grant. */
 int op_entry(struct op *o, const struct object *obj, struct stat *st, uint32_t want, struct op_entry *e);
+/* The same when e->handle has been filled with n bytes. */
+int op_entry_packed(struct op *o, const struct object *obj, struct stat *st, uint32_t want, struct op_entry *e, size_t n);
 /* A directory after its client's own change: filled and returned when `lease` vouches for it (CS_ATTR), else NULL. */
 Sprite__Fs__Attr *op_dir_attr(struct op *o, const struct object *dir, uint64_t lease, Sprite__Fs__Attr *a);
 /* What is worth having of an object of this type. */

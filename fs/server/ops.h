@@ -50,5 +50,9 @@ OP(op_batch);
 
 /* batch.c: the answer to a part of a batch, for op.c */
 void batch_answer(struct op *o, int err, const ProtobufCMessage *out);
+struct intent_held *batch_held(struct op *o);
+/* A directory that earlier records spoke of, or that later ones may. */
+bool batch_dir_get(struct op *o, ProtobufCBinaryData handle, struct object *obj);
+void batch_dir_put(struct op *o, ProtobufCBinaryData handle, struct object *obj);
 
 #endif

@@ -8,24 +8,25 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "fs/dirent.h"
 #include "fs/server/lease.h"
 #include "fs/server/ops.h"
 
 static int getattr_of(struct op *o, const struct export *ex, const struct mount_node *mount, int fd, ProtobufCBinaryData handle,
-	Sprite__Fs__GetattrRep *rep, Sprite__Fs__Attr *attr)
+	Sprite__Fs__GetattrRep *rep, Sprite__Fs__Attr *attr, struct stat *st)
 {
-	struct stat st;
 	int r;
 
-	if (fstat(fd, &st) < 0)
+	if (fstat(fd, st) < 0)
 		return -errno;
-	r = lease_look(o, ex, lease_key(&st), false);
+	r = lease_look(o, ex, lease_key(st), false);
 	if (r)
 		return r;
-	rep->lease = lease_grant(o, ex, lease_key(&st), handle, op_want(&st), false, &rep->lease_seq);
-	if (fstat(fd, &st) < 0)
+	rep->lease = lease_grant(o, ex, lease_key(st), handle, op_want(st), false, &rep->lease_seq);
+	if (fstat(fd, st) < 0)
 		return -errno;
-	op_attr(o->d, mount, fd, &st, attr);
+	op_attr(o->d, mount, fd, st, attr);
+	rep->attr = attr;
 	return 0;
 }
 
@@ -34,24 +35,36 @@ int op_getattr(struct op *o, const ProtobufCMessage *m)
 	const Sprite__Fs__GetattrReq *in = (const void *)m;
 	Sprite__Fs__GetattrRep rep = SPRITE__FS__GETATTR_REP__INIT;
 	struct object obj _cleanup_object_ = OBJECT_INIT;
+	uint32_t max = in->data_max < FS_DIRENT_DATAMAX ? in->data_max : FS_DIRENT_DATAMAX;
 	Sprite__Fs__Attr attr;
 	struct open *f = NULL;
+	uint8_t *data = NULL;
+	ssize_t n = -1;
+	struct stat st;
 	int r = 0;
 
 	if (in->open) /* it reaches also what is unlinked; closed meanwhile or of a former life, the handle does */
 		f = op_open(o, in->open, &r);
 	if (f) {
-		r = getattr_of(o, f->ex, f->mount, f->fd, open_handle_of(f), &rep, &attr);
-		open_put(f);
+		r = getattr_of(o, f->ex, f->mount, f->fd, open_handle_of(f), &rep, &attr, &st);
+		if (r == 0 && max && (!in->cred || op_access(o, f->ex, in->cred) < 0 || op_become(o) < 0))
+			max = 0;
 	} else if (r == 0 || r == -FS_EREOPEN) {
 		r = op_begin(o, in->cred, in->handle, &obj);
 		if (r == 0)
-			r = getattr_of(o, obj.ex, obj.mount, obj.fd, in->handle, &rep, &attr);
+			r = getattr_of(o, obj.ex, obj.mount, obj.fd, in->handle, &rep, &attr, &st);
 	}
-	if (r)
-		return r;
-	rep.attr = &attr;
-	return op_done(o, &rep.base);
+	if (r == 0 && max && (rep.lease & CS_DATA) && st.st_size <= max)
+		data = malloc((size_t)st.st_size + 1);
+	if (data)
+		n = op_contents(f ? f->fd : obj.fd, &st, max, data);
+	open_put(f);
+	if (r || n < 0) {
+		free(data);
+		return r ? r : op_done(o, &rep.base);
+	}
+	rep.data = true;
+	return op_done_bulk(o, &rep.base, data, (size_t)n);
 }
 
 static struct timespec time_of(uint32_t valid, uint32_t set, uint32_t now, int64_t ns)

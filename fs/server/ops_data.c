@@ -16,7 +16,8 @@
 
 #define COPY_MAX (64u << 20) /* per call, so that a caller is not kept for long */
 
-static ssize_t read_full(int fd, char *to, size_t n, off_t at)
+/* `size`: where the file seems to end. */
+static ssize_t read_full(int fd, char *to, size_t n, off_t at, off_t size)
 {
 	size_t got = 0;
 
@@ -27,9 +28,9 @@ static ssize_t read_full(int fd, char *to, size_t n, off_t at)
 			continue;
 		if (r < 0)
 			return got ? (ssize_t)got : -errno;
-		if (r == 0)
-			break;
 		got += (size_t)r;
+		if (r == 0 || at + (off_t)got == size)
+			break;
 	}
 	return (ssize_t)got;
 }
@@ -68,6 +69,7 @@ int op_read(struct op *o, const ProtobufCMessage *m)
 	struct export *ex = NULL;
 	_cleanup_close_ int own = -1;
 	size_t size = in->size > FS_IO_MAX ? FS_IO_MAX : in->size;
+	struct cs_key key = {0, 0};
 	struct stat st;
 	char *data = NULL;
 	ssize_t n = 0;
@@ -76,17 +78,21 @@ int op_read(struct op *o, const ProtobufCMessage *m)
 	fd = data_fd(o, in->handle, in->open, in->cred, &f, &own, &ex);
 	if (fd < 0)
 		return fd;
-	r = in->offset > INT64_MAX ? -EINVAL : fstat(fd, &st) < 0 ? -errno : lease_look(o, ex, lease_key(&st), true);
+	r = in->offset > INT64_MAX ? -EINVAL : !f && fstat(fd, &st) < 0 ? -errno : 0;
+	if (r == 0) {
+		key = f ? (struct cs_key){f->dev, f->ino} : lease_key(&st);
+		r = lease_look(o, ex, key, true);
+	}
 	if (r == 0) {
 		/* a page may stay in the reader's kernel: it needs a lease even while others write */
-		rep.lease = lease_grant(o, ex, lease_key(&st), f ? open_handle_of(f) : in->handle, CS_DATA | CS_ATTR, true,
+		rep.lease = lease_grant(o, ex, key, f ? open_handle_of(f) : in->handle, CS_DATA | CS_ATTR, true,
 			&rep.lease_seq);
 		data = malloc(size ? size : 1);
 		r = !data ? -ENOMEM : fstat(fd, &st) < 0 ? -errno : 0; /* before the data: a change while reading shows as a later `change` */
 	}
 	if (r == 0) {
 		rep.change = op_change(o->d, &st);
-		n = read_full(fd, data, size, (off_t)in->offset);
+		n = read_full(fd, data, size, (off_t)in->offset, st.st_size);
 		r = n < 0 ? (int)n : 0;
 	}
 	open_put(f);
@@ -204,10 +210,15 @@ static int write_begin(struct op *o, struct open *f, const Sprite__Fs__Cred *cre
 	return r < 0 ? r : lease_begin(o, f->ex, &need, 1);
 }
 
-/* After it: what the writer may keep. Write-behind only for who has the file open for writing. */
-static uint32_t write_grant(struct op *o, struct open *f, uint64_t *seq)
+/* After it: what the writer may keep. Write-behind only for who has the file open for writing, and has not given it up. */
+static uint32_t write_grant(struct op *o, struct open *f, uint32_t give_up, uint64_t *seq)
 {
-	return lease_grant(o, f->ex, (struct cs_key){f->dev, f->ino}, open_handle_of(f), CS_DATA | CS_ATTR | (f->write ? CS_WRITE : 0), false, seq);
+	struct cs_key key = {f->dev, f->ino};
+	uint32_t want = CS_DATA | CS_ATTR | (f->write ? CS_WRITE : 0);
+
+	if (give_up)
+		lease_release(o, f->ex, key, give_up, seq);
+	return lease_grant(o, f->ex, key, open_handle_of(f), want & ~give_up, false, seq);
 }
 
 /*
@@ -263,7 +274,7 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 	}
 	if (r == 0) {
 		op_changed(o->d, &st);
-		rep.lease = write_grant(o, f, &rep.lease_seq);
+		rep.lease = write_grant(o, f, (uint32_t)in->give_up, &rep.lease_seq);
 		if (rep.lease && fstat(f->fd, &st) < 0)
 			r = -errno;
 		op_attr(o->d, f->mount, f->fd, &st, &attr);
@@ -332,7 +343,7 @@ int op_fallocate(struct op *o, const ProtobufCMessage *m)
 		r = -errno;
 	if (r == 0) {
 		op_changed(o->d, &st);
-		rep.lease = write_grant(o, f, &rep.lease_seq);
+		rep.lease = write_grant(o, f, 0, &rep.lease_seq);
 		if (rep.lease && fstat(f->fd, &st) < 0)
 			r = -errno;
 		op_attr(o->d, f->mount, f->fd, &st, &attr);

@@ -54,27 +54,6 @@ static uint32_t entry_want(const struct listing *l, const struct object *child, 
 	return op_want(st) | (S_ISREG(st->st_mode) ? (uint32_t)alone : 0);
 }
 
-/* The contents of a file whose DATA was granted, if the caller may read it. Looking ahead is no access: the time of the last one is left alone where that is allowed. */
-static void entry_data(const struct listing *l, const struct object *child, const struct stat *st, uint8_t *to, struct fs_dirent *d)
-{
-	struct op_path path = op_path(child->fd);
-	_cleanup_close_ int fd = -1;
-	ssize_t n;
-
-	if (st->st_size > l->in->data_max || st->st_size > FS_DIRENT_DATAMAX)
-		return;
-	if (st->st_size) {
-		fd = open(path.s, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOATIME);
-		if (fd < 0 && errno == EPERM)
-			fd = open(path.s, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-		n = fd < 0 ? -1 : pread(fd, to, (size_t)st->st_size, 0);
-		if (n != st->st_size)
-			return;
-	}
-	d->data = to;
-	d->datalen = (uint32_t)st->st_size;
-}
-
 /* What is known of the entry: nothing when the caller may not see it, or somebody else has changes of it that are not told yet. */
 static void entry_fill(struct listing *l, const char *name, uint8_t *packed, struct fs_dirent *d)
 {
@@ -82,6 +61,7 @@ static void entry_fill(struct listing *l, const char *name, uint8_t *packed, str
 	size_t head = FS_DIRENT_HEAD + d->namelen + FS_DIRENT_ENTRYMAX;
 	struct op_entry e;
 	struct stat st;
+	ssize_t n;
 
 	if (export_lookup(l->dir, name, &child, &st) < 0)
 		return;
@@ -92,9 +72,12 @@ static void entry_fill(struct listing *l, const char *name, uint8_t *packed, str
 	d->ino = e.attr.ino;
 	d->entrylen = (uint32_t)sprite__fs__entry__pack(&e.msg, packed);
 	d->entry = packed;
-	/* read to where it will lie */
-	if (l->in->data_max && S_ISREG(st.st_mode) && (e.msg.lease & CS_DATA) && l->room - l->len >= head + (size_t)st.st_size)
-		entry_data(l, &child, &st, l->out + l->len + FS_DIRENT_HEAD + d->namelen + d->entrylen, d);
+	if (!l->in->data_max || !(e.msg.lease & CS_DATA) || l->room - l->len < head + (size_t)st.st_size)
+		return;
+	d->data = l->out + l->len + FS_DIRENT_HEAD + d->namelen + d->entrylen; /* where it will lie */
+	n = op_contents(child.fd, &st, l->in->data_max < FS_DIRENT_DATAMAX ? l->in->data_max : FS_DIRENT_DATAMAX, (uint8_t *)d->data);
+	if (n >= 0)
+		d->datalen = (uint32_t)n;
 }
 
 static bool is_dots(const char *name)
@@ -230,11 +213,7 @@ static int list_by_handle(struct listing *l)
 /* Run again after what was hoped for was asked of others, it begins with all of that. */
 static int list_begin(struct listing *l)
 {
-	struct stat st;
-
-	if (fstat(l->dir->fd, &st) < 0)
-		return -errno;
-	l->key = lease_key(&st);
+	l->key = lease_dir_key(l->dir);
 	if (l->o->hoped && l->o->nhopes > 1)
 		return lease_begin(l->o, l->dir->ex, l->o->hopes, l->o->nhopes);
 	return lease_look(l->o, l->dir->ex, l->key, false);
@@ -256,7 +235,7 @@ int op_readdir(struct op *o, const ProtobufCMessage *m)
 		if (!f)
 			return r;
 	}
-	r = op_begin(o, in->cred, in->handle, &dir);
+	r = op_begin_dir(o, in->cred, in->handle, &dir);
 	if (r == 0)
 		r = list_begin(&l);
 	if (r) {

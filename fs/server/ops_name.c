@@ -21,7 +21,7 @@ int op_lookup(struct op *o, const ProtobufCMessage *m)
 	struct stat st;
 	int r;
 
-	r = op_begin(o, in->cred, in->dir, &dir);
+	r = op_begin_dir(o, in->cred, in->dir, &dir);
 	if (r < 0)
 		return r;
 	r = lease_look_dir(o, &dir);
@@ -64,12 +64,8 @@ int op_readlink(struct op *o, const ProtobufCMessage *m)
 /* Needs of an operation on one name of a directory. */
 static int name_begin(struct op *o, const struct object *dir, const char *name)
 {
-	struct cs_need need;
-	struct stat st;
+	struct cs_need need = lease_change(lease_dir_key(dir), CS_NAMES | CS_ATTR, name);
 
-	if (fstat(dir->fd, &st) < 0)
-		return -errno;
-	need = lease_change(lease_key(&st), CS_NAMES | CS_ATTR, name);
 	return lease_begin(o, dir->ex, &need, 1);
 }
 
@@ -125,25 +121,28 @@ int op_make(struct op *o, const ProtobufCMessage *m)
 	struct op_entry e;
 	Sprite__Fs__Attr dir_attr;
 	struct stat st;
+	bool made = false;
 	int r = export_name_check(in->name);
 
 	if (r == 0)
-		r = op_begin(o, in->cred, in->dir, &dir);
+		r = op_begin_dir(o, in->cred, in->dir, &dir);
 	if (r == 0)
 		r = name_begin(o, &dir, in->name);
 	if (r == 0) {
 		op_repeated(o);
 		op_intend(o, NULL, 0);
 		r = make_node(dir.fd, in);
+		made = r == 0;
 	}
 	if (r == -EEXIST && made_before(o, &dir, in->name, in->mode & S_IFMT))
 		r = 0;
 	if (r)
 		return r;
-	op_changed_fd(o->d, dir.fd);
+	op_changed_dir(o->d, &dir);
 	op_root(o); /* the caller may create in a directory that he may not search */
 	rep.dir_lease = lease_grant_dir(o, &dir, in->dir, in->want, &rep.dir_lease_seq);
 	r = export_lookup(&dir, in->name, &child, &st);
+	child.bare = made && dir.facts && dir.facts->known && !dir.facts->acl;
 	if (r == 0) /* nobody knows the new object yet, unless as the one of a number used before */
 		r = op_entry(o, &child, &st, made_want(&child, &st, in->want), &e);
 	if (r < 0)
@@ -170,21 +169,21 @@ int op_link(struct op *o, const ProtobufCMessage *m)
 	struct object obj _cleanup_object_ = OBJECT_INIT, dir _cleanup_object_ = OBJECT_INIT;
 	struct op_entry e;
 	Sprite__Fs__Attr dir_attr;
-	struct stat st, dir_st;
+	struct stat st;
 	struct cs_need need[2];
 	int r = export_name_check(in->name);
 
 	if (r == 0)
 		r = op_resolve(o, in->handle, &obj);
 	if (r == 0)
-		r = op_begin(o, in->cred, in->dir, &dir);
+		r = op_begin_dir(o, in->cred, in->dir, &dir);
 	if (r < 0)
 		return r;
 	if (obj.ex != dir.ex || obj.mount != dir.mount)
 		return -EXDEV;
-	if (fstat(obj.fd, &st) < 0 || fstat(dir.fd, &dir_st) < 0)
+	if (fstat(obj.fd, &st) < 0)
 		return -errno;
-	need[0] = lease_change(lease_key(&dir_st), CS_NAMES | CS_ATTR, in->name);
+	need[0] = lease_change(lease_dir_key(&dir), CS_NAMES | CS_ATTR, in->name);
 	need[1] = lease_change(lease_key(&st), CS_ATTR, NULL);
 	r = lease_begin(o, dir.ex, need, 2);
 	if (r)
@@ -194,8 +193,8 @@ int op_link(struct op *o, const ProtobufCMessage *m)
 	if (linkat(AT_FDCWD, op_path(obj.fd).s, dir.fd, in->name, AT_SYMLINK_FOLLOW) < 0 &&
 		!(errno == EEXIST && linked_before(o, &dir, in->name)))
 		return -errno;
-	op_changed_fd(o->d, dir.fd);
-	op_changed_fd(o->d, obj.fd);
+	op_changed_dir(o->d, &dir);
+	op_changed(o->d, &st);
 	rep.dir_lease = lease_grant_dir(o, &dir, in->dir, in->want, &rep.dir_lease_seq);
 	if (fstat(obj.fd, &st) < 0)
 		return -errno;
@@ -216,15 +215,13 @@ static bool same_inode(const struct stat *a, const struct stat *b)
 static int remove_begin(struct op *o, const struct object *dir, const char *name, struct stat *st)
 {
 	struct cs_need need[2];
-	struct stat dir_st, now;
+	struct stat now;
 	int r;
 
-	if (fstat(dir->fd, &dir_st) < 0)
-		return -errno;
 	do {
 		if (fstatat(dir->fd, name, st, AT_SYMLINK_NOFOLLOW) < 0)
 			return -errno;
-		need[0] = lease_change(lease_key(&dir_st), CS_NAMES | CS_ATTR, name);
+		need[0] = lease_change(lease_dir_key(dir), CS_NAMES | CS_ATTR, name);
 		need[1] = lease_change(lease_key(st), CS_ATTR, NULL);
 		r = lease_begin(o, dir->ex, need, 2);
 		if (r)
@@ -246,7 +243,7 @@ int op_remove(struct op *o, const ProtobufCMessage *m)
 	int r = export_name_check(in->name);
 
 	if (r == 0)
-		r = op_begin(o, in->cred, in->dir, &dir);
+		r = op_begin_dir(o, in->cred, in->dir, &dir);
 	if (r == 0)
 		r = remove_begin(o, &dir, in->name, &st);
 	if ((r == -ENOENT && op_repeated(o)) || (r == 0 && op_repeated(o) && !op_intent_is(op_repeated(o), &st)))
@@ -259,14 +256,13 @@ int op_remove(struct op *o, const ProtobufCMessage *m)
 		return -errno;
 	grave_keep(&o->d->graves, steal_fd(&grave), clock_boot_ns());
 	op_changed(o->d, &st);
-	op_changed_fd(o->d, dir.fd);
+	op_changed_dir(o->d, &dir);
 	rep.dir_lease = lease_grant_dir(o, &dir, in->dir, in->want, &rep.dir_lease_seq);
 	rep.dir_attr = op_dir_attr(o, &dir, rep.dir_lease, &attr);
 	return op_done(o, &rep.base);
 }
 
 struct rename_view {
-	struct stat from, to; /* the directories */
 	struct stat src, over;
 	bool replaced;
 };
@@ -287,14 +283,12 @@ static int rename_begin(struct op *o, const struct object *from, const struct ob
 	struct cs_need need[4];
 	int r;
 
-	if (fstat(from->fd, &v->from) < 0 || fstat(to->fd, &v->to) < 0)
-		return -errno;
 	for (;;) {
 		r = rename_look(from, to, in, v);
 		if (r < 0)
 			return r;
-		need[0] = lease_change(lease_key(&v->from), CS_NAMES | CS_ATTR, in->name);
-		need[1] = lease_change(lease_key(&v->to), CS_NAMES | CS_ATTR, in->to_name);
+		need[0] = lease_change(lease_dir_key(from), CS_NAMES | CS_ATTR, in->name);
+		need[1] = lease_change(lease_dir_key(to), CS_NAMES | CS_ATTR, in->to_name);
 		need[2] = lease_change(lease_key(&v->src), CS_ATTR, NULL);
 		if (v->replaced)
 			need[3] = lease_change(lease_key(&v->over), CS_ATTR, NULL);
@@ -334,9 +328,9 @@ int op_rename(struct op *o, const ProtobufCMessage *m)
 	if (r == 0 && (in->flags & ~(uint32_t)(RENAME_NOREPLACE | RENAME_EXCHANGE)))
 		r = -EINVAL;
 	if (r == 0)
-		r = op_resolve(o, in->to_dir, &to);
+		r = op_resolve_dir(o, in->to_dir, &to);
 	if (r == 0)
-		r = op_begin(o, in->cred, in->dir, &from);
+		r = op_begin_dir(o, in->cred, in->dir, &from);
 	if (r < 0)
 		return r;
 	if (from.ex != to.ex || from.mount != to.mount)
@@ -355,11 +349,11 @@ int op_rename(struct op *o, const ProtobufCMessage *m)
 	op_changed(o->d, &v.src);
 	if (v.replaced)
 		op_changed(o->d, &v.over);
-	op_changed_fd(o->d, from.fd);
-	op_changed_fd(o->d, to.fd);
+	op_changed_dir(o->d, &from);
+	op_changed_dir(o->d, &to);
 	rep.dir_lease = lease_grant_dir(o, &from, in->dir, in->want, &rep.dir_lease_seq);
 	rep.dir_attr = op_dir_attr(o, &from, rep.dir_lease, &attr);
-	if (!same_inode(&v.from, &v.to)) {
+	if (from.dev != to.dev || from.ino != to.ino) {
 		rep.to_lease = lease_grant_dir(o, &to, in->to_dir, in->want, &rep.to_lease_seq);
 		rep.to_attr = op_dir_attr(o, &to, rep.to_lease, &to_attr);
 	}

@@ -132,13 +132,10 @@ static int create_or_open(struct op *o, const struct object *dir, const Sprite__
 	struct stat *st, bool *made)
 {
 	int flags = (int)in->flags & (OPEN_FLAGS & ~(O_TRUNC | O_DIRECTORY));
-	struct stat dir_st;
 
-	if (fstat(dir->fd, &dir_st) < 0)
-		return -errno;
 	for (int tries = 0; tries < 16; tries++) {
-		struct cs_need need = lease_change(lease_key(&dir_st), CS_NAMES | CS_ATTR, in->name);
-		int path, fd, r;
+		struct cs_need need = lease_change(lease_dir_key(dir), CS_NAMES | CS_ATTR, in->name);
+		int fd, r;
 
 		r = lease_begin(o, dir->ex, &need, 1);
 		if (r)
@@ -147,10 +144,8 @@ static int create_or_open(struct op *o, const struct object *dir, const Sprite__
 		op_intend(o, NULL, 0);
 		fd = openat(dir->fd, in->name, flags | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, in->mode & 07777);
 		if (fd >= 0) {
-			path = open(op_path(fd).s, O_PATH | O_CLOEXEC); /* the same object, whatever the name means by now */
-			r = path < 0 ? -errno : export_wrap(dir, path, child, st);
-			if (r < 0)
-				close(fd);
+			r = export_wrap(dir, fd, child, st); /* the object, whatever the name means by now */
+			child->borrowed = true;		     /* the open's */
 			*made = true;
 			return r < 0 ? r : fd;
 		}
@@ -183,10 +178,11 @@ int op_create(struct op *o, const ProtobufCMessage *m)
 	struct open *f;
 	struct stat st;
 	bool made = false;
+	size_t len;
 	int fd, r = export_name_check(in->name);
 
 	if (r == 0)
-		r = op_begin(o, in->cred, in->dir, &dir);
+		r = op_begin_dir(o, in->cred, in->dir, &dir);
 	if (r < 0)
 		return r;
 	fd = create_or_open(o, &dir, in, &child, &st, &made);
@@ -194,7 +190,7 @@ int op_create(struct op *o, const ProtobufCMessage *m)
 		return fd == CREATE_PARK ? OP_PARK : fd;
 	op_root(o);
 	if (made)
-		op_changed_fd(o->d, dir.fd);
+		op_changed_dir(o->d, &dir);
 	else if (in->flags & O_TRUNC)
 		op_changed(o->d, &st);
 	r = export_pack(&o->d->exports, &child, e.handle);
@@ -202,18 +198,20 @@ int op_create(struct op *o, const ProtobufCMessage *m)
 		close(fd);
 		return r;
 	}
-	r = openstate_add(&o->d->opens, o->client, &child, fd, &st, (int)in->flags, o->ids.uid, e.handle, (size_t)r, &f);
+	len = (size_t)r;
+	r = openstate_add(&o->d->opens, o->client, &child, fd, &st, (int)in->flags, o->ids.uid, e.handle, len, &f);
 	if (r < 0)
 		return r;
 	rep.open = f->id;
 	lease_open(o->d, f);
-	open_put(f);
 	rep.dir_lease = lease_grant_dir(o, &dir, in->dir, in->want, &rep.dir_lease_seq);
-	r = op_entry(o, &child, &st, open_want(&st, in->flags), &e);
+	child.bare = made && dir.facts && dir.facts->known && !dir.facts->acl;
+	r = op_entry_packed(o, &child, &st, open_want(&st, in->flags), &e, len);
+	if (r == 0 && !e.msg.lease && fstat(child.fd, &st) == 0)
+		op_attr(o->d, child.mount, child.fd, &st, &e.attr);
+	open_put(f); /* not before: the object is by its descriptor */
 	if (r < 0)
 		return r;
-	if (!e.msg.lease && fstat(child.fd, &st) == 0)
-		op_attr(o->d, child.mount, child.fd, &st, &e.attr);
 	rep.entry = &e.msg;
 	rep.dir_attr = op_dir_attr(o, &dir, rep.dir_lease, &dir_attr);
 	return op_done(o, &rep.base);

@@ -242,6 +242,70 @@ static void test_one_event(void)
 	}
 }
 
+static int getattr(int who, uint32_t uid, struct handle_copy *h, uint32_t data_max, struct rpc_msg *m)
+{
+	Sprite__Fs__GetattrReq q = SPRITE__FS__GETATTR_REQ__INIT;
+	Sprite__Fs__Cred c = cred_of(uid);
+
+	q.cred = &c;
+	q.handle = as_bytes(h);
+	q.data_max = data_max;
+	return call(who, FS_GETATTR, &q.base, m);
+}
+
+static void test_attributes_with_contents(void)
+{
+	static const struct {
+		const char *name;
+		uint32_t uid, max;
+		int len; /* -1: no contents */
+	} t[] = {{"f21", 1000, 64, 13}, {"f21", 1000, 13, 13}, {"f21", 1000, 12, -1}, {"f50", 1000, 64, 0}, {"f21", 1000, 0, -1},
+		{"secret", 1000, 64, -1}, {"secret", 1001, 64, 6}};
+	struct handle_copy h;
+	struct rpc_msg m;
+
+	for (size_t i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+		const Sprite__Fs__GetattrRep *r;
+
+		CU_ASSERT_EQUAL_FATAL(lookup(0, 1000, &d, t[i].name, &h), 0);
+		CU_ASSERT_EQUAL_FATAL(getattr(0, t[i].uid, &h, t[i].max, &m), 0);
+		r = (const void *)m.msg;
+		CU_ASSERT_EQUAL(r->data, t[i].len >= 0);
+		CU_ASSERT_EQUAL(m.bulk_len, t[i].len > 0 ? (size_t)t[i].len : 0);
+		CU_ASSERT_TRUE((r->lease & READ) == READ && r->attr->no_cap && !r->attr->has_acl);
+		rpc_msg_clear(&m);
+	}
+	CU_ASSERT_EQUAL_FATAL(getattr(0, 1000, &d, 64, &m), 0); /* a directory has none */
+	CU_ASSERT_FALSE(((const Sprite__Fs__GetattrRep *)m.msg)->data);
+	rpc_msg_clear(&m);
+}
+
+/* Who gives WRITE up with his last write is not asked for it by the next one who looks. */
+static void test_give_up(void)
+{
+	Sprite__Fs__WriteReq q = SPRITE__FS__WRITE_REQ__INIT;
+	Sprite__Fs__Cred c = cred_of(1000);
+	struct iovec v = {(char *)"new", 3};
+	struct handle_copy h;
+	struct rpc_msg m;
+
+	put_file("export/open/f-alone", "", 0644, 1000);
+	CU_ASSERT_EQUAL_FATAL(lookup(0, 1000, &d, "f-alone", &h), 0);
+	q.cred = &c;
+	q.handle = as_bytes(&h);
+	q.open = open_name("f-alone", O_RDWR); /* with WRITE, as nobody else knows it */
+	q.close = true;
+	q.give_up = WRITE;
+	CU_ASSERT_EQUAL(rpc_call(ch[0], &fs_methods[FS_WRITE], &q.base, &v, 1, 20000, &m), 0);
+	CU_ASSERT_EQUAL_FATAL(m.err, 0);
+	CU_ASSERT_TRUE(((Sprite__Fs__WriteRep *)m.msg)->lease == READ && ((Sprite__Fs__WriteRep *)m.msg)->lease_seq > 0);
+	rpc_msg_clear(&m);
+	/* nobody reads the first one's events: this would wait for him to be given up */
+	CU_ASSERT_EQUAL_FATAL(getattr(1, 1000, &h, 64, &m), 0);
+	CU_ASSERT_TRUE(((Sprite__Fs__GetattrRep *)m.msg)->lease == READ && ((Sprite__Fs__GetattrRep *)m.msg)->data);
+	rpc_msg_clear(&m);
+}
+
 int main(void)
 {
 	static const struct kit_test tests[] = {
@@ -249,6 +313,8 @@ int main(void)
 		{"contents come along, for who may read them", test_contents},
 		{"small pages", test_small_pages},
 		{"all that one client holds is one event", test_one_event},
+		{"attributes with contents", test_attributes_with_contents},
+		{"given up with the last write", test_give_up},
 	};
 
 	return kit_run("test_fsd_bulk", tests, sizeof(tests) / sizeof(tests[0]));
