@@ -110,6 +110,11 @@ int export_wrap(const struct object *dir, int fd, struct object *out, struct sta
 	return 0;
 }
 
+bool export_is_private(const struct object *dir, const char *name)
+{
+	return name[0] == '.' && !strcmp(name, EXPORT_PRIVATE) && !dir->ex->conf->home && dir->ino == dir->mount->ino && dir->dev == dir->mount->dev;
+}
+
 int export_lookup(const struct object *dir, const char *name, struct object *out, struct stat *st)
 {
 	int r = export_name_check(name);
@@ -117,6 +122,8 @@ int export_lookup(const struct object *dir, const char *name, struct object *out
 
 	if (r < 0)
 		return r;
+	if (export_is_private(dir, name))
+		return -ENOENT;
 	fd = open_confined(dir->fd, name, O_PATH | O_NOFOLLOW, RESOLVE_CONFINED);
 	if (fd < 0)
 		return fd == -EXDEV ? -EACCES : fd;

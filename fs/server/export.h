@@ -83,6 +83,10 @@ int export_wrap(const struct object *dir, int fd, struct object *out, struct sta
 /* Handle bytes of an object; returns their length or -errno (-EOPNOTSUPP: the filesystem has no handles). */
 int export_pack(struct exports *x, const struct object *o, unsigned char out[HANDLE_MAX]);
 
+/* A directory of the server's own at the root of an export (unlinked.h): clients neither see that name there nor may they use it. */
+#define EXPORT_PRIVATE ".sprite-unlinked"
+bool export_is_private(const struct object *dir, const char *name);
+
 /* A name that a client may use for one component: 0, -EINVAL, -ENAMETOOLONG. */
 int export_name_check(const char *name);
 

@@ -13,6 +13,7 @@
 #include "fs/server/intent.h"
 #include "fs/server/lease.h"
 #include "fs/server/recover.h"
+#include "fs/server/unlinked.h"
 
 #define WORKERS 16
 
@@ -127,6 +128,7 @@ static void open_closed(void *arg, struct open *f)
 {
 	lease_close(arg, f);
 	hand_offset_put(arg, f->offset);
+	unlinked_closed(arg, f);
 }
 
 int fsd_start(struct fsd *d, const struct conf *c, struct rpc_tls *tls, struct error *e)
@@ -155,7 +157,7 @@ int fsd_start(struct fsd *d, const struct conf *c, struct rpc_tls *tls, struct e
 	if (r < 0)
 		return r;
 	if (!d->elect || locks_start(d) < 0 || hands_start(d) < 0 || events_start(d) < 0 || pipes_start(d) < 0 || leases_start(d) < 0 ||
-		recover_start(d) < 0 || graves_start(&d->graves) < 0)
+		recover_start(d) < 0 || graves_start(&d->graves) < 0 || unlinked_start(d) < 0)
 		return error_set(e, ENOMEM, "no memory");
 	d->intents = intents_open(c->state_dir);
 	if (!d->intents)
@@ -224,6 +226,7 @@ void fsd_stop(struct fsd *d)
 	events_stop(d);
 	pipes_stop(d);
 	graves_stop(&d->graves);
+	unlinked_stop(d);
 	exports_close(&d->exports);
 	grants_destroy(&d->grants);
 	elect_free(d->elect);
@@ -277,6 +280,7 @@ void fsd_tick(struct fsd *d)
 	recover_tick(d);
 	pipes_tick(d);
 	graves_expire(&d->graves, now);
+	unlinked_tick(d);
 	lease_overdue(d, now - CLIENT_TERM_NS, overdue);
 	clients_sweep(&d->clients, now, in_the_way, d, &gone);
 	fsd_release(d, &gone);

@@ -26,6 +26,7 @@ struct locks;
 struct events;
 struct pipes;
 struct registrar;
+struct unlinked;
 
 #define FSD_CHANGES 65536
 
@@ -44,6 +45,7 @@ struct fsd {
 	struct openstate opens;
 	struct grants grants;
 	struct graves graves;
+	struct unlinked *unlinked;
 	struct locks *locks;
 	struct hands *hands;
 	struct leases *leases;

@@ -71,6 +71,7 @@ int mount_node_open(const char *path, bool readonly, struct mount_node **out)
 	if (m->dirfd < 0)
 		goto fail;
 	m->dev = st.st_dev;
+	m->ino = st.st_ino;
 	m->folds = fstatfs(m->tree, &fs) < 0 || fs.f_type == MSDOS_SUPER_MAGIC || fs.f_type == EXFAT_SUPER_MAGIC || fs.f_type == NTFS3_MAGIC ||
 		fs.f_type == HFSPLUS_MAGIC;
 	fh->handle_bytes = MAX_HANDLE_SZ;

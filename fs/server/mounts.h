@@ -18,7 +18,8 @@ struct mount_node {
 	int dirfd;	 /* the same, opened: open_by_handle_at() wants that */
 	dev_t cover_dev; /* the directory of the parent that it hides */
 	ino_t cover_ino;
-	dev_t dev;
+	dev_t dev; /* of its root */
+	ino_t ino;
 	bool handles; /* the filesystem has handles */
 	bool folds;   /* names of other spellings mean the same, everywhere in it */
 };

@@ -13,6 +13,7 @@
 #include "fs/server/lease.h"
 #include "fs/server/mounts.h"
 #include "fs/server/ops.h"
+#include "fs/server/unlinked.h"
 
 /* ---- access ------------------------------------------------------------------------------------------- */
 
@@ -105,6 +106,15 @@ int op_begin_dir(struct op *o, const Sprite__Fs__Cred *cred, ProtobufCBinaryData
 	if (r == 0)
 		r = op_access(o, obj->ex, cred);
 	return r < 0 ? r : op_become(o);
+}
+
+int op_begin_name(struct op *o, const Sprite__Fs__Cred *cred, ProtobufCBinaryData handle, const char *name, struct object *obj)
+{
+	int r = export_name_check(name);
+
+	if (r == 0)
+		r = op_begin_dir(o, cred, handle, obj);
+	return r == 0 && export_is_private(obj, name) ? -EACCES : r;
 }
 
 int op_become(struct op *o)
@@ -348,7 +358,7 @@ static void attr_of(struct fsd *d, const struct mount_node *m, const struct stat
 	/* inode numbers of the mounts of a home are kept apart: equal (dev, ino) would look like a hard link */
 	a->ino = st->st_ino ^ (m->number ? (m->number & 0x7fff) << 48 : 0);
 	a->mode = st->st_mode;
-	a->nlink = (uint32_t)st->st_nlink;
+	a->nlink = (uint32_t)st->st_nlink - unlinked_links(d, st);
 	a->uid = st->st_uid;
 	a->gid = st->st_gid;
 	a->rdev = st->st_rdev;

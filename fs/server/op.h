@@ -55,6 +55,8 @@ int op_begin(struct op *o, const Sprite__Fs__Cred *cred, ProtobufCBinaryData han
 /* The same of a directory whose names are spoken of: obj->dev, ino are filled, and records of a batch that follow each other share what they have of it. */
 int op_resolve_dir(struct op *o, ProtobufCBinaryData handle, struct object *obj);
 int op_begin_dir(struct op *o, const Sprite__Fs__Cred *cred, ProtobufCBinaryData handle, struct object *obj);
+/* The same, for who makes or takes away `name` there. */
+int op_begin_name(struct op *o, const Sprite__Fs__Cred *cred, ProtobufCBinaryData handle, const char *name, struct object *obj);
 int op_become(struct op *o);
 void op_root(struct op *o);
 /* The open `id` of this client (counted), still allowed. NULL and *err = -FS_EREOPEN or -EACCES. */

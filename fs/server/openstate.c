@@ -17,10 +17,55 @@ void openstate_init(struct openstate *t)
 	t->next_id = t->none = clock_epoch() << 24; /* an id of an earlier run is unknown, never another file */
 }
 
+struct inode_key {
+	uint64_t dev, ino;
+};
+
+/* openstate.lock is held. */
+static int inode_count(struct openstate *t, const struct open *o)
+{
+	struct inode_key k = {o->dev, o->ino};
+	size_t *n = hash_get(&t->by_inode, &k, sizeof(k));
+
+	if (!n) {
+		n = calloc(1, sizeof(*n));
+		if (!n || hash_set(&t->by_inode, &k, sizeof(k), n, NULL) < 0) {
+			free(n);
+			return -ENOMEM;
+		}
+	}
+	++*n;
+	return 0;
+}
+
+static void inode_uncount(struct openstate *t, const struct open *o)
+{
+	struct inode_key k = {o->dev, o->ino};
+	size_t *n;
+
+	pthread_mutex_lock(&t->lock);
+	n = o->known ? hash_get(&t->by_inode, &k, sizeof(k)) : NULL;
+	if (n && --*n == 0)
+		free(hash_take(&t->by_inode, &k, sizeof(k)));
+	pthread_mutex_unlock(&t->lock);
+}
+
+bool openstate_is_open(struct openstate *t, dev_t dev, ino_t ino)
+{
+	struct inode_key k = {dev, ino};
+	bool r;
+
+	pthread_mutex_lock(&t->lock);
+	r = hash_get(&t->by_inode, &k, sizeof(k)) != NULL;
+	pthread_mutex_unlock(&t->lock);
+	return r;
+}
+
 void open_put(struct open *o)
 {
 	if (!o || atomic_fetch_sub(&o->refs, 1) != 1)
 		return;
+	inode_uncount(o->table, o);
 	if (o->table->closed)
 		o->table->closed(o->table->closed_arg, o);
 	close(o->fd);
@@ -39,7 +84,11 @@ static void open_put_value(void *o)
 
 void openstate_destroy(struct openstate *t)
 {
-	hash_clear(&t->by_id, open_put_value);
+	struct hash all = t->by_id; /* open_put() takes the lock */
+
+	t->by_id = (struct hash)HASH_INIT;
+	hash_clear(&all, open_put_value);
+	hash_clear(&t->by_inode, free);
 	pthread_mutex_destroy(&t->lock);
 }
 
@@ -77,7 +126,10 @@ int openstate_add(struct openstate *t, struct client *c, const struct object *ob
 	pthread_mutex_lock(&t->lock);
 	o->id = ++t->next_id;
 	/* a client that was given up meanwhile would leave it for ever */
-	r = atomic_load(&c->gone) ? -ESTALE : hash_set_u64(&t->by_id, o->id, o, NULL);
+	r = atomic_load(&c->gone) ? -ESTALE : inode_count(t, o);
+	o->known = r == 0;
+	if (r == 0)
+		r = hash_set_u64(&t->by_id, o->id, o, NULL);
 	pthread_mutex_unlock(&t->lock);
 	if (r < 0) {
 		open_put(o);
@@ -130,6 +182,7 @@ struct open *openstate_take(struct openstate *t, const struct client *c, uint64_
 
 size_t openstate_drop_client(struct openstate *t, const struct client *c)
 {
+	struct list gone = LIST_INIT(gone), *l;
 	struct hash_iter it = {0};
 	struct open *o;
 	size_t n = 0;
@@ -138,10 +191,12 @@ size_t openstate_drop_client(struct openstate *t, const struct client *c)
 	while ((o = hash_next(&t->by_id, &it)))
 		if (o->client == c) {
 			hash_take_u64(&t->by_id, o->id);
-			open_put(o);
+			list_add_tail(&gone, &o->gone);
 			n++;
 		}
 	pthread_mutex_unlock(&t->lock);
+	while ((l = list_pop(&gone)))
+		open_put(list_entry(l, struct open, gone));
 	return n;
 }
 

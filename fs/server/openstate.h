@@ -30,6 +30,8 @@ struct open {
 	ino_t ino;
 	bool write;   /* opened for writing */
 	bool counted; /* for the write-sharing rule */
+	bool known;   /* counted in by_inode (openstate.lock) */
+	struct list gone; /* of its client, while all of that are closed */
 	unsigned char handle[HANDLE_MAX];
 	size_t handle_len;
 	atomic_int refs;
@@ -49,10 +51,11 @@ static inline ProtobufCBinaryData open_handle_of(struct open *o)
 struct openstate {
 	pthread_mutex_t lock;
 	struct hash by_id;
+	struct hash by_inode; /* dev, ino -> size_t: how many opens there are */
 	uint64_t next_id;
 	uint64_t none; /* no open has this id */
 	int max; /* of one host */
-	void (*closed)(void *arg, struct open *o); /* before the last reference goes */
+	void (*closed)(void *arg, struct open *o); /* when the last reference goes; no lock is held */
 	void *closed_arg;
 };
 
@@ -64,6 +67,8 @@ int openstate_add(struct openstate *t, struct client *c, const struct object *o,
 /* Counted; NULL when `c` has no such open. */
 struct open *openstate_get(struct openstate *t, const struct client *c, uint64_t id);
 bool openstate_has(struct openstate *t, const struct client *c, uint64_t id);
+/* Has anybody the inode open? */
+bool openstate_is_open(struct openstate *t, dev_t dev, ino_t ino);
 void open_put(struct open *o);
 /* Takes it out of the map: the caller holds the last but those of operations under way. NULL: no such. */
 struct open *openstate_take(struct openstate *t, const struct client *c, uint64_t id);

@@ -4,6 +4,7 @@
  */
 #include "fs/server/ops.h"
 #include "fs/server/recover.h"
+#include "fs/server/unlinked.h"
 #include <errno.h>
 #include <stdlib.h>
 #include "conf/clock.h"
@@ -62,6 +63,7 @@ void op_run(struct op *o)
 			return;
 		if (r == -ENOSPC) { /* perhaps what we keep of removed files was the last of it: once more */
 			op_root(o);
+			unlinked_run(o->d);
 			if (graves_expire(&o->d->graves, UINT64_MAX))
 				continue;
 		}

@@ -13,6 +13,7 @@
 #include "fs/server/mounts.h"
 #include "fs/server/ops.h"
 #include "fs/server/recover.h"
+#include "fs/server/unlinked.h"
 
 #define COPY_MAX (64u << 20) /* per call, so that a caller is not kept for long */
 
@@ -288,6 +289,8 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 	open_put(f);
 	if (r)
 		return r;
+	op_root(o);
+	unlinked_run(o->d);
 	rep.size = (uint64_t)n;
 	rep.attr = &attr;
 	return op_done(o, &rep.base);

@@ -107,6 +107,9 @@ static bool list_chunk(struct listing *l, size_t n)
 
 		if (page_is_full(l, &d))
 			return false;
+		at += k->d_reclen;
+		if (export_is_private(l->dir, k->d_name))
+			continue;
 		if (l->in->plus && !is_dots(k->d_name))
 			entry_fill(l, k->d_name, packed, &d);
 		put = fs_dirent_put(l->out + l->len, l->room - l->len, &d);
@@ -114,7 +117,6 @@ static bool list_chunk(struct listing *l, size_t n)
 			return false;
 		l->len += put;
 		l->cookie = d.cookie;
-		at += k->d_reclen;
 	}
 	return true;
 }

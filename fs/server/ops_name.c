@@ -11,6 +11,7 @@
 #include "conf/clock.h"
 #include "fs/server/lease.h"
 #include "fs/server/ops.h"
+#include "fs/server/unlinked.h"
 
 int op_lookup(struct op *o, const ProtobufCMessage *m)
 {
@@ -122,10 +123,8 @@ int op_make(struct op *o, const ProtobufCMessage *m)
 	Sprite__Fs__Attr dir_attr;
 	struct stat st;
 	bool made = false;
-	int r = export_name_check(in->name);
+	int r = op_begin_name(o, in->cred, in->dir, in->name, &dir);
 
-	if (r == 0)
-		r = op_begin_dir(o, in->cred, in->dir, &dir);
 	if (r == 0)
 		r = name_begin(o, &dir, in->name);
 	if (r == 0) {
@@ -176,13 +175,15 @@ int op_link(struct op *o, const ProtobufCMessage *m)
 	if (r == 0)
 		r = op_resolve(o, in->handle, &obj);
 	if (r == 0)
-		r = op_begin_dir(o, in->cred, in->dir, &dir);
+		r = op_begin_name(o, in->cred, in->dir, in->name, &dir);
 	if (r < 0)
 		return r;
 	if (obj.ex != dir.ex || obj.mount != dir.mount)
 		return -EXDEV;
 	if (fstat(obj.fd, &st) < 0)
 		return -errno;
+	if (st.st_nlink == unlinked_links(o->d, &st))
+		return -ENOENT; /* what has no name gets none */
 	need[0] = lease_change(lease_dir_key(&dir), CS_NAMES | CS_ATTR, in->name);
 	need[1] = lease_change(lease_key(&st), CS_ATTR, NULL);
 	r = lease_begin(o, dir.ex, need, 2);
@@ -240,10 +241,9 @@ int op_remove(struct op *o, const ProtobufCMessage *m)
 	_cleanup_close_ int grave = -1;
 	struct object dir _cleanup_object_ = OBJECT_INIT;
 	struct stat st;
-	int r = export_name_check(in->name);
+	bool kept;
+	int r = op_begin_name(o, in->cred, in->dir, in->name, &dir);
 
-	if (r == 0)
-		r = op_begin_dir(o, in->cred, in->dir, &dir);
 	if (r == 0)
 		r = remove_begin(o, &dir, in->name, &st);
 	if ((r == -ENOENT && op_repeated(o)) || (r == 0 && op_repeated(o) && !op_intent_is(op_repeated(o), &st)))
@@ -252,8 +252,13 @@ int op_remove(struct op *o, const ProtobufCMessage *m)
 		return r;
 	op_intend(o, &st, 0);
 	grave = grave_open(dir.fd, in->name, &st);
-	if (unlinkat(dir.fd, in->name, in->rmdir ? AT_REMOVEDIR : 0) < 0)
-		return -errno;
+	kept = !in->rmdir && unlinked_keep(o, &dir, in->name, &st);
+	if (unlinkat(dir.fd, in->name, in->rmdir ? AT_REMOVEDIR : 0) < 0) {
+		r = -errno;
+		if (kept)
+			unlinked_undo(o, &dir, &st);
+		return r;
+	}
 	grave_keep(&o->d->graves, steal_fd(&grave), clock_boot_ns());
 	op_changed(o->d, &st);
 	op_changed_dir(o->d, &dir);
@@ -321,16 +326,17 @@ int op_rename(struct op *o, const ProtobufCMessage *m)
 	_cleanup_close_ int grave = -1;
 	struct object from _cleanup_object_ = OBJECT_INIT, to _cleanup_object_ = OBJECT_INIT;
 	struct rename_view v;
-	int r = export_name_check(in->name);
+	bool kept = false;
+	int r = export_name_check(in->to_name);
 
-	if (r == 0)
-		r = export_name_check(in->to_name);
 	if (r == 0 && (in->flags & ~(uint32_t)(RENAME_NOREPLACE | RENAME_EXCHANGE)))
 		r = -EINVAL;
 	if (r == 0)
 		r = op_resolve_dir(o, in->to_dir, &to);
+	if (r == 0 && export_is_private(&to, in->to_name))
+		r = -EACCES;
 	if (r == 0)
-		r = op_begin_dir(o, in->cred, in->dir, &from);
+		r = op_begin_name(o, in->cred, in->dir, in->name, &from);
 	if (r < 0)
 		return r;
 	if (from.ex != to.ex || from.mount != to.mount)
@@ -341,10 +347,16 @@ int op_rename(struct op *o, const ProtobufCMessage *m)
 	if (r)
 		return r;
 	op_intend(o, &v.src, 0);
-	if (v.replaced && !(in->flags & RENAME_EXCHANGE))
+	if (v.replaced && !(in->flags & RENAME_EXCHANGE)) {
 		grave = grave_open(to.fd, in->to_name, &v.over);
-	if (renameat2(from.fd, in->name, to.fd, in->to_name, in->flags) < 0)
-		return -errno;
+		kept = !(in->flags & RENAME_NOREPLACE) && !same_inode(&v.src, &v.over) && unlinked_keep(o, &to, in->to_name, &v.over);
+	}
+	if (renameat2(from.fd, in->name, to.fd, in->to_name, in->flags) < 0) {
+		r = -errno;
+		if (kept)
+			unlinked_undo(o, &to, &v.over);
+		return r;
+	}
 	grave_keep(&o->d->graves, steal_fd(&grave), clock_boot_ns());
 	op_changed(o->d, &v.src);
 	if (v.replaced)

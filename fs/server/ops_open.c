@@ -12,6 +12,7 @@
 #include "fs/server/lease.h"
 #include "fs/server/mounts.h"
 #include "fs/server/ops.h"
+#include "fs/server/unlinked.h"
 
 #define FMODE_EXEC_FLAG 0x20 /* what Linux puts into the flags of an open for execve(2); FUSE passes it on */
 #define OPEN_FLAGS	(O_ACCMODE | O_TRUNC | O_DIRECTORY | O_SYNC | O_DSYNC | O_NOATIME)
@@ -179,10 +180,8 @@ int op_create(struct op *o, const ProtobufCMessage *m)
 	struct stat st;
 	bool made = false;
 	size_t len;
-	int fd, r = export_name_check(in->name);
+	int fd, r = op_begin_name(o, in->cred, in->dir, in->name, &dir);
 
-	if (r == 0)
-		r = op_begin_dir(o, in->cred, in->dir, &dir);
 	if (r < 0)
 		return r;
 	fd = create_or_open(o, &dir, in, &child, &st, &made);
@@ -228,5 +227,6 @@ int op_close(struct op *o, const ProtobufCMessage *m)
 	if (in->unlock_flock)
 		locks_drop_flock(o->d, f, in->flock_owner);
 	open_put(f);
+	unlinked_run(o->d);
 	return op_done(o, &rep.base);
 }

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Files without a name that somebody has open; see unlinked.h. */
+#include "fs/server/unlinked.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "conf/log.h"
+#include "fs/server/mounts.h"
+#include "fs/server/recover.h"
+
+struct inode_key {
+	uint64_t dev, ino;
+};
+
+struct unlinked {
+	pthread_mutex_t lock;
+	struct hash kept, due; /* struct inode_key -> struct export, where its name is; due: somebody has closed it */
+	atomic_size_t n, ndue; /* of them, for those who look without the lock */
+	bool warned, swept;
+};
+
+static struct inode_key key_of(dev_t dev, ino_t ino)
+{
+	return (struct inode_key){dev, ino};
+}
+
+/* Our directory in an export, O_PATH: root's alone, or it is none of ours. -1: there is none. */
+static int dir_open(const struct export *ex, bool make)
+{
+	int tree = ex->mounts[0]->tree, fd;
+	struct stat st;
+
+	if (make && mkdirat(tree, EXPORT_PRIVATE, 0700) < 0 && errno != EEXIST)
+		return -1;
+	fd = openat(tree, EXPORT_PRIVATE, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0 || (fstat(fd, &st) == 0 && st.st_uid == 0 && !(st.st_mode & 077)))
+		return fd;
+	close(fd);
+	errno = EPERM;
+	return -1;
+}
+
+static void name_of(const struct inode_key *k, char name[24])
+{
+	snprintf(name, 24, "%llx", (unsigned long long)k->ino);
+}
+
+/* The lock is held, and the thread is root. */
+static void drop(struct unlinked *u, const struct export *ex, const struct inode_key *k)
+{
+	_cleanup_close_ int dir = dir_open(ex, false);
+	char name[24];
+
+	name_of(k, name);
+	if (dir >= 0)
+		unlinkat(dir, name, 0);
+	unlinkat(ex->mounts[0]->tree, EXPORT_PRIVATE, AT_REMOVEDIR); /* fails while others are in it */
+	if (hash_take(&u->kept, k, sizeof(*k)))
+		atomic_fetch_sub(&u->n, 1);
+}
+
+static void find(struct unlinked *u, struct export *ex)
+{
+	_cleanup_close_ int dir = dir_open(ex, false);
+	int fd = dir < 0 ? -1 : openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *list = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *e;
+
+	while (list && (e = readdir(list))) {
+		struct inode_key k = key_of(ex->mounts[0]->dev, e->d_ino);
+
+		if (e->d_type == DT_REG && hash_set(&u->kept, &k, sizeof(k), ex, NULL) == 0)
+			atomic_fetch_add(&u->n, 1);
+	}
+	if (list)
+		closedir(list);
+	else if (fd >= 0)
+		close(fd);
+}
+
+int unlinked_start(struct fsd *d)
+{
+	struct unlinked *u = d->unlinked = calloc(1, sizeof(*u));
+
+	if (!u)
+		return -ENOMEM;
+	pthread_mutex_init(&u->lock, NULL);
+	for (size_t i = 0; i < d->exports.n; i++)
+		if (!d->exports.list[i].conf->home && !d->exports.list[i].conf->readonly)
+			find(u, &d->exports.list[i]);
+	return 0;
+}
+
+void unlinked_stop(struct fsd *d)
+{
+	if (!d->unlinked)
+		return;
+	hash_clear(&d->unlinked->kept, NULL);
+	hash_clear(&d->unlinked->due, NULL);
+	pthread_mutex_destroy(&d->unlinked->lock);
+	free(d->unlinked);
+	d->unlinked = NULL;
+}
+
+static bool link_made(struct unlinked *u, struct export *ex, const struct object *dir, const char *name, const struct inode_key *k)
+{
+	_cleanup_close_ int to = dir_open(ex, true);
+	char ours[24];
+
+	name_of(k, ours);
+	/* it is there already when the server was killed between this and the unlink */
+	if (to < 0 || (linkat(dir->fd, name, to, ours, 0) < 0 && errno != EEXIST)) {
+		if (!u->warned)
+			log_warn("%s: an open file that is removed will not outlive this server: %s", ex->conf->path, strerror(errno));
+		u->warned = true;
+		return false;
+	}
+	return true;
+}
+
+bool unlinked_keep(struct op *o, const struct object *dir, const char *name, const struct stat *st)
+{
+	struct unlinked *u = o->d->unlinked;
+	struct inode_key k = key_of(st->st_dev, st->st_ino);
+	bool made;
+
+	if (dir->ex->conf->home || !S_ISREG(st->st_mode) || st->st_nlink - unlinked_links(o->d, st) != 1)
+		return false;
+	/* in grace somebody may have it open who has not said so yet */
+	if (!openstate_is_open(&o->d->opens, st->st_dev, st->st_ino) && !atomic_load(&o->d->grace_hint))
+		return false;
+	op_root(o);
+	pthread_mutex_lock(&u->lock);
+	made = link_made(u, dir->ex, dir, name, &k) && hash_set(&u->kept, &k, sizeof(k), dir->ex, NULL) == 0;
+	if (made)
+		atomic_store(&u->n, u->kept.count);
+	pthread_mutex_unlock(&u->lock);
+	if (op_become(o) < 0)
+		abort(); /* it was possible a moment ago */
+	return made;
+}
+
+void unlinked_undo(struct op *o, const struct object *dir, const struct stat *st)
+{
+	struct unlinked *u = o->d->unlinked;
+	struct inode_key k = key_of(st->st_dev, st->st_ino);
+
+	op_root(o);
+	pthread_mutex_lock(&u->lock);
+	drop(u, dir->ex, &k);
+	pthread_mutex_unlock(&u->lock);
+}
+
+void unlinked_closed(struct fsd *d, const struct open *f)
+{
+	struct unlinked *u = d->unlinked;
+	struct inode_key k = key_of(f->dev, f->ino);
+
+	if (!u || !atomic_load(&u->n) || d->stopping) /* clients come back to the next run */
+		return;
+	pthread_mutex_lock(&u->lock);
+	if (hash_get(&u->kept, &k, sizeof(k)))
+		hash_set(&u->due, &k, sizeof(k), f->ex, NULL); /* no memory: it stays until the next start */
+	atomic_store(&u->ndue, u->due.count);
+	pthread_mutex_unlock(&u->lock);
+}
+
+/* Those of `h` that nobody has open. */
+static void let_go(struct fsd *d, struct hash *h)
+{
+	struct unlinked *u = d->unlinked;
+	struct hash_iter it = {0};
+	struct export *ex;
+
+	while ((ex = hash_next(h, &it))) {
+		struct inode_key k;
+
+		memcpy(&k, it.key, sizeof(k));
+		if (!openstate_is_open(&d->opens, (dev_t)k.dev, (ino_t)k.ino))
+			drop(u, ex, &k);
+	}
+}
+
+void unlinked_run(struct fsd *d)
+{
+	struct unlinked *u = d->unlinked;
+
+	if (!u || !atomic_load(&u->ndue) || atomic_load(&d->grace_hint)) /* in grace others may still take it */
+		return;
+	pthread_mutex_lock(&u->lock);
+	let_go(d, &u->due);
+	hash_clear(&u->due, NULL);
+	atomic_store(&u->ndue, 0);
+	pthread_mutex_unlock(&u->lock);
+}
+
+void unlinked_tick(struct fsd *d)
+{
+	struct unlinked *u = d->unlinked;
+
+	unlinked_run(d);
+	if (u->swept || atomic_load(&d->grace_hint))
+		return;
+	u->swept = true;
+	pthread_mutex_lock(&u->lock);
+	let_go(d, &u->kept);
+	pthread_mutex_unlock(&u->lock);
+}
+
+unsigned unlinked_links(struct fsd *d, const struct stat *st)
+{
+	struct unlinked *u = d->unlinked;
+	struct inode_key k = key_of(st->st_dev, st->st_ino);
+	unsigned n = 0;
+
+	if (!u || !atomic_load(&u->n))
+		return 0;
+	pthread_mutex_lock(&u->lock);
+	n = hash_get(&u->kept, &k, sizeof(k)) != NULL;
+	pthread_mutex_unlock(&u->lock);
+	return n;
+}
