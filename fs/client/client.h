@@ -142,6 +142,10 @@ struct inode {
 	struct stat attr; /* under LEASE_ATTR, when attr_valid */
 	uint64_t attr_change, attr_gen, attr_recalls;
 	bool attr_valid, no_acl, no_cap; /* no_*: known not to have such an xattr */
+	/* files that nodes hand to one another, see lease_give_up() */
+	uint64_t taken_at; /* boot clock: when another node last took WRITE or DATA of it */
+	bool giving;	   /* WRITE was given up with a write that is not answered yet: no grant of it counts */
+	atomic_bool was_read, read_again; /* contents were asked for here; they were, and then taken: they come along when its attributes are asked for */
 	/* see names.c */
 	struct hash names;
 	bool complete, reading, listed; /* all names are in the set; the listing is being read, is whole */
@@ -555,6 +559,12 @@ bool lease_outdated(struct inode *ino, const Sprite__Fs__Attr *a, struct stat *s
 bool lease_guess(struct inode *ino, struct stat *st);
 void lease_recall(struct server *s, const Sprite__Fs__Event *ev);
 void lease_drop_pages(struct fs *fs, struct inode *ino);
+/*
+ * The last write of a file is sent, `last`, with the close of st: which bits are given up with it (WriteReq.give_up), so that another node, which has lately taken it from us,
+ * need not have it recalled. With inode.lock. Then, when that is answered, lease_given_up() before the grant is taken.
+ */
+uint64_t lease_give_up(struct inode *ino, const struct stream *st);
+void lease_given_up(struct inode *ino, uint64_t seq);
 /*
  * Others may see what a change of ours has made before its reply is here; who looks here meanwhile must not be shown what was before. So nothing
  * that the kernel or we remember of it counts while it is under way, and nothing is remembered.

@@ -19,6 +19,7 @@
  */
 #include "fs/client/client.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -90,6 +91,8 @@ uint64_t lease_take(struct inode *ino, uint64_t lease, uint64_t seq)
 		lease &= ~(uint64_t)SPRITE__FS__LEASE_BITS__LEASE_NAMES; /* could not be given back in every case */
 	lease = lease_closure(ino, lease);
 	pthread_mutex_lock(&ino->lock);
+	if (ino->giving)
+		lease &= ~(uint64_t)SPRITE__FS__LEASE_BITS__LEASE_WRITE;
 	if (seq > ino->recalled_seq && ino->born_seq < seq) {
 		ino->lease |= lease;
 		got = lease;
@@ -160,6 +163,7 @@ void lease_keep_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a
 		inode_stat(fs, ino->dom, a, &ino->attr);
 		ino->attr_change = a->change;
 		ino->no_acl = !a->has_acl;
+		ino->no_cap = a->no_cap;
 		ino->attr_gen = gen;
 		ino->attr_valid = ino->attr_known = true;
 	}
@@ -272,6 +276,12 @@ static void recall_note(struct inode *ino, uint64_t bits, const char *one_name, 
 		bits &= ~(uint64_t)SPRITE__FS__LEASE_BITS__LEASE_NAMES;
 	ino->lease &= ~bits;
 	ino->stamp++;
+	if (seq && (bits & (SPRITE__FS__LEASE_BITS__LEASE_WRITE | SPRITE__FS__LEASE_BITS__LEASE_DATA)))
+		ino->taken_at = clock_boot_ns();
+	if (bits & SPRITE__FS__LEASE_BITS__LEASE_DATA) {
+		ino->read_again = ino->was_read;
+		ino->was_read = false;
+	}
 	if (bits & SPRITE__FS__LEASE_BITS__LEASE_NAMES)
 		names_end(ino);
 	if (bits & SPRITE__FS__LEASE_BITS__LEASE_DATA)
@@ -428,6 +438,30 @@ void lease_recall(struct server *s, const Sprite__Fs__Event *ev)
 	}
 	recall_noted(fs);
 	recall_queue(fs, all);
+}
+
+uint64_t lease_give_up(struct inode *ino, const struct stream *st)
+{
+	const struct stream *other;
+
+	if (!(ino->lease & SPRITE__FS__LEASE_BITS__LEASE_WRITE) || !ino->taken_at || clock_boot_ns() - ino->taken_at > FOREIGN_NS || !list_empty(&ino->dirty) || ino->nflying != 1 ||
+		dirq_pending(ino))
+		return 0;
+	list_each(other, &ino->streams, link)
+		if (other != st && (other->flags & O_ACCMODE) != O_RDONLY)
+			return 0;
+	ino->lease &= ~(uint64_t)SPRITE__FS__LEASE_BITS__LEASE_WRITE;
+	ino->giving = true;
+	return SPRITE__FS__LEASE_BITS__LEASE_WRITE;
+}
+
+void lease_given_up(struct inode *ino, uint64_t seq)
+{
+	pthread_mutex_lock(&ino->lock);
+	ino->giving = false;
+	if (seq && seq - 1 > ino->recalled_seq) /* as if it had been recalled just before that grant */
+		ino->recalled_seq = seq - 1;
+	pthread_mutex_unlock(&ino->lock);
 }
 
 /* Pages of this file came into the kernel's cache without a lease: they go as soon as they can. */

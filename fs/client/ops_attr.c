@@ -8,8 +8,11 @@
 #include "conf/clock.h"
 #include "fs/client/pipe_agent.h"
 
-static void reply_attr(struct call *c, const Sprite__Fs__GetattrRep *rep)
+#define READ_AGAIN (16u << 10) /* contents come along up to this size */
+
+static void reply_attr(struct call *c, const struct rpc_msg *out)
 {
+	const Sprite__Fs__GetattrRep *rep = (const Sprite__Fs__GetattrRep *)out->msg;
 	const Sprite__Fs__Attr *a = rep->attr;
 	uint64_t got;
 	double timeout;
@@ -29,6 +32,8 @@ static void reply_attr(struct call *c, const Sprite__Fs__GetattrRep *rep)
 	timeout = inode_timeout(c->ino, st.st_mode);
 	lease_reply_begin(c->fs);
 	got = lease_take(c->ino, rep->lease, rep->lease_seq);
+	if (rep->data && (got & SPRITE__FS__LEASE_BITS__LEASE_DATA))
+		read_keep(c->ino, c->mark, rep->lease_seq, 0, out->iov, out->niov, out->bulk_len, true, 0);
 	/*
 	 * The kernel takes what SETATTR answers without comparing attr_version: should a recall come between our reply and its use, a long time-out
 	 * would outlive it. It asks again then, and is answered from memory.
@@ -114,7 +119,7 @@ static void getattr_done(struct call *c, int err, struct rpc_msg *out)
 	else if (err)
 		fuse_reply_err(c->req, err);
 	else
-		reply_attr(c, (Sprite__Fs__GetattrRep *)out->msg);
+		reply_attr(c, out);
 }
 
 /* The file is clean: the replies to its last writes brought its attributes. */
@@ -160,6 +165,10 @@ static void op_getattr(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 	else
 		c->m.getattr.open = inode_any_open(ino);
 	c->quick = ino == ino->dom->root;
+	if (!fi && ino->read_again && !ino->dom->home) { /* a hint: what another node has taken from a reader is most likely read again */
+		c->m.getattr.data_max = READ_AGAIN;
+		c->mark = read_mark(fs);
+	}
 	c->woken = getattr_woken;
 	wb_then(fs, ino, c);
 }

@@ -147,6 +147,7 @@ static void op_read(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struc
 
 	if (size > FS_IO_MAX)
 		size = FS_IO_MAX;
+	ino->was_read = true; /* no more than a hint */
 	if (read_here(fs, req, ino, size, off) || ahead_read(fs, req, ino, off)) {
 		inode_put(fs, ino);
 		return;

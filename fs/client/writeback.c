@@ -136,6 +136,8 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 
 	if (err == ESTALE || (!err && rep->size != k->len)) /* ESTALE: it came too late (fencing) */
 		err = EIO;
+	if (c->m.write.give_up)
+		lease_given_up(ino, rep ? rep->lease_seq : 0);
 	if (rep) {
 		lease_reply_begin(fs);
 		lease_keep_attr(fs, ino, rep->attr, lease_take(ino, rep->lease, rep->lease_seq));
@@ -201,6 +203,8 @@ static void chunk_send(struct fs *fs, struct chunk *k, bool close)
 	/* c and k may be gone as soon as the lock is released */
 	pthread_mutex_lock(&ino->lock);
 	queued = k->len <= QUEUE_MAX && !c->seq_again && k->keep && dirq_pending(ino);
+	if (close && !queued)
+		c->m.write.give_up = lease_give_up(ino, k->st);
 	if (queued) {
 		ino->nqueued++;
 		c->chunk_key = k->keep->key;
