@@ -165,6 +165,17 @@ static bool is_stale(const struct sim *s, const struct cache *ca, int object)
 	return false;
 }
 
+/* The excuse ends when the recalls that the change did not wait for are done: until then a reply of before it may still come. */
+static void excuse_check(struct sim *s, int client, int object)
+{
+	struct cache *ca = &s->cache[client][object];
+	bool owes = false;
+
+	for (int i = 0; i < 512; i++)
+		owes = owes || (s->msg[i].used && !s->msg[i].done && s->msg[i].client == client && s->msg[i].object == object);
+	ca->excused = ca->excused && (owes || is_stale(s, ca, object));
+}
+
 static void op_apply(struct sim *s, struct sim_op *o)
 {
 	for (int k = 0; k < o->n; k++) {
@@ -306,7 +317,7 @@ static void op_learn(struct sim *s, struct sim_op *o, int k)
 		return;
 	ca->bits |= o->granted[k];
 	know(ca, o->version[k], o->object[k], o->name[k]);
-	ca->excused = ca->excused && is_stale(s, ca, o->object[k]);
+	excuse_check(s, o->client, o->object[k]);
 }
 
 static void op_step(struct sim *s, struct sim_op *o)
@@ -361,10 +372,10 @@ static void message_step(struct sim *s, struct message *m)
 			ca->known[a] = ca->known[a] && (ca->bits & aspect_bits[a]);
 		if (m->bits & CS_NAMES)
 			ca->known[m->name] = m->name ? false : ca->known[m->name];
-		ca->excused = ca->excused && is_stale(s, ca, m->object); /* another name may still be on its way */
 		if (m->seq > ca->recall_seq)
 			ca->recall_seq = m->seq;
 		m->done = true;
+		excuse_check(s, m->client, m->object);
 		return;
 	}
 	for (size_t i = 0; i < 512; i++)
