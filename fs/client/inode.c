@@ -42,10 +42,10 @@ static void idle_end(struct fs *fs, struct inode *ino)
 	fs->nidle--;
 }
 
-/* With fs.inode_lock. Nobody has it, so that its lease does not change: a recall takes a reference first. */
+/* With fs.inode_lock. Nobody has it, so that its lease does not change: a recall takes a reference first. What lost a name of late is as good as gone. */
 static bool worth_keeping(const struct inode *ino)
 {
-	return (ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && ino->handle_len && (S_ISREG(ino->type) || S_ISDIR(ino->type) || S_ISLNK(ino->type));
+	return (ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && ino->handle_len && (S_ISDIR(ino->type) || (ino->attr_valid && (S_ISREG(ino->type) || S_ISLNK(ino->type))));
 }
 
 /* With fs.inode_lock. Returns one that was taken out of the tables, to be freed by the caller: this one, or what has to make room for it; NULL: none. */
