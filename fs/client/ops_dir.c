@@ -386,7 +386,7 @@ static bool opendir_known(struct fs *fs, struct inode *ino, struct stat *st)
 	struct home_attr h;
 
 	if (!ino->dom || !ino->dom->home)
-		return lease_attr(fs, ino, st);
+		return lease_attr(fs, ino, st) || lease_guess(ino, st); /* its listing waits for what is queued */
 	if (!inode_home_fresh(ino, &h))
 		return false;
 	st->st_mode = h.mode;
@@ -400,13 +400,13 @@ static bool opendir_here(struct fs *fs, fuse_req_t req, struct inode *ino, struc
 	struct stat attr;
 
 	lease_reply_begin(fs);
-	if (!ino->pnode && opendir_known(fs, ino, &attr) && (who->uid != 0 || (attr.st_mode & 0444) == 0444))
+	if (!(ino->pnode && ino->dom && ino->dom->home) && opendir_known(fs, ino, &attr) && (who->uid != 0 || (attr.st_mode & 0444) == 0444))
 		st = stream_new(fs, inode_hold(fs, ino), 0, fi->flags | O_DIRECTORY, true, who);
 	if (st) {
 		stream_groups(st, who);
 		atomic_fetch_add(&fs->local_streams, 1);
 		atomic_fetch_add_explicit(&fs->local_opens, 1, memory_order_relaxed);
-		st->caches = !ino->dom->home;
+		st->caches = !ino->dom->home && !ino->pnode; /* nobody recalls names of the table */
 		fi->cache_readdir = fi->keep_cache = st->caches;
 		fi->fh = stream_told(st, session_unique());
 		if (fuse_reply_open(req, fi) == -ENOENT)
