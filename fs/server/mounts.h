@@ -21,6 +21,7 @@ struct mount_node {
 	dev_t dev; /* of its root */
 	ino_t ino;
 	bool handles; /* the filesystem has handles */
+	bool private_dir; /* EXPORT_PRIVATE is in its root; set before there are clients */
 	bool folds;   /* names of other spellings mean the same, everywhere in it */
 };
 

@@ -358,7 +358,7 @@ static void attr_of(struct fsd *d, const struct mount_node *m, const struct stat
 	/* inode numbers of the mounts of a home are kept apart: equal (dev, ino) would look like a hard link */
 	a->ino = st->st_ino ^ (m->number ? (m->number & 0x7fff) << 48 : 0);
 	a->mode = st->st_mode;
-	a->nlink = (uint32_t)st->st_nlink - unlinked_links(d, st);
+	a->nlink = (uint32_t)st->st_nlink - unlinked_links(d, m, st);
 	a->uid = st->st_uid;
 	a->gid = st->st_gid;
 	a->rdev = st->st_rdev;

@@ -182,7 +182,7 @@ int op_link(struct op *o, const ProtobufCMessage *m)
 		return -EXDEV;
 	if (fstat(obj.fd, &st) < 0)
 		return -errno;
-	if (st.st_nlink == unlinked_links(o->d, &st))
+	if (st.st_nlink == unlinked_links(o->d, obj.mount, &st))
 		return -ENOENT; /* what has no name gets none */
 	need[0] = lease_change(lease_dir_key(&dir), CS_NAMES | CS_ATTR, in->name);
 	need[1] = lease_change(lease_key(&st), CS_ATTR, NULL);

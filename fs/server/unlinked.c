@@ -30,14 +30,11 @@ static struct inode_key key_of(dev_t dev, ino_t ino)
 }
 
 /* Our directory in an export, O_PATH: root's alone, or it is none of ours. -1: there is none. */
-static int dir_open(const struct export *ex, bool make)
+static int dir_open(const struct export *ex)
 {
-	int tree = ex->mounts[0]->tree, fd;
+	int fd = openat(ex->mounts[0]->tree, EXPORT_PRIVATE, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	struct stat st;
 
-	if (make && mkdirat(tree, EXPORT_PRIVATE, 0700) < 0 && errno != EEXIST)
-		return -1;
-	fd = openat(tree, EXPORT_PRIVATE, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0 || (fstat(fd, &st) == 0 && st.st_uid == 0 && !(st.st_mode & 077)))
 		return fd;
 	close(fd);
@@ -53,28 +50,40 @@ static void name_of(const struct inode_key *k, char name[24])
 /* The lock is held, and the thread is root. */
 static void drop(struct unlinked *u, const struct export *ex, const struct inode_key *k)
 {
-	_cleanup_close_ int dir = dir_open(ex, false);
+	_cleanup_close_ int dir = dir_open(ex);
 	char name[24];
 
 	name_of(k, name);
 	if (dir >= 0)
 		unlinkat(dir, name, 0);
-	unlinkat(ex->mounts[0]->tree, EXPORT_PRIVATE, AT_REMOVEDIR); /* fails while others are in it */
 	if (hash_take(&u->kept, k, sizeof(*k)))
 		atomic_fetch_sub(&u->n, 1);
 }
 
+static void warn(struct unlinked *u, const struct export *ex)
+{
+	if (!u->warned)
+		log_warn("%s: an open file that is removed will not outlive this server: %s", ex->conf->path, strerror(errno));
+	u->warned = true;
+}
+
+/* Makes our directory, while nobody has a lease on that in which it lies, or finds it and what is in it. */
 static void find(struct unlinked *u, struct export *ex)
 {
-	_cleanup_close_ int dir = dir_open(ex, false);
+	int made = mkdirat(ex->mounts[0]->tree, EXPORT_PRIVATE, 0700);
+	_cleanup_close_ int dir = made < 0 && errno != EEXIST ? -1 : dir_open(ex);
 	int fd = dir < 0 ? -1 : openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *list = fd < 0 ? NULL : fdopendir(fd);
 	struct dirent *e;
 
+	if (!list)
+		warn(u, ex);
+	ex->mounts[0]->private_dir = list != NULL;
+
 	while (list && (e = readdir(list))) {
 		struct inode_key k = key_of(ex->mounts[0]->dev, e->d_ino);
 
-		if (e->d_type == DT_REG && hash_set(&u->kept, &k, sizeof(k), ex, NULL) == 0)
+		if (e->d_name[0] != '.' && hash_set(&u->kept, &k, sizeof(k), ex, NULL) == 0)
 			atomic_fetch_add(&u->n, 1);
 	}
 	if (list)
@@ -109,15 +118,13 @@ void unlinked_stop(struct fsd *d)
 
 static bool link_made(struct unlinked *u, struct export *ex, const struct object *dir, const char *name, const struct inode_key *k)
 {
-	_cleanup_close_ int to = dir_open(ex, true);
+	_cleanup_close_ int to = dir_open(ex);
 	char ours[24];
 
 	name_of(k, ours);
 	/* it is there already when the server was killed between this and the unlink */
 	if (to < 0 || (linkat(dir->fd, name, to, ours, 0) < 0 && errno != EEXIST)) {
-		if (!u->warned)
-			log_warn("%s: an open file that is removed will not outlive this server: %s", ex->conf->path, strerror(errno));
-		u->warned = true;
+		warn(u, ex);
 		return false;
 	}
 	return true;
@@ -129,16 +136,19 @@ bool unlinked_keep(struct op *o, const struct object *dir, const char *name, con
 	struct inode_key k = key_of(st->st_dev, st->st_ino);
 	bool made;
 
-	if (dir->ex->conf->home || !S_ISREG(st->st_mode) || st->st_nlink - unlinked_links(o->d, st) != 1)
+	if (dir->ex->conf->home || !S_ISREG(st->st_mode) || st->st_nlink - unlinked_links(o->d, dir->mount, st) != 1)
 		return false;
 	/* in grace somebody may have it open who has not said so yet */
 	if (!openstate_is_open(&o->d->opens, st->st_dev, st->st_ino) && !atomic_load(&o->d->grace_hint))
 		return false;
 	op_root(o);
 	pthread_mutex_lock(&u->lock);
-	made = link_made(u, dir->ex, dir, name, &k) && hash_set(&u->kept, &k, sizeof(k), dir->ex, NULL) == 0;
-	if (made)
-		atomic_store(&u->n, u->kept.count);
+	made = link_made(u, dir->ex, dir, name, &k);
+	if (made && hash_set(&u->kept, &k, sizeof(k), dir->ex, NULL) < 0) {
+		drop(u, dir->ex, &k);
+		made = false;
+	}
+	atomic_store(&u->n, u->kept.count);
 	pthread_mutex_unlock(&u->lock);
 	if (op_become(o) < 0)
 		abort(); /* it was possible a moment ago */
@@ -212,12 +222,14 @@ void unlinked_tick(struct fsd *d)
 	pthread_mutex_unlock(&u->lock);
 }
 
-unsigned unlinked_links(struct fsd *d, const struct stat *st)
+unsigned unlinked_links(struct fsd *d, const struct mount_node *m, const struct stat *st)
 {
 	struct unlinked *u = d->unlinked;
 	struct inode_key k = key_of(st->st_dev, st->st_ino);
 	unsigned n = 0;
 
+	if (S_ISDIR(st->st_mode)) /* our directory counts in that above it, where the filesystem counts directories */
+		return m->private_dir && st->st_ino == m->ino && st->st_dev == m->dev && st->st_nlink > 2;
 	if (!u || !atomic_load(&u->n))
 		return 0;
 	pthread_mutex_lock(&u->lock);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Files without a name that somebody has open. The server's descriptor keeps them, until it is killed: so before the last name of an open file goes, the file gets another
- * one in a directory of ours at the root of its export, which clients do not see, and which is there only for as long as it is needed. That name goes with the last open; at
- * the start of the server those that are found stay until all clients have come back and taken their files again, or grace is over.
+ * one in a directory of ours at the root of its export, which clients do not see. That name goes with the last open; at the start of the server those that are found stay
+ * until all clients have come back and taken their files again, or grace is over. The directory is made before there are clients, so that none has cached that above it.
  *
- * Attributes say one name less of such a file. Not kept: directories, and files of home exports, whose tree is not ours to write into.
+ * Attributes say one name less of such a file, and of the root. Not kept: directories, and files of home exports, whose tree is not ours to write into.
  *
  * Locking: unlinked.lock guards the set and what is done in the directories; openstate.lock is taken inside it.
  */
@@ -27,6 +27,6 @@ void unlinked_run(struct fsd *d);
 /* Once a second. When grace is over what nobody has taken again goes. */
 void unlinked_tick(struct fsd *d);
 /* How many of st_nlink are ours. */
-unsigned unlinked_links(struct fsd *d, const struct stat *st);
+unsigned unlinked_links(struct fsd *d, const struct mount_node *m, const struct stat *st);
 
 #endif

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: own
 # Files that have lost their name while somebody has them open live on over kill -9 of the file server: removed by another node, by who has it open, replaced by a rename. The server keeps
-# them in a directory that clients do not see, and which is gone when the last of them is closed, or (with LONG=1) nobody has come back for them.
+# them in a directory that clients do not see, until the last of them is closed, or (with LONG=1) nobody has come back for them.
 . "$(dirname "$0")/lib.sh"
 lab_up -n 2
 P=/srv/sprite/.sprite-unlinked
@@ -32,12 +32,13 @@ for n in names: os.close(fd[n])
 say("closed"); sys.stdin.readline()
 PY
 on ws1 mkdir /sprite/u
+same "the root counts the directories that are seen" 3 "$(on ws1 stat -c %h /sprite)"
 mkfifo "$TMP/in"
 start() { "$BIN/sprite-lab" exec ws1 -- python3 -u -c "$(cat "$TMP/work.py")" <"$TMP/in" >"$TMP/out" 2>"$TMP/err" & job=$!; exec 8>"$TMP/in"; }
 said() { until_true 20 grep -q "^$1\$" "$TMP/out" || { flunk "the program says: $1"; sed 's/^/#   /' "$TMP/err"; return 1; }; }
 tell() { echo >&8; }
 kill_server() { lab kill fs1 spritefsd KILL; until_true 10 lab start fs1 spritefsd || flunk "the server starts again"; }
-gone() { ! on fs1 test -e $P; }
+gone() { [ -z "$(on fs1 ls -A $P)" ]; }
 
 start
 said open
