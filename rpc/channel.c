@@ -47,6 +47,7 @@ struct call {
 	rpc_done done;
 	void *arg;
 	bool cancelled, parked;	 /* ch->lock */
+	struct rt_cost *cost;	 /* NULL: not sent yet */
 	/* of the attempt */
 	grpc_call *gcall;	 /* ch->lock */
 	grpc_byte_buffer *send, *recv;
@@ -78,6 +79,7 @@ struct rpc_channel {
 	struct {
 		const struct rpc_method *m;
 		void *handle;
+		struct rt_cost cost; /* of what is done with its replies */
 	} methods[METHODS_MAX];
 };
 
@@ -282,6 +284,7 @@ void rpc_channel_close(struct rpc_channel *ch)
 	if (!ch)
 		return;
 	rpc_channel_cancel(ch);
+	rt_handover();
 	pthread_mutex_lock(&ch->lock);
 	while (!LIST_EMPTY(&ch->calls) || ch->nstreams)
 		pthread_cond_wait(&ch->idle, &ch->lock);
@@ -300,11 +303,12 @@ void rpc_channel_close(struct rpc_channel *ch)
 }
 
 /* The registered handle of a method; lock held. */
-static void *method_handle(struct rpc_channel *ch, const struct rpc_method *m)
+static void *method_handle(struct rpc_channel *ch, const struct rpc_method *m, struct rt_cost **cost)
 {
 	size_t i = ((uintptr_t)m >> 4) % METHODS_MAX, n;
 
 	for (n = 0; n < METHODS_MAX; n++, i = (i + 1) % METHODS_MAX) {
+		*cost = &ch->methods[i].cost;
 		if (ch->methods[i].m == m)
 			return ch->methods[i].handle;
 		if (!ch->methods[i].m) {
@@ -316,19 +320,20 @@ static void *method_handle(struct rpc_channel *ch, const struct rpc_method *m)
 	abort(); /* more methods than any protocol of ours has */
 }
 
-static grpc_call *new_call_locked(struct rpc_channel *ch, const struct rpc_method *m, gpr_timespec deadline)
+static grpc_call *new_call_locked(struct rpc_channel *ch, const struct rpc_method *m, gpr_timespec deadline, struct rt_cost **cost)
 {
 	ch->wanted = true;
-	return grpc_channel_create_registered_call(ch->gc, NULL, GRPC_PROPAGATE_DEFAULTS, rt_cq(), method_handle(ch, m), deadline, NULL);
+	return grpc_channel_create_registered_call(ch->gc, NULL, GRPC_PROPAGATE_DEFAULTS, rt_cq(), method_handle(ch, m, cost), deadline, NULL);
 }
 
 grpc_call *channel_new_call(struct rpc_channel *ch, const struct rpc_method *m, gpr_timespec deadline)
 {
 	grpc_call *gc = NULL;
+	struct rt_cost *none;
 
 	pthread_mutex_lock(&ch->lock);
 	if (!ch->closing)
-		gc = new_call_locked(ch, m, deadline);
+		gc = new_call_locked(ch, m, deadline, &none);
 	pthread_mutex_unlock(&ch->lock);
 	return gc;
 }
@@ -438,8 +443,14 @@ int channel_failure(struct rpc_channel *ch, grpc_status_code code, grpc_slice de
 static void call_finish(struct call *c, int status, struct rpc_msg *out)
 {
 	struct rpc_channel *ch = c->ch;
+	uint64_t began;
 
+	if (c->cost)
+		rt_cost_begin(c->cost);
+	began = rt_now_ns();
 	c->done(c->arg, status, out);
+	if (c->cost)
+		rt_cost_note(c->cost, began);
 	rt_seq_end(&c->seq); /* not before: until now the result could be asked for again by who goes on after a crash of ours */
 	pthread_mutex_lock(&ch->lock);
 	LIST_REMOVE(c, link);
@@ -595,7 +606,7 @@ static int attempt(struct call *c)
 		grpc_byte_buffer_destroy(c->send); /* nothing but this holds the slices */
 		return -ECANCELED;
 	}
-	gcall = c->gcall = new_call_locked(ch, c->m, c->deadline);
+	gcall = c->gcall = new_call_locked(ch, c->m, c->deadline, &c->cost);
 	grpc_call_ref(gcall); /* a quick end drops the other reference before start_batch returns */
 	pthread_mutex_unlock(&ch->lock);
 	rt_start(gcall, op, 6, &c->tag);

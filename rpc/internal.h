@@ -2,7 +2,7 @@
 /*
  * What the files of rpc/ share; nobody else includes it.
  *
- * Threads: RT_THREADS threads, and `workers` more per server, wait in the process's one completion queue and run tags. Handlers of unary calls run there
+ * Threads: two, and `workers` more per server, take turns at the process's one completion queue and run tags (poll.c). Handlers of unary calls run there
  * too, at most `workers` at a time, so that somebody is always left for what must not wait: replies, closes, cancels. One clock
  * thread runs timers and completions that cannot run where they become ready. Each stream accepted by a server has a thread of its own.
  */
@@ -33,16 +33,34 @@ void __tsan_release(void *p);
 #define HANDOVER_TAKE(p) ((void)(p))
 #endif
 
-/* ---- runtime.c ---- */
+/* ---- poll.c ---- */
 struct rt_tag {
 	void (*fn)(struct rt_tag *t, bool ok);
 };
 /* Starts operations of a call; t->fn runs when all are over. */
 void rt_start(grpc_call *call, const grpc_op *op, size_t n, struct rt_tag *t);
 grpc_completion_queue *rt_cq(void);
+int rt_poll_start(void);
+void rt_poll_stop(void); /* when nothing is under way */
 /* n more (less) of the queue's threads may be busy in handlers for long. */
 int rt_threads_add(int n);
 void rt_threads_del(int n);
+/* In a tag's function, before what waits or is long: another thread takes the queue over. Elsewhere it does nothing. */
+void rt_handover(void);
+/* Has something been long of late? One wake-up costs some 10 us: below several of those the others can wait. */
+#define RT_LONG_NS   100000
+#define RT_SCORE_MAX 8
+struct rt_cost {
+	_Atomic int score;
+};
+void rt_cost_note(struct rt_cost *c, uint64_t began_ns);
+static inline void rt_cost_begin(struct rt_cost *c)
+{
+	if (atomic_load_explicit(&c->score, memory_order_relaxed) > RT_SCORE_MAX / 2)
+		rt_handover();
+}
+
+/* ---- runtime.c ---- */
 int rt_thread(pthread_t *t, void *(*fn)(void *), void *arg, const char *name);
 
 void rt_active(void); /* frames come: memory is better kept */

@@ -271,6 +271,8 @@ void rpc_reply(struct rpc_request *rq, int err, const ProtobufCMessage *out, con
 	pthread_mutex_lock(&rq->lock);
 	rq->replied = true;
 	cancelled = rq->cancelled;
+	if (rq->telling)
+		rt_handover();
 	while (rq->telling && !pthread_equal(rq->teller, pthread_self()))
 		pthread_cond_wait(&rq->told, &rq->lock);
 	pthread_mutex_unlock(&rq->lock);

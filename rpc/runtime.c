@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The process-wide part of rpc: start and end of gRPC, its threads, timers, call numbers, and gRPC's own log.
+ * The process-wide part of rpc: start and end of gRPC, timers, call numbers, and gRPC's own log. Its threads are in poll.c.
  *
  * Locking: `clock_lock` protects the timer list, `seq_lock` the numbers; neither is held while foreign code runs.
  */
@@ -21,14 +21,8 @@
 #include "conf/clock.h"
 #include "conf/log.h"
 
-#define RT_THREADS     2
-#define RT_THREADS_MAX 256
-
 static struct {
-	grpc_completion_queue *cq;
-	pthread_t threads[RT_THREADS_MAX], clock;
-	int nthreads, nwanted; /* threads_lock; wanted: beyond RT_THREADS, by servers */
-	pthread_mutex_t threads_lock;
+	pthread_t clock;
 	pthread_mutex_t clock_lock;
 	pthread_cond_t clock_cond;
 	TAILQ_HEAD(rt_timers, rt_timer) timers; /* by when_ns */
@@ -40,15 +34,9 @@ static struct {
 	_Atomic uint64_t *next_seq; /* NULL: own_seq */
 	TAILQ_HEAD(rt_seq_list, rt_seq) unfinished; /* by seq */
 } rt = {
-	.threads_lock = PTHREAD_MUTEX_INITIALIZER,
 	.clock_lock = PTHREAD_MUTEX_INITIALIZER,
 	.seq_lock = PTHREAD_MUTEX_INITIALIZER,
 };
-
-grpc_completion_queue *rt_cq(void)
-{
-	return rt.cq;
-}
 
 uint64_t rt_now_ns(void)
 {
@@ -67,6 +55,7 @@ void rt_event_set(struct rt_event *e)
 
 void rt_event_wait(struct rt_event *e)
 {
+	rt_handover();
 	while (!atomic_load(&e->set))
 		syscall(SYS_futex, &e->set, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
 }
@@ -84,57 +73,6 @@ int rt_thread(pthread_t *t, void *(*fn)(void *), void *arg, const char *name)
 	if (!r)
 		pthread_setname_np(*t, name);
 	return -r;
-}
-
-void rt_start(grpc_call *call, const grpc_op *op, size_t n, struct rt_tag *t)
-{
-	HANDOVER_GIVE(t);
-	if (grpc_call_start_batch(call, op, n, t, NULL) != GRPC_CALL_OK)
-		abort(); /* only wrong use of the API does that */
-}
-
-static void rt_dispatch(grpc_event ev)
-{
-	struct rt_tag *t = ev.tag;
-
-	HANDOVER_TAKE(t);
-	t->fn(t, ev.success);
-}
-
-static void *poll_main(void *arg)
-{
-	(void)arg;
-	for (;;) {
-		grpc_event ev = grpc_completion_queue_next(rt.cq, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
-
-		if (ev.type == GRPC_QUEUE_SHUTDOWN)
-			return NULL;
-		if (ev.type == GRPC_OP_COMPLETE)
-			rt_dispatch(ev);
-	}
-}
-
-/* Threads stay when a server stops: the next one takes them over. */
-int rt_threads_add(int n)
-{
-	int r = 0;
-
-	pthread_mutex_lock(&rt.threads_lock);
-	rt.nwanted += n;
-	while (!r && rt.nthreads < RT_THREADS + rt.nwanted) {
-		r = rt.nthreads < RT_THREADS_MAX ? rt_thread(&rt.threads[rt.nthreads], poll_main, NULL, "rpc") : -EAGAIN;
-		if (!r)
-			rt.nthreads++;
-	}
-	pthread_mutex_unlock(&rt.threads_lock);
-	return r;
-}
-
-void rt_threads_del(int n)
-{
-	pthread_mutex_lock(&rt.threads_lock);
-	rt.nwanted -= n;
-	pthread_mutex_unlock(&rt.threads_lock);
 }
 
 /* ---- timers ---- */
@@ -381,28 +319,20 @@ void rpc_init(void)
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	grpc_init();
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	rt.cq = grpc_completion_queue_create_for_next(NULL);
 	rt.trim.fn = trim;
 	rt_timer_arm(&rt.trim, TRIM_MS);
-	if (rt_threads_add(0) < 0 || rt_thread(&rt.clock, clock_main, NULL, "rpc-clock") < 0)
+	if (rt_poll_start() < 0 || rt_thread(&rt.clock, clock_main, NULL, "rpc-clock") < 0)
 		abort();
 }
 
 void rpc_shutdown(void)
 {
-	int i;
-
 	pthread_mutex_lock(&rt.clock_lock);
 	rt.stop = true;
 	pthread_cond_signal(&rt.clock_cond);
 	pthread_mutex_unlock(&rt.clock_lock);
 	pthread_join(rt.clock, NULL);
-	grpc_completion_queue_shutdown(rt.cq);
-	for (i = 0; i < rt.nthreads; i++)
-		pthread_join(rt.threads[i], NULL);
-	rt.nthreads = rt.nwanted = 0;
-	grpc_completion_queue_destroy(rt.cq);
-	rt.cq = NULL;
+	rt_poll_stop();
 	pthread_cond_destroy(&rt.clock_cond);
 	grpc_shutdown_blocking();
 }

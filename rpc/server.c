@@ -3,7 +3,7 @@
  * The server: takes unary requests and streams, starts, stops. request.c and stream.c go on with what was taken.
  *
  * For every method a bounded number of requests is outstanding at gRPC (slots). The thread that finds a request in the completion queue, mostly the one
- * that read it from the socket, runs the handler in place; with `workers` of them busy it leaves the request in `waiting` for the first
+ * that read it from the socket, runs the handler in place (poll.c); with `workers` of them busy it leaves the request in `waiting` for the first
  * that gets free, and its slot is asked again only then. So there is always a thread left that sees replies, closes and cancels.
  * Locking: server.h.
  */
@@ -208,6 +208,8 @@ static void take_unary(struct slot *sl)
 {
 	struct rpc_server *srv = sl->srv;
 	struct rpc_request *rq = request_new(sl);
+	struct rt_cost *cost;
+	uint64_t began;
 	bool run;
 
 	pthread_mutex_lock(&srv->lock);
@@ -220,8 +222,12 @@ static void take_unary(struct slot *sl)
 	pthread_mutex_unlock(&srv->lock);
 	while (run && rq) {
 		grpc_metadata_array_destroy(&rq->slot->md);
+		cost = rq->slot->cost;
 		slot_ask(rq->slot);
+		rt_cost_begin(cost);
+		began = rt_now_ns();
 		request_run(rq);
+		rt_cost_note(cost, began);
 		rq = next_waiting(srv);
 	}
 }
@@ -344,7 +350,7 @@ static void make_slots(struct rpc_server *srv)
 		handle = grpc_server_register_method(srv->gs, svc->method->name, NULL,
 			svc->method->kind == RPC_UNARY ? GRPC_SRM_PAYLOAD_READ_INITIAL_BYTE_BUFFER : GRPC_SRM_PAYLOAD_NONE, 0);
 		for (j = 0; j < per; j++)
-			srv->slots[srv->nslots++] = (struct slot){ .tag.fn = slot_fired, .srv = srv, .svc = svc, .handle = handle };
+			srv->slots[srv->nslots++] = (struct slot){ .tag.fn = slot_fired, .srv = srv, .svc = svc, .cost = &srv->costs[i], .handle = handle };
 	}
 }
 
@@ -374,6 +380,7 @@ static void server_free(struct rpc_server *srv)
 	pthread_mutex_destroy(&srv->cache_lock);
 	free((void *)srv->o.services);
 	free(srv->slots);
+	free(srv->costs);
 	free(srv->ports);
 	free(srv);
 }
@@ -393,11 +400,13 @@ static struct rpc_server *server_new(const struct rpc_server_opts *o)
 	STAILQ_INIT(&srv->waiting);
 	copy = malloc(o->nservices * sizeof(*copy));
 	srv->slots = calloc(o->nservices * (workers > SLOTS_MIN ? workers : SLOTS_MIN), sizeof(*srv->slots));
+	srv->costs = calloc(o->nservices, sizeof(*srv->costs));
 	srv->ports = calloc(o->nlisten ? o->nlisten : 1, sizeof(*srv->ports));
 	srv->cache = replycache_new(&cache_limits, drop_slice);
-	if (!copy || !srv->slots || !srv->ports || !srv->cache) {
+	if (!copy || !srv->slots || !srv->costs || !srv->ports || !srv->cache) {
 		free(copy);
-			free(srv->slots);
+		free(srv->slots);
+		free(srv->costs);
 		free(srv->ports);
 		replycache_free(srv->cache);
 		free(srv);

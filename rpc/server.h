@@ -16,6 +16,7 @@ struct slot {
 	struct rt_tag tag;
 	struct rpc_server *srv;
 	const struct rpc_service *svc;
+	struct rt_cost *cost; /* of its method's handler */
 	void *handle;
 	grpc_call *call;
 	gpr_timespec deadline;
@@ -64,6 +65,7 @@ struct rpc_server {
 	struct rpc_server_opts o;
 	grpc_server *gs;
 	struct slot *slots;
+	struct rt_cost *costs;
 	size_t nslots;
 	struct stray stray;
 	uint16_t *ports;

@@ -77,6 +77,13 @@ const char *rpc_stream_peer(const struct rpc_stream *s)
 	return s->peer;
 }
 
+/* Until an operation is over; lock held. Not on a thread that has the queue. */
+static void wait_change(struct rpc_stream *s)
+{
+	rt_handover();
+	pthread_cond_wait(&s->changed, &s->lock);
+}
+
 /* Starts one operation; lock held. */
 static void start(struct rpc_stream *s, grpc_op *op, size_t n, struct rt_tag *t)
 {
@@ -289,7 +296,7 @@ int rpc_stream_open(struct rpc_channel *ch, const struct rpc_method *m, int dead
 	pthread_mutex_lock(&s->lock);
 	/* A call that failed delivers empty initial metadata, and then its status. */
 	while (!s->over && !(s->hello && s->md_init.count))
-		pthread_cond_wait(&s->changed, &s->lock);
+		wait_change(s);
 	if (s->over && s->status != GRPC_STATUS_OK)
 		r = broken(s);
 	receive_more(s);
@@ -339,10 +346,10 @@ static void drop_call(struct rpc_stream *s)
 
 	/* The peer's status is on its way, behind what it sent before: it says why, if there is room to receive it. */
 	while (!s->over && !s->cancelled && s->count < AHEAD)
-		pthread_cond_wait(&s->changed, &s->lock);
+		wait_change(s);
 	grpc_call_cancel(s->call, NULL); /* a no-op when it is over */
 	while (s->pending)
-		pthread_cond_wait(&s->changed, &s->lock);
+		wait_change(s);
 	call = s->call;
 	s->call = NULL;
 	pthread_mutex_unlock(&s->lock);
@@ -380,7 +387,7 @@ int rpc_stream_send(struct rpc_stream *s, const ProtobufCMessage *msg, const str
 	s->sending = s->held = true;
 	start(s, &op, 1, &s->t_send);
 	while (s->sending)
-		pthread_cond_wait(&s->changed, &s->lock);
+		wait_change(s);
 	if (!s->sent_ok) {
 		drop_call(s);
 		r = broken(s);
@@ -393,7 +400,7 @@ int rpc_stream_send(struct rpc_stream *s, const ProtobufCMessage *msg, const str
 		if (s->over && s->call) /* the peer ended the stream and will never read this frame: gRPC calls that sent, and keeps it */
 			drop_call(s);
 		else
-			pthread_cond_wait(&s->changed, &s->lock);
+			wait_change(s);
 	}
 	pthread_mutex_unlock(&s->lock);
 out:
@@ -417,7 +424,7 @@ static int recv_end(struct rpc_stream *s)
 {
 	if (s->ch) {
 		while (!s->over)
-			pthread_cond_wait(&s->changed, &s->lock);
+			wait_change(s);
 		return s->status == GRPC_STATUS_OK ? 0 : broken(s);
 	}
 	return s->cancelled || s->eof_broken ? -ECANCELED : 0;
@@ -435,7 +442,7 @@ int rpc_stream_recv(struct rpc_stream *s, struct rpc_msg *m, int timeout_ms)
 	pthread_mutex_lock(&s->lock);
 	while (!s->count && !s->eof && r != ETIMEDOUT) {
 		if (timeout_ms < 0)
-			pthread_cond_wait(&s->changed, &s->lock);
+			wait_change(s);
 		else
 			r = pthread_cond_timedwait(&s->changed, &s->lock, &ts);
 	}
@@ -518,7 +525,7 @@ static void wait_idle(struct rpc_stream *s)
 {
 	pthread_mutex_lock(&s->lock);
 	while (s->pending)
-		pthread_cond_wait(&s->changed, &s->lock);
+		wait_change(s);
 	pthread_mutex_unlock(&s->lock);
 }
 

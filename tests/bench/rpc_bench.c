@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a call costs, beside hand-written TLS and plain TCP over the same loopback, in one process and interleaved, so that a busy machine slows all
- * alike: latency of a small call (p50, p99), calls per second one after the other and 32 at once, 1 MiB messages in both directions, CPU
- * per call, memory and threads.
+ * What a call costs, beside hand-written TLS and plain TCP over the same loopback, interleaved, so that a busy machine slows all alike: latency of a
+ * small call (p50, p99), calls per second one after the other and 32 at once, 1 MiB messages in both directions, CPU and context switches per call of
+ * both sides, memory and threads. The servers are in a process of their own.
  *
- *	rpc_bench [SECONDS]     per measurement, default 1
+ *	rpc_bench [SECONDS [small]]     per measurement, default 1; small: only small calls
  */
 #define KIT_NO_CUNIT
 #include "tests/unit/rpc_kit.h"
@@ -25,12 +25,47 @@ static double now_us(void)
 	return ts.tv_sec * 1e6 + ts.tv_nsec / 1e3;
 }
 
+static pid_t peer; /* the servers' process */
+
+static double clock_us(clockid_t c)
+{
+	struct timespec ts;
+
+	clock_gettime(c, &ts);
+	return ts.tv_sec * 1e6 + ts.tv_nsec / 1e3;
+}
+
+/* Of both sides. */
 static double cpu_us(void)
 {
-	struct rusage u;
+	clockid_t c;
 
-	getrusage(RUSAGE_SELF, &u);
-	return (u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1e6 + u.ru_utime.tv_usec + u.ru_stime.tv_usec;
+	return clock_us(CLOCK_PROCESS_CPUTIME_ID) + (clock_getcpuclockid(peer, &c) == 0 ? clock_us(c) : 0);
+}
+
+/* How often their threads have slept. */
+static double sleeps_of(pid_t pid)
+{
+	char path[300], line[128];
+	struct dirent *d;
+	double n = 0;
+	DIR *dir;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	dir = opendir(path);
+	while (dir && (d = readdir(dir))) {
+		snprintf(path, sizeof(path), "/proc/%d/task/%s/status", pid, d->d_name);
+		f = fopen(path, "r");
+		while (f && fgets(line, sizeof(line), f))
+			if (!strncmp(line, "voluntary_ctxt", 14))
+				n += atof(strchr(line, ':') + 1);
+		if (f)
+			fclose(f);
+	}
+	if (dir)
+		closedir(dir);
+	return n;
 }
 
 /* ---- the raw sockets: a thread that answers u32 length + bytes with as many (or 4) bytes ---- */
@@ -110,14 +145,17 @@ static void *raw_main(void *arg)
 	return NULL;
 }
 
+static void raw_serve(struct raw *r, bool tls)
+{
+	r->server = tls ? ctx_new(true) : NULL;
+	pthread_create(&r->t, NULL, raw_main, r);
+}
+
 static void raw_open(struct raw *r, bool tls)
 {
 	int one = 1;
 
-	r->lfd = kit_listen(&r->port);
-	r->server = tls ? ctx_new(true) : NULL;
 	r->client = tls ? ctx_new(false) : NULL;
-	pthread_create(&r->t, NULL, raw_main, r);
 	r->w = (struct wire){ kit_connect(r->port), NULL };
 	setsockopt(r->w.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	if (tls) {
@@ -134,9 +172,6 @@ static void raw_close(struct raw *r)
 		SSL_shutdown(r->w.ssl);
 	SSL_free(r->w.ssl);
 	close(r->w.fd);
-	pthread_join(r->t, NULL);
-	close(r->lfd);
-	SSL_CTX_free(r->server);
 	SSL_CTX_free(r->client);
 }
 
@@ -193,13 +228,15 @@ static const char *const names[] = { "plain TCP", "raw TLS 1.3", "rpc" };
 static void latency(struct raw *raw)
 {
 	enum { MAX = 200000, TURN = 200 };
-	double *t[3], end = now_us() + seconds * 3e6, t0, cpu[3] = { 0 }, c0;
+	double *t[3], end = now_us() + seconds * 3e6, t0, cpu[3] = { 0 }, c0, slept[3][2] = { 0 }, s0, s1;
 	int n[3] = { 0 }, k, i;
 
 	for (k = 0; k < 3; k++)
 		t[k] = malloc(MAX * sizeof(double));
 	while (now_us() < end)
 		for (k = 0; k < 3; k++) {
+			s0 = sleeps_of(getpid());
+			s1 = sleeps_of(peer);
 			c0 = cpu_us();
 			for (i = 0; i < TURN && n[k] < MAX; i++) {
 				t0 = now_us();
@@ -208,15 +245,18 @@ static void latency(struct raw *raw)
 				t[k][n[k]++] = now_us() - t0;
 			}
 			cpu[k] += cpu_us() - c0;
+			slept[k][0] += sleeps_of(getpid()) - s0;
+			slept[k][1] += sleeps_of(peer) - s1;
 		}
-	printf("small call, one after the other:       p50 us   p99 us   calls/s   CPU us/call\n");
+	printf("small call, one after the other:       p50 us   p99 us   calls/s   CPU us/call   sleeps/call of client, server\n");
 	for (k = 0; k < 3; k++) {
 		double sum = 0;
 
 		for (i = 0; i < n[k]; i++)
 			sum += t[k][i];
 		qsort(t[k], n[k], sizeof(double), by_value);
-		printf("  %-34s %8.1f %8.1f %9.0f %10.1f\n", names[k], t[k][n[k] / 2], t[k][n[k] * 99 / 100], n[k] / sum * 1e6, cpu[k] / n[k]);
+		printf("  %-34s %8.1f %8.1f %9.0f %10.1f %10.2f %6.2f\n", names[k], t[k][n[k] / 2], t[k][n[k] * 99 / 100], n[k] / sum * 1e6, cpu[k] / n[k],
+			slept[k][0] / n[k], slept[k][1] / n[k]);
 		free(t[k]);
 	}
 }
@@ -336,24 +376,55 @@ static void memory(const char *when)
 		fclose(f);
 }
 
-int main(int argc, char **argv)
+/* The servers: all in one process, until its pipe is closed. */
+static void serve(struct raw *raw, int out, int in)
 {
 	static const struct rpc_service services[] = { { &kit_bulk, give, NULL }, { &kit_str, NULL, drain } };
 	struct conf_addr a = { "127.0.0.1", 0 };
 	struct rpc_server_opts o = { .listen = &a, .nlisten = 1, .workers = 2, .services = services, .nservices = ARRAY_SIZE(services) };
-	struct raw raw[2];
 	struct rpc_server *s;
-	struct rpc_tls *t;
 	struct error e = { 0 };
+	uint16_t port;
+	char c;
+
+	rpc_init();
+	o.tls = kit_tls("fs1");
+	if (rpc_server_start(&o, &s, &e) < 0)
+		pki_die(e.text);
+	raw_serve(&raw[0], false);
+	raw_serve(&raw[1], true);
+	port = rpc_server_port(s, 0);
+	if (write(out, &port, sizeof(port)) != sizeof(port) || read(in, &c, 1) < 0)
+		pki_die("pipe");
+	rpc_server_stop(s);
+	_exit(0);
+}
+
+int main(int argc, char **argv)
+{
+	struct raw raw[2] = { 0 };
+	struct rpc_tls *t;
+	uint16_t port;
+	int p[2], q[2];
 
 	if (argc > 1)
 		seconds = atof(argv[1]);
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	kit_begin();
-	o.tls = t = kit_tls("fs1");
-	if (rpc_server_start(&o, &s, &e) < 0)
-		pki_die(e.text);
-	ch = kit_channel(t, rpc_server_port(s, 0), "fs1");
+	kit_files();
+	raw[0].lfd = kit_listen(&raw[0].port);
+	raw[1].lfd = kit_listen(&raw[1].port);
+	if (pipe2(p, O_CLOEXEC) || pipe2(q, O_CLOEXEC) || (peer = fork()) < 0)
+		pki_die("fork");
+	if (!peer) {
+		close(q[1]);
+		serve(raw, p[1], q[0]);
+	}
+	close(q[0]);
+	rpc_init();
+	if (read(p[0], &port, sizeof(port)) != sizeof(port))
+		pki_die("server");
+	t = kit_tls("ws1");
+	ch = kit_channel(t, port, "fs1");
 	if (!rpc_once(0, 0))
 		pki_die("call");
 	memory("idle");
@@ -361,16 +432,18 @@ int main(int argc, char **argv)
 	raw_open(&raw[1], true);
 	latency(raw);
 	concurrent(32, 0, 0, "rpc, 32 small calls at once");
-	throughput(raw, MIB, 0, "1 MiB sent, one after the other    ");
-	throughput(raw, 0, MIB, "1 MiB received, one after the other");
-	concurrent(4, MIB, 0, "rpc, 4 times 1 MiB sent at once");
-	concurrent(4, 0, MIB, "rpc, 4 times 1 MiB received at once");
-	streaming();
-	memory("after");
+	if (argc <= 2) {
+		throughput(raw, MIB, 0, "1 MiB sent, one after the other    ");
+		throughput(raw, 0, MIB, "1 MiB received, one after the other");
+		concurrent(4, MIB, 0, "rpc, 4 times 1 MiB sent at once");
+		concurrent(4, 0, MIB, "rpc, 4 times 1 MiB received at once");
+		streaming();
+		memory("after");
+	}
 	raw_close(&raw[0]);
 	raw_close(&raw[1]);
 	rpc_channel_close(ch);
-	rpc_server_stop(s);
 	rpc_tls_free(t);
+	close(q[1]);
 	return kit_end();
 }

@@ -44,6 +44,7 @@ static const struct rpc_method kit_bulk = { "/t/Bulk", RPC_UNARY, false, true, N
 static const struct rpc_method kit_add = { "/t/Add", RPC_UNARY, true, false, NUMS };	 /* counts executions of seq, takes err ms */
 static const struct rpc_method kit_hang = { "/t/Hang", RPC_UNARY, false, false, NUMS };	 /* until cancelled */
 static const struct rpc_method kit_lock = { "/t/Lock", RPC_UNARY, true, false, NUMS };	 /* until cancelled, or kit_free is set */
+static const struct rpc_method kit_block = { "/t/Block", RPC_UNARY, false, false, NUMS }; /* keeps its thread until kit_free */
 static const struct rpc_method kit_str = { "/t/Str", RPC_BIDI, false, true, NUMS };	 /* see str_handler() */
 static const struct rpc_method kit_none = { "/t/None", RPC_UNARY, false, false, NUMS };	 /* no such method */
 
@@ -168,6 +169,18 @@ static void hang_handler(void *ctx, struct rpc_request *rq)
 	rpc_request_on_cancel(rq, hang_cancelled, rq);
 }
 
+static void block_handler(void *ctx, struct rpc_request *rq)
+{
+	Num out = num(0, 0);
+
+	(void)ctx;
+	kit_hanging++;
+	while (!kit_free)
+		kit_sleep(1);
+	kit_hanging--;
+	rpc_reply(rq, 0, &out.base, NULL, 0, NULL, NULL);
+}
+
 /*
  * By the err of the first message: 0: echo everything, end with ENOTTY when the peer has sent an odd number. 1: reads no more until cancelled.
  * n > 1: sends n - 2 frames with 64 KiB each and ends with EXDEV.
@@ -214,7 +227,8 @@ static struct rpc_server *kit_server(struct rpc_tls *t, uint16_t *port)
 {
 	static const struct rpc_service services[] = {
 		{ &kit_echo, echo_handler, NULL }, { &kit_bulk, bulk_handler, NULL }, { &kit_add, add_handler, NULL },
-		{ &kit_hang, hang_handler, NULL }, { &kit_lock, hang_handler, NULL }, { &kit_str, NULL, str_handler },
+		{ &kit_hang, hang_handler, NULL }, { &kit_lock, hang_handler, NULL }, { &kit_block, block_handler, NULL },
+		{ &kit_str, NULL, str_handler },
 	};
 	struct conf_addr a = { "127.0.0.1", *port };
 	struct rpc_server_opts o = { .tls = t, .listen = &a, .nlisten = 1, .workers = 3, .services = services, .nservices = ARRAY_SIZE(services),
@@ -429,7 +443,7 @@ static void kit_host(const char *name, const struct pki_ca *ca, const char *san,
 	pki_free(&c);
 }
 
-static void kit_begin(void)
+static void kit_files(void)
 {
 	strcpy(kit_dir, "/tmp/test_rpc.XXXXXX");
 	if (!mkdtemp(kit_dir))
@@ -438,6 +452,11 @@ static void kit_begin(void)
 	kit_host("fs1", &kit_ca, "DNS:fs1,IP:127.0.0.1", -3600, 86400);
 	kit_host("ws1", &kit_ca, "DNS:ws1,IP:127.0.0.1", -3600, 86400);
 	log_init("test_rpc");
+}
+
+static void kit_begin(void)
+{
+	kit_files();
 	rpc_init();
 }
 

@@ -156,6 +156,49 @@ static void test_cancel_busy(void)
 	kit_sleep(400);
 }
 
+/* A handler, or what is done with a reply, may keep its thread for as long as it likes: the others go on. */
+static _Atomic uint32_t nested_ok;
+
+static void call_again(void *arg, int status, struct rpc_msg *out)
+{
+	uint64_t n = 0;
+
+	rpc_msg_clear(out);
+	if (!status && kit_num(arg, &kit_echo, 5, 0, 10000, &n) == 0 && n == 6)
+		nested_ok++;
+}
+
+static void wait_for_others(void *arg, int status, struct rpc_msg *out)
+{
+	rpc_msg_clear(out);
+	if (!status && kit_wait(arg, 1, 10000))
+		nested_ok++;
+}
+
+static void test_long(void)
+{
+	Num in = num(1, 0);
+	unsigned i;
+
+	done_ok = done_bad = nested_ok = 0;
+	kit_free = false;
+	for (i = 0; i < 2; i++) { /* of three workers */
+		rpc_call_async(ch, &kit_block, &in.base, NULL, 0, -1, count_done, NULL);
+		CU_ASSERT_TRUE(kit_wait(&kit_hanging, i + 1, 10000));
+		CU_ASSERT_EQUAL(kit_num(ch, &kit_echo, 0, 0, 10000, NULL), 0);
+	}
+	for (i = 0; i < 100; i++)
+		CU_ASSERT_EQUAL(kit_num(ch, &kit_echo, 0, 0, 10000, NULL), 0);
+	rpc_call_async(ch, &kit_echo, &in.base, NULL, 0, 10000, wait_for_others, &nested_ok);
+	rpc_call_async(ch, &kit_echo, &in.base, NULL, 0, 10000, call_again, ch);
+	CU_ASSERT_TRUE(kit_wait(&nested_ok, 2, 10000)); /* the fifth thread polls */
+	kit_free = true;
+	for (i = 0; i < 2000 && kit_hanging; i++)
+		kit_sleep(5);
+	CU_ASSERT_EQUAL(kit_hanging, 0);
+	kit_free = false;
+}
+
 /* A caller that goes away. */
 static void test_close(void)
 {
@@ -533,6 +576,7 @@ int main(int argc, char **argv)
 	CU_ADD_TEST(s, test_cancel);
 	CU_ADD_TEST(s, test_deadline);
 	CU_ADD_TEST(s, test_cancel_busy);
+	CU_ADD_TEST(s, test_long);
 	CU_ADD_TEST(s, test_close);
 	CU_ADD_TEST(s, test_once_over_cuts);
 	CU_ADD_TEST(s, test_once_while_running);
