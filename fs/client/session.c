@@ -36,6 +36,7 @@
 #define BUFFER	   ((1u << 20) + 8192u)
 #define RESERVE	   128u /* before it, for what is said of data that stay there: struct kept_chunk */
 #define THREADS	   4
+#define READ_AHEAD_KB 1024u
 #define SPARE	   16
 #define SETTLE_US  200
 #define SETTLE_TRIES 5000
@@ -443,9 +444,10 @@ static int probe_statfs(const char *dir)
 	return r;
 }
 
-static bool mounted_here(const char *dir)
+/* Is one of ours the topmost there? Then its device's number is written to *dev (of 32 bytes), if not NULL. */
+static bool mounted_here(const char *dir, char *dev)
 {
-	char line[8192], point[4096], type[256], *dash;
+	char line[8192], point[4096], type[256], number[32], *dash;
 	FILE *f = fopen("/proc/self/mountinfo", "re");
 	bool found = false;
 
@@ -453,8 +455,11 @@ static bool mounted_here(const char *dir)
 		return false;
 	while (fgets(line, sizeof(line), f)) {
 		dash = strstr(line, " - ");
-		if (dash && sscanf(line, "%*s %*s %*s %*s %4095s", point) == 1 && sscanf(dash + 3, "%255s", type) == 1 && !strcmp(point, dir))
+		if (dash && sscanf(line, "%*s %*s %31s %*s %4095s", number, point) == 2 && sscanf(dash + 3, "%255s", type) == 1 && !strcmp(point, dir)) {
 			found = !strcmp(type, "fuse.sprite"); /* the topmost counts */
+			if (dev)
+				strcpy(dev, number);
+		}
 	}
 	fclose(f);
 	return found;
@@ -462,7 +467,7 @@ static bool mounted_here(const char *dir)
 
 int session_busy(const char *dir)
 {
-	while (mounted_here(dir)) {
+	while (mounted_here(dir, NULL)) {
 		if (probe_statfs(dir) != ENOTCONN)
 			return 1;
 		log_note("%s: removing the mount that a spritefs left behind", dir);
@@ -515,6 +520,44 @@ int session_resume(struct fs *fs, int dev, struct error *e)
 	return r < 0 ? error_set(e, -r, "%s: the kernel does not ask again: %s", fs->mount, strerror(-r)) : 0;
 }
 
+/* Where /sys is mounted read-only, as in a container: one of our own, which nobody sees. */
+static int sysfs_open(const char *path)
+{
+	int fd = open("/sys", O_PATH | O_CLOEXEC), f = openat(fd, path, O_WRONLY | O_CLOEXEC), fsfd;
+
+	if (fd >= 0)
+		close(fd);
+	if (f >= 0 || errno != EROFS)
+		return f;
+	fsfd = fsopen("sysfs", FSOPEN_CLOEXEC);
+	fd = fsfd >= 0 && fsconfig(fsfd, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0 ? fsmount(fsfd, FSMOUNT_CLOEXEC, 0) : -1;
+	f = fd >= 0 ? openat(fd, path, O_WRONLY | O_CLOEXEC) : -1;
+	if (fd >= 0)
+		close(fd);
+	if (fsfd >= 0)
+		close(fsfd);
+	return f;
+}
+
+/*
+ * The kernel reads 128 KiB ahead of a FUSE file whatever INIT says (it takes the lower one): a call for each, one after the other. There is no other way to
+ * tell it. Home domains keep that: what is read there are programs, by page faults, which fetch so much around each.
+ */
+static void read_ahead(struct fs *fs)
+{
+	char dev[32], path[64];
+	int f = -1;
+
+	if (fs->whole && mounted_here(fs->mount, dev)) {
+		snprintf(path, sizeof(path), "class/bdi/%s/read_ahead_kb", dev);
+		f = sysfs_open(path);
+		if (f < 0 || dprintf(f, "%u", READ_AHEAD_KB) < 0)
+			log_note("%s: cannot set how far the kernel reads ahead: %s", fs->mount, strerror(errno));
+	}
+	if (f >= 0)
+		close(f);
+}
+
 int session_mount(struct fs *fs, bool nosuid, struct error *e)
 {
 	char opts[256];
@@ -536,6 +579,7 @@ int session_mount(struct fs *fs, bool nosuid, struct error *e)
 	if (r == 0) {
 		hold_keep(HOLD_DEV, fs->dev);
 		clones_open(fs);
+		read_ahead(fs);
 	}
 	return r < 0 ? error_set(e, -r, "%s: the kernel did not begin: %s", fs->mount, strerror(-r)) : 0;
 }

@@ -266,7 +266,10 @@ static int enter_root(const struct lab_node *n, const char *root, struct error *
 	snprintf(path, sizeof(path), "%s/proc", root);
 	rc = fill_mount("proc", path, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, e);
 	snprintf(path, sizeof(path), "%s/sys", root);
-	rc = rc ? rc : fill_mount("sysfs", path, "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, NULL, e);
+	/* the mount is read-only, the file system is not: spritefs sets its read-ahead there */
+	rc = rc ? rc : fill_mount("sysfs", path, "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, e);
+	if (rc == 0 && mount(NULL, path, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+		rc = error_set(e, errno, "%s: cannot be made read-only: %s", path, strerror(errno));
 	rc = rc ? rc : cgroup_node_mount(root, e);
 	if (rc < 0)
 		return rc;
