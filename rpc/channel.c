@@ -46,6 +46,7 @@ struct call {
 	bool again;
 	rpc_done done;
 	void *arg;
+	struct rt_event *after; /* who waits for the end of it all: set last, or he would meet our locks with his next call */
 	bool cancelled, parked;	 /* ch->lock */
 	struct rt_cost *cost;	 /* NULL: not sent yet */
 	/* of the attempt */
@@ -443,6 +444,7 @@ int channel_failure(struct rpc_channel *ch, grpc_status_code code, grpc_slice de
 static void call_finish(struct call *c, int status, struct rpc_msg *out)
 {
 	struct rpc_channel *ch = c->ch;
+	struct rt_event *after = c->after;
 	uint64_t began;
 
 	if (c->cost)
@@ -459,6 +461,8 @@ static void call_finish(struct call *c, int status, struct rpc_msg *out)
 	pthread_mutex_unlock(&ch->lock);
 	grpc_slice_unref(c->control);
 	free(c);
+	if (after)
+		rt_event_set(after);
 }
 
 static bool may_retry(const struct call *c, int err)
@@ -645,8 +649,8 @@ static void park_fired(struct rt_timer *t)
 		call_finish(c, r, &none);
 }
 
-uint64_t rpc_call_async(struct rpc_channel *ch, const struct rpc_method *m, const ProtobufCMessage *in, const struct iovec *bulk, int nbulk,
-	int deadline_ms, rpc_done done, void *arg)
+static uint64_t call_begin(struct rpc_channel *ch, const struct rpc_method *m, const ProtobufCMessage *in, const struct iovec *bulk, int nbulk,
+	int deadline_ms, rpc_done done, void *arg, struct rt_event *after)
 {
 	static _Atomic uint64_t tickets;
 	struct frame_head h = { .version = RPC_VERSION, .epoch = clock_epoch() };
@@ -657,9 +661,11 @@ uint64_t rpc_call_async(struct rpc_channel *ch, const struct rpc_method *m, cons
 
 	if (!c) {
 		done(arg, -ENOMEM, &none);
+		if (after)
+			rt_event_set(after);
 		return ticket;
 	}
-	*c = (struct call){ .tag.fn = batch_over, .ch = ch, .m = m, .ticket = ticket, .bulk = bulk, .nbulk = nbulk, .done = done, .arg = arg };
+	*c = (struct call){ .tag.fn = batch_over, .ch = ch, .m = m, .ticket = ticket, .bulk = bulk, .nbulk = nbulk, .done = done, .arg = arg, .after = after };
 	c->deadline = deadline_of(deadline_ms);
 	c->control = grpc_empty_slice();
 	h.again = c->again = rt_seq_begin(&c->seq, m->mutates, &h.acked);
@@ -673,6 +679,12 @@ uint64_t rpc_call_async(struct rpc_channel *ch, const struct rpc_method *m, cons
 	if (r)
 		call_finish(c, r, &none);
 	return ticket;
+}
+
+uint64_t rpc_call_async(struct rpc_channel *ch, const struct rpc_method *m, const ProtobufCMessage *in, const struct iovec *bulk, int nbulk,
+	int deadline_ms, rpc_done done, void *arg)
+{
+	return call_begin(ch, m, in, bulk, nbulk, deadline_ms, done, arg, NULL);
 }
 
 void rpc_cancel(struct rpc_channel *ch, uint64_t ticket)
@@ -690,7 +702,6 @@ void rpc_cancel(struct rpc_channel *ch, uint64_t ticket)
 }
 
 struct sync_call {
-	struct rt_event ev;
 	int status;
 	struct rpc_msg *out;
 };
@@ -701,15 +712,15 @@ static void sync_done(void *arg, int status, struct rpc_msg *out)
 
 	s->status = status;
 	*s->out = *out;
-	rt_event_set(&s->ev);
 }
 
 int rpc_call(struct rpc_channel *ch, const struct rpc_method *m, const ProtobufCMessage *in, const struct iovec *bulk, int nbulk,
 	int deadline_ms, struct rpc_msg *out)
 {
 	struct sync_call s = { .out = out };
+	struct rt_event end = { 0 };
 
-	rpc_call_async(ch, m, in, bulk, nbulk, deadline_ms, sync_done, &s);
-	rt_event_wait(&s.ev);
+	call_begin(ch, m, in, bulk, nbulk, deadline_ms, sync_done, &s, &end);
+	rt_event_wait(&end);
 	return s.status;
 }
