@@ -63,8 +63,9 @@ struct server {
 		struct list queue, gate; /* calls to be sent in batches; those that wait for them */
 		atomic_uint n;
 		uint64_t lease; /* lease_epoch of the leases held now: what is answered under them keeps it (fencing) */
-		bool sending, urgent, paused;
+		bool sending, paused;
 		uint64_t last, skip;
+		uint64_t urgent; /* somebody waits for all up to this one */
 		uint64_t again_seq, again_last; /* a batch that an earlier spritefs sent: its number, and of its last call */
 		atomic_uint_fast64_t done;
 		atomic_int_fast64_t skew; /* its clock is ahead of ours by so many ns */
@@ -337,6 +338,7 @@ struct call {
 	bool attach;   /* goes to a domain that is not attached */
 	bool sets;     /* lease_set_begin() was called for ino */
 	bool renames;  /* lease_rename_begin() was called */
+	bool synced;   /* FSYNC: the write that it waited for has done it */
 	bool waits;    /* a lock that may wait long: interrupts are for the server */
 	bool queued;   /* dirq_put() was called */
 	uint64_t lease; /* of a queued call: the lease_epoch under which it was answered */

@@ -255,12 +255,11 @@ void dirq_kick(struct server *s, bool urgent)
 	bool send;
 
 	pthread_mutex_lock(&q->lock);
-	q->urgent |= urgent && q->n;
-	send = !q->sending && !q->paused && q->n && (q->urgent || q->n >= KICK);
-	if (send) {
+	if (urgent && q->n)
+		q->urgent = q->last;
+	send = !q->sending && !q->paused && q->n && (q->urgent > atomic_load(&q->done) || q->n >= KICK);
+	if (send)
 		q->sending = true;
-		q->urgent = false;
-	}
 	pthread_mutex_unlock(&q->lock);
 	if (send)
 		batch_send(s);
@@ -328,7 +327,8 @@ static void put_back(struct server *s, struct sent *b, unsigned from)
 		list_add(&q->queue, &b->call[i]->link);
 		q->n++;
 	}
-	q->paused = q->urgent = true;
+	q->paused = true;
+	q->urgent = q->last;
 	pthread_mutex_unlock(&q->lock);
 	pthread_mutex_lock(&s->lock);
 	s->renew_at = 0;

@@ -363,6 +363,22 @@ static void fsync_done(struct call *c, int err, struct rpc_msg *out)
 	fuse_reply_err(c->req, err ? err : lost);
 }
 
+/* What was dirty is at the server, perhaps together with this. */
+static void fsync_woken(struct call *c)
+{
+	int fd;
+
+	c->woken = NULL;
+	if (!c->synced) {
+		call_submit(c);
+		return;
+	}
+	fd = session_reply_on(c->fd); /* we are on an rpc thread */
+	fsync_done(c, 0, NULL);
+	session_reply_on(fd);
+	call_drop(c);
+}
+
 static void op_fsync(fuse_req_t req, fuse_ino_t id, int datasync, struct fuse_file_info *fi)
 {
 	struct fs *fs = fuse_req_userdata(req);
@@ -379,6 +395,7 @@ static void op_fsync(fuse_req_t req, fuse_ino_t id, int datasync, struct fuse_fi
 	c->handle = &c->m.fsync.handle;
 	call_stream(c, st, &c->m.fsync.open);
 	c->m.fsync.data_only = datasync;
+	c->woken = fsync_woken;
 	wb_then(fs, c->ino, c);
 }
 

@@ -15,6 +15,8 @@
  *  6. A kill -9 of this process loses nothing: a chunk is a record of keep.h, which the next spritefs sends; a write(2) that was taken in and not
  *     answered is known by a second record (KEEP_TAKEN), so that it is not taken twice.
  *
+ * Small chunks all over a file (a database) would be a call each: while one is under way the others go through the queue of dirq.c, many in a batch.
+ *
  * Chunk: DIRTY (in inode.dirty, may grow) -> FLYING (sent) -> gone. Locking: inode.lock for the lists of the inode and the counts of streams.
  */
 #include "fs/client/client.h"
@@ -32,6 +34,8 @@
 #define DIRTY_PART     4	     /* so large a part of cache_mb may be unsent, of all files; beyond it writers wait for their own chunk */
 #define SPACE_MIN      (512ull << 20)
 #define QUEUE_MAX      (64u << 10)   /* chunks up to this size follow what is queued for their file in its batch */
+#define MANY_MAX       (16u << 10)   /* chunks up to this size go in batches when others of their file are under way */
+#define MANY_QUEUED    1024
 #define ROOM_MIN       (4096 - sizeof(struct keep) - sizeof(struct kept_chunk))
 #define TAKE_FROM      (256u << 10)  /* writes of this size keep the request's buffer instead of being copied */
 
@@ -47,6 +51,7 @@ struct chunk {
 	uint64_t lease; /* the lease_epoch that it was written under */
 	uint32_t uid, gid;
 	bool kill_suid, sealed;
+	struct call *syncer; /* an FSYNC that waits for it, which goes along with it */
 	uint64_t since;
 	fuse_req_t *reqs;  /* writers who wait for it */
 	int *fds;
@@ -153,6 +158,8 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 	list_init(&ready);
 	pthread_mutex_lock(&ino->lock);
 	blocks_forget(&ino->blocks);
+	if (k->syncer && rep && rep->synced)
+		k->syncer->synced = true;
 	list_del(&k->link);
 	ino->nflying--;
 	ino->nqueued -= c->queued;
@@ -182,7 +189,7 @@ static void chunk_send(struct fs *fs, struct chunk *k, bool close)
 	struct call *c = call_new(fs, NULL, FS_WRITE, inode_hold(fs, k->ino), chunk_done);
 	struct server *s = k->ino->dom->server;
 	struct inode *ino = k->ino;
-	bool queued;
+	bool queued, urgent, many;
 
 	if (!c)
 		abort();
@@ -194,6 +201,8 @@ static void chunk_send(struct fs *fs, struct chunk *k, bool close)
 	c->m.write.offset = k->off;
 	c->m.write.kill_suid = k->kill_suid;
 	c->m.write.close = close;
+	if (k->syncer)
+		c->m.write.fsync = k->syncer->m.fsync.data_only ? 2 : 1;
 	c->m.write.lease_epoch = c->lease = k->lease;
 	c->bulk.iov_base = k->data;
 	c->bulk.iov_len = k->len;
@@ -202,7 +211,9 @@ static void chunk_send(struct fs *fs, struct chunk *k, bool close)
 	c->seq_again = kept(k)->seq; /* it may have been sent by an earlier spritefs */
 	/* c and k may be gone as soon as the lock is released */
 	pthread_mutex_lock(&ino->lock);
-	queued = k->len <= QUEUE_MAX && !c->seq_again && k->keep && dirq_pending(ino);
+	many = k->len <= MANY_MAX && ino->nflying > 1 && atomic_load(&s->q.n) < MANY_QUEUED;
+	queued = k->len <= QUEUE_MAX && !c->seq_again && k->keep && (many || dirq_pending(ino));
+	urgent = ino->wb_urgent || !list_empty(&ino->wb_waiters);
 	if (close && !queued)
 		c->m.write.give_up = lease_give_up(ino, k->st);
 	if (queued) {
@@ -214,7 +225,7 @@ static void chunk_send(struct fs *fs, struct chunk *k, bool close)
 	if (!queued)
 		call_submit(c);
 	else
-		dirq_kick(s, false);
+		dirq_kick(s, urgent);
 }
 
 /* With inode.lock: the next chunk that may be sent now, moved to flying; NULL: none. */
@@ -223,7 +234,7 @@ static struct chunk *chunk_next(struct inode *ino)
 	struct chunk *k, *f;
 	bool clash = false;
 
-	if (ino->nflying >= FLYING_MAX || list_empty(&ino->dirty))
+	if (ino->nflying - ino->nqueued >= FLYING_MAX || list_empty(&ino->dirty))
 		return NULL;
 	k = list_entry(ino->dirty.next, struct chunk, link);
 	if (!k->sealed && !ino->wb_urgent && list_empty(&ino->wb_waiters))
@@ -494,6 +505,20 @@ bool wb_dirty(struct inode *ino)
 	return r;
 }
 
+/* With inode.lock. An FSYNC goes along with the one chunk that it waits for, if that is all that is not at the server yet. */
+static void sync_along(struct inode *ino, struct call *c)
+{
+	struct chunk *k;
+
+	if (c->op != FS_FSYNC || list_empty(&ino->dirty) || ino->dirty.next != ino->dirty.prev || !list_empty(&ino->flying) || dirq_pending(ino))
+		return;
+	k = list_entry(ino->dirty.next, struct chunk, link);
+	if (!k->syncer && !kept(k)->seq) { /* one that an earlier spritefs sent may have been executed without */
+		k->syncer = c;
+		k->sealed = true;
+	}
+}
+
 void wb_then(struct fs *fs, struct inode *ino, struct call *c)
 {
 	bool wait;
@@ -502,6 +527,7 @@ void wb_then(struct fs *fs, struct inode *ino, struct call *c)
 	pthread_mutex_lock(&ino->lock);
 	wait = !list_empty(&ino->dirty) || !list_empty(&ino->flying);
 	if (wait) {
+		sync_along(ino, c);
 		ino->wb_urgent = true;
 		list_add_tail(&ino->wb_waiters, &c->link);
 	}

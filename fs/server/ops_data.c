@@ -280,6 +280,10 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 			r = -errno;
 		op_attr(o->d, f->mount, f->fd, &st, &attr);
 	}
+	if (r == 0 && in->fsync) {
+		r = (in->fsync == 1 ? fsync(f->fd) : fdatasync(f->fd)) < 0 ? -errno : 0;
+		rep.synced = r == 0;
+	}
 	if (in->close && r != OP_PARK) {
 		struct open *taken = openstate_take(&o->d->opens, o->client, in->open);
 

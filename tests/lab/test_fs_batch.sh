@@ -6,7 +6,7 @@
 lab_up -n 2
 cat >"$TMP/count.py" <<'PY'
 import json, os, socket, time
-def calls(sent=("Batch", "Make", "Create", "Write", "Close", "Remove", "Rename", "Setattr", "Lookup", "Getattr", "Open", "Read", "Readdir", "Getxattr")):
+def calls(sent=("Batch", "Make", "Create", "Write", "Close", "Remove", "Rename", "Setattr", "Lookup", "Getattr", "Open", "Read", "Readdir", "Getxattr", "Fsync")):
     s = socket.socket(socket.AF_UNIX); s.connect("/run/sprite/spritefs.sock"); s.sendall(b'{"verb":"status"}\n')
     ops = json.loads(s.makefile().readline())["ops"]
     return sum(ops[k]["calls"] for k in sent if k in ops)
@@ -39,6 +39,11 @@ def stats():
         f = os.open("%s/%d" % (D, i), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644); os.write(f, b"y" * 10); s = os.fstat(f); os.close(f)
         assert s.st_size == 10 and s.st_ino == os.stat("%s/%d" % (D, i)).st_ino
 cost("create, write, fstat and close", 2, N, stats, 20) # each tenth of a second a timer may cut what is of one file in two
+def syncs():
+    f = os.open("%s/synced" % D, os.O_WRONLY | os.O_CREAT, 0o644)
+    for i in range(N): os.pwrite(f, b"z" * 4096, i * 8192 % 65536); os.fsync(f)
+    os.close(f)
+cost("write and fsync", 1.02, N, syncs)
 os.makedirs("/sprite/count/1/2/3/4")
 PY
 on ws1 python3 - <"$TMP/count.py" || flunk "counting ends well"
