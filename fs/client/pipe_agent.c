@@ -87,7 +87,7 @@ struct fifo *fifo_get(struct agent *a, struct inode *ino)
 			return NULL;
 		}
 		f->ino = ino;
-		f->end = f->guard = -1;
+		f->end = f->guard = f->past = -1;
 		list_init(&f->openers);
 		list_init(&f->out);
 		list_init(&f->claims);
@@ -278,10 +278,10 @@ static void on_down(struct agent *a, struct hub *h)
 		if (f->hub != h)
 			continue;
 		end_close(f);
-		guard_close(f);
 		f->unacked = 0;
 		list_each(o, &f->openers, link)
 			opener_answer(o);
+		guard_settle(a, f);
 	}
 }
 
@@ -343,7 +343,7 @@ static int due(struct agent *a)
 				opener_answer(o);
 			waits |= o->req != NULL;
 		}
-		if (f->again && f->again <= now && f->end >= 0 && !pipe_pump(a, f))
+		if (f->again && f->again <= now && (f->end >= 0 || f->guard >= 0) && !pipe_pump(a, f))
 			pipe_report(f, 0);
 		claims_tick(a, f);
 		if (f->again && f->again < next)

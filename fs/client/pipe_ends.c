@@ -353,7 +353,10 @@ static bool source_pump(struct agent *a, struct fifo *f)
 bool pipe_pump(struct agent *a, struct fifo *f)
 {
 	f->again = 0;
-	return f->role == SINK ? sink_pump(a, f) : f->role == SOURCE ? source_pump(a, f) : true;
+	if (f->role == SINK)
+		return sink_pump(a, f);
+	guard_settle(a, f);
+	return f->role == SOURCE ? source_pump(a, f) : true;
 }
 
 void pipe_empty(struct agent *a, struct fifo *f)
@@ -411,8 +414,6 @@ static void role_take(struct agent *a, struct fifo *f, int role)
 			source_shrink(f);
 	}
 	pipe_pump(a, f); /* finds out whether there is anybody */
-	if (f->role != SINK)
-		guard_close(f);
 }
 
 /* Our end to read goes, and readers of this node are to be enough for its writers: are there any? */

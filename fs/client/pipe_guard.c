@@ -5,11 +5,15 @@
  *	- a reader is between its GETATTR and the end of its open: the hub counts it, and our SOURCE's read end has been closed for it;
  *	- readers of other nodes have the FIFO open;
  *	- a process that moves here has taken over a reader's place and then ends before it comes to life (fifo->suspect).
+ * A writer of this node that waited in open(2) for a reader comes in by the guard, writes, and may be gone before that reader, who is still on its way, is in: so until it
+ * is, the guard stays, whatever becomes of the role, or the bytes would end with the last end of the pipe; and a write end of ours stands for that writer (fifo->past),
+ * or the reader would wait for one.
  * With a guard in it the pipe does not tell any more that its readers have gone, so we look (fifo_look(), dear) every now and then. When they have, what they did not read
  * goes back to the hub, and a node that still has writers becomes a SOURCE before the guard is closed. The same look tells that the writers of this node have gone, which
  * our own write end hides: with readers on two nodes, each would for ever be the other's writer, and no end of file come.
  */
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 #include "conf/clock.h"
 #include "fs/client/pipe_int.h"
@@ -17,9 +21,29 @@
 #define LOOK_NS	   200000000ull
 #define LOOK_SHARE 50 /* a look may take this part of the time */
 
-static bool needed(struct fifo *f)
+/* As a sink no more, with a reader on its way: is there what the guard has let in, bytes or a writer? Then a writer who has gone is stood for. */
+static bool let_in(struct agent *a, struct fifo *f)
 {
-	return f->role == SINK && (f->suspect || (f->w && (f->shared || pipe_coming(f, true))));
+	bool writer = true;
+	int n = 0, p[2];
+
+	if (f->guard < 0 || ioctl(f->guard, FIONREAD, &n))
+		return false;
+	if (n && f->past < 0)
+		f->past = fifo_open(a->fs, f->ino, O_WRONLY);
+	if (!n && f->past < 0 && !pipe2(p, O_CLOEXEC | O_NONBLOCK)) {
+		writer = tee(f->guard, p[1], 1, SPLICE_F_NONBLOCK) != 0; /* also one that is in its open still */
+		close(p[0]);
+		close(p[1]);
+	}
+	return writer;
+}
+
+static bool needed(struct agent *a, struct fifo *f)
+{
+	bool coming = pipe_coming(f, true);
+
+	return f->role == SINK ? f->suspect || (f->w && (f->shared || coming)) : coming && let_in(a, f);
 }
 
 bool guard_open(struct agent *a, struct fifo *f)
@@ -35,7 +59,9 @@ void guard_close(struct fifo *f)
 {
 	if (f->guard >= 0)
 		close(f->guard);
-	f->guard = -1;
+	if (f->past >= 0)
+		close(f->past);
+	f->guard = f->past = -1;
 }
 
 void guard_suspect(struct agent *a, struct fifo *f, int end)
@@ -80,7 +106,7 @@ static bool alone(struct agent *a, struct fifo *f)
 
 bool guard_settle(struct agent *a, struct fifo *f)
 {
-	if (f->guard < 0 && needed(f))
+	if (f->guard < 0 && needed(a, f))
 		guard_open(a, f);
 	if (f->guard < 0)
 		return true;
@@ -91,7 +117,7 @@ bool guard_settle(struct agent *a, struct fifo *f)
 		guard_close(f);
 		return false;
 	}
-	if (!needed(f)) {
+	if (!needed(a, f)) {
 		guard_close(f);
 		return true;
 	}

@@ -57,7 +57,7 @@ struct fifo {
 	struct inode *ino;
 	struct hub *hub;
 	int role, end; /* end -1: none */
-	int guard;     /* pipe_guard.c; -1: none */
+	int guard, past; /* pipe_guard.c; -1: none */
 	bool suspect;  /* is there still a reader? Look before the guard is closed */
 	uint64_t looked, look_ns; /* with a guard: when, and how long until it is to be done again */
 	bool r, w;     /* what the hub was told */

@@ -170,8 +170,6 @@ static void release(struct agent *a, struct fifo *f, struct claim *c)
 	if (keep >= 0)
 		close(keep);
 	pipe_pump(a, f);
-	if (f->role != SINK)
-		guard_close(f);
 	pipe_report(f, 0);
 }
 

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * System calls that wait for a file lock that a process outside of the family holds, which stays at home. As blocked_io.c; the two talk by files: "NAME.go" asks the
- * helper for the next turn, "NAME.held" says that the next wait will have to wait.
+ * System calls that wait for a process outside of the family, which stays at home: file locks that it holds, and the other end of a named pipe. As blocked_io.c; the two
+ * talk by files: "NAME.go" asks the helper for the next turn, "NAME.held" says that the next wait will have to wait.
  */
 #include "blocked.h"
 #include <sys/file.h>
 
-enum { FLOCK, POSIX, OFD, KINDS };
-static const char *const names[KINDS] = {"flock", "posix", "ofd"};
+enum { FLOCK, POSIX, OFD, FIFO_READ, FIFO_WRITE, KINDS };
+static const char *const names[KINDS] = {"flock", "posix", "ofd", "fifo_read", "fifo_write"};
 static pid_t family; /* in the names of files */
 
 static char *path(int kind, const char *what, char *b)
@@ -47,11 +47,22 @@ static void serve_lock(int kind, int fd, uint64_t n)
 		move_nap(5000);
 	SYS(lock(kind, fd, LOCK_EX));
 }
+static void serve_fifo(int kind, uint64_t n)
+{
+	char b[600];
+	uint64_t v = n;
+	int fd = SYS(open(path(kind, "fifo", b), kind == FIFO_READ ? O_WRONLY : O_RDONLY));
+	CHECK((kind == FIFO_READ ? write(fd, &v, sizeof v) : read(fd, &v, sizeof v)) == sizeof v, "%s: %s", b, strerror(errno));
+	SYS(close(fd));
+}
 static void helper(int kind)
 {
 	char b[600];
-	int fd = SYS(open(path(kind, "lock", b), O_RDWR | O_CREAT, 0600));
-	SYS(lock(kind, fd, LOCK_EX));
+	int fd = kind <= OFD ? SYS(open(path(kind, "lock", b), O_RDWR | O_CREAT, 0600)) : -1;
+	if (kind <= OFD)
+		SYS(lock(kind, fd, LOCK_EX));
+	else
+		SYS(mkfifo(path(kind, "fifo", b), 0600));
 	alarm(300);
 	for (uint64_t n = 1;; n++) {
 		say(kind, "held", n);
@@ -60,7 +71,10 @@ static void helper(int kind)
 				_exit(0);
 			move_nap(5000);
 		}
-		serve_lock(kind, fd, n);
+		if (kind <= OFD)
+			serve_lock(kind, fd, n);
+		else
+			serve_fifo(kind, n);
 	}
 }
 static void start_helper(int kind)
@@ -110,10 +124,26 @@ static long w_lock(struct wait *w)
 		say(w->c, "got", w->got + 1);
 	return r;
 }
+static long w_fifo(struct wait *w)
+{
+	char b[600];
+	uint64_t v = w->got + 1;
+	wait_for_turn(w);
+	int fd = open(path(w->c, "fifo", b), w->c == FIFO_READ ? O_RDONLY : O_WRONLY);
+	if (fd < 0)
+		return -errno;
+	ssize_t n = w->c == FIFO_READ ? read(fd, &v, sizeof v) : write(fd, &v, sizeof v);
+	int err = errno;
+	close(fd);
+	return n < 0 ? -err : n != sizeof v || v != w->got + 1 ? -EPROTO : (long)w->word;
+}
+
 static struct wait table[] = {
 	{"flock", w_lock, give_turn, make_turn, .c = FLOCK},
 	{"F_SETLKW", w_lock, give_turn, make_turn, .c = POSIX},
 	{"F_OFD_SETLKW", w_lock, give_turn, make_turn, .c = OFD},
+	{"open of a named pipe for reading", w_fifo, give_turn, make_turn, .c = FIFO_READ},
+	{"open of a named pipe for writing", w_fifo, give_turn, make_turn, .c = FIFO_WRITE},
 };
 
 int main(int argc, char **argv)
