@@ -8,8 +8,11 @@
 struct run { /* pages to carry */
 	uint64_t start, end;
 };
-/* pagemap.c: what of [start, end) holds data that only this process has. anon: private pages only (a private file map); else all present. */
-int pagemap_runs(int dirfd, uint64_t start, uint64_t end, bool private_only, struct run **out, size_t *n);
+/*
+ * pagemap.c: what of [start, end) holds data that only this process has. anon: private pages only (a private file map); else all present. guards (may be NULL): pages
+ * that fault by MADV_GUARD_INSTALL; left as it is on failure.
+ */
+int pagemap_runs(int dirfd, uint64_t start, uint64_t end, bool private_only, struct run **out, size_t *n, struct run **guards, size_t *nguards);
 
 int runs_push(struct run **v, size_t *n, size_t *cap, uint64_t start, uint64_t end); /* in ascending order; joins neighbours */
 /*
@@ -18,7 +21,11 @@ int runs_push(struct run **v, size_t *n, size_t *cap, uint64_t start, uint64_t e
 int pagemap_written(int dirfd, uint64_t start, uint64_t end, bool protect, struct run **out, size_t *n);
 bool precopy_watches(pid_t pid, const struct map *m); /* it is our own write protection */
 /* Final dump: what of the map's pages must still go, and what must go away over there. 1: the map is kept, 0: it is to be sent as new. */
-int precopy_rest(struct eng_proc *p, const struct map *m, struct run **dirty, size_t *ndirty, struct run **drop, size_t *ndrop);
+struct rest {
+	struct run *dirty, *drop, *guard;
+	size_t ndirty, ndrop, nguard;
+};
+int precopy_rest(struct eng_proc *p, const struct map *m, struct rest *out);
 bool precopy_watched(struct eng_proc *p, const struct map *m); /* this very map */
 uint64_t precopy_watchable(struct eng_proc *p, const struct maps *maps); /* bytes in maps that are worth it */
 void precopy_free(struct eng_proc *p);

@@ -601,6 +601,8 @@ static int set_protections(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct 
 			if (m->flags & advices[k].flag)
 				r = todo_add(&d, m,
 					(struct eng_call){.nr = SYS_madvise, .arg = {m->start, m->end - m->start, advices[k].advice}, .may_fail = 1});
+		for (size_t k = 0; k + 1 < m->n_guard && r == 0; k += 2) /* before it is locked */
+			r = todo_add(&d, m, (struct eng_call){.nr = SYS_madvise, .arg = {m->guard[k], m->guard[k + 1] - m->guard[k], 102 /* MADV_GUARD_INSTALL */}});
 		if (r == 0 && (first_prot(m) != m->prot || m->kept))
 			r = todo_add(&d, m, (struct eng_call){.nr = SYS_mprotect, .arg = {m->start, m->end - m->start, m->prot}});
 		/* Locked it is, or the move fails; then there to its last page, which some maps cannot be and others need not. */

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Which pages hold something: PAGEMAP_SCAN (Linux 6.7) or, before that, /proc/PID/pagemap word by word. Never-touched pages and the shared zero page are not
- * listed: they are zero over there too.
+ * listed: they are zero over there too. Guard regions (MADV_GUARD_INSTALL) look like swapped pages and cannot be read: they are told apart from Linux 6.15 on.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -15,12 +16,17 @@ struct pm_scan_arg { /* linux/fs.h, newer than our headers */
 	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
 	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
 };
+struct runs {
+	struct run *v;
+	size_t n, cap;
+};
 struct page_region {
 	uint64_t start, end, categories;
 };
 #define PAGEMAP_SCAN_IOCTL _IOWR('f', 16, struct pm_scan_arg)
 enum { PM_SCAN_WP_MATCHING = 1, PM_SCAN_CHECK_WPASYNC = 2 };
-enum { PAGE_IS_WRITTEN = 2, PAGE_IS_FILE = 4, PAGE_IS_PRESENT = 8, PAGE_IS_SWAPPED = 16, PAGE_IS_PFNZERO = 32 };
+enum { PAGE_IS_WRITTEN = 2, PAGE_IS_FILE = 4, PAGE_IS_PRESENT = 8, PAGE_IS_SWAPPED = 16, PAGE_IS_PFNZERO = 32, PAGE_IS_GUARD = 256 };
+static atomic_uint guard = PAGE_IS_GUARD; /* 0: this kernel does not know them */
 
 int runs_push(struct run **v, size_t *n, size_t *cap, uint64_t start, uint64_t end)
 {
@@ -39,23 +45,47 @@ int runs_push(struct run **v, size_t *n, size_t *cap, uint64_t start, uint64_t e
 	return 0;
 }
 
-static int scan(int fd, uint64_t start, uint64_t end, bool private_only, struct run **out, size_t *n)
+/* One step. A kernel that does not know guard regions says so once. */
+static int step(int fd, struct pm_scan_arg *a, bool not_guards)
+{
+	const struct pm_scan_arg as = *a;
+	int r;
+
+	a->return_mask = not_guards ? 0 : guard;
+	if (not_guards) {
+		a->category_inverted |= guard;
+		a->category_mask |= guard;
+	}
+	r = ioctl(fd, PAGEMAP_SCAN_IOCTL, a);
+	if (r >= 0 || errno != EINVAL || !guard)
+		return r < 0 ? -errno : r;
+	*a = as;
+	r = ioctl(fd, PAGEMAP_SCAN_IOCTL, a);
+	if (r < 0)
+		return -errno;
+	guard = 0;
+	return r;
+}
+
+static int scan(int fd, uint64_t start, uint64_t end, bool private_only, struct runs *out, struct runs *guards)
 {
 	struct page_region vec[512];
-	size_t cap = 0;
 
 	while (start < end) {
 		struct pm_scan_arg a = {.size = sizeof(a), .start = start, .end = end, .vec = (uint64_t)vec, .vec_len = 512,
 			.category_inverted = PAGE_IS_PFNZERO | (private_only ? PAGE_IS_FILE : 0),
 			.category_mask = PAGE_IS_PFNZERO | (private_only ? PAGE_IS_FILE : 0),
 			.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED};
-		int r = ioctl(fd, PAGEMAP_SCAN_IOCTL, &a);
+		int r = step(fd, &a, false);
 
 		if (r < 0)
-			return -errno;
-		for (int i = 0; i < r; i++)
-			if (runs_push(out, n, &cap, vec[i].start, vec[i].end) < 0)
+			return r;
+		for (int i = 0; i < r; i++) {
+			struct runs *to = vec[i].categories & PAGE_IS_GUARD ? guards : out;
+
+			if (to && runs_push(&to->v, &to->n, &to->cap, vec[i].start, vec[i].end) < 0)
 				return -ENOMEM;
+		}
 		start = a.walk_end;
 	}
 	return 0;
@@ -73,10 +103,9 @@ int pagemap_written(int dirfd, uint64_t start, uint64_t end, bool protect, struc
 		struct pm_scan_arg a = {.size = sizeof(a), .flags = PM_SCAN_CHECK_WPASYNC | (protect ? PM_SCAN_WP_MATCHING : 0), .start = start, .end = end,
 			.vec = (uint64_t)vec, .vec_len = 512, .category_inverted = PAGE_IS_PFNZERO, .category_mask = PAGE_IS_PFNZERO | PAGE_IS_WRITTEN,
 			.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED};
-		int r = ioctl(fd, PAGEMAP_SCAN_IOCTL, &a);
+		int r = step(fd, &a, true);
 
 		if (r < 0) {
-			r = -errno;
 			free(*out);
 			*out = NULL;
 			*n = 0;
@@ -90,10 +119,9 @@ int pagemap_written(int dirfd, uint64_t start, uint64_t end, bool protect, struc
 	return fd < 0 ? -ESRCH : 0;
 }
 
-static int words(int fd, uint64_t start, uint64_t end, bool private_only, struct run **out, size_t *n)
+static int words(int fd, uint64_t start, uint64_t end, bool private_only, struct runs *out)
 {
 	uint64_t w[4096];
-	size_t cap = 0;
 
 	while (start < end) {
 		size_t want = (end - start) / 4096 > 4096 ? 4096 : (end - start) / 4096;
@@ -104,28 +132,36 @@ static int words(int fd, uint64_t start, uint64_t end, bool private_only, struct
 		for (ssize_t i = 0; i < got / 8; i++, start += 4096) {
 			bool here = w[i] >> 62 & 3, file = w[i] >> 61 & 1;
 
-			if (here && !(private_only && file) && runs_push(out, n, &cap, start, start + 4096) < 0)
+			if (here && !(private_only && file) && runs_push(&out->v, &out->n, &out->cap, start, start + 4096) < 0)
 				return -ENOMEM;
 		}
 	}
 	return 0;
 }
 
-int pagemap_runs(int dirfd, uint64_t start, uint64_t end, bool private_only, struct run **out, size_t *n)
+int pagemap_runs(int dirfd, uint64_t start, uint64_t end, bool private_only, struct run **out, size_t *n, struct run **guards, size_t *nguards)
 {
 	_cleanup_close_ int fd = openat(dirfd, "pagemap", O_RDONLY | O_CLOEXEC);
+	struct runs pages = {0}, guarded = {0};
 	int r;
 
 	*out = NULL;
 	*n = 0;
 	if (fd < 0)
 		return -errno;
-	r = scan(fd, start, end, private_only, out, n);
+	r = scan(fd, start, end, private_only, &pages, guards ? &guarded : NULL);
 	if (r == -ENOTTY || r == -EINVAL)
-		r = words(fd, start, end, private_only, out, n);
+		r = words(fd, start, end, private_only, &pages);
 	if (r < 0) {
-		free(*out);
-		*out = NULL;
+		free(pages.v);
+		free(guarded.v);
+		return r;
 	}
-	return r;
+	*out = pages.v;
+	*n = pages.n;
+	if (guards) {
+		*guards = guarded.v;
+		*nguards = guarded.n;
+	}
+	return 0;
 }

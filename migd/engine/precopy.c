@@ -193,7 +193,7 @@ uint64_t precopy_watchable(struct eng_proc *p, const struct maps *maps)
 		struct run *runs;
 		size_t n;
 
-		if (!worth_watching(&maps->m[i]) || pagemap_runs(p->dir, maps->m[i].start, maps->m[i].end, false, &runs, &n) < 0)
+		if (!worth_watching(&maps->m[i]) || pagemap_runs(p->dir, maps->m[i].start, maps->m[i].end, false, &runs, &n, NULL, NULL) < 0)
 			continue;
 		for (size_t k = 0; k < n; k++)
 			bytes += runs[k].end - runs[k].start;
@@ -346,18 +346,18 @@ void precopy_forget(const struct eng_family *f)
 }
 
 /* ---- the end ------------------------------------------------------------------------------------------ */
-int precopy_rest(struct eng_proc *p, const struct map *m, struct run **dirty, size_t *ndirty, struct run **drop, size_t *ndrop)
+int precopy_rest(struct eng_proc *p, const struct map *m, struct rest *out)
 {
 	struct watched *w = find(p, m);
 	struct run *present = NULL;
 	size_t n = 0;
 	int r;
 
-	if (!w || pagemap_written(p->dir, m->start, m->end, false, dirty, ndirty) < 0)
+	if (!w || pagemap_written(p->dir, m->start, m->end, false, &out->dirty, &out->ndirty) < 0)
 		return 0;
-	r = pagemap_runs(p->dir, m->start, m->end, false, &present, &n);
+	r = pagemap_runs(p->dir, m->start, m->end, false, &present, &n, &out->guard, &out->nguard);
 	if (r == 0)
-		r = runs_minus(w->sent, w->nsent, present, n, drop, ndrop);
+		r = runs_minus(w->sent, w->nsent, present, n, &out->drop, &out->ndrop);
 	free(present);
 	return r < 0 ? r : 1;
 }

@@ -288,16 +288,16 @@ static int owner_dump(struct file_desc *d, Sprite__Img__File *m, struct error *e
 		return 0;
 	for (size_t i = 0; i < eng_nprocs(d->holder->family); i++) {
 		struct eng_proc *p = eng_proc_at(d->holder->family, i);
-		struct eng_thread *t = res_thread_by_tid(p, o.pid);
+		struct eng_thread *t = res_thread_by_tid(p, o.pid); /* of a group: its leader */
 
-		if (!t || o.type == F_OWNER_PGRP)
+		if (!t)
 			continue;
 		m->owner_type = o.type;
 		m->owner = t->vtid;
 		m->owner_sig = sig;
 		return 0;
 	}
-	return error_set(e, EINVAL, "fd %d of %d: signals a process outside of its family (F_SETOWN)", d->look.num, d->holder->vpid);
+	return error_set(e, EINVAL, "fd %d of %d: signals a process outside of its family (F_SETOWN): turn O_ASYNC off first", d->look.num, d->holder->vpid);
 }
 
 static int desc_dump(struct eng_family *f, struct file_desc *d, struct eng_image *out, struct error *e)
@@ -502,11 +502,20 @@ static int owner_set(struct file_desc *d, struct error *e)
 		if (!t)
 			continue;
 		o.pid = t->tid;
-		if (fcntl(d->fd, F_SETOWN_EX, &o) < 0 || fcntl(d->fd, F_SETSIG, m->owner_sig) < 0 ||
-		    fcntl(d->fd, F_SETFL, fcntl(d->fd, F_GETFL) | O_ASYNC) < 0)
+		if (fcntl(d->fd, F_SETOWN_EX, &o) < 0 || fcntl(d->fd, F_SETSIG, m->owner_sig) < 0)
 			return error_set(e, errno, "%s: F_SETOWN: %s", m->path, strerror(errno));
 	}
 	return 0;
+}
+
+/* By the process itself: the signal tells the number over which it was asked for. */
+static int async_set(struct eng_proc *p, struct file_desc *d, int num, struct error *e)
+{
+	int flags = fcntl(d->fd, F_GETFL);
+	struct eng_call c[2] = {{SYS_fcntl, {num, F_SETFL, flags & ~O_ASYNC}, 0, 0, 0}, {SYS_fcntl, {num, F_SETFL, flags | O_ASYNC}, 0, 0, 0}};
+	int r = d->image->owner ? eng_batch(p->threads[0], c, 2, NULL) : 0;
+
+	return r < 0 ? error_set(e, -r, "fd %d of %d: O_ASYNC: %s", num, p->vpid, strerror(-r)) : 0;
 }
 
 static int offset_set(struct file_desc *d, struct error *e)
@@ -557,8 +566,12 @@ static int files_finish(struct eng_proc *p, struct error *e)
 	for (size_t i = 0; !r && i < m->n_fd; i++) {
 		struct file_desc *d = file_by_id(p->family, m->fd[i]->file);
 
-		if (d->holder == p && d->kind->finish && !d->holders++)
+		bool first = d->holder == p && !d->holders++;
+
+		if (first && d->kind->finish)
 			r = d->kind->finish(p, d, m->fd[i]->num, e);
+		if (!r && first)
+			r = async_set(p, d, m->fd[i]->num, e);
 		if (!r && d->kind->each)
 			r = d->kind->each(p, d, m->fd[i]->num, e);
 	}

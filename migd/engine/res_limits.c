@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Resource limits, scheduling (nice, policy, affinity, I/O priority, timer slack), personality, death signal, subreaper, OOM score, THP and
- * machine-check settings, merging of pages, W^X (PR_SET_MDWE), mlockall for what is mapped later.
+ * machine-check settings, merging of pages, W^X (PR_SET_MDWE), mlockall for what is mapped later; what membarrier(2) was registered for, what a core file holds.
  *
  * Limits are set in the target itself, and by us where it may not (raising a hard limit needs CAP_SYS_RESOURCE of the host).
  * Real-time classes are refused: a guest must never hold back the host's owner.
@@ -11,6 +11,7 @@
 #include "migd/engine/res_util.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/membarrier.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +34,7 @@
 #define PR_SET_MEMORY_MERGE 67
 #define PR_GET_MEMORY_MERGE 68
 #endif
-enum { IOPRIO_WHO_PROCESS = 1, CPU_BYTES = 1024 };
+enum { IOPRIO_WHO_PROCESS = 1, CPU_BYTES = 1024, BARRIERS = 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8 /* MEMBARRIER_CMD_REGISTER_* */ };
 struct sched_attr_0 { /* struct sched_attr of sched_setattr(2), first version */
 	uint32_t size, policy;
 	uint64_t flags;
@@ -273,8 +274,34 @@ static int thread_dump(struct limits_state *s, struct eng_thread *t, Sprite__Img
 	return r < 0 ? r : thread_ask(t, m);
 }
 
+/* Registrations, as bits: each has the number of the command that makes it, which is twice that of the barrier itself. Before Linux 6.3 a barrier tells: EPERM without. */
+static uint32_t barriers_of(struct eng_proc *p)
+{
+	static const int barrier[] = {MEMBARRIER_CMD_PRIVATE_EXPEDITED, MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE, 1 << 7 /* ..._RSEQ */};
+	long all = eng_syscall(p->threads[0], SYS_membarrier, 1l << 9 /* MEMBARRIER_CMD_GET_REGISTRATIONS */, 0l, 0l);
+	uint32_t bits = 0;
+
+	if (all >= 0)
+		return (uint32_t)all;
+	for (size_t i = 0; i < ARRAY_SIZE(barrier); i++)
+		if (eng_syscall(p->threads[0], SYS_membarrier, (long)barrier[i], 0l, 0l) == 0)
+			bits |= 2u * barrier[i];
+	return bits;
+}
+
+static size_t barriers_calls(uint32_t bits, struct eng_call *c)
+{
+	size_t n = 0;
+
+	for (uint32_t b = 1; b && b <= bits; b <<= 1)
+		if (bits & b & BARRIERS)
+			c[n++] = (struct eng_call){SYS_membarrier, {b, 0, 0}, 0, 1, 0};
+	return n;
+}
+
 static int process_dump(struct eng_proc *p, Sprite__Img__Limits *m)
 {
+	_cleanup_free_ char *core = eng_proc_read(p->dir, "coredump_filter", NULL);
 	_cleanup_free_ char *oom = eng_proc_read(p->dir, "oom_score_adj", NULL);
 	int32_t sub = 0;
 
@@ -298,6 +325,8 @@ static int process_dump(struct eng_proc *p, Sprite__Img__Limits *m)
 	m->mdwe = c[3].ret > 0 ? c[3].ret : 0;
 	m->memory_merge = c[4].ret == 1;
 	m->mlockall = p->core->mlockall;
+	m->barriers = barriers_of(p);
+	m->core_filter = core && *core ? strtoul(core, NULL, 16) + 1 : 0;
 	return 0;
 }
 
@@ -457,9 +486,19 @@ static void oom_set(struct eng_proc *p, int adj)
 	close(fd);
 }
 
+static void core_filter_set(struct eng_proc *p, uint32_t filter)
+{
+	_cleanup_close_ int fd = openat(p->dir, "coredump_filter", O_WRONLY | O_CLOEXEC);
+	char text[16];
+	int n = snprintf(text, sizeof text, "0x%x", filter);
+
+	if (fd >= 0)
+		(void)!write(fd, text, n);
+}
+
 static int process_finish(struct eng_proc *p, const Sprite__Img__Limits *m, struct error *e)
 {
-	struct eng_call c[6] = {
+	struct eng_call c[6 + 32] = {
 		{SYS_prctl, {PR_SET_CHILD_SUBREAPER, m->subreaper}, 0, 0, 0},
 		{SYS_prctl, {PR_SET_THP_DISABLE, m->thp_disable}, 0, 1, 0},
 		{SYS_prctl, {PR_MCE_KILL, m->mce_kill == PR_MCE_KILL_DEFAULT ? PR_MCE_KILL_CLEAR : PR_MCE_KILL_SET, m->mce_kill}, 0, 1, 0},
@@ -474,8 +513,11 @@ static int process_finish(struct eng_proc *p, const Sprite__Img__Limits *m, stru
 		c[n++] = (struct eng_call){SYS_prctl, {PR_SET_MDWE, m->mdwe}, 0, 0, 0};
 	if (m->mlockall)
 		c[n++] = (struct eng_call){SYS_mlockall, {m->mlockall}, 0, 0, 0};
+	n += barriers_calls(m->barriers, c + n);
 	int r = eng_batch(p->threads[0], c, n, NULL);
 
+	if (m->core_filter)
+		core_filter_set(p, m->core_filter - 1);
 	oom_set(p, m->oom_score_adj);
 	return r < 0 ? error_set(e, -r, "settings of %d: %s", p->vpid, strerror(-r)) : 0;
 }

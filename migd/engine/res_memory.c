@@ -176,10 +176,6 @@ int memory_put_pages(struct eng_proc *p, struct eng_image *out, const struct run
 }
 
 /* ---- description ---------------------------------------------------------------------------------- */
-struct plan { /* one per map */
-	struct run *runs, *drop;
-	size_t n, ndrop;
-};
 
 static int file_of(struct eng_proc *p, const struct map *m, Sprite__Image__ImgFile *f)
 {
@@ -197,7 +193,7 @@ static int file_of(struct eng_proc *p, const struct map *m, Sprite__Image__ImgFi
 	return 0;
 }
 
-static int plan_map(struct eng_proc *p, struct map *m, Sprite__Image__ImgMap *im, Sprite__Image__ImgFile *file, struct plan *plan, struct error *e)
+static int plan_map(struct eng_proc *p, struct map *m, Sprite__Image__ImgMap *im, Sprite__Image__ImgFile *file, struct rest *plan, struct error *e)
 {
 	int r = 0;
 
@@ -209,15 +205,15 @@ static int plan_map(struct eng_proc *p, struct map *m, Sprite__Image__ImgMap *im
 	im->flags = m->flags & ~MAPF_UFFD_WP;
 	if (m->kind == KIND_FILE_PRIV && is_deleted(m->path)) {
 		m->kind = KIND_ANON;
-		plan->runs = malloc(sizeof(*plan->runs));
-		if (!plan->runs)
+		plan->dirty = malloc(sizeof(*plan->dirty));
+		if (!plan->dirty)
 			return -ENOMEM;
-		plan->runs[0] = (struct run){m->start, m->end};
-		plan->n = 1;
-	} else if (m->kind == KIND_ANON && precopy_rest(p, m, &plan->runs, &plan->n, &plan->drop, &plan->ndrop) == 1) {
+		plan->dirty[0] = (struct run){m->start, m->end};
+		plan->ndirty = 1;
+	} else if (m->kind == KIND_ANON && precopy_rest(p, m, plan) == 1) {
 		im->kept = true;
 	} else if (m->kind == KIND_ANON || m->kind == KIND_FILE_PRIV) {
-		r = pagemap_runs(p->dir, m->start, m->end, m->kind == KIND_FILE_PRIV, &plan->runs, &plan->n);
+		r = pagemap_runs(p->dir, m->start, m->end, m->kind == KIND_FILE_PRIV, &plan->dirty, &plan->ndirty, &plan->guard, &plan->nguard);
 	}
 	im->kind = m->kind;
 	if (r == 0 && (m->kind == KIND_FILE_PRIV || m->kind == KIND_FILE_SHARED)) {
@@ -227,8 +223,10 @@ static int plan_map(struct eng_proc *p, struct map *m, Sprite__Image__ImgMap *im
 	}
 	if (r == 0 && m->kind == KIND_OBJECT)
 		r = object_number(p, m, &im->object);
-	for (size_t i = 0; i < plan->n; i++)
-		im->pages += plan->runs[i].end - plan->runs[i].start;
+	for (size_t i = 0; i < plan->ndirty; i++)
+		im->pages += plan->dirty[i].end - plan->dirty[i].start;
+	im->guard = (uint64_t *)plan->guard;
+	im->n_guard = 2 * plan->nguard;
 	return r < 0 ? error_set(e, -r, "process %d: memory %lx-%lx %s: %s", p->vpid, (long)m->start, (long)m->end, m->path, strerror(-r)) : 0;
 }
 
@@ -291,7 +289,7 @@ struct mm_build {
 	Sprite__Image__ImgMm mm;
 	Sprite__Image__ImgMap *map, **list;
 	Sprite__Image__ImgFile *file, exe;
-	struct plan *plan;
+	struct rest *plan;
 	uint64_t bounds[11];
 	char exe_path[4096];
 	char *auxv;
@@ -302,7 +300,7 @@ static void build_free(struct mm_build *b, size_t n)
 	if (!b)
 		return;
 	for (size_t i = 0; b->plan && i < n; i++)
-		free(b->plan[i].runs), free(b->plan[i].drop);
+		free(b->plan[i].dirty), free(b->plan[i].drop), free(b->plan[i].guard);
 	free(b->map);
 	free(b->list);
 	free(b->file);
@@ -391,8 +389,8 @@ static int dump_mm(struct eng_proc *p, struct maps *maps, struct mm_build *b, st
 		k->p = p;
 		k->out = out;
 		for (size_t i = 0; i < b->mm.n_map && r == 0; i++)
-			for (size_t j = 0; j < b->plan[i].n && r == 0; j++)
-				r = pack(k, b->plan[i].runs[j].start, b->plan[i].runs[j].end);
+			for (size_t j = 0; j < b->plan[i].ndirty && r == 0; j++)
+				r = pack(k, b->plan[i].dirty[j].start, b->plan[i].dirty[j].end);
 		if (r == 0)
 			r = pack_flush(k);
 		for (size_t i = 0; i < b->mm.n_map && r == 0; i++)
@@ -440,7 +438,7 @@ static int ahead_map(struct eng_proc *p, const struct map *m, Sprite__Image__Img
 	if (m->kind == KIND_FILE_PRIV && file_of(p, m, file) < 0)
 		return 1;
 	im->file = m->kind == KIND_FILE_PRIV ? file : NULL;
-	if (pagemap_runs(p->dir, m->start, m->end, m->kind == KIND_FILE_PRIV, &runs, &n) < 0)
+	if (pagemap_runs(p->dir, m->start, m->end, m->kind == KIND_FILE_PRIV, &runs, &n, NULL, NULL) < 0)
 		return 1;
 	for (size_t k = 0; k < n; k++)
 		im->pages += runs[k].end - runs[k].start;

@@ -93,8 +93,29 @@ static int dump_thread(struct eng_thread *t, struct eng_image *out, struct error
 	return eng_image_put_msg(out, IMG_THREAD, t->proc->vpid, &m.base);
 }
 
+/* What x86 has for old programs: segments of one's own (modify_ldt(2), emulators have them), and leave to use I/O ports. */
+static int old_ways(struct eng_proc *p, struct error *e)
+{
+	char bits[8192 + 8], entry[16];
+	struct iovec v = {bits, sizeof(bits)};
+	uint64_t at;
+
+	eng_scratch_reset(p);
+	at = eng_scratch_put(p, NULL, sizeof(entry));
+	if (ENG_SYS(p->threads[0], SYS_modify_ldt, 0, at, sizeof(entry)) > 0)
+		return error_set(e, EOPNOTSUPP, "process %d has segments of its own (modify_ldt): cannot be carried", p->vpid);
+	for (unsigned i = 0; i < p->nthreads; i++, v.iov_len = sizeof(bits))
+		if (ptrace(PTRACE_GETREGSET, p->threads[i]->tid, 0x201 /* NT_386_IOPERM */, &v) == 0 && v.iov_len)
+			return error_set(e, EOPNOTSUPP, "thread %d may use I/O ports of this host (ioperm, iopl): cannot be carried", p->threads[i]->vtid);
+	return 0;
+}
+
 static int threads_dump(struct eng_proc *p, struct eng_image *out, struct error *e)
 {
+	int old = old_ways(p, e);
+
+	if (old < 0)
+		return old;
 	for (unsigned i = 0; i < p->nthreads; i++) {
 		int r = dump_thread(p->threads[i], out, e);
 

@@ -350,6 +350,7 @@ static struct eng_family *go_out(struct eng_family **home, pid_t pid, const char
 	t2 = clock_mono_ns();
 	if (other_wait() < 0 || r < 0) {
 		eng_thaw(*home);
+		must(r == -EPIPE ? 0 : r, &e, "dump");
 		must(other.result, &other.e, "nest or fill");
 		must(r, &e, "dump");
 	}

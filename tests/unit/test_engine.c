@@ -152,7 +152,7 @@ static void own_maps(void)
 			mine = m->kind == KIND_ANON && m->prot == (PROT_READ | PROT_WRITE) && m->flags & MAPF_DONTCOPY;
 	}
 	CU_ASSERT(vdso && mine);
-	CU_ASSERT_EQUAL(pagemap_runs(dir, (uint64_t)p, (uint64_t)p + 4 * page, false, &runs, &n), 0);
+	CU_ASSERT_EQUAL(pagemap_runs(dir, (uint64_t)p, (uint64_t)p + 4 * page, false, &runs, &n, NULL, NULL), 0);
 	CU_ASSERT(n == 1 && runs[0].start == (uint64_t)p + page && runs[0].end == (uint64_t)p + 2 * page);
 	free(runs);
 	maps_free(maps);

@@ -4,6 +4,7 @@
  * root; a state that this machine cannot give is left out and told.
  */
 #include <CUnit/Basic.h>
+#include <asm/ldt.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/io.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -64,6 +66,22 @@ static int f_descriptor_under_way(void)
 	memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)), &fd, sizeof fd);
 	return has(sendmsg(s[0], &m, 0));
 }
+static int f_ldt(void)
+{
+	struct user_desc d = {.base_addr = 0x10000, .limit = 0xfff, .seg_32bit = 1, .useable = 1};
+
+	return has(syscall(SYS_modify_ldt, 1, &d, sizeof d));
+}
+static int f_ports(void)
+{
+	return has(ioperm(0x80, 1, 1));
+}
+static int f_signals_others(void)
+{
+	int s[2];
+
+	return has(socketpair(AF_UNIX, SOCK_STREAM, 0, s)) || has(fcntl(s[0], F_SETOWN, getppid())) || has(fcntl(s[0], F_SETFL, O_ASYNC));
+}
 /* A thread that cannot be stopped for a second (it waits for a child of CLONE_VFORK): it is left alone until then, and moves. */
 static void *vfork_thread(void *told)
 {
@@ -94,6 +112,9 @@ static const struct state frozen[] = {
 	{"own system calls", f_own_calls, "*thread * catches its own system calls (PR_SET_SYSCALL_USER_DISPATCH): cannot be carried; start it without*"},
 	{"waiting connection", f_waiting_connection, "*a connection waits to be accepted: try again later*"},
 	{"descriptor under way", f_descriptor_under_way, "*descriptors are under way in a unix socket (SCM_RIGHTS): try again later*"},
+	{"segments", f_ldt, "*has segments of its own (modify_ldt): cannot be carried*"},
+	{"ports", f_ports, "*thread * may use I/O ports of this host (ioperm, iopl): cannot be carried*"},
+	{"signals to somebody else", f_signals_others, "*fd * signals a process outside of its family (F_SETOWN): turn O_ASYNC off first*"},
 	{"nothing special", f_none, NULL},
 };
 
@@ -178,6 +199,7 @@ int main(void)
 		return 77;
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	signal(SIGIO, SIG_IGN); /* f_signals_others() */
 	CU_initialize_registry();
 	CU_pSuite s = CU_add_suite("refusals, standing still", NULL, NULL);
 	CU_add_test(s, "each by its name", test_frozen);
