@@ -277,7 +277,7 @@ static void on_down(struct agent *a, struct hub *h)
 	list_each(f, &a->fifos, link) {
 		if (f->hub != h)
 			continue;
-		end_close(f);
+		end_leave(a, f);
 		f->unacked = 0;
 		list_each(o, &f->openers, link)
 			opener_answer(o);

@@ -118,6 +118,16 @@ void end_close(struct fifo *f)
 		free(list_entry(l, struct bytes, link));
 }
 
+/* The same, while a reader may be on its way to what we have put in: the last end must not go (pipe_guard.c). */
+void end_leave(struct agent *a, struct fifo *f)
+{
+	int n = 0;
+
+	if (f->role == SINK && pipe_coming(f, true) && !ioctl(f->end, FIONREAD, &n) && n)
+		guard_open(a, f);
+	end_close(f);
+}
+
 static void arm(struct agent *a, struct fifo *f, uint32_t events)
 {
 	struct epoll_event ev = {.events = events | EPOLLONESHOT, .data.ptr = f};
@@ -433,7 +443,7 @@ void pipe_role(struct agent *a, struct fifo *f, int role, bool shared)
 		f->shared = shared;
 		pipe_pump(a, f);
 	} else if (f->role != SOURCE || role != SINK || may_be_sink(a, f)) {
-		end_close(f);
+		end_leave(a, f);
 		f->shared = shared;
 		role_take(a, f, role);
 	}

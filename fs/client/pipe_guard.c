@@ -7,7 +7,7 @@
  *	- a process that moves here has taken over a reader's place and then ends before it comes to life (fifo->suspect).
  * A writer of this node that waited in open(2) for a reader comes in by the guard, writes, and may be gone before that reader, who is still on its way, is in: so until it
  * is, the guard stays, whatever becomes of the role, or the bytes would end with the last end of the pipe; and a write end of ours stands for that writer (fifo->past),
- * or the reader would wait for one.
+ * or the reader would wait for one. So it is with bytes of the hub that we have put in.
  * With a guard in it the pipe does not tell any more that its readers have gone, so we look (fifo_look(), dear) every now and then. When they have, what they did not read
  * goes back to the hub, and a node that still has writers becomes a SOURCE before the guard is closed. The same look tells that the writers of this node have gone, which
  * our own write end hides: with readers on two nodes, each would for ever be the other's writer, and no end of file come.

@@ -132,6 +132,7 @@ struct fifo *fifo_get(struct agent *a, struct inode *ino);
 /* ---- pipe_ends.c */
 int fifo_open(struct fs *fs, const struct inode *ino, int flags);
 void end_close(struct fifo *f);
+void end_leave(struct agent *a, struct fifo *f);
 /* Carries what there is to carry. False: the other end of ours has gone (and the role with it): report it. */
 bool pipe_pump(struct agent *a, struct fifo *f);
 void pipe_role(struct agent *a, struct fifo *f, int role, bool shared);
