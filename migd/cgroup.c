@@ -253,6 +253,14 @@ static void lowest_weight(struct cgroups *c, const char *name)
 		set_limit(c, name, CG_IO, "io.bfq.weight", "blkio.bfq.weight", "1", "1");
 }
 
+void cgroups_hurry(struct cgroups *c, bool hurry)
+{
+	if (!hurry)
+		lowest_weight(c, "");
+	else if (set_limit(c, "", CG_CPU, "cpu.idle", "cpu.idle", "0", "0")) /* which makes the weight that of everybody */
+		set_limit(c, "", CG_CPU, "cpu.weight", "cpu.shares", "100", "1024");
+}
+
 /* Those that were asked for are not best effort. */
 static int set_limits(struct cgroups *c, const char *name, const struct cgroup_limits *l)
 {

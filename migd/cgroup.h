@@ -28,6 +28,11 @@ const char *cgroups_describe(const struct cgroups *c);
 
 /* Lowest weights and these limits for all guests together. */
 int cgroups_limit_all(struct cgroups *c, const struct cgroup_limits *l, struct error *e);
+/*
+ * When all guests have been told to freeze, they get the CPU like anybody until they have: a task comes to the place where it stops only when it runs, and on a
+ * busy host one of the lowest weight hardly does. The same goes for what the engine has them do while they are sent away. Not for long.
+ */
+void cgroups_hurry(struct cgroups *c, bool hurry);
 /* name: letters, digits, '-', '.'. An existing group of that name is taken over. *paths (caller frees): the directories to put processes in, ':'-separated. */
 int cgroup_make(struct cgroups *c, const char *name, const struct cgroup_limits *l, char **paths, struct error *e);
 /* Returns when every task in it is frozen (or running again), at the latest after timeout_ms: -ETIMEDOUT. Negative: does

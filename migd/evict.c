@@ -10,12 +10,14 @@
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "migd/cgroup.h"
 #include "migd/guest.h"
 #include "migd/hosts.h"
 #include "migd/owner.h"
 #include "migd/stats.h"
 
 #define AGAIN_NS (2ull * 1000000000)
+#define HURRY_NS (3ull * 1000000000)
 enum { CALL_MS = 3000, LINK_DEFAULT_MBIT = 1000 };
 
 /* ---- asking a home ---- */
@@ -82,6 +84,10 @@ size_t evict_guests(struct migd *m, const char *id, const char *why, bool by_han
 		if (!id || !strcmp(id, v[i]->id))
 			news += stop(v[i], why, by_hand);
 	families_list_free(v, n);
+	if (news && !id && m->cgroups) {
+		m->hurry_ns = clock_boot_ns();
+		cgroups_hurry(m->cgroups, true);
+	}
 	if (news)
 		stats_count(m, COUNT_EVICTIONS, (unsigned)news);
 	evict_turn(m, false);
@@ -194,6 +200,16 @@ bool evict_under_way(struct migd *m)
 	}
 	families_list_free(v, n);
 	return any;
+}
+
+void evict_calm(struct migd *m, bool some)
+{
+	uint64_t since = m->hurry_ns;
+
+	if (!since || (some && clock_boot_ns() - since < HURRY_NS))
+		return;
+	m->hurry_ns = 0;
+	cgroups_hurry(m->cgroups, false);
 }
 
 void evict_kick(struct migd *m)

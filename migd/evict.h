@@ -25,5 +25,7 @@ void evict_kick(struct migd *m);
 void evict_throttle(struct family *f, size_t n);
 /* Is somebody still to leave? */
 bool evict_under_way(struct migd *m);
+/* Often while guests may be leaving, some: evict_under_way(). */
+void evict_calm(struct migd *m, bool some);
 
 #endif

@@ -24,6 +24,7 @@ enum { TICK_MS = 1000, HOMES_EVERY = 3, TRIM_EVERY = 4, ARENAS = 2 };
 static void run(struct daemon *d, struct migd *m)
 {
 	struct pollfd p = { .fd = d->signal_fd, .events = POLLIN };
+	size_t away = SIZE_MAX, guests = SIZE_MAX;
 	unsigned images = 0;
 
 	for (unsigned n = 1;; n++) {
@@ -44,7 +45,11 @@ static void run(struct daemon *d, struct migd *m)
 			images = m->images;
 			malloc_trim(0);
 		}
-		notify_status("%zu away, %zu guests", families_count(m->families, FAM_HOME), families_count(m->families, FAM_GUEST));
+		if (away != families_count(m->families, FAM_HOME) || guests != families_count(m->families, FAM_GUEST)) {
+			away = families_count(m->families, FAM_HOME);
+			guests = families_count(m->families, FAM_GUEST);
+			notify_status("%zu away, %zu guests", away, guests);
+		}
 	}
 }
 

@@ -204,6 +204,7 @@ static void watch_leaving(struct owner *o)
 {
 	bool some = evict_under_way(o->m);
 
+	evict_calm(o->m, some);
 	if (some && !o->evict_ns) {
 		o->evict_ns = clock_mono_ns();
 	} else if (!some && o->evict_ns) {

@@ -110,6 +110,8 @@ check "it is stopped" until_true 20 eval '[ $(stopped) -gt $stops ]'
 check "the owner goes" until_true 60 eval '[ $(idles) -gt $idles ]'
 lab heal ws1 ws2 >/dev/null
 check "it runs on, there" until_true 60 eval 'is_at g ws2 && counts g'
+lowest() { sh_on ws2 'for d in /sys/fs/cgroup/sprite-guests /sys/fs/cgroup/*/sprite-guests; do if [ -e $d/cpu.idle ]; then [ $(cat $d/cpu.idle) = 1 ]; exit; fi; done; [ "$(cat /sys/fs/cgroup/cpu/sprite-guests/cpu.shares /sys/fs/cgroup/sprite-guests/cpu.weight 2>/dev/null)" -le 2 ]'; }
+check "at the lowest weight, as before" until_true 10 lowest
 # and a migd that is started anew knows that its guests were stopped
 stops=$(stopped)
 lab cut ws1 ws2 >/dev/null
