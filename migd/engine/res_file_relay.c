@@ -20,6 +20,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/log.h"
 #include "migd/engine/core.h"
 #include "migd/engine/res_files.h"
 
@@ -91,6 +92,19 @@ static struct relay *relay_add(struct relay_table *t, uint64_t id, enum eng_rela
 }
 
 /* Source: the description is (or becomes, at home) a relayed one. */
+/* A pipe or terminal that stands for another: /dev/fd/N opens it by its owner and mode, as that one. */
+static void owner_put(const struct file_desc *d, Sprite__Img__File *m)
+{
+	m->uid = d->look.st.st_uid;
+	m->gid = d->look.st.st_gid;
+}
+
+static void owner_take(int fd, const Sprite__Img__File *m)
+{
+	if (fchown(fd, m->uid, m->gid) < 0 || fchmod(fd, m->mode & 0777) < 0)
+		log_debug("engine: owner of %s: %s", m->path, strerror(errno));
+}
+
 static int relay_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, enum eng_relay_kind kind, struct error *e)
 {
 	struct relay_table *t = table_of(f);
@@ -118,6 +132,7 @@ static int relay_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__Fi
 
 	if (k < 0)
 		return error_set(e, -k, "cannot be relayed: %s", strerror(-k));
+	owner_put(d, m);
 	m->relay = r->r.id;
 	m->relay_kind = r->r.kind;
 	m->relay_pid = r->r.pid;
@@ -162,6 +177,8 @@ static int relay_open(struct eng_family *f, struct file_desc *d, struct error *e
 		return error_set(e, k < 0 ? -k : EBADF, "relay %llu cannot be opened: %s", (unsigned long long)r->r.id, strerror(-k));
 	struct stat st;
 
+	if (!f->home) /* there it is the original */
+		owner_take(r->r.fd, m);
 	if (fstat(r->r.fd, &st) == 0)
 		relay_key(&st, r->key);
 	r->open_fd = fcntl(r->r.fd, F_DUPFD_CLOEXEC, 0);
@@ -302,6 +319,7 @@ static int pipe_inside(struct eng_family *f, struct file_desc *d, const struct f
 	if (!x)
 		return -ENOMEM;
 	sprite__img__pipe__init(x);
+	owner_put(d, m);
 	x->pipe = first->id;
 	if (first != d)
 		return 0;
@@ -345,8 +363,9 @@ static int pipe_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__Fil
 	return relay_dump(f, d, m, kind, e);
 }
 
-static struct pair *pair_get(struct eng_family *f, const Sprite__Img__Pipe *m, struct error *e)
+static struct pair *pair_get(struct eng_family *f, const Sprite__Img__File *of, struct error *e)
 {
+	const Sprite__Img__Pipe *m = of->pipe;
 	struct relay_table *t = table_of(f);
 	struct pair *q = t ? t->pairs : NULL;
 
@@ -363,6 +382,7 @@ static struct pair *pair_get(struct eng_family *f, const Sprite__Img__Pipe *m, s
 	q->id = m->pipe;
 	q->next = t->pairs;
 	t->pairs = q;
+	owner_take(q->fd[0], of);
 	if (m->size && fcntl(q->fd[1], F_GETPIPE_SZ) != (int)m->size && fcntl(q->fd[1], F_SETPIPE_SZ, (int)m->size) < 0) {
 		error_set(e, errno, "pipe of %llu bytes: %s", (unsigned long long)m->size, strerror(errno));
 		return NULL;
@@ -383,7 +403,7 @@ static int pipe_open(struct eng_family *f, struct eng_proc *p, struct file_desc 
 	(void)p;
 	if (m->relay)
 		return relay_open(f, d, e);
-	struct pair *q = m->pipe ? pair_get(f, m->pipe, e) : NULL;
+	struct pair *q = m->pipe ? pair_get(f, m, e) : NULL;
 
 	if (!q)
 		return res_bad_record(e, "pipes");

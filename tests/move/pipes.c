@@ -1,11 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Pipes inside of the family: bytes under way between parent and child, a pipe that is partly full for long, a changed size, non-blocking ends, a pipe whose
- * writer is gone (data, then end of file) and one whose reader is gone (EPIPE).
+ * writer is gone (data, then end of file) and one whose reader is gone (EPIPE). Each belongs to whom it belonged to, and can be opened by /proc/self/fd.
  */
 #include "move.h"
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+
+static void check_owner(int fd, mode_t mode)
+{
+	char path[40];
+	struct stat st;
+	SYS(fstat(fd, &st));
+	CHECK(st.st_uid == geteuid() && st.st_gid == getegid() && (st.st_mode & 0777) == mode, "the pipe belongs to %d:%d, mode %o", st.st_uid, st.st_gid, st.st_mode);
+	snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+	SYS(close(SYS(open(path, O_RDONLY | O_NONBLOCK))));
+}
 
 static void child(int in, int out)
 {
@@ -46,6 +56,7 @@ int main(int argc, char **argv)
 	close(from[1]);
 	SYS(pipe2(half, O_NONBLOCK));
 	SYS(fcntl(half[1], F_SETPIPE_SZ, 1 << 18));
+	SYS(fchmod(half[0], 0640));
 	unsigned char big[200000], is[200000];
 	for (size_t i = 0; i < sizeof big; i++)
 		big[i] = i * 7 + (i >> 8);
@@ -71,6 +82,8 @@ int main(int argc, char **argv)
 				CHECK(b[i] == ((unsigned char)(got * 31) ^ 0x55), "byte %llu came back as %x", (unsigned long long)got, b[i]);
 		}
 		move_nap(3000);
+		check_owner(from[0], 0600);
+		check_owner(half[0], 0640);
 		SYS(ioctl(half[0], FIONREAD, &n));
 		CHECK(n == sizeof big, "a waiting pipe holds %d bytes, not %zu", n, sizeof big);
 		CHECK(fcntl(half[0], F_GETPIPE_SZ) == 1 << 18, "pipe size is %d", fcntl(half[0], F_GETPIPE_SZ));
