@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/io.h"
 #include "conf/log.h"
 
 enum { GROWN = 1 << 20, GROWN_TIMES = 4 }; /* written anew when so much has been added, and the file is so many times what was live then */
@@ -217,28 +218,13 @@ static int read_live(const char *path, json_t *live, struct error *e)
 	return ferror(f) ? error_set(e, EIO, "%s: cannot read the journal", path) : 0;
 }
 
-static int write_all(int fd, const char *p, size_t n)
-{
-	while (n) {
-		ssize_t k = write(fd, p, n);
-
-		if (k < 0 && errno == EINTR)
-			continue;
-		if (k <= 0)
-			return k ? -errno : -EIO;
-		p += k;
-		n -= k;
-	}
-	return 0;
-}
-
 /* *bytes grows by what was written. */
 static int append_record(int fd, const json_t *r, size_t *bytes)
 {
 	_cleanup_free_ char *line = journal_format(r);
 
 	*bytes += line ? strlen(line) : 0;
-	return line ? write_all(fd, line, strlen(line)) : -ENOMEM;
+	return line ? io_write_all(fd, line, strlen(line)) : -ENOMEM;
 }
 
 static int sync_dir_of(const char *path)
@@ -374,7 +360,7 @@ static int put(struct journal *j, json_t *record, bool sync)
 	before = fstat(j->fd, &st) ? -1 : st.st_size;
 	torn = j->torn;
 	if (j->torn)
-		err = write_all(j->fd, "\n", 1);
+		err = io_write_all(j->fd, "\n", 1);
 	if (!err) {
 		err = append_record(j->fd, record, &j->added);
 		j->torn = j->torn && err;

@@ -26,6 +26,7 @@
 #include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
+#include "conf/io.h"
 #include "migd/cli/cli.h"
 
 enum { SIZE_FD = 3, ROOM = 16384, TERM_FAILED = 125, DRAIN_MS = 100 };
@@ -81,38 +82,6 @@ static void nonblocking(int fd)
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 }
 
-static bool write_all(int fd, const void *p, size_t n)
-{
-	for (const char *c = p; n;) {
-		ssize_t k = write(fd, c, n);
-
-		if (k < 0 && errno == EINTR)
-			continue;
-		if (k < 0 && errno == EAGAIN && poll(&(struct pollfd){.fd = fd, .events = POLLOUT}, 1, -1) > 0)
-			continue;
-		if (k <= 0)
-			return false;
-		c += k;
-		n -= (size_t)k;
-	}
-	return true;
-}
-
-static bool read_all(int fd, void *p, size_t n)
-{
-	for (char *c = p; n;) {
-		ssize_t k = read(fd, c, n);
-
-		if (k < 0 && errno == EINTR)
-			continue;
-		if (k <= 0)
-			return false;
-		c += k;
-		n -= (size_t)k;
-	}
-	return true;
-}
-
 static int status_of(int status)
 {
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
@@ -162,7 +131,7 @@ static int carry(int master, pid_t shell)
 			return 128 + SIGHUP; /* the user's terminal has gone: so has this one, with our end of it */
 		if (p[1].revents && !way_step(&screen))
 			break;
-		if (p[2].revents && read_all(SIZE_FD, &w, sizeof(w)))
+		if (p[2].revents && !io_read_all(SIZE_FD, &w, sizeof(w)))
 			ioctl(master, TIOCSWINSZ, &w);
 		else if (p[2].revents)
 			return 128 + SIGHUP;
@@ -181,12 +150,12 @@ static int serve(char **cmd)
 	pid_t pid;
 
 	signal(SIGPIPE, SIG_IGN);
-	if (!read_all(SIZE_FD, &h, sizeof(h)))
+	if (io_read_all(SIZE_FD, &h, sizeof(h)))
 		return failed("shell: this verb's --serve is for mig shell itself") ? TERM_FAILED : 0;
 	master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (master < 0 || grantpt(master) || unlockpt(master) || ptsname_r(master, pts, sizeof(pts)))
 		return failed("no terminal can be made there: %s", strerror(errno)) ? TERM_FAILED : 0;
-	if (!write_all(STDOUT_FILENO, "", 1))
+	if (io_write_all(STDOUT_FILENO, "", 1))
 		return TERM_FAILED;
 	pid = fork();
 	if (pid == 0)
@@ -322,7 +291,7 @@ static int screen_run(pid_t pid, int pipes[4][2], int signals)
 		if (!p[3].revents || read(signals, &si, sizeof(si)) != sizeof(si))
 			continue;
 		if (si.ssi_signo == SIGWINCH && !ioctl(STDIN_FILENO, TIOCGWINSZ, &w))
-			write_all(pipes[3][1], &w, sizeof(w));
+			io_write_all(pipes[3][1], &w, sizeof(w));
 		else if (si.ssi_signo == SIGCHLD)
 			ended |= waitpid(pid, &status, WNOHANG) == pid;
 		else if (si.ssi_signo != SIGWINCH)
@@ -372,6 +341,6 @@ int cmd_term(int argc, char **argv)
 	}
 	for (int i = 0; i < 4; i++)
 		close(pipes[i][i == 1 || i == 2]);
-	write_all(pipes[3][1], &h, sizeof(h));
+	io_write_all(pipes[3][1], &h, sizeof(h));
 	return screen_run(pid, pipes, signals);
 }

@@ -17,6 +17,7 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
+#include "conf/io.h"
 #include "migd/cli/cli.h"
 #include "migd/cli/make_pool.h"
 
@@ -154,20 +155,6 @@ static void row(struct make_agent *a, json_t *line)
 
 /* ---- output ---- */
 
-static void write_all(int fd, const char *p, size_t n)
-{
-	while (n) {
-		ssize_t k = write(fd, p, n);
-
-		if (k < 0 && errno == EINTR)
-			continue;
-		if (k <= 0)
-			return; /* whoever reads our output has gone: so would the recipe's own write have failed */
-		p += k;
-		n -= (size_t)k;
-	}
-}
-
 /* In one piece, whatever small recipes say at that time. */
 static void output_flush(struct recipe *r)
 {
@@ -177,7 +164,7 @@ static void output_flush(struct recipe *r)
 		uint32_t n;
 
 		memcpy(&n, r->text + at + 1, sizeof(n));
-		write_all(r->to[(int)r->text[at]], r->text + at + 5, n);
+		io_write_all(r->to[(int)r->text[at]], r->text + at + 5, n);
 		at += 5 + n;
 	}
 	if (r->len)
@@ -193,7 +180,7 @@ static void output_add(struct recipe *r, int which, const char *p, uint32_t n)
 
 		if (!bigger) { /* too much to keep: from here on as it comes */
 			output_flush(r);
-			write_all(r->to[which], p, n);
+			io_write_all(r->to[which], p, n);
 			return;
 		}
 		r->text = bigger;

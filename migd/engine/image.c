@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 #include <protobuf-c/protobuf-c.h>
+#include "conf/io.h"
 #include "migd/engine/core.h"
 
 enum { BUF = 2 << 20, FLUSH = 256 << 10 };
@@ -59,26 +60,9 @@ void image_free(struct eng_image *im)
 	free(im);
 }
 
-static int write_all(int fd, const char *b, size_t n)
-{
-	while (n) {
-		ssize_t r = send(fd, b, n, MSG_NOSIGNAL);
-
-		if (r < 0 && errno == ENOTSOCK)
-			r = write(fd, b, n);
-		if (r < 0 && errno == EINTR)
-			continue;
-		if (r <= 0)
-			return r < 0 ? -errno : -EPIPE;
-		b += r;
-		n -= r;
-	}
-	return 0;
-}
-
 int image_flush(struct eng_image *im)
 {
-	int r = write_all(im->fd, im->buf, im->n);
+	int r = io_write_all(im->fd, im->buf, im->n);
 
 	im->total += im->n;
 	im->n = 0;
@@ -140,26 +124,9 @@ int eng_image_put_msg(struct eng_image *im, uint32_t type, pid_t vpid, const str
 	return image_commit(im, type, vpid, len);
 }
 
-static int read_all(int fd, void *buf, size_t n)
-{
-	char *b = buf;
-
-	while (n) {
-		ssize_t r = read(fd, b, n);
-
-		if (r < 0 && errno == EINTR)
-			continue;
-		if (r <= 0)
-			return r < 0 ? -errno : -EPIPE;
-		b += r;
-		n -= r;
-	}
-	return 0;
-}
-
 int image_next(struct eng_image *im, struct image_rec *rec, const void **body)
 {
-	int r = read_all(im->fd, rec, sizeof(*rec));
+	int r = io_read_all(im->fd, rec, sizeof(*rec));
 
 	if (r < 0)
 		return r;
@@ -167,7 +134,7 @@ int image_next(struct eng_image *im, struct image_rec *rec, const void **body)
 		return -EPROTO;
 	r = grow(im, rec->len);
 	if (r == 0)
-		r = read_all(im->fd, im->buf, rec->len);
+		r = io_read_all(im->fd, im->buf, rec->len);
 	*body = im->buf;
 	return r;
 }
