@@ -365,7 +365,8 @@ bool pipe_pump(struct agent *a, struct fifo *f)
 	f->again = 0;
 	if (f->role == SINK)
 		return sink_pump(a, f);
-	guard_settle(a, f);
+	if (!guard_settle(a, f))
+		return false;
 	return f->role == SOURCE ? source_pump(a, f) : true;
 }
 

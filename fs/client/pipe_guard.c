@@ -104,6 +104,21 @@ static bool alone(struct agent *a, struct fifo *f)
 	return !r;
 }
 
+/* The reader whom the guard and its bytes waited for has not come in after all (it moves, or was killed): they go back to the hub. */
+static bool not_read(struct agent *a, struct fifo *f)
+{
+	bool r, w;
+	int n = 0;
+
+	if (f->role != NONE || !f->hub->stream || ioctl(f->guard, FIONREAD, &n) || !n)
+		return true;
+	fifo_look(a, f, -1, &r, &w);
+	if (r)
+		return true;
+	end_give_up(a, f);
+	return false;
+}
+
 bool guard_settle(struct agent *a, struct fifo *f)
 {
 	if (f->guard < 0 && needed(a, f))
@@ -118,8 +133,10 @@ bool guard_settle(struct agent *a, struct fifo *f)
 		return false;
 	}
 	if (!needed(a, f)) {
+		bool stays = not_read(a, f);
+
 		guard_close(f);
-		return true;
+		return stays;
 	}
 	look_at(f, pipe_coming(f, true) ? clock_mono_ns() + AGAIN_NS : f->looked + f->look_ns);
 	return true;

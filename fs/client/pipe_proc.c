@@ -48,6 +48,17 @@ static unsigned long long cpu_time(pid_t tid)
 	return ut + st;
 }
 
+/*
+ * A stopped thread (by a signal, or by migd, which moves it) has left its open, though its registers still tell of it: it stops where signals are delivered. Either it
+ * has got what it opened, or the call will be made again, and told again.
+ */
+static bool is_stopped(pid_t tid)
+{
+	char buf[1024], *p;
+
+	return read_line(tid, "stat", buf, sizeof(buf)) || !(p = strrchr(buf, ')')) || !p[1] || strchr("tTZX", p[2]);
+}
+
 static bool flags_of(pid_t tid, const char *call, unsigned long long *flags)
 {
 	unsigned long long a[4];
@@ -106,7 +117,7 @@ bool pipe_proc_left(const struct pipe_proc *p)
 		return true;
 	if (!strcmp(call, "running"))
 		return cpu_time(p->tid) > p->cpu + OPEN_TICKS;
-	return strcmp(call, p->call) != 0;
+	return strcmp(call, p->call) != 0 || is_stopped(p->tid);
 }
 
 /* Access mode of a descriptor, from its fdinfo; -1: it is gone. */
