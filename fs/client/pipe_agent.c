@@ -149,6 +149,8 @@ static void on_open(struct agent *a, struct inode *ino, struct opener *o)
 		free(o);
 		return;
 	}
+	if (f->guard >= 0 && f->role != SINK && !guard_settle(a, f)) /* what stood for a writer is there for those before this one: it would come in by it, and find an end of file */
+		pipe_report(f, 0);
 	o->id = ++a->next_id;
 	o->since = clock_mono_ns();
 	if (o->who.r && !reader_waits(f))
