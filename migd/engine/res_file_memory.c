@@ -74,7 +74,7 @@ static int memory_open(struct eng_family *f, struct eng_proc *p, struct file_des
 	if (fchmod(object, m->mode & 07777) < 0 || fchown(object, m->uid, m->gid) < 0)
 		return error_set(e, errno, "%s: %s", m->path, strerror(errno));
 	snprintf(name, sizeof name, "/proc/self/fd/%d", object);
-	int fd = open(name, (m->flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_ASYNC | O_DIRECT)) | O_CLOEXEC);
+	int fd = open(name, (file_open_flags(m->flags) & ~O_DIRECT) | O_CLOEXEC);
 
 	return fd < 0 ? error_set(e, errno, "%s: %s", m->path, strerror(errno)) : fd;
 }

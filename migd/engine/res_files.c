@@ -395,7 +395,7 @@ int file_open_path(struct eng_proc *p, const Sprite__Img__File *m, uint32_t flag
 	int fd = s ? files_take_ahead(&s->ahead, p, m, flags) : -1;
 
 	if (fd < 0)
-		fd = eng_open(p, m->path, flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_ASYNC), 0);
+		fd = eng_open(p, m->path, file_open_flags(flags), 0);
 	if (fd < 0)
 		return error_set(e, -fd, "%s cannot be opened there: %s", m->path, strerror(-fd));
 	bool proc = !strncmp(m->path, "/proc/", 6); /* of a process of the family; inodes are made up there */

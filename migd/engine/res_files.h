@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <fcntl.h>
 #include "migd/engine/res_util.h"
 #include "rpc/image_res.pb-c.h"
 
@@ -102,5 +103,13 @@ void files_free_ahead(struct ahead **list);
 
 /* Opens m->path as the family sees it and checks that it is the same object. fd or -errno with e filled. */
 int file_open_path(struct eng_proc *p, const Sprite__Img__File *m, uint32_t flags, struct error *e);
+
+/* What open(2) is asked for again, of a file that is there: not how it came to be, nor how its name was to be found. */
+static inline uint32_t file_open_flags(uint32_t flags)
+{
+	if (flags & O_TMPFILE & ~O_DIRECTORY) /* it says so of itself for ever, and is no directory */
+		flags &= ~O_TMPFILE;
+	return flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_ASYNC | O_NOFOLLOW);
+}
 
 #endif

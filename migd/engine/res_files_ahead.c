@@ -47,12 +47,6 @@ int files_put_ahead(struct eng_proc *p, struct eng_image *out)
 	return r == -EPIPE || r == -ENOMEM ? r : 0; /* it may end or exec meanwhile */
 }
 
-/* What open(2) is asked for again; the rest is set afterwards (files_fill). */
-static uint32_t asked(uint32_t flags)
-{
-	return flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_ASYNC);
-}
-
 int files_fill_ahead(struct ahead **list, struct eng_proc *p, const void *body, size_t len, struct error *e)
 {
 	Sprite__Img__File *m = sprite__img__file__unpack(NULL, len, body);
@@ -66,10 +60,10 @@ int files_fill_ahead(struct ahead **list, struct eng_proc *p, const void *body, 
 	}
 	for (a = *list; a; a = a->next)
 		n++;
-	fd = n < AHEAD_MAX ? eng_open(p, m->path, asked(m->flags), 0) : -EMFILE;
+	fd = n < AHEAD_MAX ? eng_open(p, m->path, file_open_flags(m->flags), 0) : -EMFILE;
 	a = fd >= 0 ? calloc(1, sizeof(*a)) : NULL;
 	if (a) {
-		*a = (struct ahead){*list, strdup(m->path), asked(m->flags), p->core->uid, fd};
+		*a = (struct ahead){*list, strdup(m->path), file_open_flags(m->flags), p->core->uid, fd};
 		*list = a;
 	} else if (fd >= 0) {
 		close(fd);
@@ -94,7 +88,7 @@ int files_take_ahead(struct ahead **list, struct eng_proc *p, const Sprite__Img_
 		struct ahead *a = *at;
 		int fd = -1;
 
-		if (a->flags != asked(flags) || a->uid != p->core->uid || !a->path || strcmp(a->path, want->path))
+		if (a->flags != file_open_flags(flags) || a->uid != p->core->uid || !a->path || strcmp(a->path, want->path))
 			continue;
 		if (fstat(a->fd, &st) == 0 && res_same_ino(st.st_ino, want->ino)) {
 			fd = a->fd;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Files without a name: an unlinked temporary file (two descriptions, holes, growing), a memfd that is mapped and written in turn, a sealed memfd. */
+/* Files without a name: an unlinked temporary file (two descriptions, holes, growing), one that never had a name (O_TMPFILE), one opened with O_NOFOLLOW, a memfd that is mapped and written in turn, a sealed memfd. */
 #include "move.h"
 
 int main(int argc, char **argv)
@@ -8,6 +8,10 @@ int main(int argc, char **argv)
 	char *path = move_path("tmp");
 	int wr = SYS(open(path, O_RDWR | O_CREAT | O_EXCL, 0640)), ap = SYS(open(path, O_WRONLY | O_APPEND)), rd = SYS(open(path, O_RDONLY));
 	SYS(unlink(path));
+	int tmp[2] = {open("/tmp", O_RDWR | O_TMPFILE | O_EXCL, 0600), SYS(open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600))};
+	SYS(unlink(path));
+	for (int i = 0; i < 2; i++)
+		CHECK(tmp[i] < 0 || write(tmp[i], "lasting", 7) == 7, "write");
 	SYS(ftruncate(wr, 1 << 20)); /* a hole first */
 	int mem = SYS(memfd_create("move-test", MFD_ALLOW_SEALING | MFD_CLOEXEC)), sealed = SYS(memfd_create("sealed", MFD_ALLOW_SEALING));
 	SYS(ftruncate(mem, 65536));
@@ -34,6 +38,8 @@ int main(int argc, char **argv)
 		v = ~v;
 		CHECK(pwrite(mem, &v, 8, n % 8192 * 8) == 8 && map[n % 8192] == v, "memfd: the map does not see write()");
 		char b[8];
+		for (int i = 0; i < 2; i++)
+			CHECK(tmp[i] < 0 || (pread(tmp[i], b, 8, 0) == 7 && !memcmp(b, "lasting", 7)), "temporary file %d changed", i);
 		CHECK(pread(sealed, b, 8, 0) == 8 && !memcmp(b, "constant", 8), "sealed memfd changed");
 		CHECK(pwrite(sealed, "x", 1, 0) < 0 && errno == EPERM, "a sealed memfd can be written");
 		CHECK(fcntl(mem, F_GETFD) == FD_CLOEXEC && fcntl(sealed, F_GETFD) == 0, "close-on-exec changed");
