@@ -152,7 +152,7 @@ def send(s): os.write(fd, s.encode())
 send("PS1='PROM''PT> '; cd %s\n" % jd); expect("PROMPT> ")
 send("python3 -c 'import time\nwhile True: time.sleep(0.05)' </dev/null >/dev/null 2>&1 &\n"); job = expect(r"\[1\] (\d+)").group(1).decode()
 expect("PROMPT> ")
-send("mig move -H ws2 %s; echo st=$?\n" % job); expect("st=0")
+send("until [ $(cat /proc/%s/comm) = python3 ]; do sleep 0.1; done; mig move -H ws2 %s; echo st=$?\n" % (job, job)); expect("st=0") # until then it is a shell
 send("kill -STOP %1; until jobs | grep -q Stopp''ed; do sleep 0.1; done; jobs\n"); expect("Stopped"); expect("PROMPT> ")
 send("bg; until jobs | grep -q Runn''ing; do sleep 0.1; done; jobs\n"); expect("Running"); expect("PROMPT> ")
 send("kill %1; wait %1; echo st=$?\n"); expect("st=143")
