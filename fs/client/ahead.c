@@ -104,7 +104,7 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 		rpc_msg_copy(out, page, len);
 	else
 		len = 0;
-	if (rep) {
+	if (rep && len == out->bulk_len) {
 		lease_reply_begin(c->fs);
 		covered = ops_names_taken(dir, rep->dir_lease, rep->dir_lease_seq);
 		if (covered) {
@@ -127,7 +127,7 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 	cost = entries * kinds[c->flags].entry + (c->flags == AHEAD_DATA ? (len >> 10) * PER_KB : 0);
 	k->fetched += cost > CHUNK_MIN ? cost : CHUNK_MIN;
 	k->at = clock_boot_ns();
-	if (!covered) /* not to be had: not before many more were asked for */
+	if (!covered || (c->flags == AHEAD_WRITE && !(rep->dir_lease & WRITE))) /* not to be had: not before many more were asked for */
 		k->fetched += 1000 + k->asked;
 	list_splice_tail(&ready, &dir->ahead.waiters);
 	pthread_mutex_unlock(&dir->lock);
@@ -187,6 +187,7 @@ static uint64_t one_more(struct inode *dir, enum ahead_what what, uint64_t cost,
 	if (size < kinds[what].first && k->fetched)
 		return 0;
 	dir->ahead.busy = true;
+	dir->ahead.what = what;
 	return size < kinds[what].first ? kinds[what].first : size;
 }
 
@@ -251,8 +252,6 @@ static bool chunk_wait(struct fs *fs, fuse_req_t req, struct inode *dir, enum ah
 	if (may_ask(dir)) {
 		size = one_more(dir, what, cost, at_once);
 		cookie = dir->ahead.kind[what].cookie;
-		if (size)
-			dir->ahead.what = what;
 		wait = dir->ahead.busy && dir->ahead.what == what && session_park(&dir->ahead.waiters);
 	}
 	pthread_mutex_unlock(&dir->lock);

@@ -149,7 +149,7 @@ struct inode {
 	atomic_bool was_read, read_again; /* contents were asked for here; they were, and then taken: they come along when its attributes are asked for */
 	/* see names.c */
 	struct hash names;
-	bool complete, reading, listed; /* all names are in the set; the listing is being read, is whole */
+	bool complete, reading, listed, listing_over; /* all names are in the set; the listing is being read, is whole, is too long */
 	uint8_t *listing;
 	size_t listing_len, listing_room;
 	uint64_t listing_next; /* the cookie that it goes on from */

@@ -21,14 +21,18 @@
 
 static atomic_size_t all_names, all_listings;
 
-static void listing_end(struct inode *dir)
+static void listing_free(struct inode *dir)
 {
-	if (dir->listing)
-		atomic_fetch_sub(&all_listings, dir->listing_len);
+	atomic_fetch_sub(&all_listings, dir->listing_len);
 	free(dir->listing);
 	dir->listing = NULL;
 	dir->listing_len = dir->listing_room = 0;
-	dir->reading = dir->listed = false;
+}
+
+static void listing_end(struct inode *dir)
+{
+	listing_free(dir);
+	dir->reading = dir->listed = dir->listing_over = false;
 }
 
 /* With inode.lock. */
@@ -93,20 +97,25 @@ static bool page_add(struct inode *dir, const struct fs_dirent *d)
 
 	bare.entrylen = 0;
 	bare.datalen = FS_DIRENT_NODATA;
+	dir->listing_next = d->cookie;
 	if (!is_dots(d) && !hash_get(&dir->names, d->name, d->namelen) && !add(dir, d->name, d->namelen, NAMES_UNKNOWN))
 		return false;
+	if (dir->listing_over)
+		return true;
 	if (dir->listing_len + need > dir->listing_room) {
 		size_t room = dir->listing_room * 2 + 4096;
 		uint8_t *p = room > LISTING_MAX || atomic_load(&all_listings) > LISTINGS_MAX ? NULL : realloc(dir->listing, room);
 
-		if (!p)
-			return false;
+		if (!p) { /* the names are good without */
+			listing_free(dir);
+			dir->listing_over = true;
+			return true;
+		}
 		dir->listing = p;
 		dir->listing_room = room;
 	}
 	dir->listing_len += fs_dirent_put(dir->listing + dir->listing_len, dir->listing_room - dir->listing_len, &bare);
 	atomic_fetch_add(&all_listings, need);
-	dir->listing_next = d->cookie;
 	return true;
 }
 
@@ -125,9 +134,12 @@ void names_page(struct inode *dir, const uint8_t *page, size_t len, uint64_t coo
 	for (; dir->reading && at < len && (n = fs_dirent_get(page + at, len - at, &d)); at += n)
 		if (!page_add(dir, &d))
 			listing_end(dir);
+	if (at < len) /* not understood to its end */
+		listing_end(dir);
 	if (dir->reading && end) {
 		dir->reading = false;
-		dir->listed = dir->complete = true;
+		dir->listed = !dir->listing_over;
+		dir->complete = true;
 	}
 out:
 	pthread_mutex_unlock(&dir->lock);
