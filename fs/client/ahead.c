@@ -3,7 +3,7 @@
  * Bulk acquisition: what a program is going to ask of one directory, name by name, is had with few calls (ReaddirReq with leases for the entries, and contents).
  *
  * Three things begin it; whoever would have to send a call asks us first:
- *  - NAMES: the second look-up (or question for attributes) in a directory that had to be sent asks for its entries, in chunks, beside the look-ups themselves;
+ *  - NAMES: the second look-up (or question for attributes) in a directory that had to be sent asks for its entries, in chunks, which look-ups wait for;
  *  - DATA: the second read of a small file asks for the contents of the small files beside it (the first, where such have just been read in another directory); reads
  *    there wait for the chunk that is on its way;
  *  - WRITE: the second change that had to be sent, since another node has something of the directory, asks for it and its entries for ourselves alone. It and those
@@ -40,11 +40,11 @@
 #define CALL_MAX   3000u	 /* and a call at most */
 
 static const struct {
-	uint32_t first; /* bytes of the first chunk */
+	uint32_t first; /* bytes of a chunk at least */
 	uint32_t call;	/* cost of a call that it may spare */
 	uint32_t entry; /* of an entry fetched */
 } kinds[] = {
-	[AHEAD_NAMES] = {32u << 10, 120, 14},
+	[AHEAD_NAMES] = {64u << 10, 120, 14},
 	[AHEAD_DATA] = {256u << 10, 150, 25},
 	[AHEAD_WRITE] = {128u << 10, 400, 20},
 };
@@ -184,8 +184,6 @@ static uint64_t one_more(struct inode *dir, enum ahead_what what, uint64_t cost,
 	size = (k->asked - k->fetched) / kinds[what].entry * ENTRY;
 	if (what == AHEAD_DATA)
 		size = ((k->asked - k->fetched) / PER_KB) << 10;
-	if (size < kinds[what].first && k->fetched)
-		return 0;
 	dir->ahead.busy = true;
 	dir->ahead.what = what;
 	return size < kinds[what].first ? kinds[what].first : size;
@@ -210,7 +208,7 @@ void ahead_paid(struct inode *dir, enum ahead_what what)
 		k->asked += kinds[what].call / 2;
 }
 
-void ahead_asked(struct fs *fs, fuse_req_t req, struct inode *dir)
+static void ahead_asked(struct fs *fs, fuse_req_t req, struct inode *dir)
 {
 	uint64_t size, cookie;
 
@@ -260,6 +258,11 @@ static bool chunk_wait(struct fs *fs, fuse_req_t req, struct inode *dir, enum ah
 	if (wait)
 		fuse_reply_none(req); /* this life of it */
 	return wait;
+}
+
+bool ahead_lookup(struct fs *fs, fuse_req_t req, struct inode *dir)
+{
+	return !session_resent() && chunk_wait(fs, req, dir, AHEAD_NAMES, kinds[AHEAD_NAMES].call, false);
 }
 
 void ahead_was_read(struct fs *fs, struct inode *ino)

@@ -659,10 +659,10 @@ void names_learn(struct inode *dir, const char *name, size_t len, uint64_t id, u
 /* ---- ahead.c: what will be asked for next, in bulk */
 /* Between lease_reply_begin() and _end(): what a page says under a good grant of NAMES; `mark`: read_mark() of when it was asked for. */
 void ahead_learn(struct fs *fs, struct inode *dir, const uint8_t *page, size_t len, uint64_t changes, uint64_t mark);
-/* A name of dir, attributes of ino, must be asked for. */
-void ahead_asked(struct fs *fs, fuse_req_t req, struct inode *dir);
+/* Attributes of ino must be asked for. */
 void ahead_asked_of(struct fs *fs, fuse_req_t req, struct inode *ino);
-/* Contents, or a change of a name in dir, must be sent; true: not now, the request comes again. */
+/* A look-up, a read, a change of a name must be sent; true: not now, the request comes again. */
+bool ahead_lookup(struct fs *fs, fuse_req_t req, struct inode *dir);
 bool ahead_read(struct fs *fs, fuse_req_t req, struct inode *ino, off_t off);
 bool ahead_change(struct fs *fs, fuse_req_t req, struct inode *dir);
 void ahead_foreign(struct inode *dir);

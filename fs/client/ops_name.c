@@ -408,8 +408,10 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 		inode_put(fs, dir);
 		return;
 	}
-	if (!k)
-		ahead_asked(fs, req, dir);
+	if (!k && ahead_lookup(fs, req, dir)) {
+		inode_put(fs, dir);
+		return;
+	}
 	c = call_new(fs, req, FS_LOOKUP, dir, lookup_done);
 	if (!c)
 		return;
