@@ -4,6 +4,7 @@
 # long: yes
 # What a client keeps in memory: little when nothing is asked of it, and of unsent data a quarter of cache_mb, after which writers wait.
 . "$(dirname "$0")/lib.sh"
+[ -z "${ASAN_OPTIONS:-}" ] || skip "a sanitizer has an allocator of its own"
 lab_up -n 1
 rss() { sh_on ws1 'n=0; for p in $(pgrep -x "spritefs|sprite-holder"); do n=$((n + $(awk "/^VmRSS/ { print \$2 }" /proc/$p/status))); done; echo $n'; }
 sh_on ws1 'ls -lR /sprite >/dev/null'
