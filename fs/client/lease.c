@@ -150,14 +150,19 @@ bool lease_has(struct inode *ino, uint64_t bits)
 
 /*
  * Keeps attributes that came with a reply which granted `got`; of two replies the one with the higher change counts. One whose grant is void may be of
- * before another client's change, even when ATTR has been granted anew since.
+ * before another client's change, even when ATTR has been granted anew since; but what is kept of a lower change (of before a write of our own, when
+ * its reply could not grant since somebody waits for the file) is over all the same.
  */
 void lease_keep_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a, uint64_t got)
 {
 	uint64_t gen = atomic_load(&fs->victim_gen);
 
-	if (!a || !(got & SPRITE__FS__LEASE_BITS__LEASE_ATTR))
+	if (!a)
 		return;
+	if (!(got & SPRITE__FS__LEASE_BITS__LEASE_ATTR)) {
+		lease_attr_floor(ino, a->change);
+		return;
+	}
 	pthread_mutex_lock(&ino->lock);
 	if ((ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && (a->change > ino->attr_change || (!ino->attr_valid && a->change == ino->attr_change))) {
 		inode_stat(fs, ino->dom, a, &ino->attr);

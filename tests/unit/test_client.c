@@ -75,9 +75,15 @@ static void test_leases(void)
 	CU_ASSERT(lease_attr(&fs, f, &st));
 	CU_ASSERT_EQUAL(st.st_size, 10);
 	a.change = 101;
-	lease_keep_attr(&fs, f, &a, 0); /* its grant is void: it may be of before another client's change */
+	lease_keep_attr(&fs, f, &a, 0); /* its grant is void: it may be of before another client's change, but what is of a lower one is over */
+	CU_ASSERT_FALSE(lease_attr(&fs, f, &st));
+	a.change = 100; /* of before, and late */
+	lease_keep_attr(&fs, f, &a, ATTR);
+	CU_ASSERT_FALSE(lease_attr(&fs, f, &st));
+	a.change = 101;
+	lease_keep_attr(&fs, f, &a, ATTR);
 	CU_ASSERT(lease_attr(&fs, f, &st));
-	CU_ASSERT_EQUAL(st.st_size, 10);
+	CU_ASSERT_EQUAL(st.st_size, 9);
 	lease_forget_attr(f);
 	CU_ASSERT_FALSE(lease_attr(&fs, f, &st));
 
