@@ -28,7 +28,7 @@ on1 ws1 'os.makedirs(D)
 for i in range(N):
     with open(name(i), "wb") as f: f.write(b"%-1024d" % i)
 os.sync(); f = os.open(D, os.O_RDONLY); os.fsync(f)'
-on1 ws2 "cost('look-ups of files that another node has made', 3 * N // 4, stats)"
+on1 ws2 "cost('look-ups of files that another node has made', N // 4, stats)"
 on1 ws2 "cost('reads of them', N // 2, reads)"
 echo 3 >/proc/sys/vm/drop_caches
 on1 ws2 "cost('look-ups when the kernel has forgotten them', 3, stats)"
