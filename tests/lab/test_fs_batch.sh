@@ -43,7 +43,7 @@ def syncs():
     f = os.open("%s/synced" % D, os.O_WRONLY | os.O_CREAT, 0o644)
     for i in range(100): os.pwrite(f, b"z" * 4096, i * 8192 % 65536); os.fsync(f)
     os.close(f)
-cost("write and fsync", 1.02, 100, syncs)
+cost("write and fsync", 1.04, 100, syncs)
 os.makedirs("/sprite/count/1/2/3/4")
 PY
 on ws1 python3 - <"$TMP/count.py" || flunk "counting ends well"
