@@ -178,8 +178,8 @@ static int list_fill(struct listing *l, int fd)
 			l->end = true;
 			return 0;
 		}
-		/* what follows was asked of nobody: it would come without leases, and not again */
-		if (!list_chunk(l, (size_t)n) || l->o->nhopes > 1)
+		/* what follows the first records was asked of nobody: it would come without leases, and not again */
+		if ((l->len && l->o->nhopes > 1) || !list_chunk(l, (size_t)n))
 			return 0;
 	}
 	return 0;
