@@ -84,7 +84,18 @@ for f in sys.argv[1:]:
         by.setdefault(o, []).append((k, v, int(a), int(b))); total += 1
 for o, ops in sorted(by.items()):
     why = prove(ops)
-    if why: print("%s: %s" % (o, why)); sys.exit(1)
+    if why:
+        print("%s: %s" % (o, why))
+        w = why.split(); vs = {w[0], w[5]} if "was there while" in why else {w[0], w[-7] if len(w) > 7 else w[0]}
+        rows = []
+        for f in sys.argv[1:]:
+            for l in open(f):
+                oo, k, v, a, b = l.split()
+                if oo == o: rows.append((int(a), int(b), f[-2:], k, v))
+        rows.sort(); hit = [i for i, r in enumerate(rows) if r[4] in vs]
+        t0 = rows[hit[0]][0]
+        for r in rows[max(0, hit[0] - 5):hit[-1] + 6]: print("#  %9.3f %9.3f ms  %s %s %s" % ((r[0] - t0) / 1e6, (r[1] - t0) / 1e6, r[2], r[3], r[4]))
+        sys.exit(1)
 print("%d operations on %d registers" % (total, len(by)))
 PY
 same "the prover tells a stale read from a right one" good "$(python3 "$TMP/prove.py" 2>&1)"
