@@ -24,6 +24,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <unistd.h>
 #include "conf/clock.h"
 #include "conf/log.h"
 
@@ -305,22 +306,29 @@ static void recall_noted(struct fs *fs)
 	pthread_rwlock_unlock(&fs->grant_lock);
 }
 
-static void kernel_drop_pages(struct fs *fs, struct inode *ino)
+#define INVAL_US    200
+#define INVAL_TRIES 2500 /* half a second; then the count of look-ups is mistaken, not the kernel late */
+
+/*
+ * The kernel has no inode of this number: it has forgotten it and says so in a moment (FORGET), or a look-up that we have answered is still to be taken in by
+ * who asked. That one would make the inode with what we told before the recall, for long: nothing in it compares with an invalidation that came too early.
+ */
+static void kernel_inval(struct fs *fs, struct inode *ino, off_t off)
 {
-	fuse_lowlevel_notify_inval_inode(fs->se, ino->id, 0, 0);
+	for (unsigned n = 0; n < INVAL_TRIES && inode_is_known(fs, ino); n++) {
+		if (fuse_lowlevel_notify_inval_inode(fs->se, ino->id, off, 0) != -ENOENT || fs->stopping)
+			return;
+		usleep(INVAL_US);
+	}
 }
 
 /* What the kernel has of it. What it does not know by now (after recall_noted()) it will not be told under this lease. */
 static void kernel_drop(struct fs *fs, struct inode *ino, uint64_t bits)
 {
-	if (!inode_is_known(fs, ino))
-		return;
-	if (bits & SPRITE__FS__LEASE_BITS__LEASE_DATA)
-		kernel_drop_pages(fs, ino);
+	if (bits & (SPRITE__FS__LEASE_BITS__LEASE_DATA | SPRITE__FS__LEASE_BITS__LEASE_NAMES)) /* NAMES: the listing, which it keeps as the directory's pages */
+		kernel_inval(fs, ino, 0);
 	else if (bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR)
-		fuse_lowlevel_notify_inval_inode(fs->se, ino->id, -1, 0);
-	if (bits & SPRITE__FS__LEASE_BITS__LEASE_NAMES)
-		kernel_drop_pages(fs, ino); /* the listing, which it keeps as the directory's pages */
+		kernel_inval(fs, ino, -1);
 }
 
 static void recall_run(struct fs *fs, struct recall *r)
