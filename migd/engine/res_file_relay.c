@@ -91,7 +91,6 @@ static struct relay *relay_add(struct relay_table *t, uint64_t id, enum eng_rela
 	return r;
 }
 
-/* Source: the description is (or becomes, at home) a relayed one. */
 /* A pipe or terminal that stands for another: /dev/fd/N opens it by its owner and mode, as that one. */
 static void owner_put(const struct file_desc *d, Sprite__Img__File *m)
 {
@@ -105,6 +104,7 @@ static void owner_take(int fd, const Sprite__Img__File *m)
 		log_debug("engine: owner of %s: %s", m->path, strerror(errno));
 }
 
+/* Source: the description is (or becomes, at home) a relayed one. */
 static int relay_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, enum eng_relay_kind kind, struct error *e)
 {
 	struct relay_table *t = table_of(f);

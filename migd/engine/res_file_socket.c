@@ -15,6 +15,7 @@
 #include <linux/rtnetlink.h>
 #include <linux/sock_diag.h>
 #include <linux/unix_diag.h>
+#include <netinet/tcp.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,8 +34,8 @@ enum { MESSAGE_MAX = 1 << 20 };
 struct peer { /* what sock_diag tells */
 	bool has_peer;
 	uint32_t ino; /* of the peer; 0 with has_peer false: none */
-	uint32_t waiting, backlog; /* a listening one's */
-	uint8_t shut;
+	uint32_t waiting, backlog; /* waiting: connections of a listening one, else bytes; backlog: a listening one's */
+	uint8_t shut, type, state;
 };
 
 /* ---- sock_diag -------------------------------------------------------------------------------------- */
@@ -64,13 +65,15 @@ static int diag_ask(int nl, uint32_t ino, struct peer *out)
 	struct unix_diag_msg *m = NLMSG_DATA(h);
 	int left = h->nlmsg_len - NLMSG_LENGTH(sizeof *m);
 
+	out->type = m->udiag_type;
+	out->state = m->udiag_state;
 	for (struct rtattr *a = (struct rtattr *)(m + 1); RTA_OK(a, left); a = RTA_NEXT(a, left))
 		switch (a->rta_type) {
 		case UNIX_DIAG_PEER:
 			out->has_peer = true;
 			out->ino = *(uint32_t *)RTA_DATA(a);
 			break;
-		case UNIX_DIAG_RQLEN: /* of a listening one; else it is in bytes */
+		case UNIX_DIAG_RQLEN:
 			out->waiting = ((struct unix_diag_rqlen *)RTA_DATA(a))->udiag_rqueue;
 			out->backlog = ((struct unix_diag_rqlen *)RTA_DATA(a))->udiag_wqueue;
 			break;
@@ -97,6 +100,21 @@ static int diag(int dir, uint32_t ino, struct peer *out)
 	if (setns(here, CLONE_NEWNET) < 0)
 		return -errno; /* cannot be: it was ours a moment ago */
 	return r < 0 ? r : diag_ask(nl, ino, out);
+}
+
+/* What is refused in socket_dump() and mostly over in a moment; NULL: nothing. */
+static const char *waits(const struct peer *s)
+{
+	if (s->waiting && s->state == TCP_LISTEN)
+		return "a connection waits to be accepted: try again later";
+	return s->waiting && s->type == SOCK_DGRAM && !s->has_peer ? "messages wait in a unix datagram socket: try again later" : NULL;
+}
+
+const char *socket_waits(struct eng_proc *p, uint32_t ino)
+{
+	struct peer s;
+
+	return diag(p->dir, ino, &s) < 0 ? NULL : waits(&s);
 }
 
 /* ---- probe ------------------------------------------------------------------------------------------ */
@@ -330,8 +348,8 @@ static int socket_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__F
 	s->peek_off = socket_number(fd, SO_PEEK_OFF);
 	s->listening = socket_number(fd, SO_ACCEPTCONN);
 	s->backlog = s->listening ? peer.backlog : 0;
-	if (s->listening && peer.waiting)
-		return error_set(e, EBUSY, "a connection waits to be accepted: try again later");
+	if (s->listening && waits(&peer))
+		return error_set(e, EBUSY, "%s", waits(&peer));
 	r = name_dump(&d->look, fd, s);
 	if (!r)
 		r = one_way(&d->look, fd, s);

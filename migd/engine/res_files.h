@@ -89,6 +89,7 @@ struct file_gift {
 int files_give(struct eng_proc *p, struct file_gift *g, size_t n);
 
 bool inotify_unread(struct eng_proc *p, int num); /* events wait to be read */
+const char *socket_waits(struct eng_proc *p, uint32_t ino); /* why a unix socket cannot be taken just now; NULL: it can, or is of another family */
 bool fifo_in_cluster_tree(const struct file_look *l); /* needs dir, num */
 const char *file_lock_held(const struct file_look *l); /* "flock", ...; NULL: none. Needs pid, num, flags, st, info ("" will do for a file on /sprite) */
 bool file_is_handed(const struct file_look *l); /* res_file_sprite.c: locks on it go along */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a frozen process has open and must not have just now, but will not have in a moment: inotify with events that it has not read, locks on files of a home that it took
- * since the probe looked (those on /sprite go along, res_file_sprite.c), named pipes of this host's disks. Cheap: only links are read, and only files on /sprite are asked about.
+ * What a frozen process has open and must not have just now, but will not have in a moment: inotify with events that it has not read, unix sockets with connections
+ * not yet accepted or datagrams of nobody in particular, locks on files of a home that it took since the probe looked (those on /sprite go along,
+ * res_file_sprite.c), named pipes of this host's disks. Cheap: only links are read, and only files on /sprite and sockets are asked about.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -30,11 +31,15 @@ static int look(struct eng_proc *p, int at, const char *num, struct error *e)
 	char link[PATH_MAX], info[] = "";
 	struct file_look l = {.pid = p->pid, .dir = p->dir, .num = atoi(num), .link = link, .info = info};
 	const char *what;
+	unsigned ino;
 
 	if (res_readlink(at, num, link, sizeof link) < 0)
 		return 0;
 	if (!strcmp(link, "anon_inode:inotify") && inotify_unread(p, l.num))
 		return error_set(e, EBUSY, "process %d: fd %s: inotify has events that the program does not read: let it read them", p->vpid, num);
+	what = sscanf(link, "socket:[%u]", &ino) == 1 ? socket_waits(p, ino) : NULL;
+	if (what)
+		return error_set(e, EBUSY, "process %d: fd %s: %s", p->vpid, num, what);
 	if (*link != '/' || !strncmp(link, "/dev/", 5) || !strncmp(link, "/proc/", 6) || fstatat(at, num, &l.st, 0) < 0)
 		return 0;
 	if (S_ISFIFO(l.st.st_mode) && !o_path(p, num) && !fifo_in_cluster_tree(&l))

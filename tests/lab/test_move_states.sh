@@ -24,7 +24,7 @@ if said READY; then
 		[ $where != 0 ] || continue
 		for again in $(seq 40); do # refused for the moment (sprite-state(7)): somebody at home has the number of one born away; a busy machine, and events not read yet
 			case $where in 1|home) say=$(mig home $pid 2>&1) ;; *) say=$(mig move -H $where $pid 2>&1) ;; esac && continue 2
-			case $say in *"that number is taken" | *"let it read them" | *"try again later") sleep 0.5 ;; *) break ;; esac
+			case $say in *"that number is taken" | *"let it read them") sleep 0.5 ;; *) break ;; esac
 		done
 		why="move to $where: $say"
 		break
