@@ -43,7 +43,7 @@ static bool need_unsettled(const struct cs_need *n)
 	if (!n->settle || (mine && (mine->recalled & CS_DATA)))
 		return false;
 	list_each(other, &n->object->needs, in_object)
-		if (other->op->client != n->op->client && (other->breaks & CS_DATA))
+		if (other->op->client != n->op->client && other->change && (other->breaks & CS_DATA))
 			return true;
 	return false;
 }

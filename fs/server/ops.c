@@ -63,8 +63,7 @@ void op_run(struct op *o)
 			return;
 		if (r == -ENOSPC) { /* perhaps what we keep of removed files was the last of it: once more */
 			op_root(o);
-			unlinked_run(o->d);
-			if (graves_expire(&o->d->graves, UINT64_MAX))
+			if (unlinked_run(o->d) + graves_expire(&o->d->graves, UINT64_MAX))
 				continue;
 		}
 		if (r != OP_PARK) {

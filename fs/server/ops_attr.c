@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "fs/dirent.h"
+#include "fs/server/intent.h"
 #include "fs/server/lease.h"
 #include "fs/server/ops.h"
 
@@ -154,6 +155,8 @@ int op_setattr(struct op *o, const ProtobufCMessage *m)
 		r = -EINVAL;
 	if (r == 0)
 		r = change_begin(o, &obj, in->valid & FS_SET_SIZE ? CS_ATTR | CS_DATA : CS_ATTR);
+	if (r == 0 && o->batch) /* it has no intent of its own, and may change what those before it are known by (owner, mode) */
+		intents_flush(o->d->intents, batch_held(o));
 	if (r == 0)
 		r = attr_apply(&obj, f, in->valid, in->attr);
 	open_put(f);

@@ -281,6 +281,7 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 		op_attr(o->d, f->mount, f->fd, &st, &attr);
 	}
 	if (r == 0 && in->fsync) {
+		lease_end(o); /* the write is done: nobody need wait for the disk */
 		r = (in->fsync == 1 ? fsync(f->fd) : fdatasync(f->fd)) < 0 ? -errno : 0;
 		rep.synced = r == 0;
 	}

@@ -150,7 +150,10 @@ static int list_hope(struct listing *l, size_t n)
 	}
 	nhopes += lease_hopes(o, l->dir->ex, keys, nkeys, l->in->entry_want & CS_WRITE, hopes + nhopes);
 	o->nhopes = nhopes;
-	return nhopes > 1 ? lease_begin(o, l->dir->ex, hopes, nhopes) : 0;
+	hopes = realloc(hopes, (size_t)nhopes * sizeof(*hopes)); /* while it is parked, only what counts (ops.c) */
+	if (hopes)
+		o->hopes = hopes;
+	return nhopes > 1 ? lease_begin(o, l->dir->ex, o->hopes, nhopes) : 0;
 }
 
 /* How many bytes to ask the kernel for so that all of it surely fits: asking again for what did not would need a seek. */

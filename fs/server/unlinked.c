@@ -47,17 +47,25 @@ static void name_of(const struct inode_key *k, char name[24])
 	snprintf(name, 24, "%llx", (unsigned long long)k->ino);
 }
 
-/* The lock is held, and the thread is root. */
-static void drop(struct unlinked *u, const struct export *ex, const struct inode_key *k)
+/*
+ * The lock is held, and the thread is root. Returns a descriptor of it, to be closed without the lock: that is when a large file's blocks are freed, which
+ * takes its time, while everybody's attributes need the lock. -1: none.
+ */
+static int drop(struct unlinked *u, const struct export *ex, const struct inode_key *k)
 {
 	_cleanup_close_ int dir = dir_open(ex);
 	char name[24];
+	int fd;
 
 	name_of(k, name);
+	fd = dir < 0 ? -1 : openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (dir >= 0)
 		unlinkat(dir, name, 0);
-	if (hash_take(&u->kept, k, sizeof(*k)))
-		atomic_fetch_sub(&u->n, 1);
+	hash_take(&u->due, k, sizeof(*k));
+	atomic_store(&u->ndue, u->due.count);
+	hash_take(&u->kept, k, sizeof(*k));
+	atomic_store(&u->n, u->kept.count);
+	return fd;
 }
 
 static void warn(struct unlinked *u, const struct export *ex)
@@ -82,8 +90,10 @@ static void find(struct unlinked *u, struct export *ex)
 
 	while (list && (e = readdir(list))) {
 		struct inode_key k = key_of(ex->mounts[0]->dev, e->d_ino);
+		char ours[24];
 
-		if (e->d_name[0] != '.' && hash_set(&u->kept, &k, sizeof(k), ex, NULL) == 0)
+		name_of(&k, ours);
+		if (!strcmp(e->d_name, ours) && hash_set(&u->kept, &k, sizeof(k), ex, NULL) == 0)
 			atomic_fetch_add(&u->n, 1);
 	}
 	if (list)
@@ -119,11 +129,16 @@ void unlinked_stop(struct fsd *d)
 static bool link_made(struct unlinked *u, struct export *ex, const struct object *dir, const char *name, const struct inode_key *k)
 {
 	_cleanup_close_ int to = dir_open(ex);
+	struct stat st;
 	char ours[24];
+	int r;
 
 	name_of(k, ours);
+	r = to < 0 ? -1 : linkat(dir->fd, name, to, ours, 0);
 	/* it is there already when the server was killed between this and the unlink */
-	if (to < 0 || (linkat(dir->fd, name, to, ours, 0) < 0 && errno != EEXIST)) {
+	if (r < 0 && to >= 0 && errno == EEXIST && fstatat(to, ours, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_dev == (dev_t)k->dev && st.st_ino == (ino_t)k->ino)
+		r = 0;
+	if (r < 0) {
 		warn(u, ex);
 		return false;
 	}
@@ -134,6 +149,7 @@ bool unlinked_keep(struct op *o, const struct object *dir, const char *name, con
 {
 	struct unlinked *u = o->d->unlinked;
 	struct inode_key k = key_of(st->st_dev, st->st_ino);
+	_cleanup_close_ int gone = -1;
 	bool made;
 
 	if (dir->ex->conf->home || !S_ISREG(st->st_mode) || st->st_nlink - unlinked_links(o->d, dir->mount, st) != 1)
@@ -145,10 +161,13 @@ bool unlinked_keep(struct op *o, const struct object *dir, const char *name, con
 	pthread_mutex_lock(&u->lock);
 	made = link_made(u, dir->ex, dir, name, &k);
 	if (made && hash_set(&u->kept, &k, sizeof(k), dir->ex, NULL) < 0) {
-		drop(u, dir->ex, &k);
+		gone = drop(u, dir->ex, &k);
 		made = false;
 	}
 	atomic_store(&u->n, u->kept.count);
+	if (made && !openstate_is_open(&o->d->opens, st->st_dev, st->st_ino)) /* closed since we looked, and unlinked_closed() saw nothing yet; or kept for grace alone */
+		hash_set(&u->due, &k, sizeof(k), dir->ex, NULL);
+	atomic_store(&u->ndue, u->due.count);
 	pthread_mutex_unlock(&u->lock);
 	if (op_become(o) < 0)
 		abort(); /* it was possible a moment ago */
@@ -159,10 +178,11 @@ void unlinked_undo(struct op *o, const struct object *dir, const struct stat *st
 {
 	struct unlinked *u = o->d->unlinked;
 	struct inode_key k = key_of(st->st_dev, st->st_ino);
+	_cleanup_close_ int gone = -1;
 
 	op_root(o);
 	pthread_mutex_lock(&u->lock);
-	drop(u, dir->ex, &k);
+	gone = drop(u, dir->ex, &k);
 	pthread_mutex_unlock(&u->lock);
 }
 
@@ -180,33 +200,45 @@ void unlinked_closed(struct fsd *d, const struct open *f)
 	pthread_mutex_unlock(&u->lock);
 }
 
-/* Those of `h` that nobody has open. */
-static void let_go(struct fsd *d, struct hash *h)
+/* Those of `h` that nobody has open; returns how many. What is open again is due when that ends. */
+static size_t let_go(struct fsd *d, struct hash *h)
 {
 	struct unlinked *u = d->unlinked;
-	struct hash_iter it = {0};
-	struct export *ex;
+	size_t count = 0;
+	int fds[64], n;
 
-	while ((ex = hash_next(h, &it))) {
-		struct inode_key k;
+	do {
+		struct hash_iter it = {0};
+		struct export *ex;
 
-		memcpy(&k, it.key, sizeof(k));
-		if (!openstate_is_open(&d->opens, (dev_t)k.dev, (ino_t)k.ino))
-			drop(u, ex, &k);
-	}
+		n = 0;
+		pthread_mutex_lock(&u->lock);
+		while (n < (int)(sizeof(fds) / sizeof(fds[0])) && (ex = hash_next(h, &it))) {
+			struct inode_key k;
+
+			memcpy(&k, it.key, sizeof(k));
+			if (!openstate_is_open(&d->opens, (dev_t)k.dev, (ino_t)k.ino))
+				fds[n++] = drop(u, ex, &k);
+			else
+				hash_take(&u->due, &k, sizeof(k));
+		}
+		atomic_store(&u->ndue, u->due.count);
+		pthread_mutex_unlock(&u->lock);
+		for (int i = 0; i < n; i++)
+			if (fds[i] >= 0)
+				close(fds[i]);
+		count += (size_t)n;
+	} while (n == (int)(sizeof(fds) / sizeof(fds[0])));
+	return count;
 }
 
-void unlinked_run(struct fsd *d)
+size_t unlinked_run(struct fsd *d)
 {
 	struct unlinked *u = d->unlinked;
 
 	if (!u || !atomic_load(&u->ndue) || atomic_load(&d->grace_hint)) /* in grace others may still take it */
-		return;
-	pthread_mutex_lock(&u->lock);
-	let_go(d, &u->due);
-	hash_clear(&u->due, NULL);
-	atomic_store(&u->ndue, 0);
-	pthread_mutex_unlock(&u->lock);
+		return 0;
+	return let_go(d, &u->due);
 }
 
 void unlinked_tick(struct fsd *d)
@@ -217,9 +249,7 @@ void unlinked_tick(struct fsd *d)
 	if (u->swept || atomic_load(&d->grace_hint))
 		return;
 	u->swept = true;
-	pthread_mutex_lock(&u->lock);
 	let_go(d, &u->kept);
-	pthread_mutex_unlock(&u->lock);
 }
 
 unsigned unlinked_links(struct fsd *d, const struct mount_node *m, const struct stat *st)

@@ -5,6 +5,7 @@
 # kill -9 of the server and of spritefs in the middle of batches: of what was answered before it was sent nothing is lost, and nothing is done twice.
 . "$(dirname "$0")/lib.sh"
 lab_up -n 2
+on ws1 mkdir -m 777 /sprite/mine
 # ---- kill -9 of the server, then of spritefs, while a tree is unpacked, changed and removed
 on ws1 sh -c 'mkdir /tmp/src && cd /tmp/src && for i in $(seq 12); do mkdir d$i; for k in $(seq 40); do echo $i $k >d$i/f$k; done; done; tar cf /tmp/src.tar .'
 cat >"$TMP/tree.sh" <<'SH'
@@ -14,6 +15,15 @@ for r in $(seq 100); do
 	rm -rf /sprite/tree; mkdir /sprite/tree
 	tar xf /tmp/src.tar -C /sprite/tree
 	for i in 1 2 3; do for k in 1 2 3 4 5; do mv /sprite/tree/d$i/f$k /sprite/tree/d$i/g$k; chmod 600 /sprite/tree/d$i/g$k; rm /sprite/tree/d$i/g$k; cp -p /tmp/src/d$i/f$k /sprite/tree/d$i/f$k; done; done
+	# what comes after may change what those before are known by: the owner of a directory that files are made in, the mode of a file that is still open
+	for i in $(seq 20); do mkdir /sprite/tree/o$i; chown 1000:1000 /sprite/tree/o$i; echo $i >/sprite/tree/o$i/in; done
+	[ "$(stat -c %u /sprite/tree/o*)$(cat /sprite/tree/o*/in)" = "$(for i in $(seq 20); do echo 1000; done)$(cat $(for i in $(seq 20); do echo /sprite/tree/o$i/in; done | sort))" ]
+	rm -r /sprite/tree/o*
+	rm -rf /sprite/mine/*; setpriv --reuid 1000 --regid 1000 --clear-groups python3 -c 'import os
+for i in range(40):
+    p = "/sprite/mine/%d" % i; f = os.open(p, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644); os.write(f, b"mine"); os.chmod(p, 0o444); os.close(f)
+for i in range(40):
+    with open("/sprite/mine/%d" % i) as f: assert f.read() == "mine" and os.fstat(f.fileno()).st_mode & 0o777 == 0o444'
 	diff -r /tmp/src /sprite/tree
 	echo $r >/sprite/tree.round
 done

@@ -709,6 +709,26 @@ static void test_many(void)
 	consist_clear(&p.c);
 }
 
+/* What one node hopes for of another holds up nobody who reads: it changes nothing. */
+static void test_hope_and_read(void)
+{
+	struct cs_need hope = {.key = key(0), .hope = true}, read = {.key = key(0), .breaks = CS_WRITE, .settle = true};
+	struct pair p;
+	struct cs_op hopes, reads;
+
+	pair_init(&p, true);
+	consist_client_add(&p.c, 3, true);
+	grant(&p, 2, CS_ATTR | CS_DATA);
+	hope.breaks = consist_obstacles(&p.c, 1, key(0), true);
+	cs_op_init(&hopes, 1);
+	CU_ASSERT_EQUAL(consist_begin(&p.c, &hopes, &hope, 1, 1, &p.out), CS_WAIT);
+	cs_op_init(&reads, 3);
+	CU_ASSERT_EQUAL(consist_begin(&p.c, &reads, &read, 1, 1, &p.out), CS_GO);
+	consist_end(&p.c, &reads, &p.out);
+	drop(&p.out.recalls);
+	consist_clear(&p.c);
+}
+
 /* Two nodes want everything: both are answered, and neither has to wait twice. */
 static void test_both_want_all(void)
 {
@@ -779,6 +799,7 @@ int main(void)
 	CU_add_test(s, "no caching while write-shared", test_write_sharing);
 	CU_add_test(s, "a look takes WRITE back, nothing else", test_downgrade);
 	CU_add_test(s, "thousands of objects in a few messages", test_many);
+	CU_add_test(s, "a read beside what is hoped for", test_hope_and_read);
 	CU_add_test(s, "two that want everything", test_both_want_all);
 	CU_add_test(s, "who does not acknowledge is found and given up", test_overdue);
 	CU_basic_run_tests();
