@@ -52,7 +52,7 @@ static const struct {
 
 /* ---- taking in */
 
-/* One record; true: it was of use. */
+/* One record. */
 static void entry_learn(struct fs *fs, struct inode *dir, const struct fs_dirent *d, uint64_t changes, uint64_t mark)
 {
 	Sprite__Fs__Entry *e = sprite__fs__entry__unpack(NULL, d->entrylen, d->entry);
@@ -165,7 +165,8 @@ static bool may_ask(const struct inode *dir)
 {
 	const struct domain *d = dir->dom;
 
-	return d && d->server && !d->home && !dir->pnode && dir->handle_len && S_ISDIR(dir->type) && atomic_load(&d->server->leasing);
+	return d && d->server && !d->home && !dir->pnode && dir->handle_len && S_ISDIR(dir->type) && atomic_load(&d->server->leasing) &&
+	       !dirq_pending(dir); /* or the chunk would wait for the queue, and who waits for it could not be interrupted */
 }
 
 /* With inode.lock: one more that must be sent, of that cost. How large a chunk may be asked for now; 0: none. */

@@ -124,6 +124,7 @@ struct inode {
 	struct domain *dom;   /* NULL: virtual directory */
 	struct pnode *pnode;  /* not NULL: names of the prefix table are below it */
 	uint64_t nlookup;     /* fs.inode_lock */
+	uint64_t miscounted;  /* of them, such as the kernel was never told of; fs.inode_lock */
 	uint32_t refs;	      /* fs.inode_lock */
 	struct list idle;     /* fs.idle: nobody has it, but its lease is worth keeping; fs.inode_lock */
 	pthread_mutex_t lock; /* the fields below */
@@ -133,7 +134,7 @@ struct inode {
 	struct list streams;  /* what is open here, struct stream.link */
 	struct stat last;     /* of a domain's root: shown while its server is away */
 	bool has_last;
-	atomic_uint_fast64_t changes; /* of ours in this directory that were begun */
+	atomic_uint_fast64_t changes; /* grows when a change of names in this directory begins or ends, and when one of another node is told */
 	/* leases, see lease.c */
 	unsigned setting;	   /* SETATTRs of ours under way */
 	atomic_uint renaming;	   /* renames of ours in this directory under way, while others are about in it */
@@ -462,6 +463,9 @@ bool inode_is_virtual(struct fs *fs, const struct inode *ino);
 /* Any open of it, for the server to find an unlinked file by; 0: none. */
 uint64_t inode_any_open(struct inode *ino);
 bool inode_is_known(struct fs *fs, struct inode *ino); /* to the kernel */
+/* Is there a look-up of it that the kernel was answered and has not forgotten? inode_miscounted(): it seems not, of those counted until now. */
+bool inode_is_awaited(struct fs *fs, struct inode *ino);
+void inode_miscounted(struct fs *fs, struct inode *ino);
 size_t inode_count(struct fs *fs); /* known to it, or in use */
 void inode_each(struct fs *fs, void (*fn)(void *arg, struct inode *ino), void *arg); /* with its lock held; looks only */
 size_t inode_of_server(struct fs *fs, const struct server *s, struct inode ***all); /* all that have streams or locks or dirty data, with references */
@@ -754,6 +758,8 @@ struct inode *ops_entry_known(struct fs *fs, struct inode *dir, const char *name
 void ops_gone(struct call *c, bool sure); /* c has removed or replaced what it names */
 bool ops_may_search(struct fs *fs, struct inode *dir, uid_t uid);
 bool ops_names_taken(struct inode *dir, uint64_t lease, uint64_t seq);
+/* `name` was made in c->ino, or may have been: a page that was read meanwhile may be without it. c->seq: `changes` when it began, kept up if that was the last. */
+void ops_name_made(struct call *c, const char *name);
 void ops_dir_changed(struct fs *fs, struct inode *dir, const Sprite__Fs__Attr *a, uint64_t mark);
 void ops_unlock_begin(struct inode *ino);
 void ops_unlock_end(struct inode *ino);

@@ -478,6 +478,23 @@ bool inode_is_known(struct fs *fs, struct inode *ino)
 	return r;
 }
 
+bool inode_is_awaited(struct fs *fs, struct inode *ino)
+{
+	bool r;
+
+	pthread_mutex_lock(&fs->inode_lock);
+	r = ino->nlookup > ino->miscounted;
+	pthread_mutex_unlock(&fs->inode_lock);
+	return r;
+}
+
+void inode_miscounted(struct fs *fs, struct inode *ino)
+{
+	pthread_mutex_lock(&fs->inode_lock);
+	ino->miscounted = ino->nlookup;
+	pthread_mutex_unlock(&fs->inode_lock);
+}
+
 size_t inode_count(struct fs *fs)
 {
 	size_t n;

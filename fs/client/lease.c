@@ -269,6 +269,8 @@ bool lease_guess(struct inode *ino, struct stat *st)
 /* Notes the recall; recall_noted() before anything is invalidated. */
 static void recall_note(struct inode *ino, uint64_t bits, const char *one_name, uint64_t seq)
 {
+	if (bits & SPRITE__FS__LEASE_BITS__LEASE_NAMES) /* a reply that is being taken in just now speaks of before it */
+		atomic_fetch_add(&ino->changes, 1);
 	if (one_name)
 		names_add(ino, one_name);
 	pthread_mutex_lock(&ino->lock);
@@ -307,32 +309,42 @@ static void recall_noted(struct fs *fs)
 }
 
 #define INVAL_US    200
-#define INVAL_TRIES 2500 /* half a second; then the count of look-ups is mistaken, not the kernel late */
+#define INVAL_TRIES 2500 /* half a second for all of a recall; then a count of look-ups is mistaken, not the kernel late */
 
 /*
  * The kernel has no inode of this number: it has forgotten it and says so in a moment (FORGET), or a look-up that we have answered is still to be taken in by
  * who asked. That one would make the inode with what we told before the recall, for long: nothing in it compares with an invalidation that came too early.
+ * Look-ups that a killed spritefs had counted, and whose answers never came, are waited for once (inode.miscounted).
  */
-static void kernel_inval(struct fs *fs, struct inode *ino, off_t off)
+static void kernel_inval(struct fs *fs, struct inode *ino, off_t off, unsigned *tries)
 {
-	for (unsigned n = 0; n < INVAL_TRIES && inode_is_known(fs, ino); n++) {
-		if (fuse_lowlevel_notify_inval_inode(fs->se, ino->id, off, 0) != -ENOENT || fs->stopping)
+	unsigned n;
+
+	for (n = 0; fuse_lowlevel_notify_inval_inode(fs->se, ino->id, off, 0) == -ENOENT && inode_is_awaited(fs, ino); n++) {
+		if (!*tries) {
+			if (n > INVAL_TRIES / 2)
+				inode_miscounted(fs, ino);
 			return;
+		}
+		--*tries;
 		usleep(INVAL_US);
 	}
 }
 
 /* What the kernel has of it. What it does not know by now (after recall_noted()) it will not be told under this lease. */
-static void kernel_drop(struct fs *fs, struct inode *ino, uint64_t bits)
+static void kernel_drop(struct fs *fs, struct inode *ino, uint64_t bits, unsigned *tries)
 {
+	if (!inode_is_known(fs, ino))
+		return;
 	if (bits & (SPRITE__FS__LEASE_BITS__LEASE_DATA | SPRITE__FS__LEASE_BITS__LEASE_NAMES)) /* NAMES: the listing, which it keeps as the directory's pages */
-		kernel_inval(fs, ino, 0);
+		kernel_inval(fs, ino, 0, tries);
 	else if (bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR)
-		kernel_inval(fs, ino, -1);
+		kernel_inval(fs, ino, -1, tries);
 }
 
 static void recall_run(struct fs *fs, struct recall *r)
 {
+	unsigned tries = INVAL_TRIES;
 	uint64_t all = 0;
 	size_t i;
 
@@ -348,7 +360,7 @@ static void recall_run(struct fs *fs, struct recall *r)
 		if (r->of[i].bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR)
 			stream_open_local(fs, r->of[i].ino);
 	for (i = 0; i < r->n; i++) {
-		kernel_drop(fs, r->of[i].ino, r->of[i].bits);
+		kernel_drop(fs, r->of[i].ino, r->of[i].bits, &tries);
 		all |= r->of[i].bits;
 	}
 	if (all & SPRITE__FS__LEASE_BITS__LEASE_NAMES)

@@ -158,6 +158,7 @@ static void create_done(struct call *c, int err, struct rpc_msg *out)
 	struct inode *ino;
 	bool gone = false, names;
 
+	ops_name_made(c, c->m.create.name);
 	read_change_end(c);
 	if (err) {
 		fuse_reply_err(c->req, err);

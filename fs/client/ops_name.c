@@ -87,10 +87,22 @@ static void reply_entry(struct call *c, const Sprite__Fs__Entry *e, uint64_t dir
 		inode_forget(fs, p.ino, 1);
 }
 
+void ops_name_made(struct call *c, const char *name)
+{
+	uint64_t was = c->seq;
+
+	if (atomic_compare_exchange_strong(&c->ino->changes, &was, was + 1))
+		c->seq++; /* nothing else began: what the reply says of the name is the latest */
+	else
+		atomic_fetch_add(&c->ino->changes, 1);
+	names_add(c->ino, name);
+}
+
 static void entry_done(struct call *c, int err, struct rpc_msg *out)
 {
 	Sprite__Fs__EntryRep *rep;
 
+	ops_name_made(c, c->op == FS_MAKE ? c->m.make.name : c->m.link.name);
 	if (err) {
 		fuse_reply_err(c->req, err);
 		return;

@@ -184,12 +184,13 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 	chunk_free(fs, k);
 }
 
-static void chunk_send(struct fs *fs, struct chunk *k, bool close)
+/* urgent: somebody waits for it, also for what is queued */
+static void chunk_send(struct fs *fs, struct chunk *k, bool close, bool urgent)
 {
 	struct call *c = call_new(fs, NULL, FS_WRITE, inode_hold(fs, k->ino), chunk_done);
 	struct server *s = k->ino->dom->server;
 	struct inode *ino = k->ino;
-	bool queued, urgent, many;
+	bool queued, many;
 
 	if (!c)
 		abort();
@@ -213,7 +214,6 @@ static void chunk_send(struct fs *fs, struct chunk *k, bool close)
 	pthread_mutex_lock(&ino->lock);
 	many = k->len <= MANY_MAX && ino->nflying > 1 && atomic_load(&s->q.n) < MANY_QUEUED;
 	queued = k->len <= QUEUE_MAX && !c->seq_again && k->keep && (many || dirq_pending(ino));
-	urgent = ino->wb_urgent || !list_empty(&ino->wb_waiters);
 	if (close && !queued)
 		c->m.write.give_up = lease_give_up(ino, k->st);
 	if (queued) {
@@ -251,18 +251,19 @@ static struct chunk *chunk_next(struct inode *ino)
 static void wb_kick(struct fs *fs, struct inode *ino)
 {
 	struct chunk *k;
-	bool close;
+	bool close, urgent;
 
 	for (;;) {
 		pthread_mutex_lock(&ino->lock);
 		k = chunk_next(ino);
 		close = k && k->st->released && k->st->ndirty == 1 && !k->st->unlock;
+		urgent = ino->wb_urgent || !list_empty(&ino->wb_waiters);
 		if (list_empty(&ino->dirty))
 			ino->wb_urgent = false;
 		pthread_mutex_unlock(&ino->lock);
 		if (!k)
 			return;
-		chunk_send(fs, k, close);
+		chunk_send(fs, k, close, urgent);
 	}
 }
 
