@@ -179,7 +179,7 @@ static struct ahead *make_room(struct aheads *a)
 
 	list_each(x, &a->list, node) {
 		n++;
-		if (!x->making && (!oldest || x->wanted_ns < oldest->wanted_ns))
+		if (!x->making && !x->taken && (!oldest || x->wanted_ns < oldest->wanted_ns))
 			oldest = x;
 	}
 	if (n < HOMES_MAX || !oldest)

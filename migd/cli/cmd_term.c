@@ -137,6 +137,7 @@ static int carry(int master, pid_t shell)
 			return 128 + SIGHUP;
 		ended |= p[3].revents != 0;
 	}
+	close(master); /* a shell that lives on without a screen is hung up */
 	if (waitpid(shell, &status, 0) < 0)
 		return TERM_FAILED;
 	return status_of(status);
@@ -214,9 +215,9 @@ static char *user_shell(void)
 /* The process that goes: its end of the four pipes are 0 to 3. */
 static _Noreturn void go(const struct term_options *o, int pipes[4][2])
 {
-	char self[4096], *argv[64];
+	char self[4096], **argv;
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	int argc = 0, ours[4];
+	int argc = 0, ours[4], n_cmd = 0;
 
 	self[n > 0 ? n : 0] = 0;
 	for (int i = 0; i < 4; i++)
@@ -224,6 +225,11 @@ static _Noreturn void go(const struct term_options *o, int pipes[4][2])
 	for (int i = 0; i < 4; i++)
 		dup2(ours[i], i);
 	close_range(4, ~0u, 0);
+	while (o->cmd[n_cmd])
+		n_cmd++;
+	argv = calloc((size_t)n_cmd + 16, sizeof(*argv));
+	if (!argv)
+		exit(failed("no memory"));
 	argv[argc++] = "run";
 	if (o->host)
 		argv[argc++] = "--host", argv[argc++] = (char *)(uintptr_t)o->host;
@@ -236,9 +242,8 @@ static _Noreturn void go(const struct term_options *o, int pipes[4][2])
 	argv[argc++] = "shell";
 	argv[argc++] = "--serve";
 	argv[argc++] = "--";
-	for (char **c = o->cmd; *c && argc < 63; c++)
-		argv[argc++] = *c;
-	argv[argc] = NULL;
+	for (int i = 0; i < n_cmd; i++)
+		argv[argc++] = o->cmd[i];
 	optind = 0;
 	exit(cmd_run(argc, argv));
 }
