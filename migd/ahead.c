@@ -18,6 +18,7 @@
 #include "conf/list.h"
 #include "conf/log.h"
 #include "migd/cgroup.h"
+#include "migd/proc.h"
 #include "migd/view.h"
 
 enum { HOMES_MAX = 4, KEEP_S = 30, REMOVE_MS = 2000 };
@@ -36,7 +37,7 @@ struct aheads {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	struct list list; /* lock, and what is in it */
-	unsigned makers;
+	unsigned threads; /* that make one, or end one: who wants or takes one waits for no end */
 	bool closing;
 };
 
@@ -91,24 +92,6 @@ static void unmake(struct migd *m, struct nest *nest, const char *cgroup)
 		cgroup_remove(m->cgroups, cgroup, REMOVE_MS);
 }
 
-/* Which file system is mounted at `where` as process `who` sees it? Told without touching it: it may hang. */
-static bool device_at(const char *who, const char *where, char dev[32])
-{
-	_cleanup_free_ char *path = NULL, *line = NULL;
-	_cleanup_fclose_ FILE *f = NULL;
-	char found[32], point[4096];
-	size_t cap = 0;
-
-	*dev = 0;
-	if (asprintf(&path, "/proc/%s/mountinfo", who) < 0)
-		return false;
-	f = fopen(path, "re");
-	while (f && getline(&line, &cap, f) > 0)
-		if (sscanf(line, "%*d %*d %31s %*s %4095s", found, point) == 2 && !strcmp(point, where))
-			strcpy(dev, found); /* the last one lies on top */
-	return *dev;
-}
-
 static bool is_good(struct migd *m, const struct ahead *x)
 {
 	_cleanup_free_ char *root = NULL;
@@ -118,8 +101,8 @@ static bool is_good(struct migd *m, const struct ahead *x)
 	if (keeper < 0 || asprintf(&root, "%s/homes/%s", m->conf->run_dir, x->home) < 0)
 		return false;
 	snprintf(who, sizeof(who), "%d", keeper);
-	return device_at(who, "/", there) && device_at("self", root, here) && !strcmp(there, here) && device_at(who, "/sprite", there) &&
-	       device_at("self", m->conf->mount, here) && !strcmp(there, here);
+	return proc_mounted(who, "/", there) && proc_mounted("self", root, here) && !strcmp(there, here) && proc_mounted(who, "/sprite", there) &&
+	       proc_mounted("self", m->conf->mount, here) && !strcmp(there, here);
 }
 
 /* ---- the few that are kept ---- */
@@ -143,6 +126,39 @@ static void discard(struct aheads *a, struct ahead *x)
 	free(x);
 }
 
+static void thread_over(struct aheads *a)
+{
+	pthread_mutex_lock(&a->lock);
+	a->threads--;
+	pthread_cond_broadcast(&a->changed);
+	pthread_mutex_unlock(&a->lock);
+}
+
+static void *discard_main(void *arg)
+{
+	struct ahead *x = arg;
+	struct aheads *a = x->all;
+
+	discard(a, x);
+	thread_over(a);
+	return NULL;
+}
+
+/* As discard(), which may take REMOVE_MS; returns at once. */
+static void discard_aside(struct aheads *a, struct ahead *x)
+{
+	bool aside = false;
+
+	pthread_mutex_lock(&a->lock);
+	if (x->nest && !thread_run(discard_main, x)) {
+		a->threads++;
+		aside = true;
+	}
+	pthread_mutex_unlock(&a->lock);
+	if (!aside)
+		discard(a, x);
+}
+
 static void *make_main(void *arg)
 {
 	struct ahead *x = arg;
@@ -156,6 +172,7 @@ static void *make_main(void *arg)
 		log_debug("no nest could be made ahead for guests of %s: %s", x->home, e.text);
 	pthread_mutex_lock(&a->lock);
 	x->making = false;
+	pthread_cond_broadcast(&a->changed);
 	x->nest = nest;
 	strcpy(x->cgroup, cgroup);
 	drop = !nest && !x->taken;
@@ -164,10 +181,7 @@ static void *make_main(void *arg)
 	pthread_mutex_unlock(&a->lock);
 	if (drop)
 		discard(a, x);
-	pthread_mutex_lock(&a->lock);
-	a->makers--;
-	pthread_cond_broadcast(&a->changed);
-	pthread_mutex_unlock(&a->lock);
+	thread_over(a);
 	return NULL;
 }
 
@@ -221,19 +235,19 @@ void aheads_want(struct aheads *a, const char *home)
 	there = again(a, home);
 	if (!there) {
 		old = make_room(a);
-		a->makers++;
+		a->threads++;
 		list_add_tail(&a->list, &x->node);
 		if (thread_run(make_main, x)) {
-			a->makers--;
+			a->threads--;
 			list_del(&x->node);
 			there = true;
 		}
 	}
 	pthread_mutex_unlock(&a->lock);
 	if (there)
-		discard(a, x);
+		discard(a, x); /* which has no nest */
 	if (old)
-		discard(a, old);
+		discard_aside(a, old);
 }
 
 int aheads_take(struct aheads *a, const char *home, char cgroup[CGROUP_NAME_MAX], struct nest **out, struct error *e)
@@ -256,7 +270,7 @@ int aheads_take(struct aheads *a, const char *home, char cgroup[CGROUP_NAME_MAX]
 		x->nest = NULL;
 	}
 	if (x)
-		discard(a, x);
+		discard_aside(a, x);
 	return *out ? 0 : make(a->m, home, cgroup, out, e);
 }
 
@@ -275,7 +289,7 @@ void aheads_tick(struct aheads *a)
 	}
 	pthread_mutex_unlock(&a->lock);
 	list_each_safe(x, tmp, &over, node)
-		discard(a, x);
+		discard_aside(a, x);
 }
 
 void aheads_close(struct aheads *a)
@@ -286,7 +300,7 @@ void aheads_close(struct aheads *a)
 		return;
 	pthread_mutex_lock(&a->lock);
 	a->closing = true;
-	while (a->makers)
+	while (a->threads)
 		pthread_cond_wait(&a->changed, &a->lock);
 	list_each_safe(x, tmp, &a->list, node) {
 		if (x->taken)

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
@@ -21,6 +22,8 @@
 #include "migd/cgroup.h"
 
 #define PARENT "sprite-guests"
+
+enum { KILL_AT_ONCE = 256 };
 
 enum controller { CG_CPU, CG_MEMORY, CG_PIDS, CG_IO, CG_FREEZER, CG_COUNT };
 static const struct {
@@ -480,17 +483,45 @@ static int remove_one(const char *dir, void *arg)
 	return 0;
 }
 
+/* Not by numbers: one that has ended meanwhile may be another's by now. A pidfd of who is in the group before and after it was opened is its. */
+static int kill_some(struct cgroups *c, const char *name)
+{
+	pid_t before[KILL_AT_ONCE], after[KILL_AT_ONCE];
+	int fd[KILL_AT_ONCE], n = cgroup_pids(c, name, before, KILL_AT_ONCE), m;
+	int some = n < KILL_AT_ONCE ? n : KILL_AT_ONCE;
+
+	for (int i = 0; i < some; i++)
+		fd[i] = before[i] > 0 ? (int)syscall(SYS_pidfd_open, before[i], 0) : -1;
+	m = n > 0 ? cgroup_pids(c, name, after, KILL_AT_ONCE) : 0;
+	for (int i = 0; i < some; i++) {
+		if (fd[i] < 0)
+			continue;
+		for (int k = 0; k < m && k < KILL_AT_ONCE; k++)
+			if (after[k] == before[i])
+				syscall(SYS_pidfd_send_signal, fd[i], SIGKILL, NULL, 0);
+		close(fd[i]);
+	}
+	return n;
+}
+
+/* How many are in it still, or -errno. Linux 5.14 has cgroup.kill, for all at once; the v2 group has the same members as those of v1. */
+static int kill_all(struct cgroups *c, const char *name)
+{
+	_cleanup_free_ char *dir = NULL;
+	pid_t one;
+
+	if (c->v2 && asprintf(&dir, "%s/" PARENT "/%s", c->v2, name) < 0)
+		return -ENOMEM;
+	return dir && !write_file(dir, "cgroup.kill", "1") ? cgroup_pids(c, name, &one, 1) : kill_some(c, name);
+}
+
 int cgroup_remove(struct cgroups *c, const char *name, int timeout_ms)
 {
 	uint64_t end = clock_mono_ns() + (uint64_t)timeout_ms * 1000000;
-	pid_t pids[256];
 
 	for (;;) {
-		int left = 0, n = cgroup_pids(c, name, pids, ARRAY_SIZE(pids));
+		int left = 0, n = kill_all(c, name);
 
-		for (int i = 0; i < n && i < (int)ARRAY_SIZE(pids); i++)
-			if (pids[i] > 0)
-				kill(pids[i], SIGKILL);
 		if (n > 0)
 			cgroup_freeze(c, name, false, 0); /* v1: a frozen task does not die */
 		each_directory(c, name, remove_one, &left);

@@ -321,14 +321,17 @@ struct family *family_find(struct families *t, enum family_role role, const char
 	return f;
 }
 
-struct family *family_of_cgroup(struct families *t, const char *cgroup)
+/* The first of that role of which is() says so, under its lock. Referenced. */
+static struct family *find_by(struct families *t, enum family_role role, bool (*is)(struct family *f, const void *arg), const void *arg)
 {
 	struct family *f, *found = NULL;
 
 	pthread_mutex_lock(&t->lock);
 	list_each(f, &t->list, node) {
+		if (f->role != role)
+			continue;
 		pthread_mutex_lock(&f->lock);
-		if (f->role == FAM_GUEST && *f->cgroup && !strcmp(f->cgroup, cgroup))
+		if (is(f, arg))
 			found = f;
 		pthread_mutex_unlock(&f->lock);
 		if (found)
@@ -340,25 +343,26 @@ struct family *family_of_cgroup(struct families *t, const char *cgroup)
 	return found;
 }
 
+static bool has_cgroup(struct family *f, const void *name)
+{
+	return *f->cgroup && !strcmp(f->cgroup, name);
+}
+
+struct family *family_of_cgroup(struct families *t, const char *cgroup)
+{
+	return find_by(t, FAM_GUEST, has_cgroup, cgroup);
+}
+
+static bool has_pid(struct family *f, const void *arg)
+{
+	pid_t pid = *(const pid_t *)arg;
+
+	return f->pid == pid || family_member(f, pid);
+}
+
 struct family *family_of_pid(struct families *t, pid_t pid)
 {
-	struct family *f, *found = NULL;
-
-	pthread_mutex_lock(&t->lock);
-	list_each(f, &t->list, node) {
-		if (f->role != FAM_HOME)
-			continue;
-		pthread_mutex_lock(&f->lock);
-		if (f->pid == pid || family_member(f, pid))
-			found = f;
-		pthread_mutex_unlock(&f->lock);
-		if (found)
-			break;
-	}
-	if (found)
-		family_get(found);
-	pthread_mutex_unlock(&t->lock);
-	return found;
+	return find_by(t, FAM_HOME, has_pid, &pid);
 }
 
 size_t families_list(struct families *t, enum family_role role, struct family ***out)

@@ -1,14 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 /* After a restart of migd: guests are found again by the journal, and what is here of guests that it does not know ends. */
 #include "migd/guest_parts.h"
+#include <dirent.h>
 #include <errno.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
 #include "migd/cgroup.h"
+#include "migd/engine/keeper.h"
 #include "migd/journal.h"
+#include "migd/proc.h"
 #include "migd/transfer.h"
 #include "migd/view.h"
 
@@ -109,9 +117,71 @@ static void end_unknown(void *arg, const char *group)
 		log_warn("%s: what was left here of a guest that the journal does not know %s", group, err ? "does not end" : "is ended");
 }
 
+static bool keeper_known(struct migd *m, pid_t pid)
+{
+	struct family **v;
+	size_t n = families_list(m->families, FAM_GUEST, &v);
+	bool known = false;
+
+	for (size_t i = 0; i < n; i++) {
+		known |= v[i]->eng && eng_keeper(v[i]->eng) == pid;
+		family_put(v[i]);
+	}
+	free(v);
+	return known;
+}
+
+/* Is `pid` the first process of a nest that a migd of this host and of this run_dir made: root's, named so, and with a root view of ours under it? */
+static bool is_keeper(struct migd *m, pid_t pid)
+{
+	_cleanup_free_ char *homes = NULL;
+	char who[16], there[32], here[32];
+	struct dirent **list;
+	struct proc_info p;
+	bool is = false;
+	int n;
+
+	if (proc_read(pid, &p) || p.uid || (strcmp(p.comm, KEEPER_NAME) && strcmp(p.comm, KEEPER_NAME_AHEAD)) ||
+		asprintf(&homes, "%s/homes", m->conf->run_dir) < 0)
+		return false;
+	snprintf(who, sizeof(who), "%d", pid);
+	n = proc_mounted(who, "/", there) ? scandir(homes, &list, NULL, NULL) : -1;
+	for (int i = 0; i < n; i++) {
+		_cleanup_free_ char *root = NULL;
+
+		is |= list[i]->d_name[0] != '.' && asprintf(&root, "%s/%s", homes, list[i]->d_name) > 0 && proc_mounted("self", root, here) && !strcmp(there, here);
+		free(list[i]);
+	}
+	if (n >= 0)
+		free(list);
+	return is;
+}
+
+/* Where there are no cgroups to tell: by the nests' first processes, which end all in theirs. The pidfd comes before the look: it means who was looked at. */
+static void end_keepers(struct migd *m)
+{
+	struct dirent **list;
+	int n = scandir("/proc", &list, NULL, NULL);
+
+	for (int i = 0; i < n; i++) {
+		pid_t pid = atoi(list[i]->d_name);
+		_cleanup_close_ int fd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+
+		free(list[i]);
+		if (fd < 0 || !is_keeper(m, pid) || keeper_known(m, pid) || syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0))
+			continue;
+		poll(&(struct pollfd){ fd, POLLIN, 0 }, 1, END_MS);
+		log_warn("process %d: what was left here of a guest that the journal does not know is ended", pid);
+	}
+	if (n >= 0)
+		free(list);
+}
+
 void guests_replayed(struct migd *m)
 {
 	if (m->cgroups)
 		cgroups_each(m->cgroups, end_unknown, m);
+	else
+		end_keepers(m);
 	views_adopt(m->views);
 }

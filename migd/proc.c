@@ -101,6 +101,23 @@ int proc_may_move(pid_t pid, uid_t uid, bool root_guests, struct proc_info *out,
 	return 0;
 }
 
+bool proc_mounted(const char *who, const char *where, char dev[32])
+{
+	_cleanup_free_ char *path = NULL, *line = NULL;
+	_cleanup_fclose_ FILE *f = NULL;
+	char found[32], point[4096];
+	size_t cap = 0;
+
+	*dev = 0;
+	if (asprintf(&path, "/proc/%s/mountinfo", who) < 0)
+		return false;
+	f = fopen(path, "re");
+	while (f && getline(&line, &cap, f) > 0)
+		if (sscanf(line, "%*d %*d %31s %*s %4095s", found, point) == 2 && !strcmp(point, where))
+			strcpy(dev, found); /* the last one lies on top */
+	return *dev;
+}
+
 static unsigned long long meminfo(const char *format)
 {
 	_cleanup_fclose_ FILE *f = fopen("/proc/meminfo", "re");

@@ -24,6 +24,8 @@ bool proc_descends(pid_t pid, pid_t ancestor);
  * line that says what is the matter and what to do.
  */
 int proc_may_move(pid_t pid, uid_t uid, bool root_guests, struct proc_info *out, struct error *e);
+/* Which file system ("major:minor") process `who` ("self" or a number) sees mounted at `where`; told without touching it, which may hang. */
+bool proc_mounted(const char *who, const char *where, char dev[32]);
 /* Bytes of memory that nobody uses or could be given back (MemAvailable); CPUs that we may use. */
 unsigned long long proc_memory_free(void);
 unsigned proc_cpus(void);

@@ -19,6 +19,7 @@
 #include "conf/clock.h"
 #include "conf/list.h"
 #include "conf/log.h"
+#include "migd/proc.h"
 
 #define IDLE_NS (60ull * 1000000000)
 enum { MOUNT_MS = 15000 };
@@ -79,19 +80,6 @@ void views_close(struct views *v)
 	free(v);
 }
 
-static bool in_mountinfo(const char *dir)
-{
-	_cleanup_fclose_ FILE *f = fopen("/proc/self/mountinfo", "re");
-	_cleanup_free_ char *line = NULL;
-	char where[4096];
-	size_t cap = 0;
-
-	while (f && getline(&line, &cap, f) > 0)
-		if (sscanf(line, "%*d %*d %*s %*s %4095s", where) == 1 && !strcmp(where, dir))
-			return true;
-	return false;
-}
-
 /*
  * Does its spritefs live, or the holder that is about to start another one? They keep a lock. Asking the mount itself could wait for a home that is cut
  * off, and root may not be let in there at all.
@@ -109,7 +97,9 @@ static bool daemon_lives(struct views *v, const char *home)
 
 static bool mounted(struct views *v, const struct view *w)
 {
-	if (!in_mountinfo(w->dir))
+	char dev[32];
+
+	if (!proc_mounted("self", w->dir, dev))
 		return false;
 	if (daemon_lives(v, w->home))
 		return true;

@@ -116,6 +116,7 @@ struct eng_nest_opts {
 struct nest;
 int eng_nest_make(const struct eng_nest_opts *o, struct nest **out, struct error *e);
 pid_t eng_nest_keeper(const struct nest *n); /* its first process, as this host knows it; -ESRCH: it has been killed */
+pid_t eng_keeper(const struct eng_family *f); /* of its nest; -ESRCH also if it is not in one */
 void eng_nest_drop(struct nest *n);
 /* Guest host: reads the image's head from fd (pids, clocks, creds) and makes vessels in the nest, which it takes over, whatever it returns. */
 int eng_nest(int fd, struct nest *nest, const struct eng_hooks *h, struct eng_family **out, struct error *e);

@@ -13,6 +13,7 @@
 #include "migd/engine/foreign.h"
 
 #define KEEPER_NAME "sprite-keeper" /* comm of a pid 1: that is how a process can tell that it is away (mig) */
+#define KEEPER_NAME_AHEAD "sprite-ahead" /* until it has a family */
 
 enum keeper_op {
 	KEEPER_SETUP = 1, /* -> first of all: struct keeper_setup; by a migd of before KEEPER_HELD */

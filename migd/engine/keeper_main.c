@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * sprite-keeper: makes the namespaces of a guest family and stays in them as their pid 1. Static, because below it the root view is the home's.
+ * sprite-keeper: stays in the namespaces of a guest family as their pid 1. Static, because below it the root view is the home's. Its outer half, which makes them
+ * and ends, is keeper_nest.c.
  *
- *   outer   (real root of this host) joins the cgroup, makes a mount namespace with the home's root view as /, fresh /dev, /dev/pts, /dev/shm, read-only /sys,
- *           /sprite; starts the inner with new user (identity), pid, uts, ipc and network namespaces; mounts its /proc; ends.
- *           The mount namespace belongs to the host's user namespace: nobody inside can mount or unmount.
- *   inner   (pid 1) makes the time namespace, makes vessels on request, delivers signals, reaps, reports. When migd goes away it goes on and lets a new
- *           migd connect.
+ *   inner   (pid 1) makes vessels on request, delivers signals, reaps, reports. When migd goes away it goes on and lets a new migd connect.
  *   stand-in  a process that has the number of somebody who stayed at home (parent, group or session leader) so that getppid, getpgrp and getsid of
  *           the family are the home's. It reaps its children and tells the inner by a pipe.
  *   vessel  a child that closed everything, blocks all signals and sleeps: the engine does the rest.
@@ -526,6 +523,6 @@ int main(void)
 		fprintf(stderr, "sprite-keeper is started by migd, with its socket as descriptor 3\n");
 		return 2;
 	}
-	prctl(PR_SET_NAME, s.op == KEEPER_SETUP_AHEAD ? "sprite-ahead" : KEEPER_NAME); /* until it has a family */
+	prctl(PR_SET_NAME, s.op == KEEPER_SETUP_AHEAD ? KEEPER_NAME_AHEAD : KEEPER_NAME);
 	return outer_main(&s);
 }

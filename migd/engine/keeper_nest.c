@@ -1,5 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Namespaces of a guest family: what sprite-keeper's outer half makes with the rights of this host's root, and its inner one for itself (keeper_main.c). */
+/*
+ * Namespaces of a guest family.
+ *
+ *   outer   (real root of this host) joins the cgroup, makes a mount namespace with the home's root view as /, fresh /dev, /dev/pts, /dev/shm, read-only /sys,
+ *           /sprite; starts the inner (keeper_main.c) with new user (identity), pid, uts, ipc and network namespaces; mounts its /proc; ends.
+ *           The mount namespace belongs to the host's user namespace: nobody inside can mount or unmount.
+ *   inner   makes the time namespace for its children, and its loopback.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>

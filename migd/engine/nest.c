@@ -202,6 +202,11 @@ pid_t eng_nest_keeper(const struct nest *n)
 	return poll(&pf, 1, 0) == 0 ? n->keeper : -ESRCH;
 }
 
+pid_t eng_keeper(const struct eng_family *f)
+{
+	return f->nest ? eng_nest_keeper(f->nest) : -ESRCH;
+}
+
 void eng_nest_drop(struct nest *n)
 {
 	if (n)

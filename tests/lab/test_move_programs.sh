@@ -51,10 +51,13 @@ python_moves() {
 	many python3 "python3 hash.py" "cat out" "7 $(as sprite ws1 python3 $JD/hash.py)"
 }
 
-python3 - >"$TMP/long.c" <<'PY'
-for i in range(1000):
+# 2500 functions make a compiler of 320 MB, and two minutes of this lane: in `make check` it is less
+python3 - $([ -n "${LONG:-}" ] && echo 2500 || echo 1000) >"$TMP/long.c" <<'PY'
+import sys
+n = int(sys.argv[1])
+for i in range(n):
     print("static int f%d(int a, int b) { int s = %d; for (int i = 0; i < a; i++) { s += (a ^ i) * b; if (s %% 7 == 3) s -= b << 2; else s ^= a + %d; } return s; }" % (i, i, i))
-print("int main(int c, char **v) { (void)v; int s = 0;"); [print("s += f%d(c, s);" % i) for i in range(1000)]; print("return s & 1; }")
+print("int main(int c, char **v) { (void)v; int s = 0;"); [print("s += f%d(c, s);" % i) for i in range(n)]; print("return s & 1; }")
 PY
 gcc_moves() {
 	as sprite ws1 sh -c "cat >$JD/long.c" <"$TMP/long.c"
