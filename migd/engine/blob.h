@@ -12,6 +12,7 @@
 #define ENGINE_BLOB_H
 #include <signal.h>
 #include <stdint.h>
+#include <sys/resource.h>
 #include <sys/user.h>
 
 enum {
@@ -36,6 +37,8 @@ struct blob_head { /* offsets are known to blob_code.c */
 	uint64_t trap[4]; /* the program's own SIGTRAP action */
 	int32_t vpid;
 	uint32_t state; /* 1: put in by a dump, the true thread is parked here; 0: a vessel */
+	struct rlimit sigpending; /* what RLIMIT_SIGPENDING was, */
+	uint64_t raised;	  /* 1: while it is raised for us: whoever finds it so puts it back (res_signals_queue.c) */
 };
 struct blob_slot {
 	siginfo_t info; /* 0 */

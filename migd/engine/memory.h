@@ -14,6 +14,10 @@ struct run { /* pages to carry */
  */
 int pagemap_runs(int dirfd, uint64_t start, uint64_t end, bool private_only, struct run **out, size_t *n, struct run **guards, size_t *nguards);
 
+/* Does this kernel tell guard regions from swapped pages? And if not: is there something in [start, end) that looks swapped and faults? (Swaps in what is swapped.) */
+bool pagemap_tells_guards(void);
+bool pagemap_unreadable(int dirfd, pid_t pid, uint64_t start, uint64_t end);
+
 int runs_push(struct run **v, size_t *n, size_t *cap, uint64_t start, uint64_t end); /* in ascending order; joins neighbours */
 /*
  * precopy.c: pages written since the last look (which this is, if `protect`); -EPERM: not all of the range is under our watch.

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Which pages hold something: PAGEMAP_SCAN (Linux 6.7) or, before that, /proc/PID/pagemap word by word. Never-touched pages and the shared zero page are not
- * listed: they are zero over there too. Guard regions (MADV_GUARD_INSTALL) look like swapped pages and cannot be read: they are told apart from Linux 6.15 on.
+ * listed: they are zero over there too. Guard regions (MADV_GUARD_INSTALL, Linux 6.13) look like swapped pages and cannot be read: they are told apart from Linux
+ * 6.15 on. In between a process that has some is refused, by reading what looks swapped.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "migd/engine/memory.h"
@@ -164,4 +166,39 @@ int pagemap_runs(int dirfd, uint64_t start, uint64_t end, bool private_only, str
 		*nguards = guarded.n;
 	}
 	return 0;
+}
+
+bool pagemap_tells_guards(void)
+{
+	_cleanup_close_ int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	struct page_region vec[1];
+	uint64_t at = (uint64_t)vec & ~4095ull;
+	struct pm_scan_arg a = {.size = sizeof(a), .start = at, .end = at + 4096, .vec = (uint64_t)vec, .vec_len = 1, .category_anyof_mask = PAGE_IS_PRESENT};
+
+	return fd >= 0 && step(fd, &a, false) >= 0 && guard;
+}
+
+bool pagemap_unreadable(int dirfd, pid_t pid, uint64_t start, uint64_t end)
+{
+	_cleanup_close_ int fd = openat(dirfd, "pagemap", O_RDONLY | O_CLOEXEC);
+	struct page_region vec[512];
+
+	while (fd >= 0 && start < end) {
+		struct pm_scan_arg a = {.size = sizeof(a), .start = start, .end = end, .vec = (uint64_t)vec, .vec_len = 512, .category_mask = PAGE_IS_SWAPPED,
+			.return_mask = PAGE_IS_SWAPPED};
+		int r = ioctl(fd, PAGEMAP_SCAN_IOCTL, &a);
+
+		for (int i = 0; i < r; i++)
+			for (uint64_t at = vec[i].start; at < vec[i].end; at += 4096) {
+				char byte;
+				struct iovec here = {&byte, 1}, there = {(void *)at, 1};
+
+				if (process_vm_readv(pid, &here, 1, &there, 1, 0) < 0 && errno == EFAULT)
+					return true;
+			}
+		if (r < 0)
+			return false;
+		start = a.walk_end;
+	}
+	return false;
 }

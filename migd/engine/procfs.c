@@ -348,6 +348,8 @@ int procfs_maps(int dirfd, bool smaps, struct maps **out)
 		if (isupper((unsigned char)*l)) {
 			if (!strncmp(l, "VmFlags: ", 9) && v->n)
 				v->m[v->n - 1].flags = vm_flags(l + 9);
+			else if (!strncmp(l, "ProtectionKey:", 14) && v->n)
+				v->m[v->n - 1].pkey = strtoul(l + 14, NULL, 10);
 			continue;
 		}
 		if (v->n == cap) {

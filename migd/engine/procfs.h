@@ -62,6 +62,7 @@ struct map {
 	uint64_t dev, ino;
 	char *path; /* as /proc shows it, may be "" */
 	uint64_t flags;
+	unsigned pkey; /* with smaps: its protection key, 0: that of all memory */
 	enum map_kind kind;
 	uint32_t object;
 };
@@ -69,7 +70,7 @@ struct maps {
 	struct map *m;
 	size_t n;
 };
-/* `smaps`: with VmFlags, and names that a network file system has forgotten looked up again (which may wait for its server). */
+/* `smaps`: with VmFlags and protection keys, and names that a network file system has forgotten looked up again (which may wait for its server). */
 int procfs_maps(int dirfd, bool smaps, struct maps **out);
 void maps_free(struct maps *m);
 

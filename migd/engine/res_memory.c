@@ -45,6 +45,8 @@ static const char *map_refusal(pid_t pid, const struct map *m)
 		return "a shadow stack (CET): start it without (GLIBC_TUNABLES=glibc.cpu.hwcaps=-SHSTK)";
 	if (m->flags & MAPF_SEALED)
 		return "sealed memory (mseal): cannot be laid out again";
+	if (m->pkey && m->prot != PROT_EXEC) /* the kernel gives one to memory that may only be run, by itself */
+		return "has a protection key (pkey_mprotect), which is not carried: give it key 0 first";
 	if (!strncmp(m->path, "anon_inode:", 11) || !strncmp(m->path, "/anon_inode", 11) || !strncmp(m->path, "anon_inode", 10))
 		return "an io_uring, AIO, perf or bpf ring is mapped: close it first";
 	if (!strncmp(m->path, "/[aio]", 6))
@@ -56,6 +58,19 @@ static const char *map_refusal(pid_t pid, const struct map *m)
 	if (m->kind == KIND_FILE_SHARED && !strncmp(m->path, "/dev/", 5) && strncmp(m->path, "/dev/shm/", 9))
 		return "a shared map of a device: close it first";
 	return NULL;
+}
+
+/* On a kernel that has guard regions and does not tell them from swapped pages. */
+static void probe_guards(struct eng_probe *p, const struct maps *maps)
+{
+	if (pagemap_tells_guards())
+		return;
+	for (size_t i = 0; i < maps->n; i++) {
+		const struct map *m = &maps->m[i];
+
+		if (m->kind == KIND_ANON && m->prot & PROT_READ && pagemap_unreadable(p->dir, p->pid, m->start, m->end))
+			eng_reason(p, "memory %lx-%lx %s: has guard regions, which this kernel does not tell (Linux 6.15 does)", (long)m->start, (long)m->end, m->path);
+	}
 }
 
 static int memory_probe(struct eng_probe *p)
@@ -74,6 +89,7 @@ static int memory_probe(struct eng_probe *p)
 		if (why)
 			eng_reason(p, "memory %lx-%lx %s: %s", (long)m->start, (long)m->end, m->path, why);
 	}
+	probe_guards(p, maps);
 	maps_free(maps);
 	return 0;
 }

@@ -2,12 +2,14 @@
 /*
  * Queues of signals of a stopped process, for res_signals.c. `shared`: the process's queue, else that of thread t alone.
  * Who takes signals out and puts them back makes room for them first: the kernel counts those of all processes of the user against RLIMIT_SIGPENDING of the one
- * that is to get one, and another may use up what we have just made free. (If we die meanwhile that process keeps a limit that is too high: no signal is lost.)
+ * that is to get one, and another may use up what we have just made free. What the limit was is in the blob's head for so long: if we die meanwhile, the next migd
+ * puts it back when it finds the process again.
  */
 #ifndef ENGINE_RES_SIGNALS_H
 #define ENGINE_RES_SIGNALS_H
 #include <signal.h>
 #include <sys/resource.h>
+#include "migd/engine/blob.h"
 #include "migd/engine/res_util.h"
 
 enum { NSIGS = 64 };
@@ -23,6 +25,8 @@ struct sigqueue_room {
 /* Both use the scratch memory. */
 void sigqueue_room_make(struct eng_proc *p, struct sigqueue_room *room);
 void sigqueue_room_end(struct eng_proc *p, struct sigqueue_room *room);
+/* A process found again with the room that a migd made in it which has died. It is stopped. */
+void sigqueue_room_found(struct eng_proc *p, const struct blob_head *head);
 
 /* Everything that waits; out->info is the caller's. */
 int sigqueue_peek(struct eng_thread *t, bool shared, struct sig_list *out);

@@ -2,11 +2,13 @@
 /* Queues of signals of a stopped process, see res_signals.h. */
 #include "migd/engine/res_signals.h"
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include "migd/engine/core.h"
 
 enum { INFO_SIZE = sizeof(siginfo_t) };
 
@@ -22,6 +24,14 @@ static bool limit_set(struct eng_proc *p, const struct rlimit *to)
 	return at && eng_syscall(p->threads[0], SYS_prlimit64, 0l, (long)RLIMIT_SIGPENDING, at, 0l) == 0;
 }
 
+static int head_set(struct eng_proc *p, const struct rlimit *was, bool raised)
+{
+	struct blob_head h = {.sigpending = *was, .raised = raised};
+	size_t from = offsetof(struct blob_head, sigpending);
+
+	return eng_poke(p, p->core->blob + BLOB_HEAD + from, &h.sigpending, offsetof(struct blob_head, raised) + sizeof h.raised - from);
+}
+
 void sigqueue_room_make(struct eng_proc *p, struct sigqueue_room *room)
 {
 	struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
@@ -30,24 +40,31 @@ void sigqueue_room_make(struct eng_proc *p, struct sigqueue_room *room)
 	room->made = false;
 	eng_scratch_reset(p);
 	at = eng_scratch_put(p, NULL, sizeof room->was);
-	if (!at || eng_syscall(p->threads[0], SYS_prlimit64, 0l, (long)RLIMIT_SIGPENDING, 0l, at) || eng_peek(p, at, &room->was, sizeof room->was))
+	if (!at || eng_syscall(p->threads[0], SYS_prlimit64, 0l, (long)RLIMIT_SIGPENDING, 0l, at) || eng_peek(p, at, &room->was, sizeof room->was) || head_set(p, &room->was, true))
 		return;
 	if (prlimit(p->pid, RLIMIT_SIGPENDING, &all, NULL)) {
 		all.rlim_cur = all.rlim_max = room->was.rlim_max;
-		if (room->was.rlim_cur == all.rlim_cur || !limit_set(p, &all))
+		if (room->was.rlim_cur == all.rlim_cur || !limit_set(p, &all)) {
+			head_set(p, &room->was, false);
 			return;
+		}
 	}
 	room->made = true;
 }
 
 void sigqueue_room_end(struct eng_proc *p, struct sigqueue_room *room)
 {
-	if (room->made)
-		limit_set(p, &room->was);
+	if (room->made && limit_set(p, &room->was))
+		head_set(p, &room->was, false);
 	room->made = false;
 }
 
-/* Everything that waits for thread t, or for its process. */
+void sigqueue_room_found(struct eng_proc *p, const struct blob_head *head)
+{
+	if (head->raised && limit_set(p, &head->sigpending))
+		head_set(p, &head->sigpending, false);
+}
+
 int sigqueue_peek(struct eng_thread *t, bool shared, struct sig_list *out)
 {
 	struct __ptrace_peeksiginfo_args a = {.off = 0, .flags = shared ? PTRACE_PEEKSIGINFO_SHARED : 0, .nr = 32};
@@ -75,7 +92,6 @@ int sigqueue_peek(struct eng_thread *t, bool shared, struct sig_list *out)
 	}
 }
 
-/* Takes one waiting signal `sig` out (thread t's own first, then the process's). 1, 0: nothing there, or -errno. */
 int sigqueue_take(struct eng_thread *t, int sig, siginfo_t *info)
 {
 	struct eng_proc *p = t->proc;
@@ -150,7 +166,7 @@ void sigqueue_count(struct eng_proc *p, unsigned n[NSIGS + 1])
 	free(l.info);
 }
 
-/* The first n waiting `sig` of the process go to the end of its queue. The process does it by itself in one go: it is done also if we die now. */
+/* The process does it by itself in one go: it is done also if we die now. */
 int sigqueue_turn(struct eng_proc *p, int sig, unsigned n)
 {
 	uint64_t mask = 1ull << (sig - 1), zero[2] = {0, 0}, am, at, ai;

@@ -22,6 +22,7 @@
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
 #include "migd/engine/nest.h"
+#include "migd/engine/res_signals.h"
 
 static uint64_t start_of(pid_t pid)
 {
@@ -259,6 +260,8 @@ static int take_proc(struct eng_proc *p, struct error *e, enum eng_state *state)
 	r = proc_threads(p);
 	for (unsigned i = 0; i < p->nthreads && r == 0; i++)
 		r = take_thread(p->threads[i]);
+	if (r == 0)
+		sigqueue_room_found(p, &head);
 	return r < 0 ? error_set(e, -r, "process %d cannot be caught: %s", p->vpid, strerror(-r)) : 0;
 }
 

@@ -156,8 +156,34 @@ static void own_maps(void)
 	CU_ASSERT(n == 1 && runs[0].start == (uint64_t)p + page && runs[0].end == (uint64_t)p + 2 * page);
 	free(runs);
 	maps_free(maps);
+	CU_ASSERT_FALSE(pagemap_unreadable(dir, getpid(), (uint64_t)p, (uint64_t)p + 4 * page));
+	if (madvise(p + 2 * page, page, 102 /* MADV_GUARD_INSTALL */) == 0) /* as kernels see it that do not tell them */
+		CU_ASSERT(pagemap_unreadable(dir, getpid(), (uint64_t)p, (uint64_t)p + 4 * page));
 	munmap(p, 4 * page);
 	close(dir);
+}
+
+static void keys_of_maps(void)
+{
+	char dir[] = "/tmp/test-engine-XXXXXX", path[64];
+	struct maps *maps;
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/smaps", dir);
+	FILE *f = fopen(path, "w");
+
+	for (int i = 0; f && i < 3; i++)
+		fprintf(f, "7f000000%d000-7f000000%d000 rw-p 00000000 00:00 0 \nSize: 4 kB\nProtectionKey: %8d\nVmFlags: rd wr mr mw me ac\n", i, i + 1, i == 1 ? 12 : 0);
+	CU_ASSERT_FATAL(f && fclose(f) == 0);
+	int fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	CU_ASSERT_EQUAL_FATAL(procfs_maps(fd, true, &maps), 0);
+	CU_ASSERT_FATAL(maps->n == 3);
+	CU_ASSERT(!maps->m[0].pkey && maps->m[1].pkey == 12 && !maps->m[2].pkey);
+	maps_free(maps);
+	close(fd);
+	unlink(path);
+	rmdir(dir);
 }
 
 /* As kernels write them, also those with settings that this one has not. */
@@ -218,6 +244,7 @@ int main(void)
 	CU_add_test(s, "fields of status", fields);
 	CU_add_test(s, "our own maps and pages", own_maps);
 	CU_add_test(s, "kinds of maps", kinds_of_maps);
+	CU_add_test(s, "protection keys of maps", keys_of_maps);
 	CU_basic_set_mode(CU_BRM_NORMAL);
 	CU_basic_run_tests();
 	{

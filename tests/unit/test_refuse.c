@@ -352,6 +352,13 @@ static int s_mseal(void)
 
 	return p == MAP_FAILED || has(syscall(462 /* mseal */, p, 4096, 0));
 }
+static int s_pkey(void)
+{
+	void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int key = pkey_alloc(0, 0);
+
+	return has(key) || has(pkey_mprotect(p, 4096, PROT_READ | PROT_WRITE, key));
+}
 static int s_hugetlb(void)
 {
 	return mmap(NULL, 2 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE, -1, 0) == MAP_FAILED;
@@ -586,6 +593,7 @@ static const struct state {
 	{"secret memory, mapped", s_secret_map, "memory *secretmem*: *"},
 	{"sealed memory", s_mseal, "memory *: sealed memory (mseal): cannot be laid out again"},
 	{"hugetlbfs", s_hugetlb, "memory *: memory of hugetlbfs: use transparent huge pages (madvise)"},
+	{"protection key", s_pkey, "memory *: has a protection key (pkey_mprotect), which is not carried: give it key 0 first"},
 	{"ring of a counter", s_ring, "memory *[[]perf_event]*: *"},
 	{"seccomp filter", s_filter, NULL},
 	{"SysV semaphore", s_sem, NULL},
