@@ -21,7 +21,7 @@
 #include "migd/proc.h"
 #include "migd/view.h"
 
-enum { HOMES_MAX = 4, KEEP_S = 30, REMOVE_MS = 2000 };
+enum { HOMES_MAX = 4, KEEP_S = 30, REMOVE_MS = 2000, SOON_MS = 1000 };
 
 struct ahead {
 	struct list node;
@@ -32,11 +32,18 @@ struct ahead {
 	uint64_t wanted_ns;
 };
 
+struct soon {
+	struct list node;
+	char home[HOST_NAME_MAX_];
+	uint64_t since_ns;
+};
+
 struct aheads {
 	struct migd *m;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	struct list list; /* lock, and what is in it */
+	struct list soon; /* lock: homes that want one when its guest has had a moment to itself */
 	unsigned threads; /* that make one, or end one: who wants or takes one waits for no end */
 	bool closing;
 };
@@ -51,6 +58,7 @@ int aheads_open(struct migd *m, struct aheads **out)
 	pthread_mutex_init(&a->lock, NULL);
 	pthread_cond_init(&a->changed, NULL);
 	list_init(&a->list);
+	list_init(&a->soon);
 	*out = a;
 	return 0;
 }
@@ -250,6 +258,43 @@ void aheads_want(struct aheads *a, const char *home)
 		discard_aside(a, old);
 }
 
+void aheads_want_soon(struct aheads *a, const char *home)
+{
+	struct soon *s = calloc(1, sizeof(*s)), *other;
+
+	if (!s)
+		return;
+	*s = (struct soon){ .since_ns = clock_boot_ns() };
+	snprintf(s->home, sizeof(s->home), "%s", home);
+	pthread_mutex_lock(&a->lock);
+	list_each(other, &a->soon, node)
+		if (!strcmp(other->home, home)) {
+			other->since_ns = s->since_ns;
+			free(s);
+			s = NULL;
+			break;
+		}
+	if (s)
+		list_add_tail(&a->soon, &s->node);
+	pthread_mutex_unlock(&a->lock);
+}
+
+/* One whose moment is over, out of the list; NULL: none. all: whether it is over or not. */
+static struct soon *next_due(struct aheads *a, bool all)
+{
+	struct soon *s, *found = NULL;
+
+	pthread_mutex_lock(&a->lock);
+	list_each(s, &a->soon, node)
+		if (all || clock_boot_ns() - s->since_ns >= SOON_MS * 1000000ull) {
+			found = s;
+			list_del(&s->node);
+			break;
+		}
+	pthread_mutex_unlock(&a->lock);
+	return found;
+}
+
 int aheads_take(struct aheads *a, const char *home, char cgroup[CGROUP_NAME_MAX], struct nest **out, struct error *e)
 {
 	struct ahead *x;
@@ -278,7 +323,12 @@ void aheads_tick(struct aheads *a)
 {
 	struct ahead *x, *tmp;
 	struct list over;
+	struct soon *s;
 
+	while ((s = next_due(a, false))) {
+		aheads_want(a, s->home);
+		free(s);
+	}
 	list_init(&over);
 	pthread_mutex_lock(&a->lock);
 	list_each_safe(x, tmp, &a->list, node) {
@@ -295,9 +345,12 @@ void aheads_tick(struct aheads *a)
 void aheads_close(struct aheads *a)
 {
 	struct ahead *x, *tmp;
+	struct soon *s;
 
 	if (!a)
 		return;
+	while ((s = next_due(a, true)))
+		free(s);
 	pthread_mutex_lock(&a->lock);
 	a->closing = true;
 	while (a->threads)

@@ -13,8 +13,10 @@
 struct aheads;
 int aheads_open(struct migd *m, struct aheads **out);
 void aheads_close(struct aheads *a);
-/* A guest of that home is about to come, or has just taken the nest that there was. Returns at once. */
+/* A guest of that home is about to come, or one has just ended. Returns at once. */
 void aheads_want(struct aheads *a, const char *home);
+/* The same in a second, which the guest that has just begun to run has for itself: making one slows its first forks by a third. */
+void aheads_want_soon(struct aheads *a, const char *home);
 /* A nest for a guest of that home, whose view the caller holds; made now if none is ready. cgroup: the name of its cgroup, "": none. */
 int aheads_take(struct aheads *a, const char *home, char cgroup[CGROUP_NAME_MAX], struct nest **out, struct error *e);
 /* Every second: what has not been wanted for a while ends. */

@@ -377,7 +377,7 @@ static int actor_go(struct family *f, void *arg)
 		relay_rpc_open(f);
 		guest_actor_journal(f, NULL);
 		stats_count(f->m, COUNT_GUESTS, 1);
-		aheads_want(f->m->aheads, f->home);
+		aheads_want_soon(f->m->aheads, f->home);
 		evict_kick(f->m);
 	}
 	family_put(f);

@@ -2,6 +2,7 @@
 /* What becomes of a guest: events of its engine, told to the home in order by the outbox; and its end. In its actor, but for what says otherwise. */
 #include "migd/guest_parts.h"
 #include "conf/log.h"
+#include "migd/ahead.h"
 #include "migd/forward.h"
 #include "migd/outbox.h"
 #include "migd/relay.h"
@@ -37,6 +38,7 @@ static void guest_ended(struct family *f)
 	r.kind = SPRITE__MIG__REPORT_REQ__KIND__EMPTY;
 	outbox_report(f->outbox, &r);
 	f->ended = true;
+	aheads_want(f->m->aheads, f->home); /* who ran something small may run something else */
 	family_get(f);
 	if (thread_run(bury_main, f))
 		family_put(f);
