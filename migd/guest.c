@@ -14,7 +14,7 @@
 #include "migd/ahead.h"
 #include "migd/cgroup.h"
 #include "migd/evict.h"
-#include "migd/fault.h"
+#include "conf/fault.h"
 #include "migd/hosts.h"
 #include "migd/journal.h"
 #include "migd/outbox.h"

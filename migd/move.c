@@ -14,7 +14,7 @@
 #include "conf/clock.h"
 #include "conf/log.h"
 #include "migd/agent.h"
-#include "migd/fault.h"
+#include "conf/fault.h"
 #include "migd/home.h"
 #include "migd/hosts.h"
 #include "migd/journal.h"

@@ -12,7 +12,7 @@
 #include "conf/clock.h"
 #include "conf/log.h"
 #include "migd/evict.h"
-#include "migd/fault.h"
+#include "conf/fault.h"
 #include "migd/guest.h"
 #include "migd/home.h"
 #include "migd/outbox.h"

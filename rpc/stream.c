@@ -84,6 +84,12 @@ static void wait_change(struct rpc_stream *s)
 	pthread_cond_wait(&s->changed, &s->lock);
 }
 
+static int wait_change_until(struct rpc_stream *s, const struct timespec *ts)
+{
+	rt_handover();
+	return pthread_cond_timedwait(&s->changed, &s->lock, ts);
+}
+
 /* Starts one operation; lock held. */
 static void start(struct rpc_stream *s, grpc_op *op, size_t n, struct rt_tag *t)
 {
@@ -444,7 +450,7 @@ int rpc_stream_recv(struct rpc_stream *s, struct rpc_msg *m, int timeout_ms)
 		if (timeout_ms < 0)
 			wait_change(s);
 		else
-			r = pthread_cond_timedwait(&s->changed, &s->lock, &ts);
+			r = wait_change_until(s, &ts);
 	}
 	if (!s->count) {
 		r = s->eof ? recv_end(s) : -ETIMEDOUT;

@@ -17,7 +17,7 @@
  * What came is what any reply says under its grants: inodes with attributes under ATTR (inode.c keeps them although the kernel has not heard of them), names under
  * NAMES, contents under DATA. None of it outlives a recall, and there is no other rule for it.
  *
- * A request that waits is handled anew from its start (session_park()). Locking: struct ahead of the directory is under its inode.lock.
+ * A request that waits is handled anew from its start (park.c). Locking: struct ahead of the directory is under its inode.lock.
  */
 #include "fs/client/client.h"
 #include <stdlib.h>
@@ -33,7 +33,6 @@
 
 #define SMALL	  (64u << 10) /* contents come along up to this size */
 #define ENTRY	  200u	      /* bytes of an entry in a chunk, about */
-#define FOREIGN_NS 5000000000ull
 #define LUCK_NS	   1000000000ull
 #define AGAIN_NS   1000000000ull /* after so long a first chunk is free again */
 #define CHUNK_MIN  3000u	 /* what one costs at least */
@@ -129,13 +128,13 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 	k->at = clock_boot_ns();
 	if (!covered || (c->flags == AHEAD_WRITE && !(rep->dir_lease & WRITE))) /* not to be had: not before many more were asked for */
 		k->fetched += 1000 + k->asked;
-	list_splice_tail(&ready, &dir->ahead.waiters);
+	park_take(&ready, &dir->ahead.waiters);
 	pthread_mutex_unlock(&dir->lock);
-	session_again(c->fs, &ready);
+	park_again(c->fs, &ready);
 }
 
-/* As who asked; dir->ahead.busy has been set. */
-static void chunk_ask(struct fs *fs, struct inode *dir, fuse_req_t req, enum ahead_what what, uint64_t cookie, uint64_t size)
+/* As who asked; dir->ahead.busy has been set. To be submitted. */
+static struct call *chunk_new(struct fs *fs, struct inode *dir, fuse_req_t req, enum ahead_what what, uint64_t cookie, uint64_t size)
 {
 	static const uint64_t want[] = {[AHEAD_NAMES] = ATTR | DATA, [AHEAD_DATA] = ATTR | DATA, [AHEAD_WRITE] = ATTR | DATA | WRITE};
 	struct call *c = call_new(fs, NULL, FS_READDIR, inode_hold(fs, dir), chunk_done);
@@ -157,7 +156,7 @@ static void chunk_ask(struct fs *fs, struct inode *dir, fuse_req_t req, enum ahe
 	c->m.readdir.data_max = what == AHEAD_DATA ? SMALL : 0;
 	c->seq = atomic_load(&dir->changes);
 	c->mark = read_mark(fs);
-	call_submit(c);
+	return c;
 }
 
 /* With inode.lock. */
@@ -218,7 +217,7 @@ static void ahead_asked(struct fs *fs, fuse_req_t req, struct inode *dir)
 	cookie = dir->ahead.kind[AHEAD_NAMES].cookie;
 	pthread_mutex_unlock(&dir->lock);
 	if (size)
-		chunk_ask(fs, dir, req, AHEAD_NAMES, cookie, size);
+		call_submit(chunk_new(fs, dir, req, AHEAD_NAMES, cookie, size));
 }
 
 /* The directory that a file was last seen in, with a reference. */
@@ -242,22 +241,31 @@ void ahead_asked_of(struct fs *fs, fuse_req_t req, struct inode *ino)
 /* Waits for a chunk of that kind, which may have to be asked for. */
 static bool chunk_wait(struct fs *fs, fuse_req_t req, struct inode *dir, enum ahead_what what, uint64_t cost, bool at_once)
 {
+	struct parked *p = park_new(fs, req, dir);
 	uint64_t size = 0, cookie = 0;
 	bool wait = false;
 
-	if (session_second())
+	if (!p)
 		return false;
 	pthread_mutex_lock(&dir->lock);
 	if (may_ask(dir)) {
 		size = one_more(dir, what, cost, at_once);
 		cookie = dir->ahead.kind[what].cookie;
-		wait = dir->ahead.busy && dir->ahead.what == what && session_park(&dir->ahead.waiters);
+		wait = dir->ahead.busy && dir->ahead.what == what;
+		if (wait && !size) /* req is not ours any more when the lock is released */
+			park_put(p, &dir->ahead.waiters);
 	}
 	pthread_mutex_unlock(&dir->lock);
-	if (size)
-		chunk_ask(fs, dir, req, what, cookie, size);
-	if (wait)
-		fuse_reply_none(req); /* this life of it */
+	if (size) {
+		struct call *c = chunk_new(fs, dir, req, what, cookie, size);
+
+		pthread_mutex_lock(&dir->lock);
+		park_put(p, &dir->ahead.waiters); /* `busy` is ours until c is answered */
+		pthread_mutex_unlock(&dir->lock);
+		call_submit(c);
+	}
+	if (!wait)
+		park_drop(p);
 	return wait;
 }
 

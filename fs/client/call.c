@@ -171,7 +171,14 @@ static void call_free(struct call *c)
 	atomic_fetch_sub(&fs->calls, 1);
 }
 
-static void call_unref(struct call *c)
+void call_hold(struct call *c)
+{
+	pthread_mutex_lock(&c->fs->wait_lock);
+	c->refs++;
+	pthread_mutex_unlock(&c->fs->wait_lock);
+}
+
+void call_unref(struct call *c)
 {
 	struct fs *fs = c->fs;
 	bool last;
@@ -638,6 +645,11 @@ static void *call_ticker(void *arg)
 			call_send(due);
 			pthread_mutex_lock(&fs->wait_lock);
 		}
+		if (!list_empty(&fs->parked_intr)) {
+			pthread_mutex_unlock(&fs->wait_lock);
+			park_tick(fs);
+			pthread_mutex_lock(&fs->wait_lock);
+		}
 		if (now - last_tick >= TICK_NS) {
 			last_tick = now;
 			pthread_mutex_unlock(&fs->wait_lock);
@@ -651,7 +663,7 @@ static void *call_ticker(void *arg)
 		if (fs->stopping)
 			break;
 		clock_gettime(CLOCK_MONOTONIC, &ts);
-		ts.tv_nsec += list_empty(&fs->retry) && list_empty(&fs->interrupted) ? 100000000 : 20000000;
+		ts.tv_nsec += list_empty(&fs->retry) && list_empty(&fs->interrupted) && list_empty(&fs->parked_intr) ? 100000000 : 20000000;
 		if (ts.tv_nsec >= 1000000000) {
 			ts.tv_nsec -= 1000000000;
 			ts.tv_sec++;
@@ -673,6 +685,7 @@ void call_init(struct fs *fs)
 	pthread_condattr_destroy(&a);
 	list_init(&fs->retry);
 	list_init(&fs->interrupted);
+	list_init(&fs->parked_intr);
 	list_init(&fs->young);
 	list_init(&fs->claims);
 	list_init(&fs->wb_files);

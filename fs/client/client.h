@@ -44,14 +44,13 @@ struct server {
 	struct conf_addr addr;
 	struct rpc_channel *meta, *bulk; /* names and attributes; data */
 	atomic_bool up;			 /* the transport of `meta` */
-	pthread_t events;		 /* thread of the Events stream */
-	bool has_events;
+	bool has_events;		 /* a thread for the Events stream */
 	atomic_bool leasing;		/* its grants count: we are known to it */
 	atomic_uint_fast64_t recalled_seq; /* the highest lease_seq of its recalls */
 	atomic_uint_fast64_t valid_until;  /* boot clock, ns: leases end then */
 	pthread_mutex_t ack_lock;	/* `stream` stays while it is held */
 	pthread_mutex_t lock;		/* the fields below */
-	struct rpc_stream *stream;	/* of `events`, to cancel it at the end; changed under both locks */
+	struct rpc_stream *stream;	/* of events, for acknowledgements; changed under both locks */
 	uint64_t epoch, lease_epoch;	/* as the server said last */
 	uint64_t recovered;		/* the life (epoch) of the server that has again all that we hold */
 	bool recovering;		/* recover.c is at it */
@@ -67,6 +66,7 @@ struct server {
 		uint64_t last, skip;
 		uint64_t urgent; /* somebody waits for all up to this one */
 		uint64_t again_seq, again_last; /* a batch that an earlier spritefs sent: its number, and of its last call */
+		struct keep *again_keep;	/* and its record */
 		atomic_uint_fast64_t done;
 		atomic_int_fast64_t skew; /* its clock is ahead of ours by so many ns */
 	} q; /* see dirq.c */
@@ -111,7 +111,7 @@ struct ahead {
 	} kind[AHEAD_KINDS];
 	bool busy; /* a chunk is on its way, of kind `what` */
 	enum ahead_what what;
-	struct list waiters; /* requests that wait for it, session_park() */
+	struct list waiters; /* requests that wait for it, park.c */
 };
 
 /*
@@ -173,6 +173,7 @@ struct inode {
 	struct list unlock_waiters;
 	struct blocks_of blocks; /* see ops_read.c */
 	unsigned changing; /* changes of its contents by calls under way, see ops_read.c */
+	atomic_uint_fast64_t unsettled; /* grows with each write of mapped pages that others have not seen yet; 0: none that close(2) has to wait for */
 	/* write-behind, see writeback.c */
 	struct list dirty, flying, wb_waiters; /* chunks; calls that wait for the file to be clean */
 	unsigned nflying;
@@ -274,6 +275,7 @@ struct fs {
 	pthread_cond_t wait_cond;
 	struct list retry;	   /* calls that wait for their time */
 	struct list interrupted;   /* calls somebody wants to be rid of */
+	struct list parked_intr;   /* the same of requests that were put aside: park.c */
 	struct list wb_files;	   /* inodes with dirty data, oldest first */
 	struct hash old_calls, old_taken; /* KEEP_CALL and KEEP_TAKEN of an earlier spritefs, by request, until their request has come again */
 	uint64_t old_until;	   /* boot clock: those left by then were given up by who asked; 0: none left */
@@ -288,7 +290,8 @@ struct fs {
 	pthread_rwlock_t grant_lock; /* shared: a reply with a grant is being written */
 	pthread_mutex_t recall_lock; /* recall_queue; and what wb_cond is for; the last but inode.lock */
 	pthread_cond_t recall_cond, wb_cond; /* something was recalled; a chunk has arrived */
-	struct list recall_queue;
+	struct list recall_queue; /* see recall.c */
+	unsigned recall_idle, recall_threads;
 	atomic_uint_fast64_t recalls, epochs, local_opens, local_attrs, local_absent, local_lookups, local_listings;
 	atomic_uint_fast64_t victim_gen; /* grows when a change of ours may have changed the nlink of we know not what */
 	atomic_uint local_streams;
@@ -421,6 +424,8 @@ void call_wake(struct call *c); /* one that waited in wb_then(): goes on */
 /* Before an rpc_call() of FS_OPEN: a record of it, to be freed when the stream has what it answers. */
 struct keep *call_note_open(void);
 bool call_let_in(struct fs *fs, struct domain *d, uint32_t uid); /* a home's server answered this user within HOME_BOUND_NS */
+void call_hold(struct call *c);
+void call_unref(struct call *c);
 void call_drop(struct call *c); /* one that was answered without being sent */
 void call_fail(struct call *c, int err); /* one that is not sent: answers it */
 void call_end_queued(struct call *c, int err, struct rpc_msg *out); /* one of a batch; `out` stays the caller's */
@@ -525,7 +530,6 @@ void ops_hand(struct fuse_lowlevel_ops *ops);
 
 /* ---- prefix.c */
 int prefix_start(struct fs *fs, struct error *e);
-void prefix_stop(struct fs *fs);
 void prefix_changed(struct fs *fs);
 void prefix_tick(struct fs *fs, uint64_t now); /* every 100 ms: asks for the table, renews */
 int prefix_resume(struct fs *fs, struct domain **doms, size_t room); /* servers, domains, nodes of an earlier spritefs; how many domains */
@@ -543,9 +547,9 @@ struct pnode *prefix_nth(struct fs *fs, struct pnode *p, uint64_t *i);
 void prefix_rows(struct fs *fs, void (*fn)(void *arg, const struct pnode *p, const char *path), void *arg);
 
 /* ---- lease.c */
+#define FOREIGN_NS 5000000000ull /* for so long it counts that another client has changed or taken something */
 #define LEASE_LONG 86400.0 /* seconds that the kernel may believe what is under a lease */
 void lease_init(struct fs *fs);
-int lease_start(struct fs *fs);
 void lease_reply_begin(struct fs *fs);
 void lease_reply_end(struct fs *fs);
 uint64_t lease_take(struct inode *ino, uint64_t lease, uint64_t seq);
@@ -563,8 +567,6 @@ void lease_no_cap(struct inode *ino); /* under ATTR: it has no security.capabili
 bool lease_attr(struct fs *fs, struct inode *ino, struct stat *st);
 bool lease_outdated(struct inode *ino, const Sprite__Fs__Attr *a, struct stat *st);
 bool lease_guess(struct inode *ino, struct stat *st);
-void lease_recall(struct server *s, const Sprite__Fs__Event *ev);
-void lease_drop_pages(struct fs *fs, struct inode *ino);
 /*
  * The last write of a file is sent, `last`, with the close of st: which bits are given up with it (WriteReq.give_up), so that another node, which has lately taken it from us,
  * need not have it recalled. With inode.lock. Then, when that is answered, lease_given_up() before the grant is taken.
@@ -583,6 +585,15 @@ void lease_drop_all(struct server *s, bool restarted, bool given_up);
 /* The server answered what was sent at `sent` (boot clock): its leases go on. `epoch` and `lease_epoch` (0: not said) are what it said of itself. */
 void lease_renewed(struct server *s, uint64_t sent, uint64_t epoch, uint64_t lease_epoch, uint32_t lease_ms);
 void lease_tick(struct server *s, uint64_t now);
+
+/* ---- recall.c: giving leases back */
+int recall_start(struct fs *fs);
+/* Notes that `bits` are over, or (one_name) one name of a directory; seq 0: not by a recall. recall_noted() before anything is invalidated. */
+void recall_note(struct inode *ino, uint64_t bits, const char *one_name, uint64_t seq);
+void recall_noted(struct fs *fs); /* waits until every reply that had not seen what was noted is written */
+void recall_drop(struct fs *fs, struct inode *ino, uint64_t bits); /* what the kernel has of it, as soon as it can */
+void lease_recall(struct server *s, const Sprite__Fs__Event *ev);
+void lease_drop_pages(struct fs *fs, struct inode *ino);
 
 /* ---- writeback.c */
 /* Takes the data and answers req (the caller holds the inode); false: not under an exclusive lease, write through. */
@@ -695,7 +706,6 @@ void recover_forget_locks(struct inode *ino);
 /* ---- events.c */
 void events_ack(struct server *s, uint64_t id);
 int events_start(struct server *s);
-void events_stop(struct server *s);
 
 /* ---- resume.c: going on with what an earlier spritefs had */
 int resume_tables(struct fs *fs, struct error *e);
@@ -715,10 +725,10 @@ int session_fd(void);
 /* The number of the request that this thread handles; has it been asked before, of an earlier spritefs? */
 uint64_t session_unique(void);
 bool session_resent(void);
-/* Puts what this thread is handling aside, to be handled anew from its start, once; then its handler calls fuse_reply_none() and returns. Not a write. false: go on. */
-bool session_park(struct list *to);
-bool session_second(void); /* it has been put aside before */
-void session_again(struct fs *fs, struct list *parked);
+const void *session_request(size_t *len); /* what this thread is handling, as the kernel sent it */
+bool session_second(void); /* it has been put aside before: park.c */
+/* Handles a request that was put aside, from its start, answering on that clone; its fuse_req_t is gone. */
+void session_replay(struct fs *fs, const void *bytes, size_t len, int fd, bool interrupted);
 struct keep *session_buffer_record(void *buf); /* a request's buffer lies in a record; the data may be kept where it is */
 
 int session_bump_epoch(struct fs *fs); /* the kernel looks up every name again; -errno when it cannot */
@@ -729,6 +739,15 @@ void *session_buffer_take(void); /* the handler keeps the request's buffer */
 void session_buffer_give(void *buf);
 /* Is somebody serving this directory already? 1 yes, 0 no (a dead mount has been removed), -errno. */
 int session_busy(const char *dir);
+
+/* ---- park.c: requests put aside, to be handled anew from their start, once. Not writes. */
+struct parked;
+struct parked *park_new(struct fs *fs, fuse_req_t req, struct inode *at); /* NULL: it has been put aside before, or no memory */
+void park_put(struct parked *p, struct list *waiters); /* with the lock of `at`, whose list that is; its handler is done with it */
+void park_drop(struct parked *p); /* not put aside after all; NULL is allowed */
+void park_take(struct list *to, struct list *waiters); /* with that lock: all, for park_again() */
+void park_again(struct fs *fs, struct list *parked);
+void park_tick(struct fs *fs);
 
 /* ---- ops_read.c: contents kept here, see blocks.h */
 /* To be taken before contents are asked for, of whatever files. */

@@ -38,7 +38,7 @@
 struct sent {
 	struct server *s;
 	struct call *call[BATCH_MAX];
-	unsigned n;
+	unsigned n, ndone; /* so many were answered, and are held */
 	uint8_t *buf;
 	size_t len, room;
 	struct keep *keep;	      /* of the batch */
@@ -204,13 +204,14 @@ static void batch_end(struct sent *b, uint64_t done);
 
 static void batch_record(struct sent *b)
 {
-	struct keep *k = keep_new(sizeof(struct kept_op));
+	struct keep *k = b->s->q.again_keep ? b->s->q.again_keep : keep_new(sizeof(struct kept_op));
 
-	if (!k)
+	b->s->q.again_keep = NULL;
+	b->keep = k;
+	if (!k || ((struct kept_op *)k->data)->seq) /* sent before, by an earlier spritefs */
 		return;
 	*(struct kept_op *)k->data = (struct kept_op){.op = FS_BATCH, .n = b->n, .server = b->s->index, .lease = b->lease};
 	keep_commit(k, KEEP_OP, b->call[0]->number | 1ull << 63);
-	b->keep = k;
 }
 
 static void batch_send(struct server *s)
@@ -303,7 +304,9 @@ static void one_done(struct sent *b, unsigned i, int err, const uint8_t *msg, ui
 	}
 	b->keeps[i] = c->keep; /* all of a batch, or none */
 	c->keep = NULL;
+	call_hold(c); /* and with it the records of its inodes and streams, by which those are understood */
 	call_end_queued(c, err, err ? NULL : &out);
+	b->ndone = i + 1;
 	if (out.msg)
 		protobuf_c_message_free_unpacked(out.msg, NULL);
 }
@@ -381,6 +384,8 @@ static void batch_end(struct sent *b, uint64_t done)
 	for (i = 0; i < b->n; i++)
 		keep_free(b->keeps[i]);
 	keep_free(b->keep);
+	for (i = 0; i < b->ndone; i++)
+		call_unref(b->call[i]);
 	free(b->buf);
 	free(b);
 	pthread_mutex_lock(&s->q.lock);

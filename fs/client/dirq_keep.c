@@ -110,6 +110,11 @@ static struct call *call_resume(struct fs *fs, struct keep *k)
 		stream_hold(c->st);
 	if (c->child)
 		c->child->stillborn = 0;
+	if ((c->op == FS_CREATE && (!c->child || !c->st)) || (c->open && !c->st) || (c->op == FS_RENAME && !c->ino2)) {
+		log_error("%s: a change made here is lost: what it is about is not known any more", c->dom->prefix);
+		call_drop(c);
+		return NULL;
+	}
 	if (c->op == FS_WRITE)
 		wb_resume_queued(c, x->chunk); /* or its bytes are at the server */
 	for (i = 0; i < 4; i++) {
@@ -118,11 +123,6 @@ static struct call *call_resume(struct fs *fs, struct keep *k)
 			continue;
 		at->pend = k->key;
 		inode_put(fs, at);
-	}
-	if ((c->op == FS_CREATE && (!c->child || !c->st)) || (c->open && !c->st) || (c->op == FS_RENAME && !c->ino2)) {
-		log_error("%s: a change made here is lost: what it is about is not known any more", c->dom->prefix);
-		call_drop(c);
-		return NULL;
 	}
 	return c;
 }
@@ -149,9 +149,11 @@ static void batch_resume(struct fs *fs, struct keep *k)
 	if (n && x->seq && n == x->n) {
 		rpc_seq_hold(x->seq);
 		s->q.again_seq = x->seq;
-	} else if (n) {
-		s->q.again_last = 0;
+		s->q.again_keep = k; /* until it is answered: we may be killed before it is sent again */
+		return;
 	}
+	if (n)
+		s->q.again_last = 0;
 	keep_free(k);
 }
 

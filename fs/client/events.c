@@ -96,25 +96,16 @@ static void *events_main(void *arg)
 
 int events_start(struct server *s)
 {
+	pthread_t t;
 	int r = 0;
 
 	pthread_mutex_lock(&s->lock);
 	if (!s->has_events) {
-		r = -pthread_create(&s->events, NULL, events_main, s);
+		r = -pthread_create(&t, NULL, events_main, s);
 		s->has_events = r == 0;
+		if (r == 0)
+			pthread_detach(t);
 	}
 	pthread_mutex_unlock(&s->lock);
 	return r;
-}
-
-void events_stop(struct server *s)
-{
-	if (!s->has_events)
-		return;
-	pthread_mutex_lock(&s->lock);
-	if (s->stream)
-		rpc_stream_cancel(s->stream);
-	pthread_mutex_unlock(&s->lock);
-	pthread_join(s->events, NULL);
-	s->has_events = false;
 }

@@ -18,31 +18,13 @@
  *  4. Leases end with the server's: lease_ms after the sending of the last Renew that was answered; a little before that all is dropped.
  */
 #include "fs/client/client.h"
-#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
-#include <unistd.h>
 #include "conf/clock.h"
 #include "conf/log.h"
 
-#define THREADS	   4
-#define FOREIGN_NS (5000 * 1000000ull)
 #define MARGIN_NS (1000 * 1000000ull)
-
-/* An Event of recalls, acknowledged when all of it is done. */
-struct recall {
-	struct list link; /* fs.recall_queue */
-	struct server *s; /* NULL: nobody waits for an acknowledgement */
-	uint64_t id;
-	size_t n;
-	struct {
-		struct inode *ino; /* held */
-		uint64_t bits;
-	} of[];
-};
 
 void lease_init(struct fs *fs)
 {
@@ -264,206 +246,7 @@ bool lease_guess(struct inode *ino, struct stat *st)
 	return r;
 }
 
-/* ---- giving back */
-
-/* Notes the recall; recall_noted() before anything is invalidated. */
-static void recall_note(struct inode *ino, uint64_t bits, const char *one_name, uint64_t seq)
-{
-	if (bits & SPRITE__FS__LEASE_BITS__LEASE_NAMES) /* a reply that is being taken in just now speaks of before it */
-		atomic_fetch_add(&ino->changes, 1);
-	if (one_name)
-		names_add(ino, one_name);
-	pthread_mutex_lock(&ino->lock);
-	if (one_name)
-		ino->foreign_at = clock_boot_ns();
-	if (bits & SPRITE__FS__LEASE_BITS__LEASE_NAMES)
-		ahead_foreign(ino);
-	if (seq > ino->recalled_seq)
-		ino->recalled_seq = seq;
-	if (one_name)
-		bits &= ~(uint64_t)SPRITE__FS__LEASE_BITS__LEASE_NAMES;
-	ino->lease &= ~bits;
-	ino->stamp++;
-	if (seq && (bits & (SPRITE__FS__LEASE_BITS__LEASE_WRITE | SPRITE__FS__LEASE_BITS__LEASE_DATA)))
-		ino->taken_at = clock_boot_ns();
-	if (bits & SPRITE__FS__LEASE_BITS__LEASE_DATA) {
-		ino->read_again = ino->was_read;
-		ino->was_read = false;
-	}
-	if (bits & SPRITE__FS__LEASE_BITS__LEASE_NAMES)
-		names_end(ino);
-	if (bits & SPRITE__FS__LEASE_BITS__LEASE_DATA)
-		blocks_forget(&ino->blocks);
-	if (bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR) {
-		ino->attr_valid = ino->attr_known = ino->no_acl = ino->no_cap = false;
-		ino->attr_recalls++;
-	}
-	pthread_mutex_unlock(&ino->lock);
-}
-
-/* Waits until every reply that had not seen what was noted is written. */
-static void recall_noted(struct fs *fs)
-{
-	pthread_rwlock_wrlock(&fs->grant_lock);
-	pthread_rwlock_unlock(&fs->grant_lock);
-}
-
-#define INVAL_US    200
-#define INVAL_TRIES 2500 /* half a second for all of a recall; then a count of look-ups is mistaken, not the kernel late */
-
-/*
- * The kernel has no inode of this number: it has forgotten it and says so in a moment (FORGET), or a look-up that we have answered is still to be taken in by
- * who asked. That one would make the inode with what we told before the recall, for long: nothing in it compares with an invalidation that came too early.
- * Look-ups that a killed spritefs had counted, and whose answers never came, are waited for once (inode.miscounted).
- */
-static void kernel_inval(struct fs *fs, struct inode *ino, off_t off, unsigned *tries)
-{
-	unsigned n;
-
-	for (n = 0; fuse_lowlevel_notify_inval_inode(fs->se, ino->id, off, 0) == -ENOENT && inode_is_awaited(fs, ino); n++) {
-		if (!*tries) {
-			if (n > INVAL_TRIES / 2)
-				inode_miscounted(fs, ino);
-			return;
-		}
-		--*tries;
-		usleep(INVAL_US);
-	}
-}
-
-/* What the kernel has of it. What it does not know by now (after recall_noted()) it will not be told under this lease. */
-static void kernel_drop(struct fs *fs, struct inode *ino, uint64_t bits, unsigned *tries)
-{
-	if (!inode_is_known(fs, ino))
-		return;
-	if (bits & (SPRITE__FS__LEASE_BITS__LEASE_DATA | SPRITE__FS__LEASE_BITS__LEASE_NAMES)) /* NAMES: the listing, which it keeps as the directory's pages */
-		kernel_inval(fs, ino, 0, tries);
-	else if (bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR)
-		kernel_inval(fs, ino, -1, tries);
-}
-
-static void recall_run(struct fs *fs, struct recall *r)
-{
-	unsigned tries = INVAL_TRIES;
-	uint64_t all = 0;
-	size_t i;
-
-	for (i = 0; r->s && i < r->n; i++) /* all are on their way before one is waited for */
-		if (r->of[i].bits & (SPRITE__FS__LEASE_BITS__LEASE_WRITE | SPRITE__FS__LEASE_BITS__LEASE_DATA))
-			wb_flush_start(fs, r->of[i].ino);
-	for (i = 0; r->s && i < r->n; i++)
-		if (r->of[i].bits & (SPRITE__FS__LEASE_BITS__LEASE_WRITE | SPRITE__FS__LEASE_BITS__LEASE_DATA))
-			wb_flush_wait(fs, r->of[i].ino);
-	for (i = 0; r->s && i < r->n; i++)
-		dirq_flush_wait(fs, r->of[i].ino);
-	for (i = 0; i < r->n; i++)
-		if (r->of[i].bits & SPRITE__FS__LEASE_BITS__LEASE_ATTR)
-			stream_open_local(fs, r->of[i].ino);
-	for (i = 0; i < r->n; i++) {
-		kernel_drop(fs, r->of[i].ino, r->of[i].bits, &tries);
-		all |= r->of[i].bits;
-	}
-	if (all & SPRITE__FS__LEASE_BITS__LEASE_NAMES)
-		session_bump_epoch(fs);
-	if (r->s) /* without a lock: sending waits for completions, which take ours */
-		events_ack(r->s, r->id);
-}
-
-static void recall_free(struct fs *fs, struct recall *r)
-{
-	while (r->n)
-		inode_put(fs, r->of[--r->n].ino);
-	free(r);
-}
-
-static void *recall_main(void *arg)
-{
-	struct fs *fs = arg;
-	struct list *l;
-
-	pthread_setname_np(pthread_self(), "recall");
-	pthread_mutex_lock(&fs->recall_lock);
-	while (!fs->stopping) {
-		l = list_pop(&fs->recall_queue);
-		if (!l) {
-			pthread_cond_wait(&fs->recall_cond, &fs->recall_lock);
-			continue;
-		}
-		pthread_mutex_unlock(&fs->recall_lock);
-		recall_run(fs, list_entry(l, struct recall, link));
-		recall_free(fs, list_entry(l, struct recall, link));
-		pthread_mutex_lock(&fs->recall_lock);
-	}
-	pthread_mutex_unlock(&fs->recall_lock);
-	return NULL;
-}
-
-int lease_start(struct fs *fs)
-{
-	pthread_t t;
-	int i;
-
-	for (i = 0; i < THREADS; i++) {
-		int r = pthread_create(&t, NULL, recall_main, fs);
-
-		if (r)
-			return -r;
-		pthread_detach(t);
-	}
-	return 0;
-}
-
-static struct recall *recall_new(struct server *s, uint64_t id, size_t room)
-{
-	struct recall *r = calloc(1, sizeof(*r) + room * sizeof(r->of[0]));
-
-	if (!r)
-		abort(); /* an acknowledgement that never comes would hold up another client */
-	r->s = s;
-	r->id = id;
-	return r;
-}
-
-/* Takes over a reference. */
-static void recall_add(struct recall *r, struct inode *ino, uint64_t bits)
-{
-	r->of[r->n].ino = ino;
-	r->of[r->n++].bits = bits;
-}
-
-static void recall_queue(struct fs *fs, struct recall *r)
-{
-	pthread_mutex_lock(&fs->recall_lock);
-	list_add_tail(&fs->recall_queue, &r->link);
-	pthread_cond_signal(&fs->recall_cond);
-	pthread_mutex_unlock(&fs->recall_lock);
-}
-
-/* On the events thread. */
-void lease_recall(struct server *s, const Sprite__Fs__Event *ev)
-{
-	struct recall *all = recall_new(s, ev->id, ev->n_recalls);
-	struct fs *fs = s->fs;
-	size_t i;
-
-	/* before inodes are looked for: one that is made after this compares itself with it */
-	for (i = 0; i < ev->n_recalls; i++)
-		if (ev->recalls[i]->lease_seq > atomic_load(&s->recalled_seq))
-			atomic_store(&s->recalled_seq, ev->recalls[i]->lease_seq);
-	server_note_recall(s);
-	atomic_fetch_add(&fs->recalls, ev->n_recalls);
-	for (i = 0; i < ev->n_recalls; i++) {
-		const Sprite__Fs__Recall *r = ev->recalls[i];
-		struct inode *ino = inode_by_handle(fs, &r->handle);
-
-		if (!ino)
-			continue;
-		recall_note(ino, r->bits, r->name && *r->name ? r->name : NULL, r->lease_seq);
-		recall_add(all, ino, r->bits);
-	}
-	recall_noted(fs);
-	recall_queue(fs, all);
-}
+/* ---- giving back: recall.c */
 
 uint64_t lease_give_up(struct inode *ino, const struct stream *st)
 {
@@ -489,15 +272,6 @@ void lease_given_up(struct inode *ino, uint64_t seq)
 	pthread_mutex_unlock(&ino->lock);
 }
 
-/* Pages of this file came into the kernel's cache without a lease: they go as soon as they can. */
-void lease_drop_pages(struct fs *fs, struct inode *ino)
-{
-	struct recall *r = recall_new(NULL, 0, 1);
-
-	recall_add(r, inode_hold(fs, ino), SPRITE__FS__LEASE_BITS__LEASE_DATA);
-	recall_queue(fs, r);
-}
-
 void lease_set_begin(struct call *c)
 {
 	pthread_mutex_lock(&c->ino->lock);
@@ -505,9 +279,7 @@ void lease_set_begin(struct call *c)
 	c->ino->attr_valid = false;
 	pthread_mutex_unlock(&c->ino->lock);
 	c->sets = true;
-	/* replies that did not see it are written when this returns */
-	pthread_rwlock_wrlock(&c->fs->grant_lock);
-	pthread_rwlock_unlock(&c->fs->grant_lock);
+	recall_noted(c->fs); /* replies that did not see it are written when this returns */
 	fuse_lowlevel_notify_inval_inode(c->fs->se, c->ino->id, -1, 0);
 }
 
@@ -539,8 +311,7 @@ void lease_rename_begin(struct call *c)
 	c->renames = true;
 	atomic_fetch_add(&c->ino->renaming, 1);
 	atomic_fetch_add(&c->ino2->renaming, 1);
-	pthread_rwlock_wrlock(&c->fs->grant_lock);
-	pthread_rwlock_unlock(&c->fs->grant_lock);
+	recall_noted(c->fs);
 	session_bump_epoch(c->fs);
 }
 
@@ -560,7 +331,6 @@ void lease_drop_all(struct server *s, bool restarted, bool given_up)
 {
 	struct fs *fs = s->fs;
 	struct inode **all;
-	struct recall *r;
 	size_t i, n;
 
 	if (restarted)
@@ -576,9 +346,8 @@ void lease_drop_all(struct server *s, bool restarted, bool given_up)
 		dirq_discard(s);
 	session_bump_epoch(fs);
 	for (i = 0; i < n; i++) { /* one by one: any may wait for a request that hangs */
-		r = recall_new(NULL, 0, 1);
-		recall_add(r, all[i], SPRITE__FS__LEASE_BITS__LEASE_ATTR | SPRITE__FS__LEASE_BITS__LEASE_DATA);
-		recall_queue(fs, r);
+		recall_drop(fs, all[i], SPRITE__FS__LEASE_BITS__LEASE_ATTR | SPRITE__FS__LEASE_BITS__LEASE_DATA);
+		inode_put(fs, all[i]);
 	}
 	free(all);
 	if (n)

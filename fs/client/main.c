@@ -204,7 +204,7 @@ static int resume(struct fs *fs, int dev, struct error *e)
 	if (r == 0)
 		r = session_resume(fs, dev, e);
 	if (r == 0)
-		r = lease_start(fs);
+		r = recall_start(fs);
 	if (r == 0)
 		r = call_ticker_start(fs);
 	if (r == 0)
@@ -251,7 +251,7 @@ static int start(struct fs *fs, struct error *e)
 				    : error_set(e, ETIMEDOUT, "%s: no such domain in the prefix table, or its server is away", fs->prefix);
 	r = session_new(fs, e);
 	if (r == 0)
-		r = lease_start(fs);
+		r = recall_start(fs);
 	if (r == 0)
 		r = session_mount(fs, !fs->whole, e);
 	if (r < 0)
@@ -321,6 +321,7 @@ static void end(struct fs *fs)
 	/* what was released last is still on its way */
 	for (i = 0; i < 20 && atomic_load(&fs->calls) > 0; i++)
 		usleep(10000);
+	call_stop_all(fs);
 	if (fs->ctl)
 		local_server_stop(fs->ctl);
 }

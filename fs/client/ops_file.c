@@ -177,7 +177,7 @@ static void create_done(struct call *c, int err, struct rpc_msg *out)
 	if (ino)
 		st = stream_new(fs, inode_hold(fs, ino), rep->open, c->flags, false, fuse_req_ctx(c->req));
 	if (st) {
-		choose_caching(st, lease_has(ino, SPRITE__FS__LEASE_BITS__LEASE_DATA), &c->fi);
+		choose_caching(st, (rep->entry->lease & SPRITE__FS__LEASE_BITS__LEASE_DATA) && lease_has(ino, SPRITE__FS__LEASE_BITS__LEASE_DATA), &c->fi);
 		c->fi.fh = stream_told(st, c->unique);
 		gone = fuse_reply_create(c->req, &p, &c->fi) == -ENOENT;
 	} else {
@@ -261,6 +261,8 @@ static void write_done(struct call *c, int err, struct rpc_msg *out)
 		hand_write_done(c->st, c->m.write.offset, rep->size, rep->offset);
 	if (c->m.write.kill_suid) /* the mode that the kernel knows is not the true one any more */
 		fuse_lowlevel_notify_inval_inode(c->fs->se, c->ino->id, -1, 0);
+	if (rep->unsettled)
+		atomic_fetch_add(&c->ino->unsettled, 1);
 	covered = c->st->direct || c->dom->home || (lease_has(c->ino, SPRITE__FS__LEASE_BITS__LEASE_DATA) && rep->offset == c->m.write.offset);
 	fuse_reply_write(c->req, rep->size);
 	if (!covered)
@@ -302,9 +304,51 @@ static void op_write(fuse_req_t req, fuse_ino_t id, const char *data, size_t siz
 	c->m.write.kill_suid = session_kill_suid();
 	c->bulk.iov_base = (void *)data;
 	c->bulk.iov_len = size;
+	c->m.write.mapped = fi->writepage;
 	c->buf = session_buffer_take();
 	read_change_begin(c, ino);
 	wb_then(fs, c->ino, c);
+}
+
+/* close(2) of any descriptor drops the process's fcntl locks (fcntl(2)); the kernel keeps no list of ours. Takes over a reference of ino. */
+static void flush_locks(struct fs *fs, fuse_req_t req, struct inode *ino, uint64_t owner)
+{
+	if (stream_owner_drop(ino, owner) || session_resent()) { /* asked again: whether the server heard it before we died, nobody knows */
+		ops_unlock_owner(fs, ino, owner, req);
+		return;
+	}
+	inode_put(fs, ino);
+	fuse_reply_err(req, 0);
+}
+
+/* What was written by mapping is seen everywhere from here on. */
+static void flush_settled(struct call *c, int err, struct rpc_msg *out)
+{
+	uint64_t seen = c->seq;
+
+	(void)out;
+	if (err) {
+		fuse_reply_err(c->req, err);
+		return;
+	}
+	atomic_compare_exchange_strong(&c->ino->unsettled, &seen, 0);
+	flush_locks(c->fs, c->req, inode_hold(c->fs, c->ino), c->mark);
+}
+
+static bool flush_settles(struct fs *fs, fuse_req_t req, struct inode *ino, struct fuse_file_info *fi)
+{
+	uint64_t seen = atomic_load(&ino->unsettled);
+	struct call *c = seen ? call_new(fs, req, FS_FSYNC, inode_hold(fs, ino), flush_settled) : NULL;
+
+	if (!c)
+		return seen; /* no memory: answered */
+	c->handle = &c->m.fsync.handle;
+	call_stream(c, stream_at(fs, fi->fh), &c->m.fsync.open);
+	c->m.fsync.settle = true;
+	c->seq = seen;
+	c->mark = fi->lock_owner;
+	call_submit(c);
+	return true;
 }
 
 static void op_flush(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
@@ -318,13 +362,10 @@ static void op_flush(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 		fuse_reply_err(req, err);
 		return;
 	}
-	/* close(2) of any descriptor drops the process's fcntl locks (fcntl(2)); the kernel keeps no list of ours */
-	if (stream_owner_drop(ino, fi->lock_owner) || session_resent()) { /* asked again: whether the server heard it before we died, nobody knows */
-		ops_unlock_owner(fs, ino, fi->lock_owner, req);
-		return;
-	}
-	inode_put(fs, ino);
-	fuse_reply_err(req, 0);
+	if (flush_settles(fs, req, ino, fi))
+		inode_put(fs, ino);
+	else
+		flush_locks(fs, req, ino, fi->lock_owner);
 }
 
 static void op_release(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)

@@ -670,15 +670,3 @@ int prefix_resume(struct fs *fs, struct domain **doms, size_t room)
 	fs->ndomains = r.n ? (unsigned)r.n : 1; /* of the root there is always one */
 	return (int)fs->ndomains;
 }
-
-void prefix_stop(struct fs *fs)
-{
-	struct server *s;
-
-	list_each(s, &fs->servers, link)
-		events_stop(s);
-	list_each(s, &fs->servers, link) {
-		rpc_channel_close(s->meta);
-		rpc_channel_close(s->bulk);
-	}
-}

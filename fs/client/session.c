@@ -32,6 +32,7 @@
 #endif
 #define FUSE_NOTIFY_RESEND_CODE	   7 /* FUSE_NOTIFY_RESEND, Linux 6.9 */
 #define RESENT			   (1ull << 63) /* FUSE_UNIQUE_RESEND */
+#define INTERRUPTS		   1ull /* FUSE_INT_REQ_BIT */
 #define FUSE_NOTIFY_INC_EPOCH_CODE 8 /* FUSE_NOTIFY_INC_EPOCH, Linux 6.16 */
 #define BUFFER	   ((1u << 20) + 8192u)
 #define RESERVE	   128u /* before it, for what is said of data that stay there: struct kept_chunk */
@@ -221,53 +222,47 @@ static void init_save(const void *buf, size_t n)
 	h->init_len = (uint32_t)n;
 }
 
-struct parked {
-	struct list link;
-	int fd;
-	size_t len;
-	uint64_t bytes[];
-};
+const void *session_request(size_t *len)
+{
+	*len = request_len;
+	return request;
+}
 
 bool session_second(void)
 {
 	return second;
 }
 
-bool session_park(struct list *to)
+/* As if the kernel had asked that it be interrupted: libfuse finds it when the request comes, or has the kernel say it again. */
+static void interrupt_feed(struct fs *fs, const struct fuse_in_header *of)
 {
-	struct parked *p = second ? NULL : malloc(sizeof(*p) + request_len);
+	struct {
+		struct fuse_in_header h;
+		struct fuse_interrupt_in in;
+	} m = {.h = {.len = sizeof(m), .opcode = FUSE_INTERRUPT, .unique = of->unique | INTERRUPTS}, .in = {.unique = of->unique}};
+	struct fuse_buf fb = {.mem = &m, .size = sizeof(m)};
 
-	if (!p)
-		return false;
-	p->fd = reply_fd;
-	p->len = request_len;
-	memcpy(p->bytes, request, request_len);
-	list_add_tail(to, &p->link);
-	return true;
+	fuse_session_process_buf(fs->se, &fb);
 }
 
-void session_again(struct fs *fs, struct list *parked)
+void session_replay(struct fs *fs, const void *bytes, size_t len, int fd, bool interrupted)
 {
+	struct fuse_buf fb = {.mem = (void *)bytes, .size = len};
 	const void *old = request;
 	uint64_t old_unique = unique;
 	size_t old_len = request_len;
 	bool old_kill = kill_suid;
-	struct list *l;
 
-	while ((l = list_pop(parked))) {
-		struct parked *p = list_entry(l, struct parked, link);
-		struct fuse_buf fb = {.mem = p->bytes, .size = p->len};
-		int fd = session_reply_on(p->fd);
-
-		request = p->bytes;
-		request_len = p->len;
-		request_look(p->bytes, p->len);
-		second = true;
-		fuse_session_process_buf(fs->se, &fb);
-		second = false;
-		session_reply_on(fd);
-		free(p);
-	}
+	fd = session_reply_on(fd);
+	request = bytes;
+	request_len = len;
+	request_look(bytes, len);
+	second = true;
+	if (interrupted)
+		interrupt_feed(fs, bytes);
+	fuse_session_process_buf(fs->se, &fb);
+	second = false;
+	session_reply_on(fd);
 	request = old;
 	request_len = old_len;
 	unique = old_unique;

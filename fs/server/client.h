@@ -25,13 +25,14 @@
 #define CLIENT_MAX_PARKED_BYTES (64l << 20) /* data that wait with them */
 #define CLIENT_MAX_LOCKS   65536 /* ranges */
 #define CLIENT_MAX_HANDS   8192
+#define CLIENT_MAX_EVENTS  262144 /* recalls that wait to be sent; who lets more pile up is cut off and comes again */
 #define CLIENT_MAX_PER_PEER 64
 
 struct event_stream;
 
 /* What all clients of one host have together: one that starts client after client gets no more by it. Lives as long as the table. */
 struct host_use {
-	atomic_int opens, waiting, parked, hands;
+	atomic_int opens, waiting, parked, hands, events;
 	atomic_long parked_bytes;
 	long locks; /* locks.lock */
 };

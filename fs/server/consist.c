@@ -40,6 +40,10 @@ static bool need_unsettled(const struct cs_need *n)
 	const struct holder *mine = cs_holder_find(n->object, n->op->client);
 	struct cs_need *other;
 
+	if (n->settle_all)
+		list_each(other, &n->object->needs, in_object)
+			if (other->op->lingers)
+				return true;
 	if (!n->settle || (mine && (mine->recalled & CS_DATA)))
 		return false;
 	list_each(other, &n->object->needs, in_object)
@@ -55,6 +59,8 @@ static bool need_blocked(const struct cs_need *n)
 	struct owed *w;
 
 	if (n->hope && n->op->again)
+		return false;
+	if (n->early)
 		return false;
 	if (need_unsettled(n))
 		return true;
@@ -226,7 +232,7 @@ static bool needs_busy(const struct consist *c, const struct cs_op *op, const st
 static bool needs_free(const struct consist *c, const struct cs_op *op, const struct cs_need *need, int n)
 {
 	for (int i = 0; i < n; i++)
-		if (need[i].change || (need[i].breaks & ~(uint32_t)CS_WRITE) || (need[i].settle && cs_object_find(c, need[i].key)) ||
+		if (need[i].change || (need[i].breaks & ~(uint32_t)CS_WRITE) || ((need[i].settle || need[i].settle_all) && cs_object_find(c, need[i].key)) ||
 			consist_hidden(c, op->client, need[i].key))
 			return false;
 	return true;
@@ -290,9 +296,22 @@ enum cs_verdict consist_begin(struct consist *c, struct cs_op *op, const struct 
 	return CS_GO;
 }
 
+bool consist_linger(struct cs_op *op, struct cs_out *out)
+{
+	for (int i = 0; i < op->nneeds; i++)
+		op->need[i].early = false;
+	if (op->state != CS_OP_APPLYING || !op_blocked(op))
+		return false;
+	op->state = CS_OP_WAITING;
+	op->lingers = true;
+	op_release(op, out);
+	return true;
+}
+
 void consist_end(struct consist *c, struct cs_op *op, struct cs_out *out)
 {
 	op->state = CS_OP_NEW;
+	op->lingers = false;
 	op_unregister(c, op, out);
 	list_del(&op->link);
 	op->state = CS_OP_NEW;

@@ -24,8 +24,11 @@
  * 7. A client that does not acknowledge is given up by the caller (consist_client_gone()); its leases are over then.
  * 8. What one operation asks of one client is one event, acknowledged as a whole; but a client which cannot acknowledge at any time (rule 5) gets each recall
  *    as an event of its own.
+ * 9. A write of mapped pages (early) is applied without waiting: the kernel there holds the pages until it is answered, and might be asked for them itself by who is waited for.
+ *    It lingers until all have given up what it breaks: nobody else is granted that (rule 3), reads settle (rule 6), fsync(2) and close(2) wait for it (settle_all). So what a
+ *    mapping shows elsewhere is old for no longer than until the msync(2) or close(2) here returns, and nobody sees first the new and then the old.
  *
- * An operation (struct cs_op): NEW -> WAITING -> RUNNABLE -> (begin again) WAITING | APPLYING -> ended. A RUNNABLE one is run again from its start.
+ * An operation (struct cs_op): NEW -> WAITING -> RUNNABLE -> (begin again) WAITING | APPLYING -> ended | (lingers) WAITING -> RUNNABLE -> ended. A RUNNABLE one is run again from its start.
  */
 #ifndef FS_SERVER_CONSIST_H
 #define FS_SERVER_CONSIST_H
@@ -61,6 +64,8 @@ struct cs_need {
 	bool settle;	  /* rule 6, for DATA */
 	const char *name; /* with CS_NAMES: which name, NULL: the bit itself; valid until the operation ends or begins again */
 	bool hope;	  /* it goes on without, when waiting once did not help */
+	bool early;	  /* rule 9: applied first, waits then (consist_linger()) */
+	bool settle_all;  /* waits for those that linger, also one's own */
 	/* private */
 	bool asked; /* every holder of NAMES was asked to forget the name */
 	struct cs_op *op;
@@ -78,6 +83,7 @@ struct cs_op {
 	struct cs_need *need, few[CS_NEEDS_FEW];
 	int nneeds, blocked_at;
 	bool waited, again; /* for what it hopes; and has begun again since */
+	bool lingers;
 	struct list link; /* of a list of runnable ones that was handed out; in the client's list otherwise */
 	struct list in_client;
 };
@@ -120,6 +126,10 @@ enum cs_verdict {
 };
 /* `need` (key, breaks, change filled) replaces what the operation needed before. */
 enum cs_verdict consist_begin(struct consist *c, struct cs_op *op, const struct cs_need *need, int n, uint64_t now, struct cs_out *out);
+/*
+ * It has been applied. true: it lingers, and comes back as runnable when it is to be ended. false: nobody has anything left that it broke.
+ */
+bool consist_linger(struct cs_op *op, struct cs_out *out);
 /* Ends it in any state, also when it never began; harmless twice. */
 void consist_end(struct consist *c, struct cs_op *op, struct cs_out *out);
 
@@ -147,8 +157,10 @@ uint32_t consist_obstacles(const struct consist *c, uint64_t client, struct cs_k
 
 /* The client has done all that event `id` asked for. Unknown ids are ignored. */
 void consist_ack(struct consist *c, uint64_t client, uint64_t id, struct cs_out *out);
-/* All recalls that the client has not acknowledged, once more. */
-void consist_repeat(const struct consist *c, uint64_t client, struct cs_out *out);
+/*
+ * All recalls that the client has not acknowledged, once more, on a new stream. Its time for them begins anew, once: it may have been killed and started again.
+ */
+void consist_repeat(struct consist *c, uint64_t client, uint64_t now, struct cs_out *out);
 /* All leases, opens and recalls of the client are over; its operations come back in *out to be failed. */
 void consist_client_gone(struct consist *c, uint64_t client, struct cs_out *out);
 /* Calls fn for each client that owes an acknowledgement since before `since`. */

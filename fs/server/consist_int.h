@@ -44,6 +44,7 @@ struct asked {
 	struct list owed; /* struct owed by in_event */
 	struct cs_client *client;
 	uint64_t id, sent_at;
+	bool repeated;
 	size_t bytes; /* of its message */
 };
 

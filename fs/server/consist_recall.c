@@ -162,7 +162,7 @@ bool consist_owes(const struct consist *c, uint64_t client)
 	return cl && !list_empty(&cl->events);
 }
 
-void consist_repeat(const struct consist *c, uint64_t client, struct cs_out *out)
+void consist_repeat(struct consist *c, uint64_t client, uint64_t now, struct cs_out *out)
 {
 	const struct cs_client *cl = cs_client_find(c, client);
 	struct asked *a;
@@ -170,7 +170,10 @@ void consist_repeat(const struct consist *c, uint64_t client, struct cs_out *out
 
 	if (!cl)
 		return;
-	list_each(a, &cl->events, in_client)
+	list_each(a, &cl->events, in_client) {
+		if (!a->repeated)
+			a->sent_at = now;
+		a->repeated = true;
 		list_each(w, &a->owed, in_event) {
 			struct cs_recall *r = malloc(sizeof(*r));
 
@@ -179,4 +182,5 @@ void consist_repeat(const struct consist *c, uint64_t client, struct cs_out *out
 			*r = w->text;
 			list_add_tail(&out->recalls, &r->link);
 		}
+	}
 }

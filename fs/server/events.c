@@ -12,8 +12,6 @@
 #include "conf/log.h"
 #include "fs/server/lease.h"
 
-#define EVENTS_QUEUE_MAX 262144 /* recalls and the like; a client that lets more pile up is cut off and comes again */
-
 struct event_item {
 	struct list link;
 	Sprite__Fs__Event msg;
@@ -26,7 +24,6 @@ struct event_stream {
 	struct rpc_stream *s;
 	struct client *client; /* counted */
 	struct list queue;
-	size_t queued; /* recalls in it, and other events */
 	pthread_cond_t wake;
 	bool closing;
 };
@@ -84,13 +81,13 @@ static void item_free(struct event_item *it)
 /* events.lock is held. */
 static void stream_queue(struct event_stream *es, struct event_item *it)
 {
-	if (!it || es->queued >= EVENTS_QUEUE_MAX) {
+	if (!it || atomic_load(&es->client->host->events) >= CLIENT_MAX_EVENTS) {
 		item_free(it);
 		rpc_stream_cancel(es->s);
 		return;
 	}
 	list_add_tail(&es->queue, &it->link);
-	es->queued += it->n;
+	atomic_fetch_add(&es->client->host->events, (int)it->n);
 	pthread_cond_signal(&es->wake);
 }
 
@@ -216,7 +213,7 @@ static void *sender_run(void *arg)
 			break;
 		l = list_pop(&es->queue);
 		it = list_entry(l, struct event_item, link);
-		es->queued -= it->n;
+		atomic_fetch_sub(&es->client->host->events, (int)it->n);
 		pthread_mutex_unlock(&sd->ev->lock);
 		r = item_send(es, it);
 		item_free(it);
@@ -279,8 +276,10 @@ static void stream_detach(struct fsd *d, struct event_stream *es)
 	es->closing = true;
 	list_del(&es->link);
 	pthread_cond_signal(&es->wake);
-	while ((l = list_pop(&es->queue)))
+	while ((l = list_pop(&es->queue))) {
+		atomic_fetch_sub(&es->client->host->events, (int)list_entry(l, struct event_item, link)->n);
 		item_free(list_entry(l, struct event_item, link));
+	}
 	pthread_mutex_unlock(&d->events->lock);
 }
 

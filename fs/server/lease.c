@@ -166,6 +166,29 @@ int lease_look(struct op *o, const struct export *ex, struct cs_key key, bool se
 	return lease_begin(o, ex, &n, 1);
 }
 
+int lease_settle(struct op *o, const struct export *ex, struct cs_key key)
+{
+	struct cs_need n = {.key = key, .settle_all = true};
+
+	return lease_begin(o, ex, &n, 1);
+}
+
+bool lease_linger(struct op *o)
+{
+	struct leases *l = o->d->leases;
+	struct cs_out out = CS_OUT_INIT(out);
+	bool r;
+
+	if (!o->begun)
+		return false;
+	pthread_mutex_lock(&l->lock);
+	r = consist_linger(&o->cs, &out);
+	pthread_cond_broadcast(&l->applied);
+	pthread_mutex_unlock(&l->lock);
+	carry_out(o->d, &out);
+	return r;
+}
+
 int lease_look_dir(struct op *o, const struct object *dir)
 {
 	return dir->ex->conf->home ? 0 : lease_look(o, dir->ex, lease_dir_key(dir), false);
@@ -332,10 +355,13 @@ void lease_open(struct fsd *d, struct open *f)
 
 void lease_close(struct fsd *d, struct open *f)
 {
-	if (!f->counted)
-		return;
+	bool counted;
+
 	pthread_mutex_lock(&d->leases->lock);
-	consist_close(&d->leases->c, f->client->id, (struct cs_key){f->dev, f->ino}, f->write);
+	counted = f->counted;
+	f->counted = false;
+	if (counted)
+		consist_close(&d->leases->c, f->client->id, (struct cs_key){f->dev, f->ino}, f->write);
 	pthread_mutex_unlock(&d->leases->lock);
 }
 
@@ -371,14 +397,42 @@ void lease_client_gone(struct fsd *d, uint64_t client)
 	carry_out(d, &out);
 }
 
+/* Operations that a thread which has something else to do may run: a few system calls, and no data. */
+static bool is_short(const struct op *o)
+{
+	return !o->batch && (o->method == FS_OPEN || o->method == FS_GETATTR || o->method == FS_LOOKUP || o->method == FS_CREATE || o->method == FS_REMOVE || o->method == FS_RENAME);
+}
+
+/* The same as carry_out(), but the last of those that go on is left to the caller, if it is short: whoever waits for it waits for one thread less to be woken. */
+static struct op *carry_out_but_one(struct fsd *d, struct cs_out *out)
+{
+	struct op *last = list_empty(&out->runnable) ? NULL : container_of(list_entry(out->runnable.prev, struct cs_op, link), struct op, cs);
+	int is = OP_PARKED;
+
+	if (last && is_short(last)) {
+		list_del(&last->cs.link);
+		if (!atomic_compare_exchange_strong(&last->park, &is, OP_RUNNING)) { /* still on its way out of its handler */
+			op_wake(d->leases, last);
+			last = NULL;
+		}
+	} else {
+		last = NULL;
+	}
+	carry_out(d, out);
+	return last;
+}
+
 void lease_ack(struct fsd *d, uint64_t client, uint64_t id)
 {
 	struct cs_out out = CS_OUT_INIT(out);
+	struct op *o;
 
 	pthread_mutex_lock(&d->leases->lock);
 	consist_ack(&d->leases->c, client, id, &out);
 	pthread_mutex_unlock(&d->leases->lock);
-	carry_out(d, &out);
+	o = carry_out_but_one(d, &out);
+	if (o)
+		op_run(o);
 }
 
 void lease_repeat(struct fsd *d, uint64_t client)
@@ -386,7 +440,7 @@ void lease_repeat(struct fsd *d, uint64_t client)
 	struct cs_out out = CS_OUT_INIT(out);
 
 	pthread_mutex_lock(&d->leases->lock);
-	consist_repeat(&d->leases->c, client, &out);
+	consist_repeat(&d->leases->c, client, clock_boot_ns(), &out);
 	pthread_mutex_unlock(&d->leases->lock);
 	carry_out(d, &out);
 }

@@ -58,6 +58,10 @@ bool lease_hidden(struct op *o, const struct export *ex, struct cs_key key);
 int lease_hopes(struct op *o, const struct export *ex, const struct cs_key *keys, int n, bool alone, struct cs_need *hopes);
 /* Called by op.c before every answer. */
 void lease_end(struct op *o);
+/* The change has been applied, with `early`: does it linger (consist.h, rule 9)? Then op_done_lingering(). */
+bool lease_linger(struct op *o);
+/* Waits for what lingers of the file: 0, OP_PARK, -errno. */
+int lease_settle(struct op *o, const struct export *ex, struct cs_key key);
 
 /* Grants; returns the bits. State must be read after this. `seq` may be left alone when 0 is returned. */
 uint32_t lease_grant(struct op *o, const struct export *ex, struct cs_key key, ProtobufCBinaryData handle, uint32_t bits, bool shared_ok,

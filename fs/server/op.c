@@ -269,6 +269,27 @@ int op_done(struct op *o, const ProtobufCMessage *out)
 	return OP_LATER;
 }
 
+void op_linger_end(struct op *o)
+{
+	atomic_fetch_sub(&o->client->host->parked, 1);
+	lease_end(o);
+	op_free(o);
+}
+
+int op_done_lingering(struct op *o, const ProtobufCMessage *out)
+{
+	int is = OP_RUNNING;
+
+	op_root(o);
+	op_count(o, 0);
+	op_answer(o, 0, out);
+	o->lingers = true;
+	atomic_fetch_add(&o->client->host->parked, 1);
+	if (!atomic_compare_exchange_strong(&o->park, &is, OP_PARKED)) /* all have given up already */
+		op_linger_end(o);
+	return OP_LATER;
+}
+
 int op_done_bulk(struct op *o, const ProtobufCMessage *out, void *data, size_t n)
 {
 	struct iovec v = {data, n};

@@ -34,6 +34,7 @@ struct op {
 	bool begun;	       /* cs is to be ended */
 	atomic_int park;       /* enum op_park */
 	bool counted;	       /* among the client's parked ones */
+	bool lingers;	       /* answered; there until others have given up what it broke */
 	struct list rerun;     /* leases.lock */
 	struct cs_need *hopes; /* Readdir: what was asked of others for the page (hoped), the directory first */
 	int nhopes;
@@ -77,9 +78,11 @@ bool op_done_before(struct op *o, struct intent *done);
 
 int op_done(struct op *o, const ProtobufCMessage *out);
 int op_done_bulk(struct op *o, const ProtobufCMessage *out, void *data, size_t n); /* frees data when sent */
+int op_done_lingering(struct op *o, const ProtobufCMessage *out); /* after lease_linger(): it ends when that does */
 int op_fail(struct op *o, int err);						   /* err > 0 */
 int op_fail_with(struct op *o, int err, const ProtobufCMessage *out);
 void op_free(struct op *o);
+void op_linger_end(struct op *o);
 /* A new one with a count of the client (may be NULL); NULL: no memory. */
 struct op *op_new(struct fsd *d, struct rpc_request *rq, enum fs_op method, struct client *c);
 /* Runs the handler, now or again. */

@@ -17,10 +17,6 @@ void openstate_init(struct openstate *t)
 	t->next_id = t->none = clock_epoch() << 24; /* an id of an earlier run is unknown, never another file */
 }
 
-struct inode_key {
-	uint64_t dev, ino;
-};
-
 /* openstate.lock is held. */
 static int inode_count(struct openstate *t, const struct open *o)
 {

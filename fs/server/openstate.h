@@ -17,6 +17,11 @@
 
 struct offset;
 
+/* Of tables by inode. */
+struct inode_key {
+	uint64_t dev, ino;
+};
+
 struct open {
 	uint64_t id;
 	struct client *client; /* counted */

@@ -53,6 +53,10 @@ static void parked_count(struct op *o, int d)
 
 void op_run(struct op *o)
 {
+	if (o->lingers) {
+		op_linger_end(o);
+		return;
+	}
 	for (;;) {
 		if (o->counted)
 			parked_count(o, -1);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/fault.h"
 #include "fs/server/hand.h"
 #include "fs/server/lease.h"
 #include "fs/server/mounts.h"
@@ -201,11 +202,12 @@ static ssize_t write_shared(struct op *o, struct open *f, struct iovec *v, int n
 }
 
 /* Before the contents of an open file change: become the writer, and take what others have of it. */
-static int write_begin(struct op *o, struct open *f, const Sprite__Fs__Cred *cred)
+static int write_begin(struct op *o, struct open *f, const Sprite__Fs__Cred *cred, bool mapped)
 {
 	struct cs_need need = lease_change((struct cs_key){f->dev, f->ino}, CS_DATA | CS_ATTR, NULL);
 	int r = op_access(o, f->ex, cred);
 
+	need.early = mapped && atomic_load(&o->client->host->parked) < CLIENT_MAX_PARKED;
 	if (r == 0)
 		r = op_become(o);
 	return r < 0 ? r : lease_begin(o, f->ex, &need, 1);
@@ -264,7 +266,7 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 		return op_done(o, &rep.base);
 	if (!f)
 		return r;
-	r = in->lease_epoch && !recover_may_write(o, in->lease_epoch) ? -ESTALE : in->offset > INT64_MAX ? -EFBIG : write_begin(o, f, in->cred);
+	r = in->lease_epoch && !recover_may_write(o, in->lease_epoch) ? -ESTALE : in->offset > INT64_MAX ? -EFBIG : write_begin(o, f, in->cred, in->mapped);
 	if (r == 0) {
 		memcpy(v, msg->iov, (size_t)msg->niov * sizeof(v[0]));
 		rep.offset = in->offset;
@@ -275,12 +277,17 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 	}
 	if (r == 0) {
 		op_changed(o->d, &st);
+		if (in->close) /* before who waits for what is given up is woken: he is to find the file closed */
+			lease_close(o->d, f);
 		rep.lease = write_grant(o, f, (uint32_t)in->give_up, &rep.lease_seq);
 		if (rep.lease && fstat(f->fd, &st) < 0)
 			r = -errno;
 		op_attr(o->d, f->mount, f->fd, &st, &attr);
 	}
+	if (r == 0 && in->give_up)
+		fault_point("write-given-up");
 	if (r == 0 && in->fsync) {
+		fault_point("write-fsync");
 		lease_end(o); /* the write is done: nobody need wait for the disk */
 		r = (in->fsync == 1 ? fsync(f->fd) : fdatasync(f->fd)) < 0 ? -errno : 0;
 		rep.synced = r == 0;
@@ -298,7 +305,8 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 	unlinked_run(o->d);
 	rep.size = (uint64_t)n;
 	rep.attr = &attr;
-	return op_done(o, &rep.base);
+	rep.unsettled = in->mapped && lease_linger(o);
+	return rep.unsettled ? op_done_lingering(o, &rep.base) : op_done(o, &rep.base);
 }
 
 int op_fsync(struct op *o, const ProtobufCMessage *m)
@@ -328,10 +336,12 @@ int op_fsync(struct op *o, const ProtobufCMessage *m)
 		if (fd < 0)
 			return -errno;
 	}
-	if ((in->data_only ? fdatasync(fd) : fsync(fd)) < 0)
+	if (f && !f->dir)
+		r = lease_settle(o, f->ex, (struct cs_key){f->dev, f->ino});
+	if (r == 0 && !in->settle && (in->data_only ? fdatasync(fd) : fsync(fd)) < 0)
 		r = -errno;
 	open_put(f);
-	return r < 0 ? r : op_done(o, &rep.base);
+	return r ? r : op_done(o, &rep.base);
 }
 
 int op_fallocate(struct op *o, const ProtobufCMessage *m)
@@ -346,7 +356,7 @@ int op_fallocate(struct op *o, const ProtobufCMessage *m)
 	f = op_open(o, in->open, &r);
 	if (!f)
 		return r;
-	r = in->offset > INT64_MAX || in->length > INT64_MAX ? -EFBIG : write_begin(o, f, in->cred);
+	r = in->offset > INT64_MAX || in->length > INT64_MAX ? -EFBIG : write_begin(o, f, in->cred, false);
 	if (r == 0 && (fallocate(f->fd, (int)in->mode, (off_t)in->offset, (off_t)in->length) < 0 || fstat(f->fd, &st) < 0))
 		r = -errno;
 	if (r == 0) {

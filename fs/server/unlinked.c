@@ -9,13 +9,10 @@
 #include <string.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/fault.h"
 #include "conf/log.h"
 #include "fs/server/mounts.h"
 #include "fs/server/recover.h"
-
-struct inode_key {
-	uint64_t dev, ino;
-};
 
 struct unlinked {
 	pthread_mutex_t lock;
@@ -169,6 +166,7 @@ bool unlinked_keep(struct op *o, const struct object *dir, const char *name, con
 		hash_set(&u->due, &k, sizeof(k), dir->ex, NULL);
 	atomic_store(&u->ndue, u->due.count);
 	pthread_mutex_unlock(&u->lock);
+	fault_point("unlink-kept");
 	if (op_become(o) < 0)
 		abort(); /* it was possible a moment ago */
 	return made;

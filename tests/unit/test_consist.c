@@ -628,6 +628,52 @@ static void test_write_sharing(void)
 	consist_clear(&p.c);
 }
 
+/* Two nodes write back what they have mapped: neither waits, both linger, and who reads or syncs waits for it. */
+static void test_mapped(void)
+{
+	struct cs_need write = {.key = key(0), .breaks = CS_DATA | CS_ATTR, .change = true, .early = true};
+	struct cs_need read = {.key = key(0), .breaks = CS_WRITE, .settle = true}, sync = {.key = key(0), .settle_all = true};
+	struct cs_op a, b, reads, syncs;
+	struct pair p;
+
+	pair_init(&p, true);
+	consist_client_add(&p.c, 3, true);
+	grant(&p, 1, CS_ATTR | CS_DATA);
+	grant(&p, 2, CS_ATTR | CS_DATA);
+	cs_op_init(&a, 1);
+	cs_op_init(&b, 2);
+	cs_op_init(&reads, 3);
+	cs_op_init(&syncs, 1);
+	CU_ASSERT_EQUAL(consist_begin(&p.c, &a, &write, 1, 1, &p.out), CS_GO);
+	CU_ASSERT_EQUAL(consist_begin(&p.c, &b, &write, 1, 1, &p.out), CS_BUSY); /* one is applied after the other */
+	CU_ASSERT_TRUE(consist_linger(&a, &p.out));
+	CU_ASSERT_EQUAL(consist_begin(&p.c, &b, &write, 1, 1, &p.out), CS_GO);
+	CU_ASSERT_TRUE(consist_linger(&b, &p.out));
+	CU_ASSERT_EQUAL(grant(&p, 3, CS_ATTR | CS_DATA), 0);
+	CU_ASSERT_EQUAL(consist_begin(&p.c, &reads, &read, 1, 1, &p.out), CS_WAIT);
+	CU_ASSERT_EQUAL(consist_begin(&p.c, &syncs, &sync, 1, 1, &p.out), CS_WAIT);
+	consist_ack(&p.c, 2, 1, &p.out);
+	CU_ASSERT_PTR_EQUAL(list_pop(&p.out.runnable), &a.link);
+	consist_end(&p.c, &a, &p.out);
+	CU_ASSERT_TRUE(list_empty(&p.out.runnable)); /* b is still to be seen by 1 */
+	consist_ack(&p.c, 1, 2, &p.out);
+	CU_ASSERT_PTR_EQUAL(list_pop(&p.out.runnable), &b.link);
+	consist_end(&p.c, &b, &p.out);
+	CU_ASSERT_PTR_EQUAL(list_pop(&p.out.runnable), &reads.link);
+	CU_ASSERT_PTR_EQUAL(list_pop(&p.out.runnable), &syncs.link);
+	CU_ASSERT_EQUAL(consist_begin(&p.c, &reads, &read, 1, 1, &p.out), CS_GO);
+	CU_ASSERT_EQUAL(consist_begin(&p.c, &syncs, &sync, 1, 1, &p.out), CS_GO);
+	/* nobody else has anything: it is over at once */
+	cs_op_init(&a, 1);
+	CU_ASSERT_EQUAL(consist_begin(&p.c, &a, &write, 1, 1, &p.out), CS_GO);
+	CU_ASSERT_FALSE(consist_linger(&a, &p.out));
+	consist_end(&p.c, &a, &p.out);
+	consist_end(&p.c, &reads, &p.out);
+	consist_end(&p.c, &syncs, &p.out);
+	drop(&p.out.recalls);
+	consist_clear(&p.c);
+}
+
 static void test_downgrade(void)
 {
 	struct pair p;
@@ -779,6 +825,13 @@ static void test_overdue(void)
 	CU_ASSERT_EQUAL(who, 0);
 	consist_overdue(&p.c, 2, seen, &who);
 	CU_ASSERT_EQUAL(who, 1);
+	consist_repeat(&p.c, 1, 5, &p.out); /* it comes again: its time begins anew, once */
+	who = 0;
+	consist_overdue(&p.c, 5, seen, &who);
+	CU_ASSERT_EQUAL(who, 0);
+	consist_repeat(&p.c, 1, 9, &p.out);
+	consist_overdue(&p.c, 6, seen, &who);
+	CU_ASSERT_EQUAL(who, 1);
 	CU_ASSERT_TRUE(consist_owes(&p.c, 1));
 	consist_client_gone(&p.c, 1, &p.out);
 	CU_ASSERT_PTR_EQUAL(list_pop(&p.out.runnable), &op.link);
@@ -798,6 +851,7 @@ int main(void)
 	CU_add_test(s, "two creators in one directory", test_two_creators);
 	CU_add_test(s, "no caching while write-shared", test_write_sharing);
 	CU_add_test(s, "a look takes WRITE back, nothing else", test_downgrade);
+	CU_add_test(s, "what two nodes have mapped", test_mapped);
 	CU_add_test(s, "thousands of objects in a few messages", test_many);
 	CU_add_test(s, "a read beside what is hoped for", test_hope_and_read);
 	CU_add_test(s, "two that want everything", test_both_want_all);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Fault injection, see fault.h. Costs one getenv() per step when unused. */
-#include "migd/fault.h"
+#include "conf/fault.h"
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
