@@ -87,6 +87,15 @@ int regs_get(struct eng_thread *t, struct user_regs_struct *r)
 	return ptrace(PTRACE_GETREGSET, t->tid, 1, &v) < 0 ? -errno : 0;
 }
 
+/* Has the instruction that it was set to not been there? */
+static bool faulted(struct eng_thread *t, int st)
+{
+	int sig = WSTOPSIG(st);
+	siginfo_t si;
+
+	return !(st >> 16) && (sig == SIGSEGV || sig == SIGBUS || sig == SIGILL) && ptrace(PTRACE_GETSIGINFO, t->tid, 0, &si) == 0 && si.si_code > 0;
+}
+
 /* Runs to the next system-call stop; signals are masked by the caller, what comes all the same (SIGSTOP) inject_wait keeps. */
 static int to_syscall_stop(struct eng_thread *t)
 {
@@ -102,6 +111,8 @@ static int to_syscall_stop(struct eng_thread *t)
 			return r;
 		if (WSTOPSIG(st) == (SIGTRAP | 0x80))
 			return 0;
+		if (faulted(t, st)) /* it would, for ever */
+			return -EFAULT;
 	}
 }
 
@@ -157,6 +168,13 @@ int inject_prepare(struct eng_proc *p, const struct maps *maps)
 			}
 		}
 	return -ENOEXEC;
+}
+
+bool inject_prepared(struct eng_proc *p)
+{
+	char insn[2];
+
+	return eng_peek(p, p->core->sysinsn, insn, sizeof(insn)) == 0 && !memcmp(insn, "\x0f\x05", sizeof(insn));
 }
 
 int inject_blob(struct eng_proc *p, unsigned nslots, struct error *e)

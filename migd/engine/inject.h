@@ -25,6 +25,7 @@ long inject_raw(struct eng_thread *t, long nr, const uint64_t arg[6]);
 
 /* Finds core->sysinsn. */
 int inject_prepare(struct eng_proc *p, const struct maps *maps);
+bool inject_prepared(struct eng_proc *p); /* still: it is the same program; it is stopped */
 /* Maps the blob at core->blob with nslots slots (leader's thread is used) and takes SIGTRAP over. */
 int inject_blob(struct eng_proc *p, unsigned nslots, struct error *e);
 /* The other way round: the program's SIGTRAP action back, blob unmapped. Registers of the leader are the caller's to restore. */

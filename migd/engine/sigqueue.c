@@ -6,7 +6,7 @@
  *
  * In between the thread's registers are ours. A tracer that dies there would let it run on with them, so the tracer is a process of its own, which has this
  * one's memory and no other tie to it: kill -9 of migd leaves it to do its work. It tells the keeper when it is done, so that the next migd, which is sent the
- * signal again, does not do it once more.
+ * signal again, does not do it once more. If the program has become another one (exec) between our look at it and the stop, we look again.
  */
 #include <errno.h>
 #include <sched.h>
@@ -21,12 +21,14 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
+#include "conf/log.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/nest.h"
 #include "migd/engine/procfs.h"
 #include "migd/engine/vessel.h"
 
 static const uint64_t patience_ns = 300000000;
+enum { LOOKS = 20 };
 
 bool sigqueue_needed(const siginfo_t *si)
 {
@@ -116,6 +118,8 @@ static int by_thread(struct eng_proc *p, struct eng_thread *t, bool whole, const
 	struct error e = {0};
 	int r = stop(t);
 
+	if (r == 0 && !inject_prepared(p))
+		r = -ESTALE;
 	if (r == 0 && ptrace(PTRACE_GETSIGMASK, t->tid, 8, &t->sigmask) == 0 && ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) == 0)
 		t->core->masked = true;
 	if (r == 0)
@@ -136,12 +140,13 @@ static int apart(struct eng_proc *p, struct eng_thread *t, bool whole, const sig
 	pid_t pid;
 	int r = procfs_maps(p->dir, false, &maps);
 
-	if (r < 0)
-		return r;
-	r = inject_prepare(p, maps);
-	maps_free(maps);
-	if (r == 0)
-		r = nest_self_begin(p->family, seq);
+	if (r == 0) {
+		r = inject_prepare(p, maps);
+		maps_free(maps);
+	}
+	if (r < 0) /* in the middle of an exec it has none, or they are not all there yet */
+		return -ESTALE;
+	r = nest_self_begin(p->family, seq);
 	if (r < 0)
 		return r == -EALREADY ? 0 : r;
 	pid = vfork();
@@ -157,18 +162,14 @@ static int apart(struct eng_proc *p, struct eng_thread *t, bool whole, const sig
 	return result;
 }
 
-int sigqueue_self(struct eng_family *f, struct eng_proc *p, pid_t vtid, const siginfo_t *si, uint64_t seq)
+/* -ESTALE: it has just become another program. */
+static int send_once(struct eng_proc *p, pid_t vtid, const siginfo_t *si, uint64_t seq)
 {
 	pid_t want = vtid ? vtid : p->vpid, tid = 0;
-	struct eng_thread *t;
 	bool was_dead = p->core->dead;
-	int r;
+	struct eng_thread *t;
+	int r = find_tid(p, want, &tid);
 
-	if (f->state != ENG_RUNNING || p->nthreads || p->core->dead)
-		return -EBUSY;
-	r = p->dir < 0 || p->core->mem < 0 ? proc_open(p) : 0;
-	if (r == 0)
-		r = find_tid(p, want, &tid);
 	if (r == 0)
 		r = wait_ready(p->pid, tid);
 	if (r < 0)
@@ -180,5 +181,21 @@ int sigqueue_self(struct eng_family *f, struct eng_proc *p, pid_t vtid, const si
 	thread_drop(p, 0);
 	if (tid != p->pid) /* a thread's end is not its process's */
 		p->core->dead = was_dead;
+	return r;
+}
+
+int sigqueue_self(struct eng_family *f, struct eng_proc *p, pid_t vtid, const siginfo_t *si, uint64_t seq)
+{
+	int r;
+
+	if (f->state != ENG_RUNNING || p->nthreads || p->core->dead)
+		return -EBUSY;
+	r = p->dir < 0 || p->core->mem < 0 ? proc_open(p) : 0;
+	if (r < 0)
+		return r;
+	for (int looks = 0; (r = send_once(p, vtid, si, seq)) == -ESTALE && looks < LOOKS; looks++)
+		nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
+	if (r < 0)
+		log_debug("engine: process %d cannot be made to signal itself: %s", p->vpid, strerror(-r));
 	return r;
 }
