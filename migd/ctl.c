@@ -121,12 +121,40 @@ int ctl_may_leave(struct migd *m, const struct proc_info *p, struct error *e)
 
 /* ---- explain ---- */
 
+/* The asker is a child of its shell and soon gone; what the engine says of a hollow is not what matters. */
+static bool of_note(struct migd *m, const char *reason, const struct local_cred *who)
+{
+	pid_t pid = atoi(reason);
+	struct family *f = pid == who->pid ? NULL : family_of_pid(m->families, pid);
+
+	family_put(f);
+	return pid != who->pid && !f;
+}
+
+/* Whom of its descendants the family would have to wait for; how many. */
+static size_t rows_away(struct migd *m, struct local_conn *c, pid_t pid)
+{
+	struct family **away;
+	size_t n = families_list(m->families, FAM_HOME, &away), found = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		if (!proc_descends(away[i]->pid, pid))
+			continue;
+		local_row(c, json_pack("{s:o}", "reason", json_sprintf("%d (%s): is away, on %s: bring it home first (mig home %d)", away[i]->pid, away[i]->comm,
+			away[i]->host, away[i]->pid)));
+		found++;
+	}
+	families_list_free(away, n);
+	return found;
+}
+
 /* Rows of reasons. Returns 0: movable, 1: not, -errno. */
 static int explain(struct migd *m, struct local_conn *c, const struct local_cred *who, pid_t pid, json_t **facts, struct error *e)
 {
 	struct eng_reasons why = { 0 };
 	struct eng_sizes sz = { 0 };
 	struct proc_info p;
+	size_t n;
 	int r = proc_may_move(pid, who->uid, m->conf->root_guests, &p, e);
 
 	if (r)
@@ -134,12 +162,16 @@ static int explain(struct migd *m, struct local_conn *c, const struct local_cred
 	r = eng_explain(pid, &why, &sz, e);
 	if (r < 0 && !why.n)
 		return r;
+	n = rows_away(m, c, pid);
 	for (size_t i = 0; i < why.n; i++)
-		local_row(c, json_pack("{s:s}", "reason", why.line[i]));
-	*facts = json_pack("{s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "movable", why.n == 0, "comm", p.comm, "uid", (json_int_t)p.uid, "resident",
+		if (of_note(m, why.line[i], who)) {
+			local_row(c, json_pack("{s:s}", "reason", why.line[i]));
+			n++;
+		}
+	*facts = json_pack("{s:b, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "movable", n == 0, "comm", p.comm, "uid", (json_int_t)p.uid, "resident",
 		(json_int_t)sz.resident, "to_send", (json_int_t)sz.to_send, "procs", (json_int_t)sz.procs, "threads", (json_int_t)sz.threads, "fds",
 		(json_int_t)sz.fds, "freeze_ms", (json_int_t)sz.freeze_ms, "where", m->conf->name);
-	r = why.n ? 1 : 0;
+	r = n ? 1 : 0;
 	eng_reasons_clear(&why);
 	return r;
 }

@@ -31,11 +31,14 @@ static int session_of(pid_t pid, pid_t *ppid, pid_t *session)
 {
 	char path[40], buf[512], *s;
 	_cleanup_fclose_ FILE *f = NULL;
+	size_t n;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
 	f = fopen(path, "re");
-	if (!f || !fgets(buf, sizeof(buf), f))
+	n = f ? fread(buf, 1, sizeof(buf) - 1, f) : 0; /* not a line: the name may have one's end in it */
+	if (!n)
 		return -ESRCH;
+	buf[n] = 0;
 	s = strrchr(buf, ')');
 	return s && sscanf(s + 1, " %*c %d %*d %d", ppid, session) == 2 ? 0 : -EPROTO;
 }

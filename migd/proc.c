@@ -31,11 +31,14 @@ static int read_flags(pid_t pid, struct proc_info *p)
 	char path[40], buf[1024], *s;
 	_cleanup_fclose_ FILE *f = NULL;
 	unsigned flags;
+	size_t n;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
 	f = fopen(path, "re");
-	if (!f || !fgets(buf, sizeof(buf), f))
+	n = f ? fread(buf, 1, sizeof(buf) - 1, f) : 0; /* not a line: the name may have one's end in it */
+	if (!n)
 		return -ESRCH;
+	buf[n] = 0;
 	s = strrchr(buf, ')');
 	if (!s || sscanf(s + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) != 1)
 		return -EPROTO;

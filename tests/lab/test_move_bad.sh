@@ -62,6 +62,14 @@ p=$(on ws1 pgrep -xf "sleep 4242")
 refused "explain names a file that its node cannot see" 1 'fd 1: .*/outside is no file of its own tree.*: redirect' mig explain "$p"
 refused "and the move is refused for that" 1 'outside is no file of its own tree' mig move -H ws2 "$p"
 on ws1 kill "$p"; wait $k 2>/dev/null
+# of whom a child is away: that is what is said, not that its hollow is traced
+as sprite ws1 bash -c "cd $JD; sleep 4343 </dev/null >/dev/null 2>&1 & echo \$! >kid; echo \$\$ >parent; wait" </dev/null >/dev/null 2>&1 & k=$!
+until_true 10 on ws1 test -s $JD/parent
+kid=$(on ws1 cat $JD/kid) parent=$(on ws1 cat $JD/parent)
+check "a child moves" mig move -H ws2 "$kid"
+refused "explain of its parent" 1 "$kid \(sleep\): is away, on ws2: bring it home first \(mig home $kid\)" mig explain "$parent"
+same "says nothing of its hollow" "" "$(mig explain "$parent" 2>&1 | grep -F traced)"
+on ws1 kill "$kid"; wait $k 2>/dev/null
 same "explain of a movable one" 0 "$(mig explain "$JOB" >/dev/null 2>&1; echo $?)"
 same "move -n of a movable one" 0 "$(mig move -n -H ws2 "$JOB" >/dev/null 2>&1; echo $?)"
 check "move -n has not moved it" runs_on ws1 python3

@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -73,6 +74,22 @@ static void test_not_there(void)
 	waitpid(pid, NULL, 0);
 }
 
+static void test_odd_name(void)
+{
+	struct proc_info p;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		prctl(PR_SET_NAME, "a\nb) 1");
+		raise(SIGSTOP);
+		_exit(0);
+	}
+	waitpid(pid, NULL, WUNTRACED);
+	CU_ASSERT_EQUAL(may(pid, 0, true, ""), 0);
+	CU_ASSERT(proc_read(pid, &p) == 0 && !p.kernel && p.ppid == getpid());
+	end(pid);
+}
+
 static void test_us(void)
 {
 	CU_ASSERT_EQUAL(may(getpid(), 0, true, "is migd itself"), -EINVAL);
@@ -127,6 +144,7 @@ int main(void)
 	s = CU_add_suite("proc", NULL, NULL);
 	CU_add_test(s, "kernel thread", test_kernel_thread);
 	CU_add_test(s, "not there", test_not_there);
+	CU_add_test(s, "a name with a line end in it", test_odd_name);
 	CU_add_test(s, "us", test_us);
 	CU_add_test(s, "traced", test_traced);
 	CU_add_test(s, "thread", test_thread);
