@@ -198,7 +198,7 @@ static int move_somewhere(struct run *r)
 	int err = -EBUSY;
 
 	for (int tries = 0; r->host && tries < HOSTS_TRIED; tries++) {
-		struct move_opts o = { .dest = r->host, .slot = r->slot };
+		struct move_opts o = { .dest = r->host, .slot = r->slot, .answers = !r->assigned };
 		struct error e = { 0 };
 		char *next;
 

@@ -147,7 +147,7 @@ static int do_check(struct move *v)
 		if (!v->source)
 			return -ENXIO;
 	}
-	if (v->dest && answers(v, v->dest))
+	if (v->dest && !v->o->answers && answers(v, v->dest))
 		return -EHOSTDOWN;
 	return v->source ? answers(v, v->source) : 0;
 }

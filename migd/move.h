@@ -7,6 +7,7 @@
 #include "migd/family.h"
 
 struct move_opts {
+	bool answers; /* the destination has just answered: it is not asked again whether it does */
 	const char *dest; /* host name; the home's own: bring it home */
 	uint64_t slot; /* the master's leave to be there, 0: the user named the host; ours whatever becomes of the move */
 	unsigned max_freeze_ms;
