@@ -82,7 +82,8 @@ static int f_signals_others(void)
 
 	return has(socketpair(AF_UNIX, SOCK_STREAM, 0, s)) || has(fcntl(s[0], F_SETOWN, getppid())) || has(fcntl(s[0], F_SETFL, O_ASYNC));
 }
-/* A thread that cannot be stopped for a second (it waits for a child of CLONE_VFORK): it is left alone until then, and moves. */
+/* A thread that cannot be stopped for some seconds (it waits for a child of CLONE_VFORK): it is left alone until then, and moves; or the move gives up. */
+static int vfork_seconds;
 static void *vfork_thread(void *told)
 {
 	if (write(*(int *)told, "y", 1) < 0)
@@ -90,25 +91,35 @@ static void *vfork_thread(void *told)
 	if (syscall(SYS_clone, CLONE_VFORK | SIGCHLD, 0, 0, 0, 0) == 0) {
 		close_range(0, ~0u, 0);
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		nanosleep(&(struct timespec){1, 0}, NULL);
+		nanosleep(&(struct timespec){vfork_seconds, 0}, NULL);
 		_exit(0);
 	}
 	for (;;)
 		pause();
 }
-static int f_uninterruptible(void)
+static int uninterruptible(int seconds)
 {
 	pthread_t t;
 	int p[2];
 	char c;
 
+	vfork_seconds = seconds;
 	if (pipe(p) || pthread_create(&t, NULL, vfork_thread, &p[1]) || read(p[0], &c, 1) != 1)
 		return 1;
 	close(p[0]), close(p[1]);
 	return 0;
 }
+static int f_uninterruptible(void)
+{
+	return uninterruptible(1);
+}
+static int f_stuck(void)
+{
+	return uninterruptible(3600);
+}
 static const struct state frozen[] = {
 	{"uninterruptible for a second", f_uninterruptible, NULL},
+	{"uninterruptible for an hour", f_stuck, "*thread * does not stop: it is in an uninterruptible wait (vfork or a device): try again later*"},
 	{"own system calls", f_own_calls, "*thread * catches its own system calls (PR_SET_SYSCALL_USER_DISPATCH): cannot be carried; start it without*"},
 	{"waiting connection", f_waiting_connection, "*a connection waits to be accepted: try again later*"},
 	{"descriptor under way", f_descriptor_under_way, "*descriptors are under way in a unix socket (SCM_RIGHTS): try again later*"},
