@@ -7,6 +7,7 @@
 #include <linux/futex.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #ifndef P_PIDFD
 #define P_PIDFD 3
@@ -93,6 +94,7 @@ static void make_common(struct wait *w)
 	if (SYS(fork()) == 0) {
 		uint32_t v;
 		signal(SIGTERM, SIG_IGN);
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* the ends of the pipes that would tell it are in the other children too */
 		close(s[1]);
 		while (read(s[0], &v, sizeof v) == sizeof v) {
 			common->word = v;
@@ -152,6 +154,7 @@ static pid_t child(struct wait *w)
 	if (!kid) {
 		uint64_t v = 0;
 		signal(SIGTERM, SIG_IGN);
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* the ends of the pipes that would tell it are in the other children too */
 		close(w->b);
 		_exit(read(w->a, &v, sizeof v) == sizeof v ? v & 127 : 0);
 	}
