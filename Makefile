@@ -69,10 +69,10 @@ $(BUILD)/bin/migd: $(BUILD)/obj/migd/main.o $(O_MIGD) $(O_ENGINE) $(O_RPC) $(O_C
 	$(link) $(L_MIGD)
 $(BUILD)/bin/mig: $(BUILD)/obj/migd/cli/mig.o $(O_CLI) $(BUILD)/obj/rpc/local.o $(O_CONF)
 	$(link) $(L_CONF) -lncurses
-# The shell of mig make starts once a recipe: only what it needs.
-$(BUILD)/bin/sprite-sh: $(addprefix $(BUILD)/obj/,migd/cli/sprite_sh.o migd/cli/cmd_shell.o migd/cli/command.o migd/cli/ask.o migd/cli/table.o rpc/local.o) $(O_CONF)
+# The shell of mig make starts once a recipe: only what it needs, and nothing to be loaded.
+$(BUILD)/bin/sprite-sh: $(addprefix $(BUILD)/obj/,migd/cli/sprite_sh.o migd/cli/cmd_shell.o migd/cli/command.o migd/cli/ask.o rpc/local.o) $(O_CONF)
 	@rm -f $@
-	$(link) $(L_CONF)
+	$(link) $(if $(SAN),,-static) $(L_CONF)
 $(BUILD)/bin/sprite-lab: $(O_LAB) $(O_CONF)
 	$(link) $(L_CONF)
 $(BUILD)/bin/sprite-pki: rpc/sprite-pki

@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,6 +39,8 @@ struct cgroups {
 	bool in_v2[CG_COUNT];
 	char *v1[CG_COUNT];	/* our own group in that controller's v1 hierarchy, when v2 has it not */
 	char text[160];
+	pthread_mutex_t lock;
+	uint64_t hurry_ns; /* lock: since when guests get the CPU like anybody, 0: they do not; it goes with what is written into the groups */
 };
 
 static int write_file(const char *dir, const char *name, const char *value)
@@ -256,12 +259,23 @@ static void lowest_weight(struct cgroups *c, const char *name)
 		set_limit(c, name, CG_IO, "io.bfq.weight", "blkio.bfq.weight", "1", "1");
 }
 
-void cgroups_hurry(struct cgroups *c, bool hurry)
+void cgroups_hurry(struct cgroups *c)
 {
-	if (!hurry)
-		lowest_weight(c, "");
-	else if (set_limit(c, "", CG_CPU, "cpu.idle", "cpu.idle", "0", "0")) /* which makes the weight that of everybody */
+	pthread_mutex_lock(&c->lock);
+	c->hurry_ns = clock_boot_ns();
+	if (set_limit(c, "", CG_CPU, "cpu.idle", "cpu.idle", "0", "0")) /* which makes the weight that of everybody */
 		set_limit(c, "", CG_CPU, "cpu.weight", "cpu.shares", "100", "1024");
+	pthread_mutex_unlock(&c->lock);
+}
+
+void cgroups_calm(struct cgroups *c, uint64_t after_ns)
+{
+	pthread_mutex_lock(&c->lock);
+	if (c->hurry_ns && clock_boot_ns() - c->hurry_ns >= after_ns) {
+		c->hurry_ns = 0;
+		lowest_weight(c, "");
+	}
+	pthread_mutex_unlock(&c->lock);
 }
 
 /* Those that were asked for are not best effort. */
@@ -309,6 +323,7 @@ int cgroups_open(struct cgroups **out, struct error *e)
 
 	if (!c)
 		return error_set(e, ENOMEM, "cgroups: out of memory");
+	pthread_mutex_init(&c->lock, NULL);
 	c->v2 = own_directory("cgroup2", "");
 	if (c->v2) {
 		size_t n = strlen(c->v2);
@@ -341,6 +356,7 @@ void cgroups_close(struct cgroups *c)
 	if (!c)
 		return;
 	each_directory(c, "", remove_parent, NULL);
+	pthread_mutex_destroy(&c->lock);
 	free(c->v2);
 	for (int i = 0; i < CG_COUNT; i++)
 		free(c->v1[i]);

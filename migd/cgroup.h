@@ -32,7 +32,9 @@ int cgroups_limit_all(struct cgroups *c, const struct cgroup_limits *l, struct e
  * When all guests have been told to freeze, they get the CPU like anybody until they have: a task comes to the place where it stops only when it runs, and on a
  * busy host one of the lowest weight hardly does. The same goes for what the engine has them do while they are sent away. Not for long.
  */
-void cgroups_hurry(struct cgroups *c, bool hurry);
+void cgroups_hurry(struct cgroups *c);
+/* The lowest weight again, if they were hurried and that for `after_ns` at least. */
+void cgroups_calm(struct cgroups *c, uint64_t after_ns);
 /* name: letters, digits, '-', '.'. An existing group of that name is taken over. *paths (caller frees): the directories to put processes in, ':'-separated. */
 int cgroup_make(struct cgroups *c, const char *name, const struct cgroup_limits *l, char **paths, struct error *e);
 /* Returns when every task in it is frozen (or running again), at the latest after timeout_ms: -ETIMEDOUT. Negative: does

@@ -166,6 +166,7 @@ void context_close(struct migd *m)
 	master_close(m->master);
 	stats_close(m->stats);
 	aheads_close(m->aheads);
+	owner_stop(m->owner);
 	if (families_alive(m->families))
 		return; /* the rest is in use by actors of families that live on without us, until the process is gone */
 	owner_close(m->owner);

@@ -45,7 +45,6 @@ struct migd {
 	char *keeper, *spritefs;   /* paths of programs */
 	atomic_bool lend;	   /* does this host take guests */
 	_Atomic int64_t lend_until; /* seconds since 1970 when that turns back, 0: never */
-	_Atomic uint64_t hurry_ns; /* since when guests, all told to go, get the CPU like anybody (evict.c); 0: they do not */
 	atomic_bool stopping;
 	atomic_uint images;	   /* taken or sent so far */
 };

@@ -9,6 +9,7 @@
 #include <time.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
+#include "conf/fault.h"
 #include "conf/log.h"
 #include "migd/cgroup.h"
 #include "migd/guest.h"
@@ -85,8 +86,8 @@ size_t evict_guests(struct migd *m, const char *id, const char *why, bool by_han
 			news += stop(v[i], why, by_hand);
 	families_list_free(v, n);
 	if (news && !id && m->cgroups) {
-		m->hurry_ns = clock_boot_ns();
-		cgroups_hurry(m->cgroups, true);
+		cgroups_hurry(m->cgroups);
+		fault_point("hurried");
 	}
 	if (news)
 		stats_count(m, COUNT_EVICTIONS, (unsigned)news);
@@ -204,12 +205,8 @@ bool evict_under_way(struct migd *m)
 
 void evict_calm(struct migd *m, bool some)
 {
-	uint64_t since = m->hurry_ns;
-
-	if (!since || (some && clock_boot_ns() - since < HURRY_NS))
-		return;
-	m->hurry_ns = 0;
-	cgroups_hurry(m->cgroups, false);
+	if (m->cgroups)
+		cgroups_calm(m->cgroups, some ? HURRY_NS : 0);
 }
 
 void evict_kick(struct migd *m)

@@ -302,7 +302,7 @@ int owner_open(struct migd *m, struct owner **out, struct error *e)
 	return 0;
 }
 
-void owner_close(struct owner *o)
+void owner_stop(struct owner *o)
 {
 	uint64_t one = 1;
 
@@ -310,6 +310,13 @@ void owner_close(struct owner *o)
 		return;
 	if (write(o->stop_fd, &one, sizeof(one)) == sizeof(one))
 		pthread_join(o->thread, NULL);
+	evict_calm(o->m, false);
+}
+
+void owner_close(struct owner *o)
+{
+	if (!o)
+		return;
 	idle_close(o->watch);
 	close(o->stop_fd);
 	close(o->kick_fd);

@@ -19,7 +19,9 @@ struct owner_view {
 	double load[3];	  /* run queue per CPU, guests not counted */
 };
 int owner_open(struct migd *m, struct owner **out, struct error *e);
-void owner_close(struct owner *o);
+/* Watches no longer: guests that stay have the lowest weight. Who is left may still look. NULL is fine. */
+void owner_stop(struct owner *o);
+void owner_close(struct owner *o); /* after owner_stop() */
 void owner_look(struct owner *o, struct owner_view *out);
 size_t owner_sources(struct owner *o, struct idle_source *out, size_t max);
 

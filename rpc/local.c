@@ -240,9 +240,9 @@ static int client_read(struct lines *l, void (*row)(void *arg, json_t *line), vo
 	}
 }
 
-int local_call(const char *socket_path, json_t *request, void (*row)(void *arg, json_t *line), void *arg, json_t **answer, struct error *e)
+int local_call_until(const char *socket_path, json_t *request, void (*row)(void *arg, json_t *line), void *arg, int stop_fd, json_t **answer, struct error *e)
 {
-	struct lines l = {.stop_fd = -1, .timeout_ms = -1};
+	struct lines l = {.stop_fd = stop_fd, .timeout_ms = -1};
 	int r;
 
 	if (answer)
@@ -262,6 +262,11 @@ int local_call(const char *socket_path, json_t *request, void (*row)(void *arg, 
 	json_decref(request);
 	free(l.buf);
 	return r;
+}
+
+int local_call(const char *socket_path, json_t *request, void (*row)(void *arg, json_t *line), void *arg, json_t **answer, struct error *e)
+{
+	return local_call_until(socket_path, request, row, arg, -1, answer, e);
 }
 
 /* ---- server ---- */

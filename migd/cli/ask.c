@@ -14,6 +14,14 @@
 
 #define PID_MAX (1 << 22) /* Linux' own bound */
 
+char *printable(char *s)
+{
+	for (char *c = s; *c; c++)
+		if ((unsigned char)*c < ' ' || *c == 0x7f)
+			*c = '?';
+	return s;
+}
+
 static void say(const char *fmt, va_list ap)
 {
 	char text[1024];
@@ -68,17 +76,22 @@ static bool is_away(char *home, size_t size)
 	return f && fgets(name, sizeof(name), f) && !strcmp(name, "sprite-keeper\n") && !gethostname(home, size);
 }
 
-int ask(json_t *request, void (*row)(void *arg, json_t *line), void *arg, json_t **answer, struct error *e)
+int ask_until(json_t *request, void (*row)(void *arg, json_t *line), void *arg, int stop_fd, json_t **answer, struct error *e)
 {
 	char path[4200], home[HOST_NAME_MAX + 1] = "";
 	int r;
 
 	socket_path(path, sizeof(path));
-	r = local_call(path, request, row, arg, answer, e);
+	r = local_call_until(path, request, row, arg, stop_fd, answer, e);
 	if ((r != -ENOENT && r != -ECONNREFUSED && r != -EACCES) || !is_away(home, sizeof(home)))
 		return r;
 	*e = (struct error){0};
 	return error_set(e, -r, "this process is away from its home %s: mig has to be run there", home);
+}
+
+int ask(json_t *request, void (*row)(void *arg, json_t *line), void *arg, json_t **answer, struct error *e)
+{
+	return ask_until(request, row, arg, -1, answer, e);
 }
 
 int ask_failed(int r, const char *who, const struct error *e)

@@ -49,11 +49,16 @@ int failed(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* What ask() returned: prints e's words (after "who: " when not NULL) and returns MIG_FAILED or MIG_ABSENT. */
 int ask_failed(int r, const char *who, const struct error *e);
 
+/* Bytes for the terminal: anything below ' ' becomes '?'. In place. */
+char *printable(char *s);
+
 /*
  * Asks migd: the request is stolen, row(arg, line) is called for each line before the last, *answer (may be NULL) is the last one. 0, or -errno with e filled.
  * An unusable configuration ends the process (78).
  */
 int ask(json_t *request, void (*row)(void *arg, json_t *line), void *arg, json_t **answer, struct error *e);
+/* The same, given up with -ECANCELED when stop_fd can be read. */
+int ask_until(json_t *request, void (*row)(void *arg, json_t *line), void *arg, int stop_fd, json_t **answer, struct error *e);
 
 /* A pid: 1 to 2^22. 0 when `s` is none. */
 int pid_parse(const char *s);
@@ -88,7 +93,5 @@ void format_duration(char *to, size_t size, uint64_t ms);
 void format_time(char *to, size_t size, int64_t real_ns);
 /* "2026-11-26T22:00", "2026-11-26T22:00:30Z", "22:00" (the next one), "+2h", "+90m", "+3d": seconds since 1970, 0: none of these. */
 int64_t time_parse(const char *s);
-/* Bytes for the terminal: anything below ' ' becomes '?'. In place. */
-char *printable(char *s);
 
 #endif

@@ -18,6 +18,7 @@
 #include "conf/cleanup.h"
 #include "migd/cli/cli.h"
 #include "migd/cli/make_agent.h"
+#include "migd/cli/make_args.h"
 
 extern char **environ;
 
@@ -26,8 +27,12 @@ enum { REMOTE_DEFAULT = 64, REMOTE_MAX = 1024, INCLUDES_MAX = 8 };
 struct make_args {
 	const char *argv[1024];
 	int n;
-	const char *file, *dir; /* make's -f and -C */
+	const char *files[16], *dirs[16]; /* make's -f and -C */
+	size_t nfiles, ndirs;
 };
+
+/* How many more of ours are added behind make's own. */
+enum { OURS = 40 };
 
 static bool number_of(const char *s, unsigned max, unsigned *out)
 {
@@ -40,63 +45,68 @@ static bool number_of(const char *s, unsigned max, unsigned *out)
 	return true;
 }
 
-/* The value of "-jN", "-j N", "--jobs=N": where an option of ours may be written in all of make's ways. NULL: not that option. */
-static const char *option(int argc, char **argv, int *i, char letter, const char *name)
+/* One argument of make's. Which makefile it is we have to know. */
+static bool give_make(struct make_args *m, const struct make_arg *x)
 {
-	size_t n = strlen(name);
-
-	if (argv[*i][0] == '-' && argv[*i][1] == letter)
-		return argv[*i][2] ? argv[*i] + 2 : *i + 1 < argc ? argv[++*i] : "";
-	if (!strncmp(argv[*i], "--", 2) && !strncmp(argv[*i] + 2, name, n)) {
-		if (argv[*i][2 + n] == '=')
-			return argv[*i] + 3 + n;
-		if (!argv[*i][2 + n])
-			return *i + 1 < argc ? argv[++*i] : "";
-	}
-	return NULL;
+	if (m->n >= (int)ARRAY_SIZE(m->argv) - OURS)
+		return false;
+	if (x->letter == 'f' && x->value && m->nfiles < ARRAY_SIZE(m->files))
+		m->files[m->nfiles++] = x->value;
+	if (x->letter == 'C' && x->value && m->ndirs < ARRAY_SIZE(m->dirs))
+		m->dirs[m->ndirs++] = x->value;
+	for (int i = 0; i < 2 && x->as[i]; i++)
+		m->argv[m->n++] = x->as[i];
+	return true;
 }
 
-/* One argument of make's. Which makefile it is we have to know. */
-static void take_makes(struct make_args *m, int argc, char **argv, int i)
+/* One of ours? 1: yes, and taken; 0: make's; else an exit status. */
+static int take_ours(struct make_line *l, struct make_arg *x, struct make_opts *o, unsigned *jobs)
 {
 	const char *v;
-	int k = i;
 
-	if ((v = option(argc, argv, &k, 'f', "file")) || (v = option(argc, argv, &k, 0x7f, "makefile")))
-		m->file = v;
-	else if ((v = option(argc, argv, &k, 'C', "directory")))
-		m->dir = v;
-	m->argv[m->n++] = argv[i];
+	if (x->letter == 'j') {
+		if (x->value && (!number_of(x->value, REMOTE_MAX, jobs) || !*jobs))
+			return usage_error("make", "-j: expected a number of recipes at a time, 1 to %d, found \"%s\"", REMOTE_MAX, x->value);
+		return 1;
+	}
+	if (make_arg_is(l, x, "local", true)) {
+		v = x->value ? x->value : "";
+		return number_of(v, REMOTE_MAX, &o->local) && o->local ? 1 : usage_error("make", "--local: expected a number from 1, found \"%s\"", v);
+	}
+	if (make_arg_is(l, x, "remote", true)) {
+		v = x->value ? x->value : "";
+		return number_of(v, REMOTE_MAX, &o->remote) ? 1 : usage_error("make", "--remote: expected a number of slots, found \"%s\"", v);
+	}
+	if (make_arg_is(l, x, "priority", true)) {
+		v = x->value ? x->value : "";
+		if (strcmp(v, "low") && strcmp(v, "normal") && strcmp(v, "high"))
+			return usage_error("make", "--priority: expected low, normal or high, found \"%s\"", v);
+		if (!strcmp(v, "high") && geteuid()) { /* migd would say so, but only when the build is under way */
+			failed("priority high is root's: ask for normal");
+			return MIG_USAGE;
+		}
+		o->priority = v;
+		return 1;
+	}
+	o->verbose |= make_arg_is(l, x, "verbose", false);
+	return make_arg_is(l, x, "verbose", false);
 }
 
 /* Takes our options out, leaves make's. */
 static int parse(int argc, char **argv, struct make_opts *o, struct make_args *m)
 {
+	struct make_line l;
+	struct make_arg x;
 	unsigned jobs = 0;
 
-	for (int i = 1; i < argc; i++) {
-		const char *v;
+	make_line_init(&l, argc, argv);
+	while (make_line_next(&l, &x)) {
+		int r = l.words ? 0 : take_ours(&l, &x, o, &jobs);
 
-		if (m->n >= (int)ARRAY_SIZE(m->argv) - 40)
+		if (r > 1)
+			return r;
+		if (!r && !give_make(m, &x))
 			return usage_error("make", "too many arguments");
-		if ((v = option(argc, argv, &i, 'j', "jobs"))) {
-			if (!number_of(v, REMOTE_MAX, &jobs) || !jobs)
-				return usage_error("make", "-j: expected a number of recipes at a time, 1 to %d, found \"%s\"", REMOTE_MAX, v);
-		} else if ((v = option(argc, argv, &i, 0x7f, "local"))) {
-			if (!number_of(v, REMOTE_MAX, &o->local) || !o->local)
-				return usage_error("make", "--local: expected a number from 1, found \"%s\"", v);
-		} else if ((v = option(argc, argv, &i, 0x7f, "remote"))) {
-			if (!number_of(v, REMOTE_MAX, &o->remote))
-				return usage_error("make", "--remote: expected a number of slots, found \"%s\"", v);
-		} else if ((v = option(argc, argv, &i, 0x7f, "priority"))) {
-			if (strcmp(v, "low") && strcmp(v, "normal") && strcmp(v, "high"))
-				return usage_error("make", "--priority: expected low, normal or high, found \"%s\"", v);
-			o->priority = v;
-		} else if (!strcmp(argv[i], "--verbose")) {
-			o->verbose = true;
-		} else {
-			take_makes(m, argc, argv, i);
-		}
 	}
 	if (jobs) {
 		if (o->local > jobs)
@@ -144,24 +154,47 @@ static void read_makefiles(struct make_args *m)
 	static const char *const names[] = {"GNUmakefile", "makefile", "Makefile"};
 	_cleanup_close_ int here = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-	if (m->dir && chdir(m->dir))
-		return; /* make says so */
-	for (size_t i = 0; !m->file && i < ARRAY_SIZE(names); i++)
+	for (size_t i = 0; i < m->ndirs; i++)
+		if (chdir(m->dirs[i]))
+			goto out; /* make says so */
+	for (size_t i = 0; !m->nfiles && i < ARRAY_SIZE(names); i++)
 		if (!access(names[i], R_OK)) {
-			m->file = names[i];
+			m->files[m->nfiles++] = names[i];
 			m->argv[m->n++] = "-f";
-			m->argv[m->n++] = m->file;
+			m->argv[m->n++] = names[i];
 		}
-	if (m->file)
-		read_makefile(m, m->file, 0);
-	if (m->dir && (here < 0 || fchdir(here)))
-		failed("cannot go back from %s: %s", m->dir, strerror(errno));
+	for (size_t i = 0; i < m->nfiles; i++)
+		read_makefile(m, m->files[i], 0);
+out:
+	if (m->ndirs && (here < 0 || fchdir(here)))
+		failed("cannot go back from %s: %s", m->dirs[0], strerror(errno));
 }
 
 /*
  * What make reads last: the shell that its makefiles have come to is kept for sprite-sh, which takes its place. (A target that has a shell of its own keeps it, and runs here.)
- * $(MAKE) is we again, by the name of make: each make has a shell of its own.
+ * SHELL is looked at for each line of a recipe, with its target's $@ and $*: rules that the agent lists in the file "small" get their own shell, as under make;
+ * others sprite-sh, under a name by which make knows (.ONESHELL) whether it is like sh, and it is told the rule.
+ * Itself it is not to be seen: it has a rule, so that make does not look for one, but is no goal, and takes itself off the list of makefiles.
  */
+static const char last_text[] =
+	"override MIG_MAKE_SHELL := $(SHELL)\nexport MIG_MAKE_SHELL\n"
+	"override MIG_MAKE_OURS := %1$s/$(if $(filter sh bash dash ksh rksh zsh ash,$(notdir $(SHELL))),sh,sprite-sh)\n"
+	"override MIG_MAKE_RULE = $(subst ',,$(subst $*,%%,$@))\n"
+	"override MIG_MAKE_FLAGS := $(.SHELLFLAGS)\n"
+	"override SHELL = $(if $(findstring :$(MIG_MAKE_RULE):,$(file <%1$s/small)),$(MIG_MAKE_SHELL),$(MIG_MAKE_OURS))\n"
+	"override .SHELLFLAGS = $(if $(filter $(MIG_MAKE_OURS),$(SHELL)),--rule='$(MIG_MAKE_RULE)' )$(MIG_MAKE_FLAGS)\n"
+	"MIG_MAKE_GOAL := $(.DEFAULT_GOAL)\n%1$s/last.mk: ;\n.DEFAULT_GOAL := $(MIG_MAKE_GOAL)\nundefine MIG_MAKE_GOAL\n"
+	"MIG_MAKE_NOTHING :=\nMAKEFILE_LIST := $(subst $(MIG_MAKE_NOTHING) %1$s/last.mk,,$(MAKEFILE_LIST))\nundefine MIG_MAKE_NOTHING\n";
+
+static bool link_in(const char *dir, const char *name, const char *to)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	return symlink(to, path) == 0;
+}
+
+/* $(MAKE) is we again, by the name of make: each make has a shell of its own. */
 static int last_makefile(struct make_args *m, const char *dir, const char *sh, bool nested)
 {
 	static char path[PATH_MAX], make[PATH_MAX];
@@ -175,12 +208,11 @@ static int last_makefile(struct make_args *m, const char *dir, const char *sh, b
 
 		n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
 		exe[n > 0 ? n : 0] = 0;
-		if (!f || fprintf(f, "override MIG_MAKE_SHELL := $(SHELL)\nexport MIG_MAKE_SHELL\noverride SHELL := %s\n%s: ;\n", sh, path) < 0 || fclose(f) ||
-			symlink(exe, make + strlen("MAKE=")))
+		if (!f || (fprintf(f, last_text, dir) < 0) + (fclose(f) != 0) || !link_in(dir, "make", exe) || !link_in(dir, "sh", sh) || !link_in(dir, "sprite-sh", sh))
 			return failed("%s: %s", path, strerror(errno));
 		m->argv[m->n++] = make;
 	}
-	if (m->file) {
+	if (m->nfiles) {
 		m->argv[m->n++] = "-f";
 		m->argv[m->n++] = path;
 	}
@@ -225,14 +257,15 @@ static int run_make(struct make_args *m)
 static int nested_make(int argc, char **argv, const char *agent)
 {
 	static struct make_args m = {.argv = {"make"}, .n = 1};
+	struct make_line l;
+	struct make_arg x;
 	_cleanup_free_ char *dir = strdup(agent);
 	char *slash = dir ? strrchr(dir, '/') : NULL;
 
-	for (int i = 1; i < argc; i++) {
-		if (m.n >= (int)ARRAY_SIZE(m.argv) - 40)
+	make_line_init(&l, argc, argv);
+	while (make_line_next(&l, &x))
+		if (!give_make(&m, &x))
 			return failed("make: too many arguments");
-		take_makes(&m, argc, argv, i);
-	}
 	if (slash)
 		*slash = 0;
 	read_makefiles(&m);
@@ -247,9 +280,9 @@ int cmd_make(int argc, char **argv)
 {
 	struct make_opts o = {.local = (unsigned)sysconf(_SC_NPROCESSORS_ONLN), .remote = REMOTE_DEFAULT, .priority = "normal"};
 	static struct make_args m = {.argv = {"make"}, .n = 1};
-	const char *old = getenv("MAKEFLAGS"), *agent = getenv("MIG_MAKE_AGENT");
-	_cleanup_free_ char *flags = NULL, *dir = NULL;
-	static struct make_agent *a; /* its asker may be at work until we are gone */
+	const char *agent = getenv("MIG_MAKE_AGENT");
+	_cleanup_free_ char *old = make_flags_alone(getenv("MAKEFLAGS")), *flags = NULL, *dir = NULL;
+	struct make_agent *a;
 	struct error e = {0};
 	char sh[PATH_MAX];
 	int jobs[2], r;
@@ -268,7 +301,7 @@ int cmd_make(int argc, char **argv)
 	if (r)
 		return failed("%s", e.text);
 	dir = strdup(make_agent_path(a));
-	if (!dir || asprintf(&flags, "%s -j --jobserver-auth=%d,%d", old ? old : "", jobs[0], jobs[1]) < 0)
+	if (!dir || !old || asprintf(&flags, "%s -j --jobserver-auth=%d,%d", old, jobs[0], jobs[1]) < 0)
 		return failed("out of memory");
 	*strrchr(dir, '/') = 0;
 	read_makefiles(&m);
@@ -280,7 +313,5 @@ int cmd_make(int argc, char **argv)
 	if (!r)
 		r = run_make(&m);
 	make_agent_stop(a);
-	/* Not by exit(3), while the asker may be at work: what it holds at that moment would look lost to the leak checker. */
-	fflush(NULL);
-	_exit(r);
+	return r;
 }

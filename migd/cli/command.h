@@ -17,7 +17,9 @@ bool command_tiny(const char *command);
  */
 int command_split(const char *command, char *buf, size_t size, char **argv, int max);
 
-/* Does those words, if that needs no program either: true, false and echo, as sh(1) has them. Returns the exit status, -1: it needs one. */
+/* What needs no program either: true, false and echo, as sh(1) has them. */
+bool command_is_builtin(char **argv);
+/* Does that; returns the exit status. */
 int command_builtin(char **argv);
 
 #endif

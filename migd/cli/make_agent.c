@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -25,13 +26,13 @@ enum { OUTPUT_MAX = 16 << 20, COMMAND_MAX = 256 << 10 };
 
 struct recipe {
 	struct list node;
-	char *command;
+	char *command, *rule;
 	int pid, pidfd;
 	int from[2]; /* its output and error, our ends; -1: ended */
 	int to[2];   /* where they would have gone */
 	int lock_fd; /* the agent's */
 	uint64_t start_ns;
-	bool ended;
+	bool ended, spoke;
 	char *text; /* chunks: 1 byte which, 4 bytes length, bytes */
 	size_t len, cap;
 };
@@ -43,10 +44,21 @@ struct make_agent {
 	int jobs[2];
 	unsigned debt; /* tokens to take out of the job server as they come back */
 	struct pool pool;
+	uint64_t rules_until_ns; /* when the list of what make runs itself is to be written anew, 0: not */
 	struct list recipes;
 	uint64_t agent; /* as migd numbers us */
 	pthread_t thread, asker;
 	bool asking;
+	struct list errands; /* the agent's thread */
+};
+
+/* A question to migd that takes its time, asked by a thread of its own. */
+struct errand {
+	struct list node;
+	pthread_t thread;
+	json_t *question;
+	int stop_fd;
+	atomic_bool over;
 };
 
 /* ---- migd's rows ---- */
@@ -65,9 +77,9 @@ static void *asker_main(void *arg)
 	struct make_agent *a = arg;
 	struct error e = {0};
 	json_t *rq = json_pack("{s:s, s:i, s:b, s:s}", "verb", "ask", "want", (int)a->o.remote, "wait", 1, "priority", a->o.priority);
-	int r = ask(rq, row_in, a, NULL, &e);
+	int r = ask_until(rq, row_in, a, a->stop_fd, NULL, &e);
 
-	if (r && a->o.verbose)
+	if (r && r != -ECANCELED && a->o.verbose)
 		failed("all runs here: %s", e.text);
 	return NULL;
 }
@@ -106,22 +118,43 @@ static void slot_back(struct make_agent *a, struct pool_slot *s)
 	token_take(a);
 }
 
-static void *home_main(void *arg)
+static void *errand_main(void *arg)
 {
-	ask(arg, NULL, NULL, NULL, NULL);
+	struct errand *x = arg;
+
+	ask_until(x->question, NULL, NULL, x->stop_fd, NULL, NULL);
+	x->over = true;
 	return NULL;
 }
 
-/* Not in the loop: the recipe's output, which has to be drained before it moves, is read there. */
-static void bring_home(int pid)
+static void errands_end(struct make_agent *a, bool all)
 {
-	json_t *rq = json_pack("{s:s, s:i}", "verb", "home", "pid", pid);
-	pthread_t t;
+	struct errand *x, *tmp;
 
-	if (!rq || pthread_create(&t, NULL, home_main, rq))
-		json_decref(rq);
-	else
-		pthread_detach(t);
+	list_each_safe(x, tmp, &a->errands, node)
+		if (all || x->over) {
+			pthread_join(x->thread, NULL);
+			list_del(&x->node);
+			free(x);
+		}
+}
+
+/* Not in the loop: the recipe's output, which has to be drained before it moves, is read there. */
+static void bring_home(struct make_agent *a, int pid)
+{
+	struct errand *x = calloc(1, sizeof(*x));
+
+	errands_end(a, false);
+	if (!x)
+		return;
+	x->question = json_pack("{s:s, s:i}", "verb", "home", "pid", pid);
+	x->stop_fd = a->stop_fd;
+	if (x->question && !pthread_create(&x->thread, NULL, errand_main, x)) {
+		list_add_tail(&a->errands, &x->node);
+	} else {
+		json_decref(x->question);
+		free(x);
+	}
 }
 
 static void row(struct make_agent *a, json_t *line)
@@ -146,7 +179,7 @@ static void row(struct make_agent *a, json_t *line)
 	} else if (r && s && s->pid) {
 		s->reclaimed = true; /* given back when it has come home; another is waited for */
 		simple_verb(a, "more", json_pack("{s:i, s:b, s:s}", "want", 1, "wait", 1, "priority", a->o.priority));
-		bring_home(s->pid);
+		bring_home(a, s->pid);
 	} else if (r && s) {
 		slot_back(a, s);
 		simple_verb(a, "more", json_pack("{s:i, s:b, s:s}", "want", 1, "wait", 1, "priority", a->o.priority));
@@ -197,8 +230,10 @@ static void output_read(struct recipe *r, int which)
 	char buf[16384];
 	ssize_t n;
 
-	while ((n = read(r->from[which], buf, sizeof(buf))) > 0)
+	while ((n = read(r->from[which], buf, sizeof(buf))) > 0) {
+		r->spoke = true;
 		output_add(r, which, buf, (uint32_t)n);
+	}
 	if (n == 0) {
 		close(r->from[which]);
 		r->from[which] = -1;
@@ -223,12 +258,28 @@ static void recipe_free(struct recipe *r)
 		close(r->pidfd);
 	free(r->text);
 	free(r->command);
+	free(r->rule);
 	free(r);
+}
+
+/* The rules that make runs itself, where its SHELL looks (cmd_make.c). Not when each recipe is to be told of. */
+static void rules_write(struct make_agent *a)
+{
+	_cleanup_free_ char *list = a->o.verbose ? NULL : pool_rules_direct(&a->pool, clock_mono_ns(), &a->rules_until_ns);
+	char path[80], new[96];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/small", a->dir);
+	snprintf(new, sizeof(new), "%s.new", path);
+	f = list ? fopen(new, "we") : NULL;
+	if (f && (fputs(list, f) < 0) + (fclose(f) != 0) == 0)
+		rename(new, path);
 }
 
 static void recipe_end(struct make_agent *a, struct recipe *r)
 {
-	struct pool_slot *s = pool_end(&a->pool, r->command, r->pid, clock_mono_ns() - r->start_ns);
+	uint64_t now = clock_mono_ns();
+	struct pool_slot *s = pool_end(&a->pool, r->command, r->pid, now - r->start_ns);
 
 	for (int i = 0; i < 2; i++)
 		if (r->from[i] >= 0)
@@ -237,11 +288,13 @@ static void recipe_end(struct make_agent *a, struct recipe *r)
 	r->ended = true;
 	close(r->pidfd);
 	r->pidfd = -1;
+	if (pool_rule_end(&a->pool, r->rule, now - r->start_ns, !s && !r->spoke, now))
+		rules_write(a);
 	if (s && s->reclaimed)
 		slot_back(a, s);
 }
 
-/* The command, as a string, and two descriptors. */
+/* The rule and the command, two strings, and two descriptors. */
 static int receive(int fd, char *buf, size_t size, int to[2])
 {
 	char control[CMSG_SPACE(2 * sizeof(int))] __attribute__((aligned(8)));
@@ -267,7 +320,7 @@ static int receive(int fd, char *buf, size_t size, int to[2])
 		n += k;
 	}
 	buf[len] = 0;
-	return 0;
+	return memchr(buf, 0, len) ? 0 : -EPROTO;
 }
 
 static int answer(int fd, const char *host, const int ends[2])
@@ -284,7 +337,7 @@ static int answer(int fd, const char *host, const int ends[2])
 	return sendmsg(fd, &mh, MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
-static struct recipe *recipe_new(int fd, const char *command)
+static struct recipe *recipe_new(int fd, const char *rule, const char *command)
 {
 	struct recipe *r = calloc(1, sizeof(*r));
 	struct ucred who;
@@ -293,19 +346,22 @@ static struct recipe *recipe_new(int fd, const char *command)
 	if (r && !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &n)) {
 		list_init(&r->node);
 		r->command = strdup(command);
+		r->rule = strdup(rule);
 		r->pid = who.pid;
 		r->pidfd = (int)syscall(SYS_pidfd_open, who.pid, 0);
 		r->start_ns = clock_mono_ns();
 		r->from[0] = r->from[1] = r->to[0] = r->to[1] = -1;
 	}
-	if (!r || !r->command || r->pidfd < 0) {
-		if (r && r->command)
-			recipe_free(r);
-		else
-			free(r);
-		return NULL;
+	if (r && r->command && r->rule && r->pidfd >= 0)
+		return r;
+	if (r) {
+		free(r->command);
+		free(r->rule);
+		if (r->pidfd > 0)
+			close(r->pidfd);
 	}
-	return r;
+	free(r);
+	return NULL;
 }
 
 static void say_where(const char *command, const char *host)
@@ -328,7 +384,7 @@ static void accept_recipe(struct make_agent *a)
 	if (fd < 0)
 		return;
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-	r = receive(fd, line, sizeof(line), to) ? NULL : recipe_new(fd, line);
+	r = receive(fd, line, sizeof(line), to) ? NULL : recipe_new(fd, line, strchr(line, 0) + 1);
 	if (!r || pipe2(out, O_CLOEXEC)) {
 		for (int i = 0; i < 2; i++)
 			if (to[i] >= 0)
@@ -406,6 +462,16 @@ static void look_at_recipes(struct make_agent *a, const struct pollfd *p, size_t
 	}
 }
 
+/* Until a rule is to be looked at again. */
+static int wait_ms(const struct make_agent *a)
+{
+	uint64_t now = clock_mono_ns();
+
+	if (!a->rules_until_ns)
+		return -1;
+	return a->rules_until_ns > now ? (int)((a->rules_until_ns - now) / 1000000) + 1 : 0;
+}
+
 static void *agent_main(void *arg)
 {
 	struct make_agent *a = arg;
@@ -413,8 +479,11 @@ static void *agent_main(void *arg)
 	size_t cap = 0, n;
 	char c;
 
-	while ((n = fill_poll(a, &p, &cap)) && (poll(p, n, -1) >= 0 || errno == EINTR)) {
+	while ((n = fill_poll(a, &p, &cap)) && (poll(p, n, wait_ms(a)) >= 0 || errno == EINTR)) {
 		json_t *line;
+
+		if (a->rules_until_ns && clock_mono_ns() >= a->rules_until_ns)
+			rules_write(a);
 
 		look_at_recipes(a, p, n);
 		if (p[2].revents && read(a->rows[0], &line, sizeof(line)) == sizeof(line)) {
@@ -434,7 +503,7 @@ static void *agent_main(void *arg)
 
 static void tidy(struct make_agent *a)
 {
-	static const char *const ours[] = {"lock", "last.mk", "make"}; /* the last two: cmd_make.c */
+	static const char *const ours[] = {"lock", "small", "small.new", "last.mk", "make", "sh", "sprite-sh"}; /* from last.mk on: cmd_make.c */
 	char path[96];
 
 	for (size_t i = 0; i < ARRAY_SIZE(ours); i++) {
@@ -477,6 +546,7 @@ int make_agent_start(const struct make_opts *o, const int jobs[2], struct make_a
 	a->jobs[1] = jobs[1];
 	a->listen_fd = -1;
 	list_init(&a->recipes);
+	list_init(&a->errands);
 	pool_init(&a->pool);
 	a->stop_fd = eventfd(0, EFD_CLOEXEC);
 	err = a->stop_fd < 0 || pipe2(a->rows, O_CLOEXEC) ? error_set(e, errno, "%s", strerror(errno)) : listen_at(a, e);
@@ -504,6 +574,7 @@ void make_agent_stop(struct make_agent *a)
 {
 	struct recipe *r, *tmp;
 	uint64_t one = 1;
+	json_t *line;
 
 	if (write(a->stop_fd, &one, sizeof(one)) != sizeof(one))
 		return;
@@ -514,14 +585,14 @@ void make_agent_stop(struct make_agent *a)
 		recipe_free(r);
 	}
 	tidy(a);
-	/* The asker's connection closes with this process, which gives every slot back. Until then its thread may look at the agent. */
-	if (a->asking && pthread_tryjoin_np(a->asker, NULL)) {
-		pthread_detach(a->asker);
-		return;
-	}
+	if (a->asking)
+		pthread_join(a->asker, NULL); /* which closes its connection: every slot is given back */
+	errands_end(a, true);
+	close(a->rows[1]);
+	while (read(a->rows[0], &line, sizeof(line)) == sizeof(line))
+		json_decref(line);
+	close(a->rows[0]);
 	pool_clear(&a->pool);
-	for (int i = 0; i < 2; i++)
-		close(a->rows[i]);
 	close(a->listen_fd);
 	close(a->stop_fd);
 	close(a->lock_fd);

@@ -13,14 +13,6 @@
 
 enum { COLUMNS_MAX = 32, CELL_MAX = 256 };
 
-char *printable(char *s)
-{
-	for (char *c = s; *c; c++)
-		if ((unsigned char)*c < ' ' || *c == 0x7f)
-			*c = '?';
-	return s;
-}
-
 void format_bytes(char *to, size_t size, uint64_t bytes)
 {
 	static const char units[] = "BKMGTPE";

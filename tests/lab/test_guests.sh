@@ -20,8 +20,8 @@ away() { as sprite ws1 bash -c "cd $D; mig run -H ws2 $1" </dev/null 2>&1 | cat;
 # The guests' groups on ws2: one directory per hierarchy
 group() { sh_on ws2 'ls -d /sys/fs/cgroup/sprite-guests /sys/fs/cgroup/*/sprite-guests 2>/dev/null'; }
 value() { sh_on ws2 'for d in $(ls -d /sys/fs/cgroup/sprite-guests /sys/fs/cgroup/*/sprite-guests 2>/dev/null); do for f in $*; do [ -e $d/$f ] && cat $d/$f && exit; done; done; echo none' "$@"; }
-# processes of the guest: of the fullest group (an empty nest may stand ready beside it)
-tasks() { sh_on ws2 'm=0; for f in /sys/fs/cgroup/sprite-guests/*/cgroup.procs /sys/fs/cgroup/*/sprite-guests/*/cgroup.procs; do [ ! -e $f ] || { n=$(wc -l <$f); [ $n -le $m ] || m=$n; }; done; echo $m'; }
+# processes of guests, all groups together, each once; but not the first of an empty nest that stands ready
+tasks() { sh_on ws2 'for p in $(cat /sys/fs/cgroup/sprite-guests/*/cgroup.procs /sys/fs/cgroup/*/sprite-guests/*/cgroup.procs 2>/dev/null | sort -u); do read -r c 2>/dev/null </proc/$p/comm && [ $c != sprite-ahead ] && echo $p; done | wc -l'; }
 
 # weights and limits of all together
 check "guests have a group of their own" test -n "$(group)"

@@ -94,8 +94,9 @@ same "nothing is to be done the second time" 0 "$(in_d 'mig make -q program'; ec
 check "nothing is left over there" until_true 20 nobody_away
 
 # status, -k, output whole, .NOEXPORT, recursive make
-out=$(in_d 'mig make -k -j8 --verbose -f odd.mk'); rc=$?
+out=$(in_d 'mig make -kj8 --verbose -f odd.mk'); rc=$?
 same "status of a build that fails" "$(in_d 'make -k -j30 -f odd.mk >/dev/null 2>&1'; echo $?)" $rc
+same "the job server is ours, however -j is written" "" "$(grep -i jobserver <<<"$out")"
 check "what the failed recipe said is shown" grep -qx "it breaks" <<<"$out"
 check "-k builds the rest" grep -qx "inner4" <<<"$out"
 check "but not what needs what failed" on ws1 test ! -e $D/never
@@ -106,8 +107,43 @@ same ".NOEXPORT runs, here" "the stayer" "$(grep "the stayer" <<<"$out")"
 sub_away() { local out; out=$(in_d 'mig make -j8 --verbose -f odd.mk sub'); grep -q "echo inner[0-9]* -> ws" <<<"$out"; }
 check "recipes of a make in the make run away too" until_true 20 sub_away # slots come when they come
 refused "without -k the first error ends it" 2 "it breaks" in_d 'mig make -j8 -f odd.mk broken'
-refused "a wrong option of ours" 64 "expected a number" in_d 'mig make -j x'
+refused "a wrong option of ours" 64 "expected a number" in_d 'mig make --local x'
+refused "high priority is root's, said before anything runs" 64 "priority high is root's" in_d 'mig make --priority high'
 refused "a target that is not there" 2 "No rule to make target" in_d 'mig make nosuchtarget'
+
+# the makefile that we read last is not to be seen
+refused "a makefile without targets" 2 'No targets.  Stop.' in_d 'mig make -f /dev/null'
+as sprite ws1 bash -c "cat >$D/list.mk" <<'X'
+help: ; @echo "[$(MAKEFILE_LIST)] [$(.DEFAULT_GOAL)] [$(MAKECMDGOALS)]"
+# A makefile that is made anew, and another goal.
+include made.inc
+made.inc: ; @echo '.DEFAULT_GOAL := other' >$@
+other: help ; @$(MAKE) -s -f sublist.mk
+X
+as sprite ws1 bash -c "cat >$D/sublist.mk" <<'X'
+all: ; @echo "sub [$(MAKEFILE_LIST)] [$(.DEFAULT_GOAL)]"
+X
+same "lists and goals are as under make" "$(in_d 'rm -f made.inc; make -s -f list.mk; make -s -f list.mk -f sub.mk help')" "$(in_d 'rm -f made.inc; mig make -s -f list.mk; mig make -s -f list.mk -f sub.mk help')"
+as sprite ws1 bash -c "printf 'all:\n\t+@mig make -s -f list.mk help\n' >$D/within.mk"
+same "a recipe of make's may be a mig make" "$(in_d 'make -s -f list.mk help')" "$(in_d 'make -sj4 -f within.mk')"
+
+# what is small and says nothing make runs itself, once that is known: its recipes have make's own descriptors
+as sprite ws1 bash -c "cat >$D/tiny.mk" <<'X'
+all: $(addprefix tiny.,1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16)
+tiny.%:
+	@readlink /proc/self/fd/2 >fd.$*
+X
+as sprite ws1 bash -c "cat >$D/oneshell.mk" <<'X'
+include tiny.mk
+.ONESHELL:
+all:
+	@x=a
+	@echo $$x shell
+X
+direct() { in_d "rm -f fd.*; mig make -j2 -f $1" >$TMP/tiny; [ "$(sh_on ws1 "cd $D; cat fd.* | sort | uniq -c | sort -n | tail -1" | awk '{ print $1 }')" -ge 4 ]; }
+check "make runs small recipes itself" until_true 20 direct tiny.mk
+check "with one shell for all lines too" until_true 20 direct oneshell.mk
+same "which is one" "a shell" "$(cat $TMP/tiny)"
 
 # the shells of makefiles, each its own
 want=$(in_d 'make -s -k -f shells.mk'; echo $?)
