@@ -1,167 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Selection (select.h). Hosts of one class (architecture, features, policy) share three heaps, each ordered by longest idle: with a free slot, with a slot
- * that does low-priority work, with one that does normal work. A question looks at the tops of the heaps of the classes that fit.
+ * Selection (select.h). Hosts of one class (architecture, features, policy) share three heaps, each ordered by longest idle (select_heap.c). A question looks at
+ * the tops of the heaps of the classes that fit.
  */
+#include "migd/select_in.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include "conf/cleanup.h"
-#include "conf/hash.h"
-#include "conf/list.h"
-#include "migd/select.h"
-
-enum level { LEVEL_FREE, LEVEL_LOW, LEVEL_NORMAL, LEVELS }; /* LEVEL_LOW + p: holds work of priority p that could be taken */
-
-struct heap {
-	struct host **at;
-	size_t n, cap;
-};
-
-struct class {
-	struct list link;
-	char *arch, *features;
-	enum select_policy import;
-	size_t hosts;
-	struct heap heap[LEVELS];
-	char *asked; /* features that were asked for last, and whether this class has them all */
-	bool asked_ok;
-};
-
-struct host {
-	char *name;
-	struct class *class;
-	bool offers;
-	uint64_t idle_since;
-	unsigned slots, used;
-	unsigned takeable[SELECT_PRIORITIES]; /* grants of that priority that are not being reclaimed already */
-	size_t pos[LEVELS];		      /* index in the class's heap + 1; 0 = not in it */
-	struct list grants;
-};
-
-struct user {
-	uint32_t uid;
-	unsigned held, reclaiming; /* grants; of those, asked back already */
-	unsigned waiting;	   /* slots */
-	unsigned coming;	   /* slots being reclaimed on this user's behalf */
-	struct list grants;	   /* newest first */
-	struct list asks[SELECT_PRIORITIES];
-};
-
-struct client {
-	uint64_t id;
-	struct list grants, asks;
-};
-
-struct grant {
-	struct select_grant pub;
-	struct host *host;
-	struct user *user;
-	struct user *for_user; /* being reclaimed on whose behalf */
-	bool reclaiming;
-	struct list by_host, by_user, by_client;
-};
-
-struct ask {
-	struct select_ask a; /* its strings are our copies */
-	struct user *user;
-	unsigned missing;
-	struct list by_user, by_client;
-};
-
-struct select {
-	struct select_hooks hooks;
-	struct hash hosts, users, clients, grants;
-	struct list classes;
-	uint64_t next_grant;
-	struct select_totals totals;
-};
-
-/* ---- heaps ---------------------------------------------------------------------------------------- */
-
-static bool host_before(const struct host *a, const struct host *b)
-{
-	if (a->idle_since != b->idle_since)
-		return a->idle_since < b->idle_since;
-	return strcmp(a->name, b->name) < 0;
-}
-
-static void heap_put(struct heap *h, enum level l, size_t i, struct host *x)
-{
-	h->at[i] = x;
-	x->pos[l] = i + 1;
-}
-
-static void heap_settle(struct heap *h, enum level l, size_t i)
-{
-	struct host *x = h->at[i];
-
-	while (i && host_before(x, h->at[(i - 1) / 2])) {
-		heap_put(h, l, i, h->at[(i - 1) / 2]);
-		i = (i - 1) / 2;
-	}
-	for (size_t kid; (kid = 2 * i + 1) < h->n; i = kid) {
-		if (kid + 1 < h->n && host_before(h->at[kid + 1], h->at[kid]))
-			kid++;
-		if (!host_before(h->at[kid], x))
-			break;
-		heap_put(h, l, i, h->at[kid]);
-	}
-	heap_put(h, l, i, x);
-}
-
-static void heap_remove(struct heap *h, enum level l, struct host *x)
-{
-	size_t i = x->pos[l] - 1;
-	struct host *last = h->at[--h->n];
-
-	x->pos[l] = 0;
-	if (last == x)
-		return;
-	heap_put(h, l, i, last);
-	heap_settle(h, l, i);
-}
-
-/* Room for every host of the class was made when it joined (class_reserve), so this cannot fail. */
-static void heap_add(struct heap *h, enum level l, struct host *x)
-{
-	h->n++;
-	heap_put(h, l, h->n - 1, x);
-	heap_settle(h, l, h->n - 1);
-}
-
-/* Puts the host in just the heaps in which it belongs now. Called after every change of its fields. */
-static void host_refile(struct host *x)
-{
-	bool want[LEVELS] = {
-		[LEVEL_FREE] = x->offers && x->used < x->slots,
-		[LEVEL_LOW] = x->offers && x->takeable[SELECT_LOW],
-		[LEVEL_NORMAL] = x->offers && x->takeable[SELECT_NORMAL],
-	};
-
-	for (int l = 0; l < LEVELS; l++) {
-		struct heap *h = &x->class->heap[l];
-
-		if (want[l] && !x->pos[l])
-			heap_add(h, l, x);
-		else if (!want[l] && x->pos[l])
-			heap_remove(h, l, x);
-	}
-}
-
-/* The longest-idle host of a heap, or the next one when that is `not_host`: it is one of the top's children. */
-static struct host *heap_best(const struct heap *h, const char *not_host)
-{
-	if (!h->n)
-		return NULL;
-	if (!not_host || strcmp(h->at[0]->name, not_host))
-		return h->at[0];
-	if (h->n < 3)
-		return h->n == 2 ? h->at[1] : NULL;
-	return host_before(h->at[1], h->at[2]) ? h->at[1] : h->at[2];
-}
-
-/* ---- tables --------------------------------------------------------------------------------------- */
 
 struct select *select_new(const struct select_hooks *h)
 {
@@ -173,130 +18,6 @@ struct select *select_new(const struct select_hooks *h)
 	s->next_grant = 1;
 	list_init(&s->classes);
 	return s;
-}
-
-static bool same(const char *a, const char *b)
-{
-	return a == b || (a && b && !strcmp(a, b));
-}
-
-static int class_reserve(struct class *c)
-{
-	for (int l = 0; l < LEVELS; l++) {
-		struct heap *h = &c->heap[l];
-		size_t cap = h->cap ? h->cap * 2 : 16;
-
-		if (c->hosts < h->cap)
-			continue;
-		struct host **at = realloc(h->at, cap * sizeof *at);
-
-		if (!at)
-			return -ENOMEM;
-		h->at = at;
-		h->cap = cap;
-	}
-	return 0;
-}
-
-static void class_free(struct class *c)
-{
-	list_del(&c->link);
-	for (int l = 0; l < LEVELS; l++)
-		free(c->heap[l].at);
-	free(c->arch);
-	free(c->features);
-	free(c->asked);
-	free(c);
-}
-
-static struct class *class_get(struct select *s, const struct select_host *h)
-{
-	struct class *c;
-
-	list_each(c, &s->classes, link)
-		if (c->import == h->import && same(c->arch, h->arch) && same(c->features, h->features))
-			return c;
-	c = calloc(1, sizeof *c);
-	if (!c)
-		return NULL;
-	list_init(&c->link);
-	c->import = h->import;
-	c->arch = h->arch ? strdup(h->arch) : NULL;
-	c->features = h->features ? strdup(h->features) : NULL;
-	if ((h->arch && !c->arch) || (h->features && !c->features)) {
-		class_free(c);
-		return NULL;
-	}
-	list_add_tail(&s->classes, &c->link);
-	return c;
-}
-
-static struct user *user_get(struct select *s, uint32_t uid)
-{
-	struct user *u = hash_get_u64(&s->users, uid);
-
-	if (u)
-		return u;
-	u = calloc(1, sizeof *u);
-	if (!u)
-		return NULL;
-	u->uid = uid;
-	list_init(&u->grants);
-	for (int p = 0; p < SELECT_PRIORITIES; p++)
-		list_init(&u->asks[p]);
-	if (hash_set_u64(&s->users, uid, u, NULL)) {
-		free(u);
-		return NULL;
-	}
-	return u;
-}
-
-static void user_forget_if_unused(struct select *s, struct user *u)
-{
-	if (u->held || u->waiting || u->coming)
-		return;
-	hash_take_u64(&s->users, u->uid);
-	free(u);
-}
-
-static struct client *client_get(struct select *s, uint64_t id)
-{
-	struct client *c = hash_get_u64(&s->clients, id);
-
-	if (c)
-		return c;
-	c = calloc(1, sizeof *c);
-	if (!c)
-		return NULL;
-	c->id = id;
-	list_init(&c->grants);
-	list_init(&c->asks);
-	if (hash_set_u64(&s->clients, id, c, NULL)) {
-		free(c);
-		return NULL;
-	}
-	return c;
-}
-
-static void client_forget_if_unused(struct select *s, struct client *c)
-{
-	if (!c || !list_empty(&c->grants) || !list_empty(&c->asks))
-		return;
-	hash_take_u64(&s->clients, c->id);
-	free(c);
-}
-
-static void ask_free(struct select *s, struct ask *k)
-{
-	k->user->waiting -= k->missing;
-	s->totals.waiting -= k->missing;
-	list_del(&k->by_user);
-	list_del(&k->by_client);
-	free((char *)k->a.arch);
-	free((char *)k->a.features);
-	free((char *)k->a.not_host);
-	free((char *)k->a.host);
-	free(k);
 }
 
 /* ---- granting ------------------------------------------------------------------------------------- */
@@ -334,7 +55,7 @@ static bool class_fits(struct class *c, const struct select_ask *a)
 {
 	if (c->import == POLICY_NONE || (c->import == POLICY_ROOT && a->uid != 0) || (c->import == POLICY_USERS && a->uid == 0))
 		return false;
-	return (!a->arch || same(a->arch, c->arch)) && (!a->features || class_has(c, a->features));
+	return (!a->arch || text_same(a->arch, c->arch)) && (!a->features || class_has(c, a->features));
 }
 
 static bool host_fits(const struct host *x, const struct select_ask *a)
@@ -596,46 +317,6 @@ int select_ask(struct select *s, const struct select_ask *a, struct select_grant
 
 /* ---- changes -------------------------------------------------------------------------------------- */
 
-static void totals_count(struct select *s, const struct host *x, int sign)
-{
-	s->totals.hosts += (size_t)sign;
-	if (x->offers) {
-		s->totals.offering += (size_t)sign;
-		s->totals.slots += (size_t)((int)x->slots * sign);
-	}
-}
-
-static void host_leave_class(struct host *x)
-{
-	bool offers = x->offers;
-
-	if (!x->class)
-		return;
-	x->offers = false;
-	host_refile(x);
-	x->offers = offers;
-	if (!--x->class->hosts)
-		class_free(x->class);
-	x->class = NULL;
-}
-
-static struct host *host_new(struct select *s, const char *name)
-{
-	struct host *x = calloc(1, sizeof *x);
-
-	if (!x)
-		return NULL;
-	list_init(&x->grants);
-	x->name = strdup(name);
-	if (!x->name || hash_set_str(&s->hosts, name, x, NULL)) {
-		free(x->name);
-		free(x);
-		return NULL;
-	}
-	totals_count(s, x, 1);
-	return x;
-}
-
 static void host_lose_grants(struct select *s, struct host *x)
 {
 	while (!list_empty(&x->grants)) {
@@ -680,14 +361,6 @@ int select_host_set(struct select *s, const struct select_host *h)
 		host_lose_grants(s, x);
 	host_serve(s, x);
 	return 0;
-}
-
-static void host_free(struct select *s, struct host *x)
-{
-	totals_count(s, x, -1);
-	host_leave_class(x);
-	free(x->name);
-	free(x);
 }
 
 void select_host_gone(struct select *s, const char *name)

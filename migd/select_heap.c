@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Hosts in the order in which they are given out: three heaps for each class, with a free slot, with a slot that does low-priority work, with one that does
+ * normal work. Pure, as all of select.
+ */
+#include "migd/select_in.h"
+#include <string.h>
+
+bool host_before(const struct host *a, const struct host *b)
+{
+	if (a->idle_since != b->idle_since)
+		return a->idle_since < b->idle_since;
+	return strcmp(a->name, b->name) < 0;
+}
+
+static void heap_put(struct heap *h, enum level l, size_t i, struct host *x)
+{
+	h->at[i] = x;
+	x->pos[l] = i + 1;
+}
+
+static void heap_settle(struct heap *h, enum level l, size_t i)
+{
+	struct host *x = h->at[i];
+
+	while (i && host_before(x, h->at[(i - 1) / 2])) {
+		heap_put(h, l, i, h->at[(i - 1) / 2]);
+		i = (i - 1) / 2;
+	}
+	for (size_t kid; (kid = 2 * i + 1) < h->n; i = kid) {
+		if (kid + 1 < h->n && host_before(h->at[kid + 1], h->at[kid]))
+			kid++;
+		if (!host_before(h->at[kid], x))
+			break;
+		heap_put(h, l, i, h->at[kid]);
+	}
+	heap_put(h, l, i, x);
+}
+
+static void heap_remove(struct heap *h, enum level l, struct host *x)
+{
+	size_t i = x->pos[l] - 1;
+	struct host *last = h->at[--h->n];
+
+	x->pos[l] = 0;
+	if (last == x)
+		return;
+	heap_put(h, l, i, last);
+	heap_settle(h, l, i);
+}
+
+/* Room for every host of the class was made when it joined (class_reserve), so this cannot fail. */
+static void heap_add(struct heap *h, enum level l, struct host *x)
+{
+	h->n++;
+	heap_put(h, l, h->n - 1, x);
+	heap_settle(h, l, h->n - 1);
+}
+
+void host_refile(struct host *x)
+{
+	bool want[LEVELS] = {
+		[LEVEL_FREE] = x->offers && x->used < x->slots,
+		[LEVEL_LOW] = x->offers && x->takeable[SELECT_LOW],
+		[LEVEL_NORMAL] = x->offers && x->takeable[SELECT_NORMAL],
+	};
+
+	for (int l = 0; l < LEVELS; l++) {
+		struct heap *h = &x->class->heap[l];
+
+		if (want[l] && !x->pos[l])
+			heap_add(h, l, x);
+		else if (!want[l] && x->pos[l])
+			heap_remove(h, l, x);
+	}
+}
+
+/* The next one is one of the top's children. */
+struct host *heap_best(const struct heap *h, const char *not_host)
+{
+	if (!h->n)
+		return NULL;
+	if (!not_host || strcmp(h->at[0]->name, not_host))
+		return h->at[0];
+	if (h->n < 3)
+		return h->n == 2 ? h->at[1] : NULL;
+	return host_before(h->at[1], h->at[2]) ? h->at[1] : h->at[2];
+}
