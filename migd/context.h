@@ -44,6 +44,7 @@ struct migd {
 	struct agents *agents;	   /* who asked here for slots on other hosts */
 	char *keeper, *spritefs;   /* paths of programs */
 	atomic_bool lend;	   /* does this host take guests */
+	atomic_bool lend_seat;	   /* not, since who sits here said so: he may say otherwise */
 	_Atomic int64_t lend_until; /* seconds since 1970 when that turns back, 0: never */
 	atomic_bool stopping;
 	atomic_uint images;	   /* taken or sent so far */

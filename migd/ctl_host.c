@@ -108,11 +108,12 @@ static void verb_lend(struct migd *m, struct local_conn *c, const struct local_c
 	json_int_t left = json_integer_value(json_object_get(rq, "for")); /* seconds: the caller's clock is not ours */
 	struct error e = { 0 };
 
-	if (on && who->uid)
-		local_fail(c, EPERM, "only root may change whether this host lends itself (sudo mig lend on)");
+	if (on && !lend_may_change(m, who->uid))
+		local_fail(c, EPERM, m->lend || m->lend_seat ? "only root and who is logged in at this host itself may change whether it lends itself" :
+							       "only root may lend this host: it is root, or the configuration, that does not (sudo mig lend on)");
 	else if (on && left < 0)
 		local_fail(c, EINVAL, "--until: expected a time to come");
-	else if (on && lend_set(m, json_is_true(on), left ? clock_real_ns() / 1000000000 + left : 0, &e))
+	else if (on && lend_set(m, json_is_true(on), left ? clock_real_ns() / 1000000000 + left : 0, who->uid != 0, &e))
 		local_fail(c, e.code, "%s", e.text);
 	else
 		local_ok(c, self_json(m));
@@ -129,7 +130,7 @@ static void verb_evict(struct migd *m, struct local_conn *c, const struct local_
 		local_fail(c, EPERM, "only root and who is logged in at this host itself may send guests away (they go by themselves when its owner touches it)");
 		return;
 	}
-	if (stop && lend_set(m, false, 0, &e)) {
+	if (stop && lend_may_change(m, who->uid) && lend_set(m, false, 0, who->uid != 0, &e)) {
 		local_fail(c, e.code, "%s", e.text);
 		return;
 	}

@@ -54,22 +54,23 @@ static char *lend_path(const struct conf *c)
 	return asprintf(&p, "%s/lend", c->state_dir) < 0 ? NULL : p;
 }
 
-/* "on" or "off", and until when (seconds since 1970): then it is the other way round. */
+/* "on" or "off", until when (seconds since 1970): then it is the other way round; and "seat" if who sits here said so. */
 void lend_load(struct migd *m)
 {
 	_cleanup_free_ char *path = lend_path(m->conf);
 	_cleanup_fclose_ FILE *f = path ? fopen(path, "re") : NULL;
 	long long until = 0;
-	char word[8] = "";
+	char word[8] = "", by[8] = "";
 
 	m->lend = m->conf->lend;
-	if (!f || fscanf(f, "%7s %lld", word, &until) < 1)
+	if (!f || fscanf(f, "%7s %lld %7s", word, &until, by) < 1)
 		return;
 	m->lend = !strcmp(word, "on");
+	m->lend_seat = !strcmp(by, "seat");
 	m->lend_until = until;
 }
 
-int lend_set(struct migd *m, bool on, int64_t until, struct error *e)
+int lend_set(struct migd *m, bool on, int64_t until, bool seat, struct error *e)
 {
 	_cleanup_free_ char *path = lend_path(m->conf), *tmp = NULL;
 	_cleanup_fclose_ FILE *f = NULL;
@@ -77,10 +78,11 @@ int lend_set(struct migd *m, bool on, int64_t until, struct error *e)
 	if (!path || asprintf(&tmp, "%s.new", path) < 0)
 		return error_set(e, ENOMEM, "out of memory");
 	f = fopen(tmp, "we");
-	if (!f || fprintf(f, "%s %lld\n", on ? "on" : "off", (long long)until) < 0 || fflush(f) || fsync(fileno(f)) || rename(tmp, path))
+	if (!f || fprintf(f, "%s %lld%s\n", on ? "on" : "off", (long long)until, seat ? " seat" : "") < 0 || fflush(f) || fsync(fileno(f)) || rename(tmp, path))
 		return error_set(e, errno, "%s: cannot be written: %s", path, strerror(errno));
 	m->lend = on;
 	m->lend_until = until;
+	m->lend_seat = seat;
 	log_note("this host %s%s", on ? "lends itself to guests" : "no longer lends itself", until ? " for the time being" : "");
 	return 0;
 }
@@ -92,7 +94,7 @@ static void lend_check(struct migd *m)
 
 	if (!m->lend_until || clock_real_ns() / 1000000000 < m->lend_until)
 		return;
-	if (lend_set(m, on, 0, &e))
+	if (lend_set(m, on, 0, m->lend_seat, &e))
 		log_warn("%s", e.text);
 	else if (!on)
 		evict_guests(m, NULL, "the time it was lent for is over", true);
@@ -113,6 +115,11 @@ bool owner_sits_here(uid_t uid)
 		here = u->ut_type == USER_PROCESS && (!u->ut_host[0] || u->ut_host[0] == ':') && !strncmp(u->ut_user, pw->pw_name, sizeof(u->ut_user));
 	endutxent();
 	return here;
+}
+
+bool lend_may_change(struct migd *m, uid_t uid)
+{
+	return !uid || ((m->lend || m->lend_seat) && owner_sits_here(uid));
 }
 
 /* ---- the watch ---- */

@@ -31,8 +31,10 @@ void owner_kick(struct owner *o);
 /* Has this user a login at this host's own seat or terminals (not over the network)? He may send guests away. Not from several threads at once. */
 bool owner_sits_here(uid_t uid);
 
-/* mig lend on|off; until: seconds since 1970 when it turns back, 0: never */
-int lend_set(struct migd *m, bool on, int64_t until, struct error *e);
+/* mig lend on|off; until: seconds since 1970 when it turns back, 0: never; seat: it is who sits here that says so, not root */
+int lend_set(struct migd *m, bool on, int64_t until, bool seat, struct error *e);
+/* Root may, and who sits here, but not where root or the configuration has said no. */
+bool lend_may_change(struct migd *m, uid_t uid);
 void lend_load(struct migd *m);
 
 #endif

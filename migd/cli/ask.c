@@ -59,7 +59,7 @@ static void socket_path(char *to, size_t size)
 	struct conf *c = NULL;
 	int r = conf_load_with(NULL, CONF_NO_FILES, NULL, &c);
 
-	if (r && r != -ENOENT) {
+	if (r && (r != -ENOENT || getenv("SPRITE_CONF"))) {
 		conf_load_with(NULL, CONF_NO_FILES, stderr, &c);
 		exit(CONF_EXIT);
 	}

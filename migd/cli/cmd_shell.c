@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -106,6 +107,18 @@ static void ask_agent(const char *agent, const char *rule, const char *command, 
 		close(fd);
 }
 
+/* make gives all but one of its recipes a pipe that nobody writes to as standard input: at its end from the start, so nothing has to be relayed. */
+static void drop_ended_input(void)
+{
+	struct pollfd p = {.fd = 0, .events = POLLIN};
+	int null = poll(&p, 1, 0) == 1 && p.revents == POLLHUP ? open("/dev/null", O_RDONLY | O_CLOEXEC) : -1;
+
+	if (null > 0) {
+		dup2(null, 0);
+		close(null);
+	}
+}
+
 /* "-c", "-ec": the command of a recipe follows; else we are $(SHELL) that runs a script. */
 static bool is_c(const char *flag)
 {
@@ -149,6 +162,8 @@ int cmd_shell(int argc, char **argv)
 	}
 	if (agent && argc >= 3 && is_c(argv[argc - 2]) && !is_make())
 		ask_agent(agent, rule, command, host, sizeof(host));
+	if (host[0])
+		drop_ended_input();
 	if (host[0])
 		ask(json_pack("{s:s, s:s, s:b}", "verb", "run", "host", host, "local_ok", 1), NULL, NULL, NULL, NULL);
 	else if (plain && command_is_builtin(list))

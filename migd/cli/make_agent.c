@@ -79,7 +79,7 @@ static void *asker_main(void *arg)
 	json_t *rq = json_pack("{s:s, s:i, s:b, s:s}", "verb", "ask", "want", (int)a->o.remote, "wait", 1, "priority", a->o.priority);
 	int r = ask_until(rq, row_in, a, a->stop_fd, NULL, &e);
 
-	if (r && r != -ECANCELED && a->o.verbose)
+	if (r && r != -ECANCELED)
 		failed("all runs here: %s", e.text);
 	return NULL;
 }
