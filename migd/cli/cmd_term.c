@@ -217,7 +217,7 @@ static _Noreturn void go(const struct term_options *o, int pipes[4][2])
 {
 	char self[4096], **argv;
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	int argc = 0, ours[4], n_cmd = 0;
+	int argc = 0, ours[4], n_cmd = 0, status;
 
 	self[n > 0 ? n : 0] = 0;
 	for (int i = 0; i < 4; i++)
@@ -245,7 +245,9 @@ static _Noreturn void go(const struct term_options *o, int pipes[4][2])
 	for (int i = 0; i < n_cmd; i++)
 		argv[argc++] = o->cmd[i];
 	optind = 0;
-	exit(cmd_run(argc, argv));
+	status = cmd_run(argc, argv);
+	free(argv);
+	exit(status);
 }
 
 static struct termios before; /* what the user's terminal is given back */
