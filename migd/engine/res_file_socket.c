@@ -29,7 +29,7 @@
 #include "migd/engine/res_files.h"
 #include "migd/engine/res_file_socket.h"
 
-enum { MESSAGE_MAX = 1 << 20 };
+enum { MESSAGE_MAX = 1 << 20, QUEUE_MAX = 1 << 16 };
 
 struct peer { /* what sock_diag tells */
 	bool has_peer;
@@ -219,9 +219,10 @@ static uint64_t timeout_of(int fd, int option)
 	return (uint64_t)t.tv_sec * 1000000u + t.tv_usec;
 }
 
-/* One message (or a piece of a stream) at the peeking offset. 1, 0: nothing more; -errno. */
-static int peek_one(int fd, Sprite__Img__Socket *m, char *buf, bool stream)
+/* One message (or a piece of a stream) at the peeking offset. 1, 0: nothing more; -errno. A message comes with credentials (SO_PASSCRED is on), an end without. */
+static int peek_one(int fd, Sprite__Img__Socket *m, char *buf)
 {
+	bool message = false;
 	char control[256];
 	struct iovec v = {buf, MESSAGE_MAX};
 	struct msghdr h = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
@@ -229,15 +230,17 @@ static int peek_one(int fd, Sprite__Img__Socket *m, char *buf, bool stream)
 
 	if (n < 0)
 		return errno == EAGAIN ? 0 : -errno;
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(&h); c; c = CMSG_NXTHDR(&h, c))
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(&h); c; c = CMSG_NXTHDR(&h, c)) {
+		message |= c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_CREDENTIALS;
 		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
 			for (size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++)
 				close(((int *)CMSG_DATA(c))[i]);
 			return -EPERM;
 		}
-	if (n == 0 && stream)
+	}
+	if (n == 0 && (!message || m->type == SOCK_STREAM))
 		return 0;
-	if (n > MESSAGE_MAX)
+	if (n > MESSAGE_MAX || m->n_queue >= QUEUE_MAX)
 		return -EMSGSIZE;
 	void *more = realloc(m->queue, (m->n_queue + 1) * sizeof *m->queue);
 
@@ -254,15 +257,18 @@ static int peek_one(int fd, Sprite__Img__Socket *m, char *buf, bool stream)
 
 static int queue_dump(int fd, Sprite__Img__Socket *m, struct error *e)
 {
-	int off = socket_number(fd, SO_PEEK_OFF), zero = 0, r;
+	int off = socket_number(fd, SO_PEEK_OFF), pass = socket_number(fd, SO_PASSCRED), zero = 0, one = 1, r;
 	_cleanup_free_ char *buf = malloc(MESSAGE_MAX);
 
 	if (!buf)
 		return -ENOMEM;
 	if (setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &zero, sizeof zero) < 0)
 		return error_set(e, errno, "unix socket: SO_PEEK_OFF: %s", strerror(errno));
-	while ((r = peek_one(fd, m, buf, m->type == SOCK_STREAM)) > 0)
+	if (setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &one, sizeof one) < 0)
+		return error_set(e, errno, "unix socket: SO_PASSCRED: %s", strerror(errno));
+	while ((r = peek_one(fd, m, buf)) > 0)
 		;
+	setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &pass, sizeof pass);
 	setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &off, sizeof off);
 	if (r == -EPERM)
 		return error_set(e, EBUSY, "descriptors are under way in a unix socket (SCM_RIGHTS): try again later");

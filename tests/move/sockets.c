@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Unix sockets inside of the family: stream, datagram and seqpacket pairs with messages under way in both directions, between threads and with a child;
- * one whose other end is gone, one half shut down, a fresh one; buffers and time-outs.
+ * one whose other end is gone (of messages: after an empty one), one half shut down, a fresh one; buffers and time-outs.
  */
 #include "move.h"
 #include <sys/prctl.h>
@@ -34,7 +34,7 @@ int main(int argc, char **argv)
 {
 	move_begin(argc, argv);
 	signal(SIGPIPE, SIG_IGN);
-	int pair[3][2], kid[2], widow[2], half[2];
+	int pair[3][2], kid[2], widow[2], half[2][2];
 	for (int i = 0; i < 3; i++)
 		SYS(socketpair(AF_UNIX, types[i] | SOCK_NONBLOCK, 0, pair[i]));
 	SYS(socketpair(AF_UNIX, SOCK_STREAM, 0, kid));
@@ -46,8 +46,10 @@ int main(int argc, char **argv)
 		echo(kid[1]);
 	}
 	close(kid[1]);
-	SYS(socketpair(AF_UNIX, SOCK_STREAM, 0, half));
-	SYS(shutdown(half[0], SHUT_WR));
+	for (int i = 0; i < 2; i++) {
+		SYS(socketpair(AF_UNIX, types[2 * i], 0, half[i]));
+		SYS(shutdown(half[i][0], SHUT_WR));
+	}
 	int fresh = SYS(socket(AF_UNIX, SOCK_STREAM, 0));
 	struct timeval tv = {1, 500000}, is;
 	socklen_t n = sizeof is;
@@ -59,7 +61,10 @@ int main(int argc, char **argv)
 	move_ready();
 	for (uint64_t round = 1; move_more(); round++) {
 		unsigned char out[4096], in[8192];
-		SYS(socketpair(AF_UNIX, SOCK_STREAM, 0, widow));
+		bool messages = round % 2;
+		SYS(socketpair(AF_UNIX, messages ? SOCK_SEQPACKET : SOCK_STREAM, 0, widow));
+		if (messages)
+			CHECK(send(widow[1], "", 0, 0) == 0, "send of nothing");
 		CHECK(send(widow[1], "farewell", 8, 0) == 8, "send");
 		close(widow[1]);
 		/* Five messages of different length each way, then a move may come, then they are read. */
@@ -92,13 +97,17 @@ int main(int argc, char **argv)
 		}
 		for (int i = 0; i < 3000; i++)
 			CHECK((in[i] ^ 0xff) == out[i], "the child's answer differs at %d", i);
+		if (messages)
+			CHECK(recv(widow[0], in, sizeof in, MSG_DONTWAIT) == 0, "an empty message is gone");
 		CHECK(recv(widow[0], in, sizeof in, 0) == 8 && !memcmp(in, "farewell", 8), "what a dead peer had sent is gone");
 		CHECK(recv(widow[0], in, sizeof in, 0) == 0, "no end of file after a dead peer");
 		CHECK(send(widow[0], "x", 1, 0) < 0 && errno == EPIPE, "no EPIPE after a dead peer");
 		close(widow[0]);
-		CHECK(recv(half[1], in, 1, 0) == 0, "a shut down half is open again");
-		CHECK(send(half[0], "x", 1, 0) < 0 && errno == EPIPE, "the shut down half can be written");
-		CHECK(send(half[1], "y", 1, 0) == 1 && recv(half[0], in, 1, 0) == 1, "the open half is shut");
+		for (int i = 0; i < 2; i++) {
+			CHECK(recv(half[i][1], in, 1, 0) == 0, "a shut down half is open again");
+			CHECK(send(half[i][0], "x", 1, 0) < 0 && errno == EPIPE, "the shut down half can be written");
+			CHECK(send(half[i][1], "y", 1, 0) == 1 && recv(half[i][0], in, 1, 0) == 1, "the open half is shut");
+		}
 		CHECK(send(fresh, "x", 1, 0) < 0 && errno == ENOTCONN, "the fresh socket is %s", strerror(errno));
 		n = sizeof is;
 		SYS(getsockopt(pair[0][0], SOL_SOCKET, SO_RCVTIMEO, &is, &n));
