@@ -10,6 +10,7 @@
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "conf/save.h"
 #include "migd/envset.h"
 #include "migd/family.h"
 #include "migd/hosts.h"
@@ -107,11 +108,11 @@ static struct envset *set_of(struct envs *t, pid_t pid, uid_t uid, bool make)
 /* Under the lock. */
 static void save(struct envs *t)
 {
-	_cleanup_free_ char *tmp = NULL;
 	json_t *o = json_pack("{s:s, s:o}", "boot", clock_boot_id(), "sets", envsets_save(t->sets));
+	int r = save_json(t->path, o, JSON_COMPACT, false);
 
-	if (asprintf(&tmp, "%s.new", t->path) < 0 || json_dump_file(o, tmp, JSON_COMPACT) || rename(tmp, t->path))
-		log_warn("%s: cannot be written", t->path);
+	if (r < 0)
+		log_warn("%s: cannot be written: %s", t->path, strerror(-r));
 	json_decref(o);
 }
 

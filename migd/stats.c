@@ -10,6 +10,7 @@
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "conf/save.h"
 #include "migd/cgroup.h"
 #include "migd/proc.h"
 
@@ -176,11 +177,11 @@ static void load(struct stats *s)
 
 static void save(struct stats *s)
 {
-	_cleanup_free_ char *tmp = NULL;
 	json_t *o = numbers(s);
+	int r = save_json(s->path, o, JSON_INDENT(1), false);
 
-	if (asprintf(&tmp, "%s.new", s->path) < 0 || json_dump_file(o, tmp, JSON_INDENT(1)) || rename(tmp, s->path))
-		log_warn("%s: cannot be written", s->path);
+	if (r < 0)
+		log_warn("%s: cannot be written: %s", s->path, strerror(-r));
 	json_decref(o);
 }
 

@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/log.h"
+#include "conf/save.h"
 #include "fs/prefix.h"
 #include "fs/server/mounts.h"
 
@@ -391,7 +392,7 @@ static int export_open(struct export *ex, const struct conf_export *c, json_t *k
 
 int exports_open(const struct conf *c, struct exports *x, struct error *e)
 {
-	char path[4096], tmp[4200];
+	char path[4096];
 	bool changed = false;
 	json_t *known;
 	int r = 0;
@@ -417,9 +418,9 @@ int exports_open(const struct conf *c, struct exports *x, struct error *e)
 		r = export_open(&x->list[i], &c->exports[i], known, &changed, e);
 	}
 	if (r == 0 && changed) {
-		snprintf(tmp, sizeof(tmp), "%s.new", path);
-		if (json_dump_file(known, tmp, JSON_INDENT(1)) < 0 || rename(tmp, path) < 0)
-			r = error_set(e, EIO, "%s: cannot write", path);
+		r = save_json(path, known, JSON_INDENT(1), true);
+		if (r < 0)
+			r = error_set(e, -r, "%s: cannot write: %s", path, strerror(-r));
 	}
 	json_decref(known);
 	if (r == 0)

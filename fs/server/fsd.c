@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "conf/save.h"
 #include "fs/server/intent.h"
 #include "fs/server/lease.h"
 #include "fs/server/recover.h"
@@ -68,7 +69,8 @@ static void prefixes_path(const struct fsd *d, char *out, size_t n)
 void fsd_prefixes_save(struct fsd *d)
 {
 	json_t *rows = json_array();
-	char path[4096], tmp[4200];
+	char path[4096];
+	int r;
 
 	pthread_mutex_lock(&d->prefix_lock);
 	for (size_t i = 0; i < d->prefixes.n; i++) {
@@ -81,9 +83,9 @@ void fsd_prefixes_save(struct fsd *d)
 					p->home));
 	}
 	prefixes_path(d, path, sizeof(path));
-	snprintf(tmp, sizeof(tmp), "%s.new", path);
-	if (json_dump_file(rows, tmp, JSON_INDENT(1)) < 0 || rename(tmp, path) < 0)
-		log_warn("%s: cannot write the prefix table", path);
+	r = save_json(path, rows, JSON_INDENT(1), false);
+	if (r < 0)
+		log_warn("%s: cannot write the prefix table: %s", path, strerror(-r));
 	pthread_mutex_unlock(&d->prefix_lock);
 	json_decref(rows);
 }

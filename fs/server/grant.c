@@ -11,6 +11,7 @@
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "conf/save.h"
 
 struct grant {
 	struct list link;
@@ -114,11 +115,11 @@ static int grants_remove_locked(struct grants *g, const char *host, uid_t uid, c
 /* With the lock. A whole file or the one before: it replaces it by name. */
 static void grants_save(struct grants *g)
 {
-	_cleanup_free_ char *tmp = NULL;
 	json_t *rows, *all;
 	struct grant *x;
+	int r;
 
-	if (!g->path || asprintf(&tmp, "%s.new", g->path) < 0)
+	if (!g->path)
 		return;
 	rows = json_array();
 	list_each(x, &g->list, link) {
@@ -130,8 +131,9 @@ static void grants_save(struct grants *g)
 						    x->any_group, "gids", gids));
 	}
 	all = json_pack("{s:s,s:o}", "boot", clock_boot_id(), "grants", rows);
-	if (json_dump_file(all, tmp, 0) < 0 || rename(tmp, g->path) < 0) {
-		log_warn("%s: cannot write: %s; a restart of spritefsd will take their files from guests", g->path, strerror(errno));
+	r = save_json(g->path, all, 0, false);
+	if (r < 0) {
+		log_warn("%s: cannot write: %s; a restart of spritefsd will take their files from guests", g->path, strerror(-r));
 		unlink(g->path); /* what was taken back must not come again */
 	}
 	json_decref(all);

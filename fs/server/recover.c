@@ -14,6 +14,7 @@
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "conf/save.h"
 #include "fs/server/lease.h"
 
 #define LEASES_MAX 8 /* restarts in the middle of one recovery; older ones are refused */
@@ -97,11 +98,9 @@ static struct known *known_find(struct recover *r, const struct client *c)
 
 static int list_save(struct recover *r)
 {
-	char tmp[4200];
 	json_t *rows = json_array();
-	_cleanup_close_ int fd = -1;
 	struct known *k;
-	int err = 0;
+	int err;
 
 	list_each(k, &r->known, link) {
 		json_t *leases = json_array();
@@ -111,12 +110,9 @@ static int list_save(struct recover *r)
 		json_array_append_new(rows, json_pack("{s:s,s:I,s:s,s:o}", "host", k->peer, "epoch", (json_int_t)k->epoch, "instance", k->instance,
 						    "leases", leases));
 	}
-	snprintf(tmp, sizeof(tmp), "%s.new", r->path);
-	fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (fd < 0 || json_dumpfd(rows, fd, 0) < 0 || fsync(fd) < 0 || rename(tmp, r->path) < 0) {
-		err = errno ? -errno : -EIO;
+	err = save_json(r->path, rows, 0, true);
+	if (err < 0)
 		log_warn("%s: cannot write the list of clients: %s", r->path, strerror(-err));
-	}
 	json_decref(rows);
 	return err;
 }
