@@ -114,10 +114,11 @@ static int signals(struct daemon *d)
 
 bool daemon_begin(struct daemon *d, int argc, char **argv, int *status)
 {
+	struct error e = {0};
 	struct parsed p = {0};
 	const struct daemon_option common[] = {
 		{"config", "FILE", "read this configuration ($SPRITE_CONF, else " CONF_PATH_DEFAULT ")", &p.config, NULL},
-		{"check", NULL, "only check the configuration: exit status 0, or 78 and every error", NULL, &p.check},
+		{"check", NULL, "only check the configuration and the certificate: exit status 0, or 78 and every error", NULL, &p.check},
 		{"foreground", NULL, "stay in the foreground, which it always does", NULL, &p.foreground},
 		{"help", NULL, "show this", NULL, &p.help},
 		{"version", NULL, "show the version", NULL, &p.version},
@@ -142,6 +143,11 @@ bool daemon_begin(struct daemon *d, int argc, char **argv, int *status)
 	*status = CONF_EXIT;
 	if (conf_load(p.config, &d->conf))
 		return false;
+	if (p.check && d->check_more && d->check_more(d->conf, &e) < 0) {
+		log_error("%s", e.text);
+		daemon_end(d);
+		return false;
+	}
 	if (p.check) {
 		printf("%s: good\n", d->conf->file);
 		daemon_end(d);

@@ -26,6 +26,7 @@
 #define CONF_DAEMON_H
 #include <stdbool.h>
 #include "conf/conf.h"
+#include "conf/error.h"
 
 struct daemon_option {
 	const char *name;   /* without "--"; NULL ends the table */
@@ -38,6 +39,7 @@ struct daemon_option {
 struct daemon {
 	const char *program, *summary;
 	const struct daemon_option *options; /* may be NULL */
+	int (*check_more)(const struct conf *c, struct error *e); /* what --check looks at beside the configuration; 0 or -errno; may be NULL */
 	const char *operands;		     /* for the usage line, "[SOURCE] [DIR]"; NULL: none allowed */
 
 	/* filled by daemon_begin() */

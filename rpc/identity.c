@@ -451,7 +451,8 @@ static int check_pair(const struct conf *c, struct error *e)
 	return r;
 }
 
-int rpc_tls_load(const struct conf *c, struct rpc_tls **out, struct error *e)
+/* Reads and checks the files, all but gRPC's part. */
+static int read_files(const struct conf *c, struct rpc_tls **out, struct error *e)
 {
 	struct error own = { 0 };
 	struct rpc_tls *t;
@@ -481,6 +482,30 @@ int rpc_tls_load(const struct conf *c, struct rpc_tls **out, struct error *e)
 		tls_unref(t);
 		return r;
 	}
+	*out = t;
+	return 0;
+}
+
+int rpc_tls_check(const struct conf *c, struct error *e)
+{
+	struct rpc_tls *t;
+	int r = read_files(c, &t, e);
+
+	if (r)
+		return r;
+	r = tls_self_check(t, e);
+	tls_unref(t);
+	return r;
+}
+
+int rpc_tls_load(const struct conf *c, struct rpc_tls **out, struct error *e)
+{
+	struct error own = { 0 };
+	struct rpc_tls *t;
+	int r = read_files(c, &t, e);
+
+	if (r)
+		return r;
 	t->files = grpc_tls_certificate_provider_file_watcher_create(t->key, t->cert, t->ca, RELOAD_SECONDS);
 	/* Not fatal: whoever put an old one there will replace it while we run. */
 	if (tls_self_check(t, &own) < 0)

@@ -44,6 +44,8 @@ struct rpc_method {
 /* Call once in main, after daemonising and forking (gRPC cannot fork later; use posix_spawn). Sets the malloc tunables. */
 void rpc_init(void);
 void rpc_shutdown(void);
+/* Has that host name an address? For messages: what does not resolve and what does not answer are mended at different places. May wait for a name server. */
+bool rpc_resolves(const char *host);
 
 /* A received message. Owned by the receiver: rpc_msg_clear() frees; `iov` points into it. */
 struct rpc_msg {
@@ -63,6 +65,8 @@ struct rpc_channel;
 struct rpc_tls; /* CA, certificate and key, reloaded when the files change */
 
 int rpc_tls_load(const struct conf *c, struct rpc_tls **out, struct error *e);
+/* Would others believe us: do certificate, key, CA and list of the revoked belong together, today? 0 or -errno. Needs no rpc_init(). */
+int rpc_tls_check(const struct conf *c, struct error *e);
 void rpc_tls_free(struct rpc_tls *t);
 
 /*

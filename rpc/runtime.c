@@ -10,6 +10,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <malloc.h>
+#include <netdb.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -281,6 +282,16 @@ static void grpc_to_log(gpr_log_func_args *a)
  * and a pre-shared-key cipher can never be agreed on by us. 1.3 has its own list.
  */
 #define CIPHERS_WITHOUT_TLS12 "PSK-AES256-GCM-SHA384"
+
+bool rpc_resolves(const char *host)
+{
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *found = NULL;
+	bool ok = getaddrinfo(host, NULL, &hints, &found) == 0;
+
+	if (found)
+		freeaddrinfo(found);
+	return ok;
+}
 
 void rpc_init(void)
 {

@@ -331,7 +331,9 @@ static int listen_all(struct rpc_server *srv, struct error *e)
 		a = &srv->o.listen[i];
 		snprintf(addr, sizeof(addr), strchr(a->host, ':') ? "[%s]:%u" : "%s:%u", a->host, a->port);
 		port = grpc_server_add_http2_port(srv->gs, addr, cred);
-		if (port <= 0)
+		if (port <= 0 && !rpc_resolves(a->host))
+			r = error_set(e, EADDRNOTAVAIL, "cannot listen on %s: %s does not resolve (DNS or /etc/hosts)", addr, a->host);
+		else if (port <= 0)
 			r = error_set(e, EADDRNOTAVAIL, "cannot listen on %s: the address is not ours, or the port is taken", addr);
 		srv->ports[i] = port;
 	}

@@ -328,7 +328,7 @@ static void end(struct fs *fs)
 
 int main(int argc, char **argv)
 {
-	struct daemon d = {.program = "spritefs", .summary = "mounts the single image", .options = options};
+	struct daemon d = {.program = "spritefs", .summary = "mounts the single image", .options = options, .check_more = rpc_tls_check};
 	static struct fs fs;
 	struct error e = {0};
 	pthread_t session;
@@ -369,7 +369,8 @@ int main(int argc, char **argv)
 		_exit(1);
 	}
 	if (fs.whole && !fs.resumed && root_wait(&fs, 2000) < 0)
-		log_note("%s: root server %s is not there yet; calls wait for it", fs.mount, fs.conf->root_server.host);
+		log_note("%s: root server %s %s; calls wait for it", fs.mount, fs.conf->root_server.host,
+			rpc_resolves(fs.conf->root_server.host) ? "is not there yet" : "does not resolve (DNS or /etc/hosts)");
 	if (opt_background)
 		log_leave_pipe();
 	hold_active() ? hold_ready() : (void)notify_ready();

@@ -143,7 +143,7 @@ static const struct daemon_option options[] = {
 
 int main(int argc, char **argv)
 {
-	struct daemon dm = {.program = "spritefsd", .summary = "serves directories as domains of /sprite", .options = options};
+	struct daemon dm = {.program = "spritefsd", .summary = "serves directories as domains of /sprite", .options = options, .check_more = rpc_tls_check};
 	int status;
 
 	if (!daemon_begin(&dm, argc, argv, &status))

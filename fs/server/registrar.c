@@ -78,7 +78,8 @@ static void *registrar_run(void *arg)
 		pthread_mutex_unlock(&rg->lock);
 		r = register_once(rg);
 		if (r != last && r < 0)
-			log_warn("root server %s: registration: %s", rg->d->conf->root_server.host, strerror(-r));
+			log_warn("root server %s: registration: %s", rg->d->conf->root_server.host,
+				r == -EHOSTDOWN && !rpc_resolves(rg->d->conf->root_server.host) ? "it does not resolve (DNS or /etc/hosts)" : strerror(-r));
 		else if (r != last)
 			log_note("registered with root server %s", rg->d->conf->root_server.host);
 		last = r;

@@ -25,6 +25,12 @@ check "after removal there is room again" sh_on ws2 'head -c 8M /dev/zero >/spri
 refused "a second spritefs on the mount point is refused" 1 'mount|already|runs' on ws1 timeout 20 spritefs --config /etc/sprite/sprite.conf
 check "the first is none the worse" sh_on ws1 'echo x >/sprite/x && cat /sprite/x && [ $(grep -c " /sprite fuse" /proc/mounts) = 1 ]'
 
+# -- names that do not resolve are told from hosts that do not answer
+sh_on ws1 'sed "s/\"root_server\": *\"fs1\"/\"root_server\": \"nofs\"/; s/\"name\"/\"run_dir\": \"\/tmp\/r\", \"name\"/" /etc/sprite/sprite.conf >/tmp/lost.conf; mkdir -p /tmp/r /tmp/m'
+out=$(on ws1 timeout 20 spritefs --config /tmp/lost.conf --mount /tmp/m --background 2>&1)
+check "a root server whose name does not resolve" grep -q "nofs does not resolve" <<<"$out" || note "$out"
+sh_on ws1 'umount -l /tmp/m'
+
 # -- configurations
 sh_on ws1 'echo "{\"name\": 3, \"root_server\": \"fs1:99999\", \"nonsense\": true, \"tls\": {\"ca\": \"/nowhere\"}}" >/tmp/bad.conf'
 for d in spritefsd spritefs migd; do
@@ -35,7 +41,7 @@ for d in spritefsd spritefs migd; do
 	same "$d: --check of a good one" 0 "$(on ws1 $d --check >/dev/null 2>&1; echo $?)"
 done
 
-# -- certificates. Each is put in place on ws2, whose spritefs is then started anew.
+# -- certificates. Each is put in place on ws2, whose --check must tell, and whose spritefs is then started anew.
 sh_on ws2 'cp -a /etc/sprite/tls /etc/sprite/good'
 forge() { # HOW: makes tls in $TMP/tls
 	rm -rf "$TMP/tls" "$TMP/ca"; mkdir "$TMP/tls"
@@ -58,6 +64,8 @@ for how in "${!WORDS[@]}"; do
 	lab kill ws2 spritefs TERM; until_true 10 gone || flunk "spritefs ends"
 	tar cf - -C "$TMP/tls" . | on ws2 tar xf - -C /etc/sprite/tls
 	on ws2 chown -R root:root /etc/sprite/tls
+	out=$(on ws2 spritefs --check 2>&1); rc=$?
+	same "certificate: $how: --check says so" "78 yes" "$rc $(grep -q "$words" <<<"$out" && echo yes || echo "$out")"
 	own=$(lab logs ws2 spritefs | wc -l) theirs=$(lab logs fs1 spritefsd | wc -l)
 	: >"$TMP/seen"
 	if lab start ws2 spritefs >/dev/null 2>&1; then
