@@ -57,9 +57,15 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	opterr = 0; /* usage_error() says it */
-	for (const struct command *c = commands; c->name; c++)
-		if (!strcmp(c->name, argv[1]))
-			return c->run(argc - 1, argv + 1);
+	for (const struct command *c = commands; c->name; c++) {
+		if (strcmp(c->name, argv[1]))
+			continue;
+		if (argc == 3 && !strcmp(argv[2], "--help")) {
+			printf("usage: mig %s\n%s. Details: mig(1)\n", c->usage, c->does);
+			return 0;
+		}
+		return c->run(argc - 1, argv + 1);
+	}
 	fprintf(stderr, "mig: no verb \"%s\"; see mig --help\n", argv[1]);
 	return MIG_USAGE;
 }
