@@ -93,6 +93,8 @@ int proc_may_move(pid_t pid, uid_t uid, bool root_guests, struct proc_info *out,
 		return error_set(e, EINVAL, "%d is migd itself, which moves the others: it stays", pid);
 	if (proc_descends(getpid(), pid))
 		return error_set(e, EINVAL, "%d (%s) is an ancestor of migd, and would take it along", pid, p.comm);
+	if (p.state == 'Z' && p.threads > 1)
+		return error_set(e, EOPNOTSUPP, "%d (%s) cannot move: its first thread has ended while others run on", pid, p.comm);
 	if (p.state == 'Z' || p.state == 'X')
 		return error_set(e, ESRCH, "%d (%s) has ended and waits for its parent: nothing is left to move", pid, p.comm);
 	if (p.tracer)

@@ -70,7 +70,9 @@ static int probe_basics(struct eng_probe *p, bool in_nest)
 		return -ESRCH;
 	if (st.flags & PF_KTHREAD)
 		eng_reason(p, "a kernel thread: belongs to this machine");
-	if ((st.state == 'Z' || st.state == 'X') && p->pid == p->root)
+	if (procfs_headless(p->pid))
+		eng_reason(p, "its first thread has ended while others run on: cannot be carried; let that one wait for them (pthread_join)");
+	else if ((st.state == 'Z' || st.state == 'X') && p->pid == p->root)
 		eng_reason(p, "has ended already and waits for its parent (zombie): let the parent wait for it");
 	if (tracer && atoi(tracer) && atoi(tracer) != gettid())
 		eng_reason(p, "is traced by process %d: end the debugger first", atoi(tracer));
@@ -107,7 +109,7 @@ static int explain_one(struct eng_probe *p, bool in_nest)
 	if (p->dir < 0)
 		return -ESRCH;
 	r = probe_basics(p, in_nest);
-	if (r == 0 && is_zombie(p->dir) && p->pid != p->root) { /* nothing left in it to look at */
+	if (r == 0 && is_zombie(p->dir) && (p->pid != p->root || procfs_headless(p->pid))) { /* nothing left in it to look at */
 		close(p->dir);
 		return 0;
 	}

@@ -275,6 +275,11 @@ static int proc_freeze(struct eng_proc *p, struct error *e)
 	return total;
 }
 
+static int headless(pid_t vpid, struct error *e)
+{
+	return error_set(e, EOPNOTSUPP, "process %d: its first thread has ended while others run on: cannot be carried", vpid);
+}
+
 /* The leader first: its number is the process's. */
 static int proc_order(struct eng_proc *p, struct error *e)
 {
@@ -287,7 +292,7 @@ static int proc_order(struct eng_proc *p, struct error *e)
 			return 0;
 		}
 	log_debug("engine: process %d: %u threads, first %d", p->pid, p->nthreads, p->nthreads ? p->threads[0]->tid : 0);
-	return error_set(e, EOPNOTSUPP, "process %d: its first thread has ended while others run on: not carried", p->vpid);
+	return headless(p->vpid, e);
 }
 
 /* A member that has ended and waits for its parent to ask. 1: noted, 0: it is not one. */
@@ -302,7 +307,7 @@ int freeze_zombie(struct eng_family *f, pid_t pid, struct eng_proc *parent)
 
 	snprintf(path, sizeof(path), "/proc/%d", pid);
 	dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (!parent || dir < 0 || procfs_stat(dir, &st) < 0 || st.state != 'Z' || procfs_nspid(dir, "status", &vpid, &depth) < 0)
+	if (!parent || dir < 0 || procfs_stat(dir, &st) < 0 || st.state != 'Z' || procfs_headless(pid) || procfs_nspid(dir, "status", &vpid, &depth) < 0)
 		return 0;
 	for (size_t i = 0; i < f->nzombies; i++)
 		if (f->zombies[i].pid == pid)
@@ -325,6 +330,8 @@ static int add_process(struct eng_family *f, pid_t pid, struct eng_proc *parent,
 	snprintf(path, sizeof(path), "/proc/%d/status", pid);
 	if (procfs_nspid(-100, path, &vpid, &depth) < 0)
 		return -ESRCH;
+	if (procfs_headless(pid))
+		return headless(vpid, e);
 	p = eng_proc_by_vpid(f, vpid);
 	if (p && p->pid == pid && p->core->seen && p->nthreads)
 		return 0;

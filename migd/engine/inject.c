@@ -116,7 +116,8 @@ static int to_syscall_stop(struct eng_thread *t)
 	}
 }
 
-long inject_raw(struct eng_thread *t, long nr, const uint64_t arg[6])
+/* mask: of the call alone, and after it; NULL: as it is. It is changed while the thread is in the kernel: nothing is delivered in between. */
+static long raw(struct eng_thread *t, long nr, const uint64_t arg[6], const uint64_t mask[2])
 {
 	struct user_regs_struct r;
 	int err;
@@ -138,13 +139,27 @@ long inject_raw(struct eng_thread *t, long nr, const uint64_t arg[6])
 	if (regs_set(t, &r) < 0)
 		return thread_lost(t);
 	err = to_syscall_stop(t);
+	if (err == 0 && mask && ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask[0]) < 0)
+		err = thread_lost(t);
 	if (err == 0)
 		err = to_syscall_stop(t);
+	if (err == 0 && mask && ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask[1]) < 0)
+		err = thread_lost(t);
 	if (err < 0)
 		return err;
 	if (regs_get(t, &r) < 0)
 		return thread_lost(t);
 	return r.rax;
+}
+
+long inject_raw(struct eng_thread *t, long nr, const uint64_t arg[6])
+{
+	return raw(t, nr, arg, NULL);
+}
+
+long inject_raw_masked(struct eng_thread *t, long nr, const uint64_t arg[6], uint64_t during, uint64_t after)
+{
+	return raw(t, nr, arg, (const uint64_t[2]){during, after});
 }
 
 int inject_prepare(struct eng_proc *p, const struct maps *maps)

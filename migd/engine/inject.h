@@ -21,6 +21,8 @@ int inject_filters_sleep(pid_t tid); /* -errno: where there is no seccomp */
 int inject_tiles(struct eng_thread *t);
 /* One call by moving the instruction pointer to a `syscall` in the target. Leaves the registers changed. */
 long inject_raw(struct eng_thread *t, long nr, const uint64_t arg[6]);
+/* As inject_raw(), with these masks during the call and after it. */
+long inject_raw_masked(struct eng_thread *t, long nr, const uint64_t arg[6], uint64_t during, uint64_t after);
 #define INJECT_RAW(t, nr, ...) inject_raw(t, nr, (const uint64_t[6]){__VA_ARGS__})
 
 /* Finds core->sysinsn. */

@@ -106,6 +106,31 @@ ssize_t procfs_tasks(pid_t pid, pid_t **out)
 	return n;
 }
 
+bool procfs_headless(pid_t pid)
+{
+	_cleanup_free_ pid_t *tasks = NULL;
+	struct procfs_stat st;
+	ssize_t n;
+	char path[64];
+	int dir;
+	bool ended, runs = false;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d", pid, pid);
+	dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	ended = dir >= 0 && procfs_stat(dir, &st) == 0 && st.state == 'Z';
+	if (dir >= 0)
+		close(dir);
+	n = ended ? procfs_tasks(pid, &tasks) : 0;
+	for (ssize_t i = 0; i < n && !runs; i++) {
+		snprintf(path, sizeof(path), "/proc/%d/task/%d", pid, tasks[i]);
+		dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		runs = dir >= 0 && procfs_stat(dir, &st) == 0 && st.state != 'Z' && st.state != 'X' && !(st.flags & PF_EXITING);
+		if (dir >= 0)
+			close(dir);
+	}
+	return runs;
+}
+
 ssize_t procfs_children(pid_t pid, pid_t **out)
 {
 	_cleanup_free_ pid_t *tasks = NULL;

@@ -23,6 +23,9 @@ struct procfs_stat {
 	int exit_code;
 };
 int procfs_stat(int dirfd, struct procfs_stat *st);
+enum { PF_EXITING = 4 }; /* of flags: it is ending */
+/* Its first thread has ended, and it looks like a zombie, while others run on. */
+bool procfs_headless(pid_t pid);
 /* A signal waits for this thread alone. */
 bool procfs_pending(int dirfd, pid_t tid);
 /* The number in the innermost pid namespace and how deep below ours that is (1: ours). */

@@ -97,16 +97,20 @@ static int stop(struct eng_thread *t)
 	}
 }
 
-/* The stopped thread calls: a page of its own for the siginfo, so that no memory of the program is touched. */
+/*
+ * The stopped thread calls: a page of its own for the siginfo, so that no memory of the program is touched. The kernel gives a process's signal to its first thread
+ * unless that blocks it (complete_signal()), and run-times that handle signals there rely on it: so in that call it blocks what it blocks by itself.
+ */
 static int send_to_self(struct eng_proc *p, struct eng_thread *t, bool whole, const siginfo_t *si)
 {
+	uint64_t mask = ~(1ULL << (SIGTRAP - 1)), bit = 1ULL << (si->si_signo - 1), own = t->sigmask & bit ? mask : mask & ~bit;
 	long page = INJECT_RAW(t, SYS_mmap, 0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), r;
 
 	if (page < 0 && page > -4096)
 		return page;
 	r = eng_poke(p, page, si, sizeof(*si));
 	if (r == 0)
-		r = whole ? INJECT_RAW(t, SYS_rt_sigqueueinfo, p->vpid, si->si_signo, page)
+		r = whole ? inject_raw_masked(t, SYS_rt_sigqueueinfo, (const uint64_t[6]){p->vpid, si->si_signo, page}, own, mask)
 			  : INJECT_RAW(t, SYS_rt_tgsigqueueinfo, p->vpid, t->vtid, si->si_signo, page);
 	INJECT_RAW(t, SYS_munmap, page, 4096);
 	return r;

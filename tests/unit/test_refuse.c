@@ -513,6 +513,33 @@ static int s_zombie(void)
 {
 	_exit(0);
 }
+static void *outlive_main(void *unused)
+{
+	char path[64], text[512], *s;
+
+	snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)getpid());
+	do { /* until the first thread has ended */
+		int fd = open(path, O_RDONLY);
+		ssize_t n = read(fd, text, sizeof text - 1);
+
+		close(fd);
+		text[n > 0 ? n : 0] = 0;
+		s = strrchr(text, ')');
+	} while (s && s[2] != 'Z');
+	close(report);
+	for (;;)
+		pause();
+	return unused;
+}
+static int s_headless(void)
+{
+	pthread_t t;
+
+	if (pthread_create(&t, NULL, outlive_main, NULL))
+		return 1;
+	syscall(SYS_exit, 0);
+	return 1;
+}
 /* pause() as a 32-bit ELF: int 0x80, call 29. */
 static int s_32bit(void)
 {
@@ -614,6 +641,7 @@ static const struct state {
 	{"shared memory", s_shared_map, "shares memory (mmap) with process *, which stays: move that one"},
 	{"foreign CPU timer", s_cputimer, "POSIX timer on the CPU clock of process *: delete it first"},
 	{"zombie", s_zombie, "has ended already and waits for its parent (zombie): let the parent wait for it"},
+	{"first thread ended", s_headless, "its first thread has ended while others run on: cannot be carried; let that one wait for them (pthread_join)"},
 	{"32-bit", s_32bit, "is a 32-bit program: use its 64-bit version"},
 };
 
