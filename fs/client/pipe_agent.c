@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
@@ -43,6 +44,11 @@ void opener_answer(struct opener *o)
 	o->req = NULL;
 }
 
+static bool stood(const struct opener *o)
+{
+	return o->stood && clock_mono_ns() - o->stood < STOOD_NS;
+}
+
 /* Is somebody on its way in, to read (or to write)? Forgets those that have arrived. */
 bool pipe_coming(struct fifo *f, bool r)
 {
@@ -50,14 +56,28 @@ bool pipe_coming(struct fifo *f, bool r)
 	bool any = false;
 
 	list_each_safe(o, tmp, &f->openers, link) {
-		if (!o->req && pipe_proc_left(&o->who)) {
+		enum pipe_where where = o->req ? PIPE_IN : pipe_proc_where(&o->who);
+
+		if (where == PIPE_IN) {
+			any |= r ? o->who.r : o->who.w;
+		} else if (where == PIPE_STANDS) {
+			o->stood = clock_mono_ns();
+		} else if (!stood(o)) {
 			list_del(&o->link);
 			free(o);
-		} else {
-			any |= r ? o->who.r : o->who.w;
 		}
 	}
 	return any;
+}
+
+bool pipe_standing(const struct fifo *f)
+{
+	struct opener *o;
+
+	list_each(o, &f->openers, link)
+		if (stood(o))
+			return true;
+	return false;
 }
 
 /* ---- fifos ---- */
@@ -87,7 +107,7 @@ struct fifo *fifo_get(struct agent *a, struct inode *ino)
 			return NULL;
 		}
 		f->ino = ino;
-		f->end = f->guard = f->past = -1;
+		f->end = f->guard = f->past = f->kept = -1;
 		list_init(&f->openers);
 		list_init(&f->out);
 		list_init(&f->claims);
@@ -97,12 +117,13 @@ struct fifo *fifo_get(struct agent *a, struct inode *ino)
 	return f;
 }
 
-static void fifo_free(struct agent *a, struct fifo *f)
+void fifo_free(struct agent *a, struct fifo *f)
 {
 	struct list *l;
 
 	end_close(f);
 	guard_close(f);
+	kept_close(f);
 	claims_free(f);
 	while ((l = list_pop(&f->openers))) {
 		opener_answer(list_entry(l, struct opener, link));
@@ -165,6 +186,13 @@ static void on_open(struct agent *a, struct inode *ino, struct opener *o)
 
 /* ---- the hub's side ---- */
 
+static bool unread(const struct fifo *f)
+{
+	int n = 0;
+
+	return f->role == SINK && !ioctl(f->end, FIONREAD, &n) && n;
+}
+
 static void on_opened(struct agent *a, struct fifo *f, uint64_t id)
 {
 	struct opener *o;
@@ -174,11 +202,11 @@ static void on_opened(struct agent *a, struct fifo *f, uint64_t id)
 	list_each(o, &f->openers, link) {
 		if (o->id != id || !o->req)
 			continue;
-		if (o->who.r && f->front && f->w)
+		if (o->who.r && f->front && (f->w || unread(f)))
 			pipe_place(a, f);
 		opener_answer(o);
 		f->front &= reader_waits(f);
-		if (o->who.r && !pipe_pump(a, f))
+		if (o->who.r && (!pipe_pump(a, f) || kept_close(f)))
 			pipe_report(f, 0);
 		return;
 	}
@@ -186,8 +214,17 @@ static void on_opened(struct agent *a, struct fifo *f, uint64_t id)
 
 static void on_role(struct agent *a, struct fifo *f, const Sprite__Fs__PipeMsg *m)
 {
+	f->silent = false;
+	if (m->discard) {
+		last_discard(a, f);
+		return;
+	}
 	f->r |= m->r;
 	f->w |= m->w;
+	if (m->prove) {
+		last_prove(a, f, m->id);
+		return;
+	}
 	pipe_role(a, f, (int)m->role, m->shared);
 	pipe_report(f, m->id);
 }
@@ -281,6 +318,8 @@ static void on_down(struct agent *a, struct hub *h)
 			continue;
 		end_leave(a, f);
 		f->unacked = 0;
+		f->silent = false;
+		kept_close(f);
 		list_each(o, &f->openers, link)
 			opener_answer(o);
 		guard_settle(a, f);
@@ -334,29 +373,20 @@ static void mails_handle(struct agent *a)
 static int due(struct agent *a)
 {
 	uint64_t now = clock_mono_ns(), next = now + 1000000000ull;
-	struct fifo *f, *tmp;
+	struct fifo *f;
 	struct opener *o;
-	bool waits;
 
-	list_each_safe(f, tmp, &a->fifos, link) {
-		waits = false;
-		list_each(o, &f->openers, link) {
+	list_each(f, &a->fifos, link) {
+		list_each(o, &f->openers, link)
 			if (o->req && now - o->since > ANSWER_NS && !f->hub->stream)
 				opener_answer(o);
-			waits |= o->req != NULL;
-		}
 		if (f->again && f->again <= now && (f->end >= 0 || f->guard >= 0) && !pipe_pump(a, f))
 			pipe_report(f, 0);
 		claims_tick(a, f);
 		if (f->again && f->again < next)
 			next = f->again;
-		if (f->role != NONE || waits || f->unacked || !list_empty(&f->claims) || now - f->used < IDLE_NS || pipe_coming(f, true) || pipe_coming(f, false))
-			continue;
-		if (fifo_in_use(a, f))
-			f->used = now;
-		else
-			fifo_free(a, f);
 	}
+	last_idle(a);
 	now = clock_mono_ns();
 	return next > now ? (int)((next - now) / 1000000) + 1 : 1;
 }

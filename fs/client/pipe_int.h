@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The pipe agent's inside. One thread holds all of it, so that nothing needs a lock but its mailbox. Parts: pipe_agent.c (thread, openers, the hook),
- * pipe_ends.c (our ends in the kernel's FIFO and what goes through them), pipe_guard.c (a broken pipe is not seen too early), pipe_link.c (the stream to each server), pipe_move.c (processes that move).
+ * pipe_ends.c (our ends in the kernel's FIFO and what goes through them), pipe_place.c (bytes before others), pipe_guard.c (a broken pipe is not seen too early), pipe_last.c (the last end),
+ * pipe_link.c (the stream to each server), pipe_move.c (processes that move).
  */
 #ifndef FS_CLIENT_PIPE_INT_H
 #define FS_CLIENT_PIPE_INT_H
@@ -18,6 +19,7 @@ enum { NONE, SINK, SOURCE };
 #define AGAIN_NS  1000000ull	/* when an end says "nobody" and an opener is on its way; when a pipe could not be made small yet */
 #define IDLE_NS	  10000000000ull /* a FIFO of which nothing was heard for so long is looked at: has anybody it open? */
 #define ENDED_NS  3000000000ull /* a process that has left is killed at once; if not (its migd is dead), it is stopped for good */
+#define STOOD_NS  10000000000ull /* who stood still on its way out of its open makes it again within that time, perhaps on another node */
 #define ANSWER_NS 2000000000ull /* an open waits no longer for a server that is away */
 
 struct opener {
@@ -27,6 +29,7 @@ struct opener {
 	int fd;
 	struct stat st;
 	uint64_t id, since;
+	uint64_t stood; /* when it was last seen to stand still on its way out of its open; 0: never */
 };
 
 struct bytes {
@@ -58,6 +61,9 @@ struct fifo {
 	struct hub *hub;
 	int role, end; /* end -1: none */
 	int guard, past; /* pipe_guard.c; -1: none */
+	int kept;      /* pipe_last.c: a write end that keeps unread bytes alive; -1: none */
+	bool silent;   /* the hub was told that nobody is left here: nothing is carried until it has said what follows */
+	struct pipe_witness witness;
 	bool suspect;  /* is there still a reader? Look before the guard is closed */
 	uint64_t looked, look_ns; /* with a guard: when, and how long until it is to be done again */
 	bool r, w;     /* what the hub was told */
@@ -120,9 +126,12 @@ struct agent {
 };
 
 /* ---- pipe_agent.c */
+void fifo_free(struct agent *a, struct fifo *f);
 void pipe_post(struct agent *a, struct mail *m);
 /* Is somebody on its way in, to read (or to write)? Forgets those that have arrived. */
 bool pipe_coming(struct fifo *f, bool r);
+/* Does one stand still that was, or has one just ceased to? */
+bool pipe_standing(const struct fifo *f);
 void opener_answer(struct opener *o);
 /* Does somebody wait to be let in to read? */
 bool reader_waits(const struct fifo *f);
@@ -130,6 +139,8 @@ bool reader_waits(const struct fifo *f);
 struct fifo *fifo_get(struct agent *a, struct inode *ino);
 
 /* ---- pipe_ends.c */
+/* What the kernel has under this node id, whatever its name is now: an O_PATH descriptor. */
+int fifo_path(struct fs *fs, const struct inode *ino);
 int fifo_open(struct fs *fs, const struct inode *ino, int flags);
 void end_close(struct fifo *f);
 void end_leave(struct agent *a, struct fifo *f);
@@ -138,14 +149,36 @@ bool pipe_pump(struct agent *a, struct fifo *f);
 void pipe_role(struct agent *a, struct fifo *f, int role, bool shared);
 /* Takes all that is in the pipe out of it, for the hub: as a SOURCE's bytes, or back to the front of the queue. */
 void pipe_empty(struct agent *a, struct fifo *f);
-/* Puts what came from the hub into the pipe, all of it, before or behind what is there (f->front). */
-void pipe_place(struct agent *a, struct fifo *f);
 bool end_has_error(int end);
 /* A SINK whose readers have gone: gives back what they have not read; no role any more. */
 void end_give_up(struct agent *a, struct fifo *f);
 /* Has anybody here ends of it, or is on the way to them, or is held for? Slow, exact. */
 void fifo_look(struct agent *a, struct fifo *f, int but, bool *r, bool *w); /* but: pipe_proc_holders() */
-bool fifo_in_use(struct agent *a, struct fifo *f);
+
+/* ---- pipe_place.c */
+struct stack { /* bytes that are to be in the pipe, in order */
+	uint8_t *p;
+	size_t len, room;
+};
+/* Reads what is there, at most n bytes, behind what we have. */
+void stack_read(struct stack *s, int fd, size_t n);
+/* Takes out what is there now, by one call. */
+void stack_drain(struct stack *s, int r);
+/* What is in it goes to the hub as a source's, from `at` on. */
+void stack_send(struct fifo *f, const struct stack *s, size_t at);
+/* Puts what came from the hub into the pipe, all of it, before or behind what is there (f->front). */
+void pipe_place(struct agent *a, struct fifo *f);
+
+/* ---- pipe_last.c */
+/* We are a source no more: what is unread in the pipe stays, whether its writers do or not. Before the end is closed, and after. */
+void kept_open(struct agent *a, struct fifo *f);
+void kept_settle(struct fifo *f);
+/* True: there was one. Somebody else's end, or nobody, sees to it. */
+bool kept_close(struct fifo *f);
+void last_prove(struct agent *a, struct fifo *f, uint64_t round);
+void last_discard(struct agent *a, struct fifo *f);
+/* Those of which nothing was heard for long: has anybody here got them open? */
+void last_idle(struct agent *a);
 
 /* ---- pipe_guard.c */
 bool guard_open(struct agent *a, struct fifo *f);
@@ -161,6 +194,7 @@ void look_at(struct fifo *f, uint64_t when);
 struct hub *hub_of(struct agent *a, struct server *s);
 void pipe_say(struct fifo *f, Sprite__Fs__PipeMsg__Kind kind, uint64_t id, size_t n, const void *bytes, size_t len);
 void pipe_report(struct fifo *f, uint64_t round);
+void pipe_answer(struct fifo *f, uint64_t round, bool alive); /* to `prove` */
 /* OPEN, PLEDGE, TAKE, ORPHAN, DROP, RELEASED: what has a token or says what somebody opens for. */
 int pipe_tell(struct fifo *f, Sprite__Fs__PipeMsg__Kind kind, uint64_t id, bool r, bool w, uint64_t token);
 

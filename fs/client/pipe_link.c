@@ -10,23 +10,41 @@
 #include "conf/log.h"
 #include "fs/client/pipe_int.h"
 
-void pipe_say(struct fifo *f, Sprite__Fs__PipeMsg__Kind kind, uint64_t id, size_t n, const void *bytes, size_t len)
+static void say(struct fifo *f, Sprite__Fs__PipeMsg m, const void *bytes, size_t len)
 {
-	Sprite__Fs__PipeMsg m = SPRITE__FS__PIPE_MSG__INIT;
 	struct iovec v = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = len};
 
 	if (!f->hub->stream)
 		return;
-	log_debug("pipe %llu: says kind %d, id %llu, role %d, r %d, w %d, n %zu, %zu bytes", (unsigned long long)f->ino->id, (int)kind, (unsigned long long)id, f->role, f->r, f->w,
-		  n, len);
-	m.kind = kind;
+	log_debug("pipe %llu: says kind %d, id %llu, role %d, r %d, w %d, kept %d, alive %d, n %llu, %zu bytes", (unsigned long long)f->ino->id, (int)m.kind,
+		  (unsigned long long)m.id, f->role, f->r, f->w, f->kept >= 0, m.alive, (unsigned long long)m.n, len);
 	m.handle = (ProtobufCBinaryData){.len = f->ino->handle_len, .data = f->ino->handle};
-	m.id = id;
-	m.n = n;
 	m.role = (uint32_t)f->role;
 	m.r = f->r;
 	m.w = f->w;
+	m.kept = f->kept >= 0;
+	m.stands = pipe_standing(f);
 	rpc_stream_send(f->hub->stream, &m.base, len ? &v : NULL, len ? 1 : 0);
+}
+
+void pipe_say(struct fifo *f, Sprite__Fs__PipeMsg__Kind kind, uint64_t id, size_t n, const void *bytes, size_t len)
+{
+	Sprite__Fs__PipeMsg m = SPRITE__FS__PIPE_MSG__INIT;
+
+	m.kind = kind;
+	m.id = id;
+	m.n = n;
+	say(f, m, bytes, len);
+}
+
+void pipe_answer(struct fifo *f, uint64_t round, bool alive)
+{
+	Sprite__Fs__PipeMsg m = SPRITE__FS__PIPE_MSG__INIT;
+
+	m.kind = SPRITE__FS__PIPE_MSG__KIND__REPORT;
+	m.id = round;
+	m.alive = alive;
+	say(f, m, NULL, 0);
 }
 
 void pipe_report(struct fifo *f, uint64_t round)

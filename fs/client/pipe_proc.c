@@ -49,14 +49,14 @@ static unsigned long long cpu_time(pid_t tid)
 }
 
 /*
- * A stopped thread (by a signal, or by migd, which moves it) has left its open, though its registers still tell of it: it stops where signals are delivered. Either it
- * has got what it opened, or the call will be made again, and told again.
+ * Its state is one of these. A stopped thread (by a signal, or by migd, which moves it) has left its open, though its registers still tell of it: it stops where signals are
+ * delivered. Either it has got what it opened, or the call will be made again, and told again.
  */
-static bool is_stopped(pid_t tid)
+static bool state_of(pid_t tid, const char *any)
 {
 	char buf[1024], *p;
 
-	return read_line(tid, "stat", buf, sizeof(buf)) || !(p = strrchr(buf, ')')) || !p[1] || strchr("tTZX", p[2]);
+	return read_line(tid, "stat", buf, sizeof(buf)) == 0 && (p = strrchr(buf, ')')) && p[1] && p[2] && strchr(any, p[2]);
 }
 
 static bool flags_of(pid_t tid, const char *call, unsigned long long *flags)
@@ -109,15 +109,17 @@ bool pipe_proc_opening(pid_t tid, struct pipe_proc *out)
 	return true;
 }
 
-bool pipe_proc_left(const struct pipe_proc *p)
+enum pipe_where pipe_proc_where(const struct pipe_proc *p)
 {
 	char call[sizeof(p->call)];
 
 	if (read_line(p->tid, "syscall", call, sizeof(call)))
-		return true;
+		return PIPE_LEFT;
 	if (!strcmp(call, "running"))
-		return cpu_time(p->tid) > p->cpu + OPEN_TICKS;
-	return strcmp(call, p->call) != 0 || is_stopped(p->tid);
+		return cpu_time(p->tid) > p->cpu + OPEN_TICKS ? PIPE_LEFT : PIPE_IN;
+	if (strcmp(call, p->call))
+		return PIPE_LEFT;
+	return state_of(p->tid, "tT") ? PIPE_STANDS : state_of(p->tid, "ZX") ? PIPE_LEFT : PIPE_IN;
 }
 
 /* Access mode of a descriptor, from its fdinfo; -1: it is gone. */
@@ -140,10 +142,14 @@ static int mode_of(int dir, const char *num)
 	return (int)(flags & O_ACCMODE);
 }
 
-static void holders_of(int dir, const struct statx *want, bool *r, bool *w)
+/* What a walk through the descriptors of processes does with each FIFO. False: enough. */
+typedef bool on_fifo(void *arg, int dir, pid_t pid, const char *num, const struct statx *x);
+
+static bool fifos_of(int dir, pid_t pid, on_fifo *fn, void *arg)
 {
 	int fds = openat(dir, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *d = fds < 0 ? NULL : fdopendir(fds);
+	bool more = true;
 	struct dirent *e;
 	struct statx x;
 	char link[16];
@@ -151,21 +157,17 @@ static void holders_of(int dir, const struct statx *want, bool *r, bool *w)
 	if (!d) {
 		if (fds >= 0)
 			close(fds);
-		return;
+		return true;
 	}
-	while ((e = readdir(d))) {
+	while (more && (e = readdir(d))) {
 		/* most are no files of ours, and are told from them without asking anybody for attributes */
 		if (*e->d_name == '.' || readlinkat(fds, e->d_name, link, sizeof(link)) < 1 || *link != '/' || !strncmp(link, "/dev/", 5))
 			continue;
-		if (statx(fds, e->d_name, AT_STATX_DONT_SYNC, STATX_INO, &x) || x.stx_ino != want->stx_ino || x.stx_dev_major != want->stx_dev_major ||
-		    x.stx_dev_minor != want->stx_dev_minor)
-			continue;
-		int mode = mode_of(dir, e->d_name);
-
-		*r |= mode == O_RDONLY || mode == O_RDWR;
-		*w |= mode == O_WRONLY || mode == O_RDWR;
+		if (statx(fds, e->d_name, AT_STATX_DONT_SYNC, STATX_INO | STATX_TYPE, &x) == 0 && S_ISFIFO(x.stx_mode))
+			more = fn(arg, dir, pid, e->d_name, &x);
 	}
 	closedir(d);
+	return more;
 }
 
 static uint64_t namespace_at(int dir, const char *name)
@@ -188,15 +190,14 @@ int pipe_proc_namespace(pid_t pid)
 	return -1;
 }
 
-void pipe_proc_holders(int path, int but, bool *r, bool *w)
+/* Processes of other namespaces than `not` (0: all), but for ourselves. False: /proc cannot be read. */
+static bool walk(uint64_t not, on_fifo *fn, void *arg)
 {
-	uint64_t not = but < 0 ? 0 : namespace_at(but, "");
 	DIR *proc = opendir("/proc");
-	struct statx want;
+	bool more = true;
 	struct dirent *e;
 
-	*r = *w = !proc || statx(path, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &want); /* not known: as if there were */
-	while (proc && !(*r && *w) && (e = readdir(proc))) {
+	while (proc && more && (e = readdir(proc))) {
 		int pid = atoi(e->d_name);
 
 		if (pid <= 0 || pid == getpid())
@@ -204,8 +205,103 @@ void pipe_proc_holders(int path, int but, bool *r, bool *w)
 		_cleanup_close_ int dir = openat(dirfd(proc), e->d_name, O_PATH | O_DIRECTORY | O_CLOEXEC);
 
 		if (dir >= 0 && (!not || namespace_at(dir, "ns/pid") != not))
-			holders_of(dir, &want, r, w);
+			more = fifos_of(dir, pid, fn, arg);
 	}
 	if (proc)
 		closedir(proc);
+	return proc != NULL;
+}
+
+static bool same_file(const struct statx *a, const struct statx *b)
+{
+	return a->stx_ino == b->stx_ino && a->stx_dev_major == b->stx_dev_major && a->stx_dev_minor == b->stx_dev_minor;
+}
+
+struct holders {
+	struct statx want;
+	struct pipe_witness *who;
+	bool r, w;
+};
+
+static bool holder_seen(void *arg, int dir, pid_t pid, const char *num, const struct statx *x)
+{
+	struct holders *h = arg;
+	int mode = same_file(x, &h->want) ? mode_of(dir, num) : -1;
+
+	if (mode < 0)
+		return true;
+	h->r |= mode != O_WRONLY;
+	h->w |= mode != O_RDONLY;
+	if (h->who)
+		*h->who = (struct pipe_witness){pid, atoi(num)};
+	return !(h->who || (h->r && h->w));
+}
+
+void pipe_proc_holders(int path, int but, bool *r, bool *w)
+{
+	struct holders h = {0};
+	bool known = statx(path, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &h.want) == 0 && walk(but < 0 ? 0 : namespace_at(but, ""), holder_seen, &h);
+
+	*r = h.r || !known; /* not known: as if there were */
+	*w = h.w || !known;
+}
+
+bool pipe_proc_any(int path, struct pipe_witness *who)
+{
+	struct holders h = {.who = who};
+	char name[64];
+	struct statx x;
+
+	if (statx(path, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &h.want))
+		return true;
+	snprintf(name, sizeof(name), "/proc/%d/fd/%d", who->pid, who->fd);
+	if (who->pid > 0 && statx(AT_FDCWD, name, AT_STATX_DONT_SYNC, STATX_INO, &x) == 0 && same_file(&x, &h.want)) {
+		_cleanup_close_ int dir = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+		char info[64];
+
+		snprintf(info, sizeof(info), "%d", who->pid);
+		_cleanup_close_ int its = openat(dir, info, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+		snprintf(info, sizeof(info), "%d", who->fd);
+		if (its >= 0 && mode_of(its, info) >= 0)
+			return true;
+	}
+	*who = (struct pipe_witness){0};
+	return !walk(0, holder_seen, &h) || h.r || h.w;
+}
+
+static bool fifo_seen(void *arg, int dir, pid_t pid, const char *num, const struct statx *x)
+{
+	struct pipe_seen *s = arg;
+
+	(void)dir;
+	(void)pid;
+	(void)num;
+	if (s->n == s->room) {
+		size_t room = s->room ? 2 * s->room : 64;
+		uint64_t *p = realloc(s->ino, room * sizeof(*p));
+
+		if (!p) {
+			s->all = true;
+			return false;
+		}
+		s->ino = p;
+		s->room = room;
+	}
+	s->ino[s->n++] = x->stx_ino;
+	return true;
+}
+
+void pipe_proc_seen(struct pipe_seen *s)
+{
+	*s = (struct pipe_seen){0};
+	s->all |= !walk(0, fifo_seen, s);
+}
+
+bool pipe_seen_has(const struct pipe_seen *s, uint64_t ino)
+{
+	for (size_t i = 0; i < s->n; i++)
+		if (s->ino[i] == ino)
+			return true;
+	return s->all;
 }

@@ -15,14 +15,29 @@ struct pipe_proc {
 };
 /* Is it within an open (not O_PATH, not of our own)? Fills *out. */
 bool pipe_proc_opening(pid_t tid, struct pipe_proc *out);
-/* Has it left that open? Only said when it is certain. */
-bool pipe_proc_left(const struct pipe_proc *p);
+/* Is it in that open still? STANDS: stopped on its way out of it, to make it again. LEFT is only said when it is certain. */
+enum pipe_where { PIPE_IN, PIPE_STANDS, PIPE_LEFT };
+enum pipe_where pipe_proc_where(const struct pipe_proc *p);
 
 /*
  * Which ends of the FIFO that `path` (an O_PATH descriptor) refers to do other processes of this node have open? A walk over all descriptors: milliseconds, so only
  * where an end of our own hides the answer of the kernel. Those of the pid namespace `but` (open; -1: none) do not count.
  */
 void pipe_proc_holders(int path, int but, bool *r, bool *w);
+/* Has any of them? Who had it when last asked is looked at first. */
+struct pipe_witness {
+	pid_t pid;
+	int fd;
+};
+bool pipe_proc_any(int path, struct pipe_witness *who);
+/* All FIFOs that they have open, by one walk. free(ino). */
+struct pipe_seen {
+	uint64_t *ino;
+	size_t n, room;
+	bool all; /* not known: as if all were */
+};
+void pipe_proc_seen(struct pipe_seen *s);
+bool pipe_seen_has(const struct pipe_seen *s, uint64_t ino);
 /* The pid namespace of a process, open; -1: it is our own, or not known. */
 int pipe_proc_namespace(pid_t pid);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The hub's view of one FIFO, for pipe_state.c (roles, rounds, queue) and pipe_take.c (processes that move). */
+/* The hub's view of one FIFO, for pipe_state.c (roles, rounds, queue), pipe_take.c (processes that move) and pipe_last.c (the last end). */
 #ifndef FS_SERVER_PIPE_FIFO_H
 #define FS_SERVER_PIPE_FIFO_H
 #include "fs/server/pipe_state.h"
@@ -10,6 +10,7 @@ struct member {
 	struct list link;
 	void *node;
 	bool r, w; /* believed to have readers, writers */
+	bool kept, stands, alive; /* struct ps_part */
 	enum ps_role role;
 	bool shared;  /* what it was told */
 	bool waiting; /* asked in this round, not answered yet */
@@ -23,6 +24,7 @@ struct waiter { /* an open that is to be answered */
 	uint64_t req;
 	bool r, w;
 	uint64_t round; /* the end of this one answers it */
+	bool counted;	/* among what its node has; not before it is proven whether anybody is left from before */
 };
 
 /* A process that moves, see pipe_take.c. */
@@ -52,6 +54,7 @@ struct fifo {
 	bool running, again; /* a round is under way; another one is to follow */
 	unsigned pending;    /* answers missing in it */
 	unsigned tries;	     /* how often it asked because a role had changed */
+	enum { PROOF_NONE, PROOF_WANTED, PROOF_ASKED } proof; /* pipe_last.c */
 	struct member *holder;
 	size_t out; /* bytes sent to the holder and not acknowledged */
 };
@@ -66,6 +69,19 @@ bool ps_round(struct ps *p, struct fifo *f);
 void ps_flush(struct ps *p, struct fifo *f, struct member *m);
 /* No round runs and nobody has a part in it any more: f goes. */
 void ps_sweep(struct ps *p, struct fifo *f);
+
+/* The holder is no sink any more: what it has not acknowledged is to be sent to the next one. */
+void ps_holder_drop(struct fifo *f);
+/* Takes the first `n` bytes off the queue and tells their sources. */
+void ps_consume(struct ps *p, struct fifo *f, size_t n);
+void ps_ask(struct ps *p, struct fifo *f, struct member *m, const struct ps_ask *ask);
+
+/* ---- pipe_last.c, for pipe_state.c */
+/* Before an opener is counted: may there be bytes that nobody has open any more? That is to be proven first. */
+bool ps_doubtful(const struct fifo *f);
+void ps_proof_ask(struct ps *p, struct fifo *f);
+void ps_proof_over(struct ps *p, struct fifo *f); /* discards what is nobody's, and counts the openers */
+void ps_forget_bytes(struct ps *p, struct fifo *f); /* if nobody is believed to be left */
 
 /* ---- pipe_take.c, for pipe_state.c */
 bool ps_tokens_of(const struct fifo *f, const struct member *m); /* may not be forgotten yet */

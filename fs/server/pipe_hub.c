@@ -65,18 +65,20 @@ static void queue(struct pipe_stream *st, Sprite__Fs__PipeMsg__Kind kind, const 
 	pthread_cond_signal(&st->wake);
 }
 
-static void out_role(void *arg, void *node, const struct ps_key *k, enum ps_role role, uint64_t round, bool r, bool w, bool shared)
+static void out_role(void *arg, void *node, const struct ps_key *k, const struct ps_ask *ask)
 {
 	Sprite__Fs__PipeMsg m = SPRITE__FS__PIPE_MSG__INIT;
 	struct pipe_stream *st = node;
 
 	(void)arg;
-	m.id = round;
-	m.role = role;
-	m.r = r;
-	m.w = w;
-	m.shared = shared;
-	if (!st->asked++)
+	m.id = ask->round;
+	m.role = ask->role;
+	m.r = ask->r;
+	m.w = ask->w;
+	m.shared = ask->shared;
+	m.prove = ask->prove;
+	m.discard = ask->discard;
+	if (ask->round && !st->asked++)
 		st->asked_at = clock_boot_ns();
 	queue(node, SPRITE__FS__PIPE_MSG__KIND__ROLE, k, &m, NULL, 0);
 }
@@ -224,7 +226,7 @@ static int message(struct fsd *d, struct client *client, struct pipe_stream *st,
 			st->asked--;
 			st->asked_at = clock_boot_ns();
 		}
-		r = m->role <= PS_SOURCE ? ps_report(p, &k, st, m->id, (enum ps_role)m->role, m->r, m->w) : -EPROTO;
+		r = m->role > PS_SOURCE ? -EPROTO : ps_report(p, &k, st, m->id, &(struct ps_part){(enum ps_role)m->role, m->r, m->w, m->kept, m->stands, m->alive});
 		break;
 	case SPRITE__FS__PIPE_MSG__KIND__DATA:
 		r = ps_data(p, &k, st, bytes, in->bulk_len);

@@ -76,31 +76,42 @@ static bool share_of(const struct fifo *f, const struct member *m, enum ps_role 
 	return false;
 }
 
+static bool writes(const struct member *m)
+{
+	return m->w || (m->kept && m->role == PS_NONE);
+}
+
 static enum ps_role wanted(const struct fifo *f, const struct member *m)
 {
 	bool others_write = false;
 	struct member *o;
 
 	list_each(o, &f->members, link)
-		others_write |= o != m && o->w;
+		others_write |= o != m && writes(o);
 	/* a sink stays one until the queue is empty: end of file comes behind the last byte. While somebody moves here, the queue is for it */
 	if (m->r && (others_write || (!list_empty(&f->queue) && (!ps_active(f) || m->role == PS_SINK || ps_taking(f, m)))))
 		return PS_SINK;
-	return m->w && others_read(f, m) ? PS_SOURCE : PS_NONE;
+	return writes(m) && others_read(f, m) ? PS_SOURCE : PS_NONE;
 }
 
-static void ask(struct ps *p, struct fifo *f, struct member *m)
+void ps_ask(struct ps *p, struct fifo *f, struct member *m, const struct ps_ask *ask)
 {
 	m->waiting = true;
 	f->pending++;
-	m->shared = share_of(f, m, wanted(f, m));
-	p->ops->role(p->arg, m->node, &f->key, wanted(f, m), f->round, m->r, m->w, m->shared);
+	p->ops->role(p->arg, m->node, &f->key, ask);
+}
+
+static void ask_role(struct ps *p, struct fifo *f, struct member *m)
+{
+	enum ps_role want = wanted(f, m);
+
+	m->shared = share_of(f, m, want);
+	ps_ask(p, f, m, &(struct ps_ask){.role = want, .round = f->round, .r = m->r, .w = m->w, .shared = m->shared});
 }
 
 /* ---- the queue ---- */
 
-/* The holder is no sink any more: what it has not acknowledged is to be sent to the next one. */
-static void holder_drop(struct fifo *f)
+void ps_holder_drop(struct fifo *f)
 {
 	struct chunk *c;
 
@@ -116,7 +127,7 @@ static void pump_some(struct ps *p, struct fifo *f, size_t limit)
 	struct chunk *c;
 
 	if (f->holder && f->holder->role != PS_SINK)
-		holder_drop(f);
+		ps_holder_drop(f);
 	if (!f->holder)
 		list_each(m, &f->members, link)
 			if (m->role == PS_SINK && !ps_taking(f, m)) {
@@ -186,13 +197,12 @@ static void member_drop(struct fifo *f, struct member *m)
 		if (c->from == m)
 			c->from = NULL;
 	if (f->holder == m)
-		holder_drop(f);
+		ps_holder_drop(f);
 	list_del(&m->link);
 	free(m);
 }
 
-/* Takes the first `n` bytes off the queue and tells their sources. */
-static void consume(struct ps *p, struct fifo *f, size_t n)
+void ps_consume(struct ps *p, struct fifo *f, size_t n)
 {
 	while (n) {
 		struct chunk *c = list_entry(f->queue.next, struct chunk, link);
@@ -211,37 +221,19 @@ static void consume(struct ps *p, struct fifo *f, size_t n)
 	}
 }
 
-/* As in a pipe that nobody has open any more. */
-static void forget_bytes(struct ps *p, struct fifo *f)
-{
-	struct member *m;
-	struct chunk *c;
-	size_t n = 0;
-
-	list_each(m, &f->members, link)
-		if (m->r || m->w)
-			return;
-	if (!list_empty(&f->waiters) || !list_empty(&f->tokens))
-		return;
-	holder_drop(f);
-	list_each(c, &f->queue, link)
-		n += c->len - c->off;
-	consume(p, f, n);
-}
-
 /* Nodes with no part in it any more. */
 static void members_sweep(struct ps *p, struct fifo *f)
 {
 	struct member *m, *tmp;
 	struct waiter *w;
 
-	forget_bytes(p, f);
+	ps_forget_bytes(p, f);
 	list_each_safe(m, tmp, &f->members, link) {
 		bool opening = false;
 
 		list_each(w, &f->waiters, link)
 			opening |= w->node == m->node;
-		if (!m->r && !m->w && m->role == PS_NONE && !m->waiting && !opening && !m->unacked && !ps_tokens_of(f, m))
+		if (!m->r && !m->w && !m->kept && !m->stands && m->role == PS_NONE && !m->waiting && !opening && !m->unacked && !ps_tokens_of(f, m))
 			member_drop(f, m);
 	}
 }
@@ -252,11 +244,21 @@ static bool round_run(struct ps *p, struct fifo *f, bool all)
 	struct member *m;
 
 	for (;;) {
+		if (f->proof == PROOF_WANTED && all) {
+			ps_proof_ask(p, f);
+			if (f->pending)
+				return true;
+		}
+		if (f->proof == PROOF_ASKED) {
+			ps_proof_over(p, f);
+			f->tries = 0;
+			all = true;
+		}
 		list_each(m, &f->members, link) {
 			enum ps_role want = wanted(f, m);
 
 			if (want != m->role || m->shared != share_of(f, m, want) ? f->tries < TRIES_MAX : all && want != PS_NONE)
-				ask(p, f, m);
+				ask_role(p, f, m);
 		}
 		f->tries++;
 		if (f->pending)
@@ -345,9 +347,14 @@ int ps_open(struct ps *p, const struct ps_key *k, void *node, bool r, bool w, ui
 		free(wt);
 		return err;
 	}
-	m->r |= r;
-	m->w |= w;
-	*wt = (struct waiter){.node = node, .req = req, .r = r, .w = w, .round = f->round + 1};
+	*wt = (struct waiter){.node = node, .req = req, .r = r, .w = w, .round = f->round + 1, .counted = f->proof == PROOF_NONE && !ps_doubtful(f)};
+	if (wt->counted) {
+		m->r |= r;
+		m->w |= w;
+	} else {
+		wt->round = UINT64_MAX; /* until it counts */
+		f->proof = f->proof == PROOF_ASKED ? PROOF_ASKED : PROOF_WANTED;
+	}
 	list_add_tail(&f->waiters, &wt->link);
 	ps_round(p, f);
 	return 0;
@@ -367,12 +374,12 @@ static bool opening(const struct fifo *f, const struct member *m, bool r)
 	struct waiter *w;
 
 	list_each(w, &f->waiters, link)
-		if (w->node == m->node && (r ? w->r : w->w))
+		if (w->counted && w->node == m->node && (r ? w->r : w->w))
 			return true;
 	return ps_takes(f, m, r);
 }
 
-int ps_report(struct ps *p, const struct ps_key *k, void *node, uint64_t round, enum ps_role role, bool r, bool w)
+int ps_report(struct ps *p, const struct ps_key *k, void *node, uint64_t round, const struct ps_part *part)
 {
 	struct fifo *f = ps_find(p, k);
 	struct member *m = f ? ps_member(f, node) : NULL;
@@ -381,11 +388,14 @@ int ps_report(struct ps *p, const struct ps_key *k, void *node, uint64_t round, 
 	if (!m)
 		return 0; /* it was forgotten meanwhile */
 	/* What an open has added that is not answered yet stays: the report may be older. */
-	m->r = r || opening(f, m, true);
-	m->w = w || opening(f, m, false);
-	m->role = role;
-	if (f->holder == m && role != PS_SINK)
-		holder_drop(f);
+	m->r = part->r || opening(f, m, true);
+	m->w = part->w || opening(f, m, false);
+	m->kept = part->kept;
+	m->stands = part->stands;
+	m->alive |= part->alive;
+	m->role = part->role;
+	if (f->holder == m && m->role != PS_SINK)
+		ps_holder_drop(f);
 	if (!answers) {
 		ps_round(p, f);
 		return 0;
@@ -433,7 +443,7 @@ int ps_return(struct ps *p, const struct ps_key *k, void *node, const void *byte
 	*c = (struct chunk){.len = n};
 	memcpy(c->bytes, bytes, n);
 	if (leaves && f->holder == m)
-		holder_drop(f); /* what it did not acknowledge comes behind this */
+		ps_holder_drop(f); /* what it did not acknowledge comes behind this */
 	/* before all that is not on its way to a sink: that may not be sent twice */
 	list_each(at, &f->queue, link)
 		if (!at->sent)
@@ -461,7 +471,7 @@ int ps_ack(struct ps *p, const struct ps_key *k, void *node, size_t n)
 	if (n > f->out)
 		return -EPROTO;
 	f->out -= n;
-	consume(p, f, n);
+	ps_consume(p, f, n);
 	if (list_empty(&f->queue) && roles_differ(f))
 		ps_round(p, f);
 	else

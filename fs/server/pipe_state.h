@@ -20,7 +20,8 @@
  * that does not read while another one would (the order in which readers of several nodes get bytes is not defined, as it is not on one machine).
  * Roles that end behind data wait for it: that is how end of file follows the last byte.
  *
- * The first reader of a node is let in (opened) only when all that the queue holds has been sent to it. Processes that move: pipe_take.c.
+ * The first reader of a node is let in (opened) only when all that the queue holds has been sent to it. Processes that move: pipe_take.c. What nobody has read when the last
+ * end closes: pipe_last.c.
  */
 #ifndef FS_SERVER_PIPE_STATE_H
 #define FS_SERVER_PIPE_STATE_H
@@ -43,9 +44,25 @@ struct ps_key {
 	size_t len;
 };
 
+struct ps_ask { /* of a node */
+	enum ps_role role;
+	uint64_t round; /* 0: no answer is waited for */
+	bool r, w;	/* what it is believed to have */
+	bool shared;	/* SINK: there are readers on other nodes too. SOURCE: a node with readers has writers of its own, see below */
+	bool prove;	/* no new role: is anybody left there who has it open, but for openers that are not let in yet? */
+	bool discard;	/* no new role: nobody is left anywhere who could want what it has; it gives up all its ends */
+};
+
+struct ps_part { /* what a node says of itself */
+	enum ps_role role;
+	bool r, w;
+	bool kept;   /* bytes of writers that may have gone are in its pipe, which it keeps alive */
+	bool stands; /* a process stopped in its open, to make it again perhaps on another node: what was written for it is not nobody's */
+	bool alive;  /* answer to `prove` */
+};
+
 struct ps_ops { /* all only queue; `node` is the caller's word for a node */
-	/* shared: SINK: there are readers on other nodes too. SOURCE: a node with readers has writers of its own, see below */
-	void (*role)(void *arg, void *node, const struct ps_key *k, enum ps_role role, uint64_t round, bool r, bool w, bool shared);
+	void (*role)(void *arg, void *node, const struct ps_key *k, const struct ps_ask *ask);
 	void (*opened)(void *arg, void *node, const struct ps_key *k, uint64_t req);
 	void (*data)(void *arg, void *node, const struct ps_key *k, const void *bytes, size_t n);
 	void (*ack)(void *arg, void *node, const struct ps_key *k, size_t n);
@@ -65,7 +82,7 @@ bool ps_known(const struct ps *p, const struct ps_key *k);
 /* A process of the node is about to open it for reading, writing or both; opened(req) when it may go on. -ENOMEM, -ENOSPC. */
 int ps_open(struct ps *p, const struct ps_key *k, void *node, bool r, bool w, uint64_t req);
 /* Answer to role() (round != 0), or by itself when an end has gone. -EPROTO for what cannot be. */
-int ps_report(struct ps *p, const struct ps_key *k, void *node, uint64_t round, enum ps_role role, bool r, bool w);
+int ps_report(struct ps *p, const struct ps_key *k, void *node, uint64_t round, const struct ps_part *part);
 int ps_data(struct ps *p, const struct ps_key *k, void *node, const void *bytes, size_t n);
 /* leaves: its readers have gone, a report follows. */
 int ps_return(struct ps *p, const struct ps_key *k, void *node, const void *bytes, size_t n, bool leaves);

@@ -20,11 +20,11 @@ static void must_be_there(void *n)
 		abort();
 }
 
-static void on_role(void *arg, void *n, const struct ps_key *k, enum ps_role role, uint64_t round, bool r, bool w, bool shared)
+static void on_role(void *arg, void *n, const struct ps_key *k, const struct ps_ask *ask)
 {
-	(void)arg, (void)round, (void)r, (void)w, (void)shared;
+	(void)arg;
 	must_be_there(n);
-	if (role > PS_SOURCE || !k->len || k->len > PS_KEY_MAX)
+	if (ask->role > PS_SOURCE || !k->len || k->len > PS_KEY_MAX)
 		abort();
 }
 
@@ -78,7 +78,7 @@ static void one(const uint8_t *p, size_t len)
 			break;
 		case 2:
 		case 3:
-			r = ps_report(&s, &k, n, p[3], (enum ps_role)(p[2] % 3), p[2] & 64, p[2] & 128);
+			r = ps_report(&s, &k, n, p[3], &(struct ps_part){(enum ps_role)(p[2] % 3), p[2] & 64, p[2] & 128, .kept = p[2] & 32, .stands = p[2] & 16, .alive = p[2] & 8});
 			break;
 		case 4:
 			n->sent += bytes; /* before it is told: it may be acknowledged in there */

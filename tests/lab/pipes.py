@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # The semantics of named pipes: the same cases on a FIFO of one machine (tmpfs), of one node, of two and of three nodes must give the same answers.
-# usage: pipes.py SPRITE-LAB SRC [CASE...]   SRC: where a node sees tests/lab. Prints "ok - ..." and "not ok - ..." lines.
-import os, queue, subprocess, sys, threading, time
-LAB, SRC, ONLY = sys.argv[1], sys.argv[2], sys.argv[3:]
+# usage: pipes.py SPRITE-LAB SRC [CASE...]   SRC: where a node sees tests/lab. Prints "ok - ..." and "not ok - ..." lines. REPEAT=N: each N times (but on one machine).
+import os, subprocess, sys, threading, time
+LAB, SRC, ONLY, REPEAT = sys.argv[1], sys.argv[2], sys.argv[3:], int(os.environ.get("REPEAT", 1))
 SETTLE = 0.25 # that something has not happened can only be waited for
 
 class End: # a process on a node
-    def __init__(self, node, path):
-        self.path, self.n = path, 0
+    def __init__(self, node):
+        self.path, self.n, self.node, self.dead = None, 0, node, False
         self.p = subprocess.Popen([LAB, "exec", node, "-T", "--", "python3", SRC + "/pipe_end.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.got, self.new = {}, threading.Condition()
         threading.Thread(target=self.listen, daemon=True).start()
@@ -35,8 +35,12 @@ class End: # a process on a node
         time.sleep(SETTLE)
         return self.wait(n, 0)
     def kill(self): # the process, on its node
+        self.dead = True
         self.p.stdin.close() # ends it: its descriptors close, whatever its threads wait for
         self.p.wait()
+    def tidy(self): # for the next case, unless something has not come back
+        if not self.dead and (self.do("reset") != "ok" or len(self.got) != self.n + 1):
+            self.kill()
 
 def reader_first(a, b, c):
     r = a.open("f", "r")
@@ -169,33 +173,162 @@ def end_for_all(a, b, c): # readers and writers on two nodes: the end comes to b
     x, y = a.wait(x).split(), b.wait(y).split()
     return t + [int(x[1]) + int(y[1]), int(x[2]) + int(y[2]), a.do("close", "f"), b.do("close", "f2")]
 
+def left_over(a, b, c): # what nobody has read goes with the last end, and not before
+    r, w = a.open("f", "r"), b.open("f", "w")
+    t = [a.wait(r), b.wait(w), b.do("write", "f", "abcdef"), a.do("readn", "f", "3"), a.do("close", "f"), b.do("close", "f")]
+    r = c.open("f", "r")
+    t += [c.blocked(r), b.wait(b.open("f", "w")), c.wait(r), b.do("write", "f", "new"), c.do("readn", "f", "3"), b.do("close", "f"), c.do("read", "f", "9"), c.do("close", "f")]
+    return t
+
+def left_at_once(a, b, c): # the writer goes first, and one comes to each of the nodes as soon as the reader has gone
+    t = []
+    for e in (a, b, c):
+        r, w = a.open("f", "r"), b.open("f", "w")
+        t += [a.wait(r), b.wait(w), b.do("write", "f", "abcdef"), a.do("readn", "f", "3"), b.do("close", "f"), a.do("close", "f")]
+        t += [e.wait(e.open("f", "r", "n")), e.do("read", "f", "9"), e.do("close", "f")]
+    return t
+
+def left_by_killed(a, b, c): # a full pipe whose ends are all killed
+    r, w = a.open("f", "r"), b.open("f", "w")
+    t = [a.wait(r), b.wait(w)]
+    n = b.start("fill", "f", "4000000")
+    t += [b.blocked(n), a.do("readn", "f", "5")]
+    a.kill()
+    b.kill()
+    r = c.open("f", "r")
+    return t + [c.blocked(r), c.wait(c.open("g", "w", "n")), c.wait(r), c.do("close", "g"), c.do("read", "f", "9"), c.do("close", "f")]
+
+def kept_for_next(a, b, c): # the reader goes, and the writer whose bytes they are, but another one stays: all that it could write is for the next reader, but what was read
+    r, w, v = a.open("f", "r"), b.open("f", "w"), c.open("f", "w")
+    t = [a.wait(r), b.wait(w), c.wait(v)]
+    p = b.start("pour", "f")
+    t += [b.blocked(p), a.do("readn", "f", "5"), a.do("close", "f")]
+    why, n = b.wait(p).split()
+    t += [why, int(n) >= 65536, b.do("close", "f"), a.wait(a.open("f", "r"))]
+    e, x = c.start("write", "f", "end"), a.start("count", "f")
+    t += [c.wait(e), c.do("close", "f")]
+    return t + [int(a.wait(x).split()[1]) - int(n), a.do("close", "f")]
+
+def sigpipe(a, b, c): # who does not ignore it is killed, in a write that waits for room as well
+    t = []
+    r, w = a.open("f", "r"), b.open("f", "w")
+    t += [a.wait(r), b.wait(w)]
+    p = b.start("broken", "f")
+    t += [b.blocked(p), a.do("close", "f"), b.wait(p), b.do("broken", "f"), b.do("close", "f")]
+    return t
+
+def readiness(a, b, c): # poll, select: for room and for bytes
+    r, w = a.open("f", "r"), b.open("f", "w")
+    t = [a.wait(r), b.wait(w), a.do("select", "f", "in", "0"), b.do("select", "f", "out", "60000"), b.do("write", "f", "x"), a.do("select", "f", "in", "60000"), a.do("readn", "f", "1")]
+    n = int(b.do("brim", "f").split()[1])
+    t += [b.do("poll", "f", "out", "0"), b.do("select", "f", "out", "0")]
+    got = a.do("readn", "f", str(n)).split()[1]
+    t += [len(got) == n, b.do("poll", "f", "out", "60000"), a.do("poll", "f", "in", "0"), b.do("close", "f"), a.do("poll", "f", "in", "60000"), a.do("select", "f", "in", "0"), a.do("close", "f")]
+    return t
+
+def edges(a, b, c): # edge-triggered epoll
+    r, w = a.open("f", "r"), b.open("f", "w")
+    t = [a.wait(r), b.wait(w), a.do("watch", "f", "e", "in"), a.do("edge", "e", "0")]
+    for i in range(3):
+        t += [b.do("write", "f", "x"), a.do("edge", "e", "60000"), a.do("edge", "e", "100")]
+    t += [b.do("close", "f"), a.do("edge", "e", "60000"), a.do("edge", "e", "100"), a.do("readn", "f", "9"), a.do("close", "e"), a.do("close", "f")]
+    return t
+
+def room_edges(a, b, c):
+    r, w = a.open("f", "r"), b.open("f", "w")
+    t = [a.wait(r), b.wait(w)]
+    n = int(b.do("brim", "f").split()[1])
+    t += [b.do("watch", "f", "e", "out"), b.do("edge", "e", "100"), len(a.do("readn", "f", str(n))) - n, b.do("edge", "e", "60000"), a.do("close", "f"), b.do("edge", "e", "60000").count("err")]
+    return t + [b.do("close", "e"), b.do("close", "f")]
+
+def bound(a, b, c): # a writer without a reader who reads: as much goes in as a pipe holds, and no more than four times that
+    r, w = a.open("f", "r"), b.open("f", "w")
+    t = [a.wait(r), b.wait(w)]
+    n = int(b.do("brim", "f").split()[1])
+    return t + [n >= 65536, n <= 4 * 65536, len(a.do("readn", "f", str(n))) - n, b.do("close", "f"), a.do("read", "f", "9"), a.do("close", "f")]
+
+def interrupted(a, b, c): # a signal ends a call that waits
+    t = [a.do("interrupt", "open", a.path, "r"), b.do("interrupt", "open", b.path, "w")]
+    r, w = a.open("f", "r"), b.open("f", "w")
+    t += [a.wait(r), b.wait(w), a.do("interrupt", "read", "f")]
+    n = b.do("brim", "f")
+    t += [b.do("interrupt", "write", "f"), b.do("close", "f"), int(a.do("count", "f").split()[1]) - int(n.split()[1]), a.do("close", "f")]
+    return t
+
+def names(a, b, c): # another name, none
+    r, w = a.open("f", "r"), b.open("f", "w")
+    t = [a.wait(r), b.wait(w), a.do("link", a.path, a.path + ".link"), b.do("write", "f", "one"), a.do("readn", "f", "3")]
+    t += [c.wait(c.start("open", "g", c.path + ".link", "w")), c.do("write", "g", "two"), a.do("readn", "f", "3"), b.do("rename", b.path, b.path + ".new"), b.do("write", "f", "three")]
+    t += [a.do("readn", "f", "5"), c.do("unlink", c.path + ".new"), a.do("unlink", a.path + ".link"), b.do("write", "f", "four"), a.do("readn", "f", "4"), c.do("close", "g")]
+    e = a.start("read", "f", "9")
+    return t + [a.blocked(e), b.do("close", "f"), a.wait(e), a.do("close", "f")]
+
+def sizes(a, b, c): # F_SETPIPE_SZ, by the writer
+    r, w = a.open("f", "r"), b.open("f", "w")
+    t = [a.wait(r), b.wait(w), b.do("size", "f", "262144"), b.do("fill", "f", "262144")]
+    return t + [len(a.do("readn", "f", "262144")), b.do("size", "f", "4096"), b.do("write", "f", "x"), a.do("readn", "f", "1"), b.do("close", "f"), a.do("read", "f", "9"), a.do("close", "f")]
+
+def spliced(a, b, c):
+    r, w = a.open("f", "r"), b.open("f", "w")
+    t = [a.wait(r), b.wait(w), b.do("splice_in", "f", "abcdef"), a.do("poll", "f", "in", "60000"), a.do("unread", "f"), a.do("tee", "f"), a.do("unread", "f"), a.do("splice_out", "f")]
+    return t + [a.do("unread", "f"), b.do("close", "f"), a.do("splice_out", "f"), a.do("close", "f")]
+
+def thousand(a, b, c): # FIFOs, each with a reader who waits
+    t = [a.do("mkfifos", a.path, "1000")]
+    r = a.start("each", a.path, "r", "1000")
+    return t + [b.wait(b.start("each", b.path, "w", "1000"), 280), a.wait(r, 280)]
+
+def crowd(a, b, c): # who wait for one reader
+    x, y = a.start("crowd", a.path, "500"), b.start("crowd", b.path, "500")
+    t = [c.wait(c.open("f", "rw")), len(c.wait(c.start("readn", "f", "4000"), 280))]
+    return t + [a.wait(x), b.wait(y), c.do("close", "f")]
+
 CASES = [reader_first, writer_first, nonblock_writer, nonblock_reader, epipe, epipe_while_full, two_writers, second_reader, both_ways, much, records, records_here, killed_writer,
-         killed_opener, several_readers, idle_reader, tokens, reader_leaves, reader_comes, end_for_all]
+         killed_opener, several_readers, idle_reader, tokens, reader_leaves, reader_comes, end_for_all,
+         left_over, left_at_once, left_by_killed, kept_for_next, sigpipe, readiness, edges, room_edges, bound, interrupted, names, sizes, spliced,
+         thousand, crowd]
+LONG = [thousand, crowd] # only by name
 PLACES = [("one machine", "ws1", "ws1", "ws1", "/tmp/pipes"), ("one node", "ws1", "ws1", "ws1", "/sprite/pipes"), ("two nodes", "ws1", "ws2", "ws2", "/sprite/pipes"),
           ("three nodes", "ws1", "ws2", "ws3", "/sprite/pipes")]
 
+def run(case, what, where):
+    ends, d = where[:3], where[3]
+    path = "%s/%s.%s" % (d, case.__name__, what.replace(" ", "_"))
+    t = []
+    for i, e in enumerate(ends):
+        if e.dead:
+            e = where[i] = End(e.node)
+        e.path = path
+    a = where[0]
+    a.do("mkfifo", path)
+    t = case(*where[:3])
+    for e in where[:3]:
+        e.tidy()
+    return t
+
 def main():
-    bad = False
+    bad = 0
+    places = [(what, [End(n) for n in (na, nb, nc)] + [d]) for what, na, nb, nc, d in PLACES]
+    for what, where in places:
+        subprocess.run([LAB, "exec", where[0].node, "-T", "--", "mkdir", "-p", where[3]], check=True)
     for case in CASES:
-        if ONLY and case.__name__ not in ONLY:
+        if case.__name__ not in ONLY if ONLY else case in LONG:
             continue
-        want = None
-        for what, na, nb, nc, d in PLACES:
-            path = "%s/%s.%s" % (d, case.__name__, what.replace(" ", "_"))
-            subprocess.run([LAB, "exec", na, "-T", "--", "sh", "-c", "mkdir -p %s; rm -f %s; mkfifo %s" % (d, path, path)], check=True)
-            ends = [End(n, path) for n in (na, nb, nc)]
-            got = case(*ends)
-            for e in ends:
-                e.kill()
-            if want is None:
-                want = got
-                continue
+        want = run(case, *places[0])
+        for what, where in places[1:]:
+            for i in range(REPEAT):
+                got = run(case, what, where)
+                if got != want:
+                    break
             if got == want:
                 print("ok - %s: %s as on one machine" % (case.__name__, what), flush=True)
             else:
-                bad = True
-                print("not ok - %s: %s differs from one machine" % (case.__name__, what))
+                bad += 1
+                print("not ok - %s: %s differs from one machine%s" % (case.__name__, what, " (round %d)" % i if REPEAT > 1 else ""))
                 print("#   wanted: %s\n#   found:  %s" % (want, got), flush=True)
+    for what, where in places:
+        for e in where[:3]:
+            e.kill()
     return 1 if bad else 0
 
 sys.exit(main())

@@ -53,6 +53,27 @@ check "the reader sees the end when the writer's node has gone" until_true 60 gr
 wait $reader
 until_true 60 lab start ws3 spritefs
 
+# -- and one with bytes that its reader has left behind: they are nobody's
+sh_on ws3 'exec 4>/sprite/f; echo left >&4; sleep 60' >/dev/null 2>&1 &
+same "a part is read" l "$(on ws1 timeout 60 head -c 1 /sprite/f)"
+lab kill ws3 spritefs
+same "a reader on a third node finds nothing" "b''" "$(on ws2 timeout 60 python3 -c 'import os; print(os.read(os.open("/sprite/f", os.O_RDONLY | os.O_NONBLOCK), 9))')"
+until_true 60 lab start ws3 spritefs
+
+# -- on an export that is read only: as on a file system that is, a FIFO is opened for either
+sh_on fs1 'sed -i "s/\"root_squash\": false/&, \"readonly\": true/" /etc/sprite/sprite.conf'
+lab kill fs1 spritefsd
+until_true 60 lab start fs1 spritefsd
+refused "none is made there" 1 'Read-only file system' on ws1 mkfifo /sprite/none
+sh_on ws1 'timeout 120 cat /sprite/f' >"$TMP/r" 2>&1 &
+reader=$!
+on ws2 timeout 60 sh -c 'echo through >/sprite/f'
+wait $reader
+same "what is there carries bytes" through "$(cat "$TMP/r")"
+sh_on fs1 'sed -i "s/, \"readonly\": true//" /etc/sprite/sprite.conf'
+lab kill fs1 spritefsd
+until_true 60 lab start fs1 spritefsd
+
 # -- many
 same "300 pipes with a waiting reader each" 300 "$(sh_on ws1 'mkdir /sprite/many; cd /sprite/many; for i in $(seq 300); do mkfifo $i; done; for i in $(seq 300); do cat $i & done >/tmp/many; sleep 0.5; wait; wc -l </tmp/many' &
 	until_true 60 on ws2 test -p /sprite/many/300; sh_on ws2 'cd /sprite/many; for i in $(seq 300); do timeout 60 sh -c "echo $i >$i"; done'; wait)"
