@@ -56,6 +56,8 @@ static void hook_ahead_done(void *ctx)
 		log_debug("family %s: the source does not hear that all is ready", f->id); /* and the image ends early */
 }
 
+#define FIFO_TRIES 100 /* five seconds */
+
 /* Named pipes: the pipe agent of this host's spritefs does it. */
 static int hook_fifo(void *ctx, enum eng_fifo_verb verb, const struct eng_fifo *x, struct error *e)
 {
@@ -66,11 +68,21 @@ static int hook_fifo(void *ctx, enum eng_fifo_verb verb, const struct eng_fifo *
 	json_t *rq = json_pack("{s:s, s:s, s:i, s:i, s:I, s:b, s:b}", "verb", "pipe", "do", words[verb], "pid", (int)x->pid, "fd", x->num, "token", (json_int_t)x->token,
 		"r", (int)x->reads, "w", (int)x->writes);
 
+	int r;
+
 	if (!rq || asprintf(&path, "%s/spritefs.sock", f->m->conf->run_dir) < 0) {
 		json_decref(rq);
 		return error_set(e, ENOMEM, "out of memory");
 	}
-	return local_call(path, rq, NULL, NULL, NULL, e);
+	/* One that is killed is started again by its holder, and knows what was answered: what was not is asked again. */
+	for (int i = 0;; i++) {
+		r = local_call(path, json_incref(rq), NULL, NULL, NULL, e);
+		if ((r != -ECONNREFUSED && r != -ENOENT && r != -ECONNRESET) || i == FIFO_TRIES)
+			break;
+		usleep(50000);
+	}
+	json_decref(rq);
+	return r;
 }
 
 void transfer_hooks(struct family *f, struct eng_hooks *out)

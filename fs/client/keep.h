@@ -27,7 +27,7 @@ enum keep_kind {
 	KEEP_CALL,  /* a call under way that changes something, for a request of the kernel */
 	KEEP_TAKEN, /* a write(2) that is being taken into a chunk */
 	KEEP_OP,    /* dirq.c */
-	KEEP_PIPE,  /* pipe_agent.c */
+	KEEP_PIPE,  /* pipe_move.c: a process that moves */
 	KEEP_CLAIM, /* hand.c: looked up, not opened yet */
 	KEEP_KINDS,
 };

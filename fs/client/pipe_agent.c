@@ -326,6 +326,53 @@ static void on_down(struct agent *a, struct hub *h)
 	}
 }
 
+/* ---- after a spritefs that was killed ---- */
+
+/* The FIFO behind a descriptor of a process, with a reference. -EOPNOTSUPP: it is not one of ours, or not bridged. */
+static int fifo_behind(struct fs *fs, pid_t pid, int num, struct inode **out)
+{
+	struct {
+		struct file_handle h;
+		uint32_t id[8];
+	} fh = {.h = {.handle_bytes = sizeof(fh.id)}};
+	struct statx ours, theirs;
+	char path[64];
+	int id;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", pid, num);
+	_cleanup_close_ int fd = open(path, O_PATH | O_CLOEXEC);
+
+	if (fd < 0 || statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &theirs) || statx(AT_FDCWD, fs->mount, AT_STATX_DONT_SYNC, STATX_TYPE, &ours))
+		return -errno;
+	if (theirs.stx_dev_major != ours.stx_dev_major || theirs.stx_dev_minor != ours.stx_dev_minor || !S_ISFIFO(theirs.stx_mode))
+		return -EOPNOTSUPP;
+	if (name_to_handle_at(fd, "", &fh.h, &id, AT_EMPTY_PATH))
+		return -errno;
+	*out = inode_get(fs, (uint64_t)fh.id[0] << 32 | fh.id[1]); /* cannot be forgotten while fd is open */
+	if ((*out)->dom && !(*out)->dom->home)
+		return 0;
+	inode_put(fs, *out);
+	return -EOPNOTSUPP;
+}
+
+static void look(struct agent *a)
+{
+	struct pipe_seen seen;
+	struct inode *ino;
+	struct fifo *f;
+
+	pipe_proc_seen(&seen);
+	for (size_t i = 0; i < seen.n; i++) {
+		if (fifo_behind(a->fs, seen.v[i].pid, seen.v[i].fd, &ino) || !(f = fifo_get(a, ino)))
+			continue;
+		f->r |= seen.v[i].r;
+		f->w |= seen.v[i].w;
+		if (f->hub->stream) /* else on_up() tells */
+			pipe_tell(f, SPRITE__FS__PIPE_MSG__KIND__OPEN, ++a->next_id, seen.v[i].r, seen.v[i].w, 0);
+	}
+	free(seen.v);
+}
+
 /* ---- the thread ---- */
 
 static void mail_handle(struct agent *a, struct mail *m)
@@ -348,6 +395,12 @@ static void mail_handle(struct agent *a, struct mail *m)
 		break;
 	case MAIL_CALL:
 		claim_call(a, m->call);
+		break;
+	case MAIL_LOOK:
+		look(a);
+		break;
+	case MAIL_FOUND:
+		claim_found(a, m->ino, m->keep);
 		break;
 	}
 	free(m);
@@ -502,33 +555,32 @@ bool pipe_agent_open(struct fs *fs, fuse_req_t req, int fd, struct inode *ino, c
 	return true;
 }
 
-/* ---- the control socket ---- */
+/* ---- the control socket, and what a spritefs before us was told by it ---- */
 
-/* The FIFO behind a descriptor of a process, with a reference. -EOPNOTSUPP: it is not one of ours, or not bridged. */
-static int fifo_behind(struct fs *fs, pid_t pid, int num, struct inode **out)
+int pipe_agent_resume(struct fs *fs, struct inode *ino, struct keep *k)
 {
-	struct {
-		struct file_handle h;
-		uint32_t id[8];
-	} fh = {.h = {.handle_bytes = sizeof(fh.id)}};
-	struct statx ours, theirs;
-	char path[64];
-	int id;
+	struct agent *a = agent_of(fs);
+	struct mail *m = a ? calloc(1, sizeof(*m)) : NULL;
 
-	snprintf(path, sizeof(path), "/proc/%d/fd/%d", pid, num);
-	_cleanup_close_ int fd = open(path, O_PATH | O_CLOEXEC);
+	if (!m) {
+		inode_put(fs, ino);
+		return -ENOMEM;
+	}
+	*m = (struct mail){.kind = MAIL_FOUND, .ino = ino, .keep = k};
+	pipe_post(a, m);
+	return 0;
+}
 
-	if (fd < 0 || statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &theirs) || statx(AT_FDCWD, fs->mount, AT_STATX_DONT_SYNC, STATX_TYPE, &ours))
-		return -errno;
-	if (theirs.stx_dev_major != ours.stx_dev_major || theirs.stx_dev_minor != ours.stx_dev_minor || !S_ISFIFO(theirs.stx_mode))
-		return -EOPNOTSUPP;
-	if (name_to_handle_at(fd, "", &fh.h, &id, AT_EMPTY_PATH))
-		return -errno;
-	*out = inode_get(fs, (uint64_t)fh.id[0] << 32 | fh.id[1]); /* cannot be forgotten while fd is open */
-	if ((*out)->dom && !(*out)->dom->home)
-		return 0;
-	inode_put(fs, *out);
-	return -EOPNOTSUPP;
+
+void pipe_agent_look(struct fs *fs)
+{
+	struct agent *a = agent_of(fs);
+	struct mail *m = a ? calloc(1, sizeof(*m)) : NULL;
+
+	if (!m)
+		return;
+	m->kind = MAIL_LOOK;
+	pipe_post(a, m);
 }
 
 int pipe_agent_call(struct fs *fs, pid_t caller, enum pipe_verb verb, pid_t pid, int fd, uint64_t token, bool r, bool w)

@@ -27,4 +27,16 @@ bool pipe_agent_open(struct fs *fs, fuse_req_t req, int fd, struct inode *ino, c
 enum pipe_verb { PIPE_KNOWN, PIPE_HOLD, PIPE_UNHOLD, PIPE_PLEDGE, PIPE_TAKE };
 int pipe_agent_call(struct fs *fs, pid_t caller, enum pipe_verb verb, pid_t pid, int fd, uint64_t token, bool r, bool w);
 
+/* What a spritefs that was killed knew of a process that moves (KEEP_PIPE); takes over the record and a reference of ino. -errno: neither. */
+struct keep;
+struct kept_pipe {
+	uint64_t ino, token;
+	uint64_t born; /* of the process: field 22 of proc_pid_stat(5) */
+	int32_t pid;
+	uint8_t r, w, pledge;
+};
+int pipe_agent_resume(struct fs *fs, struct inode *ino, struct keep *k);
+/* After a spritefs that was killed: finds out what processes of this node have open, for the hub. */
+void pipe_agent_look(struct fs *fs);
+
 #endif

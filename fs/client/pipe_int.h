@@ -8,6 +8,7 @@
 #define FS_CLIENT_PIPE_INT_H
 #include <semaphore.h>
 #include "fs/client/client.h"
+#include "fs/client/keep.h"
 #include "fs/client/pipe_agent.h"
 #include "fs/client/pipe_proc.h"
 
@@ -53,6 +54,8 @@ struct claim {
 	int end[2];  /* ends of our own that stand for its; pledge: to read only; -1: none */
 	uint64_t id; /* pledge: of the PLEDGE or TAKE on its way, 0: none */
 	struct pipe_call *call;
+	struct keep *keep; /* NULL: not yet; a process that was found dead has none */
+	bool found;	   /* of a spritefs that was killed: what the hub said meanwhile we have not heard */
 };
 
 struct fifo {
@@ -101,11 +104,12 @@ struct pipe_call {
 	sem_t done;
 };
 
-enum mail_kind { MAIL_OPEN, MAIL_UP, MAIL_DOWN, MAIL_MSG, MAIL_CALL };
+enum mail_kind { MAIL_OPEN, MAIL_UP, MAIL_DOWN, MAIL_MSG, MAIL_CALL, MAIL_FOUND, MAIL_LOOK };
 struct mail {
 	struct list link;
 	enum mail_kind kind;
-	struct inode *ino; /* OPEN */
+	struct inode *ino; /* OPEN, FOUND */
+	struct keep *keep; /* FOUND */
 	struct opener *opener;
 	struct hub *hub; /* the others */
 	struct rpc_stream *stream;
@@ -200,6 +204,7 @@ int pipe_tell(struct fifo *f, Sprite__Fs__PipeMsg__Kind kind, uint64_t id, bool 
 
 /* ---- pipe_move.c */
 void claim_call(struct agent *a, struct pipe_call *c);
+void claim_found(struct agent *a, struct inode *ino, struct keep *k); /* takes over both */
 void claims_up(struct agent *a, struct fifo *f); /* the stream is there again */
 void claim_released(struct agent *a, struct fifo *f, uint64_t token);
 bool claim_opened(struct agent *a, struct fifo *f, uint64_t id); /* true: the number was one of ours */

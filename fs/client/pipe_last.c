@@ -157,5 +157,5 @@ void last_idle(struct agent *a)
 		if (f->kept < 0 && !f->unacked && list_empty(&f->openers))
 			fifo_free(a, f);
 	}
-	free(seen.ino);
+	free(seen.v);
 }

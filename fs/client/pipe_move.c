@@ -11,7 +11,9 @@
  *			  hub that it may come to life; withdrawn (DROP) when it ends before it does.
  *			TAKE: it does. The hub counts it as an opener, lets every other node RELEASE, and answers when what is to be in the pipe of this node is here
  *			  (fs/server/pipe_take.c); the call returns when it is in its place.
- * A token names one family's end in one move. Everything is by process or token, so that a migd that was started again finds it.
+ * A token names one family's end in one move. Everything is by process or token, so that a migd that was started again finds it. And a spritefs: a claim whose caller has its answer
+ * is in a record (KEEP_PIPE). The stream to the hub broke with the one that was killed, so a found claim is told anew; a found hold of a process that has let go of its
+ * descriptors meanwhile is released at once.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,7 +22,9 @@
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include "conf/cleanup.h"
 #include "conf/clock.h"
+#include "conf/log.h"
 #include "fs/client/pipe_int.h"
 
 #define MOVE_MAX (128 << 10)
@@ -34,6 +38,7 @@ static void claim_free(struct claim *c)
 		close(c->pidfd);
 	if (c->ns >= 0)
 		close(c->ns);
+	keep_free(c->keep);
 	list_del(&c->link);
 	free(c);
 }
@@ -44,6 +49,15 @@ void claims_free(struct fifo *f)
 
 	list_each_safe(c, tmp, &f->claims, link)
 		claim_free(c);
+}
+
+/* Before its caller is answered: from then on it counts, whatever becomes of us. */
+static void claim_keep(struct claim *c)
+{
+	struct kept_pipe x = {.ino = c->fifo->ino->id, .token = c->token, .born = pipe_proc_born(c->pid), .pid = c->pid, .r = c->r, .w = c->w, .pledge = c->pledge};
+	struct keep *k = keep_put(c->keep, KEEP_PIPE, c->keep ? c->keep->key : atomic_fetch_add(&keep_head()->next_ticket, 1) + 1, &x, sizeof(x));
+
+	c->keep = k ? k : c->keep;
 }
 
 static void call_answer(struct pipe_call *c, int result)
@@ -85,22 +99,33 @@ static bool too_much(struct fifo *f, int end)
 
 /* ---- source ---- */
 
-static void on_hold(struct agent *a, struct pipe_call *call)
+/* Ends of our own that stand for its. */
+static int hold_ends(struct agent *a, struct claim *c)
 {
-	struct claim *c = claim_make(a, call);
-
-	if (!c) {
-		call_answer(call, -ENOMEM);
-		return;
-	}
 	if (c->r)
 		c->end[0] = fifo_open(a->fs, c->fifo->ino, O_RDONLY);
 	if (c->w)
 		c->end[1] = fifo_open(a->fs, c->fifo->ino, O_WRONLY);
 	if (c->end[1] == -ENXIO)
 		c->end[1] = fifo_open(a->fs, c->fifo->ino, O_RDWR);
-	if ((c->r && c->end[0] < 0) || (c->w && c->end[1] < 0)) {
-		call_answer(call, c->r && c->end[0] < 0 ? c->end[0] : c->end[1]);
+	return c->r && c->end[0] < 0 ? c->end[0] : c->w && c->end[1] < 0 ? c->end[1] : 0;
+}
+
+static void on_hold(struct agent *a, struct pipe_call *call)
+{
+	struct claim *c = claim_make(a, call), *old, *tmp;
+	int err;
+
+	if (!c) {
+		call_answer(call, -ENOMEM);
+		return;
+	}
+	list_each_safe(old, tmp, &c->fifo->claims, link)
+		if (old != c && !old->pledge && old->token == c->token)
+			claim_free(old); /* the answer did not arrive: a spritefs was killed */
+	err = hold_ends(a, c);
+	if (err < 0) {
+		call_answer(call, err);
 		claim_free(c);
 		return;
 	}
@@ -112,6 +137,7 @@ static void on_hold(struct agent *a, struct pipe_call *call)
 	c->fifo->r |= c->r;
 	c->fifo->w |= c->w;
 	pipe_tell(c->fifo, SPRITE__FS__PIPE_MSG__KIND__OPEN, ++a->next_id, c->r, c->w, 0); /* should it not know */
+	claim_keep(c);
 	call_answer(call, 0);
 }
 
@@ -277,6 +303,8 @@ static void claim_answer(struct agent *a, struct claim *c, int result)
 	if (call->verb == PIPE_PLEDGE) {
 		if (result < 0)
 			pledge_free(a, c);
+		else
+			claim_keep(c);
 		call_answer(call, result);
 		return;
 	}
@@ -313,6 +341,63 @@ bool claim_taking(const struct fifo *f)
 
 /* ---- both ---- */
 
+/* After a stream broke, or one of us was killed. */
+static void claim_tell(struct agent *a, struct claim *c)
+{
+	struct fifo *f = c->fifo;
+
+	if (c->found)
+		log_note("pipe %llu: process %d moves with it, known from before; the hub is told", (unsigned long long)f->ino->id, c->pid);
+	if (!c->pledge) {
+		c->orphan = false; /* is told again */
+		pipe_tell(f, SPRITE__FS__PIPE_MSG__KIND__OPEN, ++a->next_id, c->r, c->w, 0);
+	} else if (c->call && c->call->verb == PIPE_TAKE) {
+		take_send(a, c);
+	} else {
+		c->id = ++a->next_id;
+		pipe_tell(f, SPRITE__FS__PIPE_MSG__KIND__PLEDGE, c->id, c->r, c->w, c->token);
+	}
+}
+
+void claim_found(struct agent *a, struct inode *ino, struct keep *k)
+{
+	const struct kept_pipe x = *(const struct kept_pipe *)k->data;
+	struct pipe_call call = {.pid = x.pid, .token = x.token, .r = x.r, .w = x.w, .ino = ino};
+	struct claim *c = claim_make(a, &call);
+
+	if (!c) {
+		keep_free(k);
+		return;
+	}
+	c->pledge = x.pledge;
+	c->found = true;
+	c->keep = k;
+	if (pipe_proc_born(x.pid) != x.born) { /* has ended, and its number was perhaps given to another one */
+		if (c->pidfd >= 0)
+			close(c->pidfd);
+		if (c->ns >= 0)
+			close(c->ns);
+		c->pidfd = c->ns = -1;
+	}
+	if (c->pledge) {
+		c->end[0] = c->r ? fifo_open(a->fs, ino, O_RDONLY) : -1;
+	} else {
+		hold_ends(a, c);
+		c->fifo->r |= c->r;
+		c->fifo->w |= c->w;
+	}
+	if (c->fifo->hub->stream) /* else claims_up() */
+		claim_tell(a, c);
+}
+
+/* It came home, or stayed at home: the hollow goes on without descriptors. Was its release missed? */
+static bool release_missed(struct agent *a, const struct claim *c)
+{
+	_cleanup_close_ int path = c->found && !c->pledge && !has_ended(c) ? fifo_path(a->fs, c->fifo->ino) : -1;
+
+	return path >= 0 && !pipe_proc_has(path, c->pid);
+}
+
 void claim_call(struct agent *a, struct pipe_call *call)
 {
 	switch (call->verb) {
@@ -337,16 +422,8 @@ void claims_up(struct agent *a, struct fifo *f)
 {
 	struct claim *c;
 
-	list_each(c, &f->claims, link) {
-		if (!c->pledge) {
-			c->orphan = false; /* is told again */
-		} else if (c->call && c->call->verb == PIPE_TAKE) {
-			take_send(a, c);
-		} else {
-			c->id = ++a->next_id;
-			pipe_tell(f, SPRITE__FS__PIPE_MSG__KIND__PLEDGE, c->id, c->r, c->w, c->token);
-		}
-	}
+	list_each(c, &f->claims, link)
+		claim_tell(a, c);
 }
 
 void claims_tick(struct agent *a, struct fifo *f)
@@ -354,7 +431,9 @@ void claims_tick(struct agent *a, struct fifo *f)
 	struct claim *c, *tmp;
 
 	list_each_safe(c, tmp, &f->claims, link) {
-		if (c->releasing) {
+		if (!c->releasing && f->hub->stream && release_missed(a, c)) {
+			release(a, f, c);
+		} else if (c->releasing) {
 			uint64_t token = c->token;
 
 			if (!has_left(c)) {

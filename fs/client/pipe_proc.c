@@ -59,6 +59,17 @@ static bool state_of(pid_t tid, const char *any)
 	return read_line(tid, "stat", buf, sizeof(buf)) == 0 && (p = strrchr(buf, ')')) && p[1] && p[2] && strchr(any, p[2]);
 }
 
+uint64_t pipe_proc_born(pid_t pid)
+{
+	unsigned long long born = 0;
+	char buf[1024], *p;
+
+	if (read_line(pid, "stat", buf, sizeof(buf)) || !(p = strrchr(buf, ')')))
+		return 0;
+	sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &born);
+	return born;
+}
+
 static bool flags_of(pid_t tid, const char *call, unsigned long long *flags)
 {
 	unsigned long long a[4];
@@ -246,6 +257,20 @@ void pipe_proc_holders(int path, int but, bool *r, bool *w)
 	*w = h.w || !known;
 }
 
+bool pipe_proc_has(int path, pid_t pid)
+{
+	struct holders h = {0};
+	char name[32];
+
+	snprintf(name, sizeof(name), "/proc/%d", pid);
+	_cleanup_close_ int dir = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	if (dir < 0 || statx(path, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &h.want))
+		return false;
+	fifos_of(dir, pid, holder_seen, &h);
+	return h.r || h.w;
+}
+
 bool pipe_proc_any(int path, struct pipe_witness *who)
 {
 	struct holders h = {.who = who};
@@ -273,22 +298,22 @@ bool pipe_proc_any(int path, struct pipe_witness *who)
 static bool fifo_seen(void *arg, int dir, pid_t pid, const char *num, const struct statx *x)
 {
 	struct pipe_seen *s = arg;
+	int mode = mode_of(dir, num);
 
-	(void)dir;
-	(void)pid;
-	(void)num;
+	if (mode < 0)
+		return true;
 	if (s->n == s->room) {
 		size_t room = s->room ? 2 * s->room : 64;
-		uint64_t *p = realloc(s->ino, room * sizeof(*p));
+		struct pipe_open *p = realloc(s->v, room * sizeof(*p));
 
 		if (!p) {
 			s->all = true;
 			return false;
 		}
-		s->ino = p;
+		s->v = p;
 		s->room = room;
 	}
-	s->ino[s->n++] = x->stx_ino;
+	s->v[s->n++] = (struct pipe_open){x->stx_ino, pid, atoi(num), mode != O_WRONLY, mode != O_RDONLY};
 	return true;
 }
 
@@ -301,7 +326,7 @@ void pipe_proc_seen(struct pipe_seen *s)
 bool pipe_seen_has(const struct pipe_seen *s, uint64_t ino)
 {
 	for (size_t i = 0; i < s->n; i++)
-		if (s->ino[i] == ino)
+		if (s->v[i].ino == ino)
 			return true;
 	return s->all;
 }

@@ -30,14 +30,24 @@ struct pipe_witness {
 	int fd;
 };
 bool pipe_proc_any(int path, struct pipe_witness *who);
-/* All FIFOs that they have open, by one walk. free(ino). */
+/* All FIFOs that they have open, by one walk. free(v). */
+struct pipe_open {
+	uint64_t ino;
+	pid_t pid;
+	int fd;
+	bool r, w;
+};
 struct pipe_seen {
-	uint64_t *ino;
+	struct pipe_open *v;
 	size_t n, room;
 	bool all; /* not known: as if all were */
 };
 void pipe_proc_seen(struct pipe_seen *s);
 bool pipe_seen_has(const struct pipe_seen *s, uint64_t ino);
+/* When it was started (field 22 of proc_pid_stat(5)), so that a number used again is told; 0: it is not there. */
+uint64_t pipe_proc_born(pid_t pid);
+/* Has that process the FIFO open? */
+bool pipe_proc_has(int path, pid_t pid);
 /* The pid namespace of a process, open; -1: it is our own, or not known. */
 int pipe_proc_namespace(pid_t pid);
 

@@ -21,6 +21,7 @@
 #include "conf/clock.h"
 #include "conf/log.h"
 #include "fs/client/kept.h"
+#include "fs/client/pipe_agent.h"
 
 #define DOMAINS_MAX 4096
 #define CLAIM_NS    2000000000ull
@@ -102,6 +103,16 @@ static void claim_one(void *arg, struct keep *k)
 	hand_resume(((struct resuming *)arg)->fs, k);
 }
 
+static void pipe_one(void *arg, struct keep *k)
+{
+	struct resuming *r = arg;
+	struct kept_pipe *x = (struct kept_pipe *)k->data;
+	struct inode *ino = known(r, x->ino);
+
+	if (!ino || pipe_agent_resume(r->fs, inode_hold(r->fs, ino), k) < 0)
+		keep_free(k);
+}
+
 static void op_one(void *arg, struct keep *k)
 {
 	dirq_resume(((struct resuming *)arg)->fs, k);
@@ -157,6 +168,8 @@ int resume_tables(struct fs *fs, struct error *e)
 	for (i = 0; i < r->nstreams; i++)
 		stream_resumed(fs, r->streams[i]);
 	inode_resumed(fs);
+	keep_each(KEEP_PIPE, pipe_one, r); /* starts a thread */
+	pipe_agent_look(fs);
 	log_note("%s: going on with %zu inodes, %zu open files, %llu bytes not yet sent", fs->mount, inode_count(fs), r->nstreams,
 		(unsigned long long)atomic_load(&fs->dirty_bytes));
 	hash_clear(&r->chunks, NULL);

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+# lab: own
+# timeout: 300
+# spritefs is killed -9 while who has ends of a named pipe open moves: between PLEDGE and TAKE on its destination, between HOLD and RELEASE on its source. It keeps what it was told, and
+# finds what processes of its node have open: once it is in service again the move goes on, nobody sees an end or a broken pipe, no record is lost, doubled or out of order.
+. "$(dirname "$0")/lib.sh"
+. "$HERE/faults.sh"
+lab_up -n 3 --bind "$SPRITE_TESTS:/opt/sprite/tests"
+for n in ws1 ws2; do on $n mkdir -p $FAULT; lab kill $n migd TERM >/dev/null; again $n; done
+P=/opt/sprite/tests/tools/fifo_stream
+until_true 20 on ws1 sh -c 'mkdir -m 777 /sprite/p && mkfifo -m 666 /sprite/p/f /sprite/p/g /sprite/p/h' || flunk "mkfifo"
+
+start() { # NODE NAME CMD: $PID
+	"$BIN/sprite-lab" exec $1 -T -u sprite -- bash -c "cd /sprite/p; $3 </dev/null >$2.out 2>&1 & echo \$! >$2.n; mv $2.n $2.pid; wait \$!; echo \$? >$2.r; mv $2.r $2.rc" </dev/null >/dev/null 2>&1 &
+	until_true 20 on ws1 test -s /sprite/p/$2.pid || flunk "start of $2"
+	PID=$(on ws1 cat /sprite/p/$2.pid)
+}
+over() { until_true 60 on ws1 test -e /sprite/p/$1.rc; on ws1 cat /sprite/p/$1.rc; }
+numbers() { on ws1 cat /sprite/p/$1 | awk '$1 == "end" { print "end", $2 } $1 != "end" && $2 != n++ { print "not in order at", NR; exit }'; }
+reads() { on ws1 test -s /sprite/p/$1; }
+spritefs() { on $1 pgrep -xo spritefs; }
+# Moves $1 from ws1 to ws2, and kills the spritefs of $2 when its migd comes to step $3.
+killed_at() {
+	local job=$1 node=$2 step=$3 mover
+	on $node sh -c "echo hold >$FAULT/$step"
+	mig move -q -H ws2 $job >"$TMP/say" 2>&1 & mover=$!
+	until_true 20 on $node test -e $FAULT/$step.held || flunk "$step of $node is reached: $(cat "$TMP/say")"
+	fault spritefs:$node
+	check "the next one knows of it, and has told the hub" until_true 20 on $node grep -q 'known from before; the hub is told' /var/log/sprite/spritefs.log
+	on $node rm -f $FAULT/$step.held
+	check "it moves, with spritefs of $node killed at $step" wait $mover
+}
+
+start ws3 w "$P w f a 2500 512 1000"
+start ws1 r "$P r f log"
+until_true 20 reads log
+killed_at $PID ws2 prepared
+same "a reader gets all" "0 0 end 2500" "$(over w) $(over r) $(numbers log)"
+
+start ws1 r2 "$P r g log2"
+start ws1 w2 "$P w g a 2500 512 1000"
+until_true 20 reads log2
+killed_at $PID ws1 sent
+same "a reader at home gets all of a writer" "0 0 end 2500" "$(over w2) $(over r2) $(numbers log2)"
+
+# -- without a move: both ends on a node whose spritefs is killed go on, and others find them
+start ws1 r3 "$P r h log3"
+start ws1 w3 "$P w h a 1500 512 1000"
+until_true 20 reads log3
+fault spritefs:ws1
+until_true 20 on ws1 test -d /sprite/p
+start ws3 w4 "$P w h b 1500 512 0"
+same "a writer of another node finds the reader" "0 0 0 end 3000" "$(over w4) $(over w3) $(over r3) $(on ws1 cat /sprite/p/log3 | awk '$1 == "end" { print "end", $2 } $1 != "end" && $2 != n[$1]++ { print "not in order at", NR; exit }')"
+finish
