@@ -317,7 +317,7 @@ static void on_down(struct agent *a, struct hub *h)
 		if (f->hub != h)
 			continue;
 		end_leave(a, f);
-		f->unacked = 0;
+		f->unacked = f->done = 0;
 		f->silent = false;
 		kept_close(f);
 		list_each(o, &f->openers, link)

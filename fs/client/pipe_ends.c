@@ -229,6 +229,17 @@ static void share(struct agent *a, struct fifo *f)
 	look_at(f, clock_mono_ns() + (f->idle < 100 ? SHARE_NS : 4 * SHARE_NS));
 }
 
+/* A reader that takes small pieces makes room for small pieces: not each is worth a message. */
+static void acknowledge(struct fifo *f)
+{
+	if (!f->done)
+		return;
+	if (list_empty(&f->out) || f->done >= WINDOW / 2 || clock_mono_ns() - f->done_since >= AGAIN_NS)
+		pipe_say(f, SPRITE__FS__PIPE_MSG__KIND__ACK, 0, 0, NULL, 0);
+	else
+		look_at(f, f->done_since + AGAIN_NS);
+}
+
 /* Returns false when the readers have gone (and it is no sink any more). */
 static bool sink_pump(struct agent *a, struct fifo *f)
 {
@@ -247,6 +258,7 @@ static bool sink_pump(struct agent *a, struct fifo *f)
 
 		if (n < 0 && errno == EAGAIN) {
 			arm(a, f, EPOLLOUT);
+			acknowledge(f);
 			return true;
 		}
 		if (n < 0 && errno == EPIPE) {
@@ -257,12 +269,15 @@ static bool sink_pump(struct agent *a, struct fifo *f)
 		if (n < 0)
 			return true;
 		b->off += (size_t)n;
-		pipe_say(f, SPRITE__FS__PIPE_MSG__KIND__ACK, 0, (size_t)n, NULL, 0);
+		if (!f->done)
+			f->done_since = clock_mono_ns();
+		f->done += (size_t)n;
 		if (b->off == b->len) {
 			list_del(&b->link);
 			free(b);
 		}
 	}
+	acknowledge(f);
 	on_way = pipe_coming(f, true);
 	if (end_has_error(f->end))
 		return !lost(a, f, on_way);
@@ -383,17 +398,12 @@ void pipe_role(struct agent *a, struct fifo *f, int role, bool shared)
 		f->shared = shared;
 		pipe_pump(a, f);
 	} else if (f->role != SOURCE || role != SINK || may_be_sink(a, f)) {
-		bool was_source;
-
 		if (f->role == SINK)
 			pipe_pump(a, f); /* one whose readers have just gone gives back first */
-		was_source = f->role == SOURCE;
-		if (was_source)
+		if (f->role == SOURCE)
 			kept_open(a, f);
 		end_leave(a, f);
 		f->shared = shared;
 		role_take(a, f, role);
-		if (was_source)
-			kept_settle(f);
 	}
 }

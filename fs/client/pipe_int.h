@@ -19,6 +19,7 @@ enum { NONE, SINK, SOURCE };
 #define SHARE_NS  5000000ull	/* readers on several nodes: so long bytes may lie unread */
 #define AGAIN_NS  1000000ull	/* when an end says "nobody" and an opener is on its way; when a pipe could not be made small yet */
 #define IDLE_NS	  10000000000ull /* a FIFO of which nothing was heard for so long is looked at: has anybody it open? */
+#define WALK_NS	  60000000000ull /* for all FIFOs that rest, but not oftener than that */
 #define ENDED_NS  3000000000ull /* a process that has left is killed at once; if not (its migd is dead), it is stopped for good */
 #define STOOD_NS  10000000000ull /* who stood still on its way out of its open makes it again within that time, perhaps on another node */
 #define ANSWER_NS 2000000000ull /* an open waits no longer for a server that is away */
@@ -78,6 +79,8 @@ struct fifo {
 	unsigned idle; /* how often it was empty since */
 	struct list openers, claims;
 	struct list out; /* SINK: bytes for the pipe */
+	size_t done;	 /* SINK: bytes that are in the pipe and not acknowledged yet: with whatever is said next, or soon */
+	uint64_t done_since;
 	size_t unacked;	 /* of what we sent as a SOURCE; outlives the role, as the hub's queue does */
 	uint64_t again;	 /* look at it then, 0: never */
 	uint64_t used;
@@ -126,6 +129,7 @@ struct agent {
 	struct list mails; /* lock */
 	struct list fifos, hubs;
 	uint64_t next_id;
+	uint64_t walked; /* pipe_last.c: when all of /proc was looked through last */
 	uint8_t buf[CHUNK];
 };
 
@@ -174,9 +178,8 @@ void stack_send(struct fifo *f, const struct stack *s, size_t at);
 void pipe_place(struct agent *a, struct fifo *f);
 
 /* ---- pipe_last.c */
-/* We are a source no more: what is unread in the pipe stays, whether its writers do or not. Before the end is closed, and after. */
+/* We are about to be a source no more: what is unread in the pipe stays, whether its writers do or not. */
 void kept_open(struct agent *a, struct fifo *f);
-void kept_settle(struct fifo *f);
 /* True: there was one. Somebody else's end, or nobody, sees to it. */
 bool kept_close(struct fifo *f);
 void last_prove(struct agent *a, struct fifo *f, uint64_t round);

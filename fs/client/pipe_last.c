@@ -17,16 +17,11 @@
 
 void kept_open(struct agent *a, struct fifo *f)
 {
-	if (f->kept < 0)
-		f->kept = fifo_open(a->fs, f->ino, O_WRONLY); /* our read end is there, so there is a reader */
-}
-
-void kept_settle(struct fifo *f)
-{
 	int n = 0;
 
-	if (f->kept >= 0 && !ioctl(f->kept, FIONREAD, &n) && !n)
-		kept_close(f);
+	/* Only for bytes: a reader of this node that waits in open(2) would take it for its writer. */
+	if (f->kept < 0 && !ioctl(f->end, FIONREAD, &n) && n)
+		f->kept = fifo_open(a->fs, f->ino, O_WRONLY); /* our read end is there, so there is a reader */
 }
 
 bool kept_close(struct fifo *f)
@@ -117,6 +112,7 @@ void last_discard(struct agent *a, struct fifo *f)
 	guard_close(f);
 	end_close(f);
 	f->r = f->w = f->suspect = false;
+	f->done = 0;
 	others_wait(f);
 	pipe_report(f, 0);
 }
@@ -139,13 +135,15 @@ void last_idle(struct agent *a)
 	struct fifo *f, *tmp;
 	struct statx x;
 
+	if (a->walked && now - a->walked < WALK_NS)
+		return;
 	list_each_safe(f, tmp, &a->fifos, link) {
 		if (!idle(f, now))
 			continue;
 		if (!looked)
 			pipe_proc_seen(&seen);
 		looked = true;
-		f->used = now;
+		a->walked = f->used = now;
 		_cleanup_close_ int path = fifo_path(a->fs, f->ino);
 
 		if (path >= 0 && (statx(path, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &x) || pipe_seen_has(&seen, x.stx_ino)))

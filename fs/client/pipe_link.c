@@ -16,6 +16,12 @@ static void say(struct fifo *f, Sprite__Fs__PipeMsg m, const void *bytes, size_t
 
 	if (!f->hub->stream)
 		return;
+	if (m.kind == SPRITE__FS__PIPE_MSG__KIND__ACK) {
+		m.n += f->done;
+		f->done = 0;
+	} else if (f->done) { /* or the hub would take them for bytes that are nowhere */
+		pipe_say(f, SPRITE__FS__PIPE_MSG__KIND__ACK, 0, 0, NULL, 0);
+	}
 	log_debug("pipe %llu: says kind %d, id %llu, role %d, r %d, w %d, kept %d, alive %d, n %llu, %zu bytes", (unsigned long long)f->ino->id, (int)m.kind,
 		  (unsigned long long)m.id, f->role, f->r, f->w, f->kept >= 0, m.alive, (unsigned long long)m.n, len);
 	m.handle = (ProtobufCBinaryData){.len = f->ino->handle_len, .data = f->ino->handle};

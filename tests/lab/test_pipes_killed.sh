@@ -28,7 +28,8 @@ killed_at() {
 	fault spritefs:$node
 	check "the next one knows of it, and has told the hub" until_true 20 on $node grep -q 'known from before; the hub is told' /var/log/sprite/spritefs.log
 	on $node rm -f $FAULT/$step.held
-	check "it moves, with spritefs of $node killed at $step" wait $mover
+	wait $mover
+	same "it moves, with spritefs of $node killed at $step" "0 " "$? $(cat "$TMP/say")"
 }
 
 start ws3 w "$P w f a 2500 512 1000"
