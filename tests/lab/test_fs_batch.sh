@@ -27,7 +27,7 @@ def create():
 def read():
     for i in range(N):
         f = os.open("%s/%d" % (D, i), os.O_RDONLY); assert os.read(f, 4096) == b"x" * 1024; os.close(f)
-cost("create, write and close of a small file", .2, N, create)
+cost("create, write and close of a small file", .2, N, create, 10) # each tenth of a second the ticker sends what there is
 read()
 cost("open, read and close of a file read before", 0, N, read)
 cost("stat", 0, N, lambda: [os.stat("%s/%d" % (D, i)) for i in range(N)])
@@ -38,7 +38,7 @@ def stats():
     for i in range(N):
         f = os.open("%s/%d" % (D, i), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644); os.write(f, b"y" * 10); s = os.fstat(f); os.close(f)
         assert s.st_size == 10 and s.st_ino == os.stat("%s/%d" % (D, i)).st_ino
-cost("create, write, fstat and close", 2, N, stats, 10) # each tenth of a second the ticker may cut what is of one file in two batches
+cost("create, write, fstat and close", 2, N, stats, 10) # and may cut what is of one file in two
 f = os.open("%s/synced" % D, os.O_WRONLY | os.O_CREAT, 0o644); os.write(f, b"z"); os.fsync(f)
 def syncs():
     for i in range(100): os.pwrite(f, b"z" * 4096, i * 8192 % 65536); os.fsync(f)
@@ -51,7 +51,7 @@ on ws1 python3 - <"$TMP/count.py" || flunk "counting ends well"
 init=$(lab ls | awk '$1 == "ws1" { print $4 }')
 nsenter --mount="/proc/$init/ns/mnt" python3 - <<PY || flunk "counting from outside ends well"
 $(sed -n '/^import/,/f = os.open.*O_CREAT/p' "$TMP/count.py" | sed 's,/count/d,/count/out,')
-cost("create, write and close by a process of another pid namespace", .2, N, create)
+cost("create, write and close by a process of another pid namespace", .2, N, create, 10)
 PY
 on ws2 python3 - <<PY
 $(sed -n '/^import/,/^N, D/p' "$TMP/count.py" | sed '$d')
