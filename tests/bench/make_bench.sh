@@ -39,12 +39,12 @@ if with distcc && command -v distccd >/dev/null; then
 	done
 fi
 icecc_upto() { # starts what is not there yet; returns when the scheduler knows of all
-	[ -n "${icecc:-}" ] || { on ws1 icecc-scheduler -d -n bench -l /tmp/scheduler.log; icecc=0; }
+	[ -n "${icecc:-}" ] || { on ws1 icecc-scheduler -d -vv -n bench -l /tmp/scheduler.log; icecc=0; }
 	while [ "$icecc" -lt "$1" ]; do
 		icecc=$((icecc + 1))
 		on ws$icecc sh -c "mkdir -p /var/cache/icecc; chown sprite /var/cache/icecc; iceccd -d -n bench -s $(address ws1) -m 1 -N ws$icecc -b /var/cache/icecc -u sprite -l /tmp/iceccd.log"
 	done
-	until_true 20 eval '[ "$(on ws1 grep -c "^.*login ws" /tmp/scheduler.log)" -ge '"$1"' ]'
+	until_true 3 eval '[ "$(on ws1 grep -c "login ws" /tmp/scheduler.log)" -ge '"$1"' ]'
 }
 for i in $(seq "$MOST"); do lab cpu ws$i "$SHARE" >/dev/null; done
 row() { awk -v what="$1" -v o="${ONE:-$2}" -v t="$2" -v s="${3:-}" 'BEGIN { printf "%-44s %8.2f %9.2f %s\n", what, t, o / t, s }'; }
@@ -66,7 +66,7 @@ for n in $HOSTS; do
 		row "$n, distcc" "$(seconds build "DISTCC_HOSTS='$(cut -d' ' -f1-"$n" <<<"$list")' make -j$n CC='distcc gcc'")"
 	fi
 	if with icecc && command -v icecc >/dev/null; then
-		icecc_upto "$n"
+		icecc_upto "$n" || { echo "icecream is left out: its daemons do not find their scheduler"; WITH=${WITH/icecc}; continue; }
 		build "make -j$n CC='icecc gcc'" "$n" # ships the compiler
 		row "$n, icecream" "$(seconds build "make -j$n CC='icecc gcc'")"
 	fi
