@@ -175,7 +175,7 @@ wait
 
 # without migd all runs here
 lab kill ws1 migd TERM >/dev/null
-out=$(in_d 'make -s clean && mig make -s -j2 program && md5sum --quiet -c /tmp/plain.sums'); rc=$?
+out=$(in_d 'make -s clean && mig make -s --local 2 --remote 4 program && md5sum --quiet -c /tmp/plain.sums'); rc=$?
 same "without migd it builds here" 0 $rc || note "$out"
 same "and says so, in one line" "mig: all runs here: /run/sprite/migd.sock: nobody answers there: is the daemon running?" "$out"
 refused "a configuration that was named and is not there" 78 /nope in_d 'SPRITE_CONF=/nope mig ps'
