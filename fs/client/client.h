@@ -176,9 +176,10 @@ struct inode {
 	atomic_uint_fast64_t unsettled; /* grows with each write of mapped pages that others have not seen yet; 0: none that close(2) has to wait for */
 	/* write-behind, see writeback.c */
 	struct list dirty, flying, wb_waiters; /* chunks; calls that wait for the file to be clean */
-	unsigned nflying;
+	unsigned ndirty, nflying;
 	uint64_t dirty_end, eof; /* eof: the true size while dirty, UINT64_MAX when not known */
 	bool wb_urgent;
+	unsigned wb_waits; /* recalls and the like that wait for it to be clean */
 	int wb_error;
 	struct list wb_link; /* fs.wb_files, under fs.wait_lock, which holds a reference */
 	uint64_t wb_since;

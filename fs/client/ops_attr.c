@@ -152,7 +152,7 @@ static void op_getattr(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 		inode_put(fs, ino);
 		return;
 	}
-	if (!fi)
+	if (!fi && !lease_has(ino, SPRITE__FS__LEASE_BITS__LEASE_ATTR)) /* not when a change of our own is what must be asked about */
 		ahead_asked_of(fs, req, ino);
 	c = call_new(fs, req, FS_GETATTR, ino, getattr_done);
 	if (!c)

@@ -213,7 +213,7 @@ static bool fill_known(struct filler *f, struct inode *dir, uint64_t cookie)
 	for (; at < len && (n = fs_dirent_get(records + at, len - at, &d)); at += n) {
 		memcpy(name, d.name, d.namelen);
 		name[d.namelen] = 0;
-		if (!fill(f, name, inode_show_ino(f->fs, f->dom, d.ino), d.type, d.cookie, NULL, true))
+		if (!table_has(f->fs, dir, name, d.namelen) && !fill(f, name, inode_show_ino(f->fs, f->dom, d.ino), d.type, d.cookie, NULL, true))
 			break;
 	}
 	free(records);
@@ -261,7 +261,7 @@ static void readdir_done(struct call *c, int err, struct rpc_msg *out)
 	st->page_ns = clock_mono_ns();
 	st->page_changes = c->seq;
 	st->page_names_seq = covered ? rep->dir_lease_seq : 0;
-	if (covered && !c->ino->pnode) {
+	if (covered) {
 		names_page(c->ino, page, st->page_len, c->m.readdir.cookie, rep->end, c->seq);
 		ahead_learn(c->fs, c->ino, page, st->page_len, c->seq, c->mark);
 	}

@@ -439,6 +439,8 @@ static void table_got(struct call *c, int err, struct rpc_msg *out)
 		fs->table_known = true;
 	}
 	pthread_mutex_unlock(&fs->table_lock);
+	if (wake && fs->has_epoch) /* a name that was absent may lead somewhere now */
+		session_bump_epoch(fs);
 	for (i = 0; i < n; i++)
 		prefix_attach(fs, wake[i]);
 	free(wake);

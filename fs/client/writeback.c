@@ -2,7 +2,7 @@
 /*
  * Write-behind: what programs write under an exclusive lease (LEASE_WRITE) is answered at once and sent to the server a little later, small writes
  * put together up to 1 MiB, the last of a file together with its close. Sprite kept such data for 30 s; here it leaves when the file is closed,
- * when a megabyte is together, or after FLUSH_AFTER_NS.
+ * when a megabyte is together (or many small pieces all over the file), or after FLUSH_AFTER_NS.
  *
  * Invariants
  *  1. Data is taken only while LEASE_WRITE is held; that is decided under inode.lock, where a recall clears the bit. A recall of WRITE sends
@@ -36,6 +36,7 @@
 #define QUEUE_MAX      (64u << 10)   /* chunks up to this size follow what is queued for their file in its batch */
 #define MANY_MAX       (16u << 10)   /* chunks up to this size go in batches when others of their file are under way */
 #define MANY_QUEUED    1024
+#define LATER_MAX      64	     /* so many chunks of that size wait for each other */
 #define ROOM_MIN       (4096 - sizeof(struct keep) - sizeof(struct kept_chunk))
 #define TAKE_FROM      (256u << 10)  /* writes of this size keep the request's buffer instead of being copied */
 
@@ -129,6 +130,19 @@ static bool chunk_wait(struct chunk *k, fuse_req_t req, size_t size, struct keep
 
 /* ---- sending */
 
+/* A small file that was written whole: who reads it here next need not ask. (The kernel keeps only whole pages of it.) */
+static void chunk_keep(struct chunk *k, const Sprite__Fs__WriteRep *rep)
+{
+	struct iovec v = {k->data, k->len};
+	struct fs *fs = k->ino->dom->server->fs;
+
+	if (k->off || k->len > BLOCK_SIZE || !rep->attr || rep->attr->size != k->len)
+		return;
+	lease_reply_begin(fs);
+	read_keep(k->ino, read_mark(fs), rep->lease_seq, 0, &v, 1, k->len, true, 0);
+	lease_reply_end(fs);
+}
+
 static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 {
 	struct chunk *k = c->arg;
@@ -172,6 +186,8 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 		list_splice_tail(&ready, &ino->wb_waiters);
 	pthread_mutex_unlock(&ino->lock);
 	atomic_fetch_sub(&fs->dirty_bytes, k->len);
+	if (!err && (rep->lease & SPRITE__FS__LEASE_BITS__LEASE_DATA))
+		chunk_keep(k, rep);
 	chunk_answer(k, err);
 	if (close_id)
 		stream_close(fs, k->st);
@@ -212,7 +228,7 @@ static void chunk_send(struct fs *fs, struct chunk *k, bool close, bool urgent)
 	c->seq_again = kept(k)->seq; /* it may have been sent by an earlier spritefs */
 	/* c and k may be gone as soon as the lock is released */
 	pthread_mutex_lock(&ino->lock);
-	many = k->len <= MANY_MAX && ino->nflying > 1 && atomic_load(&s->q.n) < MANY_QUEUED;
+	many = k->len <= MANY_MAX && (ino->nflying > 1 || !list_empty(&ino->dirty)) && atomic_load(&s->q.n) < MANY_QUEUED;
 	queued = k->len <= QUEUE_MAX && !c->seq_again && k->keep && (many || dirq_pending(ino));
 	if (close && !queued)
 		c->m.write.give_up = lease_give_up(ino, k->st);
@@ -228,6 +244,19 @@ static void chunk_send(struct fs *fs, struct chunk *k, bool close, bool urgent)
 		dirq_kick(s, urgent);
 }
 
+/* With inode.lock, without anybody in a hurry: a large piece is together, or many small ones. */
+static bool worth_sending(const struct inode *ino)
+{
+	struct chunk *k;
+
+	if (ino->ndirty >= LATER_MAX)
+		return list_entry(ino->dirty.next, struct chunk, link)->sealed;
+	list_each(k, &ino->dirty, link)
+		if (k->sealed && k->len > MANY_MAX)
+			return true;
+	return false;
+}
+
 /* With inode.lock: the next chunk that may be sent now, moved to flying; NULL: none. */
 static struct chunk *chunk_next(struct inode *ino)
 {
@@ -237,13 +266,14 @@ static struct chunk *chunk_next(struct inode *ino)
 	if (ino->nflying - ino->nqueued >= FLYING_MAX || list_empty(&ino->dirty))
 		return NULL;
 	k = list_entry(ino->dirty.next, struct chunk, link);
-	if (!k->sealed && !ino->wb_urgent && list_empty(&ino->wb_waiters))
+	if (!ino->wb_urgent && list_empty(&ino->wb_waiters) && !worth_sending(ino))
 		return NULL;
 	list_each(f, &ino->flying, link)
 		clash |= overlap(k, f);
 	if (clash)
 		return NULL;
 	list_move_tail(&ino->flying, &k->link);
+	ino->ndirty--;
 	ino->nflying++;
 	return k;
 }
@@ -257,7 +287,7 @@ static void wb_kick(struct fs *fs, struct inode *ino)
 		pthread_mutex_lock(&ino->lock);
 		k = chunk_next(ino);
 		close = k && k->st->released && k->st->ndirty == 1 && !k->st->unlock;
-		urgent = ino->wb_urgent || !list_empty(&ino->wb_waiters);
+		urgent = ino->wb_waits || !list_empty(&ino->wb_waiters);
 		if (list_empty(&ino->dirty))
 			ino->wb_urgent = false;
 		pthread_mutex_unlock(&ino->lock);
@@ -268,6 +298,26 @@ static void wb_kick(struct fs *fs, struct inode *ino)
 }
 
 /* ---- taking */
+
+/*
+ * With inode.lock. The unsent chunk that has all of these bytes, and no later one has any: the write changes them there. (A linker writes its header last.) Whoever is asked again after a
+ * kill in the middle of it writes the same once more.
+ */
+static struct chunk *chunk_with(struct inode *ino, const struct stream *st, uint64_t off, size_t len, uint32_t uid, uint32_t gid, bool kill)
+{
+	struct list *l;
+
+	for (l = ino->dirty.prev; l != &ino->dirty; l = l->prev) {
+		struct chunk *k = list_entry(l, struct chunk, link);
+
+		if (off < k->off + k->len && k->off < off + len)
+			return k->off <= off && off + len <= k->off + k->len && !k->syncer && !kept(k)->seq && !k->nreqs && k->st == st &&
+					       k->lease == dirq_lease(ino->dom->server) && k->uid == uid && k->gid == gid && k->kill_suid == kill ?
+				       k :
+				       NULL;
+	}
+	return NULL;
+}
 
 /* With inode.lock. The chunk that this write may be appended to. */
 static struct chunk *chunk_for(struct inode *ino, struct stream *st, uint64_t off, size_t len, uint32_t uid, uint32_t gid, bool kill)
@@ -332,14 +382,14 @@ static struct chunk *chunk_new(struct inode *ino, struct stream *st, uint64_t of
 	return k;
 }
 
-/* With inode.lock: the write of `len` bytes that is about to be put behind those of k. NULL: no room for that, it may be taken twice after a crash. */
-static struct keep *taken_begin(const struct chunk *k, uint64_t key, size_t len)
+/* With inode.lock: the write of `len` bytes that is about to be put behind those of k, or (within) over some of them. NULL: no room for that, it may be taken twice after a crash. */
+static struct keep *taken_begin(const struct chunk *k, uint64_t key, size_t len, bool within)
 {
 	struct keep *t = keep_new(sizeof(struct kept_taken));
 
 	if (!t)
 		return NULL;
-	*(struct kept_taken *)t->data = (struct kept_taken){.chunk = key, .len = (k->buf ? 0 : k->len) + len, .size = (uint32_t)len};
+	*(struct kept_taken *)t->data = (struct kept_taken){.chunk = key, .len = within ? UINT64_MAX : (k->buf ? 0 : k->len) + len, .size = (uint32_t)len};
 	keep_commit(t, KEEP_TAKEN, session_unique());
 	return t;
 }
@@ -385,6 +435,7 @@ void wb_resume(struct fs *fs, struct inode *ino, struct stream *st, struct keep 
 	st->refs++;
 	st->ndirty++;
 	list_add_tail(&ino->dirty, &k->link);
+	ino->ndirty++;
 	ino->eof = UINT64_MAX;
 	if (k->off + k->len > ino->dirty_end)
 		ino->dirty_end = k->off + k->len;
@@ -401,6 +452,7 @@ bool wb_resume_queued(struct call *c, uint64_t key)
 	list_each(k, &ino->dirty, link)
 		if (k->keep->key == key) {
 			list_move_tail(&ino->flying, &k->link);
+			ino->ndirty--;
 			ino->nflying++;
 			ino->nqueued++;
 			c->bulk.iov_base = k->data;
@@ -417,7 +469,7 @@ bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data
 {
 	struct inode *ino = st->ino;
 	struct chunk *k;
-	bool full = atomic_load(&fs->dirty_bytes) > fs->conf->cache_bytes / DIRTY_PART, first, waits, fresh;
+	bool full = atomic_load(&fs->dirty_bytes) > fs->conf->cache_bytes / DIRTY_PART, first, waits, fresh, within;
 	struct keep *taken;
 	uint64_t key;
 	int err;
@@ -445,7 +497,10 @@ bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data
 		fuse_reply_err(req, err);
 		return true;
 	}
-	k = len >= TAKE_FROM ? NULL : chunk_for(ino, st, off, len, uid, gid, kill);
+	k = len >= TAKE_FROM ? NULL : chunk_with(ino, st, off, len, uid, gid, kill);
+	within = k;
+	if (!k && len < TAKE_FROM)
+		k = chunk_for(ino, st, off, len, uid, gid, kill);
 	fresh = !k;
 	if (fresh) {
 		if (!list_empty(&ino->dirty))
@@ -458,13 +513,16 @@ bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data
 		st->refs++;
 		st->ndirty++;
 		list_add_tail(&ino->dirty, &k->link);
+		ino->ndirty++;
 	}
 	blocks_forget(&ino->blocks);
 	key = fresh ? atomic_fetch_add(&keep_head()->next_ticket, 1) + 1 : k->keep->key;
-	taken = taken_begin(k, key, len);
+	taken = taken_begin(k, key, len, within);
 	if (fresh)
 		keep_commit(k->keep, KEEP_CHUNK, key);
-	if (!k->buf) {
+	if (within) {
+		memcpy(k->data + (off - k->off), data, len);
+	} else if (!k->buf) {
 		memcpy(k->data + k->len, data, len);
 		k->len += len;
 		atomic_store(&kept(k)->len, k->len);
@@ -478,7 +536,7 @@ bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data
 	if (ino->guessed && off + len > (uint64_t)ino->guess.st_size)
 		ino->guess.st_size = (off_t)(off + len);
 	ino->attr_valid = false; /* until the server has said what the write made of them */
-	atomic_fetch_add(&fs->dirty_bytes, len);
+	atomic_fetch_add(&fs->dirty_bytes, within ? 0 : len);
 	waits = full && chunk_wait(k, req, len, taken);
 	if (waits)
 		ino->wb_urgent = true;
@@ -552,12 +610,18 @@ void wb_flush_start(struct fs *fs, struct inode *ino)
 
 void wb_flush_wait(struct fs *fs, struct inode *ino)
 {
+	pthread_mutex_lock(&ino->lock);
+	ino->wb_waits++;
+	pthread_mutex_unlock(&ino->lock);
 	wb_flush_start(fs, ino);
 	dirq_hurry(ino);
 	pthread_mutex_lock(&fs->recall_lock);
 	while (wb_dirty(ino) && !fs->stopping)
 		pthread_cond_wait(&fs->wb_cond, &fs->recall_lock);
 	pthread_mutex_unlock(&fs->recall_lock);
+	pthread_mutex_lock(&ino->lock);
+	ino->wb_waits--;
+	pthread_mutex_unlock(&ino->lock);
 }
 
 int wb_error_take(struct inode *ino)
@@ -632,6 +696,7 @@ void wb_discard(struct fs *fs, struct inode *ino)
 	list_init(&gone);
 	pthread_mutex_lock(&ino->lock);
 	list_splice_tail(&gone, &ino->dirty);
+	ino->ndirty = 0;
 	if (!list_empty(&gone))
 		inode_wb_error(ino, EIO);
 	pthread_mutex_unlock(&ino->lock);
