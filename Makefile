@@ -36,6 +36,7 @@ O_FS     := $(call objs,fs/*.c)
 O_CLIENT := $(call objs,fs/client/*.c,fs/client/main.c fs/client/holder_main.c)
 O_SERVER := $(call objs,fs/server/*.c,fs/server/main.c)
 O_ENGINE := $(call objs,migd/engine/*.c,$(wildcard migd/engine/keeper_*.c))
+O_RELAY  := $(call objs,migd/relay/*.c,migd/relay/main.c)
 O_MIGD   := $(call objs,migd/*.c,migd/main.c)
 O_CLI    := $(call objs,migd/cli/*.c,migd/cli/mig.c migd/cli/sprite_sh.c)
 O_LAB    := $(call objs,tests/lab/*.c)
@@ -55,7 +56,7 @@ $(BUILD)/obj/%.o: %.c | $(GEN_H)
 # ---- programs --------------------------------------------------------------
 link = @mkdir -p $(@D); $(if $(Q),echo "  LD $@";) $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^)
 PROGRAMS := $(addprefix $(BUILD)/bin/,$(if $(wildcard fs/server/main.c),spritefsd) $(if $(wildcard fs/client/main.c),spritefs sprite-holder) \
-	$(if $(wildcard migd/main.c),migd) $(if $(wildcard migd/cli/mig.c),mig sprite-sh) $(if $(wildcard migd/engine/keeper_main.c),sprite-keeper) \
+	$(if $(wildcard migd/main.c),migd sprite-relay) $(if $(wildcard migd/cli/mig.c),mig sprite-sh) $(if $(wildcard migd/engine/keeper_main.c),sprite-keeper) \
 	$(if $(wildcard tests/lab/main.c),sprite-lab) $(if $(wildcard rpc/sprite-pki),sprite-pki) $(if $(wildcard fs/client/mount.sprite),mount.sprite))
 programs: $(PROGRAMS)
 
@@ -65,7 +66,9 @@ $(BUILD)/bin/spritefs: $(BUILD)/obj/fs/client/main.o $(O_CLIENT) $(O_FS) $(O_RPC
 	$(link) $(L_RPC) -lfuse3
 $(BUILD)/bin/sprite-holder: $(BUILD)/obj/fs/client/holder_main.o $(O_CONF)
 	$(link) $(L_CONF)
-$(BUILD)/bin/migd: $(BUILD)/obj/migd/main.o $(O_MIGD) $(O_ENGINE) $(O_RPC) $(O_CONF)
+$(BUILD)/bin/sprite-relay: $(BUILD)/obj/migd/relay/main.o $(O_RELAY) $(O_CONF)
+	$(link) $(L_CONF)
+$(BUILD)/bin/migd: $(BUILD)/obj/migd/main.o $(O_MIGD) $(BUILD)/obj/migd/relay/wire.o $(O_ENGINE) $(O_RPC) $(O_CONF)
 	$(link) $(L_MIGD)
 $(BUILD)/bin/mig: $(BUILD)/obj/migd/cli/mig.o $(O_CLI) $(BUILD)/obj/rpc/local.o $(O_CONF)
 	$(link) $(L_CONF) -lncurses
@@ -86,7 +89,7 @@ $(BUILD)/bin/sprite-keeper: $(wildcard migd/engine/keeper_*.c) migd/engine/forei
 
 # ---- tests -----------------------------------------------------------------
 # Archives: a test pulls only what it uses, so client and server may both have an events.c with the same names.
-lib_objs = $(addprefix $(BUILD)/lib/,$(addsuffix .a,client server fs cli migd engine rpc conf))
+lib_objs = $(addprefix $(BUILD)/lib/,$(addsuffix .a,client server fs cli migd relay engine rpc conf))
 define archive
 $(BUILD)/lib/$(1).a: $(2)
 	@mkdir -p $$(@D); rm -f $$@; ar rcs $$@ $$^
@@ -95,6 +98,7 @@ $(eval $(call archive,client,$(O_CLIENT)))
 $(eval $(call archive,server,$(O_SERVER)))
 $(eval $(call archive,fs,$(O_FS)))
 $(eval $(call archive,cli,$(O_CLI)))
+$(eval $(call archive,relay,$(O_RELAY)))
 $(eval $(call archive,migd,$(O_MIGD)))
 $(eval $(call archive,engine,$(O_ENGINE)))
 $(eval $(call archive,rpc,$(O_RPC)))
@@ -168,7 +172,7 @@ install: programs
 	install -d $(addprefix $(DESTDIR),$(LIBDIR) $(PREFIX)/bin $(PREFIX)/sbin $(UNITDIR) $(COMPDIR) $(DOCDIR) /etc/sprite)
 	install -m 755 $(PROGRAMS) $(DESTDIR)$(LIBDIR)
 	$(Q)for p in $(filter $(USER_PROGRAMS),$(notdir $(PROGRAMS))); do ln -sf ../lib/sprite/$$p $(DESTDIR)$(PREFIX)/bin/$$p; done
-	$(Q)for p in $(filter-out $(USER_PROGRAMS) sprite-keeper sprite-sh sprite-holder,$(notdir $(PROGRAMS))); do ln -sf ../lib/sprite/$$p $(DESTDIR)$(PREFIX)/sbin/$$p; done
+	$(Q)for p in $(filter-out $(USER_PROGRAMS) sprite-keeper sprite-relay sprite-sh sprite-holder,$(notdir $(PROGRAMS))); do ln -sf ../lib/sprite/$$p $(DESTDIR)$(PREFIX)/sbin/$$p; done
 	$(Q)for f in man/*.[1-8]; do install -D -m 644 $$f $(DESTDIR)$(MANDIR)/man$${f##*.}/$${f##*/}; done
 	$(Q)for f in units/*; do sed 's#/usr/sbin/#$(PREFIX)/sbin/#g' $$f > $(DESTDIR)$(UNITDIR)/$${f##*/} && chmod 644 $(DESTDIR)$(UNITDIR)/$${f##*/}; done
 	install -m 644 $(wildcard completion/*) $(DESTDIR)$(COMPDIR)

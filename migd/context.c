@@ -27,6 +27,7 @@
 #include "migd/office.h"
 #include "migd/owner.h"
 #include "migd/relay_rpc.h"
+#include "migd/relays.h"
 #include "migd/stats.h"
 #include "migd/status.h"
 #include "migd/transfer.h"
@@ -103,8 +104,9 @@ int context_open(const struct conf *conf, struct migd **out, struct error *e)
 	m->conf = conf;
 	m->keeper = beside_us("sprite-keeper");
 	m->spritefs = beside_us("spritefs");
+	m->relay = beside_us("sprite-relay");
 	lend_load(m);
-	if (!m->keeper || !m->spritefs)
+	if (!m->keeper || !m->spritefs || !m->relay)
 		err = error_set(e, ENOENT, "cannot find where this program lies");
 	else
 		err = make_dir(conf->run_dir, e);
@@ -112,6 +114,8 @@ int context_open(const struct conf *conf, struct migd **out, struct error *e)
 		err = make_dir(conf->state_dir, e);
 	if (!err)
 		err = rpc_tls_load(conf, &m->tls, e);
+	if (!err)
+		err = relayd_open(m, &m->relayd, e);
 	if (!err && (hosts_open(m, &m->hosts) || families_open(m, &m->families) || access_open(m, &m->access) || views_open(m, &m->views) || aheads_open(m, &m->aheads) ||
 			    master_open(m, &m->master) || agents_open(m, &m->agents) || stats_open(m, &m->stats) || envs_open(m, &m->envs)))
 		err = error_set(e, ENOMEM, "out of memory");
@@ -137,6 +141,7 @@ int context_start(struct migd *m, struct error *e)
 	if (!err) {
 		guests_replayed(m);
 		homes_replayed(m);
+		relayd_sweep(m->relayd);
 	}
 	json_decref(m->replay_later);
 	if (!err && access_start(m->access))
@@ -182,4 +187,6 @@ void context_close(struct migd *m)
 		rpc_tls_free(m->tls);
 	free(m->keeper);
 	free(m->spritefs);
+	relayd_close(m->relayd);
+	free(m->relay);
 }

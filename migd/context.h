@@ -21,6 +21,7 @@ struct office;
 struct master;
 struct agents;
 struct envs;
+struct relayd;
 struct stats;
 
 struct migd {
@@ -42,7 +43,8 @@ struct migd {
 	struct envs *envs;	   /* shared environments of this home's processes */
 	struct stats *stats;	   /* what has been done so far */
 	struct agents *agents;	   /* who asked here for slots on other hosts */
-	char *keeper, *spritefs;   /* paths of programs */
+	char *keeper, *spritefs, *relay; /* paths of programs */
+	struct relayd *relayd;	   /* the process that holds the ends of relays */
 	atomic_bool lend;	   /* does this host take guests */
 	atomic_bool lend_seat;	   /* not, since who sits here said so: he may say otherwise */
 	_Atomic int64_t lend_until; /* seconds since 1970 when that turns back, 0: never */

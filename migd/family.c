@@ -14,7 +14,7 @@
 #include "conf/text.h"
 #include "migd/agent.h"
 #include "migd/outbox.h"
-#include "migd/relay.h"
+#include "migd/relays.h"
 
 struct families {
 	struct migd *m;
@@ -104,7 +104,7 @@ static struct job *next_job(struct family *f, bool *quit)
 static void family_free(struct family *f)
 {
 	atomic_fetch_sub(&f->m->families->alive, 1);
-	relay_hub_free(f->relays);
+	relays_free(f->relays);
 	outbox_free(f->outbox);
 	close(f->box_fd);
 	pthread_mutex_destroy(&f->box_lock);
@@ -249,7 +249,7 @@ static int family_init(struct family *f, struct families *t, const struct family
 	f->box_fd = eventfd(0, EFD_CLOEXEC);
 	if (f->box_fd < 0)
 		return -errno;
-	if (relay_hub_new(n->role == FAM_HOME, &f->relays) || outbox_new(f, &f->outbox))
+	if (relays_new(t->m, n->role == FAM_HOME, &f->relays) || outbox_new(f, &f->outbox))
 		return -ENOMEM;
 	return 0;
 }
@@ -272,6 +272,8 @@ int family_create(struct families *t, const struct family_new *n, struct family 
 		snprintf(f->id, sizeof(f->id), "%s", n->id);
 	else
 		snprintf(f->id, sizeof(f->id), "%.60s.%08x.%llu", n->home, (unsigned)clock_epoch(), (unsigned long long)++t->next);
+	if (n->role == FAM_HOME)
+		relays_name(f->relays, f->id, 0);
 	err = lookup(t, n->role, f->id) ? -EEXIST : !n->id && pid_taken(t, n->pid) ? -EBUSY : 0;
 	if (!err)
 		err = thread_run(actor_main, f);

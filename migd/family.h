@@ -34,7 +34,7 @@ struct member {
 	char comm[17];
 };
 
-struct relay_hub;
+struct relays;
 struct outbox;
 struct family;
 struct local_conn;
@@ -64,6 +64,7 @@ struct family {
 	bool dead;	      /* over: nothing more is to be done with it */
 	bool filled;	      /* home: the hollows hold an image that is not decided yet */
 	struct rpc_stream *relay_stream; /* the relays' link */
+	bool relay_open;      /* guest: a thread keeps it up */
 	bool orphaned;	      /* guest: its home does not answer */
 	char cgroup[CGROUP_NAME_MAX]; /* guest: its name, "" before it has a nest */
 	bool evicting;	      /* guest: has to go; off the CPU until it is on its way */
@@ -91,7 +92,7 @@ struct family {
 	bool run_pending; /* lock, home: `mig run` has not gone yet, and may still fail */
 	bool run_failed;  /* lock */
 
-	struct relay_hub *relays; /* has its own lock */
+	struct relays *relays; /* has its own lock */
 	struct outbox *outbox;	  /* likewise */
 	struct eng_family *eng;	  /* the actor's */
 	bool whole;		  /* guest, the actor's: the image has come in whole */

@@ -20,7 +20,7 @@
 #include "migd/outbox.h"
 #include "migd/owner.h"
 #include "migd/proc.h"
-#include "migd/relay.h"
+#include "migd/relays.h"
 #include "migd/relay_rpc.h"
 #include "migd/stats.h"
 #include "migd/transfer.h"
@@ -237,6 +237,7 @@ void guest_prepare(void *ctx, struct rpc_request *rq)
 	log_note("family %s: %d (%s) of uid %u may come from %s", f->id, r->pid, r->comm, r->uid, r->source);
 	pthread_mutex_lock(&f->lock);
 	f->gen = r->gen;
+	relays_name(f->relays, f->id, f->gen);
 	strcpy(f->source, r->source);
 	f->stuck_kill_s = r->stuck_kill_s;
 	family_step(f, ME_START, &act);
@@ -410,7 +411,8 @@ static int actor_abort_source(struct family *f, void *arg)
 	pthread_mutex_lock(&f->lock);
 	family_step(f, ME_OK, &act);
 	pthread_mutex_unlock(&f->lock);
-	relay_resume(f->relays);
+	relays_resume(f->relays);
+	relay_rpc_open(f);
 	guest_actor_journal(f, NULL);
 	if (w->rq)
 		mig_reply(w->rq, 0, "%s", "");

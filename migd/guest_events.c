@@ -5,9 +5,6 @@
 #include "migd/ahead.h"
 #include "migd/forward.h"
 #include "migd/outbox.h"
-#include "migd/relay.h"
-
-enum { DRAIN_MS = 5000 };
 
 int guest_actor_end(struct family *f, void *unused)
 {
@@ -24,7 +21,8 @@ static void *bury_main(void *arg)
 {
 	struct family *f = arg;
 
-	outbox_flush(f->outbox, 3600 * 1000);
+	while (outbox_flush(f->outbox, 3600 * 1000) && !f->dead)
+		;
 	family_call(f, guest_actor_end, NULL);
 	guest_forget(f);
 	family_put(f);
@@ -69,7 +67,6 @@ void guest_event(struct family *f, const struct eng_event *ev)
 		forward_call(f, &ev->call);
 		return;
 	case ENG_EXITED:
-		relay_drain(f->relays, DRAIN_MS); /* its last words come before its end */
 		r.kind = SPRITE__MIG__REPORT_REQ__KIND__EXITED;
 		r.status = ev->status;
 		r.utime_us = ev->usage.ru_utime.tv_sec * 1000000ull + ev->usage.ru_utime.tv_usec;

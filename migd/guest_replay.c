@@ -17,6 +17,8 @@
 #include "migd/engine/keeper.h"
 #include "migd/journal.h"
 #include "migd/proc.h"
+#include "migd/relay_rpc.h"
+#include "migd/relays.h"
 #include "migd/transfer.h"
 #include "migd/view.h"
 
@@ -75,6 +77,7 @@ void guest_replay(struct migd *m, const json_t *r)
 	view_get(m->views, home, &dir, &e);
 	pthread_mutex_lock(&f->lock);
 	f->gen = json_integer_value(json_object_get(r, "g"));
+	relays_name(f->relays, f->id, f->gen);
 	f->signal_seq = json_integer_value(json_object_get(r, "signal"));
 	if (group)
 		snprintf(f->cgroup, sizeof(f->cgroup), "%s", group);
@@ -91,12 +94,16 @@ void guest_replay(struct migd *m, const json_t *r)
 	f->machine.state = json_is_true(json_object_get(r, "runs")) ? MS_DOUBT : MD_DOUBT;
 	f->whole = json_is_true(json_object_get(r, "whole"));
 	pthread_mutex_unlock(&f->lock);
+	relays_find(f->relays);
 	if (family_call(f, actor_reattach, (void *)state))
 		guest_forget(f); /* what is left of it ends with its cgroup */
 	else
 		log_note("family %s: %d (%s) found again, %s", f->id, f->pid, f->comm, mig_state_name(f->machine.state));
-	if (f->machine.state == MD_RUNNING)
+	if (f->machine.state == MD_RUNNING) {
+		relays_resume(f->relays); /* it may have been killed in a freeze */
+		relay_rpc_open(f);
 		family_post(f, guest_actor_caught_up, NULL);
+	}
 	family_put(f);
 }
 

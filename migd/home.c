@@ -17,7 +17,7 @@
 #include "migd/journal.h"
 #include "migd/move.h"
 #include "migd/outbox.h"
-#include "migd/relay.h"
+#include "migd/relays.h"
 #include "migd/relay_rpc.h"
 #include "migd/stats.h"
 #include "migd/transfer.h"
@@ -58,7 +58,7 @@ void home_event(struct family *f, const struct eng_event *ev)
 			forward_plain(f, ev->pid, SIGSTOP);
 		break;
 	case ENG_CONTINUED:
-		relay_back(f->relays, ev->pid);
+		relays_back(f->relays, ev->pid);
 		break;
 	case ENG_EXITED: /* somebody killed the hollow */
 		if (!was)
@@ -135,7 +135,7 @@ static void mirror_exit(struct family *f, pid_t pid, int status)
 		m->ended = true; /* before the hollow ends: its end is no news then */
 	pthread_mutex_unlock(&f->lock);
 	if (hollow)
-		relay_left(f->relays, pid, true);
+		relays_left(f->relays, pid, true);
 	if (m && f->eng) /* one that was killed here has yet to be waited for */
 		eng_exit_hollow(f->eng, pid, status);
 	log_debug("family %s: %d has ended with wait status %#x", f->id, pid, status);
@@ -154,9 +154,9 @@ static void mirror_stop(struct family *f, pid_t pid, bool stop, int sig)
 	}
 	pthread_mutex_unlock(&f->lock);
 	if (change && stop)
-		relay_left(f->relays, pid, false);
+		relays_left(f->relays, pid, false);
 	else if (change)
-		relay_back(f->relays, pid);
+		relays_back(f->relays, pid);
 	if (change && f->eng)
 		eng_stop_hollow(f->eng, pid, stop ? sig : SIGCONT);
 }
@@ -723,6 +723,7 @@ static void replay_end(struct family *f)
 	bool here = !strcmp(f->host, f->m->conf->name);
 	int r;
 
+	relays_find(f->relays);
 	if (f->replay_commit)
 		outbox_delivered(f->outbox, f->signal_seq); /* they are in the image that was decided for */
 	r = family_call(f, actor_reattach, NULL);
@@ -734,6 +735,10 @@ static void replay_end(struct family *f)
 		home_forget(f); /* a guest host that still has it is told so when it asks */
 		return;
 	}
+	if (here) /* as do_commit() would have gone on */
+		relays_unread(f->relays);
+	else
+		relays_reset(f->relays, f->gen);
 	if (!here)
 		access_expect(f->m, f->host, f->uid, f->id);
 	log_note("family %s: %d (%s) found again, %s %s", f->id, f->pid, f->comm, f->replay_commit ? "on its way to" : "away on", f->host);

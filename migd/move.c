@@ -19,7 +19,7 @@
 #include "migd/hosts.h"
 #include "migd/journal.h"
 #include "migd/outbox.h"
-#include "migd/relay.h"
+#include "migd/relays.h"
 #include "migd/relay_rpc.h"
 #include "migd/stats.h"
 #include "migd/transfer.h"
@@ -252,9 +252,9 @@ static int do_commit(struct move *v)
 	pthread_mutex_unlock(&f->lock);
 	relay_rpc_close(f);
 	if (v->dest)
-		relay_reset(f->relays);
+		relays_reset(f->relays, v->gen);
 	else
-		relay_unread(f->relays);
+		relays_unread(f->relays);
 	return 0;
 }
 

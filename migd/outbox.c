@@ -12,8 +12,9 @@
 #include "migd/family.h"
 #include "migd/hosts.h"
 #include "migd/journal.h"
+#include "migd/relays.h"
 
-enum { CALL_MS = 5000, RETRY_MS = 100, ITEMS_MAX = 65536 };
+enum { CALL_MS = 5000, DRAIN_MS = 5000, RETRY_MS = 100, ITEMS_MAX = 65536 };
 
 struct item {
 	struct list node;
@@ -111,12 +112,28 @@ static int send_signal(struct family *f, struct host *h, uint64_t gen, struct it
 	return host_call(h, MIG_SIGNAL, &r.base, CALL_MS, NULL, e);
 }
 
+/*
+ * The last words of a process come before its end, and all words of a family before it is forgotten: what is not with its reader yet is kept here. A reader who
+ * does not read for some seconds hears of an end before he has read all; as of one who has ended with his words in the pipe.
+ */
+static int drain_first(struct family *f, const struct item *it)
+{
+	bool last = it->rep.kind == SPRITE__MIG__REPORT_REQ__KIND__EMPTY;
+	int err;
+
+	if (!last && it->rep.kind != SPRITE__MIG__REPORT_REQ__KIND__EXITED)
+		return 0;
+	err = relays_drain(f->relays, DRAIN_MS);
+	return err == -ENOTCONN ? -EHOSTDOWN : err == -ETIMEDOUT && last ? -EAGAIN : 0;
+}
+
 /* One attempt. Who the peer is, and which generation counts, is looked at afresh each time. */
 static int send_item(struct family *f, struct item *it, struct error *e)
 {
 	char peer[HOST_NAME_MAX_];
 	struct host *h;
 	uint64_t gen;
+	int err;
 
 	pthread_mutex_lock(&f->lock);
 	strcpy(peer, f->role == FAM_HOME ? f->host : f->home);
@@ -129,6 +146,9 @@ static int send_item(struct family *f, struct item *it, struct error *e)
 		return -EHOSTDOWN;
 	if (!it->report)
 		return send_signal(f, h, gen, it, e);
+	err = drain_first(f, it);
+	if (err)
+		return err;
 	it->rep.family = f->id;
 	it->rep.gen = gen;
 	it->rep.seq = it->seq;

@@ -1,19 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Relay frames over rpc streams; see relay_rpc.h and relay.h. */
+/*
+ * Relay frames between sprite-relay (relays.h) and the other host: one thread carries each way, and knows nothing of what is in them. Whatever is lost here when one
+ * side breaks is sent again over the next link.
+ */
 #include "migd/relay_rpc.h"
 #include <errno.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
 #include "migd/hosts.h"
-#include "migd/relay.h"
+#include "migd/relays.h"
 
-enum { RETRY_US = 100000, RETRY_MAX_US = 5000000 };
+enum { RETRY_US = 100000, RETRY_MAX_US = 1000000 };
 
-static int frame_send(void *ctx, const struct relay_frame *f)
+/* One stream with its link. */
+struct way {
+	struct family *f;
+	struct rpc_stream *s;
+	int link;
+	pthread_t out;
+	atomic_bool broken;
+};
+
+static int frame_send(struct rpc_stream *s, const struct relay_frame *f)
 {
 	Sprite__Mig__RelayFrame r = SPRITE__MIG__RELAY_FRAME__INIT;
 	struct iovec v = { (void *)f->data, f->len };
@@ -21,7 +36,22 @@ static int frame_send(void *ctx, const struct relay_frame *f)
 	r.id = f->id;
 	r.kind = (Sprite__Mig__RelayFrame__Kind)f->kind;
 	r.offset = f->offset;
-	return rpc_stream_send(ctx, &r.base, f->len ? &v : NULL, f->len ? 1 : 0);
+	return rpc_stream_send(s, &r.base, f->len ? &v : NULL, f->len ? 1 : 0);
+}
+
+/* From sprite-relay to the other host. */
+static void *out_main(void *arg)
+{
+	_cleanup_free_ char *buf = malloc(RELAY_FRAME_BUF);
+	struct way *w = arg;
+	struct relay_frame f;
+
+	while (buf && relay_frame_recv(w->link, buf, &f) == 1 && !frame_send(w->s, &f))
+		;
+	shutdown(w->link, SHUT_RDWR); /* who sends there does not wait for us */
+	w->broken = true;
+	rpc_stream_cancel(w->s);
+	return NULL;
 }
 
 /* A frame of a generation that is over must not reach the hub: its offsets mean something else. */
@@ -35,7 +65,7 @@ static bool is_current(struct family *f, struct rpc_stream *s)
 	return yes;
 }
 
-static int frame_take(struct family *f, struct rpc_msg *m)
+static int frame_take(struct way *w, struct rpc_msg *m)
 {
 	const Sprite__Mig__RelayFrame *r = (const Sprite__Mig__RelayFrame *)m->msg;
 	_cleanup_free_ char *copy = NULL;
@@ -50,30 +80,28 @@ static int frame_take(struct family *f, struct rpc_msg *m)
 		rpc_msg_copy(m, copy, m->bulk_len);
 		in.data = copy;
 	}
-	return relay_input(f->relays, &in);
+	return in.kind < RF_KINDS ? relay_frame_send(w->link, &in) : -EPROTO;
 }
 
-/* Feeds the hub from the stream until either breaks. */
-static int stream_loop(struct family *f, struct rpc_stream *s)
+/* From the other host to sprite-relay, until either breaks. */
+static void stream_loop(struct way *w)
 {
+	struct family *f = w->f;
 	struct rpc_msg m;
-	int err;
+	int err = 1;
 
-	for (;;) {
-		err = rpc_stream_recv(s, &m, 1000);
-		if (err == -ETIMEDOUT) {
-			if (relay_broken(f->relays) || !is_current(f, s))
-				return -EPIPE;
-			continue;
+	while (err == 1 || err == -ETIMEDOUT) {
+		err = rpc_stream_recv(w->s, &m, 1000);
+		if (w->broken || !is_current(f, w->s)) {
+			if (err == 1)
+				rpc_msg_clear(&m);
+			return;
 		}
 		if (err != 1)
-			return err ? err : -EPIPE;
-		err = is_current(f, s) ? frame_take(f, &m) : -EPIPE;
+			continue;
+		if (frame_take(w, &m) < 0)
+			err = -EPIPE;
 		rpc_msg_clear(&m);
-		if (err == -EPROTO)
-			log_warn("family %s: relay: a frame that makes no sense", f->id);
-		if (err)
-			return err;
 	}
 }
 
@@ -98,14 +126,56 @@ static void unset_stream(struct family *f, struct rpc_stream *s)
 		f->relay_stream = NULL;
 	pthread_mutex_unlock(&f->lock);
 	rpc_stream_cancel(s);
-	relay_leave(f->relays, s); /* the hub's thread may still send on it when another stream is the family's already */
+}
+
+static int thread_new(pthread_t *t, void *(*fn)(void *), void *arg)
+{
+	sigset_t all, old;
+	int err;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	err = pthread_create(t, NULL, fn, arg);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return -err;
+}
+
+/* Joins the stream with sprite-relay for as long as both are there. */
+static void stream_carry(struct family *f, struct rpc_stream *s, uint64_t gen)
+{
+	struct way w = { .f = f, .s = s };
+
+	if (!set_stream(f, s))
+		return;
+	w.link = relays_link(f->relays, gen);
+	if (w.link < 0) {
+		log_debug("family %s: no link to its relays: %s", f->id, strerror(-w.link));
+	} else if (!thread_new(&w.out, out_main, &w)) {
+		stream_loop(&w);
+		unset_stream(f, s);
+		shutdown(w.link, SHUT_RDWR);
+		pthread_join(w.out, NULL);
+	}
+	if (w.link >= 0)
+		close(w.link);
+	unset_stream(f, s);
+}
+
+/* A home that drops the stream at once is not asked ten times a second. */
+static void wait_before_next(struct family *f, uint64_t began, useconds_t *wait)
+{
+	bool lasted = clock_mono_ns() - began > 1000000000ull;
+
+	*wait = lasted ? RETRY_US : *wait < RETRY_MAX_US ? *wait * 2 : *wait;
+	for (useconds_t t = 0; t < *wait && !f->dead; t += RETRY_US)
+		usleep(RETRY_US);
 }
 
 static void *guest_main(void *arg)
 {
 	struct family *f = arg;
 	struct rpc_stream *s;
-	useconds_t wait = RETRY_US;
+	useconds_t wait = RETRY_US / 2;
 
 	while (!f->dead) {
 		uint64_t began = clock_mono_ns();
@@ -119,14 +189,10 @@ static void *guest_main(void *arg)
 		}
 		first.family = f->id;
 		first.gen = f->gen;
-		if (!rpc_stream_send(s, &first.base, NULL, 0) && set_stream(f, s) && !relay_up(f->relays, &(struct relay_link){ frame_send, s }))
-			stream_loop(f, s);
-		unset_stream(f, s);
+		if (!rpc_stream_send(s, &first.base, NULL, 0))
+			stream_carry(f, s, f->gen);
 		rpc_stream_finish(s, 0);
-		/* A home that takes the stream and drops it at once (it was started again and knows nothing of these relays) is not asked ten times a second. */
-		wait = clock_mono_ns() - began > 5000000000ull ? RETRY_US : wait < RETRY_MAX_US ? wait * 2 : wait;
-		for (useconds_t t = 0; t < wait && !f->dead; t += RETRY_US)
-			usleep(RETRY_US);
+		wait_before_next(f, began, &wait);
 	}
 	family_put(f);
 	return NULL;
@@ -134,7 +200,15 @@ static void *guest_main(void *arg)
 
 void relay_rpc_open(struct family *f)
 {
-	if (!relay_count(f->relays))
+	bool open;
+
+	if (!relays_count(f->relays))
+		return;
+	pthread_mutex_lock(&f->lock);
+	open = f->relay_open;
+	f->relay_open = true;
+	pthread_mutex_unlock(&f->lock);
+	if (open)
 		return;
 	family_get(f);
 	if (thread_run(guest_main, f)) {
@@ -150,7 +224,7 @@ void relay_rpc_close(struct family *f)
 		rpc_stream_cancel(f->relay_stream);
 	f->relay_stream = NULL;
 	pthread_mutex_unlock(&f->lock);
-	relay_down(f->relays); /* the thread that kept the stream up ends by itself, soon */
+	relays_down(f->relays); /* the thread that kept the stream up ends by itself, soon */
 }
 
 void relay_rpc_serve(void *ctx, struct rpc_stream *s)
@@ -159,14 +233,16 @@ void relay_rpc_serve(void *ctx, struct rpc_stream *s)
 	struct family *f = NULL;
 	struct rpc_msg first;
 	int err = rpc_stream_recv(s, &first, 10000);
+	uint64_t gen = 0;
 
 	if (err == 1) {
 		const Sprite__Mig__RelayFrame *r = (const Sprite__Mig__RelayFrame *)first.msg;
 
+		gen = r->gen;
 		f = family_find(m->families, FAM_HOME, r->family);
 		if (f) {
 			pthread_mutex_lock(&f->lock);
-			err = f->gen == r->gen && !strcmp(f->host, rpc_stream_peer(s)) ? 1 : -ESTALE;
+			err = f->gen == gen && !strcmp(f->host, rpc_stream_peer(s)) ? 1 : -ESTALE;
 			pthread_mutex_unlock(&f->lock);
 		}
 		rpc_msg_clear(&first);
@@ -176,9 +252,7 @@ void relay_rpc_serve(void *ctx, struct rpc_stream *s)
 		rpc_stream_finish(s, ESTALE);
 		return;
 	}
-	if (set_stream(f, s) && !relay_up(f->relays, &(struct relay_link){ frame_send, s }))
-		stream_loop(f, s);
-	unset_stream(f, s);
+	stream_carry(f, s, gen);
 	rpc_stream_finish(s, 0);
 	family_put(f);
 }

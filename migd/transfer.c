@@ -16,7 +16,7 @@
 #include "migd/guest.h"
 #include "migd/home.h"
 #include "migd/outbox.h"
-#include "migd/relay.h"
+#include "migd/relays.h"
 #include "rpc/local.h"
 
 enum { OPEN_TRIES = 20, OPEN_AGAIN_US = 100000, PRECOPY_MS = 30000, AHEAD_MIN = 32 << 20, FRAME_MAX = 1 << 20, SOCKET_BUF = 4 << 20, ANSWER_MS = 120000, DRAIN_MS = 2000, FLUSH_MS = 5000 };
@@ -28,7 +28,7 @@ static int hook_found(void *ctx, const struct eng_relay *r)
 	struct family *f = ctx;
 
 	if (f->role == FAM_HOME)
-		return relay_add(f->relays, r->id, (enum relay_kind)r->kind, r->fd, r->pid);
+		return relays_add(f->relays, r->id, (enum relay_kind)r->kind, r->fd, r->pid);
 	if (r->fd >= 0)
 		close(r->fd); /* ours already: the other end of a fresh pipe */
 	return 0;
@@ -37,7 +37,7 @@ static int hook_found(void *ctx, const struct eng_relay *r)
 static int hook_open(void *ctx, struct eng_relay *r)
 {
 	struct family *f = ctx;
-	int fd = f->role == FAM_HOME ? relay_original(f->relays, r->id) : relay_make(f->relays, r->id, (enum relay_kind)r->kind);
+	int fd = f->role == FAM_HOME ? relays_original(f->relays, r->id) : relays_make(f->relays, r->id, (enum relay_kind)r->kind);
 
 	if (fd < 0)
 		return fd;
@@ -423,7 +423,7 @@ static int give_up(struct family *f, struct send_plan *p, enum mig_event ev)
 		pthread_mutex_unlock(&f->lock);
 	}
 	if (f->role == FAM_GUEST) {
-		relay_resume(f->relays);
+		relays_resume(f->relays);
 		pthread_mutex_lock(&f->lock);
 		if (f->evicting)
 			guest_freeze(f, true); /* it stays, but off the CPU; its home is asked again */
@@ -482,7 +482,7 @@ static int send_family(struct family *f, struct send_plan *p, struct error *e)
 		err = outbox_flush(f->outbox, FLUSH_MS);
 		if (err)
 			error_set(e, ETIMEDOUT, "%s does not take the reports of %d", f->home, f->pid);
-		if (!err && (err = relay_quiesce(f->relays, DRAIN_MS)))
+		if (!err && (err = relays_quiesce(f->relays, DRAIN_MS)))
 			error_set(e, -err, "the output of %d (%s) is not read at its home: let its reader go on, then try again", f->pid, f->comm);
 	}
 	fault_point("dump");

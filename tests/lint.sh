@@ -51,8 +51,9 @@ includes '^fs/[^/]*$' '^(conf|rpc)/|^fs/[^/]*$'
 includes '^fs/client/' '^(conf|rpc|fs/client)/|^fs/[^/]*$'
 includes '^fs/server/' '^(conf|rpc|fs/server)/|^fs/[^/]*$'
 includes '^migd/engine/' '^(conf|migd/engine)/|^rpc/image|^fs/hand\.h$'
+includes '^migd/relay/' '^(conf|migd/relay)/'
 includes '^migd/cli/' '^(conf|migd/cli)/|^rpc/local\.h$'
-includes '^migd/[^/]*$' '^(conf|rpc|migd/engine)/|^migd/[^/]*$'
+includes '^migd/[^/]*$' '^(conf|rpc|migd/engine)/|^migd/relay/(hub|half|wire)\.h$|^migd/[^/]*$'
 
 # ---- time only through conf/clock.h (a timeout of poll(2) or a condition needs the kernel's own) ----
 for f in "${sources[@]}"; do

@@ -452,6 +452,37 @@ static int relays_finish(struct eng_proc *p, struct error *e)
 	return 0;
 }
 
+/* Known again by a migd that comes after us: "relay ID KIND KEY KEY PID NUM". */
+static int relays_save(const struct eng_family *f, FILE *o)
+{
+	const struct relay_table *t = *(struct relay_table **)eng_family_res((struct eng_family *)f, &res_relays);
+
+	for (const struct relay *r = t ? t->first : NULL; r; r = r->next)
+		fprintf(o, "relay %llu %d %llu %llu %d %d\n", (unsigned long long)r->r.id, r->r.kind, (unsigned long long)r->key[0],
+			(unsigned long long)r->key[1], r->r.pid, r->r.num);
+	return 0;
+}
+
+static int relays_restore(struct eng_family *f, const char *line, bool hollow)
+{
+	unsigned long long id, key[2];
+	int kind, pid, num;
+
+	(void)hollow;
+	if (sscanf(line, "relay %llu %d %llu %llu %d %d", &id, &kind, &key[0], &key[1], &pid, &num) != 6)
+		return 0;
+	struct relay_table *t = table_of(f);
+	struct relay *r = t ? relay_add(t, id, kind) : NULL;
+
+	if (!r)
+		return -ENOMEM;
+	r->key[0] = key[0];
+	r->key[1] = key[1];
+	r->r.pid = pid;
+	r->r.num = num;
+	return 1;
+}
+
 static void relays_release(struct eng_family *f, struct eng_proc *p)
 {
 	if (p)
@@ -473,4 +504,4 @@ static void relays_release(struct eng_family *f, struct eng_proc *p)
 
 const struct file_kind file_tty = {.name = "tty", .is = is_tty, .probe = tty_probe, .dump = tty_dump, .open = tty_open, .stays = tty_stays};
 const struct file_kind file_pipe = {.name = "pipe", .is = is_pipe, .dump = pipe_dump, .open = pipe_open, .stays = pipe_stays};
-const struct eng_res res_relays = {.name = "relays", .finish = relays_finish, .release = relays_release};
+const struct eng_res res_relays = {.name = "relays", .finish = relays_finish, .save = relays_save, .restore = relays_restore, .release = relays_release};

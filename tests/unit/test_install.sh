@@ -17,7 +17,7 @@ make -s BUILD="$BUILD" DESTDIR="$STAGE" install >"$STAGE/log" 2>&1 || { tail -n 
 page() { sed -E 's/Fl Fl /--/g; s/^\.(It|Op|Xr|Cm|Pa) //' "$1"; }
 for p in "$STAGE"/usr/lib/sprite/*; do
 	p=${p##*/}
-	[[ $p != sprite-keeper && $p != sprite-sh && $p != sprite-holder ]] || continue # migd's, mig make's and spritefs's, not the user's
+	[[ $p != sprite-keeper && $p != sprite-relay && $p != sprite-sh && $p != sprite-holder ]] || continue # migd's, mig make's and spritefs's, not the user's
 	link=$(ls "$STAGE/usr/bin/$p" "$STAGE/usr/sbin/$p" 2>/dev/null)
 	[[ -n $link && $(wc -l <<<"$link") == 1 && -x $link ]] || { bad "$p: expected one link in bin or sbin that leads to it"; continue; }
 	[[ $(readlink -f "$link") == "$(readlink -f "$STAGE")/usr/lib/sprite/$p" ]] || bad "$link leads elsewhere"

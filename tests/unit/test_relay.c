@@ -9,13 +9,15 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include "migd/relay.h"
+#include "migd/relay/hub.h"
 
 struct side {
 	struct relay_hub *hub, *peer;
+	struct side *other;
 	int break_after; /* frames; < 0: never */
 	bool broken;
 };
@@ -25,6 +27,7 @@ static pthread_mutex_t joined = PTHREAD_MUTEX_INITIALIZER; /* held until both si
 static int pass(void *ctx, const struct relay_frame *f)
 {
 	struct side *s = ctx;
+	int err;
 
 	pthread_mutex_lock(&joined);
 	pthread_mutex_unlock(&joined);
@@ -34,37 +37,40 @@ static int pass(void *ctx, const struct relay_frame *f)
 	}
 	if (s->break_after > 0)
 		s->break_after--;
-	CU_ASSERT_EQUAL(relay_input(s->peer, f), 0);
-	return 0;
+	err = hub_input(s->peer, s->other, f);
+	CU_ASSERT(!err || err == -EPIPE); /* the other side is down already */
+	return err;
 }
 
 static struct relay_hub *home, *guest;
 static struct side at_home, at_guest;
+static uint64_t gen;
 
 static void join(int break_home, int break_guest)
 {
-	relay_down(home);
-	relay_down(guest);
-	at_home = (struct side){ home, guest, break_home, false };
-	at_guest = (struct side){ guest, home, break_guest, false };
+	hub_down(home);
+	hub_down(guest);
+	at_home = (struct side){ home, guest, &at_guest, break_home, false };
+	at_guest = (struct side){ guest, home, &at_home, break_guest, false };
 	pthread_mutex_lock(&joined);
-	CU_ASSERT_EQUAL(relay_up(home, &(struct relay_link){ pass, &at_home }), 0);
-	CU_ASSERT_EQUAL(relay_up(guest, &(struct relay_link){ pass, &at_guest }), 0);
+	CU_ASSERT_EQUAL(hub_up(home, gen, &(struct relay_link){ pass, &at_home }), 0);
+	CU_ASSERT_EQUAL(hub_up(guest, 0, &(struct relay_link){ pass, &at_guest }), 0);
 	pthread_mutex_unlock(&joined);
 }
 
 static void setup(void)
 {
-	CU_ASSERT_EQUAL_FATAL(relay_hub_new(true, &home), 0);
-	CU_ASSERT_EQUAL_FATAL(relay_hub_new(false, &guest), 0);
+	gen = 0;
+	CU_ASSERT_EQUAL_FATAL(hub_new(true, &home), 0);
+	CU_ASSERT_EQUAL_FATAL(hub_new(false, &guest), 0);
 }
 
 static void teardown(void)
 {
-	relay_down(home); /* both, before either goes: they call into each other */
-	relay_down(guest);
-	relay_hub_free(home);
-	relay_hub_free(guest);
+	hub_down(home); /* both, before either goes: they call into each other */
+	hub_down(guest);
+	hub_free(home);
+	hub_free(guest);
 }
 
 static unsigned char byte_at(size_t i)
@@ -138,8 +144,8 @@ static void input_with_breaks(bool breaks)
 
 	setup();
 	CU_ASSERT_EQUAL_FATAL(pipe(p), 0);
-	CU_ASSERT_EQUAL(relay_add(home, 7, RELAY_IN, dup(p[0]), getpid()), 0);
-	fam = relay_make(guest, 7, RELAY_IN);
+	CU_ASSERT_EQUAL(hub_add(home, 7, RELAY_IN, dup(p[0]), getpid()), 0);
+	fam = hub_make(guest, 7, RELAY_IN);
 	CU_ASSERT_FATAL(fam >= 0);
 	struct writer w = { p[1], total };
 	pthread_create(&t, NULL, write_pattern, &w);
@@ -160,9 +166,9 @@ static void input_with_breaks(bool breaks)
 		}
 	}
 	join(-1, -1);
-	CU_ASSERT_EQUAL(relay_quiesce(guest, 5000), 0);
-	relay_down(guest);
-	relay_down(home);
+	CU_ASSERT_EQUAL(hub_quiesce(guest, 5000), 0);
+	hub_down(guest);
+	hub_down(home);
 	close(fam);
 	/* back home: the rest is in the pipe, with nothing missing between */
 	CU_ASSERT_EQUAL(read_pattern(p[0], total, &pos), total - away);
@@ -191,8 +197,8 @@ static void output_with_breaks(bool breaks)
 
 	setup();
 	CU_ASSERT_EQUAL_FATAL(pipe(p), 0);
-	CU_ASSERT_EQUAL(relay_add(home, 1, RELAY_OUT, p[1], getpid()), 0);
-	fam = relay_make(guest, 1, RELAY_OUT);
+	CU_ASSERT_EQUAL(hub_add(home, 1, RELAY_OUT, p[1], getpid()), 0);
+	fam = hub_make(guest, 1, RELAY_OUT);
 	CU_ASSERT_FATAL(fam >= 0);
 	struct writer w = { fam, total };
 	pthread_create(&t, NULL, write_pattern, &w);
@@ -214,7 +220,7 @@ static void output_with_breaks(bool breaks)
 	CU_ASSERT_EQUAL(pos, total);
 	pthread_join(t, NULL);
 	join(-1, -1); /* the end of file comes through as well, and the hub lets go of the original (our p[1]) only when freed */
-	CU_ASSERT_EQUAL(relay_drain(guest, 5000), 0);
+	CU_ASSERT_EQUAL(hub_drain(guest, 5000), 0);
 	teardown();
 	CU_ASSERT_EQUAL(read_pattern(p[0], 1, &pos), 0);
 	close(p[0]);
@@ -238,8 +244,8 @@ static void test_reader_gone(void)
 
 	setup();
 	CU_ASSERT_EQUAL_FATAL(pipe(p), 0);
-	CU_ASSERT_EQUAL(relay_add(home, 1, RELAY_OUT, p[1], getpid()), 0);
-	fam = relay_make(guest, 1, RELAY_OUT);
+	CU_ASSERT_EQUAL(hub_add(home, 1, RELAY_OUT, p[1], getpid()), 0);
+	fam = hub_make(guest, 1, RELAY_OUT);
 	join(-1, -1);
 	close(p[0]);
 	for (int i = 0; i < 1000 && r >= 0; i++) {
@@ -259,14 +265,86 @@ static void test_writer_gone(void)
 
 	setup();
 	CU_ASSERT_EQUAL_FATAL(pipe(p), 0);
-	CU_ASSERT_EQUAL(relay_add(home, 1, RELAY_IN, p[0], getpid()), 0);
-	fam = relay_make(guest, 1, RELAY_IN);
+	CU_ASSERT_EQUAL(hub_add(home, 1, RELAY_IN, p[0], getpid()), 0);
+	fam = hub_make(guest, 1, RELAY_IN);
 	join(-1, -1);
 	unsigned char b[3] = { byte_at(0), byte_at(1), byte_at(2) };
 	CU_ASSERT_EQUAL(write(p[1], b, 3), 3);
 	close(p[1]);
 	CU_ASSERT_EQUAL(read_pattern(fam, 100, &pos), 3); /* and then end of file */
 	close(fam);
+	teardown();
+}
+
+/* Whoever held the ends at home was killed: what is there now knows nothing of them. */
+static void test_home_lost(void)
+{
+	char junk[100] = "";
+	int in, out;
+	size_t pos = 0;
+	ssize_t r = 0;
+
+	setup();
+	in = hub_make(guest, 1, RELAY_IN);
+	out = hub_make(guest, 2, RELAY_OUT);
+	join(-1, -1);
+	CU_ASSERT_EQUAL(read_pattern(in, 1, &pos), 0);
+	for (int i = 0; i < 10000 && r >= 0; i++) {
+		r = write(out, junk, sizeof(junk));
+		usleep(1000);
+	}
+	CU_ASSERT_EQUAL(r, -1);
+	CU_ASSERT_EQUAL(errno, EPIPE);
+	CU_ASSERT_EQUAL(hub_drain(guest, 5000), 0);
+	close(in);
+	close(out);
+	teardown();
+}
+
+static void *drain_once(void *err)
+{
+	*(atomic_int *)err = hub_drain(guest, 30000);
+	return NULL;
+}
+
+/* The drain for an end waits for what was written before it, not for what others write on and on. */
+static void test_drain_while_written(void)
+{
+	struct writer w = { -1, SIZE_MAX };
+	static char buf[1 << 16];
+	atomic_int err = 1;
+	struct pollfd q;
+	pthread_t t, d;
+	int p[2];
+
+	setup();
+	CU_ASSERT_EQUAL_FATAL(pipe(p), 0);
+	CU_ASSERT_EQUAL(hub_add(home, 1, RELAY_OUT, p[1], getpid()), 0);
+	w.fd = hub_make(guest, 1, RELAY_OUT);
+	CU_ASSERT_FATAL(w.fd >= 0);
+	join(-1, -1);
+	CU_ASSERT_EQUAL(hub_drain(guest, 10000), 0);
+	hub_down(home);
+	hub_down(guest);
+	CU_ASSERT_EQUAL(write(w.fd, "x", 1), 1);
+	CU_ASSERT_EQUAL(hub_drain(guest, 50), -ENOTCONN); /* it is not with its reader, and the home cannot be reached */
+	join(-1, -1);
+	CU_ASSERT_EQUAL(hub_drain(guest, 10000), 0);
+	CU_ASSERT_EQUAL(read(p[0], buf, 1), 1);
+	pthread_create(&t, NULL, write_pattern, &w);
+	pthread_create(&d, NULL, drain_once, &err);
+	q = (struct pollfd){ .fd = p[0], .events = POLLIN };
+	for (size_t n = 0; err == 1 || n < 1 << 20;) {
+		ssize_t k = poll(&q, 1, 10000) > 0 ? read(p[0], buf, sizeof(buf)) : -1;
+
+		if (k <= 0)
+			break;
+		n += k;
+	}
+	CU_ASSERT_EQUAL(err, 0); /* and the writer is not through */
+	close(p[0]); /* it ends by EPIPE */
+	pthread_join(t, NULL);
+	pthread_join(d, NULL);
 	teardown();
 }
 
@@ -277,8 +355,8 @@ static void test_quiesce_waits_for_reader(void)
 
 	setup();
 	CU_ASSERT_EQUAL_FATAL(pipe(p), 0);
-	CU_ASSERT_EQUAL(relay_add(home, 1, RELAY_OUT, p[1], getpid()), 0);
-	fam = relay_make(guest, 1, RELAY_OUT);
+	CU_ASSERT_EQUAL(hub_add(home, 1, RELAY_OUT, p[1], getpid()), 0);
+	fam = hub_make(guest, 1, RELAY_OUT);
 	fcntl(fam, F_SETFL, O_NONBLOCK);
 	join(-1, -1);
 	for (size_t done = 0; done < 100 << 10;) {
@@ -288,10 +366,10 @@ static void test_quiesce_waits_for_reader(void)
 		if (r < 0)
 			usleep(1000);
 	}
-	CU_ASSERT_EQUAL(relay_quiesce(guest, 100), -ETIMEDOUT); /* the pipe at home holds 64 KiB and nobody reads */
-	relay_resume(guest);
+	CU_ASSERT_EQUAL(hub_quiesce(guest, 100), -ETIMEDOUT); /* the pipe at home holds 64 KiB and nobody reads */
+	hub_resume(guest);
 	CU_ASSERT_EQUAL(read(p[0], block, sizeof(block)), 64 << 10);
-	CU_ASSERT_EQUAL(relay_quiesce(guest, 5000), 0);
+	CU_ASSERT_EQUAL(hub_quiesce(guest, 5000), 0);
 	close(fam);
 	teardown();
 	close(p[0]);
@@ -305,34 +383,36 @@ static void test_second_generation(void)
 	setup();
 	CU_ASSERT_EQUAL_FATAL(pipe(p), 0);
 	CU_ASSERT_EQUAL_FATAL(pipe(q), 0);
-	CU_ASSERT_EQUAL(relay_add(home, 1, RELAY_IN, p[0], getpid()), 0);
-	CU_ASSERT_EQUAL(relay_add(home, 2, RELAY_OUT, q[1], getpid()), 0);
+	CU_ASSERT_EQUAL(hub_add(home, 1, RELAY_IN, p[0], getpid()), 0);
+	CU_ASSERT_EQUAL(hub_add(home, 2, RELAY_OUT, q[1], getpid()), 0);
 	unsigned char b[64];
 	for (size_t i = 0; i < sizeof(b); i++)
 		b[i] = byte_at(i);
 	CU_ASSERT_EQUAL(write(p[1], b, sizeof(b)), sizeof(b));
 	for (int gen = 0; gen < 4; gen++) { /* guest to guest: each new one starts with what has not been read */
-		fam = relay_make(guest, 1, RELAY_IN);
-		int out = relay_make(guest, 2, RELAY_OUT);
+		fam = hub_make(guest, 1, RELAY_IN);
+		int out = hub_make(guest, 2, RELAY_OUT);
 		join(-1, -1);
 		CU_ASSERT_EQUAL(read_pattern(fam, 10, &pos), 10);
 		CU_ASSERT_EQUAL(write(out, b, 5), 5);
-		CU_ASSERT_EQUAL(relay_quiesce(guest, 5000), 0);
-		relay_down(guest);
-		relay_down(home);
+		CU_ASSERT_EQUAL(hub_quiesce(guest, 5000), 0);
+		hub_down(guest);
+		hub_down(home);
 		close(fam);
 		close(out);
-		relay_hub_free(guest);
-		relay_reset(home);
-		CU_ASSERT_EQUAL_FATAL(relay_hub_new(false, &guest), 0);
+		hub_free(guest);
+		CU_ASSERT_EQUAL(hub_up(home, gen + 1, NULL), -ESTALE);
+		hub_reset(home, ++gen);
+		hub_reset(home, gen);
+		CU_ASSERT_EQUAL_FATAL(hub_new(false, &guest), 0);
 		char got[5];
 		CU_ASSERT_EQUAL(read(q[0], got, 5), 5);
 		CU_ASSERT_EQUAL(memcmp(got, b, 5), 0);
 	}
-	int orig = relay_original(home, 1);
+	int orig = hub_original(home, 1);
 	CU_ASSERT_EQUAL(read_pattern(orig, 24, &pos), 24);
 	close(orig);
-	CU_ASSERT_EQUAL(relay_original(home, 99), -ENOENT);
+	CU_ASSERT_EQUAL(hub_original(home, 99), -ENOENT);
 	teardown();
 }
 
@@ -343,19 +423,21 @@ static void test_nonsense(void)
 
 	setup();
 	CU_ASSERT_EQUAL_FATAL(pipe(p), 0);
-	CU_ASSERT_EQUAL(relay_add(home, 1, RELAY_OUT, p[1], getpid()), 0);
-	CU_ASSERT_EQUAL(relay_input(home, &f), -EPROTO); /* a gap */
+	CU_ASSERT_EQUAL(hub_add(home, 1, RELAY_OUT, p[1], getpid()), 0);
+	CU_ASSERT_EQUAL(hub_input(home, &at_home, &f), -EPIPE); /* no link */
+	join(-1, -1);
+	CU_ASSERT_EQUAL(hub_input(home, &at_home, &f), -EPROTO); /* a gap */
 	f.id = 2;
-	CU_ASSERT_EQUAL(relay_input(home, &f), -EPROTO); /* no such relay */
+	CU_ASSERT_EQUAL(hub_input(home, &at_home, &f), -EPROTO); /* no such relay */
 	f.id = 1;
 	f.kind = RF_ACK;
-	CU_ASSERT_EQUAL(relay_input(home, &f), -EPROTO); /* home sends nothing on it */
+	CU_ASSERT_EQUAL(hub_input(home, &at_home, &f), -EPROTO); /* home sends nothing on it */
 	f.kind = RF_SYNCED;
-	CU_ASSERT_EQUAL(relay_input(home, &f), -EPROTO);
+	CU_ASSERT_EQUAL(hub_input(home, &at_home, &f), -EPROTO);
 	f.kind = RF_TERMIOS;
-	CU_ASSERT_EQUAL(relay_input(home, &f), -EPROTO);
+	CU_ASSERT_EQUAL(hub_input(home, &at_home, &f), -EPROTO);
 	f.kind = RF_KINDS;
-	CU_ASSERT_EQUAL(relay_input(home, &f), -EPROTO);
+	CU_ASSERT_EQUAL(hub_input(home, &at_home, &f), -EPROTO);
 	close(p[0]);
 	teardown();
 }
@@ -374,6 +456,8 @@ int main(void)
 	CU_add_test(s, "output over a link that breaks", test_output_breaks);
 	CU_add_test(s, "a reader at home goes: EPIPE over there", test_reader_gone);
 	CU_add_test(s, "a writer at home goes: end of file over there", test_writer_gone);
+	CU_add_test(s, "the home's ends are lost: as if nobody had them", test_home_lost);
+	CU_add_test(s, "drain while others write on", test_drain_while_written);
 	CU_add_test(s, "quiesce waits for a reader, not for ever", test_quiesce_waits_for_reader);
 	CU_add_test(s, "generation after generation", test_second_generation);
 	CU_add_test(s, "nonsense is refused", test_nonsense);

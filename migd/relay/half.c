@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Source and sink of a relay; see relay_half.h. */
-#include "migd/relay_half.h"
+#include "migd/relay/half.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -8,7 +8,7 @@
 #include <sys/ioctl.h>
 #include <termios.h>
 #include <unistd.h>
-#include "migd/relay_tty.h"
+#include "migd/relay/tty.h"
 
 static void close_fd(int *fd)
 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Terminals; see relay_tty.h. */
-#include "migd/relay_tty.h"
+#include "migd/relay/tty.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -180,6 +180,7 @@ void relay_tty_back(struct relay_tty *t)
 {
 	if (t->kept)
 		tcsetattr(t->fd, TCSANOW, &t->seen);
+	t->kept = false;
 }
 
 void relay_tty_unread(struct relay_tty *t, const unsigned char *p, size_t n)

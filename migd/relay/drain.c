@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Waiting until all that was written is with its readers, and what was not read is back: for a move, and for the end of a process. See hub.h. */
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+#include "migd/relay/hub_parts.h"
+
+enum { STALLED_MS = 200 };
+
+static struct timespec deadline_in(int ms)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	t.tv_sec += ms / 1000;
+	t.tv_nsec += ms % 1000 * 1000000L;
+	if (t.tv_nsec >= 1000000000L) {
+		t.tv_sec++;
+		t.tv_nsec -= 1000000000L;
+	}
+	return t;
+}
+
+static size_t waits_in(int fd)
+{
+	int n = 0;
+
+	return fd < 0 || ioctl(fd, FIONREAD, &n) ? 0 : n;
+}
+
+/* All that has been written up to now has to be with its readers, however much is written meanwhile. */
+static void set_targets(struct relay_hub *h)
+{
+	struct relay *r;
+
+	list_each(r, &h->relays, node) {
+		const struct relay_source *s = &r->source;
+
+		r->target = s->acked + s->have + (r->kind == RELAY_TTY || s->end ? 0 : waits_in(s->fd)); /* a terminal: all up to the mark is in the window */
+	}
+}
+
+static bool targets_reached(struct relay_hub *h)
+{
+	struct relay *r;
+
+	list_each(r, &h->relays, node)
+		if (r->has_source && !r->source.peer_closed && (r->source.acked < r->target || (r->source.end && !r->source.end_sent)))
+			return false;
+	return true;
+}
+
+static bool marks_came(struct relay_hub *h)
+{
+	struct relay *r;
+
+	list_each(r, &h->relays, node)
+		if (r->marked)
+			return false;
+	return true;
+}
+
+static bool inputs_told(struct relay_hub *h)
+{
+	struct relay *r;
+	uint64_t off;
+
+	list_each(r, &h->relays, node)
+		if (r->has_sink && r->sink.count && relay_sink_ack_due(&r->sink, &off))
+			return false;
+	return true;
+}
+
+/* Waits (lock held) until the condition is true. -ENOTCONN: it is not, and the link is not there. */
+static int wait_until(struct relay_hub *h, bool (*cond)(struct relay_hub *), const struct timespec *t)
+{
+	int err = 0;
+
+	while (!cond(h) && !err) {
+		hub_poke(h);
+		err = pthread_cond_timedwait(&h->changed, &h->lock, t);
+	}
+	return cond(h) ? 0 : !h->up || h->broken ? -ENOTCONN : -ETIMEDOUT;
+}
+
+void relay_mark_put(struct relay *r)
+{
+	ssize_t n;
+
+	/* Written in one piece, it comes out in one piece, whoever else writes: so not while the pty is full because we do not read it. */
+	if (!r->marked || r->mark_put == MARK || (!r->mark_put && r->source.have > RELAY_WINDOW / 2))
+		return;
+	n = write(r->sink.count_fd, r->mark + r->mark_put, MARK - r->mark_put);
+	if (n > 0)
+		r->mark_put += n;
+	else if (errno != EAGAIN && errno != EINTR)
+		r->marked = false; /* hung up */
+}
+
+/*
+ * What a process has written to a pty is not at once on its master's side: a worker of the kernel carries it there, and FIONREAD says nothing of what is on
+ * the way. So write something after it that we know again (letters: no output mode changes those), and wait until that comes out.
+ */
+static void mark_terminals(struct relay_hub *h)
+{
+	struct relay *r;
+
+	list_each(r, &h->relays, node) {
+		if (r->kind != RELAY_TTY || r->sink.count_fd < 0 || r->source.end || r->source.peer_closed || r->marked)
+			continue;
+		if (getrandom(r->mark, MARK, 0) != MARK)
+			continue;
+		for (size_t i = 0; i < MARK; i++)
+			r->mark[i] = 'A' + (r->mark[i] & 15);
+		r->mark_put = 0;
+		r->marked = true;
+		relay_mark_put(r);
+	}
+}
+
+static int drain(struct relay_hub *h, const struct timespec *t)
+{
+	int err;
+
+	mark_terminals(h);
+	err = wait_until(h, marks_came, t);
+	if (err)
+		return err;
+	set_targets(h);
+	return wait_until(h, targets_reached, t);
+}
+
+static bool is_synced(struct relay_hub *h)
+{
+	return h->synced == h->token;
+}
+
+/* Home knows what was read here, and has carried out all that it was sent. */
+static int sync_up(struct relay_hub *h, const struct timespec *t)
+{
+	int err = wait_until(h, inputs_told, t);
+
+	if (!err) {
+		h->token++;
+		err = hub_queue(h, 0, RF_SYNC, h->token, NULL, 0);
+	}
+	return err ? err : wait_until(h, is_synced, t);
+}
+
+static int drain_all(struct relay_hub *h, bool pause, int timeout_ms)
+{
+	struct timespec t;
+	int err;
+	bool stalled;
+
+	if (!hub_count(h))
+		return 0;
+	pthread_mutex_lock(&h->drains);
+	pthread_mutex_lock(&h->lock);
+	stalled = !pause && h->stalled; /* and nothing has been read since: it would be so again */
+	t = deadline_in(stalled && timeout_ms > STALLED_MS ? STALLED_MS : timeout_ms);
+	if (pause)
+		h->paused = true;
+	err = drain(h, &t);
+	h->stalled = err == -ETIMEDOUT;
+	if (stalled)
+		t = deadline_in(timeout_ms);
+	if (!err)
+		err = sync_up(h, &t);
+	pthread_mutex_unlock(&h->lock);
+	pthread_mutex_unlock(&h->drains);
+	return err;
+}
+
+int hub_drain(struct relay_hub *h, int timeout_ms)
+{
+	return drain_all(h, false, timeout_ms);
+}
+
+int hub_quiesce(struct relay_hub *h, int timeout_ms)
+{
+	return drain_all(h, true, timeout_ms);
+}
+
+void hub_resume(struct relay_hub *h)
+{
+	pthread_mutex_lock(&h->lock);
+	h->paused = false;
+	pthread_mutex_unlock(&h->lock);
+	hub_poke(h);
+}

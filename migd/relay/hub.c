@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The relays of a hub: how they come, change generation and go. See hub.h for protocol and locking, half.h for what a byte goes through. */
+#include "migd/relay/hub.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "migd/relay/hub_parts.h"
+
+int hub_new(bool home, struct relay_hub **out)
+{
+	struct relay_hub *h = calloc(1, sizeof(*h));
+	pthread_condattr_t a;
+
+	if (!h)
+		return -ENOMEM;
+	h->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (h->wake < 0) {
+		free(h);
+		return -errno;
+	}
+	h->home = home;
+	pthread_mutex_init(&h->turn, NULL);
+	pthread_mutex_init(&h->lock, NULL);
+	pthread_mutex_init(&h->drains, NULL);
+	pthread_condattr_init(&a);
+	pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
+	pthread_cond_init(&h->changed, &a);
+	pthread_condattr_destroy(&a);
+	list_init(&h->relays);
+	list_init(&h->out);
+	*out = h;
+	return 0;
+}
+
+static void relay_free(struct relay *r)
+{
+	if (r->has_source)
+		relay_source_clear(&r->source);
+	if (r->has_sink)
+		relay_sink_clear(&r->sink);
+	relay_tty_clear(&r->tty);
+	if (r->original >= 0)
+		close(r->original);
+	list_del(&r->node);
+	free(r);
+}
+
+void hub_free(struct relay_hub *h)
+{
+	if (!h)
+		return;
+	hub_down(h);
+	while (!list_empty(&h->relays))
+		relay_free(list_entry(h->relays.next, struct relay, node));
+	hub_drop_out(h);
+	close(h->wake);
+	pthread_cond_destroy(&h->changed);
+	pthread_mutex_destroy(&h->lock);
+	pthread_mutex_destroy(&h->turn);
+	pthread_mutex_destroy(&h->drains);
+	free(h);
+}
+
+size_t hub_count(const struct relay_hub *h)
+{
+	return h ? h->nrelays : 0;
+}
+
+void hub_poke(struct relay_hub *h)
+{
+	uint64_t one = 1;
+
+	if (write(h->wake, &one, sizeof(one)) < 0)
+		return; /* EAGAIN: it is awake anyway */
+}
+
+struct relay *hub_find(struct relay_hub *h, uint64_t id)
+{
+	struct relay *r;
+
+	list_each(r, &h->relays, node)
+		if (r->id == id)
+			return r;
+	return NULL;
+}
+
+static struct relay *relay_new(struct relay_hub *h, uint64_t id, enum relay_kind kind)
+{
+	struct relay *r;
+
+	if (h->nrelays >= RELAYS_MAX)
+		return NULL;
+	r = calloc(1, sizeof(*r));
+	if (!r)
+		return NULL;
+	r->id = id;
+	r->kind = kind;
+	r->original = -1;
+	relay_tty_init(&r->tty);
+	list_add_tail(&h->relays, &r->node);
+	h->nrelays++;
+	return r;
+}
+
+/* A description of our own for the same pipe or terminal: O_NONBLOCK on the family's would be seen by it. */
+static int reopen(int fd, int flags)
+{
+	char path[40];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, flags | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+}
+
+/* Home: (re)creates the halves that stand at the original end. */
+static int halves_at_home(struct relay *r)
+{
+	struct relay_source old = { .fd = -1, .scratch = { -1, -1 } };
+	int fd, err;
+
+	if (r->has_source)
+		old = r->source;
+	if (r->has_sink)
+		relay_sink_clear(&r->sink);
+	r->has_source = r->has_sink = false;
+	if (r->kind != RELAY_OUT) {
+		fd = reopen(r->original, O_RDONLY);
+		err = fd < 0 ? -errno : relay_source_init(&r->source, fd, r->kind == RELAY_IN);
+		r->has_source = fd >= 0;
+		r->source.tty = r->kind == RELAY_TTY;
+		if (!err && r->kind == RELAY_TTY && old.have) /* typed, taken by us, not read by the family yet */
+			relay_source_carry(&r->source, &old);
+		relay_source_clear(&old);
+		if (err)
+			return err;
+	}
+	if (r->kind != RELAY_IN) {
+		fd = reopen(r->original, O_WRONLY);
+		if (fd < 0 && errno != ENXIO) /* ENXIO: the reader has gone already */
+			return -errno;
+		relay_sink_init(&r->sink, fd, false);
+		r->has_sink = true;
+		r->sink.closed = fd < 0;
+	}
+	if (r->kind == RELAY_TTY)
+		relay_tty_home(&r->tty, r->original, r->holder);
+	return 0;
+}
+
+int hub_add(struct relay_hub *h, uint64_t id, enum relay_kind kind, int fd, pid_t holder)
+{
+	struct relay *r;
+	int err = 0;
+
+	pthread_mutex_lock(&h->lock);
+	r = hub_find(h, id);
+	if (r) {
+		close(fd);
+	} else {
+		r = relay_new(h, id, kind);
+		if (r) {
+			r->original = fd;
+			r->holder = holder;
+			err = halves_at_home(r);
+		} else {
+			close(fd);
+			err = -ENFILE;
+		}
+	}
+	pthread_mutex_unlock(&h->lock);
+	return err;
+}
+
+int hub_original(struct relay_hub *h, uint64_t id)
+{
+	struct relay *r;
+	int fd = -1;
+
+	pthread_mutex_lock(&h->lock);
+	r = hub_find(h, id);
+	if (r)
+		fd = fcntl(r->original, F_DUPFD_CLOEXEC, 3);
+	if (r && r->kind == RELAY_TTY)
+		relay_tty_keep(&r->tty); /* what the image brings is the pty's, with our own bits in it */
+	pthread_mutex_unlock(&h->lock);
+	return r ? (fd < 0 ? -errno : fd) : -ENOENT;
+}
+
+void hub_reset(struct relay_hub *h, uint64_t gen)
+{
+	struct relay *r;
+
+	hub_down(h);
+	pthread_mutex_lock(&h->lock);
+	if (h->gen != gen) {
+		list_each(r, &h->relays, node)
+			halves_at_home(r);
+		hub_drop_out(h);
+		h->gen = gen;
+	}
+	h->paused = h->stalled = false;
+	pthread_mutex_unlock(&h->lock);
+}
+
+void hub_unread(struct relay_hub *h)
+{
+	struct relay *r;
+
+	hub_down(h);
+	pthread_mutex_lock(&h->lock);
+	list_each(r, &h->relays, node)
+		if (r->kind == RELAY_TTY && r->has_source) {
+			relay_tty_back(&r->tty);
+			relay_tty_unread(&r->tty, r->source.win, r->source.have);
+			r->source.have = 0;
+		}
+	pthread_mutex_unlock(&h->lock);
+}
+
+void hub_left(struct relay_hub *h, pid_t pid, bool ended)
+{
+	struct relay *r;
+
+	pthread_mutex_lock(&h->lock);
+	list_each(r, &h->relays, node) {
+		struct relay_source *s = &r->source;
+
+		if (r->kind != RELAY_TTY || r->holder != pid || r->tty.left)
+			continue;
+		r->tty.left = true;
+		if (ended && r->has_source && s->have) { /* typed ahead: the next program's, as on any terminal */
+			relay_tty_unread(&r->tty, s->win, s->have);
+			relay_source_peer_closed(s);
+		}
+	}
+	pthread_mutex_unlock(&h->lock);
+}
+
+void hub_back(struct relay_hub *h, pid_t pid)
+{
+	struct relay *r;
+
+	pthread_mutex_lock(&h->lock);
+	list_each(r, &h->relays, node)
+		if (r->kind == RELAY_TTY && r->holder == pid)
+			r->tty.left = false;
+	pthread_mutex_unlock(&h->lock);
+	hub_poke(h);
+}
+
+static int make_pipe(struct relay *r, int *family_end)
+{
+	int p[2], ours, err = 0;
+
+	if (pipe2(p, O_CLOEXEC))
+		return -errno;
+	ours = r->kind == RELAY_IN ? p[1] : p[0];
+	*family_end = r->kind == RELAY_IN ? p[0] : p[1];
+	fcntl(ours, F_SETFL, O_NONBLOCK); /* each end has its own description */
+	if (r->kind == RELAY_IN) {
+		relay_sink_init(&r->sink, ours, true);
+		r->has_sink = true;
+	} else {
+		err = relay_source_init(&r->source, ours, false);
+		r->has_source = true;
+	}
+	if (err)
+		close(*family_end);
+	return err;
+}
+
+static int make_pty(struct relay *r, int *family_end)
+{
+	int ours, err;
+
+	err = relay_tty_guest(&r->tty, &ours, family_end);
+	if (err)
+		return err;
+	relay_sink_init(&r->sink, fcntl(ours, F_DUPFD_CLOEXEC, 3), true);
+	r->sink.count_fd = reopen(*family_end, O_RDWR); /* of our own: what is written there must not wait */
+	r->has_sink = true;
+	err = relay_source_init(&r->source, ours, false);
+	r->has_source = true;
+	return err;
+}
+
+int hub_make(struct relay_hub *h, uint64_t id, enum relay_kind kind)
+{
+	struct relay *r;
+	int fd = -1, err;
+
+	pthread_mutex_lock(&h->lock);
+	r = hub_find(h, id) ? NULL : relay_new(h, id, kind);
+	err = !r ? -EEXIST : kind == RELAY_TTY ? make_pty(r, &fd) : make_pipe(r, &fd);
+	pthread_mutex_unlock(&h->lock);
+	return err ? err : fd;
+}
+
