@@ -71,6 +71,7 @@ void guest_forget(struct family *f)
 		return;
 	family_remove(f);
 	relay_rpc_close(f);
+	relays_close(f->relays);
 	journal_note(f->m->journal, journal_record("drop", f->id, f->gen));
 	if (f->m->cgroups && *name)
 		cgroup_remove(f->m->cgroups, name, 2000);

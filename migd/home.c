@@ -100,6 +100,7 @@ void home_forget(struct family *f)
 	pthread_mutex_unlock(&f->lock);
 	family_remove(f);
 	relay_rpc_close(f);
+	relays_close(f->relays);
 	journal_note(f->m->journal, journal_record("end", f->id, f->gen));
 	if (strcmp(host, f->m->conf->name))
 		access_revoke(f->m, host, f->uid, f->id);

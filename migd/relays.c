@@ -243,11 +243,19 @@ static int plain(struct relays *r, enum relay_op op, uint64_t number, pid_t pid,
 	return is_there(r) ? hub_ask(r, &a, -1, NULL) : 0;
 }
 
+void relays_close(struct relays *r)
+{
+	plain(r, RELAY_OP_FREE, 0, 0, 0);
+	pthread_mutex_lock(&r->lock);
+	r->there = false;
+	pthread_mutex_unlock(&r->lock);
+}
+
 void relays_free(struct relays *r)
 {
 	if (!r)
 		return;
-	plain(r, RELAY_OP_FREE, 0, 0, 0);
+	relays_close(r);
 	pthread_mutex_destroy(&r->lock);
 	free(r);
 }

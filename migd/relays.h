@@ -25,7 +25,8 @@ void relayd_close(struct relayd *d);
 void relayd_sweep(struct relayd *d);
 
 int relays_new(struct migd *m, bool home, struct relays **out);
-void relays_free(struct relays *r); /* the family is over: lets go of all ends */
+void relays_close(struct relays *r); /* the family is over: lets go of all ends */
+void relays_free(struct relays *r);
 /* What they are known by. gen: guest: the generation. Before any of the following. */
 void relays_name(struct relays *r, const char *family, uint64_t gen);
 /* After a restart: takes up those that are there. */

@@ -42,8 +42,8 @@ int eng_explain(pid_t pid, struct eng_reasons *why, struct eng_sizes *sizes, str
 
 struct eng_family;
 
-/* Which file descriptors the caller (migd) carries by itself: pipes and ttys whose other end stays. */
-enum eng_relay_kind { ENG_RELAY_PIPE_IN, ENG_RELAY_PIPE_OUT, ENG_RELAY_TTY };
+/* Which file descriptors the caller (migd) carries by itself: pipes, ttys and stream sockets whose other end stays. */
+enum eng_relay_kind { ENG_RELAY_PIPE_IN, ENG_RELAY_PIPE_OUT, ENG_RELAY_TTY, ENG_RELAY_SOCK };
 struct eng_relay { /* one open file description that must be relayed */
 	uint64_t id;		  /* unique in the family, stays with the description over all moves */
 	enum eng_relay_kind kind; /* PIPE_IN: the family reads */

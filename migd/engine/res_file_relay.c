@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Pipes and terminals.
+ * Pipes and terminals, and for res_file_socket.c sockets, whose other end stays.
  *
  * A pipe with both ends in the family travels with its content. One with a single end there has the other at home: it is relayed (engine.h), and so are
  * terminals. The hollow keeps the original descriptor at its number; over there the caller's hook gives an end that stands for it.
@@ -91,6 +91,13 @@ static struct relay *relay_add(struct relay_table *t, uint64_t id, enum eng_rela
 	return r;
 }
 
+bool relay_known(struct eng_family *f, const struct stat *st, enum eng_relay_kind kind)
+{
+	struct relay_table *t = table_of(f);
+
+	return t && relay_find(t, st, kind);
+}
+
 /* A pipe or terminal that stands for another: /dev/fd/N opens it by its owner and mode, as that one. */
 static void owner_put(const struct file_desc *d, Sprite__Img__File *m)
 {
@@ -105,7 +112,7 @@ static void owner_take(int fd, const Sprite__Img__File *m)
 }
 
 /* Source: the description is (or becomes, at home) a relayed one. */
-static int relay_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, enum eng_relay_kind kind, struct error *e)
+int relay_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, enum eng_relay_kind kind, struct error *e)
 {
 	struct relay_table *t = table_of(f);
 	struct relay *r = t ? relay_find(t, &d->look.st, kind) : NULL;
@@ -152,7 +159,7 @@ static int reopen(int fd, uint32_t flags, struct error *e)
 }
 
 /* Destination. The first description of a relay is what the hook gave. */
-static int relay_open(struct eng_family *f, struct file_desc *d, struct error *e)
+int relay_open(struct eng_family *f, struct file_desc *d, struct error *e)
 {
 	const Sprite__Img__File *m = d->image;
 	struct relay_table *t = table_of(f);
@@ -177,7 +184,7 @@ static int relay_open(struct eng_family *f, struct file_desc *d, struct error *e
 		return error_set(e, k < 0 ? -k : EBADF, "relay %llu cannot be opened: %s", (unsigned long long)r->r.id, strerror(-k));
 	struct stat st;
 
-	if (!f->home) /* there it is the original */
+	if (!f->home && r->r.kind != ENG_RELAY_SOCK) /* there it is the original; a socket belongs to nobody */
 		owner_take(r->r.fd, m);
 	if (fstat(r->r.fd, &st) == 0)
 		relay_key(&st, r->key);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Unix sockets whose both ends are in the family (socketpair(2), or connected over a name), with what is under way in them; fresh ones; listening and other
- * named ones. Everything else is refused by name: other families of sockets, a peer that stays, descriptors under way (SCM_RIGHTS), connections not yet accepted.
+ * named ones. A connected stream socket whose peer stays at home is relayed, as a pipe is. Everything else is refused by name: other families of sockets, other kinds of
+ * peers that stay, descriptors under way (SCM_RIGHTS), connections not yet accepted.
  *
  * A name in the file tree is bound again after the commit (before, the source may yet go on): the socket file is replaced by one of the same mode. While a family
  * is away its names answer members of the family only. An accepted connection travels as a pair: it forgets over which name it came.
@@ -26,6 +27,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "migd/engine/core.h"
 #include "migd/engine/res_files.h"
 #include "migd/engine/res_file_socket.h"
 
@@ -84,7 +86,7 @@ static int diag_ask(int nl, uint32_t ino, struct peer *out)
 	return 0;
 }
 
-/* Asks in the network namespace of the process behind dir; the calling thread goes there and comes back. */
+/* Asks in the network namespace of the process behind dir; the calling thread goes there and comes back. One that is relayed is of this host's own. */
 static int diag(int dir, uint32_t ino, struct peer *out)
 {
 	_cleanup_close_ int there = openat(dir, "ns/net", O_RDONLY | O_CLOEXEC);
@@ -99,7 +101,12 @@ static int diag(int dir, uint32_t ino, struct peer *out)
 
 	if (setns(here, CLONE_NEWNET) < 0)
 		return -errno; /* cannot be: it was ours a moment ago */
-	return r < 0 ? r : diag_ask(nl, ino, out);
+	r = r < 0 ? r : diag_ask(nl, ino, out);
+	if (r != -ENOENT)
+		return r;
+	_cleanup_close_ int own = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+
+	return own < 0 ? -errno : diag_ask(own, ino, out);
 }
 
 /* What is refused in socket_dump() and mostly over in a moment; NULL: nothing. */
@@ -107,6 +114,8 @@ static const char *waits(const struct peer *s)
 {
 	if (s->waiting && s->state == TCP_LISTEN)
 		return "a connection waits to be accepted: try again later";
+	if (s->has_peer && !s->ino && !s->shut && s->type != SOCK_DGRAM) /* one that has gone has shut both directions */
+		return "a connection of its own has not been accepted yet: try again later";
 	return s->waiting && s->type == SOCK_DGRAM && !s->has_peer ? "messages wait in a unix datagram socket: try again later" : NULL;
 }
 
@@ -181,14 +190,34 @@ static bool in_family(struct eng_probe *p, uint32_t ino)
 	return h.found;
 }
 
-static void unix_probe(struct eng_probe *p, const struct file_look *l, const char *name)
+/* Its peer is no member. */
+static const char *apart_reason(int fd, int type)
+{
+	if (type != SOCK_STREAM)
+		return "whose other end stays here: close it first";
+	if (socket_number(fd, SO_PASSCRED))
+		return "that asks who sends (SO_PASSCRED), whose other end stays here: close it first";
+	if (socket_number(fd, SO_PEEK_OFF) >= 0)
+		return "with a peek offset (SO_PEEK_OFF), whose other end stays here: close it first";
+	return NULL;
+}
+
+static void apart_probe(struct eng_probe *p, const struct file_look *l, int fd, int type, const char *name)
+{
+	const char *why = apart_reason(fd, type);
+
+	if (why)
+		file_reason(p, l, "%s %s", name, why);
+}
+
+static void unix_probe(struct eng_probe *p, const struct file_look *l, int fd, const char *name)
 {
 	struct peer peer;
 
 	if (diag(l->dir, l->st.st_ino, &peer) < 0)
 		file_reason(p, l, "%s: this kernel does not tell its peer (unix_diag)", name);
 	else if (peer.has_peer && peer.ino && !in_family(p, peer.ino))
-		file_reason(p, l, "%s whose other end stays here: close it first", name);
+		apart_probe(p, l, fd, peer.type, name);
 }
 
 static void socket_probe(struct eng_probe *p, const struct file_look *l)
@@ -203,7 +232,7 @@ static void socket_probe(struct eng_probe *p, const struct file_look *l)
 	socket_kind(fd, &domain, &type);
 	socket_name(domain, type, name, sizeof name);
 	if (domain == AF_UNIX)
-		unix_probe(p, l, name);
+		unix_probe(p, l, fd, name);
 	else
 		file_reason(p, l, "%s: close it first", name);
 }
@@ -318,6 +347,28 @@ static int one_way(const struct file_look *l, int fd, Sprite__Img__Socket *m)
 	return 0;
 }
 
+/* Connected to somebody who stays. */
+static int apart_dump(struct eng_family *f, struct file_desc *d, int fd, Sprite__Img__File *m, struct error *e)
+{
+	Sprite__Img__Socket *s = m->socket;
+	const char *why = apart_reason(fd, s->type);
+	int r;
+
+	if (why)
+		return error_set(e, ENOTSUP, "unix socket %s", why);
+	if (!f->home && !relay_known(f, &d->look.st, ENG_RELAY_SOCK))
+		return error_set(e, ENOTSUP, "unix socket whose other end is not of its family");
+	r = f->home ? queue_dump(fd, s, e) : 0; /* no descriptor may be on its way; the bytes stay where they are */
+	for (size_t i = 0; i < s->n_queue; i++)
+		free(s->queue[i].data);
+	free(s->queue);
+	s->queue = NULL;
+	s->n_queue = 0;
+	s->connected = false;
+	s->peer = 0;
+	return r < 0 ? r : relay_dump(f, d, m, ENG_RELAY_SOCK, e);
+}
+
 static int socket_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e)
 {
 	_cleanup_close_ int fd = eng_fd_get(d->holder, d->look.num);
@@ -356,6 +407,8 @@ static int socket_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__F
 	s->backlog = s->listening ? peer.backlog : 0;
 	if (s->listening && waits(&peer))
 		return error_set(e, EBUSY, "%s", waits(&peer));
+	if (waits(&peer) && s->connected)
+		return error_set(e, EBUSY, "%s", waits(&peer));
 	r = name_dump(&d->look, fd, s);
 	if (!r)
 		r = one_way(&d->look, fd, s);
@@ -366,7 +419,7 @@ static int socket_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__F
 	for (struct file_desc *c = files_first(f); c; c = c->next)
 		there |= c->kind == &file_socket && (uint32_t)c->look.st.st_ino == peer.ino;
 	if (peer.ino && !there)
-		return error_set(e, ENOTSUP, "unix socket whose other end stays here");
+		return apart_dump(f, d, fd, m, e);
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &n) == 0)
 		for (size_t i = 0; i < eng_nprocs(f); i++)
 			if (eng_proc_at(f, i)->pid == cred.pid)

@@ -158,6 +158,12 @@ int socket_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, s
 
 	if (!m || !state_of(f))
 		return res_bad_record(e, "sockets");
+	if (d->image->relay) {
+		r = relay_open(f, d, e);
+		if (r >= 0 && !f->home)
+			options_set(r, m);
+		return r;
+	}
 	if (!m->connected) {
 		r = target_socket(p, m->type, false, fd);
 	} else {
@@ -186,6 +192,11 @@ int socket_finish(struct eng_proc *p, struct file_desc *d, int num, struct error
 {
 	Sprite__Img__Socket *m = d->image->socket;
 
+	if (d->image->relay) { /* what its peer has shut is told by the relay, behind what waits */
+		if (m->shut_wr && !p->family->home)
+			shutdown(d->fd, SHUT_WR);
+		return 0;
+	}
 	if (m->shut_rd || m->shut_wr)
 		shutdown(d->fd, m->shut_rd && m->shut_wr ? SHUT_RDWR : m->shut_rd ? SHUT_RD : SHUT_WR);
 	if ((m->connected && m->type != SOCK_DGRAM) || !(m->name.len || m->to.len))

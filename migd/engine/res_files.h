@@ -102,6 +102,11 @@ int files_fill_ahead(struct ahead **list, struct eng_proc *p, const void *body, 
 int files_take_ahead(struct ahead **list, struct eng_proc *p, const Sprite__Img__File *want, uint32_t flags);
 void files_free_ahead(struct ahead **list);
 
+/* res_file_relay.c. dump: source: the description is (or becomes, at home) a relayed one; open: destination: what stands for it there. */
+int relay_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, enum eng_relay_kind kind, struct error *e);
+int relay_open(struct eng_family *f, struct file_desc *d, struct error *e);
+bool relay_known(struct eng_family *f, const struct stat *st, enum eng_relay_kind kind);
+
 /* Opens m->path as the family sees it and checks that it is the same object. fd or -errno with e filled. */
 int file_open_path(struct eng_proc *p, const Sprite__Img__File *m, uint32_t flags, struct error *e);
 

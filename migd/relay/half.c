@@ -6,8 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <termios.h>
 #include <unistd.h>
+#include "conf/log.h"
 #include "migd/relay/tty.h"
 
 static void close_fd(int *fd)
@@ -17,15 +19,15 @@ static void close_fd(int *fd)
 	*fd = -1;
 }
 
-int relay_source_init(struct relay_source *s, int fd, bool tap)
+int relay_source_init(struct relay_source *s, int fd, bool tap, bool sock)
 {
-	*s = (struct relay_source){ .fd = fd, .tap = tap, .scratch = { -1, -1 } };
+	*s = (struct relay_source){ .fd = fd, .tap = tap, .sock = sock, .scratch = { -1, -1 } };
 	s->win = malloc(RELAY_WINDOW);
 	if (!s->win)
 		return -ENOMEM;
-	if (tap && pipe2(s->scratch, O_CLOEXEC | O_NONBLOCK))
+	if (tap && !sock && pipe2(s->scratch, O_CLOEXEC | O_NONBLOCK))
 		return -errno;
-	if (tap)
+	if (tap && !sock)
 		fcntl(s->scratch[1], F_SETPIPE_SZ, RELAY_WINDOW);
 	return 0;
 }
@@ -39,13 +41,37 @@ void relay_source_clear(struct relay_source *s)
 	s->win = NULL;
 }
 
+/* Descriptors cannot be relayed: their numbers mean nothing elsewhere. Whoever reads over there sees the bytes that they came with. */
+static void drop_passed(struct msghdr *h)
+{
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(h); c; c = CMSG_NXTHDR(h, c)) {
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++)
+			close(((int *)CMSG_DATA(c))[i]);
+		log_warn("a descriptor was sent (SCM_RIGHTS) through a socket whose other end is on another host: it is lost");
+	}
+}
+
+static ssize_t sock_read(int fd, void *buf, size_t n, int flags)
+{
+	char control[512] __attribute__((aligned(8)));
+	struct iovec v = { buf, n };
+	struct msghdr h = { .msg_iov = &v, .msg_iovlen = 1, .msg_control = flags & MSG_PEEK ? NULL : control, .msg_controllen = flags & MSG_PEEK ? 0 : sizeof(control) };
+	ssize_t k = recvmsg(fd, &h, flags | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+	if (k >= 0 && h.msg_control)
+		drop_passed(&h);
+	return k < 0 && errno == ECONNRESET ? 0 : k; /* the other side has gone without reading all: no more comes */
+}
+
 static int fill_plain(struct relay_source *s)
 {
 	ssize_t n;
 
 	if (s->have == RELAY_WINDOW)
 		return 0;
-	n = read(s->fd, s->win + s->have, RELAY_WINDOW - s->have);
+	n = s->sock ? sock_read(s->fd, s->win + s->have, RELAY_WINDOW - s->have, 0) : read(s->fd, s->win + s->have, RELAY_WINDOW - s->have);
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : errno == EIO ? (s->end = true, 1) : -errno; /* EIO: a pty without slaves */
 	if (!n && s->tty) {
@@ -61,6 +87,22 @@ static int fill_plain(struct relay_source *s)
 	if (!n)
 		s->end = true;
 	s->have += n;
+	return 1;
+}
+
+static int fill_peek(struct relay_source *s)
+{
+	ssize_t n = sock_read(s->fd, s->win, RELAY_WINDOW, MSG_PEEK);
+
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	if (!n) {
+		s->end = !s->have;
+		return s->end;
+	}
+	if ((size_t)n <= s->have)
+		return 0;
+	s->have = n;
 	return 1;
 }
 
@@ -95,7 +137,7 @@ int relay_source_fill(struct relay_source *s)
 {
 	if (s->fd < 0 || s->end || s->peer_closed)
 		return 0;
-	return s->tap ? fill_tap(s) : fill_plain(s);
+	return !s->tap ? fill_plain(s) : s->sock ? fill_peek(s) : fill_tap(s);
 }
 
 size_t relay_source_next(const struct relay_source *s, uint64_t *offset, const unsigned char **p)
@@ -116,12 +158,13 @@ void relay_source_sent(struct relay_source *s, size_t n)
 }
 
 /* Takes n bytes out of the pipe that the family shares with those who stay: they have been read, over there. */
-static int consume(int fd, size_t n)
+static int consume(int fd, bool sock, size_t n)
 {
 	char trash[4096];
 
 	while (n) {
-		ssize_t k = read(fd, trash, n < sizeof(trash) ? n : sizeof(trash));
+		size_t want = n < sizeof(trash) ? n : sizeof(trash);
+		ssize_t k = sock ? sock_read(fd, trash, want, 0) : read(fd, trash, want);
 
 		if (k < 0 && errno == EINTR)
 			continue;
@@ -143,7 +186,7 @@ int relay_source_ack(struct relay_source *s, uint64_t offset)
 		return -EPROTO;
 	n = offset - s->acked;
 	if (s->tap && s->fd >= 0)
-		err = consume(s->fd, n);
+		err = consume(s->fd, s->sock, n);
 	memmove(s->win, s->win + n, s->have - n);
 	s->have -= n;
 	s->acked = offset;
@@ -172,6 +215,8 @@ void relay_source_peer_closed(struct relay_source *s)
 	s->peer_closed = true;
 	s->sent = s->acked;
 	s->have = 0;
+	if (s->sock && s->fd >= 0)
+		shutdown(s->fd, SHUT_RD);
 	close_fd(&s->fd); /* whoever writes here learns it by SIGPIPE */
 }
 
@@ -247,15 +292,24 @@ static uint64_t consumed(const struct relay_sink *k)
 {
 	int unread = 0;
 
+	if (k->count && k->sock && k->fd >= 0)
+		return k->written - relay_sock_unread(k->reader);
 	if (!k->count || k->fd < 0 || ioctl(k->count_fd >= 0 ? k->count_fd : k->fd, FIONREAD, &unread))
 		return k->written;
 	return k->written - unread;
 }
 
+static ssize_t sink_write(struct relay_sink *k)
+{
+	if (k->sock)
+		return send(k->fd, k->buf, k->have, MSG_DONTWAIT | MSG_NOSIGNAL);
+	return k->count_fd >= 0 ? relay_tty_write(k->fd, k->count_fd, k->buf, k->have) : write(k->fd, k->buf, k->have);
+}
+
 int relay_sink_flush(struct relay_sink *k)
 {
 	while (k->fd >= 0 && k->have) {
-		ssize_t n = k->count_fd >= 0 ? relay_tty_write(k->fd, k->count_fd, k->buf, k->have) : write(k->fd, k->buf, k->have);
+		ssize_t n = sink_write(k);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -269,6 +323,10 @@ int relay_sink_flush(struct relay_sink *k)
 		memmove(k->buf, k->buf + n, k->have - n);
 		k->have -= n;
 		k->written += n;
+	}
+	if (k->sock && k->fd >= 0 && k->end && !k->have && !k->shut) { /* the end comes behind what waits there: it need not have been read */
+		shutdown(k->fd, SHUT_WR);
+		k->shut = true;
 	}
 	if (k->closed || (k->end && !k->have && consumed(k) == k->got))
 		close_fd(&k->fd);

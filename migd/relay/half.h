@@ -5,8 +5,10 @@
  *
  * Source: takes bytes from a descriptor and offers them to the link. As a *tap* (at home, the family's standard input) it copies out of the pipe
  * with tee(2) and takes bytes out only when the family has read them over there: what it has not read is still in the pipe when it comes home.
+ * Of a socket the same is true: the home looks at what waits there (MSG_PEEK), and takes it when the family has read it. The flags of its description are the family's,
+ * so each call says that it does not wait. A half of a socket that comes to its end shuts that direction down, whoever else has a descriptor of it.
  * Sink: puts bytes into a descriptor. A *counting* sink (on the guest host, the same standard input) acknowledges what the family has read
- * (FIONREAD), any other what has been written.
+ * (FIONREAD, for a socket what unix_diag tells of it), any other what has been written.
  *
  * No locking: the hub's lock is held.
  */
@@ -20,7 +22,7 @@ enum { RELAY_WINDOW = 256 << 10, RELAY_CHUNK = 64 << 10 };
 
 struct relay_source {
 	int fd; /* non-blocking (a description of our own: the family's flags are its own business); -1: none (any more) */
-	bool tap;
+	bool tap, sock;
 	bool tty; /* a terminal at home: end of file is a key like any other */
 	int scratch[2]; /* tap: the pipe that tee() fills */
 	uint64_t acked, sent;
@@ -29,7 +31,7 @@ struct relay_source {
 	bool end, end_sent; /* no more writers */
 	bool peer_closed;
 };
-int relay_source_init(struct relay_source *s, int fd, bool tap); /* takes over fd */
+int relay_source_init(struct relay_source *s, int fd, bool tap, bool sock); /* takes over fd */
 void relay_source_clear(struct relay_source *s);
 /* Reads what is there into the window. 1: something new, 0: nothing, -errno. */
 int relay_source_fill(struct relay_source *s);
@@ -47,12 +49,14 @@ bool relay_source_drained(const struct relay_source *s); /* all that was read is
 
 struct relay_sink {
 	int fd; /* non-blocking; -1: closed */
-	bool count;
+	bool count, sock;
+	uint32_t reader; /* counting socket: the inode of the one that the family reads from */
 	int count_fd; /* where FIONREAD tells what is unread: fd itself, or the slave of a pty; -1: fd */
 	uint64_t got, written, acked;
 	unsigned char *buf; /* offsets written .. got */
 	size_t have, cap;
 	bool end;		/* the source has ended at `got` */
+	bool shut;		/* socket: and that is told */
 	bool closed, closed_told; /* nobody reads here any more */
 };
 void relay_sink_init(struct relay_sink *k, int fd, bool count);
@@ -62,5 +66,8 @@ void relay_sink_end(struct relay_sink *k, uint64_t offset);
 int relay_sink_flush(struct relay_sink *k); /* writes what fits; notices that nobody reads */
 /* Offset to acknowledge now, true when it is news. relay_sink_acked() notes that it was sent. */
 bool relay_sink_ack_due(const struct relay_sink *k, uint64_t *offset);
+
+/* What was written to a socket and waits at its other end, whose inode is `ino`, in this network namespace. */
+size_t relay_sock_unread(uint32_t ino);
 
 #endif

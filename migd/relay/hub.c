@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "migd/relay/hub_parts.h"
@@ -119,6 +121,7 @@ static int reopen(int fd, int flags)
 static int halves_at_home(struct relay *r)
 {
 	struct relay_source old = { .fd = -1, .scratch = { -1, -1 } };
+	bool sock = r->kind == RELAY_SOCK;
 	int fd, err;
 
 	if (r->has_source)
@@ -127,8 +130,8 @@ static int halves_at_home(struct relay *r)
 		relay_sink_clear(&r->sink);
 	r->has_source = r->has_sink = false;
 	if (r->kind != RELAY_OUT) {
-		fd = reopen(r->original, O_RDONLY);
-		err = fd < 0 ? -errno : relay_source_init(&r->source, fd, r->kind == RELAY_IN);
+		fd = sock ? fcntl(r->original, F_DUPFD_CLOEXEC, 3) : reopen(r->original, O_RDONLY);
+		err = fd < 0 ? -errno : relay_source_init(&r->source, fd, r->kind == RELAY_IN || sock, sock);
 		r->has_source = fd >= 0;
 		r->source.tty = r->kind == RELAY_TTY;
 		if (!err && r->kind == RELAY_TTY && old.have) /* typed, taken by us, not read by the family yet */
@@ -138,10 +141,11 @@ static int halves_at_home(struct relay *r)
 			return err;
 	}
 	if (r->kind != RELAY_IN) {
-		fd = reopen(r->original, O_WRONLY);
+		fd = sock ? fcntl(r->original, F_DUPFD_CLOEXEC, 3) : reopen(r->original, O_WRONLY);
 		if (fd < 0 && errno != ENXIO) /* ENXIO: the reader has gone already */
 			return -errno;
 		relay_sink_init(&r->sink, fd, false);
+		r->sink.sock = sock;
 		r->has_sink = true;
 		r->sink.closed = fd < 0;
 	}
@@ -264,7 +268,7 @@ static int make_pipe(struct relay *r, int *family_end)
 		relay_sink_init(&r->sink, ours, true);
 		r->has_sink = true;
 	} else {
-		err = relay_source_init(&r->source, ours, false);
+		err = relay_source_init(&r->source, ours, false, false);
 		r->has_source = true;
 	}
 	if (err)
@@ -282,8 +286,33 @@ static int make_pty(struct relay *r, int *family_end)
 	relay_sink_init(&r->sink, fcntl(ours, F_DUPFD_CLOEXEC, 3), true);
 	r->sink.count_fd = reopen(*family_end, O_RDWR); /* of our own: what is written there must not wait */
 	r->has_sink = true;
-	err = relay_source_init(&r->source, ours, false);
+	err = relay_source_init(&r->source, ours, false, false);
 	r->has_source = true;
+	return err;
+}
+
+static int make_sock(struct relay *r, int *family_end)
+{
+	struct stat st;
+	int s[2], err;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s))
+		return -errno;
+	if (fstat(s[1], &st)) {
+		err = -errno;
+		close(s[0]);
+		close(s[1]);
+		return err;
+	}
+	*family_end = s[1];
+	relay_sink_init(&r->sink, fcntl(s[0], F_DUPFD_CLOEXEC, 3), true);
+	r->sink.sock = true;
+	r->sink.reader = st.st_ino;
+	r->has_sink = true;
+	err = relay_source_init(&r->source, s[0], false, true);
+	r->has_source = true;
+	if (err)
+		close(s[1]);
 	return err;
 }
 
@@ -294,7 +323,7 @@ int hub_make(struct relay_hub *h, uint64_t id, enum relay_kind kind)
 
 	pthread_mutex_lock(&h->lock);
 	r = hub_find(h, id) ? NULL : relay_new(h, id, kind);
-	err = !r ? -EEXIST : kind == RELAY_TTY ? make_pty(r, &fd) : make_pipe(r, &fd);
+	err = !r ? -EEXIST : kind == RELAY_TTY ? make_pty(r, &fd) : kind == RELAY_SOCK ? make_sock(r, &fd) : make_pipe(r, &fd);
 	pthread_mutex_unlock(&h->lock);
 	return err ? err : fd;
 }

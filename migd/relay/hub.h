@@ -21,7 +21,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-enum relay_kind { RELAY_IN, RELAY_OUT, RELAY_TTY }; /* IN: the family reads */
+enum relay_kind { RELAY_IN, RELAY_OUT, RELAY_TTY, RELAY_SOCK }; /* IN: the family reads. SOCK: a connected stream socket */
 enum relay_frame_kind { RF_HELLO, RF_DATA, RF_ACK, RF_END, RF_CLOSED, RF_SYNC, RF_SYNCED, RF_GONE, RF_TERMIOS, RF_WINSIZE, RF_KINDS };
 
 struct relay_frame {

@@ -132,7 +132,7 @@ static void sink_step(struct relay_hub *h, struct relay *r)
 
 	if (!h->paused)
 		relay_sink_flush(k);
-	if (k->fd >= 0 && r->kind != RELAY_TTY && poll(&p, 1, 0) > 0 && p.revents & POLLERR) {
+	if (k->fd >= 0 && r->kind != RELAY_TTY && poll(&p, 1, 0) > 0 && p.revents & (r->kind == RELAY_SOCK ? POLLHUP | POLLERR : POLLERR)) {
 		k->closed = true;
 		relay_sink_flush(k);
 	}

@@ -44,7 +44,7 @@
 #include "migd/engine/engine.h"
 
 static char dir[] = "/tmp/test-refuse-XXXXXX";
-static int shared_fd = -1, unlinked_fd = -1, half_fd = -1, other_half = -1; /* shared with the outsider */
+static int shared_fd = -1, unlinked_fd = -1, half_fd = -1, half_packets_fd = -1, other_half = -1; /* shared with the outsider */
 static int report = -1; /* the child's end: closed when the state is there */
 static int shared_mq = -1, shared_segment, shared_sem, shared_queue; /* SysV objects that the outsider uses */
 static int *left; /* SysV objects that a child made: a page shared with us */
@@ -93,6 +93,10 @@ static int s_unix_named(void)
 static int s_unix_half(void)
 {
 	return has(fcntl(half_fd, F_DUPFD, 0));
+}
+static int s_unix_half_packets(void)
+{
+	return has(fcntl(half_packets_fd, F_DUPFD, 0));
 }
 static int s_unix_pair(void)
 {
@@ -557,6 +561,7 @@ static int s_32bit(void)
 	close(shared_fd);
 	close(unlinked_fd);
 	close(half_fd);
+	close(half_packets_fd);
 	execl(path, path, NULL);
 	return 1;
 }
@@ -571,7 +576,8 @@ static const struct state {
 	{"UDP socket", s_udp6, "fd *: UDP (IPv6) socket: close it first"},
 	{"unix socket", s_unix, NULL},
 	{"named unix socket", s_unix_named, NULL},
-	{"unix socket, other end stays", s_unix_half, "fd *: unix stream socket whose other end stays here: close it first"},
+	{"unix socket, other end stays", s_unix_half, NULL},
+	{"unix packets, other end stays", s_unix_half_packets, "fd *: unix seqpacket socket whose other end stays here: close it first"},
 	{"unix pair", s_unix_pair, NULL},
 	{"netlink socket", s_netlink, "fd *: netlink socket: close it first"},
 	{"memfd", s_memfd, NULL},
@@ -663,7 +669,7 @@ static void run(const struct state *s)
 		dup2(null, 0), dup2(null, 1), dup2(null, 2);
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		for (int fd = 3; fd < 64; fd++)
-			if (fd != p[1] && fd != shared_fd && fd != unlinked_fd && fd != half_fd && fd != shared_mq)
+			if (fd != p[1] && fd != shared_fd && fd != unlinked_fd && fd != half_fd && fd != half_packets_fd && fd != shared_mq)
 				close(fd);
 		if (s->make != s_shared_map)
 			munmap(shared_map, 4096);
@@ -680,6 +686,7 @@ static void run(const struct state *s)
 		close(shared_fd);
 		close(unlinked_fd);
 		close(half_fd);
+		close(half_packets_fd);
 		close(shared_mq);
 		if (r && write(report, "x", 1) < 0)
 			_exit(1);
@@ -777,6 +784,9 @@ int main(void)
 		return 1;
 	half_fd = fcntl(pair[0], F_DUPFD, 52);
 	other_half = pair[1];
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair))
+		return 1;
+	half_packets_fd = fcntl(pair[0], F_DUPFD, 54); /* the other one stays as it is */
 	snprintf(nameless, sizeof nameless, "/test-refuse-shared-%d", getpid());
 	shared_mq = fcntl(mq_open(nameless, O_CREAT | O_RDWR, 0600, NULL), F_DUPFD_CLOEXEC, 53);
 	mq_unlink(nameless);

@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include "migd/relay/hub.h"
 
@@ -236,6 +237,67 @@ static void test_output_breaks(void)
 	output_with_breaks(true);
 }
 
+/* What is there, up to n bytes. */
+static void read_some(int fd, size_t n, size_t *pos)
+{
+	unsigned char buf[4096];
+	ssize_t r = read(fd, buf, n < sizeof(buf) ? n : sizeof(buf));
+
+	for (ssize_t i = 0; i < r; i++)
+		if (buf[i] != byte_at(*pos + i)) {
+			CU_FAIL_FATAL("a byte is lost, doubled or out of order");
+			return;
+		}
+	*pos += r > 0 ? r : 0;
+}
+
+/* A socket, both ways at once, over a link that breaks; half closed at the end; then home with what was not read. */
+static void test_socket_breaks(void)
+{
+	const size_t total = 1 << 20, away = 300000;
+	size_t in = 0, out = 0;
+	int s[2], fam;
+	pthread_t t, u;
+
+	setup();
+	CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_STREAM, 0, s), 0);
+	CU_ASSERT_EQUAL(hub_add(home, 3, RELAY_SOCK, dup(s[0]), getpid()), 0);
+	fam = hub_make(guest, 3, RELAY_SOCK);
+	CU_ASSERT_FATAL(fam >= 0);
+	struct writer w = { dup(s[1]), total }, x = { dup(fam), total };
+	pthread_create(&t, NULL, write_pattern, &w);
+	pthread_create(&u, NULL, write_pattern, &x);
+	for (int i = 0; in < away || out < total; i++) {
+		struct pollfd q[2] = { { fam, in < away ? POLLIN : 0, 0 }, { out < total ? s[1] : -1, POLLIN, 0 } };
+
+		join(4 + i % 5, 3 + i % 9);
+		while (poll(q, 2, 20) > 0) {
+			if (q[0].revents & POLLIN)
+				read_some(fam, away - in, &in);
+			if (q[1].revents & POLLIN)
+				read_some(s[1], total - out, &out);
+			q[0].events = in < away ? POLLIN : 0;
+			q[1].fd = out < total ? s[1] : -1;
+		}
+	}
+	CU_ASSERT_EQUAL(out, total);
+	pthread_join(u, NULL);
+	join(-1, -1);
+	CU_ASSERT_EQUAL(shutdown(fam, SHUT_WR), 0);
+	CU_ASSERT_EQUAL(read_pattern(s[1], 1, &out), 0); /* the end comes through, the other direction stays */
+	CU_ASSERT_EQUAL(hub_quiesce(guest, 5000), 0);
+	hub_down(guest);
+	hub_down(home);
+	close(fam);
+	shutdown(s[1], SHUT_WR); /* the writer may be through or not */
+	pthread_join(t, NULL);
+	size_t left = read_pattern(s[0], total - in, &in);
+	CU_ASSERT(left > 0); /* what was there, with nothing missing between */
+	close(s[0]);
+	close(s[1]);
+	teardown();
+}
+
 static void test_reader_gone(void)
 {
 	int p[2], fam;
@@ -454,6 +516,7 @@ int main(void)
 	CU_add_test(s, "input over a link that breaks", test_input_breaks);
 	CU_add_test(s, "output in order", test_output);
 	CU_add_test(s, "output over a link that breaks", test_output_breaks);
+	CU_add_test(s, "a socket both ways, over a link that breaks", test_socket_breaks);
 	CU_add_test(s, "a reader at home goes: EPIPE over there", test_reader_gone);
 	CU_add_test(s, "a writer at home goes: end of file over there", test_writer_gone);
 	CU_add_test(s, "the home's ends are lost: as if nobody had them", test_home_lost);
