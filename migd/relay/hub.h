@@ -62,7 +62,7 @@ int hub_up(struct relay_hub *h, uint64_t gen, const struct relay_link *link); /*
 void hub_down(struct relay_hub *h);
 /* The link with this ctx goes; nothing, if another has taken its place. */
 void hub_leave(struct relay_hub *h, const void *ctx);
-/* A frame came in over the link with that ctx. -EPROTO: nonsense, -EPIPE: of a link that is no longer it; drop the link. */
+/* A frame came in over the link with that ctx (NULL: who brings it answers for it). -EPROTO: nonsense, -EPIPE: of a link that is no longer it; drop the link. */
 int hub_input(struct relay_hub *h, const void *ctx, const struct relay_frame *f);
 
 /*

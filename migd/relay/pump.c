@@ -357,7 +357,7 @@ int hub_input(struct relay_hub *h, const void *ctx, const struct relay_frame *f)
 	int err = 0;
 
 	pthread_mutex_lock(&h->lock);
-	if (!h->up || h->link.ctx != ctx) {
+	if (ctx && (!h->up || h->link.ctx != ctx)) {
 		err = -EPIPE; /* of a link that another has taken the place of: its offsets may mean something else */
 	} else if (f->kind == RF_SYNC && h->home) {
 		err = hub_queue(h, 0, RF_SYNCED, f->offset, NULL, 0);

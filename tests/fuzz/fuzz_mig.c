@@ -5,9 +5,10 @@
  */
 #include <errno.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include "migd/engine/foreign.h"
-#include "migd/relay.h"
+#include "migd/relay/hub.h"
 #include "rpc/master.pb-c.h"
 #include "rpc/mig.pb-c.h"
 #include "tests/fuzz/fuzz.h"
@@ -46,25 +47,28 @@ static void one_call(const uint8_t *data, size_t len)
 static void one_relay(bool home, const uint8_t *data, size_t len)
 {
 	struct relay_hub *h;
-	int in[2], out[2], tty = -1;
+	int in[2], out[2], sock[2], tty = -1;
 
-	if (relay_hub_new(home, &h))
+	if (hub_new(home, &h))
 		abort();
-	if (pipe2(in, O_CLOEXEC) || pipe2(out, O_CLOEXEC))
+	if (pipe2(in, O_CLOEXEC) || pipe2(out, O_CLOEXEC) || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sock))
 		abort();
 	if (home) {
-		relay_add(h, 1, RELAY_IN, dup(in[0]), getpid());
-		relay_add(h, 2, RELAY_OUT, dup(out[1]), getpid());
-		relay_add(h, 3, RELAY_TTY, dup(terminal), getpid());
+		hub_add(h, 1, RELAY_IN, dup(in[0]), getpid());
+		hub_add(h, 2, RELAY_OUT, dup(out[1]), getpid());
+		hub_add(h, 3, RELAY_TTY, dup(terminal), getpid());
+		hub_add(h, 4, RELAY_SOCK, dup(sock[0]), getpid());
 	} else {
 		close(in[0]);
 		close(out[1]);
-		in[0] = relay_make(h, 1, RELAY_IN);
-		out[1] = relay_make(h, 2, RELAY_OUT);
-		tty = relay_make(h, 3, RELAY_TTY);
+		in[0] = hub_make(h, 1, RELAY_IN);
+		out[1] = hub_make(h, 2, RELAY_OUT);
+		tty = hub_make(h, 3, RELAY_TTY);
+		close(sock[0]);
+		sock[0] = hub_make(h, 4, RELAY_SOCK);
 	}
 	while (len >= 11) {
-		struct relay_frame f = { .id = data[0] % 4, .kind = data[1] % (RF_KINDS + 2), .len = data[10] };
+		struct relay_frame f = { .id = data[0] % 5, .kind = data[1] % (RF_KINDS + 2), .len = data[10] };
 
 		memcpy(&f.offset, data + 2, 8);
 		if (data[1] & 0x80)
@@ -74,16 +78,18 @@ static void one_relay(bool home, const uint8_t *data, size_t len)
 		if (f.len > len)
 			f.len = len;
 		f.data = data;
-		if (relay_input(h, &f) == -EPROTO)
+		if (hub_input(h, NULL, &f) == -EPROTO)
 			break;
 		data += f.len;
 		len -= f.len;
 	}
-	relay_hub_free(h);
+	hub_free(h);
 	close(in[0]);
 	close(in[1]);
 	close(out[0]);
 	close(out[1]);
+	close(sock[0]);
+	close(sock[1]);
 	if (tty >= 0)
 		close(tty);
 }
