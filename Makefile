@@ -83,9 +83,9 @@ $(BUILD)/bin/sprite-pki: rpc/sprite-pki
 $(BUILD)/bin/mount.sprite: fs/client/mount.sprite
 	@mkdir -p $(@D); install -m 755 $< $@
 # The keeper is pid 1 of a guest family, in the home's root view: static, tiny, with nothing of ours beneath it.
-$(BUILD)/bin/sprite-keeper: $(wildcard migd/engine/keeper_*.c) migd/engine/foreign.c $(wildcard migd/engine/*.h)
+$(BUILD)/bin/sprite-keeper: $(wildcard migd/engine/keeper_*.c) migd/engine/foreign.c migd/engine/devices.c $(wildcard migd/engine/*.h)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(CPPFLAGS) -std=gnu11 -O2 -g -Wall -Wextra -Werror -static -o $@ $(filter %.c,$^)
+	$(Q)$(CC) $(CPPFLAGS) -std=gnu11 -O2 -g -Wall -Wextra -Werror -pthread -static -o $@ $(filter %.c,$^)
 
 # ---- tests -----------------------------------------------------------------
 # Archives: a test pulls only what it uses, so client and server may both have an events.c with the same names.

@@ -130,6 +130,7 @@ int announce(struct eng_family *f, pid_t pid, struct eng_image *out, uint64_t *w
 		l->mono_offset = f->mono_offset;
 		l->boot_offset = f->boot_offset;
 		l->head_hostname = f->head_hostname ? strdup(f->head_hostname) : NULL;
+		l->devices = f->devices ? strdup(f->devices) : NULL;
 	}
 	if (r == 0)
 		r = f && f->nest ? look_nest(l, f) : look_home(l, pid);

@@ -104,6 +104,8 @@ struct eng_family {
 	struct objects *objects;
 	int64_t mono_offset, boot_offset; /* guest host: the family's clocks minus this host's */
 	char *head_hostname;
+	char *devices; /* guest host: numbers of the file systems where it was moved away from first (devices.h); NULL: it had not run yet then */
+	bool just_begun; /* home: frozen in the stop of its exec, it remembers nothing */
 	struct xsave_part xsave[XSAVE_PARTS]; /* destination: how the image's threads keep their state */
 	size_t n_xsave;
 	bool found_again; /* by eng_reattach(): what modules kept is gone */

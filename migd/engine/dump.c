@@ -3,11 +3,15 @@
  * From frozen to image: the blob into every process, every thread's registers turned to the parking loop (so that our death leaves it parked), then what the
  * modules write. The source's own processes are only looked at: eng_thaw() undoes all.
  */
+#include "migd/engine/devices.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
@@ -127,6 +131,31 @@ static int head_proc(struct eng_proc *p, Sprite__Image__ImgProc *m)
 	return 0;
 }
 
+static bool ask_device(void *ctx, const char *point, unsigned *maj, unsigned *min)
+{
+	_cleanup_free_ char *path = NULL;
+	struct stat st;
+
+	if (asprintf(&path, "root%s", point) < 0 || fstatat(((struct eng_proc *)ctx)->dir, path, &st, AT_NO_AUTOMOUNT) < 0)
+		return false;
+	*maj = major(st.st_dev);
+	*min = minor(st.st_dev);
+	return true;
+}
+
+/* What it remembers, or will once it has run on the next host: asked for once, for the numbers stay the same until it is home again. "": nothing. */
+static const char *devices_of(struct eng_family *f)
+{
+	_cleanup_free_ char *mounts = f->devices || f->just_begun || !f->nprocs ? NULL : eng_proc_read(f->procs[0]->dir, "mountinfo", NULL);
+
+	if (mounts) {
+		f->devices = devices_make(mounts, ask_device, f->procs[0]);
+		if (!f->devices)
+			log_warn("engine: process %d will see other device numbers (st_dev) of its files where it goes: it has too many mounts", f->procs[0]->vpid);
+	}
+	return f->devices ? f->devices : "";
+}
+
 int dump_put_head(struct eng_family *f, struct eng_image *out, bool ahead)
 {
 	size_t all = f->nprocs + f->nzombies;
@@ -170,6 +199,7 @@ int dump_put_head(struct eng_family *f, struct eng_image *out, bool ahead)
 		h.hostname = f->head_hostname ? f->head_hostname : host;
 		h.page_size = sysconf(_SC_PAGESIZE);
 		h.vdso = vdso_sum();
+		h.devices = (char *)devices_of(f);
 		h.n_xsave = xsave_layout(parts) * 3;
 		h.xsave = (uint32_t *)parts;
 		r = eng_image_put_msg(out, IMG_HEAD, 0, &h.base);

@@ -207,6 +207,7 @@ void family_free(struct eng_family *f)
 	free(f->vpids);
 	free(f->zombies);
 	free(f->head_hostname);
+	free(f->devices);
 	free(f);
 }
 

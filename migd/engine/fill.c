@@ -20,6 +20,7 @@
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "migd/engine/devices.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
 #include "migd/engine/nest.h"
@@ -37,6 +38,8 @@ static int check_head(const img_head *h, struct error *e)
 		return error_set(e, EOPNOTSUPP, "this host has another page size");
 	if (h->vdso && h->vdso != vdso_sum())
 		return error_set(e, EOPNOTSUPP, "another kernel runs here (its vdso differs): the same kernel build is needed");
+	if (*h->devices && !devices_valid(h->devices))
+		return error_set(e, EPROTO, "image: the numbers of file systems are not what they should be");
 	if (h->n_xsave % 3 || h->n_xsave > XSAVE_PARTS * 3)
 		return error_set(e, EPROTO, "image: the processor's layout is not what it should be");
 	for (size_t i = 0; i < h->n_proc; i++)
@@ -123,6 +126,7 @@ int eng_nest(int fd, struct nest *nest, const struct eng_hooks *hooks, struct en
 
 	if (r == 0) {
 		f->head_hostname = strdup(h->hostname);
+		f->devices = *h->devices ? strdup(h->devices) : NULL;
 		set_offsets(f, h);
 		take_layout(f, h);
 		r = nest_settle(f, nest, f->mono_offset, f->boot_offset, e);

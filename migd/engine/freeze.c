@@ -85,8 +85,10 @@ static int thread_interruptible(struct eng_thread *t, struct error *e)
 	uint64_t end = clock_mono_ns() + stop_limit_ns;
 
 	while (thread_state(t) == 'D') {
-		if (clock_mono_ns() > end)
+		if (clock_mono_ns() > end) {
+			nest_hurry(t->proc->family->nest);
 			return uninterruptible(t, e);
+		}
 		nanosleep(&(struct timespec){.tv_nsec = 300000}, NULL);
 	}
 	return 0;
@@ -100,6 +102,8 @@ static int thread_await(struct eng_thread *t, struct error *e)
 
 	for (;;) {
 		r = wait_until(t->tid, &st, clock_mono_ns() + stop_limit_ns);
+		if (r == 0)
+			nest_hurry(t->proc->family->nest);
 		if (r == 0 && thread_state(t) != 'D' && clock_mono_ns() < begun + busy_limit_ns)
 			continue;
 		if (r == 0)
@@ -258,7 +262,7 @@ static int proc_freeze(struct eng_proc *p, struct error *e)
 	if (!tracer)
 		return -ESRCH;
 	if (atoi(tracer) == gettid() && p->nthreads == 0)
-		ours = true;
+		ours = p->family->just_begun = true;
 	else if (atoi(tracer))
 		return error_set(e, EPERM, "process %d is traced by process %s", p->vpid, "(a debugger): end it first");
 	do {

@@ -11,6 +11,7 @@
  * the answer. The keeper outlives migd, and asks a new one again under the same id, by which the home knows it.
  */
 #include "migd/engine/keeper_calls.h"
+#include "migd/engine/keeper_stat.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/audit.h>
@@ -31,7 +32,7 @@
 
 enum { CALLS = FOREIGN_CALLS, PENDING = 256 };
 
-static int listener = -1;
+static int listener = -1, stats_in = -1; /* stats_in: what its threads pass on */
 static uint64_t cookie;
 static struct asked {
 	struct eng_foreign c;
@@ -45,6 +46,11 @@ long calls_own(long nr, long a, long b, long c, long d)
 	return syscall(nr, a, b, c, d, 0l, cookie);
 }
 
+int calls_statx(int dir, const char *path, int flags, unsigned mask, struct statx *out)
+{
+	return (int)syscall(SYS_statx, dir, path, flags, mask, out, cookie);
+}
+
 #define LOAD(field)   BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
 #define LOAD_ARG(n)   BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args) + (n) * 8)
 #define LOAD_HIGH(n)  BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args) + (n) * 8 + 4)
@@ -52,14 +58,14 @@ long calls_own(long nr, long a, long b, long c, long d)
 #define RET(k)	      BPF_STMT(BPF_RET | BPF_K, (k))
 
 /*
- * arch, number against the table; then: oneself (0; a group for kill) passes, ours pass. Jumps are counted from the next instruction.
+ * arch, number against the tables; then: oneself (0; a group for kill) passes, ours pass. Jumps are counted from the next instruction.
  */
-static unsigned filter_make(struct sock_filter *f)
+static unsigned filter_make(struct sock_filter *f, unsigned stats)
 {
-	unsigned n = 0, tail = 4 + CALLS; /* index of the first instruction behind the table */
+	unsigned n = 0, tail = 4 + CALLS + stats; /* index of the first instruction behind the tables */
 
 	f[n++] = (struct sock_filter)LOAD(arch);
-	f[n++] = (struct sock_filter)EQ(AUDIT_ARCH_X86_64, 0, CALLS + 1);
+	f[n++] = (struct sock_filter)EQ(AUDIT_ARCH_X86_64, 0, CALLS + stats + 1);
 	f[n++] = (struct sock_filter)LOAD(nr);
 	for (unsigned i = 0; i < CALLS; i++) { /* kill has a meaning for 0 of its own */
 		unsigned to = foreign_table[i].nr == SYS_kill ? tail + 4 : foreign_table[i].who == 0 ? tail : tail + 2;
@@ -67,6 +73,8 @@ static unsigned filter_make(struct sock_filter *f)
 		f[n] = (struct sock_filter)EQ((unsigned)foreign_table[i].nr, to - n - 1, 0);
 		n++;
 	}
+	for (unsigned i = 0; i < stats; i++, n++)
+		f[n] = (struct sock_filter)EQ(stat_calls[i], tail + 4 - n - 1, 0);
 	f[n++] = (struct sock_filter)RET(SECCOMP_RET_ALLOW);
 	f[n++] = (struct sock_filter)LOAD_ARG(0);  /* tail */
 	f[n++] = (struct sock_filter)EQ(0, 6, 2);
@@ -83,23 +91,25 @@ static unsigned filter_make(struct sock_filter *f)
 
 int calls_start(int num)
 {
-	struct sock_filter f[CALLS + 20];
+	struct sock_filter f[CALLS + STAT_CALLS + 20];
 	struct sock_fprog prog;
 	int fd;
 
 	if (getentropy(&cookie, sizeof(cookie)) < 0)
 		return -errno;
-	prog = (struct sock_fprog){filter_make(f), f};
+	prog = (struct sock_fprog){filter_make(f, stat_wanted() ? STAT_CALLS : 0), f};
 	fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_SPEC_ALLOW | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
 		&prog);
 	if (fd < 0 || dup3(fd, num, O_CLOEXEC) < 0)
 		return -errno; /* before Linux 5.19: an interrupted call could be made twice, so rather not */
 	close(fd);
 	listener = num;
-	return 0;
+	if (stat_wanted() && (stats_in = stat_start(num)) < 0)
+		return stats_in;
+	return stats_in >= 0 ? stats_in : num;
 }
 
-static void respond(uint64_t id, int64_t ret, bool as_it_stands)
+void calls_respond(uint64_t id, int64_t ret, bool as_it_stands)
 {
 	struct seccomp_notif_resp r = {.id = id, .flags = as_it_stands ? SECCOMP_USER_NOTIF_FLAG_CONTINUE : 0};
 
@@ -110,7 +120,7 @@ static void respond(uint64_t id, int64_t ret, bool as_it_stands)
 	ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &r); /* it may have been killed meanwhile */
 }
 
-static bool copy(pid_t tid, uint64_t addr, void *buf, size_t len, bool out)
+bool calls_copy(pid_t tid, uint64_t addr, void *buf, size_t len, bool out)
 {
 	struct iovec l = {buf, len}, r = {(void *)addr, len};
 
@@ -157,7 +167,7 @@ static int describe(const struct foreign_call *t, const struct seccomp_notif *n,
 	if (t->in >= 0 && n->data.args[t->in]) {
 		a->c.in_arg = t->in;
 		a->c.in_len = foreign_length(t, a->c.arg, t->in);
-		if (!copy(n->pid, n->data.args[t->in], a->c.in, a->c.in_len, false))
+		if (!calls_copy(n->pid, n->data.args[t->in], a->c.in, a->c.in_len, false))
 			return -EFAULT;
 	}
 	if (t->out >= 0 && n->data.args[t->out]) {
@@ -179,7 +189,7 @@ static void ask_home(const struct foreign_call *t, const struct seccomp_notif *n
 			a = &pending[i];
 	r = a ? describe(t, n, a) : -EAGAIN;
 	if (r < 0) {
-		respond(n->id, r, false);
+		calls_respond(n->id, r, false);
 		return;
 	}
 	a->used = true;
@@ -192,11 +202,11 @@ void calls_take(bool (*here)(pid_t pid), void (*ask)(const struct keeper_msg *m)
 	struct seccomp_notif n = {0};
 	const struct foreign_call *t;
 
-	if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &n) < 0)
+	if (stats_in >= 0 ? read(stats_in, &n, sizeof(n)) != sizeof(n) : ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &n) < 0)
 		return;
 	t = foreign_find(n.data.nr);
 	if (!t || (t->process_only >= 0 && (int)n.data.args[0] != t->process_only) || here(who(t, &n)))
-		respond(n.id, 0, true);
+		calls_respond(n.id, 0, true);
 	else
 		ask_home(t, &n, ask);
 }
@@ -213,9 +223,9 @@ void calls_answer(const struct eng_foreign *c)
 			continue;
 		a->used = false;
 		if (ret >= 0 && a->out_addr && ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &c->id) == 0 &&
-		    !copy(a->tid, a->out_addr, (void *)c->out, len, true))
+		    !calls_copy(a->tid, a->out_addr, (void *)c->out, len, true))
 			ret = -EFAULT;
-		respond(c->id, ret, false);
+		calls_respond(c->id, ret, false);
 		return;
 	}
 }

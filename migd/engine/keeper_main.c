@@ -26,9 +26,11 @@
 #include <unistd.h>
 #include "migd/engine/keeper_calls.h"
 #include "migd/engine/keeper_nest.h"
+#include "migd/engine/keeper_stat.h"
 
 enum { SOCK = 3, LISTEN = 4, REPORT_IN = 5, REPORT_OUT = 6, CALLS = 7, OLD = 8 };
 static bool held; /* a migd that comes after ours can find us */
+static int calls = -1; /* readable: calls_take() */
 static int conn = SOCK; /* -1: migd is away; events wait in the kernel as zombies and in the report pipe */
 
 void fail(const char *what)
@@ -350,6 +352,13 @@ static void signal_done(uint64_t seq)
 		delivered = seq;
 }
 
+static void filter_on(void)
+{
+	calls = calls_start(CALLS);
+	if (calls < 0)
+		fprintf(stderr, "sprite-keeper: calls about processes at home are not forwarded: %s\n", strerror(-calls));
+}
+
 static void handle(struct keeper_msg *m)
 {
 	struct keeper_msg reply = {.op = m->op, .pid = m->pid};
@@ -367,8 +376,15 @@ static void handle(struct keeper_msg *m)
 	case KEEPER_HELD:
 		held = true;
 		return;
+	case KEEPER_DEVICES:
+		r = stat_table(SOCK, m->status);
+		break;
+	case KEEPER_HURRY:
+		stat_hurry();
+		return;
 	case KEEPER_CLOCKS:
 		set_clocks(m->mono_offset, m->boot_offset);
+		filter_on();
 		prctl(PR_SET_NAME, KEEPER_NAME);
 		break;
 	case KEEPER_SELF:
@@ -448,7 +464,7 @@ static void take_connection(void)
 void inner_main(const struct keeper_setup *s)
 {
 	struct keeper_msg m = {.op = KEEPER_READY}, got;
-	int pipe_fd[2], sfd, calls;
+	int pipe_fd[2], sfd;
 	sigset_t all;
 
 	if (s->op != KEEPER_SETUP_AHEAD)
@@ -478,12 +494,12 @@ void inner_main(const struct keeper_setup *s)
 		close(p[1]);
 	}
 	umask(022);
-	if ((calls = calls_start(CALLS)) < 0)
-		fprintf(stderr, "sprite-keeper: calls about processes at home are not forwarded: %s\n", strerror(-calls));
+	if (s->op != KEEPER_SETUP_AHEAD) /* else when it is known what the family has to be told */
+		filter_on();
 	if (send(conn, &m, sizeof(m), MSG_NOSIGNAL) < 0) /* nobody will ever know of this nest */
 		_exit(1);
 	for (;;) {
-		struct pollfd pf[6] = {{conn, POLLIN, 0}, {sfd, POLLIN, 0}, {conn >= 0 ? REPORT_IN : -1, POLLIN, 0}, {LISTEN, POLLIN, 0}, {calls < 0 ? -1 : CALLS, POLLIN, 0}, {old, POLLIN, 0}};
+		struct pollfd pf[6] = {{conn, POLLIN, 0}, {sfd, POLLIN, 0}, {conn >= 0 ? REPORT_IN : -1, POLLIN, 0}, {LISTEN, POLLIN, 0}, {calls, POLLIN, 0}, {old, POLLIN, 0}};
 		struct signalfd_siginfo ignored;
 		ssize_t n;
 

@@ -214,11 +214,34 @@ void eng_nest_drop(struct nest *n)
 	nest_free(n);
 }
 
+/* What numbers its files had where it remembers them from. */
+static void give_devices(struct eng_family *f, struct nest *n)
+{
+	int len = f->devices ? (int)strlen(f->devices) : 0, r;
+	struct keeper_msg m = {.op = KEEPER_DEVICES, .status = len};
+
+	if (!len)
+		return;
+	r = send(n->sock, &m, sizeof(m), MSG_NOSIGNAL) < 0 || send(n->sock, f->devices, len, MSG_NOSIGNAL) < 0 ? -errno : await(f, n, KEEPER_DEVICES, &m, NULL);
+	if (r < 0)
+		log_warn("engine: the family of process %d sees other device numbers (st_dev) here than at home: %s", f->nprocs ? f->procs[0]->vpid : 0, strerror(-r));
+}
+
+void nest_hurry(const struct nest *n)
+{
+	struct keeper_msg m = {.op = KEEPER_HURRY};
+
+	if (n)
+		send(n->sock, &m, sizeof(m), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 int nest_settle(struct eng_family *f, struct nest *n, int64_t mono_offset, int64_t boot_offset, struct error *e)
 {
 	struct keeper_msg m = {.op = KEEPER_CLOCKS, .mono_offset = mono_offset, .boot_offset = boot_offset};
-	int r = send(n->sock, &m, sizeof(m), MSG_NOSIGNAL) < 0 ? -errno : await(f, n, KEEPER_CLOCKS, &m, NULL);
+	int r;
 
+	give_devices(f, n);
+	r = send(n->sock, &m, sizeof(m), MSG_NOSIGNAL) < 0 ? -errno : await(f, n, KEEPER_CLOCKS, &m, NULL);
 	f->nest = n;
 	if (r < 0)
 		return error_set(e, -r, "the clocks of the nest (keeper: process %d) cannot be set: %s", n->keeper, strerror(-r));

@@ -5,7 +5,7 @@
  * eng_save() writes one fact a line. eng_reattach() believes of it only what it can check: a process is the same if its start time is; whether it is parked,
  * hollow or runs is read from the process itself (the blob's head and slots), because the text may be older than that.
  *
- *   kind home|nest MONO BOOT HOSTNAME      nest NAME PID START
+ *   kind home|nest MONO BOOT HOSTNAME      nest NAME PID START      device MAJOR:MINOR POINT (devices.h)
  *   proc VPID PID START BLOB PPID PGID SID STOP CAPS UID GID PARENT
  *   thread VTID TID SLOT                   (of the proc before it)
  *   what modules keep of a family that is away (eng_res.save)
@@ -58,6 +58,8 @@ int eng_save(const struct eng_family *f, char **text)
 		f->head_hostname ? f->head_hostname : "-");
 	if (f->nest)
 		fprintf(o, "nest %s %d %lu\n", f->nest->name, f->nest->keeper, (long)start_of(f->nest->keeper));
+	for (const char *l = f->nest && f->devices ? f->devices : ""; *l; l = strchr(l, '\n') + 1)
+		fprintf(o, "device %.*s\n", (int)strcspn(l, "\n"), l);
 	for (size_t i = 0; i < f->nprocs; i++) {
 		const struct eng_proc *p = f->procs[i];
 		const struct eng_proc_core *c = p->core;
@@ -129,6 +131,17 @@ static int read_thread(struct eng_family *f, const char *l, struct error *e)
 	return 0;
 }
 
+static int read_device(struct eng_family *f, const char *l)
+{
+	char *more = NULL;
+
+	if (asprintf(&more, "%s%s\n", f->devices ? f->devices : "", l) < 0)
+		return -ENOMEM;
+	free(f->devices);
+	f->devices = more;
+	return 0;
+}
+
 static int read_lines(struct eng_family *f, const char *state, struct error *e)
 {
 	_cleanup_free_ char *copy = strdup(state);
@@ -149,6 +162,8 @@ static int read_lines(struct eng_family *f, const char *state, struct error *e)
 			f->head_hostname = strcmp(host, "-") ? strdup(host) : NULL;
 		} else if (sscanf(l, "nest %63s %d %lu", name, &pid, &start) == 3) {
 			r = start && start_of(pid) == start ? nest_attach(f, name, pid, e) : error_set(e, ESRCH, "the nest has ended");
+		} else if (!strncmp(l, "device ", 7)) {
+			r = read_device(f, l + 7);
 		} else if (!strncmp(l, "proc ", 5)) {
 			r = read_proc(f, l, &skipped, e);
 		} else if (!strncmp(l, "thread ", 7)) {
