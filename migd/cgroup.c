@@ -24,7 +24,7 @@
 
 #define PARENT "sprite-guests"
 
-enum { KILL_AT_ONCE = 256 };
+enum { KILL_AT_ONCE = 256, ARRIVAL_NS = 1000000000 };
 
 enum controller { CG_CPU, CG_MEMORY, CG_PIDS, CG_IO, CG_FREEZER, CG_COUNT };
 static const struct {
@@ -40,7 +40,11 @@ struct cgroups {
 	char *v1[CG_COUNT];	/* our own group in that controller's v1 hierarchy, when v2 has it not */
 	char text[160];
 	pthread_mutex_t lock;
-	uint64_t hurry_ns; /* lock: since when guests get the CPU like anybody, 0: they do not; it goes with what is written into the groups */
+	/* lock: why guests get the CPU like anybody, and whether that is what is written into the groups */
+	uint64_t hurry_ns;    /* since when all are to leave, 0: they are not */
+	unsigned arriving;
+	uint64_t arriving_ns; /* since when somebody arrives */
+	bool slow, hurried;   /* slow: he takes too long for that */
 };
 
 static int write_file(const char *dir, const char *name, const char *value)
@@ -259,22 +263,47 @@ static void lowest_weight(struct cgroups *c, const char *name)
 		set_limit(c, name, CG_IO, "io.bfq.weight", "blkio.bfq.weight", "1", "1");
 }
 
+/* Under the lock: writes what is due, if it is not so. */
+static void weigh(struct cgroups *c)
+{
+	bool hurry = c->hurry_ns || (c->arriving && !c->slow);
+
+	if (hurry == c->hurried)
+		return;
+	c->hurried = hurry;
+	if (!hurry)
+		lowest_weight(c, "");
+	else if (set_limit(c, "", CG_CPU, "cpu.idle", "cpu.idle", "0", "0")) /* which makes the weight that of everybody */
+		set_limit(c, "", CG_CPU, "cpu.weight", "cpu.shares", "100", "1024");
+}
+
 void cgroups_hurry(struct cgroups *c)
 {
 	pthread_mutex_lock(&c->lock);
 	c->hurry_ns = clock_boot_ns();
-	if (set_limit(c, "", CG_CPU, "cpu.idle", "cpu.idle", "0", "0")) /* which makes the weight that of everybody */
-		set_limit(c, "", CG_CPU, "cpu.weight", "cpu.shares", "100", "1024");
+	weigh(c);
+	pthread_mutex_unlock(&c->lock);
+}
+
+void cgroups_arrival(struct cgroups *c, bool begins)
+{
+	pthread_mutex_lock(&c->lock);
+	c->arriving += begins ? 1 : -1;
+	if (!c->arriving)
+		c->slow = false;
+	else if (begins && c->arriving == 1)
+		c->arriving_ns = clock_boot_ns();
+	weigh(c);
 	pthread_mutex_unlock(&c->lock);
 }
 
 void cgroups_calm(struct cgroups *c, uint64_t after_ns)
 {
 	pthread_mutex_lock(&c->lock);
-	if (c->hurry_ns && clock_boot_ns() - c->hurry_ns >= after_ns) {
+	if (c->hurry_ns && clock_boot_ns() - c->hurry_ns >= after_ns)
 		c->hurry_ns = 0;
-		lowest_weight(c, "");
-	}
+	c->slow |= c->arriving && clock_boot_ns() - c->arriving_ns > ARRIVAL_NS;
+	weigh(c);
 	pthread_mutex_unlock(&c->lock);
 }
 

@@ -33,7 +33,9 @@ int cgroups_limit_all(struct cgroups *c, const struct cgroup_limits *l, struct e
  * busy host one of the lowest weight hardly does. The same goes for what the engine has them do while they are sent away. Not for long.
  */
 void cgroups_hurry(struct cgroups *c);
-/* The lowest weight again, if they were hurried and that for `after_ns` at least. */
+/* The same while one arrives, whose vessel its home and its source wait for; counted, and for a second at most. */
+void cgroups_arrival(struct cgroups *c, bool begins);
+/* The lowest weight again, if they were hurried and that for `after_ns` at least. To be called each second: it ends what is done for arrivals too. */
 void cgroups_calm(struct cgroups *c, uint64_t after_ns);
 /* name: letters, digits, '-', '.'. An existing group of that name is taken over. *paths (caller frees): the directories to put processes in, ':'-separated. */
 int cgroup_make(struct cgroups *c, const char *name, const struct cgroup_limits *l, char **paths, struct error *e);

@@ -11,6 +11,7 @@
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "migd/cgroup.h"
 #include "migd/evict.h"
 #include "conf/fault.h"
 #include "migd/guest.h"
@@ -564,11 +565,19 @@ static int pump_in(struct family *f, struct rpc_stream *s, int fd)
 	return r;
 }
 
+/* What a vessel does at the lowest weight it does late on a busy host. */
+static void arrival(struct family *f, bool begins)
+{
+	if (f->role == FAM_GUEST && f->m->cgroups)
+		cgroups_arrival(f->m->cgroups, begins);
+}
+
 static int work_fill(struct family *f, int fd, struct error *e)
 {
 	struct eng_hooks hooks;
 	int err = 0;
 
+	arrival(f, true);
 	transfer_hooks(f, &hooks);
 	fault_point("fill");
 	if (f->role == FAM_GUEST)
@@ -583,6 +592,7 @@ static int work_fill(struct family *f, int fd, struct error *e)
 		if (f->role == FAM_GUEST)
 			f->eng = NULL;
 	}
+	arrival(f, false);
 	return err;
 }
 

@@ -110,6 +110,43 @@ static unsigned long long value_of(const char *paths, const char *v2_file, const
 	return v;
 }
 
+/* Guests have the CPU like anybody while one arrives, but not for longer than a second, or while all leave; each reason by itself. */
+static void test_hurry(void)
+{
+	struct cgroup_limits none = {0};
+	struct error e = {0};
+	char *paths = NULL;
+
+	CU_ASSERT_EQUAL_FATAL(cgroups_limit_all(groups, &none, &e), 0);
+	CU_ASSERT_EQUAL_FATAL(cgroup_make(groups, name, &none, &paths, &e), 0);
+#define IDLE value_of(paths, "../cpu.idle", "../cpu.idle")
+	if (IDLE == 1) { /* else the host has no such controller to give */
+		cgroups_arrival(groups, true);
+		CU_ASSERT_EQUAL(IDLE, 0);
+		cgroups_arrival(groups, true);
+		cgroups_arrival(groups, false);
+		cgroups_calm(groups, UINT64_MAX);
+		CU_ASSERT_EQUAL(IDLE, 0); /* one is still on its way in, not long since */
+		cgroups_hurry(groups);
+		cgroups_arrival(groups, false);
+		CU_ASSERT_EQUAL(IDLE, 0);
+		cgroups_calm(groups, 0);
+		CU_ASSERT_EQUAL(IDLE, 1);
+		cgroups_arrival(groups, true);
+		nap(1100);
+		cgroups_calm(groups, UINT64_MAX);
+		CU_ASSERT_EQUAL(IDLE, 1); /* it takes too long */
+		cgroups_arrival(groups, false);
+		cgroups_arrival(groups, true);
+		CU_ASSERT_EQUAL(IDLE, 0);
+		cgroups_arrival(groups, false);
+		CU_ASSERT_EQUAL(IDLE, 1);
+	}
+#undef IDLE
+	free(paths);
+	CU_ASSERT_EQUAL(cgroup_remove(groups, name, 2000), 0);
+}
+
 /* A group that is there already gets new limits, higher and lower: v1 has two that depend on each other. */
 static void test_limit_changes(void)
 {
@@ -161,6 +198,7 @@ int main(void)
 
 	CU_add_test(s, "freeze stops it, remove leaves nothing", test_freeze_and_remove);
 	CU_add_test(s, "limits are raised and lowered", test_limit_changes);
+	CU_add_test(s, "guests in a hurry", test_hurry);
 	CU_add_test(s, "bad names", test_bad_names);
 	CU_basic_run_tests();
 	int failed = CU_get_number_of_failures();
