@@ -18,6 +18,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/io.h"
 #include "conf/log.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/res_memory.h"
@@ -394,6 +395,23 @@ static int lay_out(struct eng_proc *p, Sprite__Image__ImgMm *mm, Sprite__Image__
 	return r;
 }
 
+/* Opened for reading alone: what somebody may write cannot be a program. */
+static int exe_of_body(const Sprite__Image__ImgMm *mm)
+{
+	const char *name = strrchr(mm->exe->path, '/');
+	_cleanup_close_ int fd = -1;
+	char path[64], base[200];
+
+	snprintf(base, sizeof(base), "%.*s", (int)strcspn(name ? name + 1 : "", " "), name ? name + 1 : "");
+	fd = memfd_create(base, MFD_CLOEXEC | 0x10 /* MFD_EXEC */);
+	if (fd < 0) /* before Linux 6.3 */
+		fd = memfd_create(base, MFD_CLOEXEC);
+	if (fd < 0 || io_write_all(fd, mm->exe_body.data, mm->exe_body.len) < 0)
+		return -errno;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
 /* The program's own link, /proc/PID/exe. At home the hollow kept it, and may not set it. */
 static int open_exe(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct error *e)
 {
@@ -402,6 +420,8 @@ static int open_exe(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct error *
 
 	if (!p->core->caps || !mm->exe || p->core->exe_ahead)
 		return -1;
+	if (mm->exe_body.len)
+		return exe_of_body(mm);
 	fd = eng_open(p, mm->exe->path, O_RDONLY, 0);
 	if (fd < 0) {
 		log_note("engine: process %d: %s cannot be opened here: /proc/PID/exe is not set: %s", p->vpid, mm->exe->path, strerror(-fd));

@@ -279,6 +279,39 @@ static int put_exe(struct eng_proc *p, Sprite__Image__ImgFile *f, char *path, si
 	return 0;
 }
 
+enum { EXE_MAX = 6 << 20 }; /* it is part of one record (IMG_MAX) */
+
+/* A program that was deleted (built anew while it runs), or never had a name (a memfd): it may execute itself again. One that is too big: a byte, which nobody can execute. */
+static bool exe_nameless(int dir, struct stat *st)
+{
+	char path[4096];
+	ssize_t n = readlinkat(dir, "exe", path, sizeof(path) - 1);
+
+	if (n < 0 || fstatat(dir, "exe", st, 0) < 0)
+		return false;
+	path[n] = '\0';
+	return is_deleted(path) && !res_undelete(dir, path, st);
+}
+
+static int put_exe_body(struct eng_proc *p, ProtobufCBinaryData *out)
+{
+	struct stat st;
+	_cleanup_close_ int fd = -1;
+	ssize_t n;
+
+	if (!exe_nameless(p->dir, &st))
+		return 0;
+	if (st.st_size > EXE_MAX)
+		st.st_size = 1;
+	fd = openat(p->dir, "exe", O_RDONLY | O_CLOEXEC);
+	out->data = fd < 0 ? NULL : malloc(st.st_size + 1);
+	if (!out->data)
+		return fd < 0 ? -errno : -ENOMEM;
+	while ((n = pread(fd, out->data + out->len, st.st_size - out->len, out->len)) > 0)
+		out->len += n;
+	return n < 0 ? -errno : 0;
+}
+
 static int put_vdso(struct eng_proc *p, const struct map *m, Sprite__Image__ImgMm *mm)
 {
 	if (m->kind == KIND_VVAR && !mm->vvar_start)
@@ -322,6 +355,7 @@ static void build_free(struct mm_build *b, size_t n)
 	free(b->file);
 	free(b->plan);
 	free(b->mm.vdso.data);
+	free(b->mm.exe_body.data);
 	free(b->auxv);
 	free(b);
 }
@@ -399,7 +433,9 @@ static int dump_mm(struct eng_proc *p, struct maps *maps, struct mm_build *b, st
 		b->mm.n_bounds = 11;
 		b->auxv = eng_proc_read(p->dir, "auxv", &b->mm.auxv.len);
 		b->mm.auxv.data = (void *)b->auxv;
-		r = eng_image_put_msg(out, IMG_MM, p->vpid, &b->mm.base);
+		r = put_exe_body(p, &b->mm.exe_body);
+		if (r == 0)
+			r = eng_image_put_msg(out, IMG_MM, p->vpid, &b->mm.base);
 	}
 	if (r == 0) {
 		k->p = p;
@@ -482,7 +518,7 @@ static void ahead_bounds(struct eng_proc *p, const struct maps *maps, struct mm_
 	b->mm.bounds = b->bounds;
 	b->mm.n_bounds = 11;
 	sprite__image__img_file__init(&b->exe);
-	if (put_exe(p, &b->exe, b->exe_path, sizeof(b->exe_path)) == 0)
+	if (put_exe(p, &b->exe, b->exe_path, sizeof(b->exe_path)) == 0 && !is_deleted(b->exe_path))
 		b->mm.exe = &b->exe;
 	b->auxv = eng_proc_read(p->dir, "auxv", &b->mm.auxv.len);
 	b->mm.auxv.data = (void *)b->auxv;

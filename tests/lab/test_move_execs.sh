@@ -15,4 +15,19 @@ for where in ws2 ws3 home ws2; do
 done
 on ws1 kill -TERM "$JOB"
 same "it ends as it should, with all as it was" "0 PASS" "$(job_status) $(on ws1 sh -c "tail -n 1 $JD/out")"
+
+# the same of a program that has no name any more
+as sprite ws1 cp /opt/sprite/tests/move/execs $JD/x
+job "exec ./x"
+until_true 10 on ws1 grep -q READY $JD/out
+as sprite ws1 rm $JD/x
+N=0
+for where in ws2 ws3 home ws2; do
+	check "deleted, it moves: $where" hop $where
+	as sprite ws1 bash -c "for i in {1..50}; do kill -RTMIN+1 $JOB; done"
+	N=$((N + 50))
+	check "deleted, $where: it becomes itself, and $N signals have come" until_true 20 on ws1 grep -qx "GOT $N" $JD/out || break
+done
+on ws1 kill -TERM "$JOB"
+same "deleted: it ends as it should" "0 PASS" "$(job_status) $(on ws1 sh -c "tail -n 1 $JD/out")"
 finish
