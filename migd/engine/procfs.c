@@ -370,6 +370,7 @@ int procfs_maps(int dirfd, bool smaps, struct maps **out)
 		eol = strchr(l, '\n');
 		if (!eol)
 			break;
+		*eol = '\0'; /* sscanf() measures all that follows, for each line */
 		if (isupper((unsigned char)*l)) {
 			if (!strncmp(l, "VmFlags: ", 9) && v->n)
 				v->m[v->n - 1].flags = vm_flags(l + 9);
