@@ -23,7 +23,9 @@ int save_json(const char *path, const json_t *o, size_t flags, bool durable)
 	if (fd < 0 || fchmod(fd, 0600) < 0)
 		return -errno;
 	r = io_write_all(fd, text, strlen(text));
+	if (r == 0 && ((durable && fsync(fd) < 0) || rename(tmp, path) < 0))
+		r = -errno;
 	if (r < 0)
-		return r;
-	return (durable && fsync(fd) < 0) || rename(tmp, path) < 0 ? -errno : 0;
+		unlink(tmp); /* a full disk gets its room back */
+	return r;
 }

@@ -8,7 +8,7 @@
 
 /*
  * Writes o (flags: JSON_INDENT(n), JSON_COMPACT) to PATH.new and gives that the name PATH; only its owner may read it, whatever the umask of the calling thread.
- * durable: it is on the disk when this returns. 0, or -errno and PATH is as it was.
+ * durable: it is on the disk when this returns; without, a crash of the machine (not of the program) may leave it empty. 0, or -errno and PATH is as it was.
  */
 int save_json(const char *path, const json_t *o, size_t flags, bool durable);
 
