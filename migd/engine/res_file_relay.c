@@ -306,13 +306,19 @@ static int pipe_content(int fd, Sprite__Img__Pipe *m)
 
 	if (!r && !(m->content.data = malloc(n)))
 		r = -ENOMEM;
-	while (!r && m->content.len < (size_t)n) {
+	while (!r && m->content.len < (size_t)n) { /* a read ends with a packet */
 		ssize_t k = read(p[0], m->content.data + m->content.len, n - m->content.len);
+		void *more = k > 0 ? realloc(m->piece, (m->n_piece + 1) * sizeof *m->piece) : NULL;
 
 		if (k <= 0)
 			r = k < 0 ? -errno : -EIO;
-		else
+		else if (!more)
+			r = -ENOMEM;
+		else {
+			m->piece = more;
+			m->piece[m->n_piece++] = k;
 			m->content.len += k;
+		}
 	}
 	close(p[0]);
 	close(p[1]);
@@ -330,6 +336,8 @@ static int pipe_inside(struct eng_family *f, struct file_desc *d, const struct f
 	x->pipe = first->id;
 	if (first != d)
 		return 0;
+	for (struct file_desc *c = d; c; c = c->next)
+		x->packets |= c->kind == &file_pipe && c->look.st.st_ino == d->look.st.st_ino && c->look.flags & O_DIRECT;
 	for (struct file_desc *c = d; c; c = c->next) { /* the first reading end; without one nobody will ever see what is in it */
 		if (c->kind != &file_pipe || c->look.st.st_ino != d->look.st.st_ino || (!reads(c->look.flags) && c != d))
 			continue;
@@ -367,7 +375,26 @@ static int pipe_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__Fil
 
 	if (ends == 3 || pipe_widowed(d) || (!f->home && !relay_find(table_of(f), &d->look.st, kind)))
 		return pipe_inside(f, d, first, m, e);
+	if (d->look.flags & O_DIRECT)
+		return error_set(e, ENOTSUP, "pipe in packet mode (O_DIRECT) whose other end stays here");
 	return relay_dump(f, d, m, kind, e);
+}
+
+/* Packet by packet, if that is what it holds. */
+static int pipe_refill(int fd, const Sprite__Img__Pipe *m)
+{
+	const uint8_t *p = m->content.data, *end = p + m->content.len;
+
+	if (fcntl(fd, F_SETFL, O_NONBLOCK | (m->packets ? O_DIRECT : 0)) < 0)
+		return -errno;
+	for (size_t i = 0; i < m->n_piece; i++) {
+		ssize_t n = m->piece[i] <= (size_t)(end - p) ? write(fd, p, m->piece[i]) : -1;
+
+		if (n != (ssize_t)m->piece[i])
+			return -EIO;
+		p += n;
+	}
+	return p == end && fcntl(fd, F_SETFL, 0) == 0 ? 0 : -EIO;
 }
 
 static struct pair *pair_get(struct eng_family *f, const Sprite__Img__File *of, struct error *e)
@@ -394,12 +421,10 @@ static struct pair *pair_get(struct eng_family *f, const Sprite__Img__File *of, 
 		error_set(e, errno, "pipe of %llu bytes: %s", (unsigned long long)m->size, strerror(errno));
 		return NULL;
 	}
-	fcntl(q->fd[1], F_SETFL, O_NONBLOCK);
-	if (m->content.len && write(q->fd[1], m->content.data, m->content.len) != (ssize_t)m->content.len) {
-		error_set(e, errno ? errno : EIO, "content of a pipe does not fit");
+	if (pipe_refill(q->fd[1], m) < 0) {
+		error_set(e, EIO, "content of a pipe does not fit");
 		return NULL;
 	}
-	fcntl(q->fd[1], F_SETFL, 0);
 	return q;
 }
 

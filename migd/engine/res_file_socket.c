@@ -17,6 +17,7 @@
 #include <linux/sock_diag.h>
 #include <linux/unix_diag.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -190,6 +191,21 @@ static bool in_family(struct eng_probe *p, uint32_t ino)
 	return h.found;
 }
 
+/* What cannot be taken out of a live socket, nor put into a fresh one. Only looked at: asking for an error would take it away from the program. */
+static const char *state_reason(int fd)
+{
+	struct pollfd p = {.fd = fd, .events = POLLPRI};
+	socklen_t n = 0;
+
+	if (poll(&p, 1, 0) > 0 && p.revents & POLLERR)
+		return "with an error that has not been read yet (its peer has gone): try again later";
+	if (p.revents & POLLPRI)
+		return "with an out-of-band byte under way (MSG_OOB): try again later";
+	if (getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, NULL, &n) == 0 && n)
+		return "with a filter (SO_ATTACH_FILTER): detach it first";
+	return NULL;
+}
+
 /* Its peer is no member. */
 static const char *apart_reason(int fd, int type)
 {
@@ -212,9 +228,12 @@ static void apart_probe(struct eng_probe *p, const struct file_look *l, int fd, 
 
 static void unix_probe(struct eng_probe *p, const struct file_look *l, int fd, const char *name)
 {
+	const char *why = state_reason(fd);
 	struct peer peer;
 
-	if (diag(l->dir, l->st.st_ino, &peer) < 0)
+	if (why)
+		file_reason(p, l, "%s %s", name, why);
+	else if (diag(l->dir, l->st.st_ino, &peer) < 0)
 		file_reason(p, l, "%s: this kernel does not tell its peer (unix_diag)", name);
 	else if (peer.has_peer && peer.ino && !in_family(p, peer.ino))
 		apart_probe(p, l, fd, peer.type, name);
@@ -301,7 +320,32 @@ static int queue_dump(int fd, Sprite__Img__Socket *m, struct error *e)
 	setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &off, sizeof off);
 	if (r == -EPERM)
 		return error_set(e, EBUSY, "descriptors are under way in a unix socket (SCM_RIGHTS): try again later");
+	if (r == 0 && pass && m->n_queue)
+		return error_set(e, EBUSY, "messages with their senders' credentials wait in a unix socket (SO_PASSCRED): try again later");
 	return r < 0 ? error_set(e, -r, "unix socket: what is under way cannot be read: %s", strerror(-r)) : 0;
+}
+
+/* Those that a fresh socket of its type has otherwise. */
+static int options_dump(int fd, Sprite__Img__Socket *m)
+{
+	_cleanup_close_ int fresh = socket(AF_UNIX, m->type | SOCK_CLOEXEC, 0);
+
+	if (fresh < 0)
+		return -errno;
+	for (const int *o = socket_options; *o; o++) {
+		int v = socket_number(fd, *o);
+
+		if (v == socket_number(fresh, *o))
+			continue;
+		void *more = realloc(m->option, (m->n_option + 2) * sizeof *m->option);
+
+		if (!more)
+			return -ENOMEM;
+		m->option = more;
+		m->option[m->n_option++] = *o;
+		m->option[m->n_option++] = v;
+	}
+	return 0;
 }
 
 /* Name and, in the file tree, mode of the socket file. */
@@ -407,6 +451,11 @@ static int socket_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__F
 	s->backlog = s->listening ? peer.backlog : 0;
 	if (s->listening && waits(&peer))
 		return error_set(e, EBUSY, "%s", waits(&peer));
+	if (state_reason(fd))
+		return error_set(e, EBUSY, "unix socket %s", state_reason(fd));
+	r = options_dump(fd, s);
+	if (r < 0)
+		return error_set(e, -r, "unix socket: %s", strerror(-r));
 	if (waits(&peer) && s->connected)
 		return error_set(e, EBUSY, "%s", waits(&peer));
 	r = name_dump(&d->look, fd, s);

@@ -5,6 +5,8 @@
 #include "migd/engine/res_files.h"
 
 int socket_number(int fd, int option); /* a numeric option of SOL_SOCKET */
+/* Options that are numbers, carried if they are not what a fresh socket has; ends with 0. */
+extern const int socket_options[];
 /* file_kind's open and finish */
 int socket_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e);
 int socket_finish(struct eng_proc *p, struct file_desc *d, int num, struct error *e);

@@ -35,6 +35,9 @@ struct sockets_state { /* ->res[] of the family */
 
 const struct eng_res res_sockets;
 
+/* SO_PASSPIDFD, SO_PASSRIGHTS: younger than the C library's headers. */
+const int socket_options[] = {SO_RCVLOWAT, SO_OOBINLINE, SO_KEEPALIVE, SO_PRIORITY, SO_TIMESTAMP, SO_TIMESTAMPNS, SO_PASSSEC, 76, 83, 0};
+
 int socket_number(int fd, int option)
 {
 	int v = 0;
@@ -99,6 +102,8 @@ static void options_set(int fd, const Sprite__Img__Socket *m)
 		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof sndbuf);
 	if (socket_number(fd, SO_RCVBUF) != (int)m->rcvbuf && setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &rcvbuf, sizeof rcvbuf) < 0)
 		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &rcvbuf, sizeof rcvbuf);
+	for (size_t i = 0; i + 1 < m->n_option; i += 2)
+		setsockopt(fd, SOL_SOCKET, m->option[i], &m->option[i + 1], sizeof m->option[i + 1]);
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &r, sizeof r);
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &s, sizeof s);
 	if (pass)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Pipes inside of the family: bytes under way between parent and child, a pipe that is partly full for long, a changed size, non-blocking ends, a pipe whose
+ * packets that keep their borders (O_DIRECT), a pipe whose
  * writer is gone (data, then end of file) and one whose reader is gone (EPIPE). Each belongs to whom it belonged to, and can be opened by /proc/self/fd.
  */
 #include "move.h"
@@ -41,7 +42,7 @@ int main(int argc, char **argv)
 {
 	move_begin(argc, argv);
 	signal(SIGPIPE, SIG_IGN);
-	int to[2], from[2], half[2], eof[2], broken[2], n;
+	int to[2], from[2], half[2], eof[2], broken[2], packets[2], n;
 	SYS(pipe2(to, O_CLOEXEC));
 	SYS(pipe(from));
 	pid_t kid = SYS(fork());
@@ -61,6 +62,8 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < sizeof big; i++)
 		big[i] = i * 7 + (i >> 8);
 	CHECK(write(half[1], big, sizeof big) == sizeof big, "write to a bigger pipe");
+	SYS(pipe2(packets, O_DIRECT | O_NONBLOCK));
+	CHECK(write(packets[1], "abc", 3) == 3 && write(packets[1], "de", 2) == 2, "write of packets");
 	move_ready();
 	uint64_t sent = 0, got = 0, seed = 4711;
 	while (move_more()) {
@@ -68,6 +71,10 @@ int main(int argc, char **argv)
 		size_t len = 1 + move_rand(&seed) % sizeof b;
 		for (size_t i = 0; i < len; i++)
 			b[i] = (unsigned char)((sent + i) * 31);
+		char three[100];
+		CHECK(read(packets[0], three, sizeof three) == 3 && !memcmp(three, "abc", 3), "a packet is not what was written");
+		CHECK(write(packets[1], "abc", 3) == 3 && write(packets[1], "de", 2) == 2, "write of packets");
+		CHECK(read(packets[0], three, sizeof three) == 2 && !memcmp(three, "de", 2), "the packet behind it is not what was written");
 		CHECK(write(to[1], b, len) == (ssize_t)len, "write: %s", strerror(errno));
 		sent += len;
 		SYS(pipe(eof));

@@ -98,6 +98,27 @@ static int s_unix_half_packets(void)
 {
 	return has(fcntl(half_packets_fd, F_DUPFD, 0));
 }
+static int s_unix_oob(void)
+{
+	int s[2];
+
+	return has(socketpair(AF_UNIX, SOCK_STREAM, 0, s)) || has(send(s[0], "ab", 2, MSG_OOB));
+}
+static int s_unix_error(void)
+{
+	int s[2], r = has(socketpair(AF_UNIX, SOCK_STREAM, 0, s)) || has(send(s[0], "ab", 2, 0));
+
+	close(s[1]);
+	return r;
+}
+static int s_unix_filter(void)
+{
+	struct sock_filter all = { BPF_RET | BPF_K, 0, 0, ~0u };
+	struct sock_fprog prog = { 1, &all };
+	int s[2];
+
+	return has(socketpair(AF_UNIX, SOCK_DGRAM, 0, s)) || has(setsockopt(s[0], SOL_SOCKET, SO_ATTACH_FILTER, &prog, sizeof(prog)));
+}
 static int s_unix_pair(void)
 {
 	int s[2];
@@ -578,6 +599,9 @@ static const struct state {
 	{"named unix socket", s_unix_named, NULL},
 	{"unix socket, other end stays", s_unix_half, NULL},
 	{"unix packets, other end stays", s_unix_half_packets, "fd *: unix seqpacket socket whose other end stays here: close it first"},
+	{"unix socket, out-of-band byte", s_unix_oob, "fd *: unix stream socket with an out-of-band byte under way (MSG_OOB): try again later"},
+	{"unix socket, unread error", s_unix_error, "fd *: unix stream socket with an error that has not been read yet (its peer has gone): try again later"},
+	{"unix socket, filter", s_unix_filter, "fd *: unix datagram socket with a filter (SO_ATTACH_FILTER): detach it first"},
 	{"unix pair", s_unix_pair, NULL},
 	{"netlink socket", s_netlink, "fd *: netlink socket: close it first"},
 	{"memfd", s_memfd, NULL},
