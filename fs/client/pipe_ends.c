@@ -403,6 +403,7 @@ void pipe_role(struct agent *a, struct fifo *f, int role, bool shared)
 		if (f->role == SOURCE)
 			kept_open(a, f);
 		end_leave(a, f);
+		kept_settle(f);
 		f->shared = shared;
 		role_take(a, f, role);
 	}

@@ -56,6 +56,7 @@ struct claim {
 	uint64_t id; /* pledge: of the PLEDGE or TAKE on its way, 0: none */
 	struct pipe_call *call;
 	struct keep *keep; /* NULL: not yet; a process that was found dead has none */
+	uint64_t missed;   /* found: since when its process does not have it, as it seems */
 	bool found;	   /* of a spritefs that was killed: what the hub said meanwhile we have not heard */
 };
 
@@ -178,8 +179,9 @@ void stack_send(struct fifo *f, const struct stack *s, size_t at);
 void pipe_place(struct agent *a, struct fifo *f);
 
 /* ---- pipe_last.c */
-/* We are about to be a source no more: what is unread in the pipe stays, whether its writers do or not. */
+/* We are about to be a source no more: what is unread in the pipe stays, whether its writers do or not. Then settle: if there is nothing, our end goes again. */
 void kept_open(struct agent *a, struct fifo *f);
+void kept_settle(struct fifo *f);
 /* True: there was one. Somebody else's end, or nobody, sees to it. */
 bool kept_close(struct fifo *f);
 void last_prove(struct agent *a, struct fifo *f, uint64_t round);

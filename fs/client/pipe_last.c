@@ -6,6 +6,7 @@
  * as anybody has the FIFO open, and the kernel would drop it with this node's last writer. So a write end of ours stays beside it, until there is another end of ours (a role),
  * a reader of this node is let in, or nobody is left.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -19,9 +20,17 @@ void kept_open(struct agent *a, struct fifo *f)
 {
 	int n = 0;
 
-	/* Only for bytes: a reader of this node that waits in open(2) would take it for its writer. */
-	if (f->kept < 0 && !ioctl(f->end, FIONREAD, &n) && n)
+	/* A reader of this node that waits in open(2) would take it for its writer: then only for bytes. Else it is there before our read end goes, so that none slips through. */
+	if (f->kept < 0 && !ioctl(f->end, FIONREAD, &n) && (n || !pipe_coming(f, true)))
 		f->kept = fifo_open(a->fs, f->ino, O_WRONLY); /* our read end is there, so there is a reader */
+}
+
+void kept_settle(struct fifo *f)
+{
+	int n = 0;
+
+	if (f->kept >= 0 && !ioctl(f->kept, FIONREAD, &n) && !n)
+		kept_close(f);
 }
 
 bool kept_close(struct fifo *f)
@@ -54,6 +63,12 @@ static ssize_t peek(int end)
 	return n;
 }
 
+/* The kernel has no such inode any more, so nobody has it open. Any other error tells nothing. */
+static bool forgotten(int err)
+{
+	return err == -ESTALE || err == -ENOENT;
+}
+
 /* Is there a process with the FIFO open, or in an open that we have let it go on with? Exact, but for descriptors that are just on their way through a socket. */
 static bool anybody(struct agent *a, struct fifo *f)
 {
@@ -73,13 +88,15 @@ static bool anybody(struct agent *a, struct fifo *f)
 		return true;
 	/* what an end of ours does not hide, the kernel tells. (Where there may be a reader we do not open a write end to ask: it would see it come and go.) */
 	if (f->guard < 0 && f->past < 0 && f->kept < 0 && !(sink ? f->w : f->r)) {
-		_cleanup_close_ int r = f->role == NONE ? fifo_open(a->fs, f->ino, O_RDONLY) : -1;
+		if (f->role != NONE)
+			return false;
+		_cleanup_close_ int r = fifo_open(a->fs, f->ino, O_RDONLY);
 
-		return r >= 0 && peek(r) != 0;
+		return r < 0 ? !forgotten(r) : peek(r) != 0;
 	}
 	_cleanup_close_ int path = fifo_path(a->fs, f->ino);
 
-	return pipe_proc_any(path, &f->witness);
+	return path < 0 ? !forgotten(path) : pipe_proc_any(path, &f->witness);
 }
 
 static void others_wait(struct fifo *f)
@@ -146,7 +163,7 @@ void last_idle(struct agent *a)
 		a->walked = f->used = now;
 		_cleanup_close_ int path = fifo_path(a->fs, f->ino);
 
-		if (path >= 0 && (statx(path, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &x) || pipe_seen_has(&seen, x.stx_ino)))
+		if (path < 0 ? !forgotten(path) : (statx(path, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &x) || pipe_seen_has(&seen, x.stx_ino)))
 			continue;
 		if (f->r || f->w) {
 			f->r = f->w = false;

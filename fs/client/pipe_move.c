@@ -391,11 +391,18 @@ void claim_found(struct agent *a, struct inode *ino, struct keep *k)
 }
 
 /* It came home, or stayed at home: the hollow goes on without descriptors. Was its release missed? */
-static bool release_missed(struct agent *a, const struct claim *c)
+static bool release_missed(struct agent *a, struct claim *c)
 {
 	_cleanup_close_ int path = c->found && !c->pledge && !has_ended(c) ? fifo_path(a->fs, c->fifo->ino) : -1;
+	uint64_t now = clock_mono_ns();
 
-	return path >= 0 && !pipe_proc_has(path, c->pid);
+	if (path < 0 || pipe_proc_has(path, c->pid)) {
+		c->missed = 0;
+		return false;
+	}
+	if (!c->missed)
+		c->missed = now; /* it may be about to end: then nobody is to release before the destination takes */
+	return now - c->missed > ENDED_NS;
 }
 
 void claim_call(struct agent *a, struct pipe_call *call)

@@ -133,6 +133,12 @@ enum pipe_where pipe_proc_where(const struct pipe_proc *p)
 	return state_of(p->tid, "tT") ? PIPE_STANDS : state_of(p->tid, "ZX") ? PIPE_LEFT : PIPE_IN;
 }
 
+/* We, or the machine, have no room to look: that tells nothing. */
+static bool short_of_room(void)
+{
+	return errno == EMFILE || errno == ENFILE || errno == ENOMEM;
+}
+
 /* Access mode of a descriptor, from its fdinfo; -1: it is gone. */
 static int mode_of(int dir, const char *num)
 {
@@ -143,7 +149,9 @@ static int mode_of(int dir, const char *num)
 	snprintf(path, sizeof(path), "fdinfo/%s", num);
 	_cleanup_close_ int fd = openat(dir, path, O_RDONLY | O_CLOEXEC);
 
-	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	if (fd < 0)
+		return short_of_room() ? O_RDWR : -1; /* not known: as if it were both */
+	n = read(fd, text, sizeof(text) - 1);
 	if (n <= 0)
 		return -1;
 	text[n] = 0;
@@ -156,7 +164,8 @@ static int mode_of(int dir, const char *num)
 /* What a walk through the descriptors of processes does with each FIFO. False: enough. */
 typedef bool on_fifo(void *arg, int dir, pid_t pid, const char *num, const struct statx *x);
 
-static bool fifos_of(int dir, pid_t pid, on_fifo *fn, void *arg)
+/* *known: false if they could not be looked at */
+static bool fifos_of(int dir, pid_t pid, on_fifo *fn, void *arg, bool *known)
 {
 	int fds = openat(dir, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *d = fds < 0 ? NULL : fdopendir(fds);
@@ -166,9 +175,10 @@ static bool fifos_of(int dir, pid_t pid, on_fifo *fn, void *arg)
 	char link[16];
 
 	if (!d) {
+		*known &= !short_of_room();
 		if (fds >= 0)
 			close(fds);
-		return true;
+		return *known;
 	}
 	while (more && (e = readdir(d))) {
 		/* most are no files of ours, and are told from them without asking anybody for attributes */
@@ -205,7 +215,7 @@ int pipe_proc_namespace(pid_t pid)
 static bool walk(uint64_t not, on_fifo *fn, void *arg)
 {
 	DIR *proc = opendir("/proc");
-	bool more = true;
+	bool more = true, known = proc != NULL;
 	struct dirent *e;
 
 	while (proc && more && (e = readdir(proc))) {
@@ -215,12 +225,14 @@ static bool walk(uint64_t not, on_fifo *fn, void *arg)
 			continue;
 		_cleanup_close_ int dir = openat(dirfd(proc), e->d_name, O_PATH | O_DIRECTORY | O_CLOEXEC);
 
-		if (dir >= 0 && (!not || namespace_at(dir, "ns/pid") != not))
-			more = fifos_of(dir, pid, fn, arg);
+		if (dir < 0)
+			known &= !short_of_room();
+		else if (!not || namespace_at(dir, "ns/pid") != not)
+			more = fifos_of(dir, pid, fn, arg, &known);
 	}
 	if (proc)
 		closedir(proc);
-	return proc != NULL;
+	return known;
 }
 
 static bool same_file(const struct statx *a, const struct statx *b)
@@ -260,15 +272,26 @@ void pipe_proc_holders(int path, int but, bool *r, bool *w)
 bool pipe_proc_has(int path, pid_t pid)
 {
 	struct holders h = {0};
+	struct dirent *e;
+	bool known = true;
 	char name[32];
+	DIR *tasks;
 
-	snprintf(name, sizeof(name), "/proc/%d", pid);
-	_cleanup_close_ int dir = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	snprintf(name, sizeof(name), "/proc/%d/task", pid);
+	if (statx(path, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &h.want))
+		return true;
+	tasks = opendir(name);
+	if (!tasks)
+		return short_of_room();
+	while (known && (e = readdir(tasks))) { /* one that has ended shows nothing, though others have the table still */
+		_cleanup_close_ int dir = *e->d_name == '.' ? -1 : openat(dirfd(tasks), e->d_name, O_PATH | O_DIRECTORY | O_CLOEXEC);
 
-	if (dir < 0 || statx(path, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &h.want))
-		return false;
-	fifos_of(dir, pid, holder_seen, &h);
-	return h.r || h.w;
+		if (dir >= 0 && !fifos_of(dir, pid, holder_seen, &h, &known))
+			break;
+		known &= dir >= 0 || *e->d_name == '.' || !short_of_room();
+	}
+	closedir(tasks);
+	return h.r || h.w || !known;
 }
 
 bool pipe_proc_any(int path, struct pipe_witness *who)

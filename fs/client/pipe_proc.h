@@ -46,7 +46,7 @@ void pipe_proc_seen(struct pipe_seen *s);
 bool pipe_seen_has(const struct pipe_seen *s, uint64_t ino);
 /* When it was started (field 22 of proc_pid_stat(5)), so that a number used again is told; 0: it is not there. */
 uint64_t pipe_proc_born(pid_t pid);
-/* Has that process the FIFO open? */
+/* Has that process the FIFO open? True, too, if that cannot be known. */
 bool pipe_proc_has(int path, pid_t pid);
 /* The pid namespace of a process, open; -1: it is our own, or not known. */
 int pipe_proc_namespace(pid_t pid);

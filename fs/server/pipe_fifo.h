@@ -14,6 +14,7 @@ struct member {
 	enum ps_role role;
 	bool shared;  /* what it was told */
 	bool waiting; /* asked in this round, not answered yet */
+	bool proven;	/* said whether anybody is left, and waits to hear what follows */
 	bool releasing; /* asked to release, not answered yet */
 	size_t unacked; /* bytes of its in the queue */
 };

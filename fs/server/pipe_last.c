@@ -48,8 +48,10 @@ void ps_proof_ask(struct ps *p, struct fifo *f)
 
 	f->proof = PROOF_ASKED;
 	list_each(m, &f->members, link)
-		if (has_any(m))
+		if (has_any(m)) {
+			m->proven = true;
 			ps_ask(p, f, m, &(struct ps_ask){.role = m->role, .round = f->round, .r = m->r, .w = m->w, .prove = true});
+		}
 }
 
 static void discard(struct ps *p, struct fifo *f)
@@ -65,7 +67,7 @@ static void discard(struct ps *p, struct fifo *f)
 	list_each(m, &f->members, link) {
 		if (has_any(m))
 			p->ops->role(p->arg, m->node, &f->key, &(struct ps_ask){.role = m->role, .discard = true});
-		m->r = m->w = m->kept = m->stands = false;
+		m->r = m->w = m->kept = m->stands = m->proven = false;
 		m->role = PS_NONE;
 	}
 }

@@ -106,6 +106,7 @@ static void ask_role(struct ps *p, struct fifo *f, struct member *m)
 	enum ps_role want = wanted(f, m);
 
 	m->shared = share_of(f, m, want);
+	m->proven = false;
 	ps_ask(p, f, m, &(struct ps_ask){.role = want, .round = f->round, .r = m->r, .w = m->w, .shared = m->shared});
 }
 
@@ -257,7 +258,7 @@ static bool round_run(struct ps *p, struct fifo *f, bool all)
 		list_each(m, &f->members, link) {
 			enum ps_role want = wanted(f, m);
 
-			if (want != m->role || m->shared != share_of(f, m, want) ? f->tries < TRIES_MAX : all && want != PS_NONE)
+			if (want != m->role || m->shared != share_of(f, m, want) ? f->tries < TRIES_MAX : all && (want != PS_NONE || m->proven))
 				ask_role(p, f, m);
 		}
 		f->tries++;
