@@ -173,7 +173,7 @@ struct inode {
 	struct list unlock_waiters;
 	struct blocks_of blocks; /* see ops_read.c */
 	unsigned changing; /* changes of its contents by calls under way, see ops_read.c */
-	atomic_uint_fast64_t unsettled; /* grows with each write of mapped pages that others have not seen yet; 0: none that close(2) has to wait for */
+	atomic_uint_fast64_t unsettled, settled; /* grows with each write of mapped pages that others have not seen yet; up to which one an fsync has waited since */
 	/* write-behind, see writeback.c */
 	struct list dirty, flying, wb_waiters; /* chunks; calls that wait for the file to be clean */
 	unsigned ndirty, nflying;

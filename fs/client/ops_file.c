@@ -321,30 +321,37 @@ static void flush_locks(struct fs *fs, fuse_req_t req, struct inode *ino, uint64
 	fuse_reply_err(req, 0);
 }
 
-/* What was written by mapping is seen everywhere from here on. */
+/* Writes of mapped pages up to that one are seen everywhere. */
+static void settled(struct inode *ino, uint64_t upto)
+{
+	uint64_t was = atomic_load(&ino->settled);
+
+	while (was < upto && !atomic_compare_exchange_weak(&ino->settled, &was, upto))
+		;
+}
+
 static void flush_settled(struct call *c, int err, struct rpc_msg *out)
 {
-	uint64_t seen = c->seq;
-
 	(void)out;
 	if (err) {
 		fuse_reply_err(c->req, err);
 		return;
 	}
-	atomic_compare_exchange_strong(&c->ino->unsettled, &seen, 0);
+	settled(c->ino, c->seq);
 	flush_locks(c->fs, c->req, inode_hold(c->fs, c->ino), c->mark);
 }
 
 static bool flush_settles(struct fs *fs, fuse_req_t req, struct inode *ino, struct fuse_file_info *fi)
 {
 	uint64_t seen = atomic_load(&ino->unsettled);
-	struct call *c = seen ? call_new(fs, req, FS_FSYNC, inode_hold(fs, ino), flush_settled) : NULL;
+	bool wait = seen > atomic_load(&ino->settled);
+	struct call *c = wait ? call_new(fs, req, FS_FSYNC, inode_hold(fs, ino), flush_settled) : NULL;
 
 	if (!c)
-		return seen; /* no memory: answered */
+		return wait; /* no memory: answered */
 	c->handle = &c->m.fsync.handle;
 	call_stream(c, stream_at(fs, fi->fh), &c->m.fsync.open);
-	c->m.fsync.settle = true;
+	c->m.fsync.settle = c->m.fsync.unsettled = true;
 	c->seq = seen;
 	c->mark = fi->lock_owner;
 	call_submit(c);
@@ -401,7 +408,8 @@ static void fsync_done(struct call *c, int err, struct rpc_msg *out)
 {
 	int lost = wb_error_take(c->ino);
 
-	(void)out;
+	if (!err && out)
+		settled(c->ino, c->seq);
 	fuse_reply_err(c->req, err ? err : lost);
 }
 
@@ -437,6 +445,8 @@ static void op_fsync(fuse_req_t req, fuse_ino_t id, int datasync, struct fuse_fi
 	c->handle = &c->m.fsync.handle;
 	call_stream(c, st, &c->m.fsync.open);
 	c->m.fsync.data_only = datasync;
+	c->seq = atomic_load(&c->ino->unsettled);
+	c->m.fsync.unsettled = c->seq > atomic_load(&c->ino->settled);
 	c->woken = fsync_woken;
 	wb_then(fs, c->ino, c);
 }

@@ -266,6 +266,7 @@ static void *recover_main(void *arg)
 		again = s->epoch != epoch || r < 0;
 		if (!again) {
 			s->recovered = epoch;
+			s->renew_at = 0; /* leases are granted again from its answer on: what is opened without stays without */
 			server_note(s);
 		}
 		if (!again || s->fs->stopping)

@@ -131,7 +131,7 @@ static bool chunk_wait(struct chunk *k, fuse_req_t req, size_t size, struct keep
 /* ---- sending */
 
 /* A small file that was written whole: who reads it here next need not ask. (The kernel keeps only whole pages of it.) */
-static void chunk_keep(struct chunk *k, const Sprite__Fs__WriteRep *rep)
+static void chunk_keep(struct chunk *k, const Sprite__Fs__WriteRep *rep, uint64_t mark)
 {
 	struct iovec v = {k->data, k->len};
 	struct fs *fs = k->ino->dom->server->fs;
@@ -139,7 +139,7 @@ static void chunk_keep(struct chunk *k, const Sprite__Fs__WriteRep *rep)
 	if (k->off || k->len > BLOCK_SIZE || !rep->attr || rep->attr->size != k->len)
 		return;
 	lease_reply_begin(fs);
-	read_keep(k->ino, read_mark(fs), rep->lease_seq, 0, &v, 1, k->len, true, 0);
+	read_keep(k->ino, mark, rep->lease_seq, 0, &v, 1, k->len, true, 0);
 	lease_reply_end(fs);
 }
 
@@ -151,6 +151,7 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 	Sprite__Fs__WriteRep *rep = err ? NULL : (Sprite__Fs__WriteRep *)out->msg;
 	struct list ready;
 	struct list *l;
+	uint64_t mark;
 	bool close_id;
 
 	if (err == ESTALE || (!err && rep->size != k->len)) /* ESTALE: it came too late (fencing) */
@@ -172,6 +173,7 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 	list_init(&ready);
 	pthread_mutex_lock(&ino->lock);
 	blocks_forget(&ino->blocks);
+	mark = read_mark(fs); /* a change that begins after this one is known by it */
 	if (k->syncer && rep && rep->synced)
 		k->syncer->synced = true;
 	list_del(&k->link);
@@ -187,7 +189,7 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 	pthread_mutex_unlock(&ino->lock);
 	atomic_fetch_sub(&fs->dirty_bytes, k->len);
 	if (!err && (rep->lease & SPRITE__FS__LEASE_BITS__LEASE_DATA))
-		chunk_keep(k, rep);
+		chunk_keep(k, rep, mark);
 	chunk_answer(k, err);
 	if (close_id)
 		stream_close(fs, k->st);
@@ -232,6 +234,7 @@ static void chunk_send(struct fs *fs, struct chunk *k, bool close, bool urgent)
 	queued = k->len <= QUEUE_MAX && !c->seq_again && k->keep && (many || dirq_pending(ino));
 	if (close && !queued)
 		c->m.write.give_up = lease_give_up(ino, k->st);
+	urgent |= ino->wb_waits || k->nreqs; /* who came to wait since it was decided to send it finds it in the queue, or is found here */
 	if (queued) {
 		ino->nqueued++;
 		c->chunk_key = k->keep->key;

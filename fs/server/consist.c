@@ -296,16 +296,34 @@ enum cs_verdict consist_begin(struct consist *c, struct cs_op *op, const struct 
 	return CS_GO;
 }
 
-bool consist_linger(struct cs_op *op, struct cs_out *out)
+/* Another one of the same client on all of its objects. */
+static bool op_covered(const struct cs_op *op)
+{
+	struct cs_need *other;
+
+	for (int i = 0; i < op->nneeds; i++) {
+		bool found = false;
+
+		list_each(other, &op->need[i].object->needs, in_object)
+			found = found || (other->op != op && other->op->lingers && other->op->client == op->client && op_blocked(other->op));
+		if (!found)
+			return false;
+	}
+	return true;
+}
+
+enum cs_after consist_linger(struct cs_op *op, struct cs_out *out)
 {
 	for (int i = 0; i < op->nneeds; i++)
 		op->need[i].early = false;
 	if (op->state != CS_OP_APPLYING || !op_blocked(op))
-		return false;
+		return CS_SETTLED;
+	if (op_covered(op))
+		return CS_COVERED;
 	op->state = CS_OP_WAITING;
 	op->lingers = true;
 	op_release(op, out);
-	return true;
+	return CS_LINGERS;
 }
 
 void consist_end(struct consist *c, struct cs_op *op, struct cs_out *out)
@@ -332,7 +350,7 @@ void consist_client_gone(struct consist *c, uint64_t client, struct cs_out *out)
 	while (!list_empty(&cl->ops)) {
 		struct cs_op *op = list_entry(cl->ops.next, struct cs_op, in_client);
 
-		if (op->state == CS_OP_WAITING) {
+		if (op->state == CS_OP_WAITING && !op->lingers) { /* what lingers ends with the last acknowledgement, as ever */
 			op->state = CS_OP_RUNNABLE;
 			list_add_tail(&out->runnable, &op->link);
 		}

@@ -127,9 +127,11 @@ enum cs_verdict {
 /* `need` (key, breaks, change filled) replaces what the operation needed before. */
 enum cs_verdict consist_begin(struct consist *c, struct cs_op *op, const struct cs_need *need, int n, uint64_t now, struct cs_out *out);
 /*
- * It has been applied. true: it lingers, and comes back as runnable when it is to be ended. false: nobody has anything left that it broke.
+ * It has been applied. CS_LINGERS: it comes back as runnable when it is to be ended. CS_COVERED: it is to be ended now, but another one of the same client lingers there and waits for the same
+ * acknowledgements (so there is one of a client and object at most). CS_SETTLED: nobody has anything left that it broke.
  */
-bool consist_linger(struct cs_op *op, struct cs_out *out);
+enum cs_after { CS_SETTLED, CS_COVERED, CS_LINGERS };
+enum cs_after consist_linger(struct cs_op *op, struct cs_out *out);
 /* Ends it in any state, also when it never began; harmless twice. */
 void consist_end(struct consist *c, struct cs_op *op, struct cs_out *out);
 

@@ -173,14 +173,14 @@ int lease_settle(struct op *o, const struct export *ex, struct cs_key key)
 	return lease_begin(o, ex, &n, 1);
 }
 
-bool lease_linger(struct op *o)
+enum cs_after lease_linger(struct op *o)
 {
 	struct leases *l = o->d->leases;
 	struct cs_out out = CS_OUT_INIT(out);
-	bool r;
+	enum cs_after r;
 
 	if (!o->begun)
-		return false;
+		return CS_SETTLED;
 	pthread_mutex_lock(&l->lock);
 	r = consist_linger(&o->cs, &out);
 	pthread_cond_broadcast(&l->applied);
@@ -397,10 +397,16 @@ void lease_client_gone(struct fsd *d, uint64_t client)
 	carry_out(d, &out);
 }
 
-/* Operations that a thread which has something else to do may run: a few system calls, and no data. */
+/* Operations that a thread which has something else to do may run: a few system calls, no data, and nothing that frees blocks of the disk. */
 static bool is_short(const struct op *o)
 {
-	return !o->batch && (o->method == FS_OPEN || o->method == FS_GETATTR || o->method == FS_LOOKUP || o->method == FS_CREATE || o->method == FS_REMOVE || o->method == FS_RENAME);
+	const Sprite__Fs__OpenReq *open;
+
+	if (o->batch || o->lingers) /* the request of one that lingers is gone */
+		return false;
+	open = (const void *)o->in->msg;
+
+	return o->method == FS_GETATTR || o->method == FS_LOOKUP || (o->method == FS_OPEN && !(open->flags & O_TRUNC));
 }
 
 /* The same as carry_out(), but the last of those that go on is left to the caller, if it is short: whoever waits for it waits for one thread less to be woken. */

@@ -58,8 +58,8 @@ bool lease_hidden(struct op *o, const struct export *ex, struct cs_key key);
 int lease_hopes(struct op *o, const struct export *ex, const struct cs_key *keys, int n, bool alone, struct cs_need *hopes);
 /* Called by op.c before every answer. */
 void lease_end(struct op *o);
-/* The change has been applied, with `early`: does it linger (consist.h, rule 9)? Then op_done_lingering(). */
-bool lease_linger(struct op *o);
+/* The change has been applied, with `early`: does it linger (consist.h, rule 9)? CS_LINGERS: then op_done_lingering(). */
+enum cs_after lease_linger(struct op *o);
 /* Waits for what lingers of the file: 0, OP_PARK, -errno. */
 int lease_settle(struct op *o, const struct export *ex, struct cs_key key);
 

@@ -271,7 +271,6 @@ int op_done(struct op *o, const ProtobufCMessage *out)
 
 void op_linger_end(struct op *o)
 {
-	atomic_fetch_sub(&o->client->host->parked, 1);
 	lease_end(o);
 	op_free(o);
 }
@@ -284,7 +283,6 @@ int op_done_lingering(struct op *o, const ProtobufCMessage *out)
 	op_count(o, 0);
 	op_answer(o, 0, out);
 	o->lingers = true;
-	atomic_fetch_add(&o->client->host->parked, 1);
 	if (!atomic_compare_exchange_strong(&o->park, &is, OP_PARKED)) /* all have given up already */
 		op_linger_end(o);
 	return OP_LATER;

@@ -207,7 +207,7 @@ static int write_begin(struct op *o, struct open *f, const Sprite__Fs__Cred *cre
 	struct cs_need need = lease_change((struct cs_key){f->dev, f->ino}, CS_DATA | CS_ATTR, NULL);
 	int r = op_access(o, f->ex, cred);
 
-	need.early = mapped && atomic_load(&o->client->host->parked) < CLIENT_MAX_PARKED;
+	need.early = mapped;
 	if (r == 0)
 		r = op_become(o);
 	return r < 0 ? r : lease_begin(o, f->ex, &need, 1);
@@ -255,6 +255,7 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 	Sprite__Fs__WriteRep rep = SPRITE__FS__WRITE_REP__INIT;
 	struct iovec v[RPC_IOV_MAX];
 	int flags = in->sync ? RWF_SYNC : 0;
+	enum cs_after after;
 	Sprite__Fs__Attr attr;
 	struct open *f;
 	struct stat st;
@@ -305,8 +306,9 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 	unlinked_run(o->d);
 	rep.size = (uint64_t)n;
 	rep.attr = &attr;
-	rep.unsettled = in->mapped && lease_linger(o);
-	return rep.unsettled ? op_done_lingering(o, &rep.base) : op_done(o, &rep.base);
+	after = in->mapped ? lease_linger(o) : CS_SETTLED;
+	rep.unsettled = after != CS_SETTLED;
+	return after == CS_LINGERS ? op_done_lingering(o, &rep.base) : op_done(o, &rep.base);
 }
 
 int op_fsync(struct op *o, const ProtobufCMessage *m)

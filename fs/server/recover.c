@@ -297,6 +297,8 @@ static bool allowed_in_grace(const struct op *o)
 	}
 	case FS_SETATTR: /* by a reclaimed open: there are no others yet */
 		return ((const Sprite__Fs__SetattrReq *)m)->open != 0;
+	case FS_FSYNC:
+		return !((const Sprite__Fs__FsyncReq *)m)->unsettled;
 	case FS_STATUS:
 	case FS_PREFIXES:
 	case FS_REGISTER:
@@ -305,7 +307,6 @@ static bool allowed_in_grace(const struct op *o)
 	case FS_RENEW:
 	case FS_STATFS:
 	case FS_CLOSE:
-	case FS_FSYNC:
 	case FS_WRITE:
 	case FS_BATCH: /* looks itself */
 		return true;

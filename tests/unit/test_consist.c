@@ -633,7 +633,7 @@ static void test_mapped(void)
 {
 	struct cs_need write = {.key = key(0), .breaks = CS_DATA | CS_ATTR, .change = true, .early = true};
 	struct cs_need read = {.key = key(0), .breaks = CS_WRITE, .settle = true}, sync = {.key = key(0), .settle_all = true};
-	struct cs_op a, b, reads, syncs;
+	struct cs_op a, b, reads, syncs, more;
 	struct pair p;
 
 	pair_init(&p, true);
@@ -646,9 +646,13 @@ static void test_mapped(void)
 	cs_op_init(&syncs, 1);
 	CU_ASSERT_EQUAL(consist_begin(&p.c, &a, &write, 1, 1, &p.out), CS_GO);
 	CU_ASSERT_EQUAL(consist_begin(&p.c, &b, &write, 1, 1, &p.out), CS_BUSY); /* one is applied after the other */
-	CU_ASSERT_TRUE(consist_linger(&a, &p.out));
+	CU_ASSERT_EQUAL(consist_linger(&a, &p.out), CS_LINGERS);
+	cs_op_init(&more, 1);
+	CU_ASSERT_EQUAL(consist_begin(&p.c, &more, &write, 1, 1, &p.out), CS_GO);
+	CU_ASSERT_EQUAL(consist_linger(&more, &p.out), CS_COVERED);
+	consist_end(&p.c, &more, &p.out);
 	CU_ASSERT_EQUAL(consist_begin(&p.c, &b, &write, 1, 1, &p.out), CS_GO);
-	CU_ASSERT_TRUE(consist_linger(&b, &p.out));
+	CU_ASSERT_EQUAL(consist_linger(&b, &p.out), CS_LINGERS);
 	CU_ASSERT_EQUAL(grant(&p, 3, CS_ATTR | CS_DATA), 0);
 	CU_ASSERT_EQUAL(consist_begin(&p.c, &reads, &read, 1, 1, &p.out), CS_WAIT);
 	CU_ASSERT_EQUAL(consist_begin(&p.c, &syncs, &sync, 1, 1, &p.out), CS_WAIT);
@@ -666,7 +670,7 @@ static void test_mapped(void)
 	/* nobody else has anything: it is over at once */
 	cs_op_init(&a, 1);
 	CU_ASSERT_EQUAL(consist_begin(&p.c, &a, &write, 1, 1, &p.out), CS_GO);
-	CU_ASSERT_FALSE(consist_linger(&a, &p.out));
+	CU_ASSERT_EQUAL(consist_linger(&a, &p.out), CS_SETTLED);
 	consist_end(&p.c, &a, &p.out);
 	consist_end(&p.c, &reads, &p.out);
 	consist_end(&p.c, &syncs, &p.out);
