@@ -150,5 +150,5 @@ int main(void)
 	CU_add_test(s, "thread", test_thread);
 	CU_add_test(s, "whose", test_whose);
 	CU_basic_run_tests();
-	return CU_get_number_of_failures() || CU_get_number_of_tests_run() != 6;
+	return CU_get_number_of_failures() || CU_get_number_of_tests_run() != 7;
 }
