@@ -79,16 +79,34 @@ static int uninterruptible(const struct eng_thread *t, struct error *e)
 	return error_set(e, EBUSY, "thread %d does not stop: it is in an uninterruptible wait (vfork or a device): try again later", t->vtid);
 }
 
+/* Waits for what the keeper tells of a file (keeper_stat.c): it will stop when we ask the keeper, however long a file server is silent. */
+static bool asks_of_file(const struct eng_thread *t)
+{
+	static const long stats[] = {SYS_stat, SYS_fstat, SYS_lstat, SYS_newfstatat, SYS_statx};
+	char name[64];
+	bool is = false;
+
+	if (!t->proc->family->devices)
+		return false;
+	snprintf(name, sizeof(name), "task/%d/wchan", t->tid);
+	_cleanup_free_ char *wchan = eng_proc_read(t->proc->dir, name, NULL);
+
+	snprintf(name, sizeof(name), "task/%d/syscall", t->tid);
+	_cleanup_free_ char *call = eng_proc_read(t->proc->dir, name, NULL);
+
+	for (size_t i = 0; call && i < sizeof(stats) / sizeof(stats[0]); i++)
+		is |= strtol(call, NULL, 10) == stats[i];
+	return is && wchan && !strncmp(wchan, "seccomp_do_user_notif", 21);
+}
+
 /* Before it is seized. */
 static int thread_interruptible(struct eng_thread *t, struct error *e)
 {
 	uint64_t end = clock_mono_ns() + stop_limit_ns;
 
 	while (thread_state(t) == 'D') {
-		if (clock_mono_ns() > end) {
-			nest_hurry(t->proc->family->nest);
-			return uninterruptible(t, e);
-		}
+		if (clock_mono_ns() > end)
+			return asks_of_file(t) ? 0 : uninterruptible(t, e);
 		nanosleep(&(struct timespec){.tv_nsec = 300000}, NULL);
 	}
 	return 0;
@@ -98,12 +116,16 @@ static int thread_interruptible(struct eng_thread *t, struct error *e)
 static int thread_await(struct eng_thread *t, struct error *e)
 {
 	uint64_t begun = clock_mono_ns();
+	bool hurried = !t->proc->family->nest || !t->proc->family->devices;
 	int st, r;
 
 	for (;;) {
 		r = wait_until(t->tid, &st, clock_mono_ns() + stop_limit_ns);
-		if (r == 0)
-			nest_hurry(t->proc->family->nest);
+		if (r == 0 && !hurried) {
+			nest_hurry(t->proc->family, t->vtid);
+			hurried = true;
+			continue;
+		}
 		if (r == 0 && thread_state(t) != 'D' && clock_mono_ns() < begun + busy_limit_ns)
 			continue;
 		if (r == 0)

@@ -34,7 +34,7 @@ enum keeper_op {
 	KEEPER_SETUP_AHEAD, /* -> as KEEPER_SETUP_NEW, but for the clocks: the nest may be made before anybody knows what they are to show */
 	KEEPER_CLOCKS,	  /* -> mono_offset, boot_offset: before the first vessel; <- err */
 	KEEPER_DEVICES,	  /* -> before KEEPER_CLOCKS: a table (devices.h) of `status` bytes comes in the next packet; <- err */
-	KEEPER_HURRY,	  /* -> a freeze waits for a call that keeper_stat.c is at. No reply */
+	KEEPER_HURRY,	  /* -> thread tid, for whom keeper_stat.c is at a call, is seized and about to stop: it shall make it again; <- err */
 };
 struct keeper_msg {
 	uint32_t op;

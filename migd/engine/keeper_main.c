@@ -380,8 +380,8 @@ static void handle(struct keeper_msg *m)
 		r = stat_table(SOCK, m->status);
 		break;
 	case KEEPER_HURRY:
-		stat_hurry();
-		return;
+		stat_hurry(m->tid);
+		break;
 	case KEEPER_CLOCKS:
 		set_clocks(m->mono_offset, m->boot_offset);
 		filter_on();

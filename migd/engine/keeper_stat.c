@@ -26,7 +26,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
-#include <time.h>
 #include <unistd.h>
 #include "migd/engine/devices.h"
 #include "migd/engine/keeper_calls.h"
@@ -36,7 +35,7 @@
 #define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
 #endif
 
-enum { WORKERS = 64, STACK = 128 << 10, VIEWS = 16, GROUPS = 1024, LONG_MS = 1000 };
+enum { WORKERS = 64, STACK = 128 << 10, VIEWS = 16, GROUPS = 1024 };
 enum { AS_IT_STANDS = 1 }; /* beside 0 and -errno */
 static const int flags_known = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH;
 const unsigned stat_calls[STAT_CALLS] = {SYS_fstat, SYS_newfstatat, SYS_statx, SYS_stat, SYS_lstat};
@@ -48,10 +47,10 @@ static unsigned long root_mount;
 static int listener = -1, proc = -1, own = -1, main_end = -1;
 
 enum state { IDLE, BUSY, GIVEN_UP };
-struct worker { /* state, id, since: under lock */
+struct worker { /* state, id, caller: under lock */
 	enum state state;
-	uint64_t id, since_ms;
-	pid_t tid;
+	uint64_t id;
+	pid_t caller, tid;
 	uint32_t uid, gid, groups[GROUPS]; /* whom it acts for: its own alone */
 	size_t ngroups;
 };
@@ -71,14 +70,6 @@ union answer {
 	struct stat st;
 	struct statx x;
 };
-
-static uint64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
 
 /* ---- whom we act for --------------------------------------------------------------------------------- */
 static const char *field(const char *text, const char *name)
@@ -297,15 +288,6 @@ static int resolve(struct worker *w, const struct ask *a, union answer *out)
 }
 
 /* ---- workers ----------------------------------------------------------------------------------------- */
-static void set_state(struct worker *w, enum state s, uint64_t id)
-{
-	pthread_mutex_lock(&lock);
-	w->state = s;
-	w->id = id;
-	w->since_ms = now_ms();
-	pthread_mutex_unlock(&lock);
-}
-
 static void serve(struct worker *w, const struct seccomp_notif *n)
 {
 	union answer out;
@@ -313,7 +295,11 @@ static void serve(struct worker *w, const struct seccomp_notif *n)
 	__u64 id = n->id;
 	int r;
 
-	set_state(w, BUSY, id);
+	pthread_mutex_lock(&lock);
+	w->state = BUSY;
+	w->id = id;
+	w->caller = n->pid;
+	pthread_mutex_unlock(&lock);
 	r = describe(n, &a) ? resolve(w, &a, &out) : AS_IT_STANDS;
 	pthread_mutex_lock(&lock);
 	if (w->state == BUSY) {
@@ -380,18 +366,17 @@ static void no_handler(int sig)
 	(void)sig;
 }
 
-void stat_hurry(void)
+void stat_hurry(pid_t tid)
 {
-	uint64_t now = now_ms();
-
 	pthread_mutex_lock(&lock);
 	for (unsigned i = 0; i < nworkers; i++) {
 		struct worker *w = &workers[i];
 
-		if (w->state != BUSY || now - w->since_ms < LONG_MS)
+		if (w->state != BUSY || w->caller != tid)
 			continue;
 		w->state = GIVEN_UP;
-		calls_respond(w->id, 0, true);
+		/* The kernel makes the call again (ERESTARTNOINTR) of who has a signal or a stop waiting, as it has. */
+		calls_respond(w->id, -513, false);
 		calls_own(SYS_tgkill, getpid(), w->tid, SIGUSR1, 0); /* out of its wait for the server */
 	}
 	pthread_mutex_unlock(&lock);

@@ -3,6 +3,7 @@
 #ifndef ENGINE_KEEPER_STAT_H
 #define ENGINE_KEEPER_STAT_H
 #include <stdbool.h>
+#include <sys/types.h>
 
 /* fstat, stat, lstat, newfstatat, statx */
 enum { STAT_CALLS = 5 };
@@ -13,6 +14,6 @@ int stat_table(int sock, int len);
 bool stat_wanted(void);
 /* Once the filter is on: threads take the notifications of `listener`; those about other calls are written, whole, to the descriptor that is returned. -errno: none was started. */
 int stat_start(int listener);
-/* A freeze waits: calls that have long waited for a file server are made by their threads themselves, which can be interrupted. */
-void stat_hurry(void);
+/* That thread is about to stop for its tracer, and its call may wait for a file server: it makes the call again when it runs on. */
+void stat_hurry(pid_t tid);
 #endif

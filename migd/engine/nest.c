@@ -227,12 +227,13 @@ static void give_devices(struct eng_family *f, struct nest *n)
 		log_warn("engine: the family of process %d sees other device numbers (st_dev) here than at home: %s", f->nprocs ? f->procs[0]->vpid : 0, strerror(-r));
 }
 
-void nest_hurry(const struct nest *n)
+void nest_hurry(struct eng_family *f, pid_t vtid)
 {
-	struct keeper_msg m = {.op = KEEPER_HURRY};
+	struct keeper_msg m = {.op = KEEPER_HURRY, .tid = vtid};
 
-	if (n)
-		send(n->sock, &m, sizeof(m), MSG_NOSIGNAL | MSG_DONTWAIT);
+	/* The answer is waited for: who is let go of before would be told to restart a call with nothing that makes it do so. */
+	if (send(f->nest->sock, &m, sizeof(m), MSG_NOSIGNAL) == sizeof(m))
+		await(f, f->nest, KEEPER_HURRY, &m, NULL);
 }
 
 int nest_settle(struct eng_family *f, struct nest *n, int64_t mono_offset, int64_t boot_offset, struct error *e)

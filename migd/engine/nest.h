@@ -15,8 +15,8 @@ struct nest {
 };
 /* 0 or -errno: n is the nest of f from now on, in any case, and its clocks are set. */
 int nest_settle(struct eng_family *f, struct nest *n, int64_t mono_offset, int64_t boot_offset, struct error *e);
-/* A thread of the family does not stop: perhaps it waits for an answer of the keeper's, which waits for a file server. */
-void nest_hurry(const struct nest *n);
+/* A thread that is seized and told to stop does not: perhaps it waits for what the keeper tells of a file, and the keeper for a server. It makes that call again later. */
+void nest_hurry(struct eng_family *f, pid_t vtid);
 /* A nest of a migd before us. nest_hello(), once its members are in f: the keeper tells of all ends that home does not know of; they are queued when it returns. */
 int nest_attach(struct eng_family *f, const char *name, pid_t keeper, struct error *e);
 int nest_hello(struct eng_family *f, struct error *e);
