@@ -138,6 +138,21 @@ static bool keeper_known(struct migd *m, pid_t pid)
 	return known;
 }
 
+/* Its stand-ins have its name: it is the one that is number 1 inside. */
+static bool is_first(pid_t pid)
+{
+	char path[40], line[256];
+	_cleanup_fclose_ FILE *f = NULL;
+	const char *last = NULL;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	f = fopen(path, "re");
+	while (f && !last && fgets(line, sizeof(line), f))
+		if (!strncmp(line, "NSpid:", 6))
+			last = strrchr(line + 7, '\t');
+	return last && atoi(last) == 1;
+}
+
 /* Is `pid` the first process of a nest that a migd of this host and of this run_dir made: root's, named so, and with a root view of ours under it? */
 static bool is_keeper(struct migd *m, pid_t pid)
 {
@@ -148,7 +163,7 @@ static bool is_keeper(struct migd *m, pid_t pid)
 	bool is = false;
 	int n;
 
-	if (proc_read(pid, &p) || p.uid || (strcmp(p.comm, KEEPER_NAME) && strcmp(p.comm, KEEPER_NAME_AHEAD)) ||
+	if (proc_read(pid, &p) || p.uid || (strcmp(p.comm, KEEPER_NAME) && strcmp(p.comm, KEEPER_NAME_AHEAD)) || !is_first(pid) ||
 		asprintf(&homes, "%s/homes", m->conf->run_dir) < 0)
 		return false;
 	snprintf(who, sizeof(who), "%d", pid);

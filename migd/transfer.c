@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
@@ -35,11 +36,30 @@ static int hook_found(void *ctx, const struct eng_relay *r)
 	return 0;
 }
 
+/* Where sprite-relay was killed nobody but the hollow has it. Its number comes from the host that it was on, so: only a hollow of the family. */
+static int original_of_hollow(struct family *f, const struct eng_relay *r)
+{
+	_cleanup_close_ int pidfd = -1;
+	const struct member *m;
+	bool ours;
+	int fd;
+
+	pthread_mutex_lock(&f->lock);
+	m = family_member(f, r->pid);
+	ours = m && m->hollow;
+	pthread_mutex_unlock(&f->lock);
+	pidfd = ours ? (int)syscall(SYS_pidfd_open, r->pid, 0) : -1;
+	fd = pidfd >= 0 ? (int)syscall(SYS_pidfd_getfd, pidfd, r->num, 0) : -1;
+	return fd >= 0 ? fd : ours ? -errno : -ENOENT;
+}
+
 static int hook_open(void *ctx, struct eng_relay *r)
 {
 	struct family *f = ctx;
 	int fd = f->role == FAM_HOME ? relays_original(f->relays, r->id) : relays_make(f->relays, r->id, (enum relay_kind)r->kind);
 
+	if (f->role == FAM_HOME && (fd == -ENOENT || fd == -ECONNREFUSED))
+		fd = original_of_hollow(f, r);
 	if (fd < 0)
 		return fd;
 	r->fd = fd;

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
@@ -28,6 +29,7 @@ struct page_region {
 #define PAGEMAP_SCAN_IOCTL _IOWR('f', 16, struct pm_scan_arg)
 enum { PM_SCAN_WP_MATCHING = 1, PM_SCAN_CHECK_WPASYNC = 2 };
 enum { PAGE_IS_WRITTEN = 2, PAGE_IS_FILE = 4, PAGE_IS_PRESENT = 8, PAGE_IS_SWAPPED = 16, PAGE_IS_PFNZERO = 32, PAGE_IS_GUARD = 256 };
+enum { LOOKS_MAX = 4096 };
 static atomic_uint guard = PAGE_IS_GUARD; /* 0: this kernel does not know them */
 
 int runs_push(struct run **v, size_t *n, size_t *cap, uint64_t start, uint64_t end)
@@ -168,6 +170,17 @@ int pagemap_runs(int dirfd, uint64_t start, uint64_t end, bool private_only, str
 	return 0;
 }
 
+/* Older kernels have none: there is nothing to tell then. */
+static bool has_guards(void)
+{
+	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	bool has = page != MAP_FAILED && madvise(page, 4096, 102 /* MADV_GUARD_INSTALL */) == 0;
+
+	if (page != MAP_FAILED)
+		munmap(page, 4096);
+	return has;
+}
+
 bool pagemap_tells_guards(void)
 {
 	_cleanup_close_ int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
@@ -175,13 +188,14 @@ bool pagemap_tells_guards(void)
 	uint64_t at = (uint64_t)vec & ~4095ull;
 	struct pm_scan_arg a = {.size = sizeof(a), .start = at, .end = at + 4096, .vec = (uint64_t)vec, .vec_len = 1, .category_anyof_mask = PAGE_IS_PRESENT};
 
-	return fd >= 0 && step(fd, &a, false) >= 0 && guard;
+	return (fd >= 0 && step(fd, &a, false) >= 0 && guard) || !has_guards();
 }
 
 bool pagemap_unreadable(int dirfd, pid_t pid, uint64_t start, uint64_t end)
 {
 	_cleanup_close_ int fd = openat(dirfd, "pagemap", O_RDONLY | O_CLOEXEC);
 	struct page_region vec[512];
+	unsigned looks = 0;
 
 	while (fd >= 0 && start < end) {
 		struct pm_scan_arg a = {.size = sizeof(a), .start = start, .end = end, .vec = (uint64_t)vec, .vec_len = 512, .category_mask = PAGE_IS_SWAPPED,
@@ -193,6 +207,8 @@ bool pagemap_unreadable(int dirfd, pid_t pid, uint64_t start, uint64_t end)
 				char byte;
 				struct iovec here = {&byte, 1}, there = {(void *)at, 1};
 
+				if (++looks > LOOKS_MAX)
+					return false; /* it is swapped out, and stays so: the dump finds the others */
 				if (process_vm_readv(pid, &here, 1, &there, 1, 0) < 0 && errno == EFAULT)
 					return true;
 			}
