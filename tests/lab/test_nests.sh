@@ -42,5 +42,13 @@ lost ws2 "with cgroups"
 on ws3 umount -R /sys/fs/cgroup
 lab kill ws3 migd KILL >/dev/null; until_true 10 lab start ws3 migd
 check "without cgroups it says so" on ws3 sh -c 'grep -q "neither cgroup v2 nor a v1 freezer" /var/log/sprite/migd.log'
+# one that the journal knows keeps all that is its own: stand-ins have the keeper's name
+as sprite ws1 sh -c 'mig run -b -H ws3 sleep 1000 </dev/null >/tmp/pid 2>/tmp/err'
+own() { on ws3 pgrep -x sprite-keeper | sort -n | xargs; }
+before=$(own)
+check "without cgroups: a guest has stand-ins" eval '[ $(wc -w <<<"$before") -ge 2 ]'
+lab kill ws3 migd KILL >/dev/null; until_true 10 lab start ws3 migd
+same "without cgroups: they live on with it" "$before" "$(own)"
+on ws1 sh -c 'kill -9 $(cat /tmp/pid)'
 lost ws3 "without cgroups"
 finish
