@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+# lab: own
+# timeout: 180
+# long: yes
+# The file server dies at chosen instructions (conf/fault.h): between the two names of a file that is removed while it is open, between a write and its fsync, when a lease was given up
+# with a write that is not answered yet. Whoever asked waits, and gets what a server that lives would have said.
+. "$(dirname "$0")/lib.sh"
+lab_up -n 2
+F=/run/sprite/fault; P=/srv/sprite/.sprite-unlinked
+up_again() { until_true 10 lab start fs1 spritefsd SPRITE_FAULT=$F; }
+on fs1 mkdir -p $F
+lab kill fs1 spritefsd TERM >/dev/null; up_again
+on ws1 mkdir -m 777 /sprite/k
+# dies_at STEP NODE CMD...: CMD's output; the server dies at STEP meanwhile, and is started again
+dies_at() {
+	local step=$1 node=$2 rc; shift 2
+	on fs1 sh -c "echo die >$F/$step"
+	timeout 100 "$BIN/sprite-lab" exec $node -- "$@" >"$TMP/said" 2>&1 & local job=$!
+	until_true 20 sh_on fs1 "[ ! -e $F/$step ]" || { on fs1 rm -f $F/$step; echo "it was not reached"; }
+	up_again || echo "the server did not start"
+	wait $job; rc=$?
+	cat "$TMP/said"; return $rc
+}
+# a program on ws1 that has files open, and says what is in them when told to
+mkfifo "$TMP/in"
+"$BIN/sprite-lab" exec ws1 -- python3 -u -c 'import os, sys
+fd = {n: os.open("/sprite/k/" + n, os.O_RDWR | os.O_CREAT, 0o644) for n in ("removed", "replaced")}
+for n in fd: os.write(fd[n], n.encode()); os.fsync(fd[n])
+print("open")
+sys.stdin.readline()
+for n in fd: print(os.pread(fd[n], 99, 0).decode(), os.fstat(fd[n]).st_nlink)' <"$TMP/in" >"$TMP/out" 2>&1 &
+holder=$!
+exec 8>"$TMP/in"
+until_true 20 grep -q '^open$' "$TMP/out"
+on ws2 sh -c 'echo new >/sprite/k/new; sync /sprite/k/new'
+same "a name is taken, the server dying between keeping and unlinking" "" "$(dies_at unlink-kept ws2 rm /sprite/k/removed)"
+same "a name is replaced, the same" "" "$(dies_at unlink-kept ws2 mv -f /sprite/k/new /sprite/k/replaced)"
+same "what the names mean" "replaced new" "$(sh_on ws2 'cd /sprite/k; echo $(ls) $(cat replaced)')"
+echo >&8; exec 8>&-; wait $holder
+same "who has them open has what was in them" "open removed 0 replaced 0" "$(echo $(cat "$TMP/out"))"
+check "and nothing of them is left" until_true 40 sh_on fs1 "[ -z \"\$(ls -A $P)\" ]"
+
+same "a write and its fsync, the server dying between" "synced" "$(dies_at write-fsync ws1 python3 -c 'import os
+import time
+for i in range(200): # the first may be written through: no leases before the server that was killed last has been recovered from
+    fd = os.open("/sprite/k/sync", os.O_RDWR | os.O_CREAT, 0o644)
+    os.pwrite(fd, b"%06d" % i, 6 * i); os.fsync(fd); os.close(fd); time.sleep(0.01)
+print("synced")')"
+same "all of it is at the server" "$(printf %06d $(seq 0 199))" "$(on fs1 cat /srv/sprite/k/sync)"
+
+# WRITE of a file that another node has lately taken is given up with the write that a close sends
+on ws1 sh -c 'echo 000 >/sprite/k/hand'
+sh_on ws2 'i=0; while [ $i != 200 ]; do n=$((10#$(cat /sprite/k/hand))); [ $n -ge $i ] || echo "$n after $i"; i=$n; done' >"$TMP/seen" 2>&1 & reader=$!
+same "given up with the last write of a file, the server dying then" "" "$(dies_at write-given-up ws1 bash -c 'for i in $(seq 200); do printf "%03d\n" $i 1<>/sprite/k/hand; sleep 0.01; done')"
+wait $reader
+same "another node has seen it grow, and nothing that was over" "" "$(cat "$TMP/seen")"
+same "both see the last" "200 200" "$(on ws2 cat /sprite/k/hand) $(on ws1 cat /sprite/k/hand)"
+finish
