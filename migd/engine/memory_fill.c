@@ -395,8 +395,8 @@ static int lay_out(struct eng_proc *p, Sprite__Image__ImgMm *mm, Sprite__Image__
 	return r;
 }
 
-/* Opened for reading alone: what somebody may write cannot be a program. */
-static int exe_of_body(const Sprite__Image__ImgMm *mm)
+/* Opened for reading alone: what somebody may write cannot be a program. Its user's, and for nobody whom the file was not for. */
+static int exe_of_body(const struct eng_proc *p, const Sprite__Image__ImgMm *mm)
 {
 	const char *name = strrchr(mm->exe->path, '/');
 	_cleanup_close_ int fd = -1;
@@ -406,7 +406,8 @@ static int exe_of_body(const Sprite__Image__ImgMm *mm)
 	fd = memfd_create(base, MFD_CLOEXEC | 0x10 /* MFD_EXEC */);
 	if (fd < 0) /* before Linux 6.3 */
 		fd = memfd_create(base, MFD_CLOEXEC);
-	if (fd < 0 || io_write_all(fd, mm->exe_body.data, mm->exe_body.len) < 0)
+	if (fd < 0 || io_write_all(fd, mm->exe_body.data, mm->exe_body.len) < 0 || fchown(fd, p->core->uid, p->core->gid) < 0 ||
+	    fchmod(fd, (mm->exe->mode & 0777) | S_IRUSR | S_IXUSR) < 0)
 		return -errno;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	return open(path, O_RDONLY | O_CLOEXEC);
@@ -420,8 +421,12 @@ static int open_exe(struct eng_proc *p, Sprite__Image__ImgMm *mm, struct error *
 
 	if (!p->core->caps || !mm->exe || p->core->exe_ahead)
 		return -1;
-	if (mm->exe_body.len)
-		return exe_of_body(mm);
+	if (mm->exe_body.len) {
+		fd = exe_of_body(p, mm);
+		if (fd < 0)
+			error_set(e, -fd, "process %d: its program has no name any more, and cannot be kept in memory here (vm.memfd_noexec?): %s", p->vpid, strerror(-fd));
+		return fd < 0 ? -ESTALE : fd;
+	}
 	fd = eng_open(p, mm->exe->path, O_RDONLY, 0);
 	if (fd < 0) {
 		log_note("engine: process %d: %s cannot be opened here: /proc/PID/exe is not set: %s", p->vpid, mm->exe->path, strerror(-fd));
