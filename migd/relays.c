@@ -98,7 +98,7 @@ static int start(struct relayd *d)
 	posix_spawn_file_actions_init(&files);
 	posix_spawn_file_actions_adddup2(&files, s, LISTEN_FD);
 	if (d->pid)
-		waitpid(d->pid, NULL, 0);
+		waitpid(d->pid, NULL, WNOHANG);
 	err = posix_spawn(&pid, d->program, &files, &attr, argv, environ);
 	posix_spawn_file_actions_destroy(&files);
 	posix_spawnattr_destroy(&attr);
@@ -149,6 +149,10 @@ int relayd_open(struct migd *m, struct relayd **out, struct error *e)
 	if (snprintf(d->addr.sun_path, sizeof(d->addr.sun_path), "%s/relay.sock", m->conf->run_dir) >= (int)sizeof(d->addr.sun_path))
 		return error_set(e, ENAMETOOLONG, "%s: too long a name for a directory of sockets", m->conf->run_dir);
 	err = own(d);
+	if (err == -EPROTO) { /* left by an upgrade, with relays of families that are away: all else works */
+		log_error("the sprite-relay that runs here is of another version: pipes and terminals of families away are cut, and no more are relayed, until it is killed");
+		return 0;
+	}
 	return err ? error_set(e, -err, "%s cannot be started: %s", m->relay, strerror(-err)) : 0;
 }
 
@@ -230,6 +234,10 @@ static int hub_ask(struct relays *r, struct relay_ask *a, int fd, int *got)
 	pthread_mutex_lock(&r->lock);
 	if (ans.count)
 		r->count = ans.count;
+	if (err == -ECONNREFUSED || err == -ECONNRESET || (err == -ENOENT && a->op != RELAY_OP_ORIGINAL)) { /* it was killed: they are cut, and there is nothing to wait for */
+		r->there = false;
+		r->count = 0;
+	}
 	if (a->op == RELAY_OP_MAKE)
 		r->there |= !err;
 	pthread_mutex_unlock(&r->lock);
@@ -240,7 +248,9 @@ static int plain(struct relays *r, enum relay_op op, uint64_t number, pid_t pid,
 {
 	struct relay_ask a = { .op = op, .number = number, .pid = pid, .kind = kind };
 
-	return is_there(r) ? hub_ask(r, &a, -1, NULL) : 0;
+	int err = is_there(r) ? hub_ask(r, &a, -1, NULL) : 0;
+
+	return is_there(r) ? err : 0;
 }
 
 void relays_close(struct relays *r)

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
@@ -158,6 +159,19 @@ static int reopen(int fd, uint32_t flags, struct error *e)
 	return r < 0 ? error_set(e, errno, "relayed descriptor cannot be opened again: %s", strerror(errno)) : r;
 }
 
+/* What the family sees when nobody has the other end any more. */
+static int dead_end(enum eng_relay_kind kind)
+{
+	int p[2], keep = kind == ENG_RELAY_PIPE_OUT;
+
+	if (kind == ENG_RELAY_TTY)
+		return -ENOENT;
+	if (kind == ENG_RELAY_SOCK ? socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, p) : pipe2(p, O_CLOEXEC))
+		return -errno;
+	close(p[!keep]);
+	return p[keep];
+}
+
 /* Destination. The first description of a relay is what the hook gave. */
 int relay_open(struct eng_family *f, struct file_desc *d, struct error *e)
 {
@@ -179,6 +193,10 @@ int relay_open(struct eng_family *f, struct file_desc *d, struct error *e)
 	r->r.kind = m->relay_kind;
 	r->r.fd = -1;
 	int k = h->relay_open ? h->relay_open(h->ctx, &r->r) : -ENOTSUP;
+
+	/* At home: whoever kept the original was killed, and the hollow does not have it either. */
+	if (f->home && (k == -ENOENT || k == -ECONNREFUSED || k == -EBADF) && (r->r.fd = dead_end(m->relay_kind)) >= 0)
+		k = 0;
 
 	if (k < 0 || r->r.fd < 0)
 		return error_set(e, k < 0 ? -k : EBADF, "relay %llu cannot be opened: %s", (unsigned long long)r->r.id, strerror(-k));

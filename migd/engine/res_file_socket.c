@@ -222,8 +222,16 @@ static void apart_probe(struct eng_probe *p, const struct file_look *l, int fd, 
 {
 	const char *why = apart_reason(fd, type);
 
-	if (why)
+	struct outside o = {0};
+
+	if (why) {
 		file_reason(p, l, "%s %s", name, why);
+		return;
+	}
+	/* When the family closes it, away, its end is shut down here: that must not be somebody else's too. */
+	if (outside_add(&o, l, true) == 0)
+		outside_report(p, &o);
+	outside_free(&o);
 }
 
 static void unix_probe(struct eng_probe *p, const struct file_look *l, int fd, const char *name)

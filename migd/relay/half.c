@@ -292,8 +292,11 @@ static uint64_t consumed(const struct relay_sink *k)
 {
 	int unread = 0;
 
-	if (k->count && k->sock && k->fd >= 0)
-		return k->written - relay_sock_unread(k->reader);
+	if (k->count && k->sock && k->fd >= 0) {
+		ssize_t n = relay_sock_unread(k->reader);
+
+		return n == -ENOENT ? k->written : n < 0 ? k->acked : k->written - n; /* not to be had just now: nothing more is taken for read */
+	}
 	if (!k->count || k->fd < 0 || ioctl(k->count_fd >= 0 ? k->count_fd : k->fd, FIONREAD, &unread))
 		return k->written;
 	return k->written - unread;

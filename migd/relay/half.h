@@ -17,6 +17,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 enum { RELAY_WINDOW = 256 << 10, RELAY_CHUNK = 64 << 10 };
 
@@ -67,7 +68,7 @@ int relay_sink_flush(struct relay_sink *k); /* writes what fits; notices that no
 /* Offset to acknowledge now, true when it is news. relay_sink_acked() notes that it was sent. */
 bool relay_sink_ack_due(const struct relay_sink *k, uint64_t *offset);
 
-/* What was written to a socket and waits at its other end, whose inode is `ino`, in this network namespace. */
-size_t relay_sock_unread(uint32_t ino);
+/* What was written to a socket and waits at its other end, whose inode is `ino`, in this network namespace: bytes; -ENOENT: that has been closed; -errno. */
+ssize_t relay_sock_unread(uint32_t ino);
 
 #endif

@@ -90,6 +90,13 @@ struct relay *hub_find(struct relay_hub *h, uint64_t id)
 	return NULL;
 }
 
+/* One that came to nothing. Lock held. */
+static void relay_drop(struct relay_hub *h, struct relay *r)
+{
+	relay_free(r);
+	h->nrelays--;
+}
+
 static struct relay *relay_new(struct relay_hub *h, uint64_t id, enum relay_kind kind)
 {
 	struct relay *r;
@@ -169,6 +176,8 @@ int hub_add(struct relay_hub *h, uint64_t id, enum relay_kind kind, int fd, pid_
 			r->original = fd;
 			r->holder = holder;
 			err = halves_at_home(r);
+			if (err)
+				relay_drop(h, r);
 		} else {
 			close(fd);
 			err = -ENFILE;
@@ -304,6 +313,11 @@ static int make_sock(struct relay *r, int *family_end)
 		close(s[1]);
 		return err;
 	}
+	if (relay_sock_unread(st.st_ino) < 0) { /* this kernel does not tell: what the family has read could not be known */
+		close(s[0]);
+		close(s[1]);
+		return -EOPNOTSUPP;
+	}
 	*family_end = s[1];
 	relay_sink_init(&r->sink, fcntl(s[0], F_DUPFD_CLOEXEC, 3), true);
 	r->sink.sock = true;
@@ -324,6 +338,8 @@ int hub_make(struct relay_hub *h, uint64_t id, enum relay_kind kind)
 	pthread_mutex_lock(&h->lock);
 	r = hub_find(h, id) ? NULL : relay_new(h, id, kind);
 	err = !r ? -EEXIST : kind == RELAY_TTY ? make_pty(r, &fd) : kind == RELAY_SOCK ? make_sock(r, &fd) : make_pipe(r, &fd);
+	if (err && r)
+		relay_drop(h, r);
 	pthread_mutex_unlock(&h->lock);
 	return err ? err : fd;
 }

@@ -8,7 +8,7 @@
 #include "migd/relay/hub.h"
 #include "migd/relay/tty.h"
 
-enum { MARK = 16, RELAYS_MAX = 256 };
+enum { MARK = 16, RELAYS_MAX = 256, ANSWERS_MAX = 1024 };
 
 struct relay {
 	struct list node;
@@ -36,7 +36,7 @@ struct relay_hub {
 	pthread_mutex_t lock; /* taken after turn */
 	pthread_cond_t changed;
 	struct list relays, out; /* lock */
-	size_t nrelays;
+	size_t nrelays, nout;
 	uint64_t gen; /* lock, home: of the decided copy, 0: none yet */
 	bool up, stop, broken, paused; /* lock. paused: sinks write nothing more (the family is frozen) */
 	bool stalled;		       /* lock: a drain was given up, and nothing has been taken since */

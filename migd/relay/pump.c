@@ -24,6 +24,7 @@ void hub_drop_out(struct relay_hub *h)
 
 	while ((n = list_pop(&h->out)))
 		free(list_entry(n, struct out_frame, node));
+	h->nout = 0;
 }
 
 int hub_queue(struct relay_hub *h, uint64_t id, enum relay_frame_kind kind, uint64_t offset, const void *data, size_t len)
@@ -36,6 +37,7 @@ int hub_queue(struct relay_hub *h, uint64_t id, enum relay_frame_kind kind, uint
 		memcpy(o->data, data, len);
 	o->f = (struct relay_frame){ .id = id, .kind = kind, .offset = offset, .data = o->data, .len = len };
 	list_add_tail(&h->out, &o->node);
+	h->nout++;
 	return 0;
 }
 
@@ -210,6 +212,7 @@ static void send_all(struct relay_hub *h)
 		struct out_frame *o = list_entry(n, struct out_frame, node);
 		int err;
 
+		h->nout--;
 		pthread_mutex_unlock(&h->lock);
 		err = h->link.send(h->link.ctx, &o->f);
 		free(o);
@@ -359,6 +362,8 @@ int hub_input(struct relay_hub *h, const void *ctx, const struct relay_frame *f)
 	pthread_mutex_lock(&h->lock);
 	if (ctx && (!h->up || h->link.ctx != ctx)) {
 		err = -EPIPE; /* of a link that another has taken the place of: its offsets may mean something else */
+	} else if (h->home && h->nout > ANSWERS_MAX && (f->kind == RF_SYNC || f->kind == RF_HELLO)) {
+		err = -EPROTO; /* it asks and asks, and does not read the answers */
 	} else if (f->kind == RF_SYNC && h->home) {
 		err = hub_queue(h, 0, RF_SYNCED, f->offset, NULL, 0);
 	} else if (f->kind == RF_SYNCED && !h->home) {

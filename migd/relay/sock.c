@@ -38,19 +38,23 @@ static ssize_t ask(uint32_t ino, char *buf, size_t size)
 	return n < 0 ? -errno : n;
 }
 
-size_t relay_sock_unread(uint32_t ino)
+ssize_t relay_sock_unread(uint32_t ino)
 {
 	char buf[4096] __attribute__((aligned(8)));
 	struct nlmsghdr *h = (struct nlmsghdr *)buf;
 	struct unix_diag_msg *m = NLMSG_DATA(h);
-	size_t unread = 0;
+	ssize_t unread = -EPROTO;
 	ssize_t n;
 
 	pthread_mutex_lock(&lock);
 	n = ask(ino, buf, sizeof(buf));
 	pthread_mutex_unlock(&lock);
-	if (n < 0 || !NLMSG_OK(h, (size_t)n) || h->nlmsg_type == NLMSG_ERROR)
-		return 0; /* closed: what waited there is gone */
+	if (n < 0 || !NLMSG_OK(h, (size_t)n))
+		return n < 0 ? n : -EPROTO;
+	if (h->nlmsg_type == NLMSG_ERROR)
+		return ((struct nlmsgerr *)NLMSG_DATA(h))->error ?: -EPROTO;
+	if (m->udiag_ino != ino)
+		return -EPROTO;
 	int left = (int)(h->nlmsg_len - NLMSG_LENGTH(sizeof(*m)));
 
 	for (struct rtattr *a = (struct rtattr *)(m + 1); RTA_OK(a, left); a = RTA_NEXT(a, left))

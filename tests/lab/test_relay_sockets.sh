@@ -123,6 +123,17 @@ check "a descriptor that is sent: moves" until_true 10 hop ws2
 as sprite ws1 touch $JD/away
 end "a descriptor that is sent"
 
+# Refused: a socket that one who stays has too: if it is closed away, that is not his end.
+as sprite ws1 sh -c "cat >$JD/shares.py" <<'PY'
+import os, socket, subprocess
+a, b = socket.socketpair()
+kid = subprocess.Popen(["sleep", "1000"], stdin=b, stdout=b); print("kid", kid.pid, flush=True); kid.wait()
+PY
+job "python3 shares.py"; until_true 20 said kid
+kid=$(on ws1 awk '/^kid/ { print $2 }' $JD/out)
+refused "a socket that is shared: refused by name" 1 "socket:.* is open in process $JOB too, which stays" mig explain "$kid"
+on ws1 kill "$kid"; job_status 20 >/dev/null
+
 # Refused: another kind of peer that stays, one that asks who sends, a connection that is not accepted yet.
 cat >"$TMP/odd.py" <<'PY'
 import os, socket, sys
