@@ -111,6 +111,8 @@ static void verb_lend(struct migd *m, struct local_conn *c, const struct local_c
 	if (on && !lend_may_change(m, who->uid))
 		local_fail(c, EPERM, m->lend || m->lend_seat ? "only root and who is logged in at this host itself may change whether it lends itself" :
 							       "only root may lend this host: it is root, or the configuration, that does not (sudo mig lend on)");
+	else if (on && who->uid && m->lend_until && !m->lend_seat)
+		local_fail(c, EPERM, "root has said until when this host lends itself: only root changes that (mig stop-all sends guests away)");
 	else if (on && left < 0)
 		local_fail(c, EINVAL, "--until: expected a time to come");
 	else if (on && lend_set(m, json_is_true(on), left ? clock_real_ns() / 1000000000 + left : 0, who->uid != 0, &e))
@@ -130,7 +132,7 @@ static void verb_evict(struct migd *m, struct local_conn *c, const struct local_
 		local_fail(c, EPERM, "only root and who is logged in at this host itself may send guests away (they go by themselves when its owner touches it)");
 		return;
 	}
-	if (stop && lend_may_change(m, who->uid) && lend_set(m, false, 0, who->uid != 0, &e)) {
+	if (stop && lend_may_change(m, who->uid) && lend_set(m, false, 0, who->uid && (!m->lend_until || m->lend_seat), &e)) {
 		local_fail(c, e.code, "%s", e.text);
 		return;
 	}

@@ -55,7 +55,8 @@ static bool give_make(struct make_args *m, const struct make_arg *x)
 	if (x->letter == 'C' && x->value && m->ndirs < ARRAY_SIZE(m->dirs))
 		m->dirs[m->ndirs++] = x->value;
 	for (int i = 0; i < 2 && x->as[i]; i++)
-		m->argv[m->n++] = x->as[i];
+		if (strcmp(x->as[i], "--")) /* ours come behind; a target that begins with a dash make does not have */
+			m->argv[m->n++] = x->as[i];
 	return true;
 }
 
@@ -172,17 +173,12 @@ out:
 
 /*
  * What make reads last: the shell that its makefiles have come to is kept for sprite-sh, which takes its place. (A target that has a shell of its own keeps it, and runs here.)
- * SHELL is looked at for each line of a recipe, with its target's $@ and $*: rules that the agent lists in the file "small" get their own shell, as under make;
- * others sprite-sh, under a name by which make knows (.ONESHELL) whether it is like sh, and it is told the rule.
+ * sprite-sh has a name by which make knows (.ONESHELL) whether it is like sh.
  * Itself it is not to be seen: it has a rule, so that make does not look for one, but is no goal, and takes itself off the list of makefiles.
  */
 static const char last_text[] =
 	"override MIG_MAKE_SHELL := $(SHELL)\nexport MIG_MAKE_SHELL\n"
-	"override MIG_MAKE_OURS := %1$s/$(if $(filter sh bash dash ksh rksh zsh ash,$(notdir $(SHELL))),sh,sprite-sh)\n"
-	"override MIG_MAKE_RULE = $(subst ',,$(subst $*,%%,$@))\n"
-	"override MIG_MAKE_FLAGS := $(.SHELLFLAGS)\n"
-	"override SHELL = $(if $(findstring :$(MIG_MAKE_RULE):,$(file <%1$s/small)),$(MIG_MAKE_SHELL),$(MIG_MAKE_OURS))\n"
-	"override .SHELLFLAGS = $(if $(filter $(MIG_MAKE_OURS),$(SHELL)),--rule='$(MIG_MAKE_RULE)' )$(MIG_MAKE_FLAGS)\n"
+	"override SHELL := %1$s/$(if $(filter sh bash dash ksh rksh zsh ash,$(notdir $(SHELL))),sh,sprite-sh)\n"
 	"MIG_MAKE_GOAL := $(.DEFAULT_GOAL)\n%1$s/last.mk: ;\n.DEFAULT_GOAL := $(MIG_MAKE_GOAL)\nundefine MIG_MAKE_GOAL\n"
 	"MIG_MAKE_NOTHING :=\nMAKEFILE_LIST := $(subst $(MIG_MAKE_NOTHING) %1$s/last.mk,,$(MAKEFILE_LIST))\nundefine MIG_MAKE_NOTHING\n";
 
@@ -301,7 +297,7 @@ int cmd_make(int argc, char **argv)
 	if (r)
 		return failed("%s", e.text);
 	dir = strdup(make_agent_path(a));
-	if (!dir || !old || asprintf(&flags, "%s -j --jobserver-auth=%d,%d", old, jobs[0], jobs[1]) < 0)
+	if (!dir || !old || asprintf(&flags, "%.*s -j --jobserver-auth=%d,%d%s", (int)make_flags_options(old), old, jobs[0], jobs[1], old + make_flags_options(old)) < 0)
 		return failed("out of memory");
 	*strrchr(dir, '/') = 0;
 	read_makefiles(&m);

@@ -42,13 +42,12 @@ static int connect_agent(const char *path)
 	return fd;
 }
 
-static bool send_command(int fd, const char *rule, const char *command)
+static bool send_command(int fd, const char *command)
 {
 	char control[CMSG_SPACE(2 * sizeof(int))] __attribute__((aligned(8))) = {0};
-	size_t n = strlen(rule) + 1;
-	uint32_t len = (uint32_t)(n + strlen(command));
-	struct iovec iov[3] = {{&len, sizeof(len)}, {(char *)rule, n}, {(char *)command, len - n}};
-	struct msghdr mh = {.msg_iov = iov, .msg_iovlen = 3, .msg_control = control, .msg_controllen = sizeof(control)};
+	uint32_t len = (uint32_t)strlen(command);
+	struct iovec iov[2] = {{&len, sizeof(len)}, {(char *)command, len}};
+	struct msghdr mh = {.msg_iov = iov, .msg_iovlen = 2, .msg_control = control, .msg_controllen = sizeof(control)};
 	struct cmsghdr *c = CMSG_FIRSTHDR(&mh);
 	const int out[2] = {1, 2};
 
@@ -97,11 +96,11 @@ static void lock_output(const char *agent)
 		flock(fd, LOCK_EX);
 }
 
-static void ask_agent(const char *agent, const char *rule, const char *command, char *host, size_t size)
+static void ask_agent(const char *agent, const char *command, char *host, size_t size)
 {
 	int fd = connect_agent(agent);
 
-	if (fd >= 0 && (!send_command(fd, rule, command) || !take_answer(fd, host, size)))
+	if (fd >= 0 && (!send_command(fd, command) || !take_answer(fd, host, size)))
 		host[0] = 0;
 	if (fd >= 0)
 		close(fd);
@@ -125,28 +124,9 @@ static bool is_c(const char *flag)
 	return flag[0] == '-' && flag[1] && flag[strlen(flag) - 1] == 'c';
 }
 
-/* What make's .SHELLFLAGS begin with (cmd_make.c): which rule this recipe is of. Taken out of argv; "" if it is not there. */
-static const char *take_rule(int *argc, char **argv)
-{
-	static const char option[] = "--rule=";
-	char *rule, *end;
-
-	if (*argc < 2 || strncmp(argv[1], option, strlen(option)))
-		return "";
-	rule = argv[1] + strlen(option);
-	end = strchr(rule, 0);
-	if (*rule == '\'' && end - rule >= 2) { /* with .ONESHELL make leaves quotes as they are */
-		rule++;
-		end[-1] = 0;
-	}
-	memmove(argv + 1, argv + 2, (size_t)(*argc - 1) * sizeof(*argv));
-	--*argc;
-	return rule;
-}
-
 int cmd_shell(int argc, char **argv)
 {
-	const char *agent = getenv("MIG_MAKE_AGENT"), *shell = getenv("MIG_MAKE_SHELL"), *rule = take_rule(&argc, argv), *command = argc >= 3 ? argv[argc - 1] : "";
+	const char *agent = getenv("MIG_MAKE_AGENT"), *shell = getenv("MIG_MAKE_SHELL"), *command = argc >= 3 ? argv[argc - 1] : "";
 	static char words[32768], *list[4096];
 	char host[256] = "";
 	bool plain;
@@ -161,7 +141,7 @@ int cmd_shell(int argc, char **argv)
 		return command_builtin(list);
 	}
 	if (agent && argc >= 3 && is_c(argv[argc - 2]) && !is_make())
-		ask_agent(agent, rule, command, host, sizeof(host));
+		ask_agent(agent, command, host, sizeof(host));
 	if (host[0])
 		drop_ended_input();
 	if (host[0])

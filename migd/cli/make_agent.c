@@ -26,13 +26,13 @@ enum { OUTPUT_MAX = 16 << 20, COMMAND_MAX = 256 << 10 };
 
 struct recipe {
 	struct list node;
-	char *command, *rule;
+	char *command;
 	int pid, pidfd;
 	int from[2]; /* its output and error, our ends; -1: ended */
 	int to[2];   /* where they would have gone */
 	int lock_fd; /* the agent's */
 	uint64_t start_ns;
-	bool ended, spoke;
+	bool ended;
 	char *text; /* chunks: 1 byte which, 4 bytes length, bytes */
 	size_t len, cap;
 };
@@ -44,7 +44,6 @@ struct make_agent {
 	int jobs[2];
 	unsigned debt; /* tokens to take out of the job server as they come back */
 	struct pool pool;
-	uint64_t rules_until_ns; /* when the list of what make runs itself is to be written anew, 0: not */
 	struct list recipes;
 	uint64_t agent; /* as migd numbers us */
 	pthread_t thread, asker;
@@ -230,10 +229,8 @@ static void output_read(struct recipe *r, int which)
 	char buf[16384];
 	ssize_t n;
 
-	while ((n = read(r->from[which], buf, sizeof(buf))) > 0) {
-		r->spoke = true;
+	while ((n = read(r->from[which], buf, sizeof(buf))) > 0)
 		output_add(r, which, buf, (uint32_t)n);
-	}
 	if (n == 0) {
 		close(r->from[which]);
 		r->from[which] = -1;
@@ -258,28 +255,12 @@ static void recipe_free(struct recipe *r)
 		close(r->pidfd);
 	free(r->text);
 	free(r->command);
-	free(r->rule);
 	free(r);
-}
-
-/* The rules that make runs itself, where its SHELL looks (cmd_make.c). Not when each recipe is to be told of. */
-static void rules_write(struct make_agent *a)
-{
-	_cleanup_free_ char *list = a->o.verbose ? NULL : pool_rules_direct(&a->pool, clock_mono_ns(), &a->rules_until_ns);
-	char path[80], new[96];
-	FILE *f;
-
-	snprintf(path, sizeof(path), "%s/small", a->dir);
-	snprintf(new, sizeof(new), "%s.new", path);
-	f = list ? fopen(new, "we") : NULL;
-	if (f && (fputs(list, f) < 0) + (fclose(f) != 0) == 0)
-		rename(new, path);
 }
 
 static void recipe_end(struct make_agent *a, struct recipe *r)
 {
-	uint64_t now = clock_mono_ns();
-	struct pool_slot *s = pool_end(&a->pool, r->command, r->pid, now - r->start_ns);
+	struct pool_slot *s = pool_end(&a->pool, r->command, r->pid, clock_mono_ns() - r->start_ns);
 
 	for (int i = 0; i < 2; i++)
 		if (r->from[i] >= 0)
@@ -288,13 +269,11 @@ static void recipe_end(struct make_agent *a, struct recipe *r)
 	r->ended = true;
 	close(r->pidfd);
 	r->pidfd = -1;
-	if (pool_rule_end(&a->pool, r->rule, now - r->start_ns, !s && !r->spoke, now))
-		rules_write(a);
 	if (s && s->reclaimed)
 		slot_back(a, s);
 }
 
-/* The rule and the command, two strings, and two descriptors. */
+/* The command, as a string, and two descriptors. */
 static int receive(int fd, char *buf, size_t size, int to[2])
 {
 	char control[CMSG_SPACE(2 * sizeof(int))] __attribute__((aligned(8)));
@@ -320,7 +299,7 @@ static int receive(int fd, char *buf, size_t size, int to[2])
 		n += k;
 	}
 	buf[len] = 0;
-	return memchr(buf, 0, len) ? 0 : -EPROTO;
+	return 0;
 }
 
 static int answer(int fd, const char *host, const int ends[2])
@@ -337,7 +316,7 @@ static int answer(int fd, const char *host, const int ends[2])
 	return sendmsg(fd, &mh, MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
-static struct recipe *recipe_new(int fd, const char *rule, const char *command)
+static struct recipe *recipe_new(int fd, const char *command)
 {
 	struct recipe *r = calloc(1, sizeof(*r));
 	struct ucred who;
@@ -346,17 +325,15 @@ static struct recipe *recipe_new(int fd, const char *rule, const char *command)
 	if (r && !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &n)) {
 		list_init(&r->node);
 		r->command = strdup(command);
-		r->rule = strdup(rule);
 		r->pid = who.pid;
 		r->pidfd = (int)syscall(SYS_pidfd_open, who.pid, 0);
 		r->start_ns = clock_mono_ns();
 		r->from[0] = r->from[1] = r->to[0] = r->to[1] = -1;
 	}
-	if (r && r->command && r->rule && r->pidfd >= 0)
+	if (r && r->command && r->pidfd >= 0)
 		return r;
 	if (r) {
 		free(r->command);
-		free(r->rule);
 		if (r->pidfd > 0)
 			close(r->pidfd);
 	}
@@ -384,7 +361,7 @@ static void accept_recipe(struct make_agent *a)
 	if (fd < 0)
 		return;
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-	r = receive(fd, line, sizeof(line), to) ? NULL : recipe_new(fd, line, strchr(line, 0) + 1);
+	r = receive(fd, line, sizeof(line), to) ? NULL : recipe_new(fd, line);
 	if (!r || pipe2(out, O_CLOEXEC)) {
 		for (int i = 0; i < 2; i++)
 			if (to[i] >= 0)
@@ -462,16 +439,6 @@ static void look_at_recipes(struct make_agent *a, const struct pollfd *p, size_t
 	}
 }
 
-/* Until a rule is to be looked at again. */
-static int wait_ms(const struct make_agent *a)
-{
-	uint64_t now = clock_mono_ns();
-
-	if (!a->rules_until_ns)
-		return -1;
-	return a->rules_until_ns > now ? (int)((a->rules_until_ns - now) / 1000000) + 1 : 0;
-}
-
 static void *agent_main(void *arg)
 {
 	struct make_agent *a = arg;
@@ -479,11 +446,8 @@ static void *agent_main(void *arg)
 	size_t cap = 0, n;
 	char c;
 
-	while ((n = fill_poll(a, &p, &cap)) && (poll(p, n, wait_ms(a)) >= 0 || errno == EINTR)) {
+	while ((n = fill_poll(a, &p, &cap)) && (poll(p, n, -1) >= 0 || errno == EINTR)) {
 		json_t *line;
-
-		if (a->rules_until_ns && clock_mono_ns() >= a->rules_until_ns)
-			rules_write(a);
 
 		look_at_recipes(a, p, n);
 		if (p[2].revents && read(a->rows[0], &line, sizeof(line)) == sizeof(line)) {
@@ -503,7 +467,7 @@ static void *agent_main(void *arg)
 
 static void tidy(struct make_agent *a)
 {
-	static const char *const ours[] = {"lock", "small", "small.new", "last.mk", "make", "sh", "sprite-sh"}; /* from last.mk on: cmd_make.c */
+	static const char *const ours[] = {"lock", "last.mk", "make", "sh", "sprite-sh"}; /* from last.mk on: cmd_make.c */
 	char path[96];
 
 	for (size_t i = 0; i < ARRAY_SIZE(ours); i++) {

@@ -3,10 +3,9 @@
  * The agent of one mig make: a thread beside make(1) that gives recipes (sprite-sh, cmd_shell.c) their places, keeps each recipe's output whole, and
  * lets make's parallelism follow the slots that migd grants, by putting tokens into make's job server and taking them out (GNU make manual, "POSIX Jobserver").
  *
- * A recipe's shell connects to `path` (a unix socket in a directory that only its owner may enter), sends its rule and its command (u32 length, bytes: two strings parted by a NUL) with its standard output and
+ * A recipe's shell connects to `path` (a unix socket in a directory that only its owner may enter), sends its command (u32 length, bytes) with its standard output and
  * error (SCM_RIGHTS), and gets the name of a host, with its NUL (empty: here), and two pipes to write to instead. Then it execs. What a shell does at once and by itself is
- * not asked for: it writes under the lock (flock) on the file "lock" beside the socket, as the agent does when it passes output on. The file "small" lists the
- * rules that make may run by itself (make_pool.h).
+ * not asked for: it writes under the lock (flock) on the file "lock" beside the socket, as the agent does when it passes output on.
  */
 #ifndef MIGD_CLI_MAKE_AGENT_H
 #define MIGD_CLI_MAKE_AGENT_H

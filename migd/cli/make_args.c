@@ -117,17 +117,31 @@ bool make_arg_is(struct make_line *l, struct make_arg *a, const char *name, bool
 	return true;
 }
 
+size_t make_flags_options(const char *flags)
+{
+	const char *p = strncmp(flags, "-- ", 3) ? strstr(flags, " -- ") : flags;
+
+	return p ? (size_t)(p - flags) : strlen(flags);
+}
+
 char *make_flags_alone(const char *flags)
 {
 	char *copy = strdup(flags ? flags : ""), *out = calloc(1, strlen(flags ? flags : "") + 2), *to = out, *save = NULL;
 
+	size_t options = make_flags_options(flags ? flags : "");
+	const char *variables = (flags ? flags : "") + options;
+
+	if (copy)
+		copy[options] = 0;
 	for (char *w = copy && out ? strtok_r(copy, " ", &save) : NULL; w; w = strtok_r(NULL, " ", &save)) {
 		bool server = !strncmp(w, "--jobserver", 11) || (!strncmp(w, "-j", 2) && !w[2 + strspn(w + 2, "0123456789")]);
 
-		/* The first word may be letters without a dash, and stays the first. (What follows " --" are variables, with their blanks escaped.) */
+		/* The first word may be letters without a dash, and stays the first. */
 		if (!server)
 			to += sprintf(to, "%s%s", to > out || w != copy ? " " : "", w);
 	}
+	if (copy && out)
+		strcpy(to, variables);
 	free(copy);
 	return out;
 }

@@ -27,6 +27,8 @@ void make_line_init(struct make_line *l, int argc, char **argv); /* argv[0] is p
 bool make_line_next(struct make_line *l, struct make_arg *a);	 /* false: that was all */
 /* Is it the long option of that name? One of ours that wants a value takes the next word, if it has none (NULL: there is none). */
 bool make_arg_is(struct make_line *l, struct make_arg *a, const char *name, bool valued);
+/* How much of MAKEFLAGS are options: variables follow, behind " -- ". */
+size_t make_flags_options(const char *flags);
 /* MAKEFLAGS without a job server and -j of somebody else's. Malloc'ed; NULL: out of memory. */
 char *make_flags_alone(const char *flags);
 

@@ -12,12 +12,6 @@ struct pool_learnt {
 	unsigned n;
 };
 
-struct pool_rule {
-	unsigned small;	   /* in a row */
-	uint64_t until_ns; /* make runs it itself; 0: not */
-	char name[];
-};
-
 void pool_init(struct pool *p)
 {
 	*p = (struct pool){0};
@@ -31,7 +25,6 @@ void pool_clear(struct pool *p)
 	while ((n = list_pop(&p->slots)))
 		free(list_entry(n, struct pool_slot, node));
 	hash_clear(&p->learnt, free);
-	hash_clear(&p->rules, free);
 }
 
 int pool_grant(struct pool *p, uint64_t id, const char *host)
@@ -120,61 +113,4 @@ struct pool_slot *pool_end(struct pool *p, const char *command, int pid, uint64_
 	if (p->local_used)
 		p->local_used--;
 	return NULL;
-}
-
-/* NULL: out of memory, nothing is learnt. */
-static struct pool_rule *rule_get(struct pool *p, const char *rule)
-{
-	struct pool_rule *r = hash_get_str(&p->rules, rule);
-	size_t n = strlen(rule) + 1;
-
-	if (r)
-		return r;
-	r = calloc(1, sizeof(*r) + n);
-	if (!r)
-		return NULL;
-	memcpy(r->name, rule, n);
-	if (hash_set_str(&p->rules, r->name, r, NULL)) {
-		free(r);
-		return NULL;
-	}
-	return r;
-}
-
-bool pool_rule_end(struct pool *p, const char *rule, uint64_t took_ns, bool silent, uint64_t now_ns)
-{
-	struct pool_rule *r = *rule && !strchr(rule, ':') ? rule_get(p, rule) : NULL;
-	bool was;
-
-	if (!r)
-		return false;
-	was = r->until_ns != 0;
-	r->small = silent && took_ns < DIRECT_NS ? r->small + 1 : 0;
-	r->until_ns = r->small >= DIRECT_AFTER ? now_ns + DIRECT_WINDOW_NS : 0;
-	return was != (r->until_ns != 0);
-}
-
-char *pool_rules_direct(struct pool *p, uint64_t now_ns, uint64_t *until_ns)
-{
-	struct hash_iter it = {0};
-	struct pool_rule *r;
-	size_t size = 2;
-	char *list, *to;
-
-	*until_ns = 0;
-	while ((r = hash_next(&p->rules, &it))) {
-		if (r->until_ns <= now_ns)
-			r->until_ns = 0;
-		else if (!*until_ns || r->until_ns < *until_ns)
-			*until_ns = r->until_ns;
-		size += r->until_ns ? strlen(r->name) + 1 : 0;
-	}
-	to = list = malloc(size);
-	if (!list)
-		return NULL;
-	to += sprintf(to, ":");
-	for (it = (struct hash_iter){0}; (r = hash_next(&p->rules, &it));)
-		if (r->until_ns)
-			to += sprintf(to, "%s:", r->name);
-	return list;
 }

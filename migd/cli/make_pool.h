@@ -13,13 +13,6 @@
 #include "conf/list.h"
 
 #define EXPORT_WORTH_NS 100000000ull
-/*
- * Recipes so small that even asking is dear, and that say nothing which would have to be kept whole: make runs them itself, by rule (the target with % for
- * its stem), once DIRECT_AFTER in a row were like that; for DIRECT_WINDOW_NS, then one is looked at again.
- */
-#define DIRECT_NS	 25000000ull
-#define DIRECT_WINDOW_NS 500000000ull
-enum { DIRECT_AFTER = 2 };
 
 struct pool_slot { /* on another host, as migd granted it */
 	struct list node;
@@ -33,7 +26,6 @@ struct pool {
 	struct list slots;
 	unsigned remote, local_used;
 	struct hash learnt; /* first word -> struct pool_learnt */
-	struct hash rules;  /* rule -> struct pool_rule */
 };
 
 void pool_init(struct pool *p);
@@ -46,10 +38,5 @@ void pool_lose(struct pool *p, struct pool_slot *s);
 struct pool_slot *pool_start(struct pool *p, const char *command, int pid);
 /* It ended, wherever it ran, after took_ns of real time. Returns its slot (now free) or NULL. */
 struct pool_slot *pool_end(struct pool *p, const char *command, int pid, uint64_t took_ns);
-
-/* A recipe of `rule` ended. Returns whether that changes what make is to run itself. */
-bool pool_rule_end(struct pool *p, const char *rule, uint64_t took_ns, bool silent, uint64_t now_ns);
-/* Those rules, as ":a:b:" (malloc'ed; NULL: out of memory); *until_ns: when one of them is to be looked at again, 0: none. */
-char *pool_rules_direct(struct pool *p, uint64_t now_ns, uint64_t *until_ns);
 
 #endif

@@ -47,7 +47,7 @@ static void to_agent(int fd)
 {
 	static char line[COMMAND_MAX];
 	int to[2] = {-1, -1};
-	struct recipe *r = receive(fd, line, sizeof(line), to) ? NULL : recipe_new(fd, line, strchr(line, 0) + 1);
+	struct recipe *r = receive(fd, line, sizeof(line), to) ? NULL : recipe_new(fd, line);
 
 	if (r) {
 		if (!r->command || r->pid != getpid())

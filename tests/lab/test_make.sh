@@ -126,24 +126,12 @@ X
 same "lists and goals are as under make" "$(in_d 'rm -f made.inc; make -s -f list.mk; make -s -f list.mk -f sub.mk help')" "$(in_d 'rm -f made.inc; mig make -s -f list.mk; mig make -s -f list.mk -f sub.mk help')"
 as sprite ws1 bash -c "printf 'all:\n\t+@mig make -s -f list.mk help\n' >$D/within.mk"
 same "a recipe of make's may be a mig make" "$(in_d 'make -s -f list.mk help')" "$(in_d 'make -sj4 -f within.mk')"
+same "with variables on make's command line too" "$(in_d 'make -s -f list.mk help')" "$(in_d 'make -sj4 -f within.mk X=1')"
 
-# what is small and says nothing make runs itself, once that is known: its recipes have make's own descriptors
-as sprite ws1 bash -c "cat >$D/tiny.mk" <<'X'
-all: $(addprefix tiny.,1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16)
-tiny.%:
-	@readlink /proc/self/fd/2 >fd.$*
-X
-as sprite ws1 bash -c "cat >$D/oneshell.mk" <<'X'
-include tiny.mk
-.ONESHELL:
-all:
-	@x=a
-	@echo $$x shell
-X
-direct() { in_d "rm -f fd.*; mig make -j2 -f $1" >$TMP/tiny; [ "$(sh_on ws1 "cd $D; cat fd.* | sort | uniq -c | sort -n | tail -1" | awk '{ print $1 }')" -ge 4 ]; }
-check "make runs small recipes itself" until_true 20 direct tiny.mk
-check "with one shell for all lines too" until_true 20 direct oneshell.mk
-same "which is one" "a shell" "$(cat $TMP/tiny)"
+# one shell for all lines of a recipe, as make knows it: prefixes of all lines are taken off
+as sprite ws1 bash -c "printf '.ONESHELL:\\nall:\\n\\t@x=a\\n\\t@echo \$\$x shell\\n' >$D/oneshell.mk"
+same "one shell for all lines of a recipe" "a shell" "$(in_d 'mig make -j2 -f oneshell.mk')"
+same "what follows -- are targets" "$(in_d 'make -s -f list.mk -- help')" "$(in_d 'mig make -s -f list.mk -- help')"
 
 # the shells of makefiles, each its own
 want=$(in_d 'make -s -k -f shells.mk'; echo $?)

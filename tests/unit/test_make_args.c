@@ -78,6 +78,7 @@ static void test_flags(void)
 	alone("ks", "ks");
 	alone("k -j8 --jobserver-auth=3,4", "k");
 	alone(" -j --jobserver-fds=3,4 -- X=a\\ b", " -- X=a\\ b");
+	alone("k -j8 -- LTO=-flto\\ -j4 Y=", "k -- LTO=-flto\\ -j4 Y=");
 	alone("w -j -Oline --jobserver-auth=fifo:/tmp/x --no-print-directory", "w -Oline --no-print-directory");
 }
 

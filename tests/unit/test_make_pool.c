@@ -104,41 +104,6 @@ static void test_learns_what_is_small(void)
 	pool_clear(&p);
 }
 
-static void direct(struct pool *p, uint64_t now, const char *want, uint64_t want_until)
-{
-	uint64_t until;
-	char *list = pool_rules_direct(p, now, &until);
-
-	CU_ASSERT_STRING_EQUAL(list, want);
-	CU_ASSERT_EQUAL(until, want_until);
-	free(list);
-}
-
-static void test_rules(void)
-{
-	struct pool p;
-	uint64_t t = 1000 * MS, window = DIRECT_WINDOW_NS;
-
-	pool_init(&p);
-	direct(&p, t, ":", 0);
-	CU_ASSERT_FALSE(pool_rule_end(&p, "x.%", 2 * MS, true, t)); /* once may be chance */
-	CU_ASSERT_TRUE(pool_rule_end(&p, "x.%", 2 * MS, true, t));
-	direct(&p, t, ":x.%:", t + window);
-	CU_ASSERT_FALSE(pool_rule_end(&p, "", 2 * MS, true, t) || pool_rule_end(&p, "", 2 * MS, true, t)); /* no rule is known */
-	CU_ASSERT_FALSE(pool_rule_end(&p, "a:b", 2 * MS, true, t) || pool_rule_end(&p, "a:b", 2 * MS, true, t));
-	for (int i = 0; i < 5; i++) {
-		CU_ASSERT_FALSE(pool_rule_end(&p, "slow.%", 2 * MS + i % 2 * DIRECT_NS, true, t)); /* never twice in a row */
-		CU_ASSERT_FALSE(pool_rule_end(&p, "talks.%", 2 * MS, false, t));
-	}
-	direct(&p, t + window - 1, ":x.%:", t + window);
-	direct(&p, t + window, ":", 0); /* looked at again */
-	CU_ASSERT_TRUE(pool_rule_end(&p, "x.%", 2 * MS, true, t + window));
-	direct(&p, t + window, ":x.%:", t + 2 * window);
-	CU_ASSERT_TRUE(pool_rule_end(&p, "x.%", 200 * MS, true, t + window)); /* large now */
-	direct(&p, t + window, ":", 0);
-	pool_clear(&p);
-}
-
 int main(void)
 {
 	CU_initialize_registry();
@@ -149,7 +114,6 @@ int main(void)
 	CU_add_test(s, "what a shell does by itself", test_tiny);
 	CU_add_test(s, "slots", test_slots);
 	CU_add_test(s, "learns what is small", test_learns_what_is_small);
-	CU_add_test(s, "rules that make runs by itself", test_rules);
 	CU_basic_run_tests();
 	int failed = CU_get_number_of_failures();
 
