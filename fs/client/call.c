@@ -155,6 +155,7 @@ static void call_free(struct call *c)
 	if (c->st2)
 		stream_put(c->fs, c->st2);
 	lease_set_end(c);
+	read_end(c);
 	read_change_end(c);
 	lease_rename_end(c);
 	if (c->ino)

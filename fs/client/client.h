@@ -173,6 +173,7 @@ struct inode {
 	struct list unlock_waiters;
 	struct blocks_of blocks; /* see ops_read.c */
 	unsigned changing; /* changes of its contents by calls under way, see ops_read.c */
+	unsigned nreads[2], reads_now; /* READs that the kernel has not been answered: those begun before the last read_settle(), and since; [reads_now] is since */
 	atomic_uint_fast64_t unsettled, settled; /* grows with each write of mapped pages that others have not seen yet; up to which one an fsync has waited since */
 	/* write-behind, see writeback.c */
 	struct list dirty, flying, wb_waiters; /* chunks; calls that wait for the file to be clean */
@@ -351,6 +352,7 @@ struct call {
 	struct inode *child; /* newborn that it makes; held */
 	struct inode *gone[2]; /* of removals and renames: which lose a name, as far as known; held */
 	struct inode *changing; /* read_change_begin() */
+	unsigned char reads;   /* 1 + where it counts in ino->nreads */
 	bool gone_known;       /* these and no others, unless what names mean was recalled since: */
 	uint64_t gone_seq[2];  /* recalled_seq of ino and ino2 then */
 	uint64_t chunk_key;  /* of a queued write: its KEEP_CHUNK */
@@ -759,6 +761,9 @@ uint64_t read_mark(struct fs *fs);
  */
 void read_keep(struct inode *ino, uint64_t mark, uint64_t seq, uint64_t off, const struct iovec *iov, int niov, size_t len, bool end, size_t given);
 /* c changes the contents of ino, one of its own: from before it is sent until before it is answered. Ended with c at the latest. */
+void read_begin(struct call *c); /* a READ of c->ino, before it is sent */
+void read_end(struct call *c);	 /* it was answered, or is given up; ended with c at the latest */
+void read_settle(struct fs *fs, struct inode *ino); /* waits for those begun before; not from a handler or a completion */
 void read_change_begin(struct call *c, struct inode *ino);
 void read_change_end(struct call *c);
 

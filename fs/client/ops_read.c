@@ -15,9 +15,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <time.h>
+#include "conf/clock.h"
 
 #define DATA	   SPRITE__FS__LEASE_BITS__LEASE_DATA
 #define AROUND_MAX (16u << 10) /* larger reads are not small */
+#define SETTLE_NS  2000000000ull
 #define TRIES	   64	       /* blocks of a large file that are fetched before it is asked whether they were used */
 
 uint64_t read_mark(struct fs *fs)
@@ -53,6 +56,63 @@ void read_change_end(struct call *c)
 	blocks_forget(&ino->blocks);
 	ino->changing--;
 	pthread_mutex_unlock(&ino->lock);
+}
+
+void read_begin(struct call *c)
+{
+	struct inode *ino = c->ino;
+
+	pthread_mutex_lock(&ino->lock);
+	ino->nreads[ino->reads_now]++;
+	c->reads = (unsigned char)(1 + ino->reads_now);
+	pthread_mutex_unlock(&ino->lock);
+}
+
+void read_end(struct call *c)
+{
+	struct fs *fs = c->fs;
+	bool awaited;
+
+	if (!c->reads)
+		return;
+	pthread_mutex_lock(&c->ino->lock);
+	awaited = --c->ino->nreads[c->reads - 1] == 0 && c->reads - 1u != c->ino->reads_now;
+	pthread_mutex_unlock(&c->ino->lock);
+	c->reads = 0;
+	if (!awaited)
+		return;
+	pthread_mutex_lock(&fs->recall_lock);
+	pthread_cond_broadcast(&fs->wb_cond);
+	pthread_mutex_unlock(&fs->recall_lock);
+}
+
+/*
+ * Before the kernel is told that what it knows of the file is over: a READ that is answered short after that is not taken for the end of the file (fuse_short_read() compares
+ * attr_version), and zeros are read up to where the file ended before. None of them waits for who waits for us (consist.h, rule 6); should one hang with its server, it is not waited for longer.
+ * Only those begun before: a file that is read all the time would hold the recall else. What a wait before left (it gave up) counts as before.
+ */
+void read_settle(struct fs *fs, struct inode *ino)
+{
+	uint64_t until = clock_boot_ns() + SETTLE_NS;
+	struct timespec ts;
+	bool turned = false, busy;
+
+	pthread_mutex_lock(&fs->recall_lock);
+	for (;;) {
+		pthread_mutex_lock(&ino->lock);
+		if (!turned && ino->nreads[!ino->reads_now] == 0) {
+			ino->reads_now = !ino->reads_now;
+			turned = true;
+		}
+		busy = !turned || ino->nreads[!ino->reads_now];
+		pthread_mutex_unlock(&ino->lock);
+		if (!busy || clock_boot_ns() >= until)
+			break;
+		clock_gettime(CLOCK_REALTIME, &ts);
+		ts.tv_sec++;
+		pthread_cond_timedwait(&fs->wb_cond, &fs->recall_lock, &ts);
+	}
+	pthread_mutex_unlock(&fs->recall_lock);
 }
 
 /* `len` bytes of iov from `skip` on, as an iovec; returns its pieces. */
@@ -174,6 +234,7 @@ static void op_read(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struc
 	c->size = size;
 	c->m.read.offset = begin;
 	c->m.read.size = (uint32_t)(end - begin);
+	read_begin(c);
 	wb_then(fs, ino, c);
 }
 

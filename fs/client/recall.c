@@ -136,6 +136,9 @@ static void recall_run(struct fs *fs, struct recall *r)
 	for (i = 0; i < r->n; i++)
 		if (r->of[i].bits & ATTR)
 			stream_open_local(fs, r->of[i].ino);
+	for (i = 0; i < r->n; i++)
+		if ((r->of[i].bits & DATA) && (r->s || r->of[i].bits == DATA)) /* not when leases have run out */
+			read_settle(fs, r->of[i].ino);
 	for (i = 0; i < r->n; i++) {
 		kernel_drop(fs, r->of[i].ino, r->of[i].bits, &left);
 		all |= r->of[i].bits;
