@@ -31,6 +31,7 @@ struct member {
 	bool hollow;  /* home: its hollow is here (a child born away has none) */
 	bool stopped; /* as its parent sees it */
 	bool ended;
+	uint64_t turned; /* home: number of the last SIGSTOP or SIGCONT that was sent after it */
 	char comm[17];
 };
 

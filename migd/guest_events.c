@@ -59,6 +59,7 @@ void guest_event(struct family *f, const struct eng_event *ev)
 {
 	Sprite__Mig__ReportReq r = SPRITE__MIG__REPORT_REQ__INIT;
 	size_t left = 1;
+	int stopped;
 
 	r.pid = ev->pid;
 	r.ppid = ev->ppid;
@@ -75,11 +76,14 @@ void guest_event(struct family *f, const struct eng_event *ev)
 		eng_pids(f->eng, &left);
 		break;
 	case ENG_STOPPED:
-		r.kind = SPRITE__MIG__REPORT_REQ__KIND__STOPPED;
-		r.status = ev->info.si_signo;
-		break;
 	case ENG_CONTINUED:
-		r.kind = SPRITE__MIG__REPORT_REQ__KIND__CONTINUED;
+		/* In this order: what has arrived since is not counted, or was acted on before the look. wait(2) does not tell of a stop that is over, either. */
+		r.heard = 1 + f->signal_seq;
+		stopped = eng_stopped(f->eng, ev->pid);
+		if (stopped >= 0 && stopped == (ev->kind == ENG_CONTINUED))
+			return;
+		r.kind = ev->kind == ENG_STOPPED ? SPRITE__MIG__REPORT_REQ__KIND__STOPPED : SPRITE__MIG__REPORT_REQ__KIND__CONTINUED;
+		r.status = ev->kind == ENG_STOPPED ? ev->info.si_signo : 0;
 		break;
 	case ENG_BORN:
 		r.kind = SPRITE__MIG__REPORT_REQ__KIND__BORN;

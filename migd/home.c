@@ -26,11 +26,27 @@ enum { CHECK_MS = 3000, SETTLE_S = 5 };
 
 /* ---- from the hollows to the guests ---- */
 
+/* What is stopped or continued here is told over there; reports of before that has arrived there speak of what is over. */
+static void forward(struct family *f, pid_t pid, pid_t tid, const siginfo_t *info, pid_t taker, uint32_t nr)
+{
+	struct member *m;
+	uint64_t seq;
+
+	outbox_signal(f->outbox, pid, tid, info, taker, nr, &seq);
+	if ((info->si_signo != SIGSTOP && info->si_signo != SIGCONT) || !seq)
+		return;
+	pthread_mutex_lock(&f->lock);
+	m = family_member(f, pid);
+	if (m)
+		m->turned = seq;
+	pthread_mutex_unlock(&f->lock);
+}
+
 static void forward_plain(struct family *f, pid_t pid, int sig)
 {
 	siginfo_t info = { .si_signo = sig, .si_code = SI_USER };
 
-	outbox_signal(f->outbox, pid, 0, &info, 0, 0);
+	forward(f, pid, 0, &info, 0, 0);
 }
 
 void home_event(struct family *f, const struct eng_event *ev)
@@ -51,7 +67,7 @@ void home_event(struct family *f, const struct eng_event *ev)
 	pthread_mutex_unlock(&f->lock);
 	switch (ev->kind) {
 	case ENG_SIGNAL:
-		outbox_signal(f->outbox, ev->pid, ev->tid, &ev->info, ev->taker, ev->nr);
+		forward(f, ev->pid, ev->tid, &ev->info, ev->taker, ev->nr);
 		break;
 	case ENG_STOPPED: /* by SIGSTOP, or mirrored from over there: then there is nothing to tell */
 		if (!was)
@@ -142,14 +158,15 @@ static void mirror_exit(struct family *f, pid_t pid, int status)
 	log_debug("family %s: %d has ended with wait status %#x", f->id, pid, status);
 }
 
-static void mirror_stop(struct family *f, pid_t pid, bool stop, int sig)
+/* heard: see mig.proto. One that crossed with a SIGSTOP or SIGCONT of ours would undo here for a moment what a shell has just done. */
+static void mirror_stop(struct family *f, pid_t pid, bool stop, int sig, uint64_t heard)
 {
 	struct member *m;
 	bool change = false;
 
 	pthread_mutex_lock(&f->lock);
 	m = family_member(f, pid);
-	if (m) {
+	if (m && (!heard || heard > m->turned)) {
 		change = m->hollow && m->stopped != stop;
 		m->stopped = stop;
 	}
@@ -257,10 +274,10 @@ static int actor_report(struct family *f, void *arg)
 			mirror_exit(f, r->pid, r->status);
 			break;
 		case SPRITE__MIG__REPORT_REQ__KIND__STOPPED:
-			mirror_stop(f, r->pid, true, r->status);
+			mirror_stop(f, r->pid, true, r->status, r->heard);
 			break;
 		case SPRITE__MIG__REPORT_REQ__KIND__CONTINUED:
-			mirror_stop(f, r->pid, false, 0);
+			mirror_stop(f, r->pid, false, 0, r->heard);
 			break;
 		case SPRITE__MIG__REPORT_REQ__KIND__EMPTY:
 			empty = true;

@@ -283,7 +283,7 @@ static int start(struct outbox *o)
 	return err;
 }
 
-static int put(struct outbox *o, struct item *it)
+static int put(struct outbox *o, struct item *it, uint64_t *seq)
 {
 	int err = 0;
 
@@ -299,7 +299,7 @@ static int put(struct outbox *o, struct item *it)
 	} else {
 		err = start(o);
 		if (!err) {
-			it->seq = ++o->seq;
+			*seq = it->seq = ++o->seq;
 			if (!it->report)
 				note_signal(o, it);
 			list_add_tail(&o->items, &it->node);
@@ -315,10 +315,11 @@ static int put(struct outbox *o, struct item *it)
 	return err;
 }
 
-int outbox_signal(struct outbox *o, pid_t pid, pid_t tid, const siginfo_t *info, pid_t taker, uint32_t nr)
+int outbox_signal(struct outbox *o, pid_t pid, pid_t tid, const siginfo_t *info, pid_t taker, uint32_t nr, uint64_t *seq)
 {
 	struct item *it = calloc(1, sizeof(*it));
 
+	*seq = 0;
 	if (!it)
 		return -ENOMEM;
 	it->pid = pid;
@@ -326,7 +327,7 @@ int outbox_signal(struct outbox *o, pid_t pid, pid_t tid, const siginfo_t *info,
 	it->info = *info;
 	it->taker = taker;
 	it->nr = nr;
-	return put(o, it);
+	return put(o, it, seq);
 }
 
 void outbox_replay(struct outbox *o, const json_t *r)
@@ -359,6 +360,7 @@ void outbox_replay(struct outbox *o, const json_t *r)
 int outbox_report(struct outbox *o, const Sprite__Mig__ReportReq *r)
 {
 	struct item *it = calloc(1, sizeof(*it));
+	uint64_t seq;
 
 	if (!it)
 		return -ENOMEM;
@@ -366,7 +368,7 @@ int outbox_report(struct outbox *o, const Sprite__Mig__ReportReq *r)
 	it->pid = r->pid;
 	it->rep = *r;
 	strncpy(it->comm, r->comm ? r->comm : "", sizeof(it->comm) - 1);
-	return put(o, it);
+	return put(o, it, &seq);
 }
 
 void outbox_hold(struct outbox *o, bool hold)

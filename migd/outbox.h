@@ -24,9 +24,9 @@ void outbox_stop(struct outbox *o); /* nothing more is sent; idempotent; does no
 
 /*
  * taker, nr: the hollow's thread that took it and its number there (0: none). It is in the journal before it is on its way. One that was put there by a
- * predecessor which died is known again by those two and passed over.
+ * predecessor which died is known again by those two and passed over. *seq: its number on the way, 0 when it was passed over.
  */
-int outbox_signal(struct outbox *o, pid_t pid, pid_t tid, const siginfo_t *info, pid_t taker, uint32_t nr);
+int outbox_signal(struct outbox *o, pid_t pid, pid_t tid, const siginfo_t *info, pid_t taker, uint32_t nr, uint64_t *seq);
 /* From the journal: a signal of before a restart. done: it has arrived. */
 void outbox_replay(struct outbox *o, const json_t *record);
 int outbox_report(struct outbox *o, const Sprite__Mig__ReportReq *r); /* copied; family, gen and seq are filled in */

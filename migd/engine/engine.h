@@ -196,6 +196,7 @@ const char *eng_state_name(const struct eng_family *f);
 
 /* Pids of the family, as it sees them, root process first. Borrowed; valid until the next call. */
 const pid_t *eng_pids(const struct eng_family *f, size_t *n);
+int eng_stopped(const struct eng_family *f, pid_t pid); /* is that process stopped at this moment (SIGSTOP and kin): 1, 0; -1: it cannot be told while we hold it */
 uint64_t eng_frozen_ns(const struct eng_family *f); /* clock_mono_ns() when the freeze began */
 
 /* CPU features of this host as a list of names, for the head of an image; and what of `needed` this host lacks (NULL: nothing). */

@@ -248,6 +248,16 @@ void **eng_family_res(struct eng_family *f, const struct eng_res *r)
 	return &f->res[eng_res_index(r)];
 }
 
+int eng_stopped(const struct eng_family *f, pid_t pid)
+{
+	struct procfs_stat st;
+
+	for (size_t i = 0; i < f->nprocs; i++)
+		if (f->procs[i]->vpid == pid)
+			return procfs_stat(f->procs[i]->dir, &st) < 0 || st.state == 't' ? -1 : st.state == 'T';
+	return -1;
+}
+
 const pid_t *eng_pids(const struct eng_family *f, size_t *n)
 {
 	struct eng_family *w = (struct eng_family *)f; /* the list is a cache inside */
