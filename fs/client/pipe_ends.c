@@ -361,7 +361,7 @@ static void source_shrink(struct fifo *f)
 
 static void role_take(struct agent *a, struct fifo *f, int role)
 {
-	int fd;
+	int fd, unread = 0;
 
 	if (role == SINK) {
 		fd = fifo_open(a->fs, f->ino, O_WRONLY);
@@ -373,7 +373,9 @@ static void role_take(struct agent *a, struct fifo *f, int role)
 		fd = fifo_open(a->fs, f->ino, O_RDONLY);
 		if (end_take(f, SOURCE, fd))
 			f->w = false;
-		else if (f->grown)
+		else if (!ioctl(fd, FIONREAD, &unread) && unread)
+			f->w = true; /* bytes that were kept: whoever wrote them counts until they are read to their end, or readers would see that end before them */
+		if (f->role == SOURCE && f->grown)
 			source_shrink(f);
 	}
 	if (f->role != NONE)
