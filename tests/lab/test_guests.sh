@@ -45,9 +45,10 @@ def guests(): # all together, in us
     for p, dirs, files in os.walk("/sys/fs/cgroup"):
         if p.endswith("/sprite-guests") and "cpu.stat" in files and "usage_usec" in open(p + "/cpu.stat").read():
             return int(open(p + "/cpu.stat").readline().split()[1])
-loops, before = int(sys.argv[1]), guests()
-for i in range(loops):
+loops, before, cpus = int(sys.argv[1]), guests(), sorted(os.sched_getaffinity(0))
+for i in range(loops): # each at its place: a kernel that has not yet spread them over the processors leaves one of these to the guests
     if os.fork() == 0:
+        os.sched_setaffinity(0, {cpus[i % len(cpus)]})
         while time.process_time() < 0.5:
             pass
         os._exit(0)
