@@ -4,30 +4,22 @@
 . "$(dirname "$0")/lib.sh"
 job_dir
 trap 'on ws1 rm -rf $JD; rm -rf "$TMP"' EXIT
+trips() { # NAME: through all hosts, with 50 signals on each
+	local where n=0
+	check "$1: the program starts" until_true 10 on ws1 grep -q READY $JD/out || return
+	[ "$1" != deleted ] || as sprite ws1 rm $JD/x
+	for where in ws2 ws3 home ws2; do
+		check "$1: it moves: $where" hop $where
+		as sprite ws1 bash -c "for i in {1..50}; do kill -RTMIN+1 $JOB; done"
+		n=$((n + 50))
+		check "$1, $where: it became itself again, and $n signals have come" until_true 20 on ws1 grep -qx "GOT $n" $JD/out || break
+	done
+	on ws1 kill -TERM "$JOB"
+	same "$1: it ends as it should, with all as it was" "0 PASS" "$(job_status) $(on ws1 sh -c "tail -n 1 $JD/out")"
+}
 job "exec /opt/sprite/tests/move/execs"
-check "the program starts" until_true 10 on ws1 grep -q READY $JD/out
-N=0
-for where in ws2 ws3 home ws2; do
-	check "it moves: $where" hop $where
-	as sprite ws1 bash -c "for i in {1..50}; do kill -RTMIN+1 $JOB; done"
-	N=$((N + 50))
-	check "$where: $N signals have come" until_true 20 on ws1 grep -qx "GOT $N" $JD/out || break
-done
-on ws1 kill -TERM "$JOB"
-same "it ends as it should, with all as it was" "0 PASS" "$(job_status) $(on ws1 sh -c "tail -n 1 $JD/out")"
-
-# the same of a program that has no name any more
+trips named
 as sprite ws1 cp /opt/sprite/tests/move/execs $JD/x
 job "exec ./x"
-until_true 10 on ws1 grep -q READY $JD/out
-as sprite ws1 rm $JD/x
-N=0
-for where in ws2 ws3 home ws2; do
-	check "deleted, it moves: $where" hop $where
-	as sprite ws1 bash -c "for i in {1..50}; do kill -RTMIN+1 $JOB; done"
-	N=$((N + 50))
-	check "deleted, $where: it becomes itself, and $N signals have come" until_true 20 on ws1 grep -qx "GOT $N" $JD/out || break
-done
-on ws1 kill -TERM "$JOB"
-same "deleted: it ends as it should" "0 PASS" "$(job_status) $(on ws1 sh -c "tail -n 1 $JD/out")"
+trips deleted # a program that has no name any more
 finish

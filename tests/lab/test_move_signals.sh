@@ -168,6 +168,25 @@ PY
 check "job control of an interactive shell" timeout 300 python3 "$TMP/jobs.py" "$BIN/sprite-lab" $JD
 same "nothing is left" "" "$(residue)"
 
+# one that stops itself: home shows it, also when it was stopped and continued from there on an earlier trip and nothing was sent since
+cat >"$TMP/self.py" <<'PY'
+import os, signal, time
+os.write(1, b"ready\n")
+while True:
+    time.sleep(0.02)
+    if os.path.exists("stop.now"): os.unlink("stop.now"); os.kill(os.getpid(), signal.SIGSTOP); os.write(1, b"on\n")
+PY
+as sprite ws1 sh -c "cat >$JD/self.py" <"$TMP/self.py"
+job "python3 self.py"; until_true 10 on ws1 grep -q ready $JD/out
+hop ws2 >/dev/null || flunk "move"
+as sprite ws1 kill -STOP "$JOB"; until_true 5 eval '[[ "$(state)" == [Tt] ]]'; as sprite ws1 kill -CONT "$JOB"; until_true 5 eval '[[ "$(state)" != [Tt] ]]'
+hop home >/dev/null && hop ws2 >/dev/null || flunk "home and away again"
+as sprite ws1 touch $JD/stop.now
+check "one that stops itself on its second trip: stopped at home" until_true 5 eval '[[ "$(state)" == [Tt] ]]'
+as sprite ws1 kill -CONT "$JOB"
+check "and goes on from there" until_true 5 on ws1 grep -q '^on' $JD/out
+as sprite ws1 kill -KILL "$JOB"; job_status >/dev/null
+
 # its user has as many signals waiting as he may when it comes home
 cat >"$TMP/hoard.py" <<'PY'
 import ctypes, os, signal

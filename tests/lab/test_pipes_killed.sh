@@ -4,19 +4,13 @@
 # spritefs is killed -9 while who has ends of a named pipe open moves: between PLEDGE and TAKE on its destination, between HOLD and RELEASE on its source. It keeps what it was told, and
 # finds what processes of its node have open: once it is in service again the move goes on, nobody sees an end or a broken pipe, no record is lost, doubled or out of order.
 . "$(dirname "$0")/lib.sh"
+. "$HERE/fifo_jobs.sh"
 . "$HERE/faults.sh"
 lab_up -n 3 --bind "$SPRITE_TESTS:/opt/sprite/tests"
 for n in ws1 ws2; do on $n mkdir -p $FAULT; lab kill $n migd TERM >/dev/null; again $n; done
 P=/opt/sprite/tests/tools/fifo_stream
 until_true 20 on ws1 sh -c 'mkdir -m 777 /sprite/p && mkfifo -m 666 /sprite/p/f /sprite/p/g /sprite/p/h' || flunk "mkfifo"
 
-start() { # NODE NAME CMD: $PID
-	"$BIN/sprite-lab" exec $1 -T -u sprite -- bash -c "cd /sprite/p; $3 </dev/null >$2.out 2>&1 & echo \$! >$2.n; mv $2.n $2.pid; wait \$!; echo \$? >$2.r; mv $2.r $2.rc" </dev/null >/dev/null 2>&1 &
-	until_true 20 on ws1 test -s /sprite/p/$2.pid || flunk "start of $2"
-	PID=$(on ws1 cat /sprite/p/$2.pid)
-}
-over() { until_true 60 on ws1 test -e /sprite/p/$1.rc; on ws1 cat /sprite/p/$1.rc; }
-numbers() { on ws1 cat /sprite/p/$1 | awk '$1 == "end" { print "end", $2 } $1 != "end" && $2 != n++ { print "not in order at", NR; exit }'; }
 reads() { on ws1 test -s /sprite/p/$1; }
 spritefs() { on $1 pgrep -xo spritefs; }
 # Moves $1 from ws1 to ws2, and kills the spritefs of $2 when its migd comes to step $3.

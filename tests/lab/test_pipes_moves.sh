@@ -4,19 +4,13 @@
 # Who has ends of a named pipe open moves: while it waits for a partner, for room, for bytes, and while bytes go through, both ends at once. No record is lost,
 # doubled or out of order, and nobody sees an end or a broken pipe.
 . "$(dirname "$0")/lib.sh"
+. "$HERE/fifo_jobs.sh"
 lab_up -n 3 --bind "$SPRITE_TESTS:/opt/sprite/tests"
 P=/opt/sprite/tests/tools/fifo_stream
 until_true 20 on ws1 sh -c 'mkdir -m 777 /sprite/p && mkfifo -m 666 /sprite/p/f /sprite/p/g' || flunk "mkfifo"
 
-start() { # NODE NAME CMD: $PID
-	"$BIN/sprite-lab" exec $1 -T -u sprite -- bash -c "cd /sprite/p; $3 </dev/null >$2.out 2>&1 & echo \$! >$2.n; mv $2.n $2.pid; wait \$!; echo \$? >$2.r; mv $2.r $2.rc" </dev/null >/dev/null 2>&1 &
-	until_true 20 on ws1 test -s /sprite/p/$2.pid || flunk "start of $2"
-	PID=$(on ws1 cat /sprite/p/$2.pid)
-}
 # NODE NAME NR: a process of that name is in that system call there
 in_call() { sh_on $1 'for p in $(pgrep -x "$1"); do [ "$(cut -d" " -f1 /proc/$p/syscall)" = $2 ] && exit 0; done; exit 1' $2 $3; }
-over() { until_true 60 on ws1 test -e /sprite/p/$1.rc; on ws1 cat /sprite/p/$1.rc; }
-numbers() { on ws1 cat /sprite/p/$1 | awk '$1 == "end" { print "end", $2 } $1 != "end" && $2 != n++ { print "not in order at", NR; exit }'; }
 
 start ws1 w "$P w f a 4000"
 W=$PID
