@@ -55,7 +55,7 @@ static bool give_make(struct make_args *m, const struct make_arg *x)
 	if (x->letter == 'C' && x->value && m->ndirs < ARRAY_SIZE(m->dirs))
 		m->dirs[m->ndirs++] = x->value;
 	for (int i = 0; i < 2 && x->as[i]; i++)
-		if (strcmp(x->as[i], "--")) /* ours come behind; a target that begins with a dash make does not have */
+		if (i || strcmp(x->as[i], "--")) /* ours come behind; a target that begins with a dash make does not have */
 			m->argv[m->n++] = x->as[i];
 	return true;
 }
@@ -230,18 +230,28 @@ static void sprite_sh(char *to, size_t n)
 
 static int run_make(struct make_args *m)
 {
+	static const int ours[] = { SIGINT, SIGQUIT };
+	posix_spawnattr_t attr;
+	sigset_t keys;
 	pid_t pid;
 	int status, err;
 
 	m->argv[m->n] = NULL;
-	err = posix_spawnp(&pid, "make", NULL, NULL, (char **)m->argv, environ);
+	/* Ctrl-C is for make, which ends its recipes and then itself: we stay to pass on their last words. */
+	sigemptyset(&keys);
+	for (int i = 0; i < 2; i++) {
+		if (signal(ours[i], SIG_IGN) != SIG_IGN)
+			sigaddset(&keys, ours[i]);
+	}
+	posix_spawnattr_init(&attr);
+	posix_spawnattr_setsigdefault(&attr, &keys);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGDEF);
+	err = posix_spawnp(&pid, "make", NULL, &attr, (char **)m->argv, environ);
+	posix_spawnattr_destroy(&attr);
 	if (err) {
 		failed("make: %s", strerror(err));
 		return 127;
 	}
-	/* Ctrl-C is for make, which ends its recipes and then itself: we stay to pass on their last words. */
-	signal(SIGINT, SIG_IGN);
-	signal(SIGQUIT, SIG_IGN);
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
 	if (WIFEXITED(status))
@@ -297,8 +307,10 @@ int cmd_make(int argc, char **argv)
 	if (r)
 		return failed("%s", e.text);
 	dir = strdup(make_agent_path(a));
-	if (!dir || !old || asprintf(&flags, "%.*s -j --jobserver-auth=%d,%d%s", (int)make_flags_options(old), old, jobs[0], jobs[1], old + make_flags_options(old)) < 0)
+	if (!dir || !old || asprintf(&flags, "%.*s -j --jobserver-auth=%d,%d%s", (int)make_flags_options(old), old, jobs[0], jobs[1], old + make_flags_options(old)) < 0) {
+		make_agent_stop(a);
 		return failed("out of memory");
+	}
 	*strrchr(dir, '/') = 0;
 	read_makefiles(&m);
 	r = last_makefile(&m, dir, sh, false);

@@ -8,7 +8,7 @@
 #include <unistd.h>
 #include "migd/relay/hub_parts.h"
 
-enum { STALLED_MS = 200 };
+enum { STALLED_MS = 200, LOOK_MS = 2 };
 
 static struct timespec deadline_in(int ms)
 {
@@ -74,14 +74,25 @@ static bool inputs_told(struct relay_hub *h)
 	return true;
 }
 
-/* Waits (lock held) until the condition is true. -ENOTCONN: it is not, and the link is not there. */
+static bool is_past(const struct timespec *t)
+{
+	struct timespec now = deadline_in(0);
+
+	return now.tv_sec > t->tv_sec || (now.tv_sec == t->tv_sec && now.tv_nsec >= t->tv_nsec);
+}
+
+/*
+ * Waits (lock held) until the condition is true. -ENOTCONN: it is not, and the link is not there. Each turn of the hub's thread tells us; it is made to turn when it
+ * has not for LOOK_MS, not each time it has, or the two wake each other without pause.
+ */
 static int wait_until(struct relay_hub *h, bool (*cond)(struct relay_hub *), const struct timespec *t)
 {
-	int err = 0;
+	hub_poke(h);
+	while (!cond(h) && !is_past(t)) {
+		struct timespec look = deadline_in(LOOK_MS);
 
-	while (!cond(h) && !err) {
-		hub_poke(h);
-		err = pthread_cond_timedwait(&h->changed, &h->lock, t);
+		if (pthread_cond_timedwait(&h->changed, &h->lock, &look) == ETIMEDOUT)
+			hub_poke(h);
 	}
 	return cond(h) ? 0 : !h->up || h->broken ? -ENOTCONN : -ETIMEDOUT;
 }

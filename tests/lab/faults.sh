@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# For test_migd_faults.sh and test_migd_kills.sh, sourced after lib.sh: one move of a counting job, in which something goes wrong at one step of one migd (migd/fault.h).
+# For test_migd_faults.sh, test_migd_kills.sh and test_pipes_killed.sh, sourced after lib.sh: one move of a counting job, in which something goes wrong at one step of one migd (conf/fault.h).
 # Whatever it was: exactly one copy runs afterwards, no line of its output is lost or doubled, in the end its parent gets the right exit status, and nothing is left.
 FAULT=/run/sprite/fault
 faults_up() {

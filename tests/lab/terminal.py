@@ -19,8 +19,8 @@ class Terminal:
     def close(self): os.close(self.fd)
     def on(self, node, *a): # what a command says there
         return subprocess.run([self.lab, "exec", node, "-T", "-u", "sprite", "--", *a], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True).stdout
-    def mig(self, *a):
-        for tries in range(20): # a migd that has just come up is not found at once
+    def mig(self, *a, tries=1): # more: a migd that has just come up is not found at once
+        for i in range(tries):
             if os.spawnv(os.P_WAIT, self.lab, [self.lab, "exec", "ws1", "-T", "-u", "sprite", "--", "mig", *a]) == 0: return
             time.sleep(0.3)
         sys.exit("not ok - mig %s failed" % " ".join(a))

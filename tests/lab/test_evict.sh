@@ -43,6 +43,8 @@ refused "so it is still not" 1 "only root may lend this host" as sprite ws2 mig 
 end s
 refused "a time that has been" 1 "expected a time to come" on ws2 mig lend on --until 2001-01-01
 refused "no time at all" 64 "expected a time such as" on ws2 mig lend on --until soon
+check "root lends until a time" on ws2 mig lend on --until +1h
+refused "which who sits there does not make for ever" 1 "only root changes that" as sprite ws2 mig lend on
 check "lend for a while" on ws2 mig lend on --until +3s
 check "it says until when" grep -q "on: this host takes guests, until 20" <(on ws2 mig lend status)
 run ws2 "" "" t
