@@ -509,7 +509,7 @@ void guest_go(void *ctx, struct rpc_request *rq)
 	if (!f)
 		return;
 	pthread_mutex_lock(&f->lock);
-	if (f->machine.state == MD_DOUBT)
+	if (r->signal_seq > f->signal_seq) /* told again to one that runs, and was started again in between: it knows no better */
 		f->signal_seq = r->signal_seq;
 	pthread_mutex_unlock(&f->lock);
 	fault_point("go");

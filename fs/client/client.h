@@ -762,7 +762,7 @@ uint64_t read_mark(struct fs *fs);
 void read_keep(struct inode *ino, uint64_t mark, uint64_t seq, uint64_t off, const struct iovec *iov, int niov, size_t len, bool end, size_t given);
 void read_begin(struct call *c); /* a READ of c->ino, before it is sent */
 void read_end(struct call *c);	 /* it was answered, or is given up; ended with c at the latest */
-void read_settle(struct fs *fs, struct inode *ino); /* waits for those begun before; not from a handler or a completion */
+void read_settle(struct fs *fs, struct inode *ino, uint64_t until); /* waits for those begun before, until clock_boot_ns() is that; not from a handler or a completion */
 /* c changes the contents of ino, one of its own: from before it is sent until before it is answered. Ended with c at the latest. */
 void read_change_begin(struct call *c, struct inode *ino);
 void read_change_end(struct call *c);

@@ -494,7 +494,7 @@ int dirq_drain(struct server *s)
 	while (!paused && !dirq_empty(s) && !fs->stopping) {
 		struct timespec ts;
 
-		clock_gettime(CLOCK_REALTIME, &ts);
+		clock_gettime(CLOCK_MONOTONIC, &ts);
 		ts.tv_sec++;
 		pthread_cond_timedwait(&fs->wb_cond, &fs->recall_lock, &ts);
 		pthread_mutex_lock(&s->q.lock);

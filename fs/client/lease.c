@@ -29,6 +29,7 @@
 void lease_init(struct fs *fs)
 {
 	pthread_rwlockattr_t a;
+	pthread_condattr_t c;
 
 	pthread_rwlockattr_init(&a);
 	pthread_rwlockattr_setkind_np(&a, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
@@ -36,7 +37,10 @@ void lease_init(struct fs *fs)
 	pthread_rwlockattr_destroy(&a);
 	pthread_mutex_init(&fs->recall_lock, NULL);
 	pthread_cond_init(&fs->recall_cond, NULL);
-	pthread_cond_init(&fs->wb_cond, NULL);
+	pthread_condattr_init(&c);
+	pthread_condattr_setclock(&c, CLOCK_MONOTONIC); /* waits end though somebody sets the clock */
+	pthread_cond_init(&fs->wb_cond, &c);
+	pthread_condattr_destroy(&c);
 	list_init(&fs->recall_queue);
 }
 

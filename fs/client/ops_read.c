@@ -20,7 +20,6 @@
 
 #define DATA	   SPRITE__FS__LEASE_BITS__LEASE_DATA
 #define AROUND_MAX (16u << 10) /* larger reads are not small */
-#define SETTLE_NS  2000000000ull
 #define TRIES	   64	       /* blocks of a large file that are fetched before it is asked whether they were used */
 
 uint64_t read_mark(struct fs *fs)
@@ -91,9 +90,8 @@ void read_end(struct call *c)
  * attr_version), and zeros are read up to where the file ended before. None of them waits for who waits for us (consist.h, rule 6); should one hang with its server, it is not waited for longer.
  * Only those begun before: a file that is read all the time would hold the recall else. What a wait before left (it gave up) counts as before.
  */
-void read_settle(struct fs *fs, struct inode *ino)
+void read_settle(struct fs *fs, struct inode *ino, uint64_t until)
 {
-	uint64_t until = clock_boot_ns() + SETTLE_NS;
 	struct timespec ts;
 	bool turned = false, busy;
 
@@ -108,8 +106,12 @@ void read_settle(struct fs *fs, struct inode *ino)
 		pthread_mutex_unlock(&ino->lock);
 		if (!busy || clock_boot_ns() >= until)
 			break;
-		clock_gettime(CLOCK_REALTIME, &ts);
-		ts.tv_sec++;
+		clock_gettime(CLOCK_MONOTONIC, &ts);
+		ts.tv_nsec += 50000000;
+		if (ts.tv_nsec >= 1000000000) {
+			ts.tv_sec++;
+			ts.tv_nsec -= 1000000000;
+		}
 		pthread_cond_timedwait(&fs->wb_cond, &fs->recall_lock, &ts);
 	}
 	pthread_mutex_unlock(&fs->recall_lock);

@@ -2,7 +2,7 @@
 /*
  * Giving leases back: what the kernel has under them is dropped, then the server is told. (What is granted, and the invariants: lease.c.)
  *
- *	noted -> flushed (write-behind, dirq.c) -> dropped by the kernel -> acknowledged, all objects of one event together
+ *	noted -> flushed (write-behind, dirq.c) -> READs under way answered -> dropped by the kernel -> acknowledged, all objects of one event together
  *
  * The kernel is told by as many threads as there are recalls at once: one of them may wait in the kernel for a page that is locked by a READ or WRITE of ours, which the server
  * answers when somebody else has acknowledged; no recall may wait for another one's page.
@@ -83,6 +83,7 @@ void recall_noted(struct fs *fs)
 /* ---- what the kernel has */
 
 #define INVAL_US 200
+#define SETTLE_NS    2000000000ull
 #define INVAL_ALL_US 500000 /* for all of a recall; then a count of look-ups is mistaken, not the kernel late */
 
 /*
@@ -122,7 +123,7 @@ static void kernel_drop(struct fs *fs, struct inode *ino, uint64_t bits, unsigne
 static void recall_run(struct fs *fs, struct recall *r)
 {
 	unsigned left = INVAL_ALL_US;
-	uint64_t all = 0;
+	uint64_t all = 0, until;
 	size_t i;
 
 	for (i = 0; r->s && i < r->n; i++) /* all are on their way before one is waited for */
@@ -136,9 +137,11 @@ static void recall_run(struct fs *fs, struct recall *r)
 	for (i = 0; i < r->n; i++)
 		if (r->of[i].bits & ATTR)
 			stream_open_local(fs, r->of[i].ino);
+	/* for all of an event together, well below the time for an acknowledgement; pages without a lease are to go soon */
+	until = clock_boot_ns() + (r->s ? SETTLE_NS : SETTLE_NS / 40);
 	for (i = 0; i < r->n; i++)
 		if ((r->of[i].bits & DATA) && (r->s || r->of[i].bits == DATA)) /* not when leases have run out */
-			read_settle(fs, r->of[i].ino);
+			read_settle(fs, r->of[i].ino, until);
 	for (i = 0; i < r->n; i++) {
 		kernel_drop(fs, r->of[i].ino, r->of[i].bits, &left);
 		all |= r->of[i].bits;

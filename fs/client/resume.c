@@ -16,6 +16,7 @@
  * Runs before any other thread but those of rpc, so that nothing is locked here that its functions do not lock themselves.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include "conf/clock.h"
@@ -67,6 +68,8 @@ static void stream_one(void *arg, struct keep *k)
 		if (!r->streams)
 			abort();
 	}
+	if ((((struct kept_stream *)k->data)->flags & O_ACCMODE) != O_RDONLY)
+		atomic_fetch_add(&ino->unsettled, 1); /* what it wrote through a map may not be seen everywhere yet: its first close asks */
 	r->streams[r->nstreams++] = stream_resume(r->fs, ino, k);
 }
 

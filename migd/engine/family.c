@@ -254,7 +254,7 @@ int eng_stopped(const struct eng_family *f, pid_t pid)
 
 	for (size_t i = 0; i < f->nprocs; i++)
 		if (f->procs[i]->vpid == pid)
-			return procfs_stat(f->procs[i]->dir, &st) < 0 || st.state == 't' ? -1 : st.state == 'T';
+			return procfs_stat(f->procs[i]->dir, &st) < 0 || strchr("tZX", st.state) ? -1 : st.state == 'T'; /* Z: its first thread has ended, others run */
 	return -1;
 }
 

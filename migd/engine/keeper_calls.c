@@ -104,8 +104,8 @@ int calls_start(int num)
 		return -errno; /* before Linux 5.19: an interrupted call could be made twice, so rather not */
 	close(fd);
 	listener = num;
-	if (stat_wanted() && (stats_in = stat_start(num)) < 0)
-		return stats_in;
+	if (stat_wanted())
+		stats_in = stat_start(num); /* else the main loop takes them all, and answers those about files as they stand: the filter is on */
 	return stats_in >= 0 ? stats_in : num;
 }
 

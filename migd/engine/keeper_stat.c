@@ -8,7 +8,7 @@
  *
  * Which thread does what: workers take notifications and answer them, since a stat may wait for a file server that is away; calls about processes they give to the
  * main loop. There is always one that waits for the next call, up to WORKERS. One answer for each: a call is given up (by the main loop) or answered (by its worker),
- * under `lock`; nothing is written to the caller after it was given up.
+ * under `lock`; nothing is written to the caller after it was given up. Its memory is written without the lock: it may be a map that waits for a server as well.
  */
 #include "migd/engine/keeper_stat.h"
 #include <errno.h>
@@ -46,7 +46,7 @@ static unsigned nviews;
 static unsigned long root_mount;
 static int listener = -1, proc = -1, own = -1, main_end = -1;
 
-enum state { IDLE, BUSY, GIVEN_UP };
+enum state { IDLE, BUSY, ANSWERING, GIVEN_UP };
 struct worker { /* state, id, caller: under lock */
 	enum state state;
 	uint64_t id;
@@ -168,8 +168,6 @@ static int open_path(const struct ask *a, const char *path)
 	int dir = AT_FDCWD, fd;
 	char name[48];
 
-	if (!at_our_root(a->tid))
-		return -1;
 	if (*path != '/') {
 		if (a->dir == AT_FDCWD)
 			snprintf(name, sizeof(name), "%d/cwd", a->tid);
@@ -277,7 +275,7 @@ static int resolve(struct worker *w, const struct ask *a, union answer *out)
 {
 	int fd, r;
 
-	if (!become(w, a->tid))
+	if (!become(w, a->tid) || !at_our_root(a->tid))
 		return AS_IT_STANDS;
 	fd = open_file(a);
 	if (fd < 0)
@@ -302,16 +300,20 @@ static void serve(struct worker *w, const struct seccomp_notif *n)
 	pthread_mutex_unlock(&lock);
 	r = describe(n, &a) ? resolve(w, &a, &out) : AS_IT_STANDS;
 	pthread_mutex_lock(&lock);
-	if (w->state == BUSY) {
-		if (r == 0 && ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0 && !calls_copy(a.tid, a.to, &out, a.x ? sizeof(out.x) : sizeof(out.st), true))
-			r = -EFAULT;
+	if (w->state == BUSY)
+		w->state = ANSWERING;
+	pthread_mutex_unlock(&lock);
+	if (w->state == ANSWERING && r == 0 && ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0 &&
+	    !calls_copy(a.tid, a.to, &out, a.x ? sizeof(out.x) : sizeof(out.st), true))
+		r = -EFAULT;
+	pthread_mutex_lock(&lock);
+	if (w->state == ANSWERING)
 		calls_respond(id, r < 0 ? r : 0, r == AS_IT_STANDS);
-	}
 	w->state = IDLE;
 	pthread_mutex_unlock(&lock);
 }
 
-static void add_worker(void);
+static bool add_worker(void);
 
 static void *work(void *arg)
 {
@@ -326,18 +328,21 @@ static void *work(void *arg)
 	pthread_mutex_unlock(&lock);
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 	for (;;) {
+		bool alone = false; /* nobody takes the next call */
 		int r, stat = 0;
 
 		memset(&n, 0, sizeof(n));
 		atomic_fetch_add(&waiting, 1);
 		r = ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &n);
 		if (atomic_fetch_sub(&waiting, 1) == 1 && r == 0)
-			add_worker();
+			alone = !add_worker();
 		if (r < 0)
 			continue; /* interrupted, or the caller was killed */
 		for (int i = 0; i < STAT_CALLS; i++)
 			stat |= n.data.nr == (int)stat_calls[i];
-		if (stat)
+		if (stat && alone)
+			calls_respond(n.id, 0, true); /* all others wait for a server: who asks for a number sees this host's, rather than that all calls stand still */
+		else if (stat)
 			serve(w, &n);
 		else
 			while (write(main_end, &n, sizeof(n)) < 0 && errno == EINTR)
@@ -346,19 +351,21 @@ static void *work(void *arg)
 	return NULL;
 }
 
-static void add_worker(void)
+static bool add_worker(void)
 {
 	pthread_attr_t attr;
 	pthread_t t;
+	bool added;
 
 	pthread_mutex_lock(&lock);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	if (nworkers < WORKERS && pthread_create(&t, &attr, work, &workers[nworkers]) == 0)
-		nworkers++;
+	added = nworkers < WORKERS && pthread_create(&t, &attr, work, &workers[nworkers]) == 0;
+	nworkers += added;
 	pthread_attr_destroy(&attr);
 	pthread_mutex_unlock(&lock);
+	return added;
 }
 
 static void no_handler(int sig)
@@ -447,5 +454,9 @@ int stat_start(int fd)
 	ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP); /* from Linux 6.6 on: a call costs less */
 	add_worker();
 	add_worker();
-	return nworkers ? p[0] : -EAGAIN;
+	if (nworkers)
+		return p[0];
+	close(p[0]);
+	close(p[1]);
+	return -EAGAIN;
 }

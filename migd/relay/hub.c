@@ -297,6 +297,8 @@ static int make_pty(struct relay *r, int *family_end)
 	r->has_sink = true;
 	err = relay_source_init(&r->source, ours, false, false);
 	r->has_source = true;
+	if (err)
+		close(*family_end);
 	return err;
 }
 
