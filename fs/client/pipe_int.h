@@ -173,6 +173,8 @@ struct stack { /* bytes that are to be in the pipe, in order */
 void stack_read(struct stack *s, int fd, size_t n);
 /* Takes out what is there now, by one call. */
 void stack_drain(struct stack *s, int r);
+/* Puts it before all that is in the pipe, whoever writes there; what that was is then in it too. r, w: ends of the pipe, neither of which waits. -EFBIG, -EBUSY, -ENOMEM: it is not in. */
+int stack_front(struct stack *s, int r, int w);
 /* What is in it goes to the hub as a source's, from `at` on. */
 void stack_send(struct fifo *f, const struct stack *s, size_t at);
 /* Puts what came from the hub into the pipe, all of it, before or behind what is there (f->front). */

@@ -16,7 +16,7 @@
 #include "conf/log.h"
 #include "fs/client/pipe_int.h"
 
-#define PLACE_TRIES 100 /* writers of this node may be faster */
+#define PLACE_TRIES 20 /* writers of this node may be faster */
 #define GROWN_MAX   (64 << 20)
 #define DRAIN_MAX   (256u << 10)
 
@@ -72,81 +72,86 @@ void stack_send(struct fifo *f, const struct stack *s, size_t at)
 	}
 }
 
-/*
- * One try to put s into the pipe, before all that writers of this node have put there. The pipe is one page small, so that they wait with at most a page in it. Everything
- * is laid out beforehand: all but the last of `pages` pieces are s. Then that page is read as the last piece, the pipe made exactly as large as all pieces, and they are
- * put in. If they went in whole, nobody was before us. If not, the pipe is full: nobody writes until we have taken out what came first, which goes behind s, and our
- * part of it. -EAGAIN: try again, nothing is changed but s.
- */
-static int stack_try(struct stack *s, int r, int w, uint8_t *m, size_t pages)
+/* n bytes that are there. */
+static void pull(int r, uint8_t *to, size_t n)
 {
-	struct iovec v[UIO_MAXIOV];
-	size_t at = 0, n = pages - 1;
-	ssize_t last, in = -1;
-	bool too_large = false;
-	size_t first;
-	int all = 0;
+	ssize_t k;
 
-	for (size_t i = 0; i < n; i++) {
-		size_t part = (s->len - at + n - i - 1) / (n - i);
-
-		memcpy(m + i * PAGE, s->p + at, part);
-		v[i] = (struct iovec){m + i * PAGE, part};
-		at += part;
-	}
-	last = read(r, m + n * PAGE, PAGE);
-	if (last > 0) {
-		v[n] = (struct iovec){m + n * PAGE, (size_t)last};
-	} else if (n > 1) { /* it was empty: one of ours in two halves */
-		v[n] = (struct iovec){(uint8_t *)v[n - 1].iov_base + v[n - 1].iov_len / 2, v[n - 1].iov_len - v[n - 1].iov_len / 2};
-		v[n - 1].iov_len /= 2;
-	} else {
-		pages = 1;
-	}
-	if (pages == 1 || fcntl(w, F_SETPIPE_SZ, pages * PAGE) >= 0)
-		in = vmsplice(w, v, pages, SPLICE_F_NONBLOCK);
-	else
-		too_large = errno == EPERM;
-	if (last > 0 && stack_room(s, (size_t)last)) {
-		memcpy(s->p + s->len, m + n * PAGE, (size_t)last);
-		s->len += (size_t)last;
-	}
-	if (in == (ssize_t)s->len)
-		return 0;
-	if (in <= 0)
-		return too_large ? -EFBIG : -EAGAIN;
-	/* by one call, and the pipe small again at once: while we do that, who waits for room has not woken up yet */
-	ioctl(w, FIONREAD, &all);
-	first = (size_t)all - (size_t)in;
-	if (!stack_room(s, first))
-		return -ENOMEM;
-	v[0] = (struct iovec){s->p + s->len, first};
-	v[1] = (struct iovec){m + pages * PAGE, (size_t)in}; /* the pages of m itself are in the pipe */
-	if (readv(r, v, 2) > 0)
-		fcntl(w, F_SETPIPE_SZ, PAGE);
-	s->len += first;
-	return -EAGAIN;
+	for (; n && (k = read(r, to, n)) > 0; n -= (size_t)k)
+		to += k;
 }
 
-/* Puts s before all that is in the pipe. */
-static int stack_front(struct stack *s, int r, int w)
+/*
+ * Our pages, which are in the pipe and fill it to the brim, get their content: at their end s, then what came before them. That is read first, and last what is over at
+ * their beginning, so s is what comes next. Who finds room meanwhile writes behind them.
+ */
+static void stack_settle(struct stack *s, int r, uint8_t *m, size_t in, size_t before)
+{
+	size_t spare = in - before - s->len;
+
+	pull(r, s->p + s->len, before);
+	s->len += before;
+	memcpy(m + spare, s->p, s->len);
+	pull(r, s->p + s->len, spare);
+}
+
+/*
+ * One try. Writers of this node can be kept from writing only by a full pipe, and one that has room for s has room for them: so what comes first is settled when it is full.
+ * The pipe is made much larger and, with the next call, filled to the brim with pages of ours, of which it keeps references (vmsplice(2); shared ones, or a fork in another
+ * thread would make copies of those that we write to). Now it is full, whoever was quicker: what is in it and not ours came before, and nothing is behind. If our pages have
+ * room for that and for s: stack_settle(). If not, writers had too much time between the two calls: all is taken out, the pipe is made a page small, and
+ * what came before goes behind s. -EAGAIN: try again, nothing is changed but s.
+ */
+static int stack_try(struct stack *s, int r, int w)
+{
+	int all = 0, size = fcntl(w, F_GETPIPE_SZ), err = -EAGAIN;
+	size_t least, room = PAGE, in, before;
+	struct iovec v;
+	ssize_t n;
+
+	if (size < 0 || ioctl(w, FIONREAD, &all))
+		return -errno;
+	least = (size_t)size + s->len + (size_t)all;
+	while (room < 2 * least)
+		room *= 2;
+	v = (struct iovec){mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0), room};
+	if (v.iov_base == MAP_FAILED)
+		return -ENOMEM;
+	if (!stack_room(s, room))
+		err = -ENOMEM;
+	while (err == -EAGAIN && fcntl(w, F_SETPIPE_SZ, room) < 0) {
+		if (errno != EPERM || room / 2 < least)
+			err = errno == EPERM ? -EFBIG : -errno;
+		room /= 2;
+	}
+	n = err == -EAGAIN ? vmsplice(w, &v, 1, SPLICE_F_NONBLOCK) : 0;
+	if (err == -EAGAIN) {
+		in = n > 0 ? (size_t)n : 0;
+		ioctl(w, FIONREAD, &all);
+		before = (size_t)all - in;
+		if (in >= s->len + before) {
+			stack_settle(s, r, v.iov_base, in, before);
+			err = 0;
+		} else { /* by one call, and the pipe small at once: while we do that, who waits for room has not woken up yet */
+			n = read(r, s->p + s->len, (size_t)all);
+			fcntl(w, F_SETPIPE_SZ, PAGE);
+			s->len += n < (ssize_t)before ? (n > 0 ? (size_t)n : 0) : before;
+		}
+	}
+	munmap(v.iov_base, v.iov_len);
+	return err;
+}
+
+int stack_front(struct stack *s, int r, int w)
 {
 	struct sched_param high = {.sched_priority = 1}, normal = {0};
 	int err = -EAGAIN;
 
-	sched_setscheduler(0, SCHED_FIFO, &high); /* a race against writers: all depends on losing no time */
+	sched_setscheduler(0, SCHED_FIFO, &high); /* the less time is lost, the less has to be tried again */
 	for (int i = 0; i < PLACE_TRIES && err == -EAGAIN; i++) {
-		size_t pages = 2;
-		uint8_t *m;
-
-		while (fcntl(w, F_SETPIPE_SZ, PAGE) < 0 && errno == EBUSY && s->len < UIO_MAXIOV * PAGE)
+		while (i && fcntl(w, F_SETPIPE_SZ, PAGE) < 0 && errno == EBUSY && s->len < GROWN_MAX)
 			stack_drain(s, r);
-		while ((pages - 1) * PAGE < s->len)
-			pages *= 2;
-		m = pages > UIO_MAXIOV ? MAP_FAILED : mmap(NULL, 2 * pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-		err = m == MAP_FAILED ? -EFBIG : stack_try(s, r, w, m, pages);
-		if (m != MAP_FAILED)
-			munmap(m, 2 * pages * PAGE); /* the pipe keeps the pages of the first half */
+		err = stack_try(s, r, w);
 	}
 	sched_setscheduler(0, SCHED_OTHER, &normal);
 	return err == -EAGAIN ? -EBUSY : err;
@@ -189,7 +194,7 @@ void pipe_place(struct agent *a, struct fifo *f)
 	size = fcntl(f->end, F_GETPIPE_SZ);
 	if (f->front) {
 		_cleanup_close_ int r = fifo_open(a->fs, f->ino, O_RDONLY);
-		int err = stack_front(&s, r, f->end);
+		int err = r < 0 ? r : stack_front(&s, r, f->end);
 
 		placed = err ? 0 : s.len;
 		if (err)
