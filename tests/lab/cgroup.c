@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Control groups of a lab's nodes: BASE/sprite-lab/LAB/NODE in the v2 hierarchy and in each v1 hierarchy that nodes use. BASE is the root of v2 (in an inner
+ * Control groups of a lab's nodes: BASE/sprite-lab/NAME@RUN/NODE (lab.tag) in the v2 hierarchy and in each v1 hierarchy that nodes use. BASE is the root of v2 (in an inner
  * group no controllers could be handed down) and the caller's own group of v1, so that a limit which the caller is under holds for the lab too.
  * A node sees its group as the root (cgroup namespace). On a v2 host its processes live in the leaf `init`, or the kernel would not let migd turn on controllers.
  */
@@ -106,8 +106,8 @@ static void hand_down(const char *group)
 int cgroup_node_create(const struct lab *lab, const char *node, struct error *e)
 {
 	for (size_t i = 0; i < nhier; i++) {
-		_cleanup_free_ char *path = group_path(&hier[i], lab->name, node, ""), *top = xasprintf("%s/sprite-lab", hier[i].mount),
-				    *group = group_path(&hier[i], lab->name, NULL, "");
+		_cleanup_free_ char *path = group_path(&hier[i], lab->tag, node, ""), *top = xasprintf("%s/sprite-lab", hier[i].mount),
+				    *group = group_path(&hier[i], lab->tag, NULL, "");
 		int rc = make_dirs(path, 0755);
 
 		if (rc < 0)
@@ -124,7 +124,7 @@ int cgroup_node_create(const struct lab *lab, const char *node, struct error *e)
 int cgroup_node_join(const struct lab *lab, const char *node, struct error *e)
 {
 	for (size_t i = 0; i < nhier; i++) {
-		_cleanup_free_ char *path = group_path(&hier[i], lab->name, node, "/cgroup.procs");
+		_cleanup_free_ char *path = group_path(&hier[i], lab->tag, node, "/cgroup.procs");
 		int rc = write_file(path, "0", 0644);
 
 		if (rc < 0)
@@ -194,7 +194,7 @@ int cgroup_node_cpu(const struct lab *lab, const char *node, int percent, struct
 	cgroup_probe();
 	for (size_t i = 0; i < nhier; i++) {
 		const struct hierarchy *h = &hier[i];
-		_cleanup_free_ char *path = group_path(h, lab->name, node, h->v2 ? "/cpu.max" : "/cpu.cfs_quota_us"), *text = NULL;
+		_cleanup_free_ char *path = group_path(h, lab->tag, node, h->v2 ? "/cpu.max" : "/cpu.cfs_quota_us"), *text = NULL;
 		int rc;
 
 		if (access(path, W_OK) < 0)
@@ -259,13 +259,13 @@ static void remove_below(const char *dir, const char *lab, int depth)
 		closedir(d);
 }
 
-int cgroup_lab_remove(const char *lab)
+int cgroup_lab_remove(const struct lab *lab)
 {
 	cgroup_probe();
 	for (int try = 0; try < 600; try++) {
 		busy = false;
 		for (size_t i = 0; i < nhier; i++)
-			remove_below(hier[i].mount, lab, 6);
+			remove_below(hier[i].mount, lab->tag, 6);
 		if (!busy)
 			return 0;
 		nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL); /* the killed are on their way */

@@ -56,7 +56,7 @@ static int cut_or_heal(const char *name, int argc, char **argv, bool cut)
 	int rc = 0;
 
 	if (argc < 2 || argc > 3)
-		return usage_error(argv[0]);
+		return usage_error(cut ? "cut" : "heal");
 	if (lab_use_node(&lab, name, argv[1], &n, &e) < 0)
 		return fail(&e);
 	if (argc == 3) {

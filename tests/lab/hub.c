@@ -58,6 +58,8 @@ static void abandon(void *arg)
 	struct lab *lab = arg;
 
 	lab->hub = 0; /* that is us */
+	if (lab->disk_lock >= 0)
+		close(lab->disk_lock);
 	lab_clear(lab, NULL);
 }
 
@@ -76,6 +78,8 @@ static void __attribute__((noreturn)) hub_main(struct lab *lab, const struct lab
 		error_set(&e, errno, "mount /proc of the lab: %s", strerror(errno));
 	if (!e.code)
 		pki_create(lab, &e);
+	if (!e.code)
+		lab_disk_make(lab, &e);
 	for (size_t i = 0; !e.code && i < lab->nnodes; i++)
 		cgroup_node_create(lab, lab->node[i].name, &e);
 	if (!e.code)

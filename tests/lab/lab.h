@@ -8,8 +8,9 @@
  *   init   pid 1 of a node: starts the daemons, runs what `exec` asks for, reaps.
  *   command  the sprite-lab that the user typed: talks to hub and inits through a unix SEQPACKET socket each (server.c), one JSON object per packet.
  *
- * What a lab leaves outside its namespaces: /run/sprite-lab/NAME (state, sockets, certificates), /var/tmp/sprite-lab/NAME (the servers' disks) and cgroups
- * called sprite-lab/NAME. lab_clear() removes all three, whatever state they are in.
+ * What a lab leaves outside its namespaces: /run/sprite-lab/NAME (state, sockets, certificates), /var/tmp/sprite-lab/NAME@RUN (the servers' disks) and cgroups
+ * called sprite-lab/NAME@RUN. lab_clear() removes all three, whatever state they are in. RUN tells which /run it is that knows of the lab: control groups, and perhaps
+ * /var/tmp, are the whole machine's, and a chroot or a container on it may have a lab of the same name.
  */
 #ifndef LAB_LAB_H
 #define LAB_LAB_H
@@ -37,10 +38,12 @@ struct lab_node {
 
 struct lab {
 	char name[32];
+	char tag[72];	 /* NAME@RUN */
 	char dir[64];	 /* LAB_RUN/NAME */
-	char disk[64];	 /* LAB_DISK/NAME */
+	char disk[96];	 /* LAB_DISK/NAME@RUN */
 	char bindir[512]; /* our programs */
 	int lock;	 /* fd of dir, flock'ed by commands that change the lab; -1 */
+	int disk_lock;	 /* hub: fd of disk, flock'ed; -1 */
 	int subnet;	 /* 10.77.subnet.0/24 */
 	pid_t hub;
 	uint64_t hub_start; /* field 22 of /proc/PID/stat, so that a reused pid is not taken for the hub */
@@ -64,6 +67,7 @@ int lab_lock(struct lab *lab, bool create, struct error *e);
 int lab_save(const struct lab *lab, struct error *e);
 bool lab_alive(const struct lab *lab);
 int lab_clear(struct lab *lab, struct error *e);
+int lab_disk_make(struct lab *lab, struct error *e); /* hub: the servers' disks, locked */
 int lab_free_subnet(void);
 struct lab_node *lab_find(struct lab *lab, const char *node);
 /* For commands on a running lab: opened, alive, or an error that says what to do. */
@@ -87,7 +91,7 @@ int cgroup_node_join(const struct lab *lab, const char *node, struct error *e); 
 int cgroup_node_settle(void);			      /* moves the caller to the leaf `init`, so that controllers can be turned on below the root */
 int cgroup_node_mount(const char *root, struct error *e); /* /sys/fs/cgroup of a node */
 int cgroup_node_cpu(const struct lab *lab, const char *node, int percent, struct error *e);
-int cgroup_lab_remove(const char *lab_name); /* kills what is left in them; -EBUSY if something does not die */
+int cgroup_lab_remove(const struct lab *lab); /* kills what is left in them; -EBUSY if something does not die */
 void cgroup_probe(void);
 
 /* node.c, etc.c, pki.c, net.c */

@@ -74,6 +74,7 @@ int main(int argc, char **argv)
 			fprintf(stderr, "sprite-lab: needs root: it makes namespaces\n");
 			return 1;
 		}
+		argv[i] = xasprintf("sprite-lab %s", commands[c].name); /* getopt(3) begins its lines with it */
 		return commands[c].run(lab, argc - i, argv + i);
 	}
 	if (i < argc)

@@ -2,7 +2,8 @@
 /*
  * What is known of a lab from outside: LAB_RUN/NAME/state.json, written by `up`, and the removal of everything that a lab leaves there.
  * Locking: commands that change a lab hold flock(2) on its directory, and so does its hub until the lab is complete, or has been cleared away because `up` was
- * killed: no command meets a lab half way. The directory is removed while locked, so whoever waited looks again.
+ * killed: no command meets a lab half way. The directory is removed while locked, so whoever waited looks again. The servers' disks are locked by the hub, all its life:
+ * one that is not is nobody's.
  */
 #include "lab.h"
 #include <ctype.h>
@@ -92,17 +93,21 @@ static int state_read(struct lab *lab)
 
 int lab_open(struct lab *lab, const char *name, struct error *e)
 {
+	struct stat run = {0};
 	char *slash;
 	int rc;
 
 	memset(lab, 0, sizeof(*lab));
-	lab->lock = -1;
+	lab->lock = lab->disk_lock = -1;
 	rc = name_check(name, e);
 	if (rc < 0)
 		return rc;
+	if (stat("/run", &run) < 0)
+		return error_set(e, errno, "/run: %s", strerror(errno));
 	snprintf(lab->name, sizeof(lab->name), "%s", name);
+	snprintf(lab->tag, sizeof(lab->tag), "%s@%llx-%llx", name, (unsigned long long)run.st_dev, (unsigned long long)run.st_ino);
 	snprintf(lab->dir, sizeof(lab->dir), LAB_RUN "/%s", name);
-	snprintf(lab->disk, sizeof(lab->disk), LAB_DISK "/%s", name);
+	snprintf(lab->disk, sizeof(lab->disk), LAB_DISK "/%s", lab->tag);
 	if (readlink("/proc/self/exe", lab->bindir, sizeof(lab->bindir) - 1) < 0)
 		return error_set(e, errno, "/proc/self/exe: %s", strerror(errno));
 	slash = strrchr(lab->bindir, '/');
@@ -223,6 +228,52 @@ int lab_use_node(struct lab *lab, const char *name, const char *node, struct lab
 	return 0;
 }
 
+int lab_disk_make(struct lab *lab, struct error *e)
+{
+	struct stat held, now;
+
+	for (;;) {
+		int fd, rc = make_dirs(lab->disk, 0755);
+
+		if (rc < 0)
+			return error_set(e, -rc, "%s: %s", lab->disk, strerror(-rc));
+		fd = open(lab->disk, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (fd < 0 && errno != ENOENT)
+			return error_set(e, errno, "%s: %s", lab->disk, strerror(errno));
+		if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0 && fstat(fd, &held) == 0 && stat(lab->disk, &now) == 0 && held.st_ino == now.st_ino) {
+			lab->disk_lock = fd;
+			return 0;
+		}
+		if (fd >= 0) /* somebody who clears has just taken it for one that is nobody's */
+			close(fd);
+	}
+}
+
+/* Ours, and those of our name that an earlier life of this machine left. */
+static int disks_clear(const struct lab *lab)
+{
+	size_t len = strlen(lab->name);
+	DIR *d = opendir(LAB_DISK);
+	struct dirent *entry;
+	int rc = 0;
+
+	while (d && (entry = readdir(d))) {
+		_cleanup_free_ char *path = xasprintf(LAB_DISK "/%s", entry->d_name);
+		_cleanup_close_ int fd = -1;
+
+		if (strncmp(entry->d_name, lab->name, len) != 0 || entry->d_name[len] != '@')
+			continue;
+		fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
+			rc = rc ? rc : remove_tree(path);
+		else if (strcmp(path, lab->disk) == 0)
+			rc = -EBUSY;
+	}
+	if (d)
+		closedir(d);
+	return rc;
+}
+
 /* Ends the hub and all beneath it, then removes what a lab leaves behind; works on any mixture of remains. */
 int lab_clear(struct lab *lab, struct error *e)
 {
@@ -239,10 +290,10 @@ int lab_clear(struct lab *lab, struct error *e)
 				fuse_abort(connection, n);
 		}
 	}
-	rc = cgroup_lab_remove(lab->name);
+	rc = cgroup_lab_remove(lab);
 	if (rc < 0)
 		return error_set(e, -rc, "lab %s: its control groups do not go away: %s", lab->name, strerror(-rc));
-	rc = remove_tree(lab->disk);
+	rc = disks_clear(lab);
 	if (rc == 0)
 		rc = remove_tree(lab->dir);
 	if (rc < 0)

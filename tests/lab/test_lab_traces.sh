@@ -73,6 +73,18 @@ printf '#!/bin/sh\necho the reason why\nexit 3\n' >"$TMP/bin/spritefsd"; chmod +
 refused "up tells which daemon failed and why" 1 'the reason why' "$TMP/bin/sprite-lab" --name $ME-c up -n 1
 same "and leaves nothing" "" "$(mine)"
 
+# a lab of the same name in a container that shares control groups and /var/tmp, but not /run, with this machine
+check "a lab comes up" lab --name $ME-a up -n 1
+sh_on_lab $ME-a 'echo ours >/sprite/f && sync -f /sprite/f'
+other() { unshare -m sh -c 'mount -t tmpfs run /run && "$0" --name $1 up -n 1 && "$0" --name $1 exec ws1 -- sh -c "[ ! -e /sprite/f ] && echo alone"; "$0" --name $1 down' "$BIN/sprite-lab" $ME-a; }
+same "one of the same name, where /run is another, does not see it" alone "$(other 2>&1 | tail -1)"
+check "and leaves it as it was, up and down" sh_on_lab $ME-a 'grep -qx ours /sprite/f && echo more >>/sprite/f && sync -f /sprite/f'
+check "down" lab --name $ME-a down
+same "nothing is left of either" "" "$(mine)"
+mkdir -p /var/tmp/sprite-lab/$ME-a@1-1/fs1
+lab --name $ME-a down 2>/dev/null
+same "a disk that an earlier life of this machine left goes as well" "" "$(mine)"
+
 # where guests could not live
 mkdir "$TMP/root"
 refused "up in a chroot says what is missing" 1 'user namespaces cannot be made' unshare -m sh -c 'mount --rbind / "$1" && exec chroot "$1" "$2" --name '$ME-c' up -n 1' sh "$TMP/root" "$BIN/sprite-lab"
