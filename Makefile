@@ -78,10 +78,11 @@ $(BUILD)/bin/sprite-sh: $(addprefix $(BUILD)/obj/,migd/cli/sprite_sh.o migd/cli/
 	$(link) $(if $(SAN),,-static) $(L_CONF)
 $(BUILD)/bin/sprite-lab: $(O_LAB) $(O_CONF)
 	$(link) $(L_CONF)
+# Scripts: our version is put in.
 $(BUILD)/bin/sprite-pki: rpc/sprite-pki
-	@mkdir -p $(@D); install -m 755 $< $@
 $(BUILD)/bin/mount.sprite: fs/client/mount.sprite
-	@mkdir -p $(@D); install -m 755 $< $@
+$(BUILD)/bin/sprite-pki $(BUILD)/bin/mount.sprite:
+	@mkdir -p $(@D); sed 's/@VERSION@/$(VERSION)/' $< > $@.new && chmod 755 $@.new && mv $@.new $@
 # The keeper is pid 1 of a guest family, in the home's root view: static, tiny, with nothing of ours beneath it.
 $(BUILD)/bin/sprite-keeper: $(wildcard migd/engine/keeper_*.c) migd/engine/foreign.c migd/engine/devices.c $(wildcard migd/engine/*.h)
 	@mkdir -p $(@D)

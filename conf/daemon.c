@@ -21,6 +21,11 @@ struct parsed {
 	bool check, foreground, help, version;
 };
 
+static void version(const char *program)
+{
+	printf("%s (Sprite for Linux) %s\n", program, SPRITE_VERSION);
+}
+
 static void help(const struct daemon *d, const struct daemon_option *common)
 {
 	char left[80];
@@ -135,11 +140,16 @@ bool daemon_begin(struct daemon *d, int argc, char **argv, int *status)
 		return false;
 	}
 	if (p.version) {
-		printf("%s (Sprite for Linux) %s\n", d->program, SPRITE_VERSION);
+		version(d->program);
 		return false;
 	}
 	log_init(d->program);
 	d->check = p.check;
+	*status = EX_NOPERM;
+	if (d->root && !p.check && geteuid()) {
+		log_error("needs root");
+		return false;
+	}
 	*status = CONF_EXIT;
 	if (conf_load(p.config, &d->conf))
 		return false;
@@ -161,6 +171,19 @@ bool daemon_begin(struct daemon *d, int argc, char **argv, int *status)
 		return false;
 	}
 	*status = 0;
+	return true;
+}
+
+bool daemon_part_asked(int argc, char **argv, const char *program, const char *usage)
+{
+	if (argc != 2)
+		return false;
+	if (!strcmp(argv[1], "--version"))
+		version(program);
+	else if (!strcmp(argv[1], "--help"))
+		printf("%s", usage);
+	else
+		return false;
 	return true;
 }
 

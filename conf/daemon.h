@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the mains of spritefsd, spritefs and migd have in common: the options --config FILE, --check, --foreground, --help, --version, and the
- * signals that end a daemon.
+ * What the mains of spritefsd, spritefs and migd have in common: the options --config FILE, --check, --foreground, --help, --version, root's rights, and the
+ * signals that end a daemon. Of programs that these start: --help and --version.
  *
  *	static const char *mount_dir;
  *	static const struct daemon_option options[] = {
@@ -41,6 +41,7 @@ struct daemon {
 	const struct daemon_option *options; /* may be NULL */
 	int (*check_more)(const struct conf *c, struct error *e); /* what --check looks at beside the configuration; 0 or -errno; may be NULL */
 	const char *operands;		     /* for the usage line, "[SOURCE] [DIR]"; NULL: none allowed */
+	bool root;			     /* runs as root only; --check is for everybody */
 
 	/* filled by daemon_begin() */
 	struct conf *conf;
@@ -51,7 +52,7 @@ struct daemon {
 
 /*
  * Call first in main: parses, starts the log, loads the configuration, blocks the signals (SIGPIPE is ignored). Returns true to go on, or false and the
- * exit status: 0 after --help, --version and a good --check; 64 (EX_USAGE) for a wrong command line; 78 for a bad configuration.
+ * exit status: 0 after --help, --version and a good --check; 64 (EX_USAGE) for a wrong command line; 77 (EX_NOPERM) without the rights; 78 for a bad configuration.
  */
 bool daemon_begin(struct daemon *d, int argc, char **argv, int *status);
 
@@ -60,6 +61,8 @@ int daemon_wait(struct daemon *d, void (*hup)(void *arg), void *arg);
 /* Reads one pending signal: its number, or 0 when there is none. */
 int daemon_signal(struct daemon *d);
 void daemon_end(struct daemon *d);
+/* A program that nobody starts by hand: prints `usage` for --help, the version for --version, and returns true. */
+bool daemon_part_asked(int argc, char **argv, const char *program, const char *usage);
 /* Instead of returning from main, when threads still run that cannot be waited for. */
 void __attribute__((noreturn)) daemon_leave(int status);
 

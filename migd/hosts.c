@@ -263,7 +263,7 @@ static int call_failed(struct host *h, int err, struct error *e)
 	case EHOSTDOWN:
 		if (host_without_migd(h))
 			return error_set(e, EHOSTDOWN, "%s runs no migd: start it there (systemctl start migd)", h->name);
-		return error_set(e, EHOSTDOWN, "%s does not answer: is it up, and does its migd run?", h->name);
+		return error_set(e, EHOSTDOWN, "%s does not answer: is it up, does its name resolve here, and does its migd run?", h->name);
 	case ETIMEDOUT:
 		return error_set(e, ETIMEDOUT, "%s did not answer in time", h->name);
 	case EACCES:

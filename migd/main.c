@@ -55,7 +55,7 @@ static void run(struct daemon *d, struct migd *m)
 
 int main(int argc, char **argv)
 {
-	struct daemon d = { .program = "migd", .summary = "moves processes between workstations", .check_more = rpc_tls_check };
+	struct daemon d = { .program = "migd", .summary = "moves processes between workstations", .check_more = rpc_tls_check, .root = true };
 	struct rlimit files = { 65536, 65536 };
 	static struct migd *m; /* never freed: actors of families that live on without us may look at it until the process is gone */
 	struct error e = { 0 };

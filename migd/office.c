@@ -30,7 +30,7 @@ struct office {
 	uint64_t until_ns;     /* lock: we hold the office until then; 0: not at all */
 	uint64_t term;	       /* lock: the highest heard of */
 	char master[256];      /* lock */
-	bool heard;	       /* the thread's: the last election was answered */
+	bool heard, told;      /* the thread's: the last election was answered; it was said that the first was not */
 };
 
 /* Asks once. resign: gives up, or only looks. */
@@ -39,6 +39,7 @@ static void stand(struct office *o, bool resign)
 	json_t *rq, *rep = NULL;
 	struct error e = {0};
 	uint64_t sent = clock_boot_ns();
+	int err;
 
 	pthread_mutex_lock(&o->lock);
 	rq = json_pack("{s:s, s:s, s:s, s:I, s:b, s:b}", "verb", "elect", "office", "master", "value", "", "term", (json_int_t)o->term, "holding",
@@ -46,10 +47,14 @@ static void stand(struct office *o, bool resign)
 	pthread_mutex_unlock(&o->lock);
 	if (!rq)
 		return;
-	if (local_call(o->spritefs_sock, rq, NULL, NULL, &rep, &e)) {
+	err = local_call(o->spritefs_sock, rq, NULL, NULL, &rep, &e);
+	if (err) {
 		if (o->heard)
 			log_info("election: %s", e.text);
+		else if (!o->told && !resign)
+			log_warn("no election yet: %s%s", e.text, err == -ENOENT || err == -ECONNREFUSED ? " Nothing moves before Sprite's tree is mounted." : "");
 		o->heard = false;
+		o->told = true;
 		json_decref(rep);
 		return; /* what we hold runs out by itself */
 	}
@@ -58,7 +63,7 @@ static void stand(struct office *o, bool resign)
 	uint64_t ttl = (uint64_t)json_integer_value(json_object_get(rep, "ttl_ms")) * 1000000;
 
 	pthread_mutex_lock(&o->lock);
-	o->heard = true;
+	o->heard = o->told = true;
 	o->term = (uint64_t)json_integer_value(json_object_get(rep, "term"));
 	o->until_ns = you ? sent + ttl : 0;
 	if (holder && strcmp(o->master, holder)) {

@@ -359,6 +359,7 @@ static int decode(struct rpc_request *rq)
 
 void request_run(struct rpc_request *rq)
 {
+	bool gone = !rq->payload; /* called off before it was here: its caller ends */
 	int r = decode(rq);
 	struct error e;
 
@@ -367,7 +368,7 @@ void request_run(struct rpc_request *rq)
 			log_warn("%s: refused: %s", rpc_request_addr(rq), e.text);
 		send_status(rq, GRPC_STATUS_UNAUTHENTICATED, e.text);
 	} else if (r) {
-		if (server_may_warn(rq->srv))
+		if (!gone && server_may_warn(rq->srv))
 			log_warn("%s (%s): request %s: %s", rq->peer, rpc_request_addr(rq), rq->svc->method->name, strerror(-r));
 		send_status(rq, r == -EMSGSIZE ? GRPC_STATUS_RESOURCE_EXHAUSTED : GRPC_STATUS_INVALID_ARGUMENT, "request that cannot be decoded");
 	} else if (rq->head.version < RPC_VERSION_MIN) {

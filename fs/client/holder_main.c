@@ -35,6 +35,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "conf/clock.h"
+#include "conf/daemon.h"
 #include "conf/log.h"
 #include "conf/notify.h"
 #include "fs/client/keep.h"
@@ -449,10 +450,14 @@ static bool live(struct holder *h)
 
 int main(int argc, char **argv)
 {
+	static const char usage[] = "usage: sprite-holder SPRITEFS [ARGUMENT...]\n"
+				    "Keeps what a mount lives by while a killed spritefs is started again. Started by spritefs itself. Details: sprite-holder(8)\n";
 	struct holder h = {0};
 
+	if (daemon_part_asked(argc, argv, "sprite-holder", usage))
+		return 0;
 	if (argc < 2) {
-		fprintf(stderr, "usage: sprite-holder SPRITEFS [ARGUMENT...] (started by spritefs itself)\n");
+		fputs(usage, stderr);
 		return 64;
 	}
 	log_init("sprite-holder");

@@ -52,21 +52,39 @@ static void run_path(const struct fs *fs, const char *suffix, char *out, size_t 
 	strncat(out, suffix, n - strlen(out) - 1);
 }
 
+static bool locked;
+
+/* Whoever had it removes it when it ends. */
+static bool still_there(int fd, const char *path)
+{
+	struct stat held, now;
+
+	return fstat(fd, &held) == 0 && stat(path, &now) == 0 && held.st_ino == now.st_ino && held.st_dev == now.st_dev;
+}
+
 static int lock_take(const struct fs *fs, struct error *e)
 {
 	char path[PATH_MAX], text[32] = "";
 	int fd = hold_take(HOLD_LOCK);
 
-	if (fd >= 0) /* the holder has it */
+	locked = fd >= 0;
+	if (locked) /* the holder has it */
 		return 0;
 
 	if (mkdir(fs->conf->run_dir, 0755) < 0 && errno != EEXIST)
 		return error_set(e, errno, "%s: %s", fs->conf->run_dir, strerror(errno));
 	run_path(fs, ".lock", path, sizeof(path));
-	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-	if (fd < 0)
-		return error_set(e, errno, "%s: %s", path, strerror(errno));
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+	while (!locked) {
+		fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+		if (fd < 0)
+			return error_set(e, errno, "%s: %s", path, strerror(errno));
+		if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+			break;
+		locked = still_there(fd, path);
+		if (!locked)
+			close(fd);
+	}
+	if (!locked) {
 		int err = errno;
 		ssize_t k = read(fd, text, sizeof(text) - 1);
 
@@ -80,6 +98,16 @@ static int lock_take(const struct fs *fs, struct error *e)
 		dprintf(fd, "%d\n", (int)(hold_active() ? getppid() : getpid()));
 	hold_keep(HOLD_LOCK, fd);
 	return 0; /* held until we end */
+}
+
+/* The last thing of ours that goes: who comes next makes all the rest anew. */
+static void lock_drop(const struct fs *fs)
+{
+	char path[PATH_MAX];
+
+	run_path(fs, ".lock", path, sizeof(path));
+	if (locked)
+		unlink(path);
 }
 
 static int mount_point(struct fs *fs, struct error *e)
@@ -247,8 +275,10 @@ static int start(struct fs *fs, struct error *e)
 	if (r < 0)
 		return error_set(e, -r, "cannot start: %s", strerror(-r));
 	if (!fs->whole && (r = root_wait(fs, 15000)) < 0)
-		return r == -EACCES ? error_set(e, EACCES, "%s: its server does not let this host in", fs->prefix)
-				    : error_set(e, ETIMEDOUT, "%s: no such domain in the prefix table, or its server is away", fs->prefix);
+		return r == -EACCES
+		       ? error_set(e, EACCES, "%s: its server does not let this host in", fs->prefix)
+		       : error_set(e, ETIMEDOUT, fs->table_known && !fs->root->dom->server ? "%s: no such domain in the prefix table" : "%s: its server, or the root server, is away",
+				 fs->prefix);
 	r = session_new(fs, e);
 	if (r == 0)
 		r = recall_start(fs);
@@ -324,11 +354,12 @@ static void end(struct fs *fs)
 	call_stop_all(fs);
 	if (fs->ctl)
 		local_server_stop(fs->ctl);
+	lock_drop(fs);
 }
 
 int main(int argc, char **argv)
 {
-	struct daemon d = {.program = "spritefs", .summary = "mounts the single image", .options = options, .check_more = rpc_tls_check};
+	struct daemon d = {.program = "spritefs", .summary = "mounts the single image", .options = options, .check_more = rpc_tls_check, .root = true};
 	static struct fs fs;
 	struct error e = {0};
 	pthread_t session;
@@ -364,6 +395,8 @@ int main(int argc, char **argv)
 		log_error("%s", *e.text ? e.text : "cannot start a thread");
 		if (fs.mounted)
 			session_unmount(&fs);
+		if (!fs.resumed)
+			lock_drop(&fs);
 		if (e.code == EPROTO) /* another try would end as this one did */
 			hold_bye(1);
 		_exit(1);

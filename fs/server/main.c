@@ -143,7 +143,8 @@ static const struct daemon_option options[] = {
 
 int main(int argc, char **argv)
 {
-	struct daemon dm = {.program = "spritefsd", .summary = "serves directories as domains of /sprite", .options = options, .check_more = rpc_tls_check};
+	struct daemon dm = {.program = "spritefsd", .summary = "serves directories as domains of /sprite", .options = options, .check_more = rpc_tls_check,
+			    .root = true};
 	int status;
 
 	if (!daemon_begin(&dm, argc, argv, &status))

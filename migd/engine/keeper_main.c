@@ -529,16 +529,26 @@ void inner_main(const struct keeper_setup *s)
 	}
 }
 
-int main(void)
+/* Not migd, as it seems. */
+static int asked(const char *what)
+{
+	bool help = !strcmp(what, "--help");
+
+	if (!strcmp(what, "--version"))
+		return printf("sprite-keeper (Sprite for Linux) %s\n", SPRITE_VERSION) < 0;
+	fputs("usage: sprite-keeper\n"
+	      "Is process 1 of a family of guests. Started by migd, with its socket as descriptor 3. Details: sprite-keeper(8)\n", help ? stdout : stderr);
+	return help ? 0 : 64;
+}
+
+int main(int argc, char **argv)
 {
 	static struct keeper_setup s;
-	ssize_t n = recv(SOCK, &s, sizeof(s), 0);
+	ssize_t n = argc > 1 ? 0 : recv(SOCK, &s, sizeof(s), 0);
 
 	held = s.op == KEEPER_SETUP;
-	if (n != sizeof(s) || (s.op != KEEPER_SETUP && s.op != KEEPER_SETUP_NEW && s.op != KEEPER_SETUP_AHEAD)) {
-		fprintf(stderr, "sprite-keeper is started by migd, with its socket as descriptor 3\n");
-		return 2;
-	}
+	if (n != sizeof(s) || (s.op != KEEPER_SETUP && s.op != KEEPER_SETUP_NEW && s.op != KEEPER_SETUP_AHEAD))
+		return asked(argc == 2 ? argv[1] : "");
 	prctl(PR_SET_NAME, s.op == KEEPER_SETUP_AHEAD ? KEEPER_NAME_AHEAD : KEEPER_NAME);
 	return outer_main(&s);
 }

@@ -13,12 +13,14 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/daemon.h"
 #include "conf/list.h"
 #include "conf/log.h"
 #include "migd/relay/half.h"
@@ -327,12 +329,28 @@ static bool from_root(int sock)
 	return !getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &c, &n) && !c.uid;
 }
 
-int main(void)
+static bool listens(int fd)
 {
+	socklen_t n = sizeof(int);
+	int on = 0;
+
+	return !getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &on, &n) && on;
+}
+
+int main(int argc, char **argv)
+{
+	static const char usage[] = "usage: sprite-relay\n"
+				    "Holds the ends of pipes and terminals between jobs and their homes. Started by migd, with its socket as descriptor 3. Details: sprite-relay(8)\n";
 	struct rlimit files = { FILES_MAX, FILES_MAX };
 	pthread_attr_t attr;
 	pthread_t t;
 
+	if (daemon_part_asked(argc, argv, "sprite-relay", usage))
+		return 0;
+	if (argc > 1 || !listens(LISTEN_FD)) {
+		fputs(usage, stderr);
+		return 64;
+	}
 	log_init("sprite-relay");
 	log_leave_pipe();
 	signal(SIGPIPE, SIG_IGN);
@@ -348,7 +366,7 @@ int main(void)
 		int sock = accept4(LISTEN_FD, NULL, NULL, SOCK_CLOEXEC);
 
 		if (sock < 0 && (errno == EBADF || errno == EINVAL || errno == ENOTSOCK))
-			return 1; /* not started by migd */
+			return 1;
 		if (sock < 0) {
 			usleep(AGAIN_US); /* no descriptor is free, perhaps */
 			continue;

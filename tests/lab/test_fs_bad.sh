@@ -26,18 +26,25 @@ refused "a second spritefs on the mount point is refused" 1 'mount|already|runs'
 check "the first is none the worse" sh_on ws1 'echo x >/sprite/x && cat /sprite/x && [ $(grep -c " /sprite fuse" /proc/mounts) = 1 ]'
 
 # -- names that do not resolve are told from hosts that do not answer
-sh_on ws1 'sed "s/\"root_server\": *\"fs1\"/\"root_server\": \"nofs\"/; s/\"name\"/\"run_dir\": \"\/tmp\/r\", \"name\"/" /etc/sprite/sprite.conf >/tmp/lost.conf; mkdir -p /tmp/r /tmp/m'
+sh_on ws1 'sed "s/\"root_server\": *\"fs1\"/\"root_server\": \"nofs\"/; s/\"name\"/\"run_dir\": \"\/tmp\/r\", \"state_dir\": \"\/tmp\/r\", \"name\"/" /etc/sprite/sprite.conf >/tmp/lost.conf; mkdir -p /tmp/r /tmp/m'
 out=$(on ws1 timeout 20 spritefs --config /tmp/lost.conf --mount /tmp/m --background 2>&1)
 check "a root server whose name does not resolve" grep -q "nofs does not resolve" <<<"$out" || note "$out"
 sh_on ws1 'umount -l /tmp/m'
 
+out=$(on ws1 sh -c 'sed "s/\"root_server\"/\"spritefsd\": {\"listen\": [\"nohost\"]}, \"root_server\"/" /tmp/lost.conf >/tmp/far.conf; timeout 20 spritefsd --config /tmp/far.conf' 2>&1)
+check "a name of one's own that does not resolve" grep -q "nohost does not resolve" <<<"$out" || note "$out"
+# a prefix that there is not: it is looked for a while, beside what follows
+sh_on ws1 'mkdir /tmp/none; spritefs --mount /tmp/none --prefix /none >/tmp/none.out 2>&1; echo $? >/tmp/none.rc' & none=$!
+
 # -- configurations
+refused "mig: a configuration that is not there" 78 '^/nope: expected a configuration file, found: No such file' as sprite ws1 env SPRITE_CONF=/nope mig ps
 sh_on ws1 'echo "{\"name\": 3, \"root_server\": \"fs1:99999\", \"nonsense\": true, \"tls\": {\"ca\": \"/nowhere\"}}" >/tmp/bad.conf'
 for d in spritefsd spritefs migd; do
 	[ -x "$BIN/$d" ] || continue
 	out=$(on ws1 $d --config /tmp/bad.conf 2>&1); rc=$?
 	same "$d: exit status of a bad configuration" 78 $rc
 	same "$d: every mistake is named" "name root_server nonsense tls.ca" "$(for k in name root_server nonsense tls.ca; do grep -q "bad.conf: $k[^a-z]*: *expected\|bad.conf: $k:" <<<"$out" && echo $k; done | xargs)"
+	refused "$d: who is not root is told so" 77 'needs root$' as sprite ws1 $d
 	same "$d: --check of a good one" 0 "$(on ws1 $d --check >/dev/null 2>&1; echo $?)"
 done
 
@@ -81,6 +88,9 @@ for how in "${!WORDS[@]}"; do
 	until_true 10 gone || flunk "spritefs is gone"
 	check "certificate: with the right one it works again" eval 'lab start ws2 spritefs && sh_on ws2 "cat /sprite/x"'
 done
+
+wait $none
+same "a prefix that there is not: a line, and nothing is left of it" "1 yes" "$(sh_on ws1 'cat /tmp/none.rc; grep -c "/none: no such domain in the prefix table" /tmp/none.out; ls /run/sprite | grep none' | xargs | sed 's/^1 1$/1 yes/')"
 
 # -- garbage
 for port in 7700 7701; do

@@ -8,6 +8,10 @@ sh_on ws1 'mkdir /tmp/sbin; cp -a /usr/sbin/. /tmp/sbin; ln -sf /opt/sprite/bin/
 	printf "none /sprite sprite defaults,_netdev,nofail 0 0\nnone /mnt/x sprite nonsense 0 0\n" >/etc/fstab'
 check "umount" sh_on ws1 'echo before >/sprite/f && umount /sprite'
 check "its spritefs ends with it" until_true 20 eval '! on ws1 pgrep -x spritefs'
+own=$(lab logs ws1 migd | wc -l)
+lab kill ws1 migd TERM
+until_true 20 lab start ws1 migd || flunk "migd starts without /sprite"
+check "a migd that starts without it says so" until_true 10 eval '[[ $(lab logs ws1 migd | tail -n +$((own + 1))) == *"Nothing moves before"* ]]'
 # who reads what it says is not kept waiting by what it has started
 check "mount by fstab" timeout 60 "$BIN/sprite-lab" exec ws1 -- bash -c 'said=$(mount /sprite 2>&1) || { echo "$said"; false; }'
 same "the tree is there, with what was written" "before" "$(on ws1 cat /sprite/f)"

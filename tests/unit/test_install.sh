@@ -16,16 +16,20 @@ make -s BUILD="$BUILD" DESTDIR="$STAGE" install >"$STAGE/log" 2>&1 || { tail -n 
 # page FILE: a manual page's text; man(1) need not be installed. "Fl Fl name" is how mdoc(7) writes --name.
 page() { sed -E 's/Fl Fl /--/g; s/^\.(It|Op|Xr|Cm|Pa) //' "$1"; }
 for p in "$STAGE"/usr/lib/sprite/*; do
-	p=${p##*/}
-	[[ $p != sprite-keeper && $p != sprite-relay && $p != sprite-sh && $p != sprite-holder ]] || continue # migd's, mig make's and spritefs's, not the user's
+	program=$p p=${p##*/}
 	link=$(ls "$STAGE/usr/bin/$p" "$STAGE/usr/sbin/$p" 2>/dev/null)
-	[[ -n $link && $(wc -l <<<"$link") == 1 && -x $link ]] || { bad "$p: expected one link in bin or sbin that leads to it"; continue; }
-	[[ $(readlink -f "$link") == "$(readlink -f "$STAGE")/usr/lib/sprite/$p" ]] || bad "$link leads elsewhere"
+	case $p in
+	sprite-keeper | sprite-relay | sprite-sh | sprite-holder) # migd's, mig make's and spritefs's, not the user's
+		[[ -z $link ]] || bad "$link: nobody starts it by hand" ;;
+	*)
+		[[ -n $link && $(wc -l <<<"$link") == 1 && -x $link ]] || { bad "$p: expected one link in bin or sbin that leads to it"; continue; }
+		[[ $(readlink -f "$link") == "$(readlink -f "$STAGE")/usr/lib/sprite/$p" ]] || bad "$link leads elsewhere" ;;
+	esac
 	text=$(page "$(ls "$STAGE"/usr/share/man/man[18]/"$p".[18] 2>/dev/null)" 2>/dev/null)
 	[[ -n $text ]] || { bad "$p has no manual page"; continue; }
-	[[ $p != mount.sprite ]] || continue
-	"$link" --help >"$STAGE/help" 2>&1 </dev/null || bad "$p --help: exit status $?"
+	"$program" --help >"$STAGE/help" 2>&1 </dev/null || bad "$p --help: exit status $?"
 	[[ -s $STAGE/help ]] || bad "$p --help says nothing"
+	[[ $("$program" --version 2>&1 </dev/null) =~ ^$p.*\ [0-9.]+$ ]] || bad "$p --version: $("$program" --version 2>&1 </dev/null | head -1)"
 	for o in $(grep -oE '(^|[][ |=])--[a-z][a-z-]+' "$STAGE/help" | grep -oE -- '--[a-z-]+' | sort -u); do
 		grep -qF -- "$o" <<<"$text" || bad "$p($o): not in its manual page"
 	done

@@ -58,6 +58,8 @@ refused 64 "--days needs a value" "$PKI" host "my ca" ws9 --days
 refused 64 "no option --dayz" "$PKI" host "my ca" ws9 --dayz 1
 refused 64 "expected host DIR NAME" "$PKI" host "my ca"
 refused 64 "no verb \"frobnicate\"" "$PKI" frobnicate
+ok "its version" "$PKI" --version
+says "sprite-pki (Sprite for Linux)" out
 refused 1 "before the 9000 days" "$PKI" host "my ca" ws9 --days 9000
 refused 1 "found nothing" "$PKI" host nowhere ws9
 mkdir empty
