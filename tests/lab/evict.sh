@@ -21,6 +21,16 @@ one_copy() { [ "$(copies $1 | wc -w)" = 1 ]; }
 home() { [ -z "$(where $1)" ] && on ws1 kill -0 "$(on ws1 cat $D/$1.pid)"; }
 log_has() { sh_on $1 'grep -q -- "$1" /var/log/sprite/migd.log' "$2"; }
 end() { on ws1 sh -c "kill -9 \$(cat $D/$1.pid)"; until_true 20 on ws1 test -e $D/$1.rc; }
+# Which host the master would give to who will not have HOST; it is given back.
+given() { sh_on ws1 'python3 -c "
+import json, socket, sys
+s = socket.socket(socket.AF_UNIX); s.settimeout(10); s.connect(\"/run/sprite/migd.sock\")
+s.sendall((json.dumps({\"verb\": \"ask\", \"want\": 1, \"priority\": \"normal\", \"wait\": False, \"not_host\": sys.argv[1]}) + \"\\n\").encode())
+for line in s.makefile():
+    r = json.loads(line)
+    if \"granted\" in r: print(r[\"granted\"][\"host\"])
+    if {\"granted\", \"answered\", \"ok\"} & set(r): break
+" $1' $1; }
 lab_up -n 3
 as sprite ws1 mkdir $D
 check "ws2 and ws3 are idle" until_true 60 eval 'idle ws2 && idle ws3'

@@ -59,7 +59,7 @@ conf ws1 '{"evicted_onward": true}'
 check "ws2 and ws3 are idle" until_true 60 eval 'idle ws2 && idle ws3'
 run ws2 "" "" o
 check "a guest runs on ws2" until_true 30 counts o
-sleep 1.2 # a report takes up to a second
+check "the master knows that ws3 is idle" until_true 30 eval '[ "$(given ws2)" = ws3 ]'
 lab input ws2
 check "it goes straight on to ws3" until_true 30 is_at o ws3
 check "and runs there" counts o
