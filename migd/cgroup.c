@@ -519,6 +519,27 @@ int cgroup_cpu_us(struct cgroups *c, const char *name, uint64_t *us)
 	return 0;
 }
 
+int cgroup_memory(struct cgroups *c, const char *name, uint64_t *bytes)
+{
+	const char *base = c->in_v2[CG_MEMORY] ? c->v2 : c->v1[CG_MEMORY], *key = c->in_v2[CG_MEMORY] ? "anon " : "rss ";
+	_cleanup_free_ char *dir = NULL;
+	char buf[4096], *p;
+	int n;
+
+	if (!base)
+		return -ENOSYS;
+	if (asprintf(&dir, "%s/" PARENT "/%s", base, name) < 0)
+		return -ENOMEM;
+	n = read_file(dir, "memory.stat", buf, sizeof buf);
+	if (n <= 0)
+		return n < 0 ? n : -ENODATA;
+	p = !strncmp(buf, key, strlen(key)) ? buf : strstr(buf, c->in_v2[CG_MEMORY] ? "\nanon " : "\nrss ");
+	if (!p)
+		return -ENODATA;
+	*bytes = strtoull(strchr(p, ' '), NULL, 10);
+	return 0;
+}
+
 static int remove_one(const char *dir, void *arg)
 {
 	int *left = arg;

@@ -48,6 +48,8 @@ bool cgroup_told_to_freeze(struct cgroups *c, const char *name);
 int cgroup_pids(struct cgroups *c, const char *name, pid_t *pids, size_t max);
 /* CPU time of all that ever ran in it, "" = of all guests since the parent was made. 0 or -errno. */
 int cgroup_cpu_us(struct cgroups *c, const char *name, uint64_t *us);
+/* Memory of its processes' own, which no file has. 0 or -errno (no such controller here). */
+int cgroup_memory(struct cgroups *c, const char *name, uint64_t *bytes);
 /* Calls fn with the name of each group that cgroup_make() made, by whichever migd of this host. fn may remove it. */
 void cgroups_each(struct cgroups *c, void (*fn)(void *arg, const char *name), void *arg);
 /* Kills what is left in it, waits up to timeout_ms for it to be gone, removes it. 0 also when there is no such group. */

@@ -19,7 +19,8 @@
 
 #define AGAIN_NS (2ull * 1000000000)
 #define HURRY_NS (3ull * 1000000000)
-enum { CALL_MS = 3000, LINK_DEFAULT_MBIT = 1000 };
+#define SMALL (16ull << 20) /* bytes: who has no more is gone before another could wait for him */
+enum { CALL_MS = 3000, LINK_DEFAULT_MBIT = 1000, SMALL_AT_ONCE = 16 };
 
 /* ---- asking a home ---- */
 
@@ -95,13 +96,6 @@ size_t evict_guests(struct migd *m, const char *id, const char *why, bool by_han
 	return news;
 }
 
-static int by_size(const void *a, const void *b)
-{
-	const struct family *x = *(struct family *const *)a, *y = *(struct family *const *)b;
-
-	return x->image_bytes < y->image_bytes ? -1 : x->image_bytes > y->image_bytes;
-}
-
 static int actor_kill(struct family *f, void *unused)
 {
 	siginfo_t info = { .si_signo = SIGKILL, .si_code = SI_USER };
@@ -168,23 +162,65 @@ static void let_run(struct family *f)
 	pthread_mutex_unlock(&f->lock);
 }
 
+/* One that is to leave, as it was when it was looked at. */
+struct leaver {
+	struct family *f;
+	uint64_t bytes; /* that its image will have, about */
+	bool under_way;
+};
+
+/* Is it to leave? A command that was placed here came with a small image and has grown since: what counts is what it has now. */
+static bool look_at(struct family *f, uint64_t now, struct leaver *out)
+{
+	char name[CGROUP_NAME_MAX];
+	bool leaves;
+
+	pthread_mutex_lock(&f->lock);
+	leaves = f->evicting;
+	*out = (struct leaver){ .f = f, .bytes = f->image_bytes, .under_way = under_way(f, now) };
+	strcpy(name, f->cgroup);
+	pthread_mutex_unlock(&f->lock);
+	if (leaves && *name && f->m->cgroups)
+		cgroup_memory(f->m->cgroups, name, &out->bytes);
+	return leaves;
+}
+
+static int by_size(const void *a, const void *b)
+{
+	const struct leaver *x = a, *y = b;
+
+	return x->bytes < y->bytes ? -1 : x->bytes > y->bytes;
+}
+
 void evict_turn(struct migd *m, bool idle)
 {
+	static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER; /* one looks at a time: a place is given once */
 	struct family **v;
-	size_t n = families_list(m->families, FAM_GUEST, &v), busy = 0;
-	uint64_t now = clock_boot_ns();
+	size_t n = families_list(m->families, FAM_GUEST, &v), leaving = 0;
+	struct leaver *l = n ? calloc(n, sizeof(*l)) : NULL;
+	unsigned small = 0, large = 0; /* on their way */
+	uint64_t now;
 
-	if (n > 1)
-		qsort(v, n, sizeof(*v), by_size);
-	for (size_t i = 0; i < n; i++) {
+	pthread_mutex_lock(&turn);
+	now = clock_boot_ns();
+	for (size_t i = 0; l && i < n; i++) {
 		if (idle)
 			let_run(v[i]);
-		pthread_mutex_lock(&v[i]->lock);
-		busy += v[i]->evicting && under_way(v[i], now);
-		pthread_mutex_unlock(&v[i]->lock);
+		if (!look_at(v[i], now, &l[leaving]))
+			continue;
+		if (l[leaving].under_way)
+			*(l[leaving].bytes > SMALL ? &large : &small) += 1;
+		leaving++;
 	}
-	for (size_t i = 0; i < n; i++)
-		busy += take_turn(v[i], now, busy < m->conf->evict_at_once);
+	if (leaving > 1)
+		qsort(l, leaving, sizeof(*l), by_size);
+	for (size_t i = 0; i < leaving; i++) {
+		unsigned *busy = l[i].bytes > SMALL ? &large : &small;
+
+		*busy += take_turn(l[i].f, now, *busy < (busy == &large ? m->conf->evict_at_once : SMALL_AT_ONCE));
+	}
+	pthread_mutex_unlock(&turn);
+	free(l);
 	families_list_free(v, n);
 }
 

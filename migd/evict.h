@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Sending guests away. All that are to go stop at once, by their cgroup, before anything else is done; then their homes are asked to take them (Evict), the
- * smallest first, migd.evict_at_once at a time, and what they send keeps within migd.evict_mb_s, so that ten guests of 1 GiB do not take the owner's link.
+ * smallest first, migd.evict_at_once at a time (those of up to 16 MiB 16 at a time beside them), and what they send keeps within migd.evict_mb_s, so that ten guests of 1 GiB do not take the owner's link.
  * Who cannot leave stays stopped and is asked for again every 2 s; it runs on when the owner has gone again, or is killed when its user has
  * asked for that (mig run --kill-if-stuck).
  * Locking: one lock inside, for the rate; families have their own. Any thread.

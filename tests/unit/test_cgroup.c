@@ -8,7 +8,10 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include "conf/clock.h"
 #include "migd/cgroup.h"
+
+enum { FREEZE_MS = 60000 }; /* for a machine however busy */
 
 static struct cgroups *groups;
 static char name[64];
@@ -69,17 +72,23 @@ static void test_freeze_and_remove(void)
 	free(paths);
 	CU_ASSERT_EQUAL(cgroup_pids(groups, name, pids, 4), 1);
 	CU_ASSERT_EQUAL(pids[0], pid);
-	CU_ASSERT_EQUAL(cgroup_freeze(groups, name, true, 1000), 0);
+	if (strstr(cgroups_describe(groups), "memory")) {
+		uint64_t bytes = UINT64_MAX;
+
+		CU_ASSERT_EQUAL(cgroup_memory(groups, name, &bytes), 0);
+		CU_ASSERT_TRUE(bytes < 64 << 20);
+	}
+	CU_ASSERT_EQUAL(cgroup_freeze(groups, name, true, FREEZE_MS), 0);
 	unsigned long before = ticks(pid);
 
 	nap(100);
 	CU_ASSERT_EQUAL(ticks(pid), before); /* frozen: uses nothing */
-	CU_ASSERT_EQUAL(cgroup_freeze(groups, name, false, 1000), 0);
+	CU_ASSERT_EQUAL(cgroup_freeze(groups, name, false, FREEZE_MS), 0);
 	for (int i = 0; i < 3000 && ticks(pid) == before; i++) /* a busy machine gives it its first tick late */
 		nap(20);
 	CU_ASSERT_TRUE(ticks(pid) > before);
-	CU_ASSERT_EQUAL(cgroup_freeze(groups, name, true, 1000), 0);
-	CU_ASSERT_EQUAL(cgroup_remove(groups, name, 2000), 0); /* frozen or not */
+	CU_ASSERT_EQUAL(cgroup_freeze(groups, name, true, FREEZE_MS), 0);
+	CU_ASSERT_EQUAL(cgroup_remove(groups, name, FREEZE_MS), 0); /* frozen or not */
 	int status = 0;
 
 	CU_ASSERT_EQUAL(waitpid(pid, &status, 0), pid);
@@ -110,6 +119,13 @@ static unsigned long long value_of(const char *paths, const char *v2_file, const
 	return v;
 }
 
+static uint64_t hand = 1000000000000; /* of the clock */
+
+static uint64_t by_hand(void)
+{
+	return hand;
+}
+
 /* Guests have the CPU like anybody while one arrives, but not for longer than a second, or while all leave; each reason by itself. */
 static void test_hurry(void)
 {
@@ -119,6 +135,7 @@ static void test_hurry(void)
 
 	CU_ASSERT_EQUAL_FATAL(cgroups_limit_all(groups, &none, &e), 0);
 	CU_ASSERT_EQUAL_FATAL(cgroup_make(groups, name, &none, &paths, &e), 0);
+	clock_fake(by_hand);
 #define IDLE value_of(paths, "../cpu.idle", "../cpu.idle")
 	if (IDLE == 1) { /* else the host has no such controller to give */
 		cgroups_arrival(groups, true);
@@ -133,7 +150,7 @@ static void test_hurry(void)
 		cgroups_calm(groups, 0);
 		CU_ASSERT_EQUAL(IDLE, 1);
 		cgroups_arrival(groups, true);
-		nap(1100);
+		hand += 1100000000;
 		cgroups_calm(groups, UINT64_MAX);
 		CU_ASSERT_EQUAL(IDLE, 1); /* it takes too long */
 		cgroups_arrival(groups, false);
@@ -143,8 +160,9 @@ static void test_hurry(void)
 		CU_ASSERT_EQUAL(IDLE, 1);
 	}
 #undef IDLE
+	clock_fake(NULL);
 	free(paths);
-	CU_ASSERT_EQUAL(cgroup_remove(groups, name, 2000), 0);
+	CU_ASSERT_EQUAL(cgroup_remove(groups, name, FREEZE_MS), 0);
 }
 
 /* A group that is there already gets new limits, higher and lower: v1 has two that depend on each other. */
@@ -165,7 +183,7 @@ static void test_limit_changes(void)
 			CU_ASSERT_EQUAL(value_of(paths, "-", "memory.memsw.limit_in_bytes"), l.memory_max);
 		free(paths);
 	}
-	CU_ASSERT_EQUAL(cgroup_remove(groups, name, 1000), 0);
+	CU_ASSERT_EQUAL(cgroup_remove(groups, name, FREEZE_MS), 0);
 }
 
 static void test_bad_names(void)
