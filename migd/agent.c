@@ -293,6 +293,8 @@ void agents_close(struct agents *t)
 		return;
 	pthread_mutex_lock(&a->lock);
 	a->stop = true;
+	if (a->stream)
+		rpc_stream_cancel(a->stream);
 	pthread_mutex_unlock(&a->lock);
 	pthread_join(t->own_thread, NULL);
 	agent_end(a);

@@ -19,7 +19,7 @@
 #include "migd/status.h"
 #include "rpc/master.pb-c.h"
 
-enum { POLL_MS = 250, RETRY_MS = 500 };
+enum { POLL_MS = 250, OWN_POLL_MS = 1000, RETRY_MS = 500 }; /* POLL_MS: how soon it is noticed that somebody is there no longer; for migd itself nobody can leave */
 #define ADOPT_NS 10000000000ull /* a new master hears from all hosts within that time */
 
 /* ---- sending: never under the lock, since flow control may block ---- */
@@ -344,12 +344,14 @@ void agent_run(struct agent *a)
 			nanosleep(&(struct timespec){.tv_nsec = RETRY_MS * 1000000L}, NULL);
 			continue;
 		}
-		r = rpc_stream_recv(a->stream, &m, POLL_MS);
+		r = rpc_stream_recv(a->stream, &m, a->conn ? POLL_MS : OWN_POLL_MS);
 		if (r == 1) {
 			handle(a, (const Sprite__Master__Frame *)m.msg);
 			rpc_msg_clear(&m);
 		} else if (r != -ETIMEDOUT) {
 			close_stream(a);
+			if (a->m->office)
+				office_look_soon(a->m->office);
 			nanosleep(&(struct timespec){.tv_nsec = RETRY_MS * 1000000L}, NULL);
 		} else if (clock_mono_ns() - adopt_ns > 1000000000ull) {
 			adopt_ns = clock_mono_ns();

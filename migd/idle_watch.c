@@ -240,6 +240,12 @@ static void find_remote(struct idle_watch *w)
 	endutxent();
 }
 
+/* A console's atime is not kept; that it goes away its inotify watch tells. */
+static bool has_atime(const struct device *d)
+{
+	return d->kind == DEVICE_TTY && strncmp(d->path, "/dev/tty", 8);
+}
+
 /*
  * A tty's atime moves when something read from it. The first look tells of input from before we were there (by the kernel's wall clock, which made it);
  * later ones only whether it has moved, so that a clock that is set back or forth is no input and hides none.
@@ -250,20 +256,22 @@ static void sample_ttys(struct idle_watch *w, uint64_t now)
 
 	clock_gettime(CLOCK_REALTIME, &ts); /* the kernel's own, which stamped the atimes; not the daemon's of conf/clock.h */
 	int64_t real = (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+	bool any = false;
 
-	find_remote(w);
-	for (size_t i = 0; i < w->ndev; i++) {
+	for (size_t i = 0; i < w->ndev; i++)
+		any |= has_atime(&w->dev[i]);
+	if (any)
+		find_remote(w);
+	for (size_t i = 0; any && i < w->ndev; i++) {
 		struct device *d = &w->dev[i];
 		struct stat st;
 
-		if (d->kind != DEVICE_TTY)
+		if (!has_atime(d))
 			continue;
 		if (stat(d->path, &st)) {
 			device_drop(w, &w->dev[i--]);
 			continue;
 		}
-		if (!strncmp(d->path, "/dev/tty", 8)) /* a console's is not kept */
-			continue;
 		bool moved = st.st_atim.tv_sec != d->atime.tv_sec || st.st_atim.tv_nsec != d->atime.tv_nsec;
 		int64_t at = (int64_t)st.st_atim.tv_sec * 1000000000 + st.st_atim.tv_nsec;
 		uint64_t age = d->looked || at >= real ? 0 : (uint64_t)(real - at);

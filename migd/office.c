@@ -17,7 +17,8 @@
 #include "migd/owner.h"
 #include "rpc/master.pb-c.h"
 
-enum { ELECT_MS = 1000, REPORT_EVERY = 5, REPORT_CALL_MS = 2000 };
+#define REPORT_NS 5000000000ull
+enum { TURN_MS = 1000, SPREAD_MS = 200, REPORT_CALL_MS = 2000 };
 
 struct office {
 	struct migd *m;
@@ -26,12 +27,19 @@ struct office {
 	pthread_t thread;
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
-	bool stop, report;     /* lock */
+	bool stop, report, look; /* lock; look: who is the master now? */
 	uint64_t until_ns;     /* lock: we hold the office until then; 0: not at all */
 	uint64_t term;	       /* lock: the highest heard of */
 	char master[256];      /* lock */
 	bool heard, told;      /* the thread's: the last election was answered; it was said that the first was not */
+	uint64_t due_ns;       /* lock: before that an election would change nothing */
 };
+
+/* Who holds the office asks with each turn; the others when it may be free: they hear for how long it is not. All do so then, so not all at once. */
+static uint64_t next_election(uint64_t now, bool you, uint64_t left_ms)
+{
+	return you || !left_ms ? now : now + (left_ms + (uint64_t)random() % SPREAD_MS) * 1000000;
+}
 
 /* Asks once. resign: gives up, or only looks. */
 static void stand(struct office *o, bool resign)
@@ -55,6 +63,9 @@ static void stand(struct office *o, bool resign)
 			log_warn("no election yet: %s%s", e.text, err == -ENOENT || err == -ECONNREFUSED ? " Nothing moves before Sprite's tree is mounted." : "");
 		o->heard = false;
 		o->told = true;
+		pthread_mutex_lock(&o->lock);
+		o->due_ns = 0;
+		pthread_mutex_unlock(&o->lock);
 		json_decref(rep);
 		return; /* what we hold runs out by itself */
 	}
@@ -66,6 +77,7 @@ static void stand(struct office *o, bool resign)
 	o->heard = o->told = true;
 	o->term = (uint64_t)json_integer_value(json_object_get(rep, "term"));
 	o->until_ns = you ? sent + ttl : 0;
+	o->due_ns = next_election(clock_boot_ns(), you, (uint64_t)json_integer_value(json_object_get(rep, "left_ms")));
 	if (holder && strcmp(o->master, holder)) {
 		snprintf(o->master, sizeof o->master, "%s", holder);
 		o->report = true;
@@ -76,7 +88,8 @@ static void stand(struct office *o, bool resign)
 	json_decref(rep);
 }
 
-static void report(struct office *o)
+/* false: who is thought to be the master does not hear it, or is not. */
+static bool report(struct office *o)
 {
 	Sprite__Master__Report r = SPRITE__MASTER__REPORT__INIT;
 	Sprite__Mig__StatusRep *own = host_own_status(o->m, &(struct hosts_ask){0});
@@ -84,9 +97,11 @@ static void report(struct office *o)
 	struct error e = {0};
 	char master[256];
 	struct host *h;
+	bool heard = true;
+	int err;
 
 	if (!own)
-		return;
+		return true;
 	office_master(o, master, sizeof master);
 	r.arch = o->arch;
 	r.features = own->cpu;
@@ -97,10 +112,12 @@ static void report(struct office *o)
 	if (!strcmp(master, o->m->conf->name)) {
 		master_host(o->m->master, master, &r);
 	} else if (master[0] && (h = hosts_find(o->m->hosts, master, &e))) {
-		host_call(h, MIG_MASTER_REPORT, &r.base, REPORT_CALL_MS, &out, &e);
+		err = host_call(h, MIG_MASTER_REPORT, &r.base, REPORT_CALL_MS, &out, &e);
+		heard = !err && ((const Sprite__Master__ReportRep *)out.msg)->master;
 		rpc_msg_clear(&out);
 	}
 	host_own_free(own);
+	return heard;
 }
 
 static bool offers(struct migd *m)
@@ -112,35 +129,57 @@ static bool offers(struct migd *m)
 	return m->lend && v.idle;
 }
 
+/* Until the next turn, or until somebody has something to say. Returns whether there is one. */
+static bool rest(struct office *o, uint64_t report_ns)
+{
+	struct timespec until;
+	uint64_t now = clock_boot_ns(), ms = TURN_MS, next;
+	bool stop;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	pthread_mutex_lock(&o->lock);
+	next = o->due_ns < report_ns ? o->due_ns : report_ns;
+	if (o->due_ns > now) /* else we hold the office, or look for who does: every TURN_MS */
+		ms = next > now ? (next - now) / 1000000 + 1 : 1;
+	until.tv_nsec += (long)(ms % 1000) * 1000000;
+	until.tv_sec += (time_t)(ms / 1000) + until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	while (!o->stop && !o->report && !o->look && !pthread_cond_timedwait(&o->wake, &o->lock, &until))
+		;
+	stop = o->stop;
+	pthread_mutex_unlock(&o->lock);
+	return !stop;
+}
+
 static void *office_main(void *arg)
 {
 	struct office *o = arg;
+	uint64_t report_ns = 0;
 	bool told = false;
 
-	for (unsigned n = 0;; n++) {
-		struct timespec until;
-		bool now, offer;
+	do {
+		bool now, offer, due;
 
-		stand(o, false);
+		pthread_mutex_lock(&o->lock);
+		due = o->look || clock_boot_ns() >= o->due_ns;
+		o->look = false;
+		pthread_mutex_unlock(&o->lock);
+		if (due)
+			stand(o, false);
 		master_tick(o->m->master, office_holding(o));
 		offer = offers(o->m);
 		pthread_mutex_lock(&o->lock);
-		now = o->report || offer != told || n % REPORT_EVERY == 0;
+		now = o->report || offer != told || clock_boot_ns() >= report_ns;
 		o->report = false;
 		pthread_mutex_unlock(&o->lock);
 		told = offer;
-		if (now)
-			report(o);
-		clock_gettime(CLOCK_MONOTONIC, &until);
-		until.tv_sec += ELECT_MS / 1000;
-		pthread_mutex_lock(&o->lock);
-		while (!o->stop && !o->report && !pthread_cond_timedwait(&o->wake, &o->lock, &until))
-			;
-		now = o->stop;
-		pthread_mutex_unlock(&o->lock);
-		if (now)
-			return NULL;
-	}
+		if (!now)
+			continue;
+		report_ns = clock_boot_ns() + REPORT_NS;
+		if (!report(o))
+			office_look_soon(o);
+	} while (rest(o, report_ns));
+	return NULL;
 }
 
 int office_open(struct migd *m, struct office **out, struct error *e)
@@ -214,6 +253,14 @@ void office_report_soon(struct office *o)
 {
 	pthread_mutex_lock(&o->lock);
 	o->report = true;
+	pthread_cond_signal(&o->wake);
+	pthread_mutex_unlock(&o->lock);
+}
+
+void office_look_soon(struct office *o)
+{
+	pthread_mutex_lock(&o->lock);
+	o->look = true;
 	pthread_cond_signal(&o->wake);
 	pthread_mutex_unlock(&o->lock);
 }

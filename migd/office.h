@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Who is the master? One thread stands for election at the root server every second (through the local spritefs; fs/server/elect.h has the rule) and reports
- * this host to whoever holds the office: every few seconds, and at once after office_report_soon().
+ * Who is the master? One thread stands for election at the root server (through the local spritefs; fs/server/elect.h has the rule): the holder every second, the others when
+ * the office may be free again. It reports this host to whoever holds the office: every few seconds, and at once after office_report_soon().
  * Locking: one lock inside; any thread.
  */
 #ifndef MIGD_OFFICE_H
@@ -20,5 +20,7 @@ bool office_holding(struct office *o);
 /* Name of the master's host, "" = none known. Returns the term. */
 uint64_t office_master(struct office *o, char *name, size_t n);
 void office_report_soon(struct office *o);
+/* The master seems to be gone: another may be elected already. */
+void office_look_soon(struct office *o);
 
 #endif

@@ -84,6 +84,8 @@ int lend_set(struct migd *m, bool on, int64_t until, bool seat, struct error *e)
 	m->lend_until = until;
 	m->lend_seat = seat;
 	log_note("this host %s%s", on ? "lends itself to guests" : "no longer lends itself", until ? " for the time being" : "");
+	if (m->office)
+		office_report_soon(m->office);
 	return 0;
 }
 

@@ -112,8 +112,8 @@ static void elect(struct fs *fs, struct local_conn *c, const struct local_cred *
 	if (out.err)
 		local_fail(c, out.err, "root server %s: %s", fs->root_server->name, strerror(out.err));
 	else
-		local_ok(c, json_pack("{s:s,s:s,s:I,s:b,s:i}", "holder", rep->holder, "value", rep->value, "term", (json_int_t)rep->term, "you", rep->you,
-				    "ttl_ms", (int)rep->ttl_ms));
+		local_ok(c, json_pack("{s:s,s:s,s:I,s:b,s:i,s:i}", "holder", rep->holder, "value", rep->value, "term", (json_int_t)rep->term, "you", rep->you,
+				    "ttl_ms", (int)rep->ttl_ms, "left_ms", (int)rep->left_ms));
 	rpc_msg_clear(&out);
 }
 

@@ -106,6 +106,7 @@ int elect_ask(struct elect *e, const struct elect_ask *a, uint64_t now_ns, struc
 	if (o->holder[0] && now_ns < o->until_ns) {
 		memcpy(out->holder, o->holder, sizeof out->holder);
 		memcpy(out->value, o->value, sizeof out->value);
+		out->left_ns = o->until_ns - now_ns;
 		out->you = !strcmp(o->holder, a->candidate);
 	}
 	return 0;

@@ -27,6 +27,7 @@ struct elect_answer {
 	char holder[256]; /* "" = nobody */
 	char value[256];
 	uint64_t term;
+	uint64_t left_ns; /* for so long it is the holder's at least: nobody else need ask before */
 	bool you;
 };
 

@@ -194,5 +194,6 @@ int op_elect(struct op *o, const ProtobufCMessage *m)
 	rep.term = answer.term;
 	rep.you = answer.you;
 	rep.ttl_ms = (uint32_t)(ELECT_TTL_NS / 1000000);
+	rep.left_ms = (uint32_t)(answer.left_ns / 1000000);
 	return op_done(o, &rep.base);
 }

@@ -28,8 +28,14 @@ static void test_first_comes_first(void)
 	CU_ASSERT_FALSE(b.you);
 	CU_ASSERT_STRING_EQUAL(b.holder, "ws1");
 	CU_ASSERT_EQUAL(b.term, a.term);
-	b = ask(e, "ws2", b.term, false, t + ELECT_TTL_NS);
+	CU_ASSERT_EQUAL(b.left_ns, ELECT_TTL_NS - MS);
+	CU_ASSERT_TRUE(ask(e, "ws1", a.term, true, t + MS).you); /* renewed meanwhile: it is told of that */
+	b = ask(e, "ws2", b.term, false, t + MS + b.left_ns);
+	CU_ASSERT_FALSE(b.you);
+	CU_ASSERT_EQUAL(b.left_ns, MS);
+	b = ask(e, "ws2", b.term, false, t + MS + ELECT_TTL_NS);
 	CU_ASSERT_TRUE(b.you);
+	CU_ASSERT_EQUAL(b.left_ns, ELECT_TTL_NS);
 	CU_ASSERT_TRUE(b.term > a.term);
 	elect_free(e);
 }
