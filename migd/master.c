@@ -216,7 +216,7 @@ static void *writer_main(void *arg)
 /* Under the lock. */
 static void ask(struct master *ms, struct client *c, const Sprite__Master__Frame *f, bool adopt)
 {
-	struct select_ask a = {.client = c->id, .uid = f->uid, .want = f->want, .wait = f->wait, .now = clock_boot_ns(),
+	struct select_ask a = {.client = c->id, .home = adopt ? NULL : rpc_stream_peer(c->stream), .uid = f->uid, .want = f->want, .wait = f->wait, .now = clock_boot_ns(),
 		.priority = f->priority < SELECT_PRIORITIES ? (enum select_priority)f->priority : SELECT_NORMAL,
 		.arch = f->arch[0] ? f->arch : NULL, .features = f->features[0] ? f->features : NULL, .not_host = f->not_host[0] ? f->not_host : NULL,
 		.host = f->host[0] ? f->host : NULL};

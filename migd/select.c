@@ -62,7 +62,7 @@ static bool host_fits(const struct host *x, const struct select_ask *a)
 {
 	if (a->host && strcmp(a->host, x->name))
 		return false;
-	if (a->not_host && !strcmp(a->not_host, x->name))
+	if ((a->not_host && !strcmp(a->not_host, x->name)) || (a->home && !strcmp(a->home, x->name)))
 		return false;
 	return class_fits(x->class, a);
 }
@@ -77,7 +77,7 @@ static struct host *host_best(struct select *s, const struct select_ask *a, enum
 		return best && best->pos[l] && host_fits(best, a) ? best : NULL;
 	}
 	list_each(c, &s->classes, link) {
-		struct host *x = class_fits(c, a) ? heap_best(&c->heap[l], a->not_host) : NULL;
+		struct host *x = class_fits(c, a) ? heap_best(&c->heap[l], a->home, a->not_host) : NULL;
 
 		if (x && (!best || host_before(x, best)))
 			best = x;
@@ -261,6 +261,7 @@ static int ask_wait(struct select *s, const struct select_ask *a, unsigned missi
 		list_init(&k->by_client);
 		k->a.arch = copy_string(a->arch, &failed);
 		k->a.features = copy_string(a->features, &failed);
+		k->a.home = copy_string(a->home, &failed);
 		k->a.not_host = copy_string(a->not_host, &failed);
 		k->a.host = copy_string(a->host, &failed);
 		if (failed)

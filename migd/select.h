@@ -39,7 +39,8 @@ struct select_ask {
 	enum select_priority priority;
 	const char *arch;     /* NULL: any */
 	const char *features; /* the host must have all of these: what the process may have found at home; NULL: any */
-	const char *not_host; /* the asker's own host, or where it was just evicted from; NULL: any */
+	const char *home;     /* the asker's own host, never given; NULL: any */
+	const char *not_host; /* where it is, or was just refused; NULL: any */
 	const char *host;     /* exactly this one; NULL: any */
 	unsigned want;	      /* how many slots */
 	bool wait;	      /* what cannot be had now is called back */

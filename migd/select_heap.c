@@ -75,14 +75,22 @@ void host_refile(struct host *x)
 	}
 }
 
-/* The next one is one of the top's children. */
-struct host *heap_best(const struct heap *h, const char *not_host)
+/* Of those at i and below: who is passed over leaves his children. */
+static struct host *best_below(const struct heap *h, size_t i, const char *not_this, const char *nor_this)
 {
-	if (!h->n)
+	struct host *x, *y;
+
+	if (i >= h->n)
 		return NULL;
-	if (!not_host || strcmp(h->at[0]->name, not_host))
-		return h->at[0];
-	if (h->n < 3)
-		return h->n == 2 ? h->at[1] : NULL;
-	return host_before(h->at[1], h->at[2]) ? h->at[1] : h->at[2];
+	x = h->at[i];
+	if ((!not_this || strcmp(x->name, not_this)) && (!nor_this || strcmp(x->name, nor_this)))
+		return x;
+	x = best_below(h, 2 * i + 1, not_this, nor_this);
+	y = best_below(h, 2 * i + 2, not_this, nor_this);
+	return !x || (y && host_before(y, x)) ? y : x;
+}
+
+struct host *heap_best(const struct heap *h, const char *not_this, const char *nor_this)
+{
+	return best_below(h, 0, not_this, nor_this);
 }

@@ -76,8 +76,8 @@ struct select {
 bool host_before(const struct host *a, const struct host *b);
 /* Puts the host in just the heaps in which it belongs now. Called after every change of its fields. */
 void host_refile(struct host *x);
-/* The longest-idle host of a heap, or the next one when that is `not_host`. */
-struct host *heap_best(const struct heap *h, const char *not_host);
+/* The longest-idle host of a heap that is neither of the two (NULL: no name). */
+struct host *heap_best(const struct heap *h, const char *not_this, const char *nor_this);
 
 /* select_table.c. Whatever is got is made when it is not there (NULL: out of memory), and forgotten when nothing is left of it. */
 struct class *class_get(struct select *s, const struct select_host *h);

@@ -124,6 +124,7 @@ void ask_free(struct select *s, struct ask *k)
 	list_del(&k->by_client);
 	free((char *)k->a.arch);
 	free((char *)k->a.features);
+	free((char *)k->a.home);
 	free((char *)k->a.not_host);
 	free((char *)k->a.host);
 	free(k);

@@ -113,6 +113,25 @@ static void test_features(void)
 	select_free(s);
 }
 
+/* Passed over: where it is, and its home, wherever in the order they stand. */
+static void test_two_passed_over(void)
+{
+	char name[5][4] = {"h0", "h1", "h2", "h3", "h4"};
+
+	for (int i = 0; i < 25; i++) {
+		struct select *s = fresh();
+		struct select_ask a = ask_of(1, 1000, 5);
+		struct select_grant g[5];
+
+		a.home = name[i / 5];
+		a.not_host = name[i % 5];
+		for (unsigned k = 0; k < 5; k++)
+			host(s, name[k], (7 * k) % 5, 1, true);
+		CU_ASSERT_EQUAL(select_ask(s, &a, g), i / 5 == i % 5 ? 4 : 3);
+		select_free(s);
+	}
+}
+
 static void test_filters(void)
 {
 	struct select *s = fresh();
@@ -125,6 +144,9 @@ static void test_filters(void)
 	a.not_host = "a";
 	CU_ASSERT_EQUAL(select_ask(s, &a, g), 0);
 	a.not_host = NULL;
+	a.home = "a";
+	CU_ASSERT_EQUAL(select_ask(s, &a, g), 0);
+	a.home = NULL;
 	a.arch = "aarch64";
 	CU_ASSERT_EQUAL(select_ask(s, &a, g), 0);
 	a.arch = "x86_64";
@@ -361,6 +383,7 @@ int main(void)
 	CU_add_test(s, "CPU features", test_features);
 	CU_add_test(s, "longest idle first", test_longest_idle_first);
 	CU_add_test(s, "filters", test_filters);
+	CU_add_test(s, "two are passed over", test_two_passed_over);
 	CU_add_test(s, "a waiter is called back", test_waiter_is_called_back);
 	CU_add_test(s, "higher priority takes low", test_higher_priority_takes_low);
 	CU_add_test(s, "fair share", test_fair_share);
