@@ -14,8 +14,11 @@
 #include <sys/un.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "migd/cli/builtin.h"
 #include "migd/cli/cli.h"
 #include "migd/cli/command.h"
+
+enum { WORDS_MAX = 4096 };
 
 /* make leaves the job server open only for recipes that are makes themselves: those stay. */
 static bool is_make(void)
@@ -124,32 +127,49 @@ static bool is_c(const char *flag)
 	return flag[0] == '-' && flag[1] && flag[strlen(flag) - 1] == 'c';
 }
 
+/* make itself starts no shell where none is needed: nor do we. */
+static bool needs_no_shell(int argc, char **argv, const char *shell, char **words)
+{
+	static char text[32768];
+
+	return argc == 3 && !strcmp(argv[1], "-c") && (!strcmp(shell, "/bin/sh") || !strcmp(shell, "/bin/bash")) && command_split(argv[2], text, sizeof(text), words, WORDS_MAX);
+}
+
+/* What we do ourselves is not worth a question. The exit status, or -1. */
+static int do_here(char **words, const char *agent)
+{
+	bool says;
+
+	if (!builtin_is(words, &says))
+		return -1;
+	if (says && agent)
+		lock_output(agent);
+	return builtin_do(words);
+}
+
 int cmd_shell(int argc, char **argv)
 {
 	const char *agent = getenv("MIG_MAKE_AGENT"), *shell = getenv("MIG_MAKE_SHELL"), *command = argc >= 3 ? argv[argc - 1] : "";
-	static char words[32768], *list[4096];
+	static char *words[WORDS_MAX];
 	char host[256] = "";
-	bool plain;
+	bool plain, told = agent && getenv("MIG_MAKE_VERBOSE"); /* where each one runs */
+	int r;
 
 	shell = shell ? shell : "/bin/sh";
-	/* make itself starts no shell where none is needed: nor do we. */
-	plain = argc == 3 && !strcmp(argv[1], "-c") && (!strcmp(shell, "/bin/sh") || !strcmp(shell, "/bin/bash")) &&
-		command_split(command, words, sizeof(words), list, (int)ARRAY_SIZE(list));
-	/* What we do ourselves is not worth a question. */
-	if (plain && agent && !getenv("MIG_MAKE_VERBOSE") && command_is_builtin(list)) {
-		lock_output(agent);
-		return command_builtin(list);
-	}
+	plain = needs_no_shell(argc, argv, shell, words);
+	r = plain && !told ? do_here(words, agent) : -1;
+	if (r >= 0)
+		return r;
 	if (agent && argc >= 3 && is_c(argv[argc - 2]) && !is_make())
 		ask_agent(agent, command, host, sizeof(host));
 	if (host[0])
 		drop_ended_input();
 	if (host[0])
 		ask(json_pack("{s:s, s:s, s:b}", "verb", "run", "host", host, "local_ok", 1), NULL, NULL, NULL, NULL);
-	else if (plain && command_is_builtin(list))
-		return command_builtin(list);
+	else if (plain && told && (r = do_here(words, NULL)) >= 0)
+		return r;
 	if (plain)
-		execvp(list[0], list); /* not found: the shell has the words for that */
+		execvp(words[0], words); /* not found: the shell has the words for that */
 	argv[0] = (char *)shell;
 	execvp(shell, argv);
 	failed("%s: %s", shell, strerror(errno));

@@ -93,18 +93,3 @@ int command_split(const char *command, char *buf, size_t size, char **argv, int 
 	argv[n] = NULL;
 	return n;
 }
-
-bool command_is_builtin(char **argv)
-{
-	return !strcmp(argv[0], "true") || !strcmp(argv[0], "false") || (!strcmp(argv[0], "echo") && !(argv[1] && *argv[1] == '-'));
-}
-
-int command_builtin(char **argv)
-{
-	if (strcmp(argv[0], "echo"))
-		return argv[0][0] == 'f';
-	for (char **a = argv + 1; *a; a++)
-		printf("%s%s", a > argv + 1 ? " " : "", *a);
-	putchar('\n');
-	return fflush(stdout) || ferror(stdout) ? 1 : 0;
-}

@@ -17,9 +17,4 @@ bool command_tiny(const char *command);
  */
 int command_split(const char *command, char *buf, size_t size, char **argv, int max);
 
-/* What needs no program either: true, false and echo, as sh(1) has them. */
-bool command_is_builtin(char **argv);
-/* Does that; returns the exit status. */
-int command_builtin(char **argv);
-
 #endif

@@ -53,12 +53,6 @@ static void test_tiny(void)
 	CU_ASSERT_FALSE(command_tiny("echo hi; gcc x.c"));
 	CU_ASSERT_FALSE(command_tiny("echo $(gcc --version)"));
 	CU_ASSERT_FALSE(command_tiny("gcc x.c"));
-	char *t[] = {"true", "x", NULL}, *f[] = {"false", NULL}, *e[] = {"echo", "-n", NULL}, *g[] = {"gcc", NULL};
-
-	CU_ASSERT_EQUAL(command_builtin(t), 0);
-	CU_ASSERT_EQUAL(command_builtin(f), 1);
-	CU_ASSERT_FALSE(command_is_builtin(e));
-	CU_ASSERT_FALSE(command_is_builtin(g));
 }
 
 static void test_slots(void)
