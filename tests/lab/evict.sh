@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# For test_evict*.sh, sourced after lib.sh: guests that count in $D, where they are, what their hosts say.
+# For tests of guests and owners, sourced after lib.sh: a lab (NODES, 3 if not set), guests that count in $D, where they are, what their hosts say.
 D=/sprite/evict
 conf() { sh_on "$1" 'python3 - "$1" <<X
 import json, sys
@@ -31,6 +31,6 @@ for line in s.makefile():
     if \"granted\" in r: print(r[\"granted\"][\"host\"])
     if {\"granted\", \"answered\", \"ok\"} & set(r): break
 " $1' $1; }
-lab_up -n 3
+lab_up -n "${NODES:-3}"
 as sprite ws1 mkdir $D
 check "ws2 and ws3 are idle" until_true 60 eval 'idle ws2 && idle ws3'

@@ -5,23 +5,10 @@
 # What may go wrong with hosts, owners and users: the master killed while it assigns, a host that dies with guests, a home that dies, an owner who comes back in the
 # middle of a move in, two at once, a user who asks for 10,000 hosts, a recipe that daemonises, a full process table.
 . "$(dirname "$0")/lib.sh"
-lab_up -n 4
-D=/sprite/faults
-as sprite ws1 mkdir $D
-conf() { sh_on "$1" 'python3 - "$1" <<X
-import json, sys
-c = json.load(open("/etc/sprite/sprite.conf")); c["migd"].update(json.loads(sys.argv[1])); json.dump(c, open("/etc/sprite/sprite.conf", "w"))
-X' "$2"; lab kill "$1" migd TERM >/dev/null; until_true 20 lab start "$1" migd; }
-idle() { [[ " $(mig hosts --no-header -o NAME,STATE | awk '$2 == "idle" { print $1 }' | xargs) " == *" $1 "* ]]; }
-log_has() { sh_on $1 'grep -q -- "$1" /var/log/sprite/migd.log' "$2"; }
+NODES=4
+. "$(dirname "$0")/evict.sh"
 master() { for n in ws1 ws2 ws3 ws4; do [ "$(lab logs $n migd | grep -E 'is the master now|is no longer the master|: ready; ' | tail -1 | grep -c 'master now')" = 1 ] && [ $n != "${DEAD:-}" ] && echo $n; done; }
-run() { as sprite ws1 bash -c "cd $D; mig run -H $1 sh -c 'i=0; while :; do i=\$((i + 1)); echo \$i >count.$2.new; mv count.$2.new count.$2; sleep 0.05; done' >/dev/null 2>$2.err </dev/null & echo \$! >$2.pid; wait \$!; echo \$? >$2.rc" </dev/null >/dev/null 2>&1 & }
-count() { on ws1 cat $D/count.$1 2>/dev/null || echo 0; }
-counts() { local a=$(count $1); until_true 5 eval '[ "$(count '$1')" -gt '$a' ]'; }
-where() { mig ps --no-header -o PID,HOST | awk -v p="$(on ws1 cat $D/$1.pid)" '$1 == p { print $2 }'; }
-home() { [ -z "$(where $1)" ] && on ws1 kill -0 "$(on ws1 cat $D/$1.pid)"; }
-end() { on ws1 sh -c "kill -9 \$(cat $D/$1.pid)"; until_true 20 on ws1 test -e $D/$1.rc; }
-for h in ws2 ws3 ws4; do check "$h is idle" until_true 60 idle $h; done
+check "ws4 is idle" until_true 60 idle ws4
 
 # the master dies while it assigns
 m=$(master)
@@ -38,7 +25,7 @@ wait
 for h in ws2 ws3 ws4; do check "$h is idle" until_true 60 idle $h; done
 
 # a host dies with guests: all that is left of them is what their home knows
-run ws2 dead
+run ws2 "" "" dead
 check "a guest runs on ws2" until_true 30 counts dead
 lab kill ws2 migd KILL >/dev/null
 sh_on ws2 'for f in $(find /sys/fs/cgroup -path "*sprite-guests/*" -name cgroup.procs 2>/dev/null); do for p in $(cat $f); do kill -9 $p 2>/dev/null; done; done; true'
@@ -48,7 +35,7 @@ same "by SIGKILL" 137 "$(on ws1 cat $D/dead.rc)"
 check "with a line in the log" log_has ws1 "was lost with ws2"
 
 # the home's migd dies: guests go on, and belong to it again later
-run ws2 orphan
+run ws2 "" "" orphan
 check "a guest runs on ws2" until_true 30 counts orphan
 lab kill ws1 migd KILL >/dev/null
 check "it goes on without its home" counts orphan
@@ -82,7 +69,7 @@ wait
 
 # two owners at once
 for h in ws2 ws3; do check "$h is idle" until_true 60 idle $h; done
-for h in ws2 ws3; do run $h two-$h; done
+for h in ws2 ws3; do run $h "" "" two-$h; done
 for h in ws2 ws3; do check "a guest runs on $h" until_true 30 counts two-$h; done
 lab input ws2 & lab input ws3; wait $!
 for h in ws2 ws3; do check "the one of $h comes home" until_true 30 home two-$h; check "and goes on" counts two-$h; done
