@@ -11,6 +11,8 @@ for n in ws1 ws2; do on $n mkdir -p $FAULT; lab kill $n migd TERM >/dev/null; ag
 P=/opt/sprite/tests/tools/fifo_stream
 until_true 20 on ws1 sh -c 'mkdir -m 777 /sprite/p && mkfifo -m 666 /sprite/p/f /sprite/p/g /sprite/p/h' || flunk "mkfifo"
 
+# A writer takes its time until this is called: it has not ended before what is to happen to it has happened.
+hurry() { as sprite ws1 touch /sprite/p/$1; }
 reads() { on ws1 test -s /sprite/p/$1; }
 spritefs() { on $1 pgrep -xo spritefs; }
 # Moves $1 from ws1 to ws2, and kills the spritefs of $2 when its migd comes to step $3.
@@ -26,24 +28,28 @@ killed_at() {
 	same "it moves, with spritefs of $node killed at $step" "0 " "$? $(cat "$TMP/say")"
 }
 
-start ws3 w "$P w f a 2500 512 1000"
+start ws3 w "$P w f a 40000 512 1000 go"
 start ws1 r "$P r f log"
 until_true 20 reads log
 killed_at $PID ws2 prepared
-same "a reader gets all" "0 0 end 2500" "$(over w) $(over r) $(numbers log)"
+hurry go
+same "a reader gets all" "0 0 end 40000" "$(over w) $(over r) $(numbers log)"
 
 start ws1 r2 "$P r g log2"
-start ws1 w2 "$P w g a 2500 512 1000"
+start ws1 w2 "$P w g a 40000 512 1000 go2"
 until_true 20 reads log2
 killed_at $PID ws1 sent
-same "a reader at home gets all of a writer" "0 0 end 2500" "$(over w2) $(over r2) $(numbers log2)"
+hurry go2
+same "a reader at home gets all of a writer" "0 0 end 40000" "$(over w2) $(over r2) $(numbers log2)"
 
 # -- without a move: both ends on a node whose spritefs is killed go on, and others find them
 start ws1 r3 "$P r h log3"
-start ws1 w3 "$P w h a 1500 512 1000"
+start ws1 w3 "$P w h a 40000 512 1000 go3"
 until_true 20 reads log3
 fault spritefs:ws1
 until_true 20 on ws1 test -d /sprite/p
 start ws3 w4 "$P w h b 1500 512 0"
-same "a writer of another node finds the reader" "0 0 0 end 3000" "$(over w4) $(over w3) $(over r3) $(on ws1 cat /sprite/p/log3 | awk '$1 == "end" { print "end", $2 } $1 != "end" && $2 != n[$1]++ { print "not in order at", NR; exit }')"
+over w4 >/dev/null
+hurry go3
+same "a writer of another node finds the reader" "0 0 0 end 41500" "$(over w4) $(over w3) $(over r3) $(on ws1 cat /sprite/p/log3 | awk '$1 == "end" { print "end", $2 } $1 != "end" && $2 != n[$1]++ { print "not in order at", NR; exit }')"
 finish

@@ -2,7 +2,7 @@
 /*
  * A numbered stream through a named pipe, for tests/lab/pipes_random.py: whoever moves, every record must come once and in order.
  *
- *	fifo_stream w PATH NAME COUNT [SIZE [GAP]]	writes COUNT records of SIZE bytes (512), pausing GAP us (0) after each
+ *	fifo_stream w PATH NAME COUNT [SIZE [GAP [UNTIL]]]	writes COUNT records of SIZE bytes (512), pausing GAP us (0) after each, until there is a file UNTIL
  *	fifo_stream r PATH LOG [SIZE]			reads to the end; appends a line "NAME SEQ" to LOG for each record, "end N" at the end
  *	fifo_stream pong PATH1 PATH2			reads a byte from PATH1, writes it to PATH2, to the end
  * Any error, and a record that is not whole, ends it with status 1 and a line on stderr.
@@ -33,7 +33,7 @@ static void record_make(char *p, size_t size, const char *name, long seq)
 		p[i] = (char)('!' + (seq * 31 + (long)i * 7) % 90);
 }
 
-static int writes(int fd, const char *name, long count, size_t size, useconds_t gap)
+static int writes(int fd, const char *name, long count, size_t size, useconds_t gap, const char *until)
 {
 	static char rec[SIZE_MAX_];
 
@@ -46,6 +46,8 @@ static int writes(int fd, const char *name, long count, size_t size, useconds_t 
 				return fail("write", seq);
 			at += (size_t)n;
 		}
+		if (gap && until && !access(until, F_OK))
+			gap = 0;
 		if (gap)
 			usleep(gap);
 	}
@@ -111,7 +113,7 @@ int main(int argc, char **argv)
 
 		if (fd < 0)
 			return fail(argv[2], 0);
-		return writes(fd, argv[3], atol(argv[4]), argc > 5 ? (size_t)atol(argv[5]) : 512, argc > 6 ? (useconds_t)atol(argv[6]) : 0);
+		return writes(fd, argv[3], atol(argv[4]), argc > 5 ? (size_t)atol(argv[5]) : 512, argc > 6 ? (useconds_t)atol(argv[6]) : 0, argc > 7 ? argv[7] : NULL);
 	}
 	if (argc >= 4 && argv[1][0] == 'r') {
 		int fd = open(argv[2], O_RDONLY);
@@ -120,6 +122,6 @@ int main(int argc, char **argv)
 	}
 	if (argc == 4 && !strcmp(argv[1], "pong"))
 		return pong(argv[2], argv[3]);
-	fprintf(stderr, "usage: %s w PATH NAME COUNT [SIZE [GAP]] | r PATH LOG [SIZE] | pong PATH1 PATH2\n", argv[0]);
+	fprintf(stderr, "usage: %s w PATH NAME COUNT [SIZE [GAP [UNTIL]]] | r PATH LOG [SIZE] | pong PATH1 PATH2\n", argv[0]);
 	return 64;
 }
