@@ -231,10 +231,12 @@ static int hub_ask(struct relays *r, struct relay_ask *a, int fd, int *got)
 
 	strcpy(a->hub, r->name);
 	err = ask(r->d, a, fd, &ans, got);
+	if (a->op == RELAY_OP_WHOSE)
+		a->id = ans.id;
 	pthread_mutex_lock(&r->lock);
 	if (ans.count)
 		r->count = ans.count;
-	if (err == -ECONNREFUSED || err == -ECONNRESET || (err == -ENOENT && a->op != RELAY_OP_ORIGINAL)) { /* it was killed: they are cut, and there is nothing to wait for */
+	if (err == -ECONNREFUSED || err == -ECONNRESET || (err == -ENOENT && a->op != RELAY_OP_ORIGINAL && a->op != RELAY_OP_WHOSE)) { /* it was killed: they are cut, and there is nothing to wait for */
 		r->there = false;
 		r->count = 0;
 	}
@@ -320,12 +322,23 @@ int relays_original(struct relays *r, uint64_t id)
 	return is_there(r) ? get_fd(r, &a) : -ENOENT;
 }
 
-int relays_make(struct relays *r, uint64_t id, enum relay_kind kind)
+int relays_make(struct relays *r, uint64_t id, enum relay_kind kind, const struct relay_net *net)
 {
 	struct relay_ask a = { .op = RELAY_OP_OPEN, .id = id, .kind = kind };
 	int err = make_hub(r);
 
+	if (net)
+		a.net = *net;
 	return err ? err : get_fd(r, &a);
+}
+
+int relays_whose(struct relays *r, uint64_t ino, uint64_t *id)
+{
+	struct relay_ask a = { .op = RELAY_OP_WHOSE, .number = ino };
+	int err = is_there(r) ? hub_ask(r, &a, -1, NULL) : -ENOENT;
+
+	*id = a.id;
+	return err;
 }
 
 void relays_reset(struct relays *r, uint64_t gen)
@@ -363,6 +376,11 @@ int relays_quiesce(struct relays *r, int timeout_ms)
 	int err = relays_count(r) ? plain(r, RELAY_OP_QUIESCE, timeout_ms, 0, 0) : 0;
 
 	return err == -ENOENT || err == -ECONNREFUSED ? 0 : err; /* sprite-relay was killed: what it had is lost, and there is nothing to wait for */
+}
+
+int relays_hold(struct relays *r, int timeout_ms)
+{
+	return relays_count(r) ? plain(r, RELAY_OP_HOLD, timeout_ms, 0, 0) : 0;
 }
 
 void relays_resume(struct relays *r)

@@ -35,13 +35,15 @@ size_t relays_count(const struct relays *r);
 
 int relays_add(struct relays *r, uint64_t id, enum relay_kind kind, int fd, pid_t holder); /* fd is ours */
 int relays_original(struct relays *r, uint64_t id);
-int relays_make(struct relays *r, uint64_t id, enum relay_kind kind);
+int relays_make(struct relays *r, uint64_t id, enum relay_kind kind, const struct relay_net *net); /* net: of the network, else NULL */
+int relays_whose(struct relays *r, uint64_t ino, uint64_t *id);
 void relays_reset(struct relays *r, uint64_t gen);
 void relays_unread(struct relays *r);
 void relays_left(struct relays *r, pid_t pid, bool ended);
 void relays_back(struct relays *r, pid_t pid);
 void relays_down(struct relays *r);
 int relays_drain(struct relays *r, int timeout_ms); /* -ENOTCONN: home cannot be reached */
+int relays_hold(struct relays *r, int timeout_ms);
 int relays_quiesce(struct relays *r, int timeout_ms);
 void relays_resume(struct relays *r);
 

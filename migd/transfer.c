@@ -21,7 +21,7 @@
 #include "migd/relays.h"
 #include "rpc/local.h"
 
-enum { OPEN_TRIES = 20, OPEN_AGAIN_US = 100000, PRECOPY_MS = 30000, AHEAD_MIN = 32 << 20, FRAME_MAX = 1 << 20, SOCKET_BUF = 4 << 20, ANSWER_MS = 120000, DRAIN_MS = 2000, FLUSH_MS = 5000 };
+enum { OPEN_TRIES = 20, OPEN_AGAIN_US = 100000, PRECOPY_MS = 30000, AHEAD_MIN = 32 << 20, FRAME_MAX = 1 << 20, SOCKET_BUF = 4 << 20, ANSWER_MS = 120000, DRAIN_MS = 2000, HOLD_MS = 3000, FLUSH_MS = 5000 };
 
 /* ---- hooks of the engine: descriptors whose other end stays at home ---- */
 
@@ -56,7 +56,15 @@ static int original_of_hollow(struct family *f, const struct eng_relay *r)
 static int hook_open(void *ctx, struct eng_relay *r)
 {
 	struct family *f = ctx;
-	int fd = f->role == FAM_HOME ? relays_original(f->relays, r->id) : relays_make(f->relays, r->id, (enum relay_kind)r->kind);
+	struct relay_net net;
+	int fd;
+
+	if (r->net) {
+		net = (struct relay_net){ .domain = r->net->domain, .flags = r->net->flags, .backlog = r->net->backlog };
+		memcpy(net.local, r->net->local, sizeof(net.local));
+		memcpy(net.peer, r->net->peer, sizeof(net.peer));
+	}
+	fd = f->role == FAM_HOME ? relays_original(f->relays, r->id) : relays_make(f->relays, r->id, (enum relay_kind)r->kind, r->net ? &net : NULL);
 
 	if (f->role == FAM_HOME && (fd == -ENOENT || fd == -ECONNREFUSED))
 		fd = original_of_hollow(f, r);
@@ -64,6 +72,11 @@ static int hook_open(void *ctx, struct eng_relay *r)
 		return fd;
 	r->fd = fd;
 	return 0;
+}
+
+static int hook_whose(void *ctx, uint64_t ino, uint64_t *id)
+{
+	return relays_whose(((struct family *)ctx)->relays, ino, id);
 }
 
 /* The source, which still runs there, may freeze now. */
@@ -108,7 +121,7 @@ static int hook_fifo(void *ctx, enum eng_fifo_verb verb, const struct eng_fifo *
 
 void transfer_hooks(struct family *f, struct eng_hooks *out)
 {
-	*out = (struct eng_hooks){ .ctx = f, .relay_open = hook_open, .relay_found = hook_found,
+	*out = (struct eng_hooks){ .ctx = f, .relay_open = hook_open, .relay_found = hook_found, .relay_whose = hook_whose,
 		.fifo = hook_fifo, .ahead_done = hook_ahead_done };
 }
 
@@ -477,6 +490,9 @@ static int send_family(struct family *f, struct send_plan *p, struct error *e)
 	bool home = f->role == FAM_GUEST && !strcmp(host_name(p->dest), f->home) && f->image_bytes < AHEAD_MIN;
 
 	err = f->exec_entry || f->evicting || home ? 0 : precopy(f, p, &s, e);
+	/* A connection that it has not accepted cannot be put back into its queue at home. Who is evicted does not run, and loses it. */
+	if (!err && f->role == FAM_GUEST && !f->evicting && !strcmp(host_name(p->dest), f->home) && relays_hold(f->relays, HOLD_MS) == -EBUSY)
+		err = error_set(e, EBUSY, "a connection has come in that %d (%s) does not accept: try again later", f->pid, f->comm);
 	if (!err) {
 		err = family_call(f, actor_freeze, &a);
 		if (err && s)
@@ -489,6 +505,8 @@ static int send_family(struct family *f, struct send_plan *p, struct error *e)
 	pthread_mutex_lock(&f->lock);
 	mig_step(p->machine, err ? ME_FAIL : ME_OK, &act);
 	pthread_mutex_unlock(&f->lock);
+	if (err && f->role == FAM_GUEST)
+		relays_resume(f->relays);
 	if (err)
 		return err;
 	t0 = eng_frozen_ns(f->eng);

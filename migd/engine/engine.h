@@ -43,13 +43,20 @@ int eng_explain(pid_t pid, struct eng_reasons *why, struct eng_sizes *sizes, str
 struct eng_family;
 
 /* Which file descriptors the caller (migd) carries by itself: pipes, ttys and stream sockets whose other end stays. */
-enum eng_relay_kind { ENG_RELAY_PIPE_IN, ENG_RELAY_PIPE_OUT, ENG_RELAY_TTY, ENG_RELAY_SOCK };
+enum eng_relay_kind { ENG_RELAY_PIPE_IN, ENG_RELAY_PIPE_OUT, ENG_RELAY_TTY, ENG_RELAY_SOCK, ENG_RELAY_TCP, ENG_RELAY_LISTEN };
+enum { ENG_NET_V6ONLY = 1, ENG_NET_REUSEPORT = 2 };
+struct eng_net { /* names of a socket of the network: each a struct sockaddr_in or sockaddr_in6 */
+	uint16_t domain, flags;
+	uint32_t backlog; /* of a listening one */
+	uint8_t local[28], peer[28];
+};
 struct eng_relay { /* one open file description that must be relayed */
 	uint64_t id;		  /* unique in the family, stays with the description over all moves */
 	enum eng_relay_kind kind; /* PIPE_IN: the family reads */
 	int fd;			  /* source at home: a duplicate of the original end. destination: filled in by the relay_open hook */
 	pid_t pid;		  /* a holder and its number there, at the home: the hollow keeps it open */
 	int num;
+	const struct eng_net *net; /* destination: TCP, LISTEN */
 };
 
 /* Ends of a named pipe of the cluster's tree, and what the file system's agent on this host is to know of them (res_file_fifo.c). */
@@ -68,6 +75,8 @@ struct eng_hooks {
 	int (*relay_open)(void *ctx, struct eng_relay *r);
 	/* Source: tells of each relayed description found while dumping, r->fd being a duplicate which the callee now owns. */
 	int (*relay_found)(void *ctx, const struct eng_relay *r);
+	/* Source on a guest host: of which connection that came in there is this socket (its inode) the family's end? 0 and *id, or -ENOENT. May be NULL. */
+	int (*relay_whose)(void *ctx, uint64_t ino, uint64_t *id);
 	/* Destination: all that eng_precopy sent ahead is in place (by eng_fill, in the family's thread): the source may freeze. May be NULL. */
 	void (*ahead_done)(void *ctx);
 	/* Both: may wait for other hosts. NULL: named pipes cannot be carried. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Pipes and terminals, and for res_file_socket.c sockets, whose other end stays.
+ * Pipes and terminals, and for res_file_socket.c and res_file_inet.c sockets, whose other end stays.
  *
  * A pipe with both ends in the family travels with its content. One with a single end there has the other at home: it is relayed (engine.h), and so are
  * terminals. The hollow keeps the original descriptor at its number; over there the caller's hook gives an end that stands for it.
@@ -24,6 +24,7 @@
 #include "conf/log.h"
 #include "migd/engine/core.h"
 #include "migd/engine/res_files.h"
+#include "migd/engine/res_file_socket.h"
 
 struct relay {
 	struct relay *next;
@@ -37,6 +38,7 @@ struct pair { /* a pipe being made at the destination: its ends until every desc
 	int fd[2];
 	bool used[2];
 };
+#define BORN_AWAY (1ull << 62) /* from there on: of connections that came in while it was away */
 struct relay_table {
 	struct relay *first;
 	uint64_t last;
@@ -87,7 +89,7 @@ static struct relay *relay_add(struct relay_table *t, uint64_t id, enum eng_rela
 	r->open_fd = -1;
 	r->next = t->first;
 	t->first = r;
-	if (id > t->last)
+	if (id > t->last && id < BORN_AWAY)
 		t->last = id;
 	return r;
 }
@@ -97,6 +99,17 @@ bool relay_known(struct eng_family *f, const struct stat *st, enum eng_relay_kin
 	struct relay_table *t = table_of(f);
 
 	return t && relay_find(t, st, kind);
+}
+
+int relay_learn(struct eng_family *f, const struct stat *st, uint64_t id, enum eng_relay_kind kind)
+{
+	struct relay_table *t = table_of(f);
+	struct relay *r = t ? relay_add(t, id, kind) : NULL;
+
+	if (!r)
+		return -ENOMEM;
+	relay_key(st, r->key);
+	return 0;
 }
 
 /* A pipe or terminal that stands for another: /dev/fd/N opens it by its owner and mode, as that one. */
@@ -160,12 +173,15 @@ static int reopen(int fd, uint32_t flags, struct error *e)
 }
 
 /* What the family sees when nobody has the other end any more. */
-static int dead_end(enum eng_relay_kind kind)
+static int dead_end(const Sprite__Img__File *m)
 {
+	enum eng_relay_kind kind = m->relay_kind;
 	int p[2], keep = kind == ENG_RELAY_PIPE_OUT;
 
 	if (kind == ENG_RELAY_TTY)
 		return -ENOENT;
+	if (kind == ENG_RELAY_TCP || kind == ENG_RELAY_LISTEN)
+		return inet_dead_end(m);
 	if (kind == ENG_RELAY_SOCK ? socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, p) : pipe2(p, O_CLOEXEC))
 		return -errno;
 	close(p[!keep]);
@@ -173,7 +189,7 @@ static int dead_end(enum eng_relay_kind kind)
 }
 
 /* Destination. The first description of a relay is what the hook gave. */
-int relay_open(struct eng_family *f, struct file_desc *d, struct error *e)
+int relay_open(struct eng_family *f, struct file_desc *d, const struct eng_net *net, struct error *e)
 {
 	const Sprite__Img__File *m = d->image;
 	struct relay_table *t = table_of(f);
@@ -192,17 +208,19 @@ int relay_open(struct eng_family *f, struct file_desc *d, struct error *e)
 	r->r.num = m->relay_num;
 	r->r.kind = m->relay_kind;
 	r->r.fd = -1;
+	r->r.net = net;
 	int k = h->relay_open ? h->relay_open(h->ctx, &r->r) : -ENOTSUP;
 
+	r->r.net = NULL;
 	/* At home: whoever kept the original was killed, and the hollow does not have it either. */
-	if (f->home && (k == -ENOENT || k == -ECONNREFUSED || k == -EBADF) && (r->r.fd = dead_end(m->relay_kind)) >= 0)
+	if (f->home && (k == -ENOENT || k == -ECONNREFUSED || k == -EBADF) && (r->r.fd = dead_end(m)) >= 0)
 		k = 0;
 
 	if (k < 0 || r->r.fd < 0)
 		return error_set(e, k < 0 ? -k : EBADF, "relay %llu cannot be opened: %s", (unsigned long long)r->r.id, strerror(-k));
 	struct stat st;
 
-	if (!f->home && r->r.kind != ENG_RELAY_SOCK) /* there it is the original; a socket belongs to nobody */
+	if (!f->home && r->r.kind < ENG_RELAY_SOCK) /* there it is the original; a socket belongs to nobody */
 		owner_take(r->r.fd, m);
 	if (fstat(r->r.fd, &st) == 0)
 		relay_key(&st, r->key);
@@ -262,7 +280,7 @@ static int tty_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File
 static int tty_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)
 {
 	(void)p;
-	return d->image->relay ? relay_open(f, d, e) : res_bad_record(e, "terminals");
+	return d->image->relay ? relay_open(f, d, NULL, e) : res_bad_record(e, "terminals");
 }
 
 static bool tty_stays(struct eng_proc *p, const struct file_look *l)
@@ -452,7 +470,7 @@ static int pipe_open(struct eng_family *f, struct eng_proc *p, struct file_desc 
 
 	(void)p;
 	if (m->relay)
-		return relay_open(f, d, e);
+		return relay_open(f, d, NULL, e);
 	struct pair *q = m->pipe ? pair_get(f, m, e) : NULL;
 
 	if (!q)
@@ -542,6 +560,8 @@ static void relays_release(struct eng_family *f, struct eng_proc *p)
 	if (!*t)
 		return;
 	pairs_close(*t);
+	if (eng_nprocs(f)) /* an image is over, the family is not: on a guest host nothing else tells which of its pipes and sockets are relays */
+		return;
 	while ((*t)->first) {
 		struct relay *r = (*t)->first;
 

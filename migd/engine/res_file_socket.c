@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Unix sockets whose both ends are in the family (socketpair(2), or connected over a name), with what is under way in them; fresh ones; listening and other
- * named ones. A connected stream socket whose peer stays at home is relayed, as a pipe is. Everything else is refused by name: other families of sockets, other kinds of
- * peers that stay, descriptors under way (SCM_RIGHTS), connections not yet accepted.
+ * named ones. A connected stream socket whose peer stays at home is relayed, as a pipe is. TCP and UDP: res_file_inet.c. Everything else is refused by name: other families of
+ * sockets, other kinds of peers that stay, descriptors under way (SCM_RIGHTS), connections not yet accepted.
  *
  * A name in the file tree is bound again after the commit (before, the source may yet go on): the socket file is replaced by one of the same mode. While a family
  * is away its names answer members of the family only. An accepted connection travels as a pair: it forgets over which name it came.
@@ -134,15 +134,16 @@ static bool is_socket(const struct file_look *l)
 	return S_ISSOCK(l->st.st_mode);
 }
 
-static void socket_kind(int fd, int *domain, int *type)
+static void socket_kind(int fd, int *domain, int *type, int *protocol)
 {
 	socklen_t n = sizeof *domain;
 
-	*domain = *type = 0;
+	*domain = *type = *protocol = 0;
 	if (fd < 0)
 		return;
 	getsockopt(fd, SOL_SOCKET, SO_DOMAIN, domain, &n);
 	getsockopt(fd, SOL_SOCKET, SO_TYPE, type, &n);
+	getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, protocol, &n);
 }
 
 /* "TCP socket", "unix stream socket", ... */
@@ -192,7 +193,7 @@ static bool in_family(struct eng_probe *p, uint32_t ino)
 }
 
 /* What cannot be taken out of a live socket, nor put into a fresh one. Only looked at: asking for an error would take it away from the program. */
-static const char *state_reason(int fd)
+const char *socket_state_reason(int fd)
 {
 	struct pollfd p = {.fd = fd, .events = POLLPRI};
 	socklen_t n = 0;
@@ -236,7 +237,7 @@ static void apart_probe(struct eng_probe *p, const struct file_look *l, int fd, 
 
 static void unix_probe(struct eng_probe *p, const struct file_look *l, int fd, const char *name)
 {
-	const char *why = state_reason(fd);
+	const char *why = socket_state_reason(fd);
 	struct peer peer;
 
 	if (why)
@@ -250,23 +251,27 @@ static void unix_probe(struct eng_probe *p, const struct file_look *l, int fd, c
 static void socket_probe(struct eng_probe *p, const struct file_look *l)
 {
 	char name[80];
-	int domain, type;
+	int domain, type, protocol;
 	_cleanup_close_ int pidfd = syscall(SYS_pidfd_open, l->pid, 0);
 	_cleanup_close_ int fd = pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, l->num, 0);
 
 	if (fd < 0 && (errno == EBADF || errno == ESRCH)) /* closed, or its process has ended, since it was looked at */
 		return;
-	socket_kind(fd, &domain, &type);
+	socket_kind(fd, &domain, &type, &protocol);
 	socket_name(domain, type, name, sizeof name);
 	if (domain == AF_UNIX)
 		unix_probe(p, l, fd, name);
+	else if (inet_is(domain, type, protocol))
+		inet_probe(p, l, fd, name);
+	else if ((domain == AF_INET || domain == AF_INET6) && type == SOCK_STREAM)
+		file_reason(p, l, "%s of another protocol (%s): close it first", name, protocol == 262 ? "MPTCP" : "not TCP's");
 	else
 		file_reason(p, l, "%s: close it first", name);
 }
 
 /* ---- dump ------------------------------------------------------------------------------------------- */
 
-static uint64_t timeout_of(int fd, int option)
+uint64_t socket_timeout(int fd, int option)
 {
 	struct timeval t = {0};
 	socklen_t n = sizeof t;
@@ -424,14 +429,16 @@ static int apart_dump(struct eng_family *f, struct file_desc *d, int fd, Sprite_
 static int socket_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e)
 {
 	_cleanup_close_ int fd = eng_fd_get(d->holder, d->look.num);
-	int domain, type;
+	int domain, type, protocol;
 	struct peer peer;
 	struct ucred cred = {0};
 	socklen_t n = sizeof cred;
 
 	if (fd < 0)
 		return fd;
-	socket_kind(fd, &domain, &type);
+	socket_kind(fd, &domain, &type, &protocol);
+	if (inet_is(domain, type, protocol))
+		return inet_dump(f, d, fd, m, e);
 	if (domain != AF_UNIX)
 		return error_set(e, ENOTSUP, "this socket cannot be carried");
 	int r = diag(d->look.dir, d->look.st.st_ino, &peer);
@@ -452,15 +459,15 @@ static int socket_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__F
 	s->sndbuf = socket_number(fd, SO_SNDBUF);
 	s->rcvbuf = socket_number(fd, SO_RCVBUF);
 	s->passcred = socket_number(fd, SO_PASSCRED);
-	s->rcvtimeo = timeout_of(fd, SO_RCVTIMEO);
-	s->sndtimeo = timeout_of(fd, SO_SNDTIMEO);
+	s->rcvtimeo = socket_timeout(fd, SO_RCVTIMEO);
+	s->sndtimeo = socket_timeout(fd, SO_SNDTIMEO);
 	s->peek_off = socket_number(fd, SO_PEEK_OFF);
 	s->listening = socket_number(fd, SO_ACCEPTCONN);
 	s->backlog = s->listening ? peer.backlog : 0;
 	if (s->listening && waits(&peer))
 		return error_set(e, EBUSY, "%s", waits(&peer));
-	if (state_reason(fd))
-		return error_set(e, EBUSY, "unix socket %s", state_reason(fd));
+	if (socket_state_reason(fd))
+		return error_set(e, EBUSY, "unix socket %s", socket_state_reason(fd));
 	r = options_dump(fd, s);
 	if (r < 0)
 		return error_set(e, -r, "unix socket: %s", strerror(-r));

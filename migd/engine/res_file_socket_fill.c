@@ -56,8 +56,7 @@ static struct sockets_state *state_of(struct eng_family *f)
 	return *s;
 }
 
-/* The target makes it, so that it lies in the family's network namespace and shows the family's user as its maker. */
-static int target_socket(struct eng_proc *p, int type, bool pair, int fd[2])
+int socket_by_target(struct eng_proc *p, int domain, int type, bool pair, int fd[2])
 {
 	struct eng_thread *t = p->threads[0];
 	struct eng_call c[6];
@@ -72,8 +71,8 @@ static int target_socket(struct eng_proc *p, int type, bool pair, int fd[2])
 		c[n++] = (struct eng_call){SYS_setresuid, {-1u, p->core->uid, 0}, 0, 0, 0};
 	}
 	at = n;
-	c[n++] = pair ? (struct eng_call){SYS_socketpair, {AF_UNIX, type | SOCK_CLOEXEC, 0, where}, 0, 1, 0}
-		      : (struct eng_call){SYS_socket, {AF_UNIX, type | SOCK_CLOEXEC, 0}, 0, 1, 0};
+	c[n++] = pair ? (struct eng_call){SYS_socketpair, {domain, type | SOCK_CLOEXEC, 0, where}, 0, 1, 0}
+		      : (struct eng_call){SYS_socket, {domain, type | SOCK_CLOEXEC, 0}, 0, 1, 0};
 	if (p->core->caps) {
 		c[n++] = (struct eng_call){SYS_setresuid, {-1u, 0, -1u}, 0, 0, 0};
 		c[n++] = (struct eng_call){SYS_setresgid, {-1u, 0, -1u}, 0, 0, 0};
@@ -93,7 +92,7 @@ static int target_socket(struct eng_proc *p, int type, bool pair, int fd[2])
 	return fd[0] < 0 ? fd[0] : pair && fd[1] < 0 ? fd[1] : 0;
 }
 
-static void options_set(int fd, const Sprite__Img__Socket *m)
+void socket_options_set(int fd, const Sprite__Img__Socket *m)
 {
 	struct timeval r = {m->rcvtimeo / 1000000, m->rcvtimeo % 1000000}, s = {m->sndtimeo / 1000000, m->sndtimeo % 1000000};
 	int sndbuf = m->sndbuf / 2, rcvbuf = m->rcvbuf / 2, pass = m->passcred, off = m->peek_off; /* the kernel doubles buffers */
@@ -135,7 +134,7 @@ static int pair_make(struct eng_family *f, struct eng_proc *p, const Sprite__Img
 
 	if (!q)
 		return -ENOMEM;
-	int r = target_socket(maker ? maker : p, m->type, true, q->fd);
+	int r = socket_by_target(maker ? maker : p, AF_UNIX, m->type, true, q->fd);
 
 	if (r < 0) {
 		free(q);
@@ -163,14 +162,16 @@ int socket_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, s
 
 	if (!m || !state_of(f))
 		return res_bad_record(e, "sockets");
+	if (m->domain)
+		return inet_open(f, p, d, e);
 	if (d->image->relay) {
-		r = relay_open(f, d, e);
+		r = relay_open(f, d, NULL, e);
 		if (r >= 0 && !f->home)
-			options_set(r, m);
+			socket_options_set(r, m);
 		return r;
 	}
 	if (!m->connected) {
-		r = target_socket(p, m->type, false, fd);
+		r = socket_by_target(p, AF_UNIX, m->type, false, fd);
 	} else {
 		struct pair *q = state_of(f)->pairs;
 
@@ -188,7 +189,7 @@ int socket_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, s
 	}
 	if (r < 0)
 		return error_set(e, -r, "unix socket: %s", strerror(-r));
-	options_set(fd[0], m);
+	socket_options_set(fd[0], m);
 	return fd[0];
 }
 
@@ -202,6 +203,8 @@ int socket_finish(struct eng_proc *p, struct file_desc *d, int num, struct error
 			shutdown(d->fd, SHUT_WR);
 		return 0;
 	}
+	if (m->domain)
+		return 0;
 	if (m->shut_rd || m->shut_wr)
 		shutdown(d->fd, m->shut_rd && m->shut_wr ? SHUT_RDWR : m->shut_rd ? SHUT_RD : SHUT_WR);
 	if ((m->connected && m->type != SOCK_DGRAM) || !(m->name.len || m->to.len))

@@ -104,8 +104,9 @@ void files_free_ahead(struct ahead **list);
 
 /* res_file_relay.c. dump: source: the description is (or becomes, at home) a relayed one; open: destination: what stands for it there. */
 int relay_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, enum eng_relay_kind kind, struct error *e);
-int relay_open(struct eng_family *f, struct file_desc *d, struct error *e);
+int relay_open(struct eng_family *f, struct file_desc *d, const struct eng_net *net, struct error *e);
 bool relay_known(struct eng_family *f, const struct stat *st, enum eng_relay_kind kind);
+int relay_learn(struct eng_family *f, const struct stat *st, uint64_t id, enum eng_relay_kind kind); /* source on a guest host: of one that was made there */
 
 /* Opens m->path as the family sees it and checks that it is the same object. fd or -errno with e filled. */
 int file_open_path(struct eng_proc *p, const Sprite__Img__File *m, uint32_t flags, struct error *e);

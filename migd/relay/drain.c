@@ -47,9 +47,15 @@ static bool targets_reached(struct relay_hub *h)
 {
 	struct relay *r;
 
-	list_each(r, &h->relays, node)
+	list_each(r, &h->relays, node) {
+		if (r->conn.over)
+			continue;
 		if (r->has_source && !r->source.peer_closed && (r->source.acked < r->target || (r->source.end && !r->source.end_sent)))
 			return false;
+		/* Of a connection there may be more in the family's own socket; nobody adds to it now. */
+		if (h->paused && r->source.tcp && (r->source.have || !net_end_drained(&r->conn.end, r->source.fd)))
+			return false;
+	}
 	return true;
 }
 
@@ -69,7 +75,7 @@ static bool inputs_told(struct relay_hub *h)
 	uint64_t off;
 
 	list_each(r, &h->relays, node)
-		if (r->has_sink && r->sink.count && relay_sink_ack_due(&r->sink, &off))
+		if (r->has_sink && r->sink.count && (relay_sink_ack_due(&r->sink, &off) || (r->sink.tcp && !r->conn.over && !r->sink.tcp->exact)))
 			return false;
 	return true;
 }
@@ -173,8 +179,10 @@ static int drain_all(struct relay_hub *h, bool pause, int timeout_ms)
 	pthread_mutex_lock(&h->lock);
 	stalled = !pause && h->stalled; /* and nothing has been read since: it would be so again */
 	t = deadline_in(stalled && timeout_ms > STALLED_MS ? STALLED_MS : timeout_ms);
-	if (pause)
-		h->paused = true;
+	if (pause) {
+		h->paused = h->holding = true;
+		conn_rooms(h);
+	}
 	err = drain(h, &t);
 	h->stalled = err == -ETIMEDOUT;
 	if (stalled)
@@ -196,10 +204,36 @@ int hub_quiesce(struct relay_hub *h, int timeout_ms)
 	return drain_all(h, true, timeout_ms);
 }
 
+int hub_hold(struct relay_hub *h, int timeout_ms)
+{
+	struct timespec t = deadline_in(timeout_ms);
+	struct relay *r;
+	bool any = false;
+	int err = 0;
+
+	pthread_mutex_lock(&h->drains);
+	pthread_mutex_lock(&h->lock);
+	list_each(r, &h->relays, node)
+		any |= r->kind == RELAY_LISTEN;
+	if (any) {
+		h->holding = true;
+		conn_rooms(h);
+		h->token++;
+		err = hub_queue(h, 0, RF_SYNC, h->token, NULL, 0); /* what home had accepted by then is here when it answers */
+		if (!err)
+			err = wait_until(h, is_synced, &t);
+		if (!err)
+			err = wait_until(h, conn_all_accepted, &t);
+	}
+	pthread_mutex_unlock(&h->lock);
+	pthread_mutex_unlock(&h->drains);
+	return err == -ETIMEDOUT ? -EBUSY : err;
+}
+
 void hub_resume(struct relay_hub *h)
 {
 	pthread_mutex_lock(&h->lock);
-	h->paused = false;
+	h->paused = h->holding = false;
 	pthread_mutex_unlock(&h->lock);
 	hub_poke(h);
 }

@@ -53,16 +53,16 @@ static void drop_passed(struct msghdr *h)
 	}
 }
 
-static ssize_t sock_read(int fd, void *buf, size_t n, int flags)
+static ssize_t sock_read(const struct relay_source *s, void *buf, size_t n, int flags)
 {
 	char control[512] __attribute__((aligned(8)));
 	struct iovec v = { buf, n };
 	struct msghdr h = { .msg_iov = &v, .msg_iovlen = 1, .msg_control = flags & MSG_PEEK ? NULL : control, .msg_controllen = flags & MSG_PEEK ? 0 : sizeof(control) };
-	ssize_t k = recvmsg(fd, &h, flags | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	ssize_t k = recvmsg(s->fd, &h, flags | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
 	if (k >= 0 && h.msg_control)
 		drop_passed(&h);
-	return k < 0 && errno == ECONNRESET ? 0 : k; /* the other side has gone without reading all: no more comes */
+	return k < 0 && errno == ECONNRESET && !s->tcp ? 0 : k; /* the other side has gone without reading all: no more comes */
 }
 
 static int fill_plain(struct relay_source *s)
@@ -71,7 +71,7 @@ static int fill_plain(struct relay_source *s)
 
 	if (s->have == RELAY_WINDOW)
 		return 0;
-	n = s->sock ? sock_read(s->fd, s->win + s->have, RELAY_WINDOW - s->have, 0) : read(s->fd, s->win + s->have, RELAY_WINDOW - s->have);
+	n = s->sock ? sock_read(s, s->win + s->have, RELAY_WINDOW - s->have, 0) : read(s->fd, s->win + s->have, RELAY_WINDOW - s->have);
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : errno == EIO ? (s->end = true, 1) : -errno; /* EIO: a pty without slaves */
 	if (!n && s->tty) {
@@ -92,8 +92,11 @@ static int fill_plain(struct relay_source *s)
 
 static int fill_peek(struct relay_source *s)
 {
-	ssize_t n = sock_read(s->fd, s->win, RELAY_WINDOW, MSG_PEEK);
+	ssize_t n;
 
+	if (s->tcp && net_has_failed(s->fd))
+		return s->have ? 0 : -ECONNRESET;
+	n = sock_read(s, s->win, RELAY_WINDOW, MSG_PEEK);
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	if (!n) {
@@ -158,13 +161,13 @@ void relay_source_sent(struct relay_source *s, size_t n)
 }
 
 /* Takes n bytes out of the pipe that the family shares with those who stay: they have been read, over there. */
-static int consume(int fd, bool sock, size_t n)
+static int consume(const struct relay_source *s, size_t n)
 {
 	char trash[4096];
 
 	while (n) {
 		size_t want = n < sizeof(trash) ? n : sizeof(trash);
-		ssize_t k = sock ? sock_read(fd, trash, want, 0) : read(fd, trash, want);
+		ssize_t k = s->sock ? sock_read(s, trash, want, 0) : read(s->fd, trash, want);
 
 		if (k < 0 && errno == EINTR)
 			continue;
@@ -186,7 +189,7 @@ int relay_source_ack(struct relay_source *s, uint64_t offset)
 		return -EPROTO;
 	n = offset - s->acked;
 	if (s->tap && s->fd >= 0)
-		err = consume(s->fd, s->sock, n);
+		err = consume(s, n);
 	memmove(s->win, s->win + n, s->have - n);
 	s->have -= n;
 	s->acked = offset;
@@ -292,6 +295,12 @@ static uint64_t consumed(const struct relay_sink *k)
 {
 	int unread = 0;
 
+	if (k->tcp && k->fd >= 0) {
+		uint64_t n;
+		int err = net_end_read(k->tcp, &n);
+
+		return err == -ENOENT ? k->written : err ? k->acked : n < k->written ? n : k->written;
+	}
 	if (k->count && k->sock && k->fd >= 0) {
 		ssize_t n = relay_sock_unread(k->reader);
 
@@ -327,7 +336,8 @@ int relay_sink_flush(struct relay_sink *k)
 		k->have -= n;
 		k->written += n;
 	}
-	if (k->sock && k->fd >= 0 && k->end && !k->have && !k->shut) { /* the end comes behind what waits there: it need not have been read */
+	/* The end comes behind what waits there: it need not have been read, unless nobody could tell afterwards whether it has been. */
+	if (k->sock && k->fd >= 0 && k->end && !k->have && !k->shut && (!k->tcp || consumed(k) == k->got)) {
 		shutdown(k->fd, SHUT_WR);
 		k->shut = true;
 	}

@@ -8,7 +8,9 @@
  * Of a socket the same is true: the home looks at what waits there (MSG_PEEK), and takes it when the family has read it. The flags of its description are the family's,
  * so each call says that it does not wait. A half of a socket that comes to its end shuts that direction down, whoever else has a descriptor of it.
  * Sink: puts bytes into a descriptor. A *counting* sink (on the guest host, the same standard input) acknowledges what the family has read
- * (FIONREAD, for a socket what unix_diag tells of it), any other what has been written.
+ * (FIONREAD, for a socket what sock_diag(7) tells of it), any other what has been written.
+ * A connection of the network (`tcp`) that fails is -ECONNRESET, which is not the end. The end, on the guest host, waits until all before it has been read: after it the
+ * kernel might have nothing more to tell.
  *
  * No locking: the hub's lock is held.
  */
@@ -18,12 +20,13 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include "migd/relay/net.h"
 
 enum { RELAY_WINDOW = 256 << 10, RELAY_CHUNK = 64 << 10 };
 
 struct relay_source {
 	int fd; /* non-blocking (a description of our own: the family's flags are its own business); -1: none (any more) */
-	bool tap, sock;
+	bool tap, sock, tcp;
 	bool tty; /* a terminal at home: end of file is a key like any other */
 	int scratch[2]; /* tap: the pipe that tee() fills */
 	uint64_t acked, sent;
@@ -51,6 +54,7 @@ bool relay_source_drained(const struct relay_source *s); /* all that was read is
 struct relay_sink {
 	int fd; /* non-blocking; -1: closed */
 	bool count, sock;
+	struct net_end *tcp; /* counting, of the network: the family's end */
 	uint32_t reader; /* counting socket: the inode of the one that the family reads from */
 	int count_fd; /* where FIONREAD tells what is unread: fd itself, or the slave of a pty; -1: fd */
 	uint64_t got, written, acked;

@@ -40,6 +40,8 @@ int hub_new(bool home, struct relay_hub **out)
 
 static void relay_free(struct relay *r)
 {
+	if (relay_is_net(r))
+		conn_free(r);
 	if (r->has_source)
 		relay_source_clear(&r->source);
 	if (r->has_sink)
@@ -59,6 +61,8 @@ void hub_free(struct relay_hub *h)
 	while (!list_empty(&h->relays))
 		relay_free(list_entry(h->relays.next, struct relay, node));
 	hub_drop_out(h);
+	for (int i = 0; i < SPACES; i++)
+		net_space_close(&h->space[i]);
 	close(h->wake);
 	pthread_cond_destroy(&h->changed);
 	pthread_mutex_destroy(&h->lock);
@@ -90,14 +94,14 @@ struct relay *hub_find(struct relay_hub *h, uint64_t id)
 	return NULL;
 }
 
-/* One that came to nothing. Lock held. */
-static void relay_drop(struct relay_hub *h, struct relay *r)
+/* One that came to nothing, or is over. Lock held. */
+void relay_drop(struct relay_hub *h, struct relay *r)
 {
 	relay_free(r);
 	h->nrelays--;
 }
 
-static struct relay *relay_new(struct relay_hub *h, uint64_t id, enum relay_kind kind)
+struct relay *relay_new(struct relay_hub *h, uint64_t id, enum relay_kind kind)
 {
 	struct relay *r;
 
@@ -109,6 +113,7 @@ static struct relay *relay_new(struct relay_hub *h, uint64_t id, enum relay_kind
 	r->id = id;
 	r->kind = kind;
 	r->original = -1;
+	r->source.fd = r->sink.fd = -1;
 	relay_tty_init(&r->tty);
 	list_add_tail(&h->relays, &r->node);
 	h->nrelays++;
@@ -125,12 +130,14 @@ static int reopen(int fd, int flags)
 }
 
 /* Home: (re)creates the halves that stand at the original end. */
-static int halves_at_home(struct relay *r)
+int relay_halves_at_home(struct relay *r)
 {
 	struct relay_source old = { .fd = -1, .scratch = { -1, -1 } };
-	bool sock = r->kind == RELAY_SOCK;
+	bool sock = r->kind == RELAY_SOCK || r->kind == RELAY_TCP;
 	int fd, err;
 
+	if (r->kind == RELAY_LISTEN)
+		return 0;
 	if (r->has_source)
 		old = r->source;
 	if (r->has_sink)
@@ -141,6 +148,7 @@ static int halves_at_home(struct relay *r)
 		err = fd < 0 ? -errno : relay_source_init(&r->source, fd, r->kind == RELAY_IN || sock, sock);
 		r->has_source = fd >= 0;
 		r->source.tty = r->kind == RELAY_TTY;
+		r->source.tcp = r->kind == RELAY_TCP;
 		if (!err && r->kind == RELAY_TTY && old.have) /* typed, taken by us, not read by the family yet */
 			relay_source_carry(&r->source, &old);
 		relay_source_clear(&old);
@@ -175,9 +183,11 @@ int hub_add(struct relay_hub *h, uint64_t id, enum relay_kind kind, int fd, pid_
 		if (r) {
 			r->original = fd;
 			r->holder = holder;
-			err = halves_at_home(r);
-			if (err)
+			err = relay_halves_at_home(r);
+			if (err) {
+				r->conn.kept = true; /* the family's as before */
 				relay_drop(h, r);
+			}
 		} else {
 			close(fd);
 			err = -ENFILE;
@@ -196,6 +206,8 @@ int hub_original(struct relay_hub *h, uint64_t id)
 	r = hub_find(h, id);
 	if (r)
 		fd = fcntl(r->original, F_DUPFD_CLOEXEC, 3);
+	if (r)
+		r->conn.kept = true;
 	if (r && r->kind == RELAY_TTY)
 		relay_tty_keep(&r->tty); /* what the image brings is the pty's, with our own bits in it */
 	pthread_mutex_unlock(&h->lock);
@@ -209,8 +221,11 @@ void hub_reset(struct relay_hub *h, uint64_t gen)
 	hub_down(h);
 	pthread_mutex_lock(&h->lock);
 	if (h->gen != gen) {
-		list_each(r, &h->relays, node)
-			halves_at_home(r);
+		list_each(r, &h->relays, node) {
+			relay_halves_at_home(r);
+			if (relay_is_net(r))
+				conn_begin(r);
+		}
 		hub_drop_out(h);
 		h->gen = gen;
 	}
@@ -332,14 +347,18 @@ static int make_sock(struct relay *r, int *family_end)
 	return err;
 }
 
-int hub_make(struct relay_hub *h, uint64_t id, enum relay_kind kind)
+int hub_make(struct relay_hub *h, uint64_t id, enum relay_kind kind, const struct relay_net *net)
 {
 	struct relay *r;
 	int fd = -1, err;
 
 	pthread_mutex_lock(&h->lock);
 	r = hub_find(h, id) ? NULL : relay_new(h, id, kind);
-	err = !r ? -EEXIST : kind == RELAY_TTY ? make_pty(r, &fd) : kind == RELAY_SOCK ? make_sock(r, &fd) : make_pipe(r, &fd);
+	err = !r			? -EEXIST :
+	      relay_is_net(r)		? conn_make(h, r, net, &fd) :
+	      kind == RELAY_TTY		? make_pty(r, &fd) :
+	      kind == RELAY_SOCK	? make_sock(r, &fd) :
+					  make_pipe(r, &fd);
 	if (err && r)
 		relay_drop(h, r);
 	pthread_mutex_unlock(&h->lock);

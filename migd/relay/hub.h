@@ -11,6 +11,7 @@
  *   guest -> home   SYNC{offset = token}: answered by SYNCED{token} when everything before it has been carried out
  *   home -> guest   GONE{id} instead of HELLO: home knows no such relay (any more)
  *   tty             TERMIOS (guest -> home) and WINSIZE (home -> guest) carry the kernel's structs
+ *   network         NEW, ROOM, ACCEPTED, RESET, DONE, ALL: conn.c
  *
  * Locking: hub.lock guards all; it is never held while sending. Any thread may call.
  */
@@ -20,9 +21,14 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include "migd/relay/net.h"
 
-enum relay_kind { RELAY_IN, RELAY_OUT, RELAY_TTY, RELAY_SOCK }; /* IN: the family reads. SOCK: a connected stream socket */
-enum relay_frame_kind { RF_HELLO, RF_DATA, RF_ACK, RF_END, RF_CLOSED, RF_SYNC, RF_SYNCED, RF_GONE, RF_TERMIOS, RF_WINSIZE, RF_KINDS };
+/* IN: the family reads. SOCK: a connected unix stream socket. TCP: a connection, LISTEN: one where they come in */
+enum relay_kind { RELAY_IN, RELAY_OUT, RELAY_TTY, RELAY_SOCK, RELAY_TCP, RELAY_LISTEN };
+enum relay_frame_kind {
+	RF_HELLO, RF_DATA, RF_ACK, RF_END, RF_CLOSED, RF_SYNC, RF_SYNCED, RF_GONE, RF_TERMIOS, RF_WINSIZE,
+	RF_NEW, RF_ROOM, RF_ACCEPTED, RF_RESET, RF_DONE, RF_ALL, RF_KINDS
+};
 
 struct relay_frame {
 	uint64_t id;
@@ -47,8 +53,10 @@ size_t hub_count(const struct relay_hub *h);
 int hub_add(struct relay_hub *h, uint64_t id, enum relay_kind kind, int fd, pid_t holder);
 /* Home: a new duplicate of the original end, for the engine when the family comes back. */
 int hub_original(struct relay_hub *h, uint64_t id);
-/* Guest: makes a fresh pipe or pty and returns the family's end. */
-int hub_make(struct relay_hub *h, uint64_t id, enum relay_kind kind);
+/* Guest: makes a fresh pipe, pty or socket and returns the family's end. net: names of a socket of the network. */
+int hub_make(struct relay_hub *h, uint64_t id, enum relay_kind kind, const struct relay_net *net);
+/* Guest: of which connection does the family's end have this inode? One that it has accepted here. -ENOENT */
+int hub_whose(struct relay_hub *h, uint64_t ino, uint64_t *id);
 /* Home: the family comes back: what was typed for it and not read goes back into its terminals. */
 void hub_unread(struct relay_hub *h);
 /* Home: process `pid` ends, or stops, in a moment: from now on nothing is read that is typed for its shell; what it has not read goes back when it has ended. */
@@ -70,6 +78,8 @@ int hub_input(struct relay_hub *h, const void *ctx, const struct relay_frame *f)
  * timeout_ms (a reader that does not read). Afterwards either the hub is freed, or hub_resume().
  */
 int hub_quiesce(struct relay_hub *h, int timeout_ms);
+/* Guest, before a way home: no new connections come until hub_resume(), and those that came have been accepted. -EBUSY: not within timeout_ms. */
+int hub_hold(struct relay_hub *h, int timeout_ms);
 void hub_resume(struct relay_hub *h);
 /*
  * Guest: a process has ended: waits until what has been written so far is with its readers, so that its parent finds it before the exit, and until home

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the files of the hub share: hub.c (relays), pump.c (the thread and the link), drain.c (waiting until all is through). Lock and order: struct relay_hub. */
+/* What the files of the hub share: hub.c (relays), pump.c (the thread and the link), drain.c (waiting until all is through), conn.c (the network). Lock and order: struct relay_hub. */
 #ifndef MIGD_RELAY_HUB_PARTS_H
 #define MIGD_RELAY_HUB_PARTS_H
 #include <pthread.h>
@@ -8,7 +8,27 @@
 #include "migd/relay/hub.h"
 #include "migd/relay/tty.h"
 
-enum { MARK = 16, RELAYS_MAX = 256, ANSWERS_MAX = 1024 };
+enum { MARK = 16, RELAYS_MAX = 1024, ANSWERS_MAX = 4096, SPACES = 8 };
+
+/* What a relay of the network has beside its halves: conn.c. */
+struct conn {
+	struct relay_net net;
+	struct net_end end;	 /* guest: the family's */
+	const struct net_space *space; /* guest */
+	uint64_t parent;	 /* of one that came in while the family was away: where, 0: it is none */
+	bool accepted;		 /* ... and the family has it */
+	uint32_t ino;		 /* guest, ... of its end */
+	bool offered;		 /* home, ... and this generation was told of it */
+	bool here;		 /* home: this link's guest has it */
+	bool kept;		 /* home: the family has the original again */
+	bool failed, wrecked;	 /* it broke; home: in writing, so that the socket itself no longer says so */
+	bool reset_told;	 /* home */
+	unsigned reset;		 /* guest: home says that it broke: when all is read, or (2) at once */
+	bool over, clean, told;	 /* guest: nothing more goes through it; home knows */
+	uint64_t room, offers;	 /* listening, home: how many this generation takes; has been told of */
+	uint64_t settled;	 /* listening, guest: how many have been accepted, or came to nothing */
+	uint64_t room_told;
+};
 
 struct relay {
 	struct list node;
@@ -27,6 +47,7 @@ struct relay {
 	bool cr_held;	 /* guest, terminal: the last byte is a \r, and a \n may follow */
 	uint64_t cr_ns;	 /* ... since when */
 	uint64_t target; /* hub_drain(): what has to be with its reader */
+	struct conn conn; /* RELAY_TCP, RELAY_LISTEN */
 };
 
 struct relay_hub {
@@ -37,6 +58,9 @@ struct relay_hub {
 	pthread_cond_t changed;
 	struct list relays, out; /* lock */
 	size_t nrelays, nout;
+	struct net_space space[SPACES]; /* lock, guest */
+	uint64_t last_born;		/* lock, home */
+	bool holding;			/* lock, guest: no new connections */
 	uint64_t gen; /* lock, home: of the decided copy, 0: none yet */
 	bool up, stop, broken, paused; /* lock. paused: sinks write nothing more (the family is frozen) */
 	bool stalled;		       /* lock: a drain was given up, and nothing has been taken since */
@@ -51,6 +75,26 @@ void hub_poke(struct relay_hub *h);			  /* the thread looks again */
 /* Lock held. */
 int hub_queue(struct relay_hub *h, uint64_t id, enum relay_frame_kind kind, uint64_t offset, const void *data, size_t len);
 void hub_drop_out(struct relay_hub *h);
+struct relay *relay_new(struct relay_hub *h, uint64_t id, enum relay_kind kind);
+void relay_drop(struct relay_hub *h, struct relay *r);
+int relay_halves_at_home(struct relay *r);
+
+/* conn.c; lock held */
+static inline bool relay_is_net(const struct relay *r)
+{
+	return r->kind == RELAY_TCP || r->kind == RELAY_LISTEN;
+}
+int conn_make(struct relay_hub *h, struct relay *r, const struct relay_net *net, int *family);
+void conn_begin(struct relay *r);		  /* home: a generation is decided */
+void conn_free(struct relay *r);		  /* its hub, or it, is about to go */
+void conn_offer(struct relay_hub *h);		  /* home, with a new link: what it may not know */
+void conn_link(struct relay *r);		  /* a new link */
+void conn_step(struct relay_hub *h, struct relay *r);
+int conn_tick(struct relay_hub *h, struct relay *r); /* ms until the next look, -1: none */
+void conn_gone(struct relay_hub *h, struct relay *r);
+int conn_input(struct relay_hub *h, const struct relay_frame *f);
+bool conn_all_accepted(struct relay_hub *h);
+void conn_rooms(struct relay_hub *h);
 /* Guest: goes on writing the mark of a terminal that is being drained. */
 void relay_mark_put(struct relay *r);
 

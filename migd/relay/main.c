@@ -188,8 +188,8 @@ static void link_serve(struct entry *e, int sock, const struct relay_ask *a)
 
 /* ---- questions ---- */
 
-/* Returns 0 or -errno; *out: a descriptor for the answer. in: one that came, ours. */
-static int carry_out(struct entry *e, const struct relay_ask *a, int *in, int *out)
+/* Returns 0 or -errno; *out: a descriptor, *id: a number for the answer. in: one that came, ours. */
+static int carry_out(struct entry *e, const struct relay_ask *a, int *in, int *out, uint64_t *id)
 {
 	struct relay_hub *h = e->hub;
 	int fd;
@@ -201,7 +201,7 @@ static int carry_out(struct entry *e, const struct relay_ask *a, int *in, int *o
 		return *in < 0 ? -EBADF : hub_add(h, a->id, a->kind, steal_fd(in), a->pid);
 	case RELAY_OP_ORIGINAL:
 	case RELAY_OP_OPEN:
-		fd = a->op == RELAY_OP_OPEN ? hub_make(h, a->id, a->kind) : hub_original(h, a->id);
+		fd = a->op == RELAY_OP_OPEN ? hub_make(h, a->id, a->kind, &a->net) : hub_original(h, a->id);
 		*out = fd;
 		return fd < 0 ? fd : 0;
 	case RELAY_OP_RESET:
@@ -223,6 +223,10 @@ static int carry_out(struct entry *e, const struct relay_ask *a, int *in, int *o
 	case RELAY_OP_RESUME:
 		hub_resume(h);
 		return 0;
+	case RELAY_OP_HOLD:
+		return hub_hold(h, (int)a->number);
+	case RELAY_OP_WHOSE:
+		return hub_whose(h, a->number, id);
 	case RELAY_OP_DOWN:
 		hub_down(h);
 		return 0;
@@ -231,9 +235,9 @@ static int carry_out(struct entry *e, const struct relay_ask *a, int *in, int *o
 	}
 }
 
-static void answer(int sock, int result, size_t count, int fd)
+static void answer(int sock, int result, size_t count, int fd, uint64_t id)
 {
-	struct relay_answer r = { .result = result, .count = count };
+	struct relay_answer r = { .result = result, .count = count, .id = id };
 
 	wire_send(sock, &r, sizeof(r), NULL, 0, fd);
 }
@@ -242,17 +246,18 @@ static void ask_hub(int sock, const struct relay_ask *a, int *in)
 {
 	struct entry *e = entry_get(a->hub);
 	_cleanup_close_ int out = -1;
+	uint64_t id = 0;
 	int r;
 
 	if (!e) {
-		answer(sock, -ENOENT, 0, -1);
+		answer(sock, -ENOENT, 0, -1, 0);
 		return;
 	}
 	if (a->op == RELAY_OP_LINK) {
 		link_serve(e, sock, a);
 	} else {
-		r = carry_out(e, a, in, &out);
-		answer(sock, r, hub_count(e->hub), out);
+		r = carry_out(e, a, in, &out, &id);
+		answer(sock, r, hub_count(e->hub), out, id);
 	}
 	entry_put(e);
 }
@@ -265,7 +270,7 @@ static void owner_serve(int sock)
 	owner++;
 	owners++;
 	pthread_mutex_unlock(&lock);
-	answer(sock, 0, 0, -1);
+	answer(sock, 0, 0, -1, 0);
 	while (wire_recv(sock, &junk, 1, NULL) > 0)
 		;
 	pthread_mutex_lock(&lock);
@@ -280,7 +285,7 @@ static void serve(int sock)
 	ssize_t n = wire_recv(sock, &a, sizeof(a), &in);
 
 	if (n != sizeof(a) || a.version != RELAY_WIRE_VERSION || !memchr(a.hub, 0, sizeof(a.hub))) {
-		answer(sock, -EPROTO, 0, -1);
+		answer(sock, -EPROTO, 0, -1, 0);
 		return;
 	}
 	switch (a.op) {
@@ -288,12 +293,12 @@ static void serve(int sock)
 		owner_serve(sock);
 		break;
 	case RELAY_OP_MAKE:
-		answer(sock, entry_make(a.hub, a.kind), 0, -1);
+		answer(sock, entry_make(a.hub, a.kind), 0, -1, 0);
 		break;
 	case RELAY_OP_FREE:
 	case RELAY_OP_SWEEP:
 		entries_free(a.op == RELAY_OP_FREE ? a.hub : NULL);
-		answer(sock, 0, 0, -1);
+		answer(sock, 0, 0, -1, 0);
 		break;
 	default:
 		ask_hub(sock, &a, &in);

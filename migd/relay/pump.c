@@ -105,7 +105,7 @@ static void source_step(struct relay_hub *h, struct relay *r)
 	if (r->kind == RELAY_TTY && h->home)
 		terminal_fill(r);
 	else if (relay_source_fill(s) < 0)
-		s->end = true;
+		*(s->tcp ? &r->conn.failed : &s->end) = true;
 	if (r->kind == RELAY_TTY && !h->home) {
 		relay_mark_put(r);
 		uncook(r, had);
@@ -122,7 +122,7 @@ static void source_step(struct relay_hub *h, struct relay *r)
 			return;
 		relay_source_sent(s, n);
 	}
-	if (!r->hello_due && s->end && !s->end_sent && s->sent - s->acked == s->have && !hub_queue(h, r->id, RF_END, s->sent, NULL, 0))
+	if (!r->hello_due && s->end && !r->conn.failed && !r->conn.wrecked && !s->end_sent && s->sent - s->acked == s->have && !hub_queue(h, r->id, RF_END, s->sent, NULL, 0))
 		s->end_sent = true;
 }
 
@@ -134,11 +134,11 @@ static void sink_step(struct relay_hub *h, struct relay *r)
 
 	if (!h->paused)
 		relay_sink_flush(k);
-	if (k->fd >= 0 && r->kind != RELAY_TTY && poll(&p, 1, 0) > 0 && p.revents & (r->kind == RELAY_SOCK ? POLLHUP | POLLERR : POLLERR)) {
+	if (k->fd >= 0 && r->kind != RELAY_TTY && r->kind != RELAY_TCP && poll(&p, 1, 0) > 0 && p.revents & (r->kind == RELAY_SOCK ? POLLHUP | POLLERR : POLLERR)) {
 		k->closed = true;
 		relay_sink_flush(k);
 	}
-	if (k->closed && !k->closed_told && !hub_queue(h, r->id, RF_CLOSED, 0, NULL, 0))
+	if (k->closed && r->kind != RELAY_TCP && !k->closed_told && !hub_queue(h, r->id, RF_CLOSED, 0, NULL, 0))
 		k->closed_told = true;
 	if (relay_sink_ack_due(k, &off) && !hub_queue(h, r->id, RF_ACK, off, NULL, 0))
 		k->acked = off;
@@ -176,12 +176,21 @@ static int wait_for(struct relay_hub *h, struct pollfd *p, nfds_t *n)
 				timeout = TICK_MS;
 		}
 		if (r->has_sink && k->fd >= 0 && !h->paused) {
-			p[(*n)++] = (struct pollfd){ .fd = k->fd, .events = k->have ? POLLOUT : 0 };
+			if (k->have || r->kind != RELAY_TCP) /* of a connection what else there is to see its source sees */
+				p[(*n)++] = (struct pollfd){ .fd = k->fd, .events = k->have ? POLLOUT : 0 };
 			if (k->count && (k->written > k->acked || (relay_sink_ack_due(k, &off))))
 				timeout = TICK_MS;
 		}
 		if (r->kind == RELAY_TTY && timeout < 0)
 			timeout = TTY_TICK_MS;
+		if (relay_is_net(r)) {
+			int ms = conn_tick(h, r);
+
+			if (ms >= 0 && (timeout < 0 || ms < timeout))
+				timeout = ms;
+			if (r->kind == RELAY_LISTEN && h->home && r->conn.here && r->conn.offers < r->conn.room)
+				p[(*n)++] = (struct pollfd){ .fd = r->original, .events = POLLIN };
+		}
 		if (r->cr_held || (r->marked && r->mark_put < MARK))
 			timeout = TICK_MS;
 	}
@@ -195,10 +204,12 @@ static void step_all(struct relay_hub *h)
 	list_each(r, &h->relays, node) {
 		if (r->kind == RELAY_TTY)
 			tty_step(h, r);
-		if (r->has_source)
+		if (r->has_source && !r->conn.over)
 			source_step(h, r);
-		if (r->has_sink)
+		if (r->has_sink && !r->conn.over)
 			sink_step(h, r);
+		if (relay_is_net(r))
+			conn_step(h, r);
 	}
 	pthread_cond_broadcast(&h->changed);
 }
@@ -282,12 +293,17 @@ int hub_up(struct relay_hub *h, uint64_t gen, const struct relay_link *link)
 	hub_drop_out(h);
 	h->link = *link;
 	h->stop = h->broken = false;
+	if (h->home)
+		conn_offer(h);
 	list_each(r, &h->relays, node) {
+		conn_link(r);
 		r->hello_due = true; /* send nothing new before the other side has said what it has */
 		r->sink.acked = 0;
 		r->sink.closed_told = false;
 		hub_queue(h, r->id, RF_HELLO, r->has_sink ? r->sink.got : 0, NULL, 0);
 	}
+	if (!h->home)
+		hub_queue(h, 0, RF_ALL, 0, NULL, 0);
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	err = -pthread_create(&h->thread, NULL, hub_main, h);
@@ -317,11 +333,13 @@ static int input_relay(struct relay_hub *h, struct relay *r, const struct relay_
 {
 	int err = 0;
 
+	r->conn.kept = false; /* a way home that came to nothing */
 	switch (f->kind) {
 	case RF_HELLO:
-		if (r->has_source)
+		if (r->has_source && !r->conn.over)
 			err = relay_source_rewind(&r->source, f->offset);
 		r->hello_due = false;
+		r->conn.here = true;
 		return err;
 	case RF_DATA:
 		return r->has_sink ? relay_sink_data(&r->sink, f->offset, f->data, f->len) : -EPROTO;
@@ -329,7 +347,7 @@ static int input_relay(struct relay_hub *h, struct relay *r, const struct relay_
 		h->stalled = false;
 		return r->has_source ? relay_source_ack(&r->source, f->offset) : -EPROTO;
 	case RF_END:
-		if (r->has_sink)
+		if (r->has_sink && !r->conn.over)
 			relay_sink_end(&r->sink, f->offset);
 		return r->has_sink ? 0 : -EPROTO;
 	case RF_CLOSED:
@@ -369,17 +387,22 @@ int hub_input(struct relay_hub *h, const void *ctx, const struct relay_frame *f)
 	} else if (f->kind == RF_SYNCED && !h->home) {
 		h->synced = f->offset;
 		pthread_cond_broadcast(&h->changed);
+	} else if (f->kind >= RF_NEW) {
+		err = conn_input(h, f);
 	} else {
 		r = hub_find(h, f->id);
-		if (r && f->kind == RF_GONE && !h->home)
+		if (r && f->kind == RF_GONE && !h->home && relay_is_net(r))
+			conn_gone(h, r);
+		else if (r && f->kind == RF_GONE && !h->home)
 			gone(r);
 		else if (r)
 			err = input_relay(h, r, f);
+		else if (!h->home)
+			err = 0; /* home knows relays that this generation no longer has */
 		else if (f->kind != RF_HELLO)
 			err = -EPROTO;
-		else if (h->home)
+		else
 			err = hub_queue(h, f->id, RF_GONE, 0, NULL, 0);
-		/* else home knows relays that this generation no longer has */
 	}
 	pthread_mutex_unlock(&h->lock);
 	hub_poke(h);

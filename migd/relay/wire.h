@@ -14,8 +14,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include "migd/relay/net.h"
 
-enum { RELAY_WIRE_VERSION = 1, RELAY_HUB_NAME_MAX = 160 };
+enum { RELAY_WIRE_VERSION = 2, RELAY_HUB_NAME_MAX = 160 };
 enum relay_op {
 	RELAY_OP_OWNER,
 	RELAY_OP_FIND,	/* is there such a hub? -ENOENT */
@@ -32,6 +33,8 @@ enum relay_op {
 	RELAY_OP_DRAIN, /* number: ms */
 	RELAY_OP_QUIESCE,
 	RELAY_OP_RESUME,
+	RELAY_OP_HOLD,	/* number: ms */
+	RELAY_OP_WHOSE, /* number: inode; -ENOENT */
 	RELAY_OP_LINK,	/* number: generation */
 	RELAY_OP_DOWN
 };
@@ -40,11 +43,13 @@ struct relay_ask {
 	uint64_t id, number;
 	uint32_t kind;
 	int32_t pid;
+	struct relay_net net; /* OPEN, of kinds that have names */
 	char hub[RELAY_HUB_NAME_MAX];
 };
 struct relay_answer {
 	int32_t result; /* 0 or -errno */
 	uint32_t count; /* how many relays the hub has */
+	uint64_t id;	/* WHOSE */
 };
 struct relay_packet {
 	uint64_t id, offset;

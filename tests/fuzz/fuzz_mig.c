@@ -23,7 +23,7 @@ static const ProtobufCMessageDescriptor *const messages[] = {
 	&sprite__mig__env_rep__descriptor, &sprite__master__frame__descriptor, &sprite__master__report__descriptor, &sprite__master__report_rep__descriptor,
 };
 
-static int terminal; /* a home's */
+static int terminal, listening; /* a home's */
 
 static void one_message(uint8_t which, const uint8_t *data, size_t len)
 {
@@ -58,17 +58,19 @@ static void one_relay(bool home, const uint8_t *data, size_t len)
 		hub_add(h, 2, RELAY_OUT, dup(out[1]), getpid());
 		hub_add(h, 3, RELAY_TTY, dup(terminal), getpid());
 		hub_add(h, 4, RELAY_SOCK, dup(sock[0]), getpid());
+		hub_add(h, 5, RELAY_LISTEN, dup(listening), getpid());
+		hub_add(h, 6, RELAY_TCP, socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), getpid());
 	} else {
 		close(in[0]);
 		close(out[1]);
-		in[0] = hub_make(h, 1, RELAY_IN);
-		out[1] = hub_make(h, 2, RELAY_OUT);
-		tty = hub_make(h, 3, RELAY_TTY);
+		in[0] = hub_make(h, 1, RELAY_IN, NULL);
+		out[1] = hub_make(h, 2, RELAY_OUT, NULL);
+		tty = hub_make(h, 3, RELAY_TTY, NULL);
 		close(sock[0]);
-		sock[0] = hub_make(h, 4, RELAY_SOCK);
+		sock[0] = hub_make(h, 4, RELAY_SOCK, NULL);
 	}
 	while (len >= 11) {
-		struct relay_frame f = { .id = data[0] % 5, .kind = data[1] % (RF_KINDS + 2), .len = data[10] };
+		struct relay_frame f = { .id = data[0] % 7, .kind = data[1] % (RF_KINDS + 2), .len = data[10] };
 
 		memcpy(&f.offset, data + 2, 8);
 		if (data[1] & 0x80)
@@ -116,6 +118,8 @@ int main(int argc, char **argv)
 
 	signal(SIGPIPE, SIG_IGN);
 	terminal = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
+	listening = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	listen(listening, 1);
 	for (; n < ARRAY_SIZE(messages); n++) {
 		seed[n][0] = (uint8_t)n;
 		seeds[n] = (struct fuzz_seed){ seed[n], 1 + fuzz_message(seed[n] + 1, sizeof(seed[n]) - 1, messages[n]) };

@@ -30,8 +30,8 @@ def io_uring(): return gone(sys_(425, 8, ctypes.create_string_buffer(120)))
 def aio():
     ctx = ctypes.c_ulong(0); sys_(206, 8, ctypes.byref(ctx))
     return lambda: sys_(207, ctypes.c_long(ctx.value))
-def tcp():
-    s = socket.create_server(("127.0.0.1", 0))
+def netlink():
+    s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
     return s.close
 def deleted():
     f = tempfile.TemporaryFile(dir="."); f.truncate(4096); m = mmap.mmap(f.fileno(), 4096); m[0] = 1
@@ -72,7 +72,7 @@ row hugetlb 'hugetlbfs.*madvise'
 row userfaultfd 'userfaultfd.*end its user'
 row io_uring 'io_uring.*close it'
 row aio 'io_setup.*io_destroy'
-row tcp 'socket.*close it'
+row netlink 'netlink socket.*close it'
 row deleted 'file that has been deleted'
 row outside 'pidfd of process [0-9]+, which stays'
 row perf 'perf.*close it'

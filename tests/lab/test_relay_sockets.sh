@@ -104,6 +104,7 @@ as sprite ws1 touch $JD/away
 check "back-pressure: it blocks" until_true 30 said blocked
 n=$(on ws1 awk '/blocked/ { print $2 }' $JD/out)
 check "back-pressure: after less than 2 MB ($n bytes)" test "$n" -lt 2000000
+refused "back-pressure: cannot move now" 1 "is not read at its home" hop ws3
 as sprite ws1 touch $JD/read
 end back-pressure
 

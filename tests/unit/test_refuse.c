@@ -71,9 +71,27 @@ static int s_tcp(void)
 {
 	return has(socket(AF_INET, SOCK_STREAM, 0));
 }
+static int s_tcp_bound(void)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	return fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 ? -1 : has(fd);
+}
+static int s_mptcp(void)
+{
+	return has(socket(AF_INET, SOCK_STREAM, 262 /* IPPROTO_MPTCP */));
+}
 static int s_udp6(void)
 {
 	return has(socket(AF_INET6, SOCK_DGRAM, 0));
+}
+static int s_udp_bound(void)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+	return fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 ? -1 : has(fd);
 }
 static int s_unix(void)
 {
@@ -593,8 +611,11 @@ static const struct state {
 	const char *expect; /* after "PID (COMM): "; NULL: movable */
 } states[] = {
 	{"nothing special", s_none, NULL},
-	{"TCP socket", s_tcp, "fd *: TCP socket: close it first"},
-	{"UDP socket", s_udp6, "fd *: UDP (IPv6) socket: close it first"},
+	{"TCP socket", s_tcp, NULL},
+	{"TCP socket, bound only", s_tcp_bound, "fd *: TCP socket is bound, and neither listens nor is connected yet: try again later"},
+	{"MPTCP socket", s_mptcp, "fd *: TCP socket of another protocol (MPTCP): close it first"},
+	{"UDP socket", s_udp6, NULL},
+	{"UDP socket, bound", s_udp_bound, "fd *: UDP socket that is bound or connected: close it first"},
 	{"unix socket", s_unix, NULL},
 	{"named unix socket", s_unix_named, NULL},
 	{"unix socket, other end stays, shared", s_unix_half, "fd *: socket:* is open in process * too, which stays: move that one, or close it first"},

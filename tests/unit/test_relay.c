@@ -146,7 +146,7 @@ static void input_with_breaks(bool breaks)
 	setup();
 	CU_ASSERT_EQUAL_FATAL(pipe(p), 0);
 	CU_ASSERT_EQUAL(hub_add(home, 7, RELAY_IN, dup(p[0]), getpid()), 0);
-	fam = hub_make(guest, 7, RELAY_IN);
+	fam = hub_make(guest, 7, RELAY_IN, NULL);
 	CU_ASSERT_FATAL(fam >= 0);
 	struct writer w = { p[1], total };
 	pthread_create(&t, NULL, write_pattern, &w);
@@ -213,7 +213,7 @@ static void output_with_breaks(bool breaks)
 	setup();
 	CU_ASSERT_EQUAL_FATAL(pipe(p), 0);
 	CU_ASSERT_EQUAL(hub_add(home, 1, RELAY_OUT, p[1], getpid()), 0);
-	fam = hub_make(guest, 1, RELAY_OUT);
+	fam = hub_make(guest, 1, RELAY_OUT, NULL);
 	CU_ASSERT_FATAL(fam >= 0);
 	struct writer w = { fam, total };
 	pthread_create(&t, NULL, write_pattern, &w);
@@ -262,7 +262,7 @@ static void test_socket_breaks(void)
 	setup();
 	CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_STREAM, 0, s), 0);
 	CU_ASSERT_EQUAL(hub_add(home, 3, RELAY_SOCK, dup(s[0]), getpid()), 0);
-	fam = hub_make(guest, 3, RELAY_SOCK);
+	fam = hub_make(guest, 3, RELAY_SOCK, NULL);
 	CU_ASSERT_FATAL(fam >= 0);
 	struct writer w = { dup(s[1]), total }, x = { dup(fam), total };
 	pthread_create(&t, NULL, write_pattern, &w);
@@ -307,7 +307,7 @@ static void test_reader_gone(void)
 	setup();
 	CU_ASSERT_EQUAL_FATAL(pipe(p), 0);
 	CU_ASSERT_EQUAL(hub_add(home, 1, RELAY_OUT, p[1], getpid()), 0);
-	fam = hub_make(guest, 1, RELAY_OUT);
+	fam = hub_make(guest, 1, RELAY_OUT, NULL);
 	join(-1, -1);
 	close(p[0]);
 	for (int i = 0; i < 1000 && r >= 0; i++) {
@@ -328,7 +328,7 @@ static void test_writer_gone(void)
 	setup();
 	CU_ASSERT_EQUAL_FATAL(pipe(p), 0);
 	CU_ASSERT_EQUAL(hub_add(home, 1, RELAY_IN, p[0], getpid()), 0);
-	fam = hub_make(guest, 1, RELAY_IN);
+	fam = hub_make(guest, 1, RELAY_IN, NULL);
 	join(-1, -1);
 	unsigned char b[3] = { byte_at(0), byte_at(1), byte_at(2) };
 	CU_ASSERT_EQUAL(write(p[1], b, 3), 3);
@@ -347,8 +347,8 @@ static void test_home_lost(void)
 	ssize_t r = 0;
 
 	setup();
-	in = hub_make(guest, 1, RELAY_IN);
-	out = hub_make(guest, 2, RELAY_OUT);
+	in = hub_make(guest, 1, RELAY_IN, NULL);
+	out = hub_make(guest, 2, RELAY_OUT, NULL);
 	join(-1, -1);
 	CU_ASSERT_EQUAL(read_pattern(in, 1, &pos), 0);
 	for (int i = 0; i < 10000 && r >= 0; i++) {
@@ -382,7 +382,7 @@ static void test_drain_while_written(void)
 	setup();
 	CU_ASSERT_EQUAL_FATAL(pipe(p), 0);
 	CU_ASSERT_EQUAL(hub_add(home, 1, RELAY_OUT, p[1], getpid()), 0);
-	w.fd = hub_make(guest, 1, RELAY_OUT);
+	w.fd = hub_make(guest, 1, RELAY_OUT, NULL);
 	CU_ASSERT_FATAL(w.fd >= 0);
 	join(-1, -1);
 	CU_ASSERT_EQUAL(hub_drain(guest, 10000), 0);
@@ -418,7 +418,7 @@ static void test_quiesce_waits_for_reader(void)
 	setup();
 	CU_ASSERT_EQUAL_FATAL(pipe(p), 0);
 	CU_ASSERT_EQUAL(hub_add(home, 1, RELAY_OUT, p[1], getpid()), 0);
-	fam = hub_make(guest, 1, RELAY_OUT);
+	fam = hub_make(guest, 1, RELAY_OUT, NULL);
 	fcntl(fam, F_SETFL, O_NONBLOCK);
 	join(-1, -1);
 	for (size_t done = 0; done < 100 << 10;) {
@@ -452,8 +452,8 @@ static void test_second_generation(void)
 		b[i] = byte_at(i);
 	CU_ASSERT_EQUAL(write(p[1], b, sizeof(b)), sizeof(b));
 	for (int round = 0; round < 4; round++) { /* guest to guest: each new one starts with what has not been read */
-		fam = hub_make(guest, 1, RELAY_IN);
-		int out = hub_make(guest, 2, RELAY_OUT);
+		fam = hub_make(guest, 1, RELAY_IN, NULL);
+		int out = hub_make(guest, 2, RELAY_OUT, NULL);
 		join(-1, -1);
 		CU_ASSERT_EQUAL(read_pattern(fam, 10, &pos), 10);
 		CU_ASSERT_EQUAL(write(out, b, 5), 5);
