@@ -114,6 +114,15 @@ int rpc_stream_open(struct rpc_channel *ch, const struct rpc_method *m, int dead
 int rpc_stream_send(struct rpc_stream *s, const ProtobufCMessage *msg, const struct iovec *bulk, int nbulk);
 /* timeout_ms < 0: for ever. 1: *m filled; 0: the peer has finished in order; -ETIMEDOUT; other -errno: broken. */
 int rpc_stream_recv(struct rpc_stream *s, struct rpc_msg *m, int timeout_ms);
+/* The same for a short message, without waiting: -EBUSY when another one is still on its way. */
+int rpc_stream_post(struct rpc_stream *s, const ProtobufCMessage *msg);
+/*
+ * From now on frames go to fn, on threads of rpc; rpc_stream_recv() then waits for the end alone, and for fn to have returned or left. The next frame comes when it has: a fn that may be long, or wait,
+ * calls rpc_stream_leave() before; after that it must not use the stream. *m is cleared after fn.
+ */
+typedef void (*rpc_stream_fn)(void *arg, struct rpc_stream *s, struct rpc_msg *m);
+void rpc_stream_take(struct rpc_stream *s, rpc_stream_fn fn, void *arg);
+void rpc_stream_leave(struct rpc_stream *s);
 void rpc_stream_done_sending(struct rpc_stream *s);
 /* Server: ends the call with an errno (0 = well). Client: half-closes, drains, returns the server's errno or -errno of the transport. Frees s. */
 int rpc_stream_finish(struct rpc_stream *s, int err);

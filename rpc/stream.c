@@ -3,7 +3,11 @@
  * Bidirectional streams, both sides.
  *
  * Receiving runs ahead by at most AHEAD frames; further ones wait in HTTP/2's flow control, so that a slow reader slows the writer.
- * Sending is one frame at a time: rpc_stream_send() returns when the transport has taken the frame and let go of the caller's bytes.
+ * Sending is one frame at a time: rpc_stream_send() returns when the transport has taken the frame and let go of the caller's bytes. rpc_stream_post() waits for nothing: it
+ * is for short messages whose sender has something else to do.
+ *
+ * With rpc_stream_take() frames are given to a function on the thread that found them in the completion queue, one at a time unless the function is done with the stream before it ends
+ * (rpc_stream_leave()): nobody has to be woken for them. What receives by rpc_stream_recv() hears of the end alone then.
  *
  *     client: start, hello (initial metadata of the server), [receive]..., status       server: hello, [receive]..., closed, status
  *
@@ -32,8 +36,8 @@ struct rpc_stream {
 	grpc_call *call; /* NULL after a send that failed */
 	uint64_t epoch;
 	pthread_mutex_t send_lock, lock;
-	pthread_cond_t changed;
-	struct rt_tag t_start, t_hello, t_recv, t_send, t_close, t_end;
+	pthread_cond_t changed, ended; /* ended: nothing comes any more, for who waits for that alone (take) */
+	struct rt_tag t_start, t_hello, t_recv, t_send, t_post, t_close, t_end;
 	int pending;
 	bool cancelled;
 
@@ -41,9 +45,13 @@ struct rpc_stream {
 	grpc_byte_buffer *queue[AHEAD], *incoming;
 	unsigned head, count;
 	bool receiving, eof, eof_broken;
+	rpc_stream_fn take; /* set once */
+	void *take_arg;
+	unsigned taking;    /* calls of it */
 
 	/* sending */
 	bool sending, sent_ok, half_closed;
+	grpc_byte_buffer *posted; /* under way */
 	struct frame_hold hold;
 	bool held;
 
@@ -82,6 +90,12 @@ static void wait_change(struct rpc_stream *s)
 {
 	rt_handover();
 	pthread_cond_wait(&s->changed, &s->lock);
+}
+
+static void wait_end(struct rpc_stream *s)
+{
+	rt_handover();
+	pthread_cond_wait(&s->ended, &s->lock);
 }
 
 static int wait_change_until(struct rpc_stream *s, const struct timespec *ts)
@@ -137,19 +151,69 @@ static void hello_over(struct rt_tag *t, bool ok)
 	op_over(s);
 }
 
+/* A frame that this thread has given to s->take. */
+static __thread struct taking {
+	bool op;   /* it is in recv_over(), and counts as pending */
+	bool left; /* and is done with the stream */
+} *taking;
+
+/* Lock held. */
+static void taken(struct rpc_stream *s)
+{
+	s->taking--;
+	if (s->eof)
+		pthread_cond_broadcast(&s->ended);
+}
+
+/* Lock held; it is let go of meanwhile. false: the stream may be gone, and the lock is not held. */
+static bool take_frame(struct rpc_stream *s, grpc_byte_buffer *bb, bool op)
+{
+	struct taking me = { .op = op };
+	struct frame_head h;
+	struct rpc_msg m;
+	int r;
+
+	s->taking++;
+	pthread_mutex_unlock(&s->lock);
+	r = frame_decode(bb, frame_limit(s->m), s->ch ? s->m->out : s->m->in, &h, &m);
+	if (r) {
+		rpc_stream_cancel(s);
+	} else {
+		m.err = 0;
+		taking = &me;
+		s->take(s->take_arg, s, &m);
+		taking = NULL;
+		rpc_msg_clear(&m);
+	}
+	if (me.left && op)
+		return false;
+	pthread_mutex_lock(&s->lock);
+	if (!me.left)
+		taken(s);
+	return true;
+}
+
 static void recv_over(struct rt_tag *t, bool ok)
 {
 	struct rpc_stream *s = container_of(t, struct rpc_stream, t_recv);
+	grpc_byte_buffer *bb;
 
 	pthread_mutex_lock(&s->lock);
 	s->receiving = false;
-	if (ok && s->incoming) {
+	if (ok && s->incoming && s->take) {
+		bb = s->incoming;
+		s->incoming = NULL;
+		if (!take_frame(s, bb, true))
+			return;
+		receive_more(s);
+	} else if (ok && s->incoming) {
 		s->queue[(s->head + s->count++) % AHEAD] = s->incoming;
 		s->incoming = NULL;
 		receive_more(s);
 	} else {
 		s->eof = true;
 		s->eof_broken = grpc_call_failed_before_recv_message(s->call);
+		pthread_cond_broadcast(&s->ended);
 	}
 	op_over(s);
 }
@@ -162,6 +226,19 @@ static void send_over(struct rt_tag *t, bool ok)
 	s->sending = false;
 	s->sent_ok = ok;
 	op_over(s);
+}
+
+static void post_over(struct rt_tag *t, bool ok)
+{
+	struct rpc_stream *s = container_of(t, struct rpc_stream, t_post);
+	grpc_byte_buffer *bb;
+
+	(void)ok; /* a stream that has died says so to who receives */
+	pthread_mutex_lock(&s->lock);
+	bb = s->posted;
+	s->posted = NULL;
+	op_over(s);
+	grpc_byte_buffer_destroy(bb);
 }
 
 static void close_over(struct rt_tag *t, bool ok)
@@ -214,11 +291,13 @@ static struct rpc_stream *stream_new(const struct rpc_method *m, const char *pee
 	pthread_condattr_init(&ca);
 	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
 	pthread_cond_init(&s->changed, &ca);
+	pthread_cond_init(&s->ended, &ca);
 	pthread_condattr_destroy(&ca);
 	s->t_start.fn = start_over;
 	s->t_hello.fn = hello_over;
 	s->t_recv.fn = recv_over;
 	s->t_send.fn = send_over;
+	s->t_post.fn = post_over;
 	s->t_close.fn = close_over;
 	s->t_end.fn = end_over;
 	grpc_metadata_array_init(&s->md_init);
@@ -239,6 +318,7 @@ static void stream_free(struct rpc_stream *s)
 	pthread_mutex_destroy(&s->lock);
 	pthread_mutex_destroy(&s->send_lock);
 	pthread_cond_destroy(&s->changed);
+	pthread_cond_destroy(&s->ended);
 	free(s);
 }
 
@@ -381,6 +461,8 @@ int rpc_stream_send(struct rpc_stream *s, const ProtobufCMessage *msg, const str
 	if (r)
 		goto out;
 	pthread_mutex_lock(&s->lock);
+	while (s->posted)
+		wait_change(s);
 	if (s->cancelled || s->over || s->half_closed || !s->call) {
 		r = s->half_closed ? -EPIPE : broken(s);
 		pthread_mutex_unlock(&s->lock);
@@ -409,6 +491,42 @@ int rpc_stream_send(struct rpc_stream *s, const ProtobufCMessage *msg, const str
 			wait_change(s);
 	}
 	pthread_mutex_unlock(&s->lock);
+out:
+	pthread_mutex_unlock(&s->send_lock);
+	return r;
+}
+
+int rpc_stream_post(struct rpc_stream *s, const ProtobufCMessage *msg)
+{
+	struct frame_head h = { .version = RPC_VERSION, .epoch = clock_epoch() };
+	grpc_byte_buffer *bb;
+	grpc_slice control;
+	grpc_op op;
+	int r;
+
+	if (pthread_mutex_trylock(&s->send_lock))
+		return -EBUSY;
+	r = frame_control(&h, msg, &control);
+	if (r)
+		goto out;
+	r = frame_buffer(control, NULL, 0, NULL, frame_limit(s->m), &bb);
+	grpc_slice_unref(control);
+	if (r)
+		goto out;
+	pthread_mutex_lock(&s->lock);
+	if (s->posted || s->sending)
+		r = -EBUSY;
+	else if (s->cancelled || s->over || s->half_closed || !s->call)
+		r = s->half_closed ? -EPIPE : broken(s);
+	if (!r) {
+		memset(&op, 0, sizeof(op));
+		op.op = GRPC_OP_SEND_MESSAGE;
+		op.data.send_message.send_message = s->posted = bb;
+		start(s, &op, 1, &s->t_post);
+	}
+	pthread_mutex_unlock(&s->lock);
+	if (r)
+		grpc_byte_buffer_destroy(bb);
 out:
 	pthread_mutex_unlock(&s->send_lock);
 	return r;
@@ -446,8 +564,10 @@ int rpc_stream_recv(struct rpc_stream *s, struct rpc_msg *m, int timeout_ms)
 	if (timeout_ms >= 0)
 		after(&ts, timeout_ms);
 	pthread_mutex_lock(&s->lock);
-	while (!s->count && !s->eof && r != ETIMEDOUT) {
-		if (timeout_ms < 0)
+	while (!s->count && (!s->eof || s->taking) && r != ETIMEDOUT) {
+		if (s->take)
+			wait_end(s);
+		else if (timeout_ms < 0)
 			wait_change(s);
 		else
 			r = wait_change_until(s, &ts);
@@ -471,6 +591,39 @@ int rpc_stream_recv(struct rpc_stream *s, struct rpc_msg *m, int timeout_ms)
 	return 1;
 }
 
+void rpc_stream_take(struct rpc_stream *s, rpc_stream_fn fn, void *arg)
+{
+	grpc_byte_buffer *bb;
+
+	pthread_mutex_lock(&s->lock);
+	s->take = fn;
+	s->take_arg = arg;
+	while (s->count) { /* came before; the next one may come on another thread meanwhile */
+		bb = s->queue[s->head];
+		s->head = (s->head + 1) % AHEAD;
+		s->count--;
+		take_frame(s, bb, false);
+	}
+	receive_more(s);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void rpc_stream_leave(struct rpc_stream *s)
+{
+	struct taking *me = taking;
+
+	if (!me || me->left)
+		return;
+	me->left = true;
+	pthread_mutex_lock(&s->lock);
+	taken(s);
+	receive_more(s);
+	if (me->op)
+		op_over(s);
+	else
+		pthread_mutex_unlock(&s->lock);
+}
+
 void rpc_stream_done_sending(struct rpc_stream *s)
 {
 	grpc_op op;
@@ -479,6 +632,8 @@ void rpc_stream_done_sending(struct rpc_stream *s)
 		return; /* the server ends its side with the status */
 	pthread_mutex_lock(&s->send_lock);
 	pthread_mutex_lock(&s->lock);
+	while (s->posted)
+		wait_change(s);
 	if (!s->half_closed && !s->over && s->call) {
 		s->half_closed = true;
 		memset(&op, 0, sizeof(op));
@@ -577,6 +732,8 @@ static int finish_server(struct rpc_stream *s, int err)
 		op.data.send_status_from_server.trailing_metadata = &md;
 	}
 	pthread_mutex_lock(&s->lock);
+	while (s->posted)
+		wait_change(s);
 	if (s->call)
 		start(s, &op, 1, &s->t_close);
 	pthread_mutex_unlock(&s->lock);

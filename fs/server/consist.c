@@ -220,7 +220,7 @@ static int op_register(struct consist *c, struct cs_op *op, const struct cs_need
 static bool needs_busy(const struct consist *c, const struct cs_op *op, const struct cs_need *need, int n)
 {
 	for (int i = 0; i < n; i++) {
-		const struct cs_object *o = need[i].change ? cs_object_find(c, need[i].key) : NULL;
+		const struct cs_object *o = need[i].change || need[i].calm ? cs_object_find(c, need[i].key) : NULL;
 
 		if (o && o->applying && o->applying != op)
 			return true;

@@ -62,6 +62,7 @@ struct cs_need {
 	uint32_t breaks;  /* bits that others must give up; CS_WRITE alone: it only looks */
 	bool change;	  /* excludes other changes while it is applied */
 	bool settle;	  /* rule 6, for DATA */
+	bool calm;	  /* looks when no change is being applied (CS_BUSY): in the middle of one nothing could be granted */
 	const char *name; /* with CS_NAMES: which name, NULL: the bit itself; valid until the operation ends or begins again */
 	bool hope;	  /* it goes on without, when waiting once did not help */
 	bool early;	  /* rule 9: applied first, waits then (consist_linger()) */

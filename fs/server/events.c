@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The Events streams: what the server has to tell its clients by itself (changes of the prefix table, recalls). One stream per client; its thread receives
- * the client's acknowledgements, a second thread sends what is queued, so that a client that does not read holds up nobody else.
+ * The Events streams: what the server has to tell its clients by itself (changes of the prefix table, recalls). One stream per client; acknowledgements are taken by the thread of
+ * rpc that receives them. An event is sent by whoever brings it about, when nothing else is on its way to that client; else it is queued, and a thread of the stream
+ * sends it, so that a client that does not read holds up nobody. A recall and its acknowledgement so wake nobody but those who have to do something.
  *
  * Locking: events.lock guards the list of streams and their queues. Nothing is called under it but conf.
  */
@@ -24,8 +25,9 @@ struct event_stream {
 	struct rpc_stream *s;
 	struct client *client; /* counted */
 	struct list queue;
-	pthread_cond_t wake;
-	bool closing;
+	pthread_cond_t wake; /* also: `users` is 0 */
+	bool closing, busy;  /* busy: its thread sends one */
+	unsigned users;	     /* who send without the lock */
 };
 
 struct events {
@@ -129,42 +131,8 @@ static struct event_item *item_recalls(struct events *ev, struct list *recalls)
 	return it;
 }
 
-void events_push_recalls(struct fsd *d, struct list *recalls)
-{
-	struct events *ev = d->events;
-	struct event_stream *es;
-
-	if (list_empty(recalls))
-		return;
-	pthread_mutex_lock(&ev->lock);
-	while (!list_empty(recalls)) {
-		uint64_t client = list_entry(recalls->next, struct cs_recall, link)->client;
-		struct event_item *it = item_recalls(ev, recalls);
-		struct event_stream *to = NULL;
-
-		list_each(es, &ev->streams, link)
-			if (!es->closing && es->client->id == client)
-				to = es; /* the newest: what an older one still has to send is sent again on it */
-		if (to)
-			stream_queue(to, it);
-		else
-			item_free(it);
-	}
-	pthread_mutex_unlock(&ev->lock);
-}
-
-void events_drop(struct fsd *d, const struct client *c)
-{
-	struct event_stream *es;
-
-	pthread_mutex_lock(&d->events->lock);
-	list_each(es, &d->events->streams, link)
-		if (es->client == c)
-			rpc_stream_cancel(es->s);
-	pthread_mutex_unlock(&d->events->lock);
-}
-
-static int item_send(struct event_stream *es, struct event_item *it)
+/* `post`: without waiting, or not at all (-EBUSY). */
+static int item_send(struct event_stream *es, struct event_item *it, bool post)
 {
 	size_t n = list_empty(&it->recalls) ? 0 : it->n, i = 0;
 	Sprite__Fs__Recall *v = calloc(n + 1, sizeof(*v)), **p = calloc(n + 1, sizeof(*p));
@@ -184,11 +152,66 @@ static int item_send(struct event_stream *es, struct event_item *it)
 			}
 		it->msg.recalls = p;
 		it->msg.n_recalls = n;
-		ret = rpc_stream_send(es->s, &it->msg.base, NULL, 0);
+		ret = post ? rpc_stream_post(es->s, &it->msg.base) : rpc_stream_send(es->s, &it->msg.base, NULL, 0);
 	}
 	free(v);
 	free(p);
 	return ret;
+}
+
+/* With events.lock, which is let go of meanwhile. */
+static void stream_push(struct events *ev, struct event_stream *es, struct event_item *it)
+{
+	bool sent;
+
+	if (it && !es->busy && list_empty(&es->queue)) {
+		es->users++;
+		pthread_mutex_unlock(&ev->lock);
+		sent = item_send(es, it, true) == 0;
+		pthread_mutex_lock(&ev->lock);
+		if (!--es->users && es->closing)
+			pthread_cond_broadcast(&es->wake);
+		if (sent || es->closing) { /* closing: what was not sent is sent again on the next stream */
+			item_free(it);
+			return;
+		}
+	}
+	stream_queue(es, it);
+}
+
+void events_push_recalls(struct fsd *d, struct list *recalls)
+{
+	struct events *ev = d->events;
+	struct event_stream *es;
+
+	if (list_empty(recalls))
+		return;
+	pthread_mutex_lock(&ev->lock);
+	while (!list_empty(recalls)) {
+		uint64_t client = list_entry(recalls->next, struct cs_recall, link)->client;
+		struct event_item *it = item_recalls(ev, recalls);
+		struct event_stream *to = NULL;
+
+		list_each(es, &ev->streams, link)
+			if (!es->closing && es->client->id == client)
+				to = es; /* the newest: what an older one still has to send is sent again on it */
+		if (to)
+			stream_push(ev, to, it);
+		else
+			item_free(it);
+	}
+	pthread_mutex_unlock(&ev->lock);
+}
+
+void events_drop(struct fsd *d, const struct client *c)
+{
+	struct event_stream *es;
+
+	pthread_mutex_lock(&d->events->lock);
+	list_each(es, &d->events->streams, link)
+		if (es->client == c)
+			rpc_stream_cancel(es->s);
+	pthread_mutex_unlock(&d->events->lock);
 }
 
 struct sender {
@@ -214,12 +237,14 @@ static void *sender_run(void *arg)
 		l = list_pop(&es->queue);
 		it = list_entry(l, struct event_item, link);
 		atomic_fetch_sub(&es->client->host->events, (int)it->n);
+		es->busy = true;
 		pthread_mutex_unlock(&sd->ev->lock);
-		r = item_send(es, it);
+		r = item_send(es, it, false);
 		item_free(it);
 		if (r < 0)
 			rpc_stream_cancel(es->s); /* wakes the receiver, who ends it all */
 		pthread_mutex_lock(&sd->ev->lock);
+		es->busy = false;
 	}
 	pthread_mutex_unlock(&sd->ev->lock);
 	return NULL;
@@ -275,7 +300,9 @@ static void stream_detach(struct fsd *d, struct event_stream *es)
 	pthread_mutex_lock(&d->events->lock);
 	es->closing = true;
 	list_del(&es->link);
-	pthread_cond_signal(&es->wake);
+	pthread_cond_broadcast(&es->wake);
+	while (es->users)
+		pthread_cond_wait(&es->wake, &d->events->lock);
 	while ((l = list_pop(&es->queue))) {
 		atomic_fetch_sub(&es->client->host->events, (int)list_entry(l, struct event_item, link)->n);
 		item_free(list_entry(l, struct event_item, link));
@@ -283,17 +310,28 @@ static void stream_detach(struct fsd *d, struct event_stream *es)
 	pthread_mutex_unlock(&d->events->lock);
 }
 
+struct receiver {
+	struct fsd *d;
+	struct event_stream *es;
+};
+
+static void ack_take(void *arg, struct rpc_stream *s, struct rpc_msg *m)
+{
+	const Sprite__Fs__EventAck *ack = (const void *)m->msg;
+	struct receiver *r = arg;
+
+	if (ack && ack->id)
+		lease_ack(r->d, r->es->client->id, ack->id, s);
+}
+
 static void stream_receive(struct fsd *d, struct event_stream *es)
 {
+	struct receiver r = {d, es};
 	struct rpc_msg m;
 
-	while (rpc_stream_recv(es->s, &m, -1) == 1) {
-		const Sprite__Fs__EventAck *ack = (const void *)m.msg;
-
-		if (ack && ack->id)
-			lease_ack(d, es->client->id, ack->id);
+	rpc_stream_take(es->s, ack_take, &r);
+	while (rpc_stream_recv(es->s, &m, -1) == 1)
 		rpc_msg_clear(&m);
-	}
 }
 
 void events_serve(void *ctx, struct rpc_stream *s)

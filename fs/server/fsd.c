@@ -126,11 +126,15 @@ static int server_start(struct fsd *d, struct error *e)
 	return rpc_server_start(&opts, &d->server, e);
 }
 
-static void open_closed(void *arg, struct open *f)
+static bool open_closed(void *arg, struct open *f)
 {
-	lease_close(arg, f);
-	hand_offset_put(arg, f->offset);
-	unlinked_closed(arg, f);
+	struct fsd *d = arg;
+
+	lease_close(d, f);
+	hand_offset_put(d, f->offset);
+	unlinked_closed(d, f);
+	/* not a home's: a program that was just written could not be started there (ETXTBSY) */
+	return atomic_load(&f->wrote) && !f->ex->conf->home && graves_close(&d->graves, f->fd);
 }
 
 int fsd_start(struct fsd *d, const struct conf *c, struct rpc_tls *tls, struct error *e)

@@ -30,11 +30,11 @@ static void *closer(void *arg)
 	while (!g->stop) {
 		int fd;
 
-		if (g->n <= GRAVES) {
+		if (!g->nlate && g->n <= GRAVES) {
 			pthread_cond_wait(&g->due, &g->lock);
 			continue;
 		}
-		fd = grave_take(g);
+		fd = g->nlate ? g->late[--g->nlate] : grave_take(g);
 		pthread_mutex_unlock(&g->lock);
 		close(fd);
 		pthread_mutex_lock(&g->lock);
@@ -60,6 +60,8 @@ void graves_stop(struct graves *g)
 	if (g->started)
 		pthread_join(g->closer, NULL);
 	g->started = false;
+	while (g->nlate)
+		close(g->late[--g->nlate]);
 	graves_expire(g, UINT64_MAX);
 }
 
@@ -88,6 +90,20 @@ void grave_keep(struct graves *g, int fd, uint64_t now)
 	pthread_mutex_unlock(&g->lock);
 	if (out >= 0)
 		close(out);
+}
+
+bool graves_close(struct graves *g, int fd)
+{
+	bool taken;
+
+	pthread_mutex_lock(&g->lock);
+	taken = g->started && !g->stop && g->nlate < GRAVES_LATE;
+	if (taken) {
+		g->late[g->nlate++] = fd;
+		pthread_cond_signal(&g->due);
+	}
+	pthread_mutex_unlock(&g->lock);
+	return taken;
 }
 
 unsigned graves_expire(struct graves *g, uint64_t now)

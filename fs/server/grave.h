@@ -20,6 +20,7 @@
 #define GRAVES_DUE    2048 /* more, which are being closed; then whoever removes closes one himself */
 #define GRAVE_NS      5000000000ull
 #define GRAVE_BLOCKS  128 /* of 512 bytes */
+#define GRAVES_LATE   256 /* descriptors of written files, to be closed */
 
 struct graves {
 	pthread_mutex_t lock;
@@ -29,6 +30,8 @@ struct graves {
 		uint64_t since;
 	} v[GRAVES + GRAVES_DUE];
 	unsigned head, n; /* a ring: n from head on, all above GRAVES are due */
+	int late[GRAVES_LATE];
+	unsigned nlate;
 	bool started, stop;
 	pthread_t closer;
 };
@@ -41,6 +44,11 @@ void graves_stop(struct graves *g);
 int grave_open(int dirfd, const char *name, const struct stat *st);
 /* Keeps it; -1 is ignored. */
 void grave_keep(struct graves *g, int fd, uint64_t now);
+/*
+ * Closes it soon. A file that was truncated and written has its blocks allocated and its pages sent to the disk by its close (ext4), which nobody who waits for what
+ * was written need wait for. false: there is no room, it is still the caller's.
+ */
+bool graves_close(struct graves *g, int fd);
 /* Lets go what is older; UINT64_MAX: all. Returns how many went. */
 unsigned graves_expire(struct graves *g, uint64_t now);
 

@@ -18,7 +18,8 @@
 #include "conf/log.h"
 #include "fs/server/mounts.h"
 
-#define RUNNERS 4
+#define RUNNERS	  4
+#define SHORT_MAX (64u << 10)
 
 struct leases {
 	pthread_mutex_t lock;
@@ -166,6 +167,13 @@ int lease_look(struct op *o, const struct export *ex, struct cs_key key, bool se
 	return lease_begin(o, ex, &n, 1);
 }
 
+int lease_look_calm(struct op *o, const struct export *ex, struct cs_key key)
+{
+	struct cs_need n = {.key = key, .breaks = CS_WRITE, .calm = true};
+
+	return lease_begin(o, ex, &n, 1);
+}
+
 int lease_settle(struct op *o, const struct export *ex, struct cs_key key)
 {
 	struct cs_need n = {.key = key, .settle_all = true};
@@ -235,6 +243,7 @@ void lease_end(struct op *o)
 	o->begun = false;
 	pthread_mutex_lock(&l->lock);
 	consist_end(&l->c, &o->cs, &out);
+	list_splice_tail(&out.runnable, &o->after);
 	pthread_cond_broadcast(&l->applied);
 	pthread_mutex_unlock(&l->lock);
 	carry_out(o->d, &out);
@@ -265,6 +274,8 @@ void lease_release(struct op *o, const struct export *ex, struct cs_key key, uin
 		return;
 	pthread_mutex_lock(&l->lock);
 	*seq = consist_release(&l->c, o->client->id, key, bits, &out);
+	if (o->begun) /* in the middle of this change they would be granted nothing */
+		list_splice_tail(&o->after, &out.runnable);
 	pthread_mutex_unlock(&l->lock);
 	carry_out(o->d, &out);
 }
@@ -397,16 +408,27 @@ void lease_client_gone(struct fsd *d, uint64_t client)
 	carry_out(d, &out);
 }
 
-/* Operations that a thread which has something else to do may run: a few system calls, no data, and nothing that frees blocks of the disk. */
+/* Operations that a thread which has something else to do may run: a few system calls, little data, and nothing that frees many blocks of the disk or waits for it. */
 static bool is_short(const struct op *o)
 {
-	const Sprite__Fs__OpenReq *open;
+	const Sprite__Fs__WriteReq *w;
 
 	if (o->batch || o->lingers) /* the request of one that lingers is gone */
 		return false;
-	open = (const void *)o->in->msg;
-
-	return o->method == FS_GETATTR || o->method == FS_LOOKUP || (o->method == FS_OPEN && !(open->flags & O_TRUNC));
+	w = (const void *)o->in->msg;
+	switch (o->method) {
+	case FS_GETATTR:
+	case FS_LOOKUP:
+	case FS_MAKE:
+		return true;
+	case FS_OPEN:
+	case FS_CREATE:
+		return o->brief;
+	case FS_WRITE:
+		return o->in->bulk_len <= SHORT_MAX && !w->fsync && !w->sync;
+	default:
+		return false;
+	}
 }
 
 /* The same as carry_out(), but the last of those that go on is left to the caller, if it is short: whoever waits for it waits for one thread less to be woken. */
@@ -428,7 +450,7 @@ static struct op *carry_out_but_one(struct fsd *d, struct cs_out *out)
 	return last;
 }
 
-void lease_ack(struct fsd *d, uint64_t client, uint64_t id)
+void lease_ack(struct fsd *d, uint64_t client, uint64_t id, struct rpc_stream *s)
 {
 	struct cs_out out = CS_OUT_INIT(out);
 	struct op *o;
@@ -437,8 +459,10 @@ void lease_ack(struct fsd *d, uint64_t client, uint64_t id)
 	consist_ack(&d->leases->c, client, id, &out);
 	pthread_mutex_unlock(&d->leases->lock);
 	o = carry_out_but_one(d, &out);
-	if (o)
-		op_run(o);
+	if (!o)
+		return;
+	rpc_stream_leave(s); /* however long it takes, the client's next acknowledgement is heard */
+	op_run(o);
 }
 
 void lease_repeat(struct fsd *d, uint64_t client)

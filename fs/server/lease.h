@@ -20,7 +20,8 @@ void lease_requeue(struct fsd *d, struct op *o);
 /* This client takes leases from now on. */
 void lease_client_add(struct op *o, bool ack_now);
 void lease_client_gone(struct fsd *d, uint64_t client);
-void lease_ack(struct fsd *d, uint64_t client, uint64_t id);
+/* `s`: the stream that it came by, whose next frame may be taken at the same time. */
+void lease_ack(struct fsd *d, uint64_t client, uint64_t id, struct rpc_stream *s);
 /* Its stream is there again: sends what it has not acknowledged. */
 void lease_repeat(struct fsd *d, uint64_t client);
 /* Once a second: clients that owe an acknowledgement for too long (fn is called without a lock). */
@@ -47,6 +48,8 @@ static inline struct cs_need lease_change(struct cs_key key, uint32_t breaks, co
 int lease_begin(struct op *o, const struct export *ex, const struct cs_need *need, int n);
 /* The same for one who only looks at attributes (or, `settle`, at contents that will be kept). */
 int lease_look(struct op *o, const struct export *ex, struct cs_key key, bool settle);
+/* The same, when no change of it is being applied: what is told can be granted, most likely. */
+int lease_look_calm(struct op *o, const struct export *ex, struct cs_key key);
 /* Before names of a directory are told. */
 int lease_look_dir(struct op *o, const struct object *dir);
 /* Somebody else has changes of this object that the server does not know. */

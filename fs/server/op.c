@@ -228,6 +228,7 @@ struct op *op_new(struct fsd *d, struct rpc_request *rq, enum fs_op method, stru
 	o->repeated = OP_UNASKED;
 	atomic_init(&o->park, OP_RUNNING);
 	list_init(&o->rerun);
+	list_init(&o->after);
 	cs_op_init(&o->cs, c ? c->id : 0);
 	return o;
 }

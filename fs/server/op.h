@@ -32,8 +32,10 @@ struct op {
 	uint64_t started;      /* clock_mono_ns() */
 	struct cs_op cs;       /* leases.lock */
 	bool begun;	       /* cs is to be ended */
+	struct list after;     /* struct cs_op: go on when it has ended; leases.lock */
 	atomic_int park;       /* enum op_park */
 	bool counted;	       /* among the client's parked ones */
+	bool brief;	       /* as it stood when it was parked: a few system calls, none that frees many blocks */
 	bool lingers;	       /* answered; there until others have given up what it broke */
 	struct list rerun;     /* leases.lock */
 	struct cs_need *hopes; /* Readdir: what was asked of others for the page (hoped), the directory first */

@@ -62,9 +62,8 @@ void open_put(struct open *o)
 	if (!o || atomic_fetch_sub(&o->refs, 1) != 1)
 		return;
 	inode_uncount(o->table, o);
-	if (o->table->closed)
-		o->table->closed(o->table->closed_arg, o);
-	close(o->fd);
+	if (!o->table->closed || !o->table->closed(o->table->closed_arg, o))
+		close(o->fd);
 	atomic_fetch_sub(&o->client->nopens, 1);
 	atomic_fetch_sub(&o->client->host->opens, 1);
 	client_put(o->client);

@@ -45,6 +45,8 @@ struct open {
 	struct offset *offset; /* shared with other opens, NULL: none; set once (hand.h) */
 	bool shares; /* its client goes by that offset; set before anybody else sees it */
 	uint64_t dir_pos; /* cookie at which the descriptor stands (lock) */
+	atomic_bool wrote;
+	uint64_t front, streamed; /* how far it was written, and how much in a stream up to there (lock) */
 };
 
 /* The handle that it was opened by: what a client says of itself is not to be trusted. */
@@ -60,7 +62,7 @@ struct openstate {
 	uint64_t next_id;
 	uint64_t none; /* no open has this id */
 	int max; /* of one host */
-	void (*closed)(void *arg, struct open *o); /* when the last reference goes; no lock is held */
+	bool (*closed)(void *arg, struct open *o); /* when the last reference goes; no lock is held. true: it has taken the descriptor over */
 	void *closed_arg;
 };
 

@@ -20,7 +20,7 @@ static int getattr_of(struct op *o, const struct export *ex, const struct mount_
 
 	if (fstat(fd, st) < 0)
 		return -errno;
-	r = lease_look(o, ex, lease_key(st), false);
+	r = lease_look_calm(o, ex, lease_key(st));
 	if (r)
 		return r;
 	rep->lease = lease_grant(o, ex, lease_key(st), handle, op_want(st), false, &rep->lease_seq);

@@ -16,7 +16,10 @@
 #include "fs/server/recover.h"
 #include "fs/server/unlinked.h"
 
-#define COPY_MAX (64u << 20) /* per call, so that a caller is not kept for long */
+#define COPY_MAX    (64u << 20) /* per call, so that a caller is not kept for long */
+#define STREAM_NEAR (8u << 20)	/* writes are a stream while they are that near to its end (several are under way at once, in any order) */
+#define STREAM_LEAST (8u << 20) /* from so much on what a stream has written is sent to the disk at once */
+#define STREAM_PIECE (256u << 10)
 
 /* `size`: where the file seems to end. */
 static ssize_t read_full(int fd, char *to, size_t n, off_t at, off_t size)
@@ -248,6 +251,22 @@ static bool append_was_done(struct op *o, const Sprite__Fs__WriteReq *in, Sprite
 	return true;
 }
 
+/* Is this a part of a large file being written from its beginning to its end? Then the disk is to be at it while the rest comes, not only when fsync(2) waits for it. */
+static bool write_streams(struct open *f, uint64_t off, size_t n)
+{
+	bool r;
+
+	pthread_mutex_lock(&f->lock);
+	if (off + STREAM_NEAR < f->front || off > f->front + STREAM_NEAR)
+		f->streamed = f->front = 0;
+	f->streamed += n;
+	if (off + n > f->front)
+		f->front = off + n;
+	r = n >= STREAM_PIECE && f->streamed >= STREAM_LEAST;
+	pthread_mutex_unlock(&f->lock);
+	return r;
+}
+
 int op_write(struct op *o, const ProtobufCMessage *m)
 {
 	const Sprite__Fs__WriteReq *in = (const void *)m;
@@ -260,6 +279,7 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 	struct open *f;
 	struct stat st;
 	ssize_t n = 0;
+	bool streams;
 	int r;
 
 	f = op_open(o, in->open, &r);
@@ -278,6 +298,7 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 	}
 	if (r == 0) {
 		op_changed(o->d, &st);
+		atomic_store(&f->wrote, true);
 		if (in->close) /* before who waits for what is given up is woken: he is to find the file closed */
 			lease_close(o->d, f);
 		rep.lease = write_grant(o, f, (uint32_t)in->give_up, &rep.lease_seq);
@@ -299,7 +320,9 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 		if (taken)
 			open_put(taken);
 	}
-	open_put(f);
+	streams = r == 0 && !in->fsync && write_streams(f, rep.offset, (size_t)n);
+	if (!streams)
+		open_put(f);
 	if (r)
 		return r;
 	op_root(o);
@@ -308,7 +331,12 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 	rep.attr = &attr;
 	after = in->mapped ? lease_linger(o) : CS_SETTLED;
 	rep.unsettled = after != CS_SETTLED;
-	return after == CS_LINGERS ? op_done_lingering(o, &rep.base) : op_done(o, &rep.base);
+	r = after == CS_LINGERS ? op_done_lingering(o, &rep.base) : op_done(o, &rep.base);
+	if (streams) { /* it has been answered */
+		sync_file_range(f->fd, (off_t)rep.offset, n, SYNC_FILE_RANGE_WRITE);
+		open_put(f);
+	}
+	return r;
 }
 
 int op_fsync(struct op *o, const ProtobufCMessage *m)

@@ -15,6 +15,7 @@
 #include "fs/server/unlinked.h"
 
 #define FMODE_EXEC_FLAG 0x20 /* what Linux puts into the flags of an open for execve(2); FUSE passes it on */
+#define BRIEF_MAX	(256 << 10) /* truncating so much takes no time that matters */
 #define OPEN_FLAGS	(O_ACCMODE | O_TRUNC | O_DIRECTORY | O_SYNC | O_DSYNC | O_NOATIME)
 
 static int open_checked(const struct object *obj, const struct stat *st, int flags)
@@ -66,6 +67,7 @@ static int open_begin(struct op *o, const struct object *obj, const struct stat 
 {
 	struct cs_need need = lease_change(lease_key(st), CS_DATA | CS_ATTR, NULL);
 
+	o->brief = !(flags & O_TRUNC) || st->st_size <= BRIEF_MAX;
 	if (flags & O_TRUNC)
 		return lease_begin(o, obj->ex, &need, 1);
 	return lease_look(o, obj->ex, lease_key(st), false);
@@ -138,6 +140,7 @@ static int create_or_open(struct op *o, const struct object *dir, const Sprite__
 		struct cs_need need = lease_change(lease_dir_key(dir), CS_NAMES | CS_ATTR, in->name);
 		int fd, r;
 
+		o->brief = true;
 		r = lease_begin(o, dir->ex, &need, 1);
 		if (r)
 			return r == OP_PARK ? CREATE_PARK : r;
