@@ -298,6 +298,17 @@ static json_t *parse_json(struct conf_reader *r, const char *text, size_t len)
 	return NULL;
 }
 
+#define CACHE_LEAST (256ull << 20)
+#define CACHE_MOST  (1024ull << 20)
+
+/* A sixteenth of the memory, within bounds. */
+static uint64_t cache_default(void)
+{
+	uint64_t part = (uint64_t)sysconf(_SC_PHYS_PAGES) / 16 * (uint64_t)sysconf(_SC_PAGESIZE);
+
+	return part < CACHE_LEAST ? CACHE_LEAST : part > CACHE_MOST ? CACHE_MOST : part;
+}
+
 int conf_parse(const char *text, size_t len, const char *file, int flags, FILE *report, struct conf **out)
 {
 	struct conf_reader r = {.file = file, .report = report, .flags = flags};
@@ -313,7 +324,7 @@ int conf_parse(const char *text, size_t len, const char *file, int flags, FILE *
 	c->guests_memory_percent = 75;
 	c->guest_pids = 4096;
 	c->evict_at_once = 2;
-	c->cache_bytes = 256ull << 20;
+	c->cache_bytes = cache_default();
 	c->file = strdup(file);
 	r.nomem = !c->file;
 	o = parse_json(&r, text, len);

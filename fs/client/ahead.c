@@ -7,7 +7,8 @@
  *  - DATA: the second read of a small file asks for the contents of the small files beside it (the first, where such have just been read in another directory); reads
  *    there wait for the chunk that is on its way;
  *  - WRITE: the second change that had to be sent, since another node has something of the directory, asks for it and its entries for ourselves alone. It and those
- *    after it wait, and then are mostly answered here (ops_here.c). Where that has just been worth it in another directory the first change asks already.
+ *    after it wait, and then are mostly answered here (ops_here.c). Where that has just been worth it in another directory the first change asks already. Who empties
+ *    the directories of a directory one by one (rm -r) has those that come next in its listing asked for while he is at one: no more than he has been at already.
  *
  * Beyond a first chunk, in any second, no more is fetched than what the calls cost that could not be spared (in microseconds; calls as measured, since those that recall
  * something from others cost many times as much), unless what was fetched is used: a wrong guess doubles the cost at most, and where two nodes take a few files from
@@ -37,6 +38,8 @@
 #define AGAIN_NS   1000000000ull /* after so long a first chunk is free again */
 #define CHUNK_MIN  3000u	 /* what one costs at least */
 #define CALL_MAX   3000u	 /* and a call at most */
+#define SIBLINGS   4	 /* directories that are asked for at once */
+#define SIBLINGS_MAX 256
 
 static const struct {
 	uint32_t first; /* bytes of a chunk at least */
@@ -87,6 +90,8 @@ void ahead_learn(struct fs *fs, struct inode *dir, const uint8_t *page, size_t l
 
 /* ---- chunks */
 
+static void siblings_ask(struct fs *fs, struct inode *dir, fuse_req_t req, const Sprite__Fs__Cred *who);
+
 static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 {
 	Sprite__Fs__ReaddirRep *rep = err ? NULL : (Sprite__Fs__ReaddirRep *)out->msg;
@@ -95,7 +100,7 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 	uint64_t cookie = c->m.readdir.cookie, cost;
 	size_t len = rep ? out->bulk_len : 0, at, n, entries = 0;
 	uint8_t *page = len ? malloc(len) : NULL;
-	bool covered = false;
+	bool covered = false, used;
 	struct fs_dirent d;
 	struct list ready;
 
@@ -129,21 +134,31 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 	if (!covered || (c->flags == AHEAD_WRITE && !(rep->dir_lease & WRITE))) /* not to be had: not before many more were asked for */
 		k->fetched += 1000 + k->asked;
 	park_take(&ready, &dir->ahead.waiters);
+	used = covered && c->flags == AHEAD_WRITE && (rep->dir_lease & WRITE) && !c->m.readdir.cookie && !list_empty(&ready);
+	if (used)
+		dir->ahead.unused = false;
 	pthread_mutex_unlock(&dir->lock);
 	park_again(c->fs, &ready);
+	if (used)
+		siblings_ask(c->fs, dir, NULL, &c->cred);
 }
 
-/* As who asked; dir->ahead.busy has been set. To be submitted. */
-static struct call *chunk_new(struct fs *fs, struct inode *dir, fuse_req_t req, enum ahead_what what, uint64_t cookie, uint64_t size)
+/* As who asked: of a request, or of another chunk; dir->ahead.busy has been set. To be submitted. */
+static struct call *chunk_new(struct fs *fs, struct inode *dir, fuse_req_t req, const Sprite__Fs__Cred *who, enum ahead_what what, uint64_t cookie, uint64_t size)
 {
 	static const uint64_t want[] = {[AHEAD_NAMES] = ATTR | DATA, [AHEAD_DATA] = ATTR | DATA, [AHEAD_WRITE] = ATTR | DATA | WRITE};
 	struct call *c = call_new(fs, NULL, FS_READDIR, inode_hold(fs, dir), chunk_done);
 
 	if (!c)
 		abort(); /* who waits for it would wait for ever */
-	c->req = req;
-	call_cred(c, true);
-	c->req = NULL; /* answered by others */
+	if (who) {
+		c->cred = *who;
+		c->cred.groups = who->n_groups ? memcpy(call_alloc(c, who->n_groups * sizeof(*who->groups)), who->groups, who->n_groups * sizeof(*who->groups)) : NULL;
+	} else {
+		c->req = req;
+		call_cred(c, true);
+		c->req = NULL; /* answered by others */
+	}
 	c->flags = what;
 	c->quick = true; /* when the server is away each request waits for itself, and can be interrupted */
 	c->m.readdir.cred = &c->cred;
@@ -217,7 +232,7 @@ static void ahead_asked(struct fs *fs, fuse_req_t req, struct inode *dir)
 	cookie = dir->ahead.kind[AHEAD_NAMES].cookie;
 	pthread_mutex_unlock(&dir->lock);
 	if (size)
-		call_submit(chunk_new(fs, dir, req, AHEAD_NAMES, cookie, size));
+		call_submit(chunk_new(fs, dir, req, NULL, AHEAD_NAMES, cookie, size));
 }
 
 /* The directory that a file was last seen in, with a reference. */
@@ -226,6 +241,81 @@ static struct inode *parent_of(struct fs *fs, struct inode *ino)
 	uint64_t id = atomic_load(&ino->parent);
 
 	return id ? inode_find(fs, id) : NULL;
+}
+
+/* Those behind `id`, in the order in which whoever goes through them will come to them: before the first of them is removed, which is the end of the listing. */
+static void siblings_note(struct inode *up, uint64_t id)
+{
+	uint64_t *all = malloc(SIBLINGS_MAX * sizeof(*all));
+	int n = all ? names_dirs_after(up, id, all, SIBLINGS_MAX) : 0;
+
+	pthread_mutex_lock(&up->lock);
+	free(up->ahead.dirs);
+	up->ahead.dirs = all;
+	up->ahead.ndirs = (unsigned)n;
+	up->ahead.next = up->ahead.taken = 0;
+	pthread_mutex_unlock(&up->lock);
+}
+
+/* Directory `id` of `up` was had alone, and is used. Which of the next ones may be asked for? */
+static int siblings_due(struct inode *up, uint64_t id, uint64_t *ids)
+{
+	struct ahead *a = &up->ahead;
+	uint64_t now = clock_boot_ns();
+	unsigned i;
+	int n = 0;
+	bool fresh;
+
+	pthread_mutex_lock(&up->lock);
+	fresh = !a->taken_at || now - a->taken_at > LUCK_NS;
+	a->taken_at = now;
+	pthread_mutex_unlock(&up->lock);
+	if (fresh)
+		siblings_note(up, id);
+	pthread_mutex_lock(&up->lock);
+	for (i = a->next; i < a->ndirs; i++)
+		if (a->dirs[i] == id)
+			a->next = i + 1;
+	while (n < SIBLINGS && (unsigned)n < a->taken && a->next < a->ndirs)
+		ids[n++] = a->dirs[a->next++];
+	a->taken++;
+	pthread_mutex_unlock(&up->lock);
+	return n;
+}
+
+static bool sibling_wanted(struct inode *dir)
+{
+	struct ahead_kind *k = &dir->ahead.kind[AHEAD_WRITE];
+	bool r;
+
+	pthread_mutex_lock(&dir->lock);
+	r = may_ask(dir) && !dir->ahead.busy && !(k->fetched && clock_boot_ns() - k->at < AGAIN_NS) &&
+	    !(dir->foreign_at && clock_boot_ns() - dir->foreign_at < FOREIGN_NS);
+	if (r) {
+		dir->ahead.busy = dir->ahead.unused = true;
+		dir->ahead.what = AHEAD_WRITE;
+	}
+	pthread_mutex_unlock(&dir->lock);
+	return r;
+}
+
+/* `dir` was had alone, and is used; by that request, or by who asked for a chunk. */
+static void siblings_ask(struct fs *fs, struct inode *dir, fuse_req_t req, const Sprite__Fs__Cred *who)
+{
+	struct inode *up = parent_of(fs, dir), *next;
+	uint64_t ids[SIBLINGS];
+	int i, n = up ? siblings_due(up, dir->id, ids) : 0;
+
+	for (i = 0; i < n; i++) {
+		next = inode_find(fs, ids[i]);
+		if (!next)
+			continue;
+		if (next->dom == dir->dom && sibling_wanted(next))
+			call_submit(chunk_new(fs, next, req, who, AHEAD_WRITE, 0, kinds[AHEAD_WRITE].first));
+		inode_put(fs, next);
+	}
+	if (up)
+		inode_put(fs, up);
 }
 
 void ahead_asked_of(struct fs *fs, fuse_req_t req, struct inode *ino)
@@ -257,7 +347,7 @@ static bool chunk_wait(struct fs *fs, fuse_req_t req, struct inode *dir, enum ah
 	}
 	pthread_mutex_unlock(&dir->lock);
 	if (size) {
-		struct call *c = chunk_new(fs, dir, req, what, cookie, size);
+		struct call *c = chunk_new(fs, dir, req, NULL, what, cookie, size);
 
 		pthread_mutex_lock(&dir->lock);
 		park_put(p, &dir->ahead.waiters); /* `busy` is ours until c is answered */
@@ -302,9 +392,26 @@ bool ahead_read(struct fs *fs, fuse_req_t req, struct inode *ino, off_t off)
 
 	if (off || session_resent() || !lease_attr(fs, ino, &st) || !st.st_size || st.st_size > SMALL || !(dir = parent_of(fs, ino)))
 		return false;
+	atomic_store(&ino->reads_parked, dir->id);
 	wait = chunk_wait(fs, req, dir, AHEAD_DATA, kinds[AHEAD_DATA].call + (uint64_t)(st.st_size >> 10) * PER_KB, lucky(&fs->read_at));
 	inode_put(fs, dir);
 	return wait;
+}
+
+void ahead_reads_go(struct fs *fs, struct inode *ino)
+{
+	uint64_t id = atomic_exchange(&ino->reads_parked, 0);
+	struct inode *dir = id ? inode_find(fs, id) : NULL;
+	struct list reads;
+
+	if (!dir)
+		return;
+	list_init(&reads);
+	pthread_mutex_lock(&dir->lock);
+	park_take_reads(&reads, &dir->ahead.waiters, ino->id);
+	pthread_mutex_unlock(&dir->lock);
+	park_again(fs, &reads);
+	inode_put(fs, dir);
 }
 
 bool ahead_change(struct fs *fs, fuse_req_t req, struct inode *dir)
@@ -315,9 +422,21 @@ bool ahead_change(struct fs *fs, fuse_req_t req, struct inode *dir)
 	if (session_resent() || !dirq_allows(dir, who->uid, who->gid))
 		return false;
 	pthread_mutex_lock(&dir->lock);
-	first = lucky(&fs->took_at) && !(dir->lease & WRITE) && !(dir->foreign_at && clock_boot_ns() - dir->foreign_at < FOREIGN_NS);
+	first = lucky(&fs->took_at) && !(dir->foreign_at && clock_boot_ns() - dir->foreign_at < FOREIGN_NS);
 	pthread_mutex_unlock(&dir->lock);
 	return chunk_wait(fs, req, dir, AHEAD_WRITE, kinds[AHEAD_WRITE].call, first);
+}
+
+void ahead_used(struct fs *fs, fuse_req_t req, struct inode *dir)
+{
+	bool first;
+
+	pthread_mutex_lock(&dir->lock);
+	first = dir->ahead.unused;
+	dir->ahead.unused = false;
+	pthread_mutex_unlock(&dir->lock);
+	if (first)
+		siblings_ask(fs, dir, req, NULL);
 }
 
 /* With inode.lock: another node changes names here, or takes the directory. */

@@ -60,7 +60,7 @@ struct server {
 	struct dirq {
 		pthread_mutex_t lock; /* the last of all */
 		struct list queue, gate; /* calls to be sent in batches; those that wait for them */
-		atomic_uint n;
+		atomic_uint n, room; /* queued; so many may be */
 		uint64_t lease; /* lease_epoch of the leases held now: what is answered under them keeps it (fencing) */
 		bool sending, paused;
 		uint64_t last, skip;
@@ -110,6 +110,12 @@ struct ahead {
 		uint64_t cookie, asked, fetched, at; /* where the next chunk begins; what calls have cost; what chunks have cost; boot clock: when the last one came */
 	} kind[AHEAD_KINDS];
 	bool busy; /* a chunk is on its way, of kind `what` */
+	bool unused; /* it was had alone in advance, and nothing was changed in it yet */
+	/* of its directories, while they are changed one after the other: */
+	unsigned taken; /* how many were, */
+	uint64_t taken_at; /* boot clock: when last, */
+	uint64_t *dirs; /* which come behind the first, */
+	unsigned ndirs, next; /* and from which on none was asked for yet */
 	enum ahead_what what;
 	struct list waiters; /* requests that wait for it, park.c */
 };
@@ -156,9 +162,11 @@ struct inode {
 	uint64_t listing_next; /* the cookie that it goes on from */
 	struct ahead ahead;
 	atomic_uint_fast64_t parent; /* node id of the directory where it was last seen, for ahead.c; 0: none */
+	atomic_uint_fast64_t reads_parked; /* node id of the directory for a chunk of which READs of this file may wait; 0: none */
 	/* see dirq.c */
 	uint64_t pend;	   /* number of the last queued call that concerns it */
 	uint64_t set_pend; /* the last of them that sets its attributes */
+	struct call *set_call; /* that one, until it is done */
 	uint32_t born_at;  /* the record of the batch being sent that makes it */
 	int stillborn;	   /* it was to be made, and was not: why */
 	int born_tid;	   /* of a newborn: the thread that is still in its open(2), or */
@@ -212,6 +220,7 @@ struct stream {
 	atomic_uint_fast64_t open; /* the server's id */
 	uint64_t epoch; /* of the server's life that `open` is of; inode.lock */
 	bool released; /* inode.lock */
+	uint64_t flushed; /* boot clock: when somebody closed it last (FLUSH); its RELEASE is most likely on its way; inode.lock */
 	unsigned ndirty; /* chunks of write-behind that need it; inode.lock */
 	bool unlock;	 /* its close drops the flock of unlock_owner */
 	uint64_t unlock_owner;
@@ -294,6 +303,7 @@ struct fs {
 	pthread_cond_t recall_cond, wb_cond; /* something was recalled; a chunk has arrived */
 	struct list recall_queue; /* see recall.c */
 	unsigned recall_idle, recall_threads;
+	atomic_bool recall_at_once; /* one is done by a thread of rpc */
 	atomic_uint_fast64_t recalls, epochs, local_opens, local_attrs, local_absent, local_lookups, local_listings;
 	atomic_uint_fast64_t victim_gen; /* grows when a change of ours may have changed the nlink of we know not what */
 	atomic_uint local_streams;
@@ -347,6 +357,7 @@ struct call {
 	bool synced;   /* FSYNC: the write that it waited for has done it */
 	bool waits;    /* a lock that may wait long: interrupts are for the server */
 	bool queued;   /* dirq_put() was called */
+	bool taken;    /* and it is in a batch, or was; dirq.lock */
 	uint64_t lease; /* of a queued call: the lease_epoch under which it was answered */
 	uint64_t number; /* of a queued call; of one in a gate: which it waits for */
 	struct inode *child; /* newborn that it makes; held */
@@ -514,6 +525,8 @@ void stream_open_local_then(struct inode *ino, struct call *c);
 /* Closes an open of the server that no stream has. Takes over a reference of ino. */
 void stream_close(struct fs *fs, struct stream *st); /* one that is released, at the server */
 void stream_close_id(struct fs *fs, struct inode *ino, uint64_t open, bool unlock, uint64_t owner);
+/* Waits a moment for those that somebody has just closed to be released: not from a handler or a completion. */
+void stream_settle(struct fs *fs, struct inode *ino);
 /* The kernel has let go of it. */
 void stream_release(struct fs *fs, struct stream *st, bool unlock, uint64_t owner);
 
@@ -595,7 +608,7 @@ int recall_start(struct fs *fs);
 void recall_note(struct inode *ino, uint64_t bits, const char *one_name, uint64_t seq);
 void recall_noted(struct fs *fs); /* waits until every reply that had not seen what was noted is written */
 void recall_drop(struct fs *fs, struct inode *ino, uint64_t bits); /* what the kernel has of it, as soon as it can */
-void lease_recall(struct server *s, const Sprite__Fs__Event *ev);
+void lease_recall(struct server *s, const Sprite__Fs__Event *ev, struct rpc_stream *stream); /* that it came by */
 void lease_drop_pages(struct fs *fs, struct inode *ino);
 
 /* ---- writeback.c */
@@ -631,6 +644,9 @@ uint64_t dirq_lease(struct server *s); /* dirq.lease; with the lock of an inode 
 /* With the locks: queues c, which changes these. Kick it when they are released. */
 void dirq_put(struct call *c, struct inode **v, int n);
 void dirq_kick(struct server *s, bool urgent);
+/* With the locks of what it changes: may a queued call still be made to change more? Then until dirq_change_end() it is not sent. */
+bool dirq_change_begin(struct call *c);
+void dirq_change_end(struct call *c, struct inode **v, int n);
 void dirq_hurry(struct inode *ino); /* somebody waits for what is queued for it */
 /* Does c have to wait for what is queued? Then it is taken care of. */
 bool dirq_gate(struct call *c);
@@ -665,6 +681,7 @@ void names_begin_empty(struct inode *dir);
 void names_page(struct inode *dir, const uint8_t *page, size_t len, uint64_t cookie, bool end, uint64_t changes);
 /* Copies whole records from behind `cookie` on. false: the server must be asked. */
 bool names_listing(struct inode *dir, uint64_t cookie, uint8_t *to, size_t room, size_t *len, bool *end);
+int names_dirs_after(struct inode *dir, uint64_t id, uint64_t *ids, int max); /* up to `max` directories that the listing has behind that one */
 bool names_absent(struct inode *dir, const char *name);
 uint64_t names_known(struct inode *dir, const char *name, size_t len); /* which node id it has, 0: not known */
 #define NAMES_UNKNOWN FUSE_ROOT_ID
@@ -682,7 +699,9 @@ void ahead_asked_of(struct fs *fs, fuse_req_t req, struct inode *ino);
 /* A look-up, a read, a change of a name must be sent; true: not now, the request comes again. */
 bool ahead_lookup(struct fs *fs, fuse_req_t req, struct inode *dir);
 bool ahead_read(struct fs *fs, fuse_req_t req, struct inode *ino, off_t off);
+void ahead_reads_go(struct fs *fs, struct inode *ino); /* READs of it that wait for a chunk are sent by themselves */
 bool ahead_change(struct fs *fs, fuse_req_t req, struct inode *dir);
+void ahead_used(struct fs *fs, fuse_req_t req, struct inode *dir); /* a name was taken out of it here */
 void ahead_foreign(struct inode *dir);
 void ahead_cost(struct call *c, enum ahead_what what); /* c, of a name in c->ino, was answered after all */
 /* Of what may have been fetched ahead something was of use. With inode.lock of dir. */
@@ -749,6 +768,7 @@ struct parked *park_new(struct fs *fs, fuse_req_t req, struct inode *at); /* NUL
 void park_put(struct parked *p, struct list *waiters); /* with the lock of `at`, whose list that is; its handler is done with it */
 void park_drop(struct parked *p); /* not put aside after all; NULL is allowed */
 void park_take(struct list *to, struct list *waiters); /* with that lock: all, for park_again() */
+void park_take_reads(struct list *to, struct list *waiters, uint64_t node); /* with that lock: READs of that node */
 void park_again(struct fs *fs, struct list *parked);
 void park_tick(struct fs *fs);
 

@@ -26,12 +26,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include "conf/clock.h"
 #include "conf/log.h"
 #include "fs/batch.h"
 #include "fs/client/kept.h"
 
 #define KICK	 32u   /* so many together leave by themselves; the ticker sends what is left */
-#define ROOM	 2048u /* queued calls; then changes wait again */
+#define ROOM_NS	 1000000000ull /* so long may what is queued take the server, as fast as it was of late: a recall that waits for it has a lease term */
+#define ROOM_MIN 256u
+#define ROOM_MAX 8192u
 #define SEND_MAX (512u << 10)
 #define REOPEN_MAX 6
 
@@ -45,6 +48,7 @@ struct sent {
 	struct keep *keeps[BATCH_MAX]; /* of calls that are done */
 	uint64_t seq, lease;
 	uint64_t last; /* number of the last call taken, whether it is sent or ended without */
+	uint64_t sent_ns;
 };
 
 void dirq_init(struct server *s)
@@ -52,6 +56,7 @@ void dirq_init(struct server *s)
 	pthread_mutex_init(&s->q.lock, NULL);
 	list_init(&s->q.queue);
 	list_init(&s->q.gate);
+	atomic_init(&s->q.room, ROOM_MIN);
 }
 
 bool dirq_allows(const struct inode *dir, uint32_t uid, uint32_t gid)
@@ -59,7 +64,7 @@ bool dirq_allows(const struct inode *dir, uint32_t uid, uint32_t gid)
 	struct domain *d = dir->dom;
 	struct server *s = d ? d->server : NULL;
 
-	if (!s || d->home || !d->exclusive || atomic_load(&d->full) || !atomic_load(&s->leasing) || atomic_load(&s->q.n) >= ROOM)
+	if (!s || d->home || !d->exclusive || atomic_load(&d->full) || !atomic_load(&s->leasing) || atomic_load(&s->q.n) >= atomic_load(&s->q.room))
 		return false;
 	return d->exclusive > 1 || (uid && gid);
 }
@@ -125,6 +130,26 @@ void dirq_put(struct call *c, struct inode **v, int n)
 		v[n]->attr_valid = false;
 		v[n]->stamp++;
 	}
+}
+
+bool dirq_change_begin(struct call *c)
+{
+	struct dirq *q = &c->dom->server->q;
+
+	pthread_mutex_lock(&q->lock);
+	if (!c->taken && c->lease == q->lease)
+		return true;
+	pthread_mutex_unlock(&q->lock);
+	return false;
+}
+
+void dirq_change_end(struct call *c, struct inode **v, int n)
+{
+	struct keep *k = dirq_record(c, c->number, v, n);
+
+	keep_free(c->keep);
+	c->keep = k;
+	pthread_mutex_unlock(&c->dom->server->q.lock);
 }
 
 /* ---- sending */
@@ -193,6 +218,7 @@ static struct call *take(struct dirq *q, uint64_t lease)
 	}
 	if (c) {
 		list_del(&c->link);
+		c->taken = true;
 		q->n--;
 	}
 	pthread_mutex_unlock(&q->lock);
@@ -247,6 +273,7 @@ static void batch_send(struct server *s)
 	k->seq_at = b->keep ? &((struct kept_op *)b->keep->data)->seq : &b->seq;
 	k->seq_again = s->q.again_seq;
 	s->q.again_seq = s->q.again_last = 0;
+	b->sent_ns = clock_mono_ns();
 	call_submit(k);
 }
 
@@ -311,6 +338,15 @@ static void one_done(struct sent *b, unsigned i, int err, const uint8_t *msg, ui
 		protobuf_c_message_free_unpacked(out.msg, NULL);
 }
 
+/* How many may be queued: what the server gets done in ROOM_NS. Beyond that a change is a call of its own, and waits. */
+static void room_learn(const struct sent *b, unsigned executed)
+{
+	uint64_t each = executed ? (clock_mono_ns() - b->sent_ns) / executed + 1 : 0, room = each ? ROOM_NS / each : 0;
+
+	room = (atomic_load(&b->s->q.room) * 3 + room) / 4;
+	atomic_store(&b->s->q.room, room < ROOM_MIN ? ROOM_MIN : room > ROOM_MAX ? ROOM_MAX : (unsigned)room);
+}
+
 /* An open of the server's last life stopped it at record `from`: once recover.c has opened all files again the rest is sent anew, under the leases it was answered under. */
 static void put_back(struct server *s, struct sent *b, unsigned from)
 {
@@ -348,6 +384,7 @@ static void batch_done(struct call *k, int err, struct rpc_msg *out)
 	unsigned i = 0, executed = err || !out ? 0 : ((Sprite__Fs__BatchRep *)out->msg)->n;
 	uint64_t done = b->last;
 
+	room_learn(b, executed);
 	if (bytes)
 		rpc_msg_copy(out, bytes, n);
 	for (; !err && i < b->n && i < executed; i++) {

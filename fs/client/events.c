@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The Events stream of one server: it speaks, we acknowledge. Broken streams are opened again for as long as the mount lasts.
+ * The Events stream of one server: it speaks, we acknowledge. Broken streams are opened again for as long as the mount lasts. What it says is taken by the thread of rpc that
+ * receives it; the stream's own thread waits for its end.
  *
  * RECALL: give up what is cached of a handle: lease.c. PREFIXES: the table has changed.
  */
@@ -17,16 +18,21 @@ void events_ack(struct server *s, uint64_t id)
 
 	ack.id = id;
 	pthread_mutex_lock(&s->ack_lock);
-	if (s->stream)
+	if (s->stream && rpc_stream_post(s->stream, &ack.base) == -EBUSY)
 		rpc_stream_send(s->stream, &ack.base, NULL, 0);
 	pthread_mutex_unlock(&s->ack_lock);
 }
 
-static void event_handle(struct server *s, const Sprite__Fs__Event *ev)
+static void event_take(void *arg, struct rpc_stream *stream, struct rpc_msg *m)
 {
+	const Sprite__Fs__Event *ev = (const Sprite__Fs__Event *)m->msg;
+	struct server *s = arg;
+
+	if (s->fs->stopping)
+		return;
 	switch (ev->kind) {
 	case SPRITE__FS__EVENT__KIND__RECALL:
-		lease_recall(s, ev);
+		lease_recall(s, ev, stream);
 		break;
 	case SPRITE__FS__EVENT__KIND__PREFIXES:
 		prefix_changed(s->fs);
@@ -60,15 +66,10 @@ static int events_talk(struct server *s, struct rpc_stream *stream)
 	hello.epoch = clock_epoch();
 	hello.instance = (char *)s->fs->mount;
 	r = rpc_stream_send(stream, &hello.base, NULL, 0);
-	while (r == 0 && !s->fs->stopping) {
-		r = rpc_stream_recv(stream, &m, -1);
-		if (r != 1)
-			return r;
-		r = 0;
-		event_handle(s, (Sprite__Fs__Event *)m.msg);
-		rpc_msg_clear(&m);
-	}
-	return r;
+	if (r < 0)
+		return r;
+	rpc_stream_take(stream, event_take, s);
+	return rpc_stream_recv(stream, &m, -1); /* at its end */
 }
 
 static void *events_main(void *arg)

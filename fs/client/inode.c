@@ -81,6 +81,7 @@ static void inode_free(struct inode *ino)
 	keep_free(ino->keep);
 	recover_forget_locks(ino);
 	names_end(ino);
+	free(ino->ahead.dirs);
 	blocks_forget(&ino->blocks);
 	pthread_mutex_destroy(&ino->lock);
 	free(ino);

@@ -337,8 +337,10 @@ void lease_drop_all(struct server *s, bool restarted, bool given_up)
 	struct inode **all;
 	size_t i, n;
 
-	if (restarted)
+	if (restarted) {
 		atomic_store(&s->recalled_seq, 0);
+		server_note_recall(s);
+	}
 	n = inode_leased(fs, s, restarted, &all);
 	for (i = 0; i < n; i++) {
 		recall_note(all[i], ~0ull, NULL, 0);

@@ -10,6 +10,7 @@
  * All under inode.lock. Bounded for a directory, and together; beyond it the server is asked.
  */
 #include "fs/client/client.h"
+#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 #include "fs/dirent.h"
@@ -18,6 +19,7 @@
 #define ALL_MAX	    200000		 /* of all */
 #define LISTING_MAX (4u << 20)		 /* bytes of one */
 #define LISTINGS_MAX (16u << 20)	 /* of all */
+#define AFTER_MAX    (256u << 10)	 /* longer ones are not walked through for names_dirs_after() */
 
 static atomic_size_t all_names, all_listings;
 
@@ -219,4 +221,26 @@ bool names_absent(struct inode *dir, const char *name)
 	r = dir->complete && (dir->lease & SPRITE__FS__LEASE_BITS__LEASE_NAMES) && !hash_get(&dir->names, name, strlen(name));
 	pthread_mutex_unlock(&dir->lock);
 	return r;
+}
+
+int names_dirs_after(struct inode *dir, uint64_t id, uint64_t *ids, int max)
+{
+	struct fs_dirent d;
+	size_t at = 0, n;
+	bool found = false;
+	uint64_t of;
+	int k = 0;
+
+	pthread_mutex_lock(&dir->lock);
+	if (!dir->listed || dir->listing_len > AFTER_MAX || !(dir->lease & SPRITE__FS__LEASE_BITS__LEASE_NAMES))
+		max = 0;
+	while (k < max && at < dir->listing_len && (n = fs_dirent_get(dir->listing + at, dir->listing_len - at, &d))) {
+		at += n;
+		of = d.type == DT_DIR && !is_dots(&d) ? (uint64_t)(uintptr_t)hash_get(&dir->names, d.name, d.namelen) : 0;
+		if (found && of > NAMES_UNKNOWN)
+			ids[k++] = of;
+		found = found || of == id;
+	}
+	pthread_mutex_unlock(&dir->lock);
+	return k;
 }

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include "conf/clock.h"
 
 #define FMODE_EXEC 0x20 /* in the open flags of an exec, as the kernel passes them */
 
@@ -362,8 +363,14 @@ static void op_flush(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 {
 	struct fs *fs = fuse_req_userdata(req);
 	struct inode *ino = inode_get(fs, id);
+	struct stream *st = stream_at(fs, fi->fh);
 	int err = wb_error_take(ino);
 
+	if (st) {
+		pthread_mutex_lock(&ino->lock);
+		st->flushed = clock_boot_ns();
+		pthread_mutex_unlock(&ino->lock);
+	}
 	if (err) {
 		inode_put(fs, ino);
 		fuse_reply_err(req, err);

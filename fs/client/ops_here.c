@@ -340,7 +340,7 @@ bool here_remove(fuse_req_t req, struct inode *dir, const char *name, bool rmdir
 	struct inode *victim, *v[2];
 	struct server *s;
 	struct call *c;
-	bool done;
+	bool done, unused;
 	int n = 2;
 
 	if (session_resent())
@@ -374,12 +374,15 @@ bool here_remove(fuse_req_t req, struct inode *dir, const char *name, bool rmdir
 		victim->guessed = false; /* its link count is not what it was */
 		dirq_put(c, v, n);
 	}
+	unused = dir->ahead.unused;
 	dirq_unlock(v, n);
 	inode_put(fs, victim);
 	if (!done) {
 		call_drop(c);
 		return false;
 	}
+	if (unused)
+		ahead_used(fs, req, dir);
 	fuse_reply_err(req, 0);
 	dirq_kick(s, false);
 	return true;
@@ -470,6 +473,10 @@ static void was_set(struct call *c, int err, struct rpc_msg *out)
 		inode_wb_error(c->ino, err);
 		pthread_mutex_unlock(&c->ino->lock);
 	}
+	pthread_mutex_lock(&c->ino->lock);
+	if (c->ino->set_call == c)
+		c->ino->set_call = NULL;
+	pthread_mutex_unlock(&c->ino->lock);
 	if (!rep || !rep->attr) {
 		lease_forget_attr(c->ino);
 		return;
@@ -520,6 +527,47 @@ static bool may_set(const struct inode *ino, const struct fuse_ctx *who, int val
 	return who->uid == 0 || (ino->guess.st_uid == who->uid && !(valid & (FS_SET_UID | FS_SET_GID)));
 }
 
+/* What is to be set, in addition to what c sets already. */
+static void set_fill(struct call *c, const struct stat *st, int valid)
+{
+	uint32_t old = c->m.setattr.valid;
+
+	if (valid & FS_SET_MODE)
+		c->attr.mode = st->st_mode;
+	if (valid & FS_SET_UID)
+		c->attr.uid = st->st_uid;
+	if (valid & FS_SET_GID)
+		c->attr.gid = st->st_gid;
+	if (valid & (FS_SET_ATIME | FS_SET_ATIME_NOW)) {
+		c->attr.atime = st->st_atim.tv_sec * 1000000000ll + st->st_atim.tv_nsec;
+		old &= ~(uint32_t)(FS_SET_ATIME | FS_SET_ATIME_NOW);
+	}
+	if (valid & (FS_SET_MTIME | FS_SET_MTIME_NOW)) {
+		c->attr.mtime = st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec;
+		old &= ~(uint32_t)(FS_SET_MTIME | FS_SET_MTIME_NOW);
+	}
+	c->m.setattr.valid = old | ((uint32_t)valid & SET_HERE);
+}
+
+/*
+ * With inode.lock. What unpacks an archive sets times, owner and mode one after the other: that is one change while the first is not sent yet and nothing else of the file is queued
+ * behind it. (The server sets owner, mode, times in that order; an owner set after a mode takes set-id bits away, so that one is not put together.)
+ */
+static bool set_joins(struct inode *ino, const struct call *c, const struct stat *st, int valid)
+{
+	struct call *k = ino->set_call;
+	struct inode *v[1] = {ino};
+
+	if (!k || k->number != ino->pend || k->cred.uid != c->cred.uid || k->cred.gid != c->cred.gid || k->cred.pid != c->cred.pid ||
+		((k->m.setattr.valid & FS_SET_MODE) && (valid & (FS_SET_UID | FS_SET_GID))))
+		return false;
+	if (!dirq_change_begin(k))
+		return false;
+	set_fill(k, st, valid);
+	dirq_change_end(k, v, 1);
+	return true;
+}
+
 bool here_setattr(fuse_req_t req, struct inode *ino, const struct stat *st, int valid)
 {
 	struct fs *fs = fuse_req_userdata(req);
@@ -528,7 +576,7 @@ bool here_setattr(fuse_req_t req, struct inode *ino, const struct stat *st, int 
 	struct server *s;
 	struct stat guess;
 	struct call *c;
-	bool done;
+	bool done, joined = false;
 
 	/* FUSE says with FH, LOCKOWNER and CTIME nothing that we need */
 	if (session_resent() || (valid & FS_SET_SIZE) || !(valid & SET_HERE) || ino->pnode || !dirq_allows(ino, who->uid, who->gid) || !lease_has(ino, WRITE))
@@ -541,26 +589,25 @@ bool here_setattr(fuse_req_t req, struct inode *ino, const struct stat *st, int 
 		return true;
 	c->m.setattr.cred = &c->cred;
 	c->handle = &c->m.setattr.handle;
-	c->m.setattr.valid = (uint32_t)valid & SET_HERE;
-	c->attr.mode = st->st_mode;
-	c->attr.uid = st->st_uid;
-	c->attr.gid = st->st_gid;
-	c->attr.atime = st->st_atim.tv_sec * 1000000000ll + st->st_atim.tv_nsec;
-	c->attr.mtime = st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec;
+	set_fill(c, st, valid);
 	c->m.setattr.attr = &c->attr;
 	pthread_mutex_lock(&ino->lock);
 	done = guess_begin(ino) && may_set(ino, who, valid);
 	if (done) {
 		guess_set(&ino->guess, st, valid);
 		guess = ino->guess;
+		joined = set_joins(ino, c, st, valid);
+	}
+	if (done && !joined) {
+		ino->set_call = c;
 		dirq_put(c, v, 1);
 		ino->set_pend = ino->pend;
 	}
 	pthread_mutex_unlock(&ino->lock);
-	if (!done) {
+	if (!done || joined)
 		call_drop(c);
+	if (!done)
 		return false;
-	}
 	fuse_reply_attr(req, &guess, 0);
 	dirq_kick(s, false);
 	return true;
@@ -573,19 +620,21 @@ bool here_close(struct fs *fs, struct stream *st)
 	struct inode *ino = st->ino;
 	struct server *s = ino->dom->server;
 	struct call *c;
-	bool done;
+	bool behind, any;
 
 	pthread_mutex_lock(&ino->lock);
-	done = st->open == STREAM_UNBORN || dirq_pending(ino);
+	behind = st->open == STREAM_UNBORN || dirq_pending(ino);
+	/* nobody waits for the others either, unless another node is about the file, which is not to find it open here */
+	any = !st->dir && !ino->dom->home && atomic_load(&s->leasing) && !(ino->taken_at && clock_boot_ns() - ino->taken_at < FOREIGN_NS);
 	pthread_mutex_unlock(&ino->lock);
-	if (!done)
+	if (!behind && !any)
 		return false;
 	c = call_new(fs, NULL, FS_CLOSE, inode_hold(fs, ino), NULL);
 	if (!c)
 		abort();
 	call_stream(c, st, &c->m.close.open);
 	pthread_mutex_lock(&ino->lock);
-	dirq_put(c, &ino, 1);
+	dirq_put(c, &ino, behind); /* of one behind nothing nobody needs to wait for the end */
 	pthread_mutex_unlock(&ino->lock);
 	dirq_kick(s, false);
 	return true;

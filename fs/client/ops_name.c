@@ -157,6 +157,21 @@ static bool gone_sure(const struct call *c, int i, struct inode *dir)
 	return r;
 }
 
+/* c has taken its name out of the directory, or tried to. When no other change of ours began meanwhile, and none of others was told, the name is not there any more. */
+static void name_removed(struct call *c, bool gone)
+{
+	uint64_t was = c->seq;
+
+	if (!gone || !gone_sure(c, 0, c->ino) || !atomic_compare_exchange_strong(&c->ino->changes, &was, was + 1)) {
+		name_changes(c->ino, c->m.remove.name);
+		return;
+	}
+	pthread_mutex_lock(&c->ino->lock);
+	if (c->ino->lease & SPRITE__FS__LEASE_BITS__LEASE_NAMES)
+		names_set(c->ino, c->m.remove.name, 0);
+	pthread_mutex_unlock(&c->ino->lock);
+}
+
 /* The link count of what lost its name is not what is remembered; when it is not sure what that was, no file's is. */
 void ops_gone(struct call *c, bool sure)
 {
@@ -176,7 +191,10 @@ static void change_done(struct call *c, int err, struct rpc_msg *out)
 
 	ahead_cost(c, AHEAD_WRITE);
 	/* who looked it up while it was under way may have been told what was before */
-	name_changes(c->ino, c->op == FS_REMOVE ? c->m.remove.name : c->m.rename.name);
+	if (c->op == FS_REMOVE)
+		name_removed(c, !err);
+	else
+		name_changes(c->ino, c->m.rename.name);
 	if (c->ino2)
 		name_changes(c->ino2, c->m.rename.to_name);
 	if (!err) {

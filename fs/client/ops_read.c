@@ -3,8 +3,8 @@
  * read(2), and what is read ahead of it.
  *
  * A small read that has to ask fetches the whole block (64 KiB) that it lies in; what the kernel was not given of it waits in blocks.h for its next
- * read there. Large ones, by which the kernel reads ahead itself, go past. That costs a random reader of a file that does not fit, so there it is done only
- * as long as it pays.
+ * read there; of a file that fits, and is read here and there for longer, some blocks at once, which cost little more than one. Large ones, by which the kernel reads ahead itself,
+ * go past. That costs a random reader of a file that does not fit, so where it is more than twice as large as all of the cache it is done only as long as it pays.
  *
  * Invariants: a block is put, used and dropped under inode.lock. It is put only by a reply that granted DATA (so what it says is of after that grant) under a
  * seq that no recall has overtaken, and only if no change of ours to the file was under way since it was asked for; it is used only under DATA, and not while something is
@@ -21,6 +21,8 @@
 #define DATA	   SPRITE__FS__LEASE_BITS__LEASE_DATA
 #define AROUND_MAX (16u << 10) /* larger reads are not small */
 #define TRIES	   64	       /* blocks of a large file that are fetched before it is asked whether they were used */
+#define WIDE	   (4 * BLOCK_SIZE)
+#define WIDE_AFTER 16	       /* blocks fetched one by one */
 
 uint64_t read_mark(struct fs *fs)
 {
@@ -188,8 +190,8 @@ static bool read_here(struct fs *fs, fuse_req_t req, struct inode *ino, size_t s
 	return r;
 }
 
-/* Is the block around a small read worth fetching? */
-static bool worth_around(struct fs *fs, struct inode *ino)
+/* So much around a small read is worth fetching: 0: nothing. */
+static uint64_t worth_around(struct fs *fs, struct inode *ino)
 {
 	unsigned asked = atomic_load(&ino->blocks.asked), served = atomic_load(&ino->blocks.served);
 	uint64_t size;
@@ -197,14 +199,16 @@ static bool worth_around(struct fs *fs, struct inode *ino)
 	pthread_mutex_lock(&ino->lock);
 	size = (uint64_t)ino->attr.st_size;
 	pthread_mutex_unlock(&ino->lock);
-	return size <= fs->blocks.bound || asked < TRIES || served > asked / 2;
+	if (size <= fs->blocks.bound)
+		return asked < WIDE_AFTER ? BLOCK_SIZE : WIDE;
+	return size <= 2 * fs->blocks.bound || asked < TRIES || served > asked / 2 ? BLOCK_SIZE : 0;
 }
 
 static void op_read(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct fs *fs = fuse_req_userdata(req);
 	struct inode *ino = inode_get(fs, id);
-	uint64_t begin = (uint64_t)off, end;
+	uint64_t begin = (uint64_t)off, end, around;
 	struct call *c;
 
 	if (size > FS_IO_MAX)
@@ -227,9 +231,10 @@ static void op_read(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struc
 		c->m.read.cred = &c->cred;
 	}
 	end = begin + size;
-	if (size <= AROUND_MAX && !ino->dom->home && worth_around(fs, ino)) {
-		begin -= begin % BLOCK_SIZE;
-		end += (BLOCK_SIZE - end % BLOCK_SIZE) % BLOCK_SIZE;
+	around = size <= AROUND_MAX && !ino->dom->home ? worth_around(fs, ino) : 0;
+	if (around) {
+		begin -= begin % around;
+		end += (around - end % around) % around;
 	}
 	c->mark = read_mark(fs);
 	c->off = off;

@@ -10,6 +10,7 @@
  * libfuse's lock of the request, so it only links; the ticker does the rest. A request that is in fs.parked_intr is not freed while fs.wait_lock is held.
  */
 #include "fs/client/client.h"
+#include <linux/fuse.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -85,6 +86,20 @@ void park_take(struct list *to, struct list *waiters)
 	list_each(p, waiters, link)
 		p->waits = false;
 	list_splice_tail(to, waiters);
+}
+
+void park_take_reads(struct list *to, struct list *waiters, uint64_t node)
+{
+	struct parked *p, *next;
+
+	list_each_safe(p, next, waiters, link) {
+		const struct fuse_in_header *h = (const void *)p->bytes;
+
+		if (h->opcode != FUSE_READ || h->nodeid != node)
+			continue;
+		p->waits = false;
+		list_move_tail(to, &p->link);
+	}
 }
 
 void park_again(struct fs *fs, struct list *parked)

@@ -167,8 +167,10 @@ void server_note(struct server *s)
 
 void server_note_recall(struct server *s)
 {
+	pthread_mutex_lock(&s->lock); /* of two the later has the higher */
 	if (kept_server(s))
 		atomic_store(&kept_server(s)->recalled_seq, atomic_load(&s->recalled_seq));
+	pthread_mutex_unlock(&s->lock);
 }
 
 /* With fs.table_lock. The server of that name and address; a moved one is a new one. */

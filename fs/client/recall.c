@@ -7,6 +7,9 @@
  * The kernel is told by as many threads as there are recalls at once: one of them may wait in the kernel for a page that is locked by a READ or WRITE of ours, which the server
  * answers when somebody else has acknowledged; no recall may wait for another one's page.
  *
+ * One at a time that will most likely wait for nothing (recall_is_quick()) is done at once by the thread of rpc that received it: two threads less are woken. Should it have to wait
+ * all the same, rpc has another thread.
+ *
  * No two nodes wait for each other so. Of a file at most one node writes through a description that caches pages (whoever opens it after him for writing is told that it is
  * shared), and that WRITE holds the page of its last bytes; a READ is answered at once while its client owes an acknowledgement (consist.h, rule 6); pages of a mapping are
  * taken by the server without waiting (WriteReq.mapped; rule 9).
@@ -84,6 +87,7 @@ void recall_noted(struct fs *fs)
 
 #define INVAL_US 200
 #define SETTLE_NS    2000000000ull
+#define SETTLE_FEW   4
 #define INVAL_ALL_US 500000 /* for all of a recall; then a count of look-ups is mistaken, not the kernel late */
 
 /*
@@ -126,6 +130,8 @@ static void recall_run(struct fs *fs, struct recall *r)
 	uint64_t all = 0, until;
 	size_t i;
 
+	for (i = 0; r->s && i < r->n && i < SETTLE_FEW; i++) /* of many few can have been closed in this moment */
+		stream_settle(fs, r->of[i].ino);
 	for (i = 0; r->s && i < r->n; i++) /* all are on their way before one is waited for */
 		if (r->of[i].bits & (WRITE | DATA))
 			wb_flush_start(fs, r->of[i].ino);
@@ -140,8 +146,10 @@ static void recall_run(struct fs *fs, struct recall *r)
 	/* for all of an event together, well below the time for an acknowledgement; pages without a lease are to go soon */
 	until = clock_boot_ns() + (r->s ? SETTLE_NS : SETTLE_NS / 40);
 	for (i = 0; i < r->n; i++)
-		if ((r->of[i].bits & DATA) && (r->s || r->of[i].bits == DATA)) /* not when leases have run out */
+		if ((r->of[i].bits & DATA) && (r->s || r->of[i].bits == DATA)) { /* not when leases have run out */
+			ahead_reads_go(fs, r->of[i].ino);
 			read_settle(fs, r->of[i].ino, until);
+		}
 	for (i = 0; i < r->n; i++) {
 		kernel_drop(fs, r->of[i].ino, r->of[i].bits, &left);
 		all |= r->of[i].bits;
@@ -243,17 +251,43 @@ static void recall_queue(struct fs *fs, struct recall *r)
 	pthread_mutex_unlock(&fs->recall_lock);
 }
 
-/* On the events thread. */
-void lease_recall(struct server *s, const Sprite__Fs__Event *ev)
+/* Nothing here is to be sent or waited for. */
+static bool recall_is_quick(struct fs *fs, const struct recall *r)
+{
+	struct inode *ino;
+	bool quick;
+
+	if (r->n > 1)
+		return false;
+	if (!r->n)
+		return true;
+	ino = r->of[0].ino;
+	pthread_mutex_lock(&ino->lock);
+	quick = list_empty(&ino->dirty) && list_empty(&ino->flying) && !dirq_pending(ino) && !ino->nreads[0] && !ino->nreads[1] && !atomic_load(&ino->reads_parked) &&
+		(!(r->of[0].bits & ATTR) || !atomic_load(&fs->local_streams) || list_empty(&ino->streams));
+	pthread_mutex_unlock(&ino->lock);
+	return quick;
+}
+
+static void seq_is(struct server *s, uint64_t seq)
+{
+	uint64_t was = atomic_load(&s->recalled_seq);
+
+	while (was < seq && !atomic_compare_exchange_weak(&s->recalled_seq, &was, seq))
+		;
+}
+
+/* On a thread of rpc; perhaps several at a time. */
+void lease_recall(struct server *s, const Sprite__Fs__Event *ev, struct rpc_stream *stream)
 {
 	struct recall *all = recall_new(s, ev->id, ev->n_recalls);
 	struct fs *fs = s->fs;
+	bool at_once;
 	size_t i;
 
 	/* before inodes are looked for: one that is made after this compares itself with it */
 	for (i = 0; i < ev->n_recalls; i++)
-		if (ev->recalls[i]->lease_seq > atomic_load(&s->recalled_seq))
-			atomic_store(&s->recalled_seq, ev->recalls[i]->lease_seq);
+		seq_is(s, ev->recalls[i]->lease_seq);
 	server_note_recall(s);
 	atomic_fetch_add(&fs->recalls, ev->n_recalls);
 	for (i = 0; i < ev->n_recalls; i++) {
@@ -266,7 +300,15 @@ void lease_recall(struct server *s, const Sprite__Fs__Event *ev)
 		recall_add(all, ino, r->bits);
 	}
 	recall_noted(fs);
-	recall_queue(fs, all);
+	at_once = recall_is_quick(fs, all) && !atomic_exchange(&fs->recall_at_once, true);
+	if (!at_once) {
+		recall_queue(fs, all);
+		return;
+	}
+	rpc_stream_leave(stream);
+	recall_run(fs, all);
+	recall_free(fs, all);
+	atomic_store(&fs->recall_at_once, false);
 }
 
 void recall_drop(struct fs *fs, struct inode *ino, uint64_t bits)

@@ -37,7 +37,7 @@
 #define BUFFER	   ((1u << 20) + 8192u)
 #define RESERVE	   128u /* before it, for what is said of data that stay there: struct kept_chunk */
 #define THREADS	   4
-#define READ_AHEAD_KB 1024u
+#define READ_AHEAD_KB 4096u /* several READs of 1 MiB are under way then: the server reads one, encrypts one, we decrypt one */
 #define SPARE	   16
 #define SETTLE_US  200
 #define SETTLE_TRIES 5000

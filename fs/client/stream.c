@@ -15,6 +15,7 @@
 #include "fs/client/kept.h"
 
 #define YOUNG_NS 150000000ull
+#define RELEASE_NS 5000000ull /* a RELEASE comes that long after the FLUSH before it, at most; else another descriptor has it open */
 
 /* Takes over a reference of ino. open 0: open here only. */
 struct stream *stream_new(struct fs *fs, struct inode *ino, uint64_t open, int flags, bool dir, const struct fuse_ctx *who)
@@ -334,6 +335,46 @@ static void stream_opened(struct fs *fs, struct stream *st, uint64_t open, bool 
 		stream_close_id(fs, inode_hold(fs, st->ino), open, false, 0);
 }
 
+/* With inode.lock. */
+static bool is_closing(struct inode *ino)
+{
+	uint64_t now = clock_boot_ns();
+	struct stream *st;
+
+	list_each(st, &ino->streams, link)
+		if (!st->released && st->flushed && now - st->flushed < RELEASE_NS)
+			return true;
+	return false;
+}
+
+/*
+ * close(2) has returned with FLUSH, and who closed goes on; RELEASE comes by itself. What another node asks for in between would find a file open that nobody has any more: it would
+ * be opened at the server for a reader, and be held to be written by a writer. So those are waited for.
+ */
+void stream_settle(struct fs *fs, struct inode *ino)
+{
+	uint64_t until = clock_boot_ns() + RELEASE_NS;
+	struct timespec ts;
+	bool closing;
+
+	pthread_mutex_lock(&fs->recall_lock);
+	for (;;) {
+		pthread_mutex_lock(&ino->lock);
+		closing = is_closing(ino);
+		pthread_mutex_unlock(&ino->lock);
+		if (!closing || clock_boot_ns() >= until)
+			break;
+		clock_gettime(CLOCK_MONOTONIC, &ts);
+		ts.tv_nsec += 1000000;
+		if (ts.tv_nsec >= 1000000000) {
+			ts.tv_sec++;
+			ts.tv_nsec -= 1000000000;
+		}
+		pthread_cond_timedwait(&fs->wb_cond, &fs->recall_lock, &ts);
+	}
+	pthread_mutex_unlock(&fs->recall_lock);
+}
+
 void stream_release(struct fs *fs, struct stream *st, bool unlock, uint64_t owner)
 {
 	uint64_t open;
@@ -360,6 +401,9 @@ void stream_release(struct fs *fs, struct stream *st, bool unlock, uint64_t owne
 	else if (open)
 		stream_close(fs, st);
 	stream_put(fs, st);
+	pthread_mutex_lock(&fs->recall_lock);
+	pthread_cond_broadcast(&fs->wb_cond);
+	pthread_mutex_unlock(&fs->recall_lock);
 }
 
 static void open_fill(struct stream *st, Sprite__Fs__OpenReq *m, Sprite__Fs__Cred *cred)

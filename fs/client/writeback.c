@@ -32,6 +32,7 @@
 #define FLYING_MAX     4
 #define FLUSH_AFTER_NS 2000000000ull
 #define DIRTY_PART     4	     /* so large a part of cache_mb may be unsent, of all files; beyond it writers wait for their own chunk */
+#define DIRTY_MOST     (64u << 20)   /* or so much: a recall has to send it within a lease term */
 #define SPACE_MIN      (512ull << 20)
 #define QUEUE_MAX      (64u << 10)   /* chunks up to this size follow what is queued for their file in its batch */
 #define MANY_MAX       (16u << 10)   /* chunks up to this size go in batches when others of their file are under way */
@@ -191,7 +192,7 @@ static void chunk_done(struct call *c, int err, struct rpc_msg *out)
 	if (!err && (rep->lease & SPRITE__FS__LEASE_BITS__LEASE_DATA))
 		chunk_keep(k, rep, mark);
 	chunk_answer(k, err);
-	if (close_id)
+	if (close_id && (k->st->unlock || !here_close(fs, k->st)))
 		stream_close(fs, k->st);
 	pthread_mutex_lock(&fs->recall_lock);
 	pthread_cond_broadcast(&fs->wb_cond);
@@ -472,9 +473,9 @@ bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data
 {
 	struct inode *ino = st->ino;
 	struct chunk *k;
-	bool full = atomic_load(&fs->dirty_bytes) > fs->conf->cache_bytes / DIRTY_PART, first, waits, fresh, within;
+	uint64_t most = fs->conf->cache_bytes / DIRTY_PART < DIRTY_MOST ? fs->conf->cache_bytes / DIRTY_PART : DIRTY_MOST, key;
+	bool full = atomic_load(&fs->dirty_bytes) > most, first, waits, fresh, within;
 	struct keep *taken;
-	uint64_t key;
 	int err;
 
 	if (!len || st->direct || !ino->dom || atomic_load(&ino->dom->full))
@@ -544,14 +545,14 @@ bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data
 	if (waits)
 		ino->wb_urgent = true;
 	pthread_mutex_unlock(&ino->lock);
-	/* k may be gone as soon as it is sent, and the stream when the writer is answered: so that comes last */
+	/* k may be gone as soon as it is sent, and the stream when the writer is answered */
 	if (first)
 		wb_remember(fs, ino);
-	wb_kick(fs, ino);
-	if (!waits) {
+	if (!waits) { /* before it is sent: he fills the next one while this one is encrypted */
 		fuse_reply_write(req, len);
 		keep_free(taken);
 	}
+	wb_kick(fs, ino);
 	return true;
 }
 
