@@ -41,12 +41,13 @@ say(page(f, 1) == b"", "nothing is left of what was emptied")
 PY
 sh_on ws2 "python3 -c 'for n in range(256): print(\"%04d\" % n * 1024, end=\"\")' >$D/f"
 coproc A { "$BIN/sprite-lab" exec ws1 -- python3 -c "$(cat "$TMP/around.py")" $D/f; }
+exec {from}<&"${A[0]}" {to}>&"${A[1]}" # bash forgets A when it has ended
 turns=0
-while read -r -u "${A[0]}" line; do
+while read -r -u $from line; do
 	case $line in
 	turn)	turns=$((turns + 1))
 		if [ $turns = 1 ]; then sh_on ws2 "head -c 4096 /dev/zero | tr '\0' w | dd of=$D/f conv=notrunc status=none"; else sh_on ws2 "truncate -s $((240 * 4096)) $D/f"; fi
-		echo >&"${A[1]}" ;;
+		echo >&$to ;;
 	"not ok"*) echo "$line"; FAILED=1 ;;
 	*)	echo "$line" ;;
 	esac
