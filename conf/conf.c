@@ -53,6 +53,7 @@ static const struct conf_key fsd_keys[] = {
 	{0},
 };
 static const struct conf_key fs_keys[] = {
+	KEY("listen", pipe_listen, conf_read_addrs, .offset2 = offsetof(struct conf, pipe_nlisten), .max = CONF_PIPE_PORT),
 	KEY("cache_mb", cache_bytes, conf_read_u64, .min = 1, .max = 1 << 20, .scale = 1 << 20),
 	{0},
 };
@@ -238,7 +239,7 @@ static int defaults(struct conf *c)
 	if (set_string(&c->mount, "/sprite") || set_string(&c->run_dir, "/run/sprite") || set_string(&c->state_dir, "/var/lib/sprite") ||
 		set_string(&c->guest_network, "none") || set_string(&c->imports, "all") || set_string(&c->exports_of, "all"))
 		return -ENOMEM;
-	if (default_listen(&c->fs_listen, &c->fs_nlisten, c->name, CONF_FS_PORT) ||
+	if (default_listen(&c->fs_listen, &c->fs_nlisten, c->name, CONF_FS_PORT) || default_listen(&c->pipe_listen, &c->pipe_nlisten, c->name, CONF_PIPE_PORT) ||
 		default_listen(&c->mig_listen, &c->mig_nlisten, c->name, CONF_MIG_PORT))
 		return -ENOMEM;
 	if ((!c->fs_servers && !(c->fs_servers = strings(NULL))) || (!c->cpu_hide && !(c->cpu_hide = strings(NULL))))
@@ -276,6 +277,7 @@ void conf_free(struct conf *c)
 	free_exports(c->exports, c->nexports);
 	free_strings(c->fs_servers);
 	free(c->mig_listen);
+	free(c->pipe_listen);
 	free(c->guest_network);
 	free(c->imports);
 	free(c->exports_of);

@@ -15,6 +15,9 @@
 #define CONF_EXIT	  78 /* EX_CONFIG of sysexits.h */
 #define CONF_FS_PORT	  7700
 #define CONF_MIG_PORT	  7701
+#define CONF_PIPE_PORT	  7702
+
+#define CONF_ADDR_MAX	  272 /* an address as text, with its NUL */
 
 struct conf_addr {
 	char host[256]; /* name or numeric address; IPv6 without brackets */
@@ -51,6 +54,8 @@ struct conf {
 	char **fs_servers; /* root server only: hosts that may add domains of their own besides /hosts/<name>; NULL-terminated */
 
 	/* spritefs */
+	struct conf_addr *pipe_listen; /* where other hosts' spritefs bring bytes of named pipes */
+	size_t pipe_nlisten;
 	uint64_t cache_bytes; /* bound of the client's data cache, bytes */
 
 	/* migd */

@@ -417,6 +417,44 @@ int tls_self_check(struct rpc_tls *t, struct error *e)
 	return r;
 }
 
+/* ---- for connections without gRPC ---- */
+int tls_judge(struct rpc_tls *t, X509 *x, bool server, const char *host, struct error *e)
+{
+	if (!x)
+		return error_set(e, EACCES, "no certificate that can be read");
+	if (judge(t, x, server ? X509_PURPOSE_SSL_SERVER : X509_PURPOSE_SSL_CLIENT, host, e) < 0 && !server)
+		warn_refused(t, e->text);
+	return -e->code;
+}
+
+void tls_files(const struct rpc_tls *t, const char **cert, const char **key)
+{
+	*cert = t->cert;
+	*key = t->key;
+}
+
+bool tls_name(X509 *x, char *name, size_t size)
+{
+	GENERAL_NAMES *names = X509_get_ext_d2i(x, NID_subject_alt_name, NULL, NULL);
+	bool found = false;
+	int i;
+
+	for (i = 0; names && i < sk_GENERAL_NAME_num(names) && !found; i++) {
+		GENERAL_NAME *g = sk_GENERAL_NAME_value(names, i);
+		int len = g->type == GEN_DNS ? ASN1_STRING_length(g->d.dNSName) : 0;
+
+		if (g->type != GEN_DNS)
+			continue;
+		if (len <= 0 || (size_t)len >= size || memchr(ASN1_STRING_get0_data(g->d.dNSName), 0, (size_t)len))
+			break; /* as in tls_peer() */
+		memcpy(name, ASN1_STRING_get0_data(g->d.dNSName), (size_t)len);
+		name[len] = 0;
+		found = true;
+	}
+	GENERAL_NAMES_free(names);
+	return found;
+}
+
 static int read_key(const char *path, EVP_PKEY **out, struct error *e)
 {
 	_cleanup_fclose_ FILE *f = fopen(path, "re");

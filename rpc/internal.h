@@ -15,6 +15,7 @@
 #include <grpc/grpc_security.h>
 #include <grpc/byte_buffer.h>
 #include <grpc/support/alloc.h>
+#include <openssl/x509.h>
 #include "rpc/rpc.h"
 
 #define RPC_VERSION	1
@@ -132,6 +133,11 @@ grpc_channel_credentials *tls_channel_creds(struct rpc_tls *t);
 grpc_server_credentials *tls_server_creds(struct rpc_tls *t);
 /* The first DNS name in the caller's certificate, after looking whether that is still to be believed. -EACCES with the reason. */
 int tls_peer(struct rpc_tls *t, grpc_call *call, char *name, size_t size, struct error *e);
+/* Is the certificate of a server of that name, or of any client, to be believed? -EACCES with the reason. */
+int tls_judge(struct rpc_tls *t, X509 *x, bool server, const char *host, struct error *e);
+void tls_files(const struct rpc_tls *t, const char **cert, const char **key);
+/* Its first DNS name; false: none that may be. */
+bool tls_name(X509 *x, char *name, size_t size);
 /* Would others believe our own certificate? -EACCES with the reason. */
 int tls_self_check(struct rpc_tls *t, struct error *e);
 enum tls_refusal {

@@ -2,7 +2,7 @@
 /*
  * The control socket: JSON lines of rpc/local.h.
  *
- *	{"verb": "status"}	what this mount is and how it does: {"mount", "prefix", "pid", "attached", "servers": [...], "ops": {...}}
+ *	{"verb": "status"}	what this mount is and how it does: {"mount", "prefix", "pid", "attached", "servers": [...], "ops": {...}, "pipes": {...}}
  *	{"verb": "elect", "office": ..., "value": ..., "term": N, "holding": BOOL, "resign": BOOL}   (root only) an election on the root server:
  *				{"holder", "value", "term", "you", "ttl_ms"}; at most a second
  *	{"verb": "pipe", "do": "known"|"hold"|"unhold"|"pledge"|"take", "pid", "fd", "token", "r", "w"}   (root only) see pipe_agent.h
@@ -44,6 +44,14 @@ static json_t *servers_json(struct fs *fs)
 	return a;
 }
 
+static json_t *pipes_json(struct fs *fs)
+{
+	uint64_t n[2];
+
+	pipe_agent_carried(fs, n);
+	return json_pack("{s:I,s:I}", "by_server", (json_int_t)n[0], "direct", (json_int_t)n[1]);
+}
+
 static void status(struct fs *fs, struct local_conn *c)
 {
 	json_t *batched = json_object();
@@ -52,12 +60,12 @@ static void status(struct fs *fs, struct local_conn *c)
 	pthread_mutex_lock(&fs->wait_lock);
 	attached = fs->root->dom->attached;
 	pthread_mutex_unlock(&fs->wait_lock);
-	local_ok(c, json_pack("{s:s,s:s,s:i,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o,s:o,s:o}", "mount", fs->mount, "prefix", fs->prefix, "pid", (int)getpid(), "attached",
+	local_ok(c, json_pack("{s:s,s:s,s:i,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o,s:o,s:o,s:o}", "mount", fs->mount, "prefix", fs->prefix, "pid", (int)getpid(), "attached",
 			    attached, "restarts", (json_int_t)keep_head()->restarts, "inodes", (json_int_t)inode_count(fs), "calls", (json_int_t)fs->calls,
 			    "retries", (json_int_t)fs->retries, "recalls", (json_int_t)fs->recalls, "epochs", (json_int_t)fs->epochs, "local_opens",
 			    (json_int_t)fs->local_opens, "local_lookups", (json_int_t)fs->local_lookups, "local_listings", (json_int_t)fs->local_listings, "local_absent",
 			    (json_int_t)fs->local_absent, "local_attrs", (json_int_t)fs->local_attrs, "dirty_bytes", (json_int_t)fs->dirty_bytes,
-			    "servers", servers_json(fs), "ops", ops_json(fs, batched), "batched", batched));
+			    "servers", servers_json(fs), "ops", ops_json(fs, batched), "batched", batched, "pipes", pipes_json(fs)));
 }
 
 static void row(void *arg, const struct pnode *p, const char *path)

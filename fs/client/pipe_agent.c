@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The pipe agent's thread: openers, messages of the hub, what is due. See pipe_int.h for its parts.
+ * The pipe agent's thread: openers, messages of the hub and of connections, what is due. See pipe_int.h for its parts.
  *
  * `openers` are those between the GETATTR and the end of their open: an opener that waits to read is answered when the hub's bytes are in their place.
  */
-#include "fs/client/pipe_agent.h"
+#include "fs/client/pipe_wire.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -12,11 +12,11 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
-#include "fs/client/pipe_int.h"
 
 static pthread_mutex_t start_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -122,6 +122,7 @@ void fifo_free(struct agent *a, struct fifo *f)
 	struct list *l;
 
 	end_close(f);
+	path_forget(a, f);
 	guard_close(f);
 	kept_close(f);
 	claims_free(f);
@@ -234,9 +235,22 @@ static void on_unknown(struct hub *h, const Sprite__Fs__PipeMsg *m)
 {
 	Sprite__Fs__PipeMsg no = SPRITE__FS__PIPE_MSG__INIT;
 
-	if (m->kind != SPRITE__FS__PIPE_MSG__KIND__ROLE && m->kind != SPRITE__FS__PIPE_MSG__KIND__RELEASE)
+	switch (m->kind) {
+	case SPRITE__FS__PIPE_MSG__KIND__ROLE:
+		no.kind = SPRITE__FS__PIPE_MSG__KIND__REPORT;
+		break;
+	case SPRITE__FS__PIPE_MSG__KIND__RELEASE:
+		no.kind = SPRITE__FS__PIPE_MSG__KIND__RELEASED;
+		break;
+	case SPRITE__FS__PIPE_MSG__KIND__PATH:
+		no.kind = m->role == SINK ? SPRITE__FS__PIPE_MSG__KIND__SETTLED : SPRITE__FS__PIPE_MSG__KIND__SETTLE;
+		break;
+	case SPRITE__FS__PIPE_MSG__KIND__SETTLE:
+		no.kind = SPRITE__FS__PIPE_MSG__KIND__SETTLED;
+		break;
+	default:
 		return;
-	no.kind = m->kind == SPRITE__FS__PIPE_MSG__KIND__ROLE ? SPRITE__FS__PIPE_MSG__KIND__REPORT : SPRITE__FS__PIPE_MSG__KIND__RELEASED;
+	}
 	no.handle = m->handle;
 	no.id = m->id;
 	no.token = m->token;
@@ -270,7 +284,15 @@ static void on_message(struct agent *a, struct hub *h, struct rpc_msg *in)
 	case SPRITE__FS__PIPE_MSG__KIND__ROLE:
 		on_role(a, f, m);
 		break;
+	case SPRITE__FS__PIPE_MSG__KIND__PATH:
+		path_offered(a, f, m);
+		break;
+	case SPRITE__FS__PIPE_MSG__KIND__SETTLE:
+		path_settle(a, f, m);
+		break;
 	case SPRITE__FS__PIPE_MSG__KIND__DATA:
+		if (f->path.used) /* none comes as long as it is not settled */
+			path_stop(a, f);
 		b = f->role == SINK ? malloc(sizeof(*b) + in->bulk_len) : NULL;
 		if (!b)
 			break; /* the hub has it still */
@@ -317,6 +339,7 @@ static void on_down(struct agent *a, struct hub *h)
 		if (f->hub != h)
 			continue;
 		end_leave(a, f);
+		path_forget(a, f);
 		f->unacked = f->done = 0;
 		f->silent = false;
 		kept_close(f);
@@ -327,33 +350,6 @@ static void on_down(struct agent *a, struct hub *h)
 }
 
 /* ---- after a spritefs that was killed ---- */
-
-/* The FIFO behind a descriptor of a process, with a reference. -EOPNOTSUPP: it is not one of ours, or not bridged. */
-static int fifo_behind(struct fs *fs, pid_t pid, int num, struct inode **out)
-{
-	struct {
-		struct file_handle h;
-		uint32_t id[8];
-	} fh = {.h = {.handle_bytes = sizeof(fh.id)}};
-	struct statx ours, theirs;
-	char path[64];
-	int id;
-
-	snprintf(path, sizeof(path), "/proc/%d/fd/%d", pid, num);
-	_cleanup_close_ int fd = open(path, O_PATH | O_CLOEXEC);
-
-	if (fd < 0 || statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &theirs) || statx(AT_FDCWD, fs->mount, AT_STATX_DONT_SYNC, STATX_TYPE, &ours))
-		return -errno;
-	if (theirs.stx_dev_major != ours.stx_dev_major || theirs.stx_dev_minor != ours.stx_dev_minor || !S_ISFIFO(theirs.stx_mode))
-		return -EOPNOTSUPP;
-	if (name_to_handle_at(fd, "", &fh.h, &id, AT_EMPTY_PATH))
-		return -errno;
-	*out = inode_get(fs, (uint64_t)fh.id[0] << 32 | fh.id[1]); /* cannot be forgotten while fd is open */
-	if ((*out)->dom && !(*out)->dom->home)
-		return 0;
-	inode_put(fs, *out);
-	return -EOPNOTSUPP;
-}
 
 static void look(struct agent *a)
 {
@@ -402,6 +398,9 @@ static void mail_handle(struct agent *a, struct mail *m)
 	case MAIL_FOUND:
 		claim_found(a, m->ino, m->keep);
 		break;
+	case MAIL_WIRE:
+		wire_mail(a, m->wire, m->raw);
+		break;
 	}
 	free(m);
 }
@@ -433,15 +432,26 @@ static int due(struct agent *a)
 		list_each(o, &f->openers, link)
 			if (o->req && now - o->since > ANSWER_NS && !f->hub->stream)
 				opener_answer(o);
-		if (f->again && f->again <= now && (f->end >= 0 || f->guard >= 0) && !pipe_pump(a, f))
+		if (f->again && f->again <= now && (f->end >= 0 || f->guard >= 0 || f->put_off) && !pipe_pump(a, f))
 			pipe_report(f, 0);
 		claims_tick(a, f);
 		if (f->again && f->again < next)
 			next = f->again;
 	}
 	last_idle(a);
+	if (a->wires_pending)
+		return 0;
 	now = clock_mono_ns();
 	return next > now ? (int)((next - now) / 1000000) + 1 : 1;
+}
+
+/* Something to read, room, or the other side's end. Said once, but for what a source without a pause has to read. */
+static void fifo_event(struct agent *a, struct fifo *f)
+{
+	if (f->armed & EPOLLONESHOT)
+		f->armed = 0;
+	if (f->end >= 0 && !pipe_pump(a, f))
+		pipe_report(f, 0);
 }
 
 static void *agent_main(void *arg)
@@ -452,16 +462,33 @@ static void *agent_main(void *arg)
 
 	pthread_setname_np(pthread_self(), "pipes");
 	while (!a->fs->stopping) {
+		bool mails = false;
+
+		wires_tick(a);
 		n = epoll_wait(a->epoll, ev, 16, due(a));
 		for (int i = 0; i < n; i++) {
-			struct fifo *f = ev[i].data.ptr;
-
-			if (f && f->end >= 0 && !pipe_pump(a, f))
-				pipe_report(f, 0);
+			if (!ev[i].data.ptr)
+				mails = true;
+			else if (ev[i].data.u64 & EVENT_WIRE)
+				wire_event(a, (struct wire *)(uintptr_t)(ev[i].data.u64 & ~EVENT_WIRE), ev[i].events);
+			else
+				fifo_event(a, ev[i].data.ptr);
 		}
-		mails_handle(a);
+		if (mails)
+			mails_handle(a);
 	}
 	return NULL;
+}
+
+/* Each FIFO may need several. */
+static void descriptors(void)
+{
+	struct rlimit l;
+
+	if (getrlimit(RLIMIT_NOFILE, &l) == 0 && l.rlim_cur < l.rlim_max) {
+		l.rlim_cur = l.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &l);
+	}
 }
 
 static struct agent *agent_start(struct fs *fs)
@@ -471,8 +498,11 @@ static struct agent *agent_start(struct fs *fs)
 
 	if (!a)
 		return NULL;
+	descriptors();
 	a->fs = fs;
 	pthread_mutex_init(&a->lock, NULL);
+	pthread_mutex_init(&a->listen_lock, NULL);
+	list_init(&a->wires);
 	list_init(&a->mails);
 	list_init(&a->fifos);
 	list_init(&a->hubs);
@@ -484,7 +514,7 @@ static struct agent *agent_start(struct fs *fs)
 	return NULL;
 }
 
-static struct agent *agent_of(struct fs *fs)
+struct agent *agent_of(struct fs *fs)
 {
 	struct agent *a;
 
@@ -496,119 +526,13 @@ static struct agent *agent_of(struct fs *fs)
 	return a;
 }
 
-/* ---- the hook ---- */
-
-static void *group_room(void *arg, size_t n)
+void pipe_agent_carried(struct fs *fs, uint64_t n[2])
 {
-	(void)arg;
-	return malloc(n);
-}
-
-/* As the kernel will decide: an opener that is to be refused must not look like one to the others. (An ACL counts as its mask, the group's bits.) */
-static bool may(const struct fuse_ctx *who, const struct stat *st, bool r, bool w)
-{
-	_cleanup_free_ uint32_t *groups = NULL;
-	unsigned need = (r ? 4u : 0) | (w ? 2u : 0), mode = st->st_mode;
-	bool in_group = who->gid == st->st_gid;
-	size_t n = 0;
-
-	if (who->uid == 0)
-		return true;
-	if (who->uid == st->st_uid)
-		return (mode >> 6 & need) == need;
-	if (!in_group && cred_groups(who->pid, &groups, &n, group_room, NULL) == 0)
-		for (size_t i = 0; i < n; i++)
-			in_group |= groups[i] == st->st_gid;
-	return ((in_group ? mode >> 3 : mode) & need) == need;
-}
-
-/* migd opens for a process that moves, which is known otherwise. */
-static bool is_mover(struct fs *fs, pid_t tid)
-{
-	pid_t mover = fs->pipe_mover;
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/%d/task/%d", mover, tid);
-	return mover && access(path, F_OK) == 0;
-}
-
-bool pipe_agent_open(struct fs *fs, fuse_req_t req, int fd, struct inode *ino, const struct stat *st)
-{
-	const struct fuse_ctx *who = fuse_req_ctx(req);
-	struct pipe_proc p;
 	struct agent *a;
-	struct opener *o;
-	struct mail *m;
 
-	if (!ino->dom || ino->dom->home || is_mover(fs, who->pid) || !pipe_proc_opening(who->pid, &p) || !may(who, st, p.r, p.w))
-		return false;
-	a = agent_of(fs);
-	m = a ? calloc(1, sizeof(*m)) : NULL;
-	o = m ? calloc(1, sizeof(*o)) : NULL;
-	if (!o) {
-		free(m);
-		return false;
-	}
-	*o = (struct opener){.who = p, .req = req, .fd = fd, .st = *st};
-	*m = (struct mail){.kind = MAIL_OPEN, .ino = inode_hold(fs, ino), .opener = o};
-	pipe_post(a, m);
-	return true;
-}
-
-/* ---- the control socket, and what a spritefs before us was told by it ---- */
-
-int pipe_agent_resume(struct fs *fs, struct inode *ino, struct keep *k)
-{
-	struct agent *a = agent_of(fs);
-	struct mail *m = a ? calloc(1, sizeof(*m)) : NULL;
-
-	if (!m) {
-		inode_put(fs, ino);
-		return -ENOMEM;
-	}
-	*m = (struct mail){.kind = MAIL_FOUND, .ino = ino, .keep = k};
-	pipe_post(a, m);
-	return 0;
-}
-
-
-void pipe_agent_look(struct fs *fs)
-{
-	struct agent *a = agent_of(fs);
-	struct mail *m = a ? calloc(1, sizeof(*m)) : NULL;
-
-	if (!m)
-		return;
-	m->kind = MAIL_LOOK;
-	pipe_post(a, m);
-}
-
-int pipe_agent_call(struct fs *fs, pid_t caller, enum pipe_verb verb, pid_t pid, int fd, uint64_t token, bool r, bool w)
-{
-	struct pipe_call c = {.verb = verb, .pid = pid, .token = token, .r = r, .w = w, .since = clock_mono_ns()};
-	struct agent *a = agent_of(fs);
-	struct mail *m;
-	int err = 0;
-
-	fs->pipe_mover = caller;
-	if (verb == PIPE_KNOWN || verb == PIPE_HOLD || verb == PIPE_PLEDGE)
-		err = fifo_behind(fs, pid, fd, &c.ino);
-	if (err || verb == PIPE_KNOWN) {
-		if (!err)
-			inode_put(fs, c.ino);
-		return err;
-	}
-	m = a ? calloc(1, sizeof(*m)) : NULL;
-	if (!m) {
-		if (c.ino)
-			inode_put(fs, c.ino);
-		return -ENOMEM;
-	}
-	sem_init(&c.done, 0, 0);
-	*m = (struct mail){.kind = MAIL_CALL, .call = &c};
-	pipe_post(a, m);
-	while (sem_wait(&c.done) && errno == EINTR)
-		;
-	sem_destroy(&c.done);
-	return c.result;
+	pthread_mutex_lock(&start_lock);
+	a = fs->pipes;
+	pthread_mutex_unlock(&start_lock);
+	for (int i = 0; i < 2; i++)
+		n[i] = a ? atomic_load(&a->carried[i]) : 0;
 }

@@ -36,6 +36,8 @@ struct kept_pipe {
 	uint8_t r, w, pledge;
 };
 int pipe_agent_resume(struct fs *fs, struct inode *ino, struct keep *k);
+/* Bytes that were read here for other nodes: by the hub, directly. */
+void pipe_agent_carried(struct fs *fs, uint64_t n[2]);
 /* After a spritefs that was killed: finds out what processes of this node have open, for the hub. */
 void pipe_agent_look(struct fs *fs);
 

@@ -18,6 +18,7 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
+#include "conf/log.h"
 #include "fs/client/pipe_int.h"
 
 #define SHRINK_TRIES 3
@@ -91,6 +92,7 @@ void end_close(struct fifo *f)
 {
 	struct list *l;
 
+	path_stop(f->hub->a, f);
 	if (f->size) { /* the writers go on with the pipe as it was */
 		f->shared = false;
 		source_size(f);
@@ -101,7 +103,7 @@ void end_close(struct fifo *f)
 	if (f->end >= 0)
 		close(f->end); /* epoll forgets it */
 	f->end = -1;
-	f->role = NONE;
+	f->role = f->put_off = NONE;
 	f->again = 0;
 	while ((l = list_pop(&f->out)))
 		free(list_entry(l, struct bytes, link));
@@ -117,12 +119,21 @@ void end_leave(struct agent *a, struct fifo *f)
 	end_close(f);
 }
 
-static void arm(struct agent *a, struct fifo *f, uint32_t events)
+static void arm_as(struct agent *a, struct fifo *f, uint32_t events)
 {
-	struct epoll_event ev = {.events = events | EPOLLONESHOT, .data.ptr = f};
+	struct epoll_event ev = {.events = events, .data.ptr = f};
 
+	if (f->armed == events)
+		return;
 	if (epoll_ctl(a->epoll, EPOLL_CTL_MOD, f->end, &ev) && errno == ENOENT)
 		epoll_ctl(a->epoll, EPOLL_CTL_ADD, f->end, &ev);
+	f->armed = events;
+}
+
+/* Once; the other side's end is told in any case. */
+static void arm(struct agent *a, struct fifo *f, uint32_t events)
+{
+	arm_as(a, f, events | EPOLLONESHOT);
 }
 
 static int end_take(struct fifo *f, int role, int fd)
@@ -132,6 +143,7 @@ static int end_take(struct fifo *f, int role, int fd)
 	f->end = fd;
 	f->role = role;
 	f->size = 0;
+	f->armed = 0;
 	return 0;
 }
 
@@ -166,6 +178,7 @@ static void give_back(struct agent *a, struct fifo *f, bool leaves)
 	struct stack s = {0};
 	int n = 0;
 
+	path_stop(a, f); /* what it has received comes behind this */
 	if (fd < 0 || ioctl(fd, FIONREAD, &n) || !n)
 		return;
 	stack_read(&s, fd, (size_t)n); /* no more than is there now: writers may go on */
@@ -232,12 +245,27 @@ static void share(struct agent *a, struct fifo *f)
 /* A reader that takes small pieces makes room for small pieces: not each is worth a message. */
 static void acknowledge(struct fifo *f)
 {
+	if (f->path.used)
+		path_acknowledge(f, false);
 	if (!f->done)
 		return;
 	if (list_empty(&f->out) || f->done >= WINDOW / 2 || clock_mono_ns() - f->done_since >= AGAIN_NS)
 		pipe_say(f, SPRITE__FS__PIPE_MSG__KIND__ACK, 0, 0, NULL, 0);
 	else
 		look_at(f, f->done_since + AGAIN_NS);
+}
+
+static void placed(struct fifo *f, size_t n)
+{
+	struct path *p = &f->path;
+	bool first = p->used ? p->placed == p->told : !f->done;
+
+	if (first)
+		*(p->used ? &p->told_since : &f->done_since) = clock_mono_ns();
+	if (p->used)
+		p->placed += n;
+	else
+		f->done += n;
 }
 
 /* Returns false when the readers have gone (and it is no sink any more). */
@@ -247,6 +275,10 @@ static bool sink_pump(struct agent *a, struct fifo *f)
 
 	if (!guard_settle(a, f))
 		return false;
+	if (f->path.until && clock_mono_ns() >= f->path.until)
+		path_stop(a, f);
+	else if (f->path.until)
+		look_at(f, f->path.until);
 	if (f->grown)
 		shrink(f);
 	while (!list_empty(&f->out) && !collecting(f) && !f->grown) {
@@ -269,9 +301,7 @@ static bool sink_pump(struct agent *a, struct fifo *f)
 		if (n < 0)
 			return true;
 		b->off += (size_t)n;
-		if (!f->done)
-			f->done_since = clock_mono_ns();
-		f->done += (size_t)n;
+		placed(f, (size_t)n);
 		if (b->off == b->len) {
 			list_del(&b->link);
 			free(b);
@@ -289,13 +319,76 @@ static bool sink_pump(struct agent *a, struct fifo *f)
 	return true;
 }
 
+bool sink_put(struct agent *a, struct fifo *f, const uint8_t *p, size_t n)
+{
+	bool plain = f->role == SINK && list_empty(&f->out) && f->guard < 0 && list_empty(&f->openers) && list_empty(&f->claims) && !f->grown;
+	ssize_t k = plain ? write(f->end, p, n) : 0;
+	struct bytes *b;
+
+	if (k > 0) {
+		placed(f, (size_t)k);
+		p += k;
+		n -= (size_t)k;
+	}
+	if (!n) {
+		acknowledge(f);
+		return true;
+	}
+	b = malloc(sizeof(*b) + n);
+	if (!b) {
+		f->path.received -= n;
+		path_stop(a, f); /* the source has it still */
+		return true;
+	}
+	*b = (struct bytes){.len = n};
+	memcpy(b->data, p, n);
+	list_add_tail(&f->out, &b->link);
+	return pipe_pump(a, f);
+}
+
 /* ---- SOURCE ---- */
+
+/* What is in the pipe goes by the path. As source_pump(). */
+static bool carry(struct agent *a, struct fifo *f)
+{
+	bool on_way = pipe_coming(f, false);
+	uint8_t *at;
+	size_t room = path_room(f, &at);
+	ssize_t n;
+
+	f->path.blocked = !room;
+	if (!room) {
+		if (f->armed == EPOLLIN)
+			arm(a, f, 0);
+		return true; /* an acknowledgement goes on, or the hub, which settles it */
+	}
+	n = read(f->end, at, room);
+	if (n == 0 || (n < 0 && errno != EAGAIN)) {
+		if (lost(a, f, on_way))
+			return false;
+		if (f->armed == EPOLLIN)
+			arm(a, f, 0);
+		return true;
+	}
+	if (f->size)
+		source_size(f);
+	else if (f->grown)
+		shrink(f);
+	if (n > 0) {
+		path_send(f, at, (size_t)n);
+		atomic_fetch_add(&a->carried[1], (uint64_t)n);
+	}
+	arm_as(a, f, EPOLLIN); /* and stays: nothing is to be told to epoll between two pieces */
+	return true;
+}
 
 /* Returns false when the writers have gone (and it is no source any more). */
 static bool source_pump(struct agent *a, struct fifo *f)
 {
 	ssize_t n;
 
+	if (path_ready(f))
+		return carry(a, f);
 	while (f->unacked < WINDOW) {
 		bool on_way = pipe_coming(f, false);
 
@@ -311,16 +404,27 @@ static bool source_pump(struct agent *a, struct fifo *f)
 		if (n <= 0)
 			return !lost(a, f, on_way);
 		f->unacked += (size_t)n;
+		atomic_fetch_add(&a->carried[0], (uint64_t)n);
 		pipe_say(f, SPRITE__FS__PIPE_MSG__KIND__DATA, 0, 0, a->buf, (size_t)n);
 	}
+	if (f->armed == EPOLLIN)
+		arm(a, f, 0);
 	return true; /* an acknowledgement goes on */
 }
 
+static void role_take(struct agent *a, struct fifo *f, int role);
+
 bool pipe_pump(struct agent *a, struct fifo *f)
 {
+	int put_off = f->put_off;
+
 	f->again = 0;
 	if (f->silent)
 		return true;
+	if (put_off) {
+		role_take(a, f, put_off);
+		return f->role == NONE; /* else it is to be told */
+	}
 	if (f->role == SINK)
 		return sink_pump(a, f);
 	if (!guard_settle(a, f))
@@ -359,25 +463,46 @@ static void source_shrink(struct fifo *f)
 	free(s.p);
 }
 
+/* The kernel has nobody at the other side, or no such inode any more. Any other error tells nothing: want of descriptors, of memory. */
+static bool nobody(int err)
+{
+	return err == -ENXIO || err == -ESTALE || err == -ENOENT;
+}
+
+static void put_off(struct fifo *f, int role, int err)
+{
+	if (!f->warned)
+		log_warn("pipe %llu: cannot be opened: %s; tried again", (unsigned long long)f->ino->id, strerror(-err));
+	f->warned = true;
+	f->put_off = role;
+	look_at(f, clock_mono_ns() + PUT_OFF_NS);
+}
+
 static void role_take(struct agent *a, struct fifo *f, int role)
 {
-	int fd, unread = 0;
+	int fd = 0, unread = 0;
 
+	f->put_off = NONE;
 	if (role == SINK) {
 		fd = fifo_open(a->fs, f->ino, O_WRONLY);
 		if (fd == -ENXIO && pipe_coming(f, true) && guard_open(a, f))
 			fd = fifo_open(a->fs, f->ino, O_WRONLY);
-		if (end_take(f, SINK, fd))
+		if (end_take(f, SINK, fd) && nobody(fd))
 			f->r = false;
 	} else if (role == SOURCE) {
 		fd = fifo_open(a->fs, f->ino, O_RDONLY);
-		if (end_take(f, SOURCE, fd))
+		if (end_take(f, SOURCE, fd) && nobody(fd))
 			f->w = false;
-		else if (!ioctl(fd, FIONREAD, &unread) && unread)
+		else if (fd >= 0 && !ioctl(fd, FIONREAD, &unread) && unread)
 			f->w = true; /* bytes that were kept: whoever wrote them counts until they are read to their end, or readers would see that end before them */
 		if (f->role == SOURCE && f->grown)
 			source_shrink(f);
 	}
+	if (fd < 0 && !nobody(fd)) {
+		put_off(f, role, fd);
+		return;
+	}
+	f->warned = false;
 	if (f->role != NONE)
 		kept_close(f); /* our end keeps the pipe as well */
 	pipe_pump(a, f); /* finds out whether there is anybody */
@@ -396,6 +521,7 @@ static bool may_be_sink(struct agent *a, struct fifo *f)
 void pipe_role(struct agent *a, struct fifo *f, int role, bool shared)
 {
 	f->unread = 0;
+	f->put_off = NONE;
 	if (f->role == role) {
 		f->shared = shared;
 		pipe_pump(a, f);

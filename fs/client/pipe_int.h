@@ -2,7 +2,7 @@
 /*
  * The pipe agent's inside. One thread holds all of it, so that nothing needs a lock but its mailbox. Parts: pipe_agent.c (thread, openers, the hook),
  * pipe_ends.c (our ends in the kernel's FIFO and what goes through them), pipe_place.c (bytes before others), pipe_guard.c (a broken pipe is not seen too early), pipe_last.c (the last end),
- * pipe_link.c (the stream to each server), pipe_move.c (processes that move).
+ * pipe_hook.c (the open that we see), pipe_link.c (the stream to each server), pipe_path.c and pipe_wire.c (bytes that do not go by it), pipe_move.c (processes that move).
  */
 #ifndef FS_CLIENT_PIPE_INT_H
 #define FS_CLIENT_PIPE_INT_H
@@ -16,11 +16,15 @@ enum { NONE, SINK, SOURCE };
 #define WINDOW	  (64u << 10)
 #define CHUNK	  (256u << 10)
 #define PAGE	  4096
+#define PATH_RING (256u << 10) /* by a path: so much at most is unacknowledged */
+#define PATH_ACK  (64u << 10)
+#define EVENT_WIRE 1ull /* in epoll's data: not a FIFO but a connection */
 #define SHARE_NS  5000000ull	/* readers on several nodes: so long bytes may lie unread */
 #define AGAIN_NS  1000000ull	/* when an end says "nobody" and an opener is on its way; when a pipe could not be made small yet */
 #define IDLE_NS	  10000000000ull /* a FIFO of which nothing was heard for so long is looked at: has anybody it open? */
 #define WALK_NS	  60000000000ull /* for all FIFOs that rest, but not oftener than that */
 #define ENDED_NS  3000000000ull /* a process that has left is killed at once; if not (its migd is dead), it is stopped for good */
+#define PUT_OFF_NS 100000000ull
 #define STOOD_NS  10000000000ull /* who stood still on its way out of its open makes it again within that time, perhaps on another node */
 #define ANSWER_NS 2000000000ull /* an open waits no longer for a server that is away */
 
@@ -60,13 +64,34 @@ struct claim {
 	bool found;	   /* of a spritefs that was killed: what the hub said meanwhile we have not heard */
 };
 
+struct path { /* pipe_path.c */
+	uint64_t id; /* 0: there is none */
+	bool source;
+	struct wire *wire; /* NULL: broken, or nothing has come by it yet */
+	char *peer;
+	/* source: */
+	bool stopped; /* sends no more; the hub settles it */
+	bool blocked; /* does not read until there is room, or the connection takes more */
+	uint8_t *ring;
+	uint64_t sent, acked;
+	/* sink: */
+	bool used, ended; /* bytes have come by it; no more will */
+	uint64_t received, placed, told; /* told: acknowledged */
+	uint64_t told_since; /* that it is to be told of more */
+	uint64_t until;	     /* the source is gone: what comes until then, 0: it is not */
+};
+
 struct fifo {
 	struct list link;
 	struct inode *ino;
 	struct hub *hub;
 	int role, end; /* end -1: none */
+	uint32_t armed; /* what epoll was told of `end`, 0: nothing that counts any more */
+	struct path path;
 	int guard, past; /* pipe_guard.c; -1: none */
 	int kept;      /* pipe_last.c: a write end that keeps unread bytes alive; -1: none */
+	int put_off;   /* the role that we could not take yet, for want of something; NONE */
+	bool warned;
 	bool silent;   /* the hub was told that nobody is left here: nothing is carried until it has said what follows */
 	struct pipe_witness witness;
 	bool suspect;  /* is there still a reader? Look before the guard is closed */
@@ -108,7 +133,7 @@ struct pipe_call {
 	sem_t done;
 };
 
-enum mail_kind { MAIL_OPEN, MAIL_UP, MAIL_DOWN, MAIL_MSG, MAIL_CALL, MAIL_FOUND, MAIL_LOOK };
+enum mail_kind { MAIL_OPEN, MAIL_UP, MAIL_DOWN, MAIL_MSG, MAIL_CALL, MAIL_FOUND, MAIL_LOOK, MAIL_WIRE };
 struct mail {
 	struct list link;
 	enum mail_kind kind;
@@ -120,6 +145,8 @@ struct mail {
 	sem_t *seen; /* DOWN */
 	struct pipe_call *call;
 	struct rpc_msg msg;
+	struct wire *wire; /* WIRE */
+	struct rpc_raw *raw;
 };
 
 struct agent {
@@ -131,10 +158,22 @@ struct agent {
 	struct list fifos, hubs;
 	uint64_t next_id;
 	uint64_t walked; /* pipe_last.c: when all of /proc was looked through last */
-	uint8_t buf[CHUNK];
+	struct hash paths; /* by number */
+	struct list wires;
+	bool wires_pending; /* some have bytes that no poll tells of */
+	uint64_t wires_looked;
+	atomic_uint_fast64_t carried[2]; /* bytes of sources here: by the hub, by a path */
+	pthread_mutex_t listen_lock;
+	char address[CONF_ADDR_MAX]; /* where we listen; set under listen_lock, before the hub knows of us */
+	uint8_t buf[CHUNK], wire_buf[CHUNK];
 };
 
+/* ---- pipe_hook.c */
+/* The FIFO behind a descriptor of a process, with a reference. -EOPNOTSUPP: it is not one of ours, or not bridged. */
+int fifo_behind(struct fs *fs, pid_t pid, int num, struct inode **out);
+
 /* ---- pipe_agent.c */
+struct agent *agent_of(struct fs *fs);
 void fifo_free(struct agent *a, struct fifo *f);
 void pipe_post(struct agent *a, struct mail *m);
 /* Is somebody on its way in, to read (or to write)? Forgets those that have arrived. */
@@ -153,6 +192,8 @@ int fifo_path(struct fs *fs, const struct inode *ino);
 int fifo_open(struct fs *fs, const struct inode *ino, int flags);
 void end_close(struct fifo *f);
 void end_leave(struct agent *a, struct fifo *f);
+/* Bytes that came by a path, into the pipe or behind what waits for it. False: as pipe_pump(). */
+bool sink_put(struct agent *a, struct fifo *f, const uint8_t *p, size_t n);
 /* Carries what there is to carry. False: the other end of ours has gone (and the role with it): report it. */
 bool pipe_pump(struct agent *a, struct fifo *f);
 void pipe_role(struct agent *a, struct fifo *f, int role, bool shared);
@@ -208,6 +249,16 @@ void pipe_report(struct fifo *f, uint64_t round);
 void pipe_answer(struct fifo *f, uint64_t round, bool alive); /* to `prove` */
 /* OPEN, PLEDGE, TAKE, ORPHAN, DROP, RELEASED: what has a token or says what somebody opens for. */
 int pipe_tell(struct fifo *f, Sprite__Fs__PipeMsg__Kind kind, uint64_t id, bool r, bool w, uint64_t token);
+
+/* ---- pipe_path.c */
+void path_offered(struct agent *a, struct fifo *f, const Sprite__Fs__PipeMsg *m);
+void path_settle(struct agent *a, struct fifo *f, const Sprite__Fs__PipeMsg *m);
+void path_stop(struct agent *a, struct fifo *f); /* no more bytes by it: the hub is to settle it (source), or hears what came (sink) */
+void path_forget(struct agent *a, struct fifo *f); /* the hub is away, with all it knew */
+bool path_ready(const struct fifo *f); /* source: nothing goes by the hub any more */
+size_t path_room(const struct fifo *f, uint8_t **at); /* for so many bytes, there; 0: not now */
+void path_send(struct fifo *f, const uint8_t *at, size_t n);
+void path_acknowledge(struct fifo *f, bool now);
 
 /* ---- pipe_move.c */
 void claim_call(struct agent *a, struct pipe_call *c);

@@ -169,7 +169,7 @@ void last_idle(struct agent *a)
 			f->r = f->w = false;
 			pipe_report(f, 0);
 		}
-		if (f->kept < 0 && !f->unacked && list_empty(&f->openers))
+		if (f->kept < 0 && !f->unacked && !f->path.id && list_empty(&f->openers))
 			fifo_free(a, f);
 	}
 	free(seen.v);

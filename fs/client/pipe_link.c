@@ -8,7 +8,7 @@
 #include <unistd.h>
 #include "conf/clock.h"
 #include "conf/log.h"
-#include "fs/client/pipe_int.h"
+#include "fs/client/pipe_wire.h"
 
 static void say(struct fifo *f, Sprite__Fs__PipeMsg m, const void *bytes, size_t len)
 {
@@ -86,6 +86,7 @@ static void *hub_main(void *arg)
 	hello.kind = SPRITE__FS__PIPE_MSG__KIND__HELLO;
 	hello.id = clock_epoch();
 	while (!h->a->fs->stopping) {
+		hello.address = (char *)wires_listen(h->a);
 		if (rpc_stream_open(h->server->bulk, &fs_methods[FS_PIPE], -1, &s) == 0) {
 			if (rpc_stream_send(s, &hello.base, NULL, 0) == 0 && (m = calloc(1, sizeof(*m)))) {
 				m->kind = MAIL_UP;

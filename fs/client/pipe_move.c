@@ -77,6 +77,7 @@ static struct claim *claim_make(struct agent *a, struct pipe_call *call)
 	c->pidfd = (int)syscall(SYS_pidfd_open, call->pid, 0);
 	c->ns = pipe_proc_namespace(call->pid);
 	list_add_tail(&f->claims, &c->link);
+	path_stop(a, f);
 	return c;
 }
 
@@ -438,6 +439,10 @@ void claims_tick(struct agent *a, struct fifo *f)
 	struct claim *c, *tmp;
 
 	list_each_safe(c, tmp, &f->claims, link) {
+		if (f->path.id && !c->pledge) { /* what goes to the hub now would come before what went by it */
+			look_at(f, clock_mono_ns() + AGAIN_NS);
+			continue;
+		}
 		if (!c->releasing && f->hub->stream && release_missed(a, c)) {
 			release(a, f, c);
 		} else if (c->releasing) {

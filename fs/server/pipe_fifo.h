@@ -48,6 +48,13 @@ struct chunk {
 	unsigned char bytes[];
 };
 
+struct path { /* pipe_path.c */
+	enum { PATH_NONE, PATH_OFFERED, PATH_ON, PATH_STOPPING, PATH_RESENDING } state;
+	uint64_t id;
+	struct member *source, *sink; /* NULL: is gone, or has answered */
+	bool again;		      /* a round is wanted when it is over */
+};
+
 struct fifo {
 	struct ps_key key;
 	struct list members, waiters, queue, tokens;
@@ -58,6 +65,8 @@ struct fifo {
 	enum { PROOF_NONE, PROOF_WANTED, PROOF_ASKED } proof; /* pipe_last.c */
 	struct member *holder;
 	size_t out; /* bytes sent to the holder and not acknowledged */
+	struct path path;
+	unsigned carried, reluctant; /* pieces since the last path; paths that came to nothing */
 };
 
 struct fifo *ps_find(const struct ps *p, const struct ps_key *k);
@@ -77,6 +86,13 @@ void ps_holder_drop(struct fifo *f);
 void ps_consume(struct ps *p, struct fifo *f, size_t n);
 void ps_ask(struct ps *p, struct fifo *f, struct member *m, const struct ps_ask *ask);
 
+/* ---- pipe_path.c, for the others */
+void ps_path_offer(struct ps *p, struct fifo *f); /* if it is worth one */
+void ps_path_settle(struct ps *p, struct fifo *f); /* if there is one: ps_orphans() and, if wanted, a round follow when it is over */
+bool ps_path_round(struct ps *p, struct fifo *f);  /* true: a round has to wait for that */
+void ps_path_gone(struct fifo *f, const struct member *m); /* m goes; then, when it has gone: */
+bool ps_path_after_gone(struct ps *p, struct fifo *f); /* true: a round follows when the path is over; f may be gone */
+
 /* ---- pipe_last.c, for pipe_state.c */
 /* Before an opener is counted: may there be bytes that nobody has open any more? That is to be proven first. */
 bool ps_doubtful(const struct fifo *f);
@@ -90,6 +106,7 @@ bool ps_taking(const struct fifo *f, const struct member *m);	 /* gets no bytes 
 bool ps_takes(const struct fifo *f, const struct member *m, bool r); /* an end to read, or to write */
 struct token *ps_active(const struct fifo *f);			 /* the TAKE that is under way */
 bool ps_take_round_over(struct ps *p, struct fifo *f);		 /* true: another round is wanted */
+void ps_orphans(struct ps *p, struct fifo *f); /* releases what is held for nobody any more */
 void ps_tokens_gone(struct ps *p, struct fifo *f, void *node);
 
 #endif

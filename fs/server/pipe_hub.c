@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include "conf/clock.h"
 #include "conf/log.h"
@@ -21,6 +22,7 @@ struct item {
 	struct list link;
 	Sprite__Fs__PipeMsg msg;
 	struct ps_key key;
+	char peer[CONF_ADDR_MAX], address[CONF_ADDR_MAX]; /* PATH */
 	size_t len;
 	unsigned char bytes[];
 };
@@ -33,6 +35,7 @@ struct pipe_stream {
 	struct list queue;
 	size_t queued;
 	bool closing;
+	char address[CONF_ADDR_MAX]; /* where its agent listens; "": nowhere */
 	pthread_cond_t wake;
 	struct pipes *pipes;
 };
@@ -57,6 +60,10 @@ static void queue(struct pipe_stream *st, Sprite__Fs__PipeMsg__Kind kind, const 
 	it->msg.kind = kind;
 	it->key = *k;
 	it->msg.handle = (ProtobufCBinaryData){.len = it->key.len, .data = it->key.bytes};
+	snprintf(it->peer, sizeof(it->peer), "%s", fields->peer);
+	snprintf(it->address, sizeof(it->address), "%s", fields->address);
+	it->msg.peer = it->peer;
+	it->msg.address = it->address;
 	it->len = n;
 	if (n)
 		memcpy(it->bytes, bytes, n);
@@ -80,7 +87,7 @@ static void out_role(void *arg, void *node, const struct ps_key *k, const struct
 	m.discard = ask->discard;
 	if (ask->round && !st->asked++)
 		st->asked_at = clock_boot_ns();
-	queue(node, SPRITE__FS__PIPE_MSG__KIND__ROLE, k, &m, NULL, 0);
+	queue(st, SPRITE__FS__PIPE_MSG__KIND__ROLE, k, &m, NULL, 0);
 }
 
 static void out_opened(void *arg, void *node, const struct ps_key *k, uint64_t req)
@@ -118,7 +125,48 @@ static void out_release(void *arg, void *node, const struct ps_key *k, uint64_t 
 	queue(node, SPRITE__FS__PIPE_MSG__KIND__RELEASE, k, &m, NULL, 0);
 }
 
-static const struct ps_ops state_ops = {.role = out_role, .opened = out_opened, .data = out_data, .ack = out_ack, .release = out_release};
+static bool reachable(void *arg, void *node)
+{
+	(void)arg;
+	return ((struct pipe_stream *)node)->address[0];
+}
+
+/* A question that has to be answered in bounded time. */
+static void ask(struct pipe_stream *st, Sprite__Fs__PipeMsg__Kind kind, const struct ps_key *k, const Sprite__Fs__PipeMsg *fields)
+{
+	if (!st->asked++)
+		st->asked_at = clock_boot_ns();
+	queue(st, kind, k, fields, NULL, 0);
+}
+
+static void out_path(void *arg, void *node, const struct ps_key *k, uint64_t id, void *peer, bool sink)
+{
+	Sprite__Fs__PipeMsg m = SPRITE__FS__PIPE_MSG__INIT;
+	struct pipe_stream *other = peer;
+
+	(void)arg;
+	m.id = id;
+	m.role = sink ? PS_SINK : PS_SOURCE;
+	m.peer = (char *)rpc_stream_peer(other->s); /* both may be gone before it is sent: copied */
+	m.address = sink ? "" : other->address;
+	if (sink)
+		ask(node, SPRITE__FS__PIPE_MSG__KIND__PATH, k, &m);
+	else
+		queue(node, SPRITE__FS__PIPE_MSG__KIND__PATH, k, &m, NULL, 0);
+}
+
+static void out_settle(void *arg, void *node, const struct ps_key *k, uint64_t id, uint64_t n, bool gone)
+{
+	Sprite__Fs__PipeMsg m = SPRITE__FS__PIPE_MSG__INIT;
+
+	(void)arg;
+	m.id = id;
+	m.n = n;
+	m.gone = gone;
+	ask(node, SPRITE__FS__PIPE_MSG__KIND__SETTLE, k, &m);
+}
+
+static const struct ps_ops state_ops = {.role = out_role, .opened = out_opened, .data = out_data, .ack = out_ack, .release = out_release, .reachable = reachable, .path = out_path, .settle = out_settle};
 
 /* ---- life ---- */
 
@@ -129,6 +177,8 @@ int pipes_start(struct fsd *d)
 		return -ENOMEM;
 	pthread_mutex_init(&d->pipes->lock, NULL);
 	ps_init(&d->pipes->state, &state_ops, NULL);
+	if (getrandom(&d->pipes->state.paths, sizeof(d->pipes->state.paths), 0) < 0) /* agents know those of several servers, and of our earlier lives, by their numbers */
+		d->pipes->state.paths = clock_boot_ns() << 20;
 	list_init(&d->pipes->streams);
 	return 0;
 }
@@ -199,6 +249,14 @@ static int opening(struct fsd *d, struct client *client, struct pipe_stream *st,
 	return 0;
 }
 
+static void answered(struct pipe_stream *st)
+{
+	if (!st->asked)
+		return;
+	st->asked--;
+	st->asked_at = clock_boot_ns();
+}
+
 static int message(struct fsd *d, struct client *client, struct pipe_stream *st, const struct rpc_msg *in)
 {
 	const Sprite__Fs__PipeMsg *m = (const void *)in->msg;
@@ -222,10 +280,8 @@ static int message(struct fsd *d, struct client *client, struct pipe_stream *st,
 	pthread_mutex_lock(&d->pipes->lock);
 	switch (m->kind) {
 	case SPRITE__FS__PIPE_MSG__KIND__REPORT:
-		if (m->id && st->asked) {
-			st->asked--;
-			st->asked_at = clock_boot_ns();
-		}
+		if (m->id)
+			answered(st);
 		r = m->role > PS_SOURCE ? -EPROTO : ps_report(p, &k, st, m->id, &(struct ps_part){(enum ps_role)m->role, m->r, m->w, m->kept, m->stands, m->alive});
 		break;
 	case SPRITE__FS__PIPE_MSG__KIND__DATA:
@@ -245,6 +301,17 @@ static int message(struct fsd *d, struct client *client, struct pipe_stream *st,
 		break;
 	case SPRITE__FS__PIPE_MSG__KIND__RELEASED:
 		r = ps_released(p, &k, st, m->token);
+		break;
+	case SPRITE__FS__PIPE_MSG__KIND__PATH:
+		answered(st);
+		r = ps_path_ready(p, &k, st, m->id);
+		break;
+	case SPRITE__FS__PIPE_MSG__KIND__SETTLE:
+		r = ps_settle(p, &k, st, m->id, m->n == 1);
+		break;
+	case SPRITE__FS__PIPE_MSG__KIND__SETTLED:
+		answered(st);
+		r = ps_settled(p, &k, st, m->id, m->n);
 		break;
 	default:
 		r = -EPROTO;
@@ -284,15 +351,20 @@ static void *sender_run(void *arg)
 	return NULL;
 }
 
-static struct client *hello(struct fsd *d, struct rpc_stream *s)
+static struct client *hello(struct fsd *d, struct pipe_stream *st)
 {
 	struct client *c = NULL;
+	const Sprite__Fs__PipeMsg *h;
+	struct conf_addr a;
 	struct rpc_msg m;
 
-	if (rpc_stream_recv(s, &m, 10000) != 1)
+	if (rpc_stream_recv(st->s, &m, 10000) != 1)
 		return NULL;
-	if (m.msg && ((const Sprite__Fs__PipeMsg *)m.msg)->kind == SPRITE__FS__PIPE_MSG__KIND__HELLO && ((const Sprite__Fs__PipeMsg *)m.msg)->id)
-		c = clients_get(&d->clients, rpc_stream_peer(s), ((const Sprite__Fs__PipeMsg *)m.msg)->id);
+	h = (const void *)m.msg;
+	if (h && h->kind == SPRITE__FS__PIPE_MSG__KIND__HELLO && h->id)
+		c = clients_get(&d->clients, rpc_stream_peer(st->s), h->id);
+	if (c && conf_addr_parse(h->address, CONF_PIPE_PORT, &a) == 0)
+		snprintf(st->address, sizeof(st->address), "%s", h->address);
 	rpc_msg_clear(&m);
 	return c;
 }
@@ -314,7 +386,7 @@ void pipes_serve(void *ctx, struct rpc_stream *s)
 {
 	struct fsd *d = ctx;
 	struct pipe_stream st = {.s = s, .pipes = d->pipes};
-	struct client *client = hello(d, s);
+	struct client *client = hello(d, &st);
 	pthread_t thread;
 	struct list *l;
 

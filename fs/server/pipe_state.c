@@ -286,6 +286,10 @@ static bool round_run(struct ps *p, struct fifo *f, bool all)
 
 bool ps_round(struct ps *p, struct fifo *f)
 {
+	if (ps_path_round(p, f)) {
+		pump(p, f);
+		return true;
+	}
 	if (f->running) {
 		f->again = true;
 		pump(p, f);
@@ -363,7 +367,7 @@ int ps_open(struct ps *p, const struct ps_key *k, void *node, bool r, bool w, ui
 
 void ps_sweep(struct ps *p, struct fifo *f)
 {
-	if (f->running)
+	if (f->running || f->path.state != PATH_NONE)
 		return; /* its end does it */
 	members_sweep(p, f);
 	fifo_maybe_free(p, f);
@@ -424,7 +428,9 @@ int ps_data(struct ps *p, const struct ps_key *k, void *node, const void *bytes,
 	memcpy(c->bytes, bytes, n);
 	m->unacked += n;
 	list_add_tail(&f->queue, &c->link);
+	f->carried++;
 	pump(p, f);
+	ps_path_offer(p, f);
 	return 0;
 }
 
@@ -498,7 +504,10 @@ void ps_gone(struct ps *p, void *node)
 		if (!m)
 			continue;
 		f->pending -= m->waiting;
+		ps_path_gone(f, m);
 		member_drop(f, m);
+		if (ps_path_after_gone(p, f))
+			continue;
 		if (f->running && !f->pending)
 			round_run(p, f, true);
 		else

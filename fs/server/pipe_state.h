@@ -21,7 +21,7 @@
  * Roles that end behind data wait for it: that is how end of file follows the last byte.
  *
  * The first reader of a node is let in (opened) only when all that the queue holds has been sent to it. Processes that move: pipe_take.c. What nobody has read when the last
- * end closes: pipe_last.c.
+ * end closes: pipe_last.c. Bytes that do not come by here: pipe_path.c.
  */
 #ifndef FS_SERVER_PIPE_STATE_H
 #define FS_SERVER_PIPE_STATE_H
@@ -67,12 +67,17 @@ struct ps_ops { /* all only queue; `node` is the caller's word for a node */
 	void (*data)(void *arg, void *node, const struct ps_key *k, const void *bytes, size_t n);
 	void (*ack)(void *arg, void *node, const struct ps_key *k, size_t n);
 	void (*release)(void *arg, void *node, const struct ps_key *k, uint64_t token); /* is answered by ps_released() */
+	/* pipe_path.c: */
+	bool (*reachable)(void *arg, void *node);
+	void (*path)(void *arg, void *node, const struct ps_key *k, uint64_t id, void *peer, bool sink); /* `node` is the sink: answers by ps_path_ready() */
+	void (*settle)(void *arg, void *node, const struct ps_key *k, uint64_t id, uint64_t n, bool gone); /* is answered by ps_settled() */
 };
 
 struct ps {
 	const struct ps_ops *ops;
 	void *arg;
 	struct hash fifos;
+	uint64_t paths; /* number of the last one */
 };
 
 void ps_init(struct ps *p, const struct ps_ops *ops, void *arg);
@@ -94,6 +99,10 @@ int ps_take(struct ps *p, const struct ps_key *k, void *node, bool r, bool w, ui
 /* ... and the source: what holds for this token has lost its process; it has given up what it held. */
 int ps_orphan(struct ps *p, const struct ps_key *k, void *node, uint64_t token);
 int ps_released(struct ps *p, const struct ps_key *k, void *node, uint64_t token);
+/* Paths, see pipe_path.c: the sink takes bytes by it; the source asks that it be settled; sink or source has done its part of that. */
+int ps_path_ready(struct ps *p, const struct ps_key *k, void *node, uint64_t id);
+int ps_settle(struct ps *p, const struct ps_key *k, void *node, uint64_t id, bool failed);
+int ps_settled(struct ps *p, const struct ps_key *k, void *node, uint64_t id, uint64_t n);
 /* The node is gone, with all it had. */
 void ps_gone(struct ps *p, void *node);
 

@@ -107,6 +107,10 @@ static void orphan_release(struct ps *p, struct fifo *f, uint64_t token)
 
 	if (!t || find(f, token, false))
 		return;
+	if (f->path.state != PATH_NONE) { /* then ps_orphans() */
+		ps_path_settle(p, f);
+		return;
+	}
 	forget(t);
 	if (m)
 		release(p, f, m, token);
@@ -237,22 +241,29 @@ int ps_released(struct ps *p, const struct ps_key *k, void *node, uint64_t token
 	return 0;
 }
 
-void ps_tokens_gone(struct ps *p, struct fifo *f, void *node)
+void ps_orphans(struct ps *p, struct fifo *f)
 {
-	struct token *t, *tmp;
+	struct token *t;
 	bool again;
 
-	list_each_safe(t, tmp, &f->tokens, link)
-		if (t->node == node)
-			forget(t);
 	do {
 		uint64_t token = 0;
 
 		list_each(t, &f->tokens, link)
 			if (t->kind == TOKEN_ORPHAN && !find(f, t->token, false))
 				token = t->token;
-		again = token != 0;
-		if (again)
+		again = token != 0 && f->path.state == PATH_NONE;
+		if (token)
 			orphan_release(p, f, token);
 	} while (again);
+}
+
+void ps_tokens_gone(struct ps *p, struct fifo *f, void *node)
+{
+	struct token *t, *tmp;
+
+	list_each_safe(t, tmp, &f->tokens, link)
+		if (t->node == node)
+			forget(t);
+	ps_orphans(p, f);
 }

@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Connections between agents; see pipe_wire.h. Made and accepted in threads of their own, which end when the handshake has; from then on the agent's thread reads and writes
+ * them, and never waits: what the socket does not take at once is in the backlog, and no source reads on until that is empty.
+ */
+#include "fs/client/pipe_wire.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include "conf/clock.h"
+#include "conf/log.h"
+
+#define REFUSED_NS  30000000000ull /* a node that could not be reached is left alone for so long; one whose connection broke: */
+#define BROKEN_NS   2000000000ull
+#define UNUSED_NS   60000000000ull
+#define ACCEPTED_MAX 256
+#define BACKLOG_MAX (2u << 20)
+#define SHAKING_MAX 16 /* handshakes under way */
+#define AT_ONCE	    (256u << 10) /* bytes of one connection, then the others */
+
+static atomic_uint shaking;
+
+/* ---- making ---- */
+
+struct maker {
+	struct agent *a;
+	struct wire *w; /* NULL: `fd` was accepted */
+	struct conf_addr addr;
+	char peer[CONF_ADDR_MAX];
+	int fd;
+};
+
+static void *make_main(void *arg)
+{
+	struct maker *k = arg;
+	struct mail *m = calloc(1, sizeof(*m));
+	struct rpc_raw *raw = NULL;
+	struct error e = {0};
+
+	pthread_setname_np(pthread_self(), "pipe-wire");
+	if (k->w ? rpc_raw_connect(k->a->fs->tls, &k->addr, k->peer, &raw, &e) : rpc_raw_accept(k->a->fs->tls, k->fd, &raw, &e))
+		log_note("named pipes: %s%s%s", k->w ? k->peer : "a connection from another host: ", k->w ? ": " : "", e.text);
+	if (!k->w)
+		atomic_fetch_sub(&shaking, 1);
+	if (m && (k->w || raw)) {
+		m->kind = MAIL_WIRE;
+		m->wire = k->w;
+		m->raw = raw;
+		pipe_post(k->a, m);
+	} else {
+		rpc_raw_close(raw);
+		free(m);
+	}
+	free(k);
+	return NULL;
+}
+
+static int maker_start(struct agent *a, struct wire *w, int fd)
+{
+	struct maker *k = calloc(1, sizeof(*k));
+	pthread_t t;
+
+	if (!k)
+		return -ENOMEM;
+	*k = (struct maker){.a = a, .w = w, .fd = fd};
+	if (w) {
+		k->addr = w->addr;
+		strcpy(k->peer, w->peer);
+	}
+	if (pthread_create(&t, NULL, make_main, k)) {
+		free(k);
+		return -EAGAIN;
+	}
+	pthread_detach(t);
+	return 0;
+}
+
+static struct wire *wire_new(struct agent *a, const char *peer, bool ours)
+{
+	struct wire *w = calloc(1, sizeof(*w));
+
+	if (!w)
+		return NULL;
+	w->a = a;
+	w->ours = ours;
+	w->used = clock_mono_ns();
+	snprintf(w->peer, sizeof(w->peer), "%s", peer);
+	list_add_tail(&a->wires, &w->link);
+	return w;
+}
+
+static void wire_free(struct wire *w)
+{
+	rpc_raw_close(w->raw);
+	free(w->backlog);
+	list_del(&w->link);
+	free(w);
+}
+
+struct wire *wire_to(struct agent *a, const char *peer, const char *address)
+{
+	struct conf_addr addr;
+	struct wire *w;
+
+	if (conf_addr_parse(address, CONF_PIPE_PORT, &addr))
+		return NULL;
+	list_each(w, &a->wires, link)
+		if (w->ours && !strcmp(w->peer, peer) && !strcmp(w->addr.host, addr.host) && w->addr.port == addr.port)
+			return w->state == WIRE_DOWN ? NULL : w;
+	w = wire_new(a, peer, true);
+	if (!w)
+		return NULL;
+	w->addr = addr;
+	if (maker_start(a, w, -1)) {
+		wire_free(w);
+		return NULL;
+	}
+	return w;
+}
+
+bool wire_from(const struct agent *a, const char *peer)
+{
+	const struct wire *w;
+
+	list_each(w, &a->wires, link)
+		if (!w->ours && w->state == WIRE_UP && !strcmp(w->peer, peer))
+			return true;
+	return false;
+}
+
+static void watch(struct wire *w, int op, uint32_t events)
+{
+	struct epoll_event ev = {.events = events, .data.u64 = (uint64_t)(uintptr_t)w | EVENT_WIRE};
+
+	epoll_ctl(w->a->epoll, op, rpc_raw_fd(w->raw), &ev);
+}
+
+static unsigned accepted(const struct agent *a)
+{
+	const struct wire *w;
+	unsigned n = 0;
+
+	list_each(w, &a->wires, link)
+		n += !w->ours;
+	return n;
+}
+
+void wire_mail(struct agent *a, struct wire *w, struct rpc_raw *raw)
+{
+	if (!w && (accepted(a) >= ACCEPTED_MAX || !(w = wire_new(a, rpc_raw_peer(raw), false)))) {
+		rpc_raw_close(raw);
+		return;
+	}
+	w->raw = raw;
+	w->used = clock_mono_ns();
+	w->retry = w->used + REFUSED_NS;
+	w->state = raw ? WIRE_UP : WIRE_DOWN;
+	if (!raw)
+		return; /* wires_tick() tells */
+	watch(w, EPOLL_CTL_ADD, EPOLLIN);
+	path_wire(a, w);
+	wire_event(a, w, EPOLLIN); /* something may have come with the handshake */
+}
+
+/* ---- listening ---- */
+
+struct listener {
+	struct agent *a;
+	int fd;
+};
+
+static void *listen_main(void *arg)
+{
+	struct listener *l = arg;
+
+	pthread_setname_np(pthread_self(), "pipe-listen");
+	for (;;) {
+		int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC);
+
+		if (fd < 0) {
+			usleep(10000); /* no descriptors: they wait */
+			continue;
+		}
+		if (atomic_fetch_add(&shaking, 1) >= SHAKING_MAX || maker_start(l->a, NULL, fd)) {
+			atomic_fetch_sub(&shaking, 1);
+			close(fd);
+		}
+	}
+	return NULL;
+}
+
+static int listen_at(struct agent *a, struct conf_addr at, struct error *e)
+{
+	struct listener *l = calloc(1, sizeof(*l));
+	int fd = l ? rpc_raw_listen(&at, &at.port, e) : -ENOMEM;
+	pthread_t t;
+
+	if (fd < 0) {
+		free(l);
+		return fd;
+	}
+	*l = (struct listener){a, fd};
+	if (pthread_create(&t, NULL, listen_main, l)) {
+		close(fd);
+		free(l);
+		return -EAGAIN;
+	}
+	pthread_detach(t);
+	if (!a->address[0])
+		snprintf(a->address, sizeof(a->address), strchr(at.host, ':') ? "[%s]:%u" : "%s:%u", at.host, at.port);
+	return 0;
+}
+
+const char *wires_listen(struct agent *a)
+{
+	const struct conf *c = a->fs->conf;
+	struct error e = {0};
+
+	pthread_mutex_lock(&a->listen_lock);
+	if (!a->address[0] && a->fs->whole) {
+		for (size_t i = 0; i < c->pipe_nlisten; i++)
+			listen_at(a, c->pipe_listen[i], &e);
+		if (e.code)
+			log_note("named pipes: cannot listen: %s%s", e.text, a->address[0] ? "" : "; bytes for this host go by way of the file server");
+	}
+	pthread_mutex_unlock(&a->listen_lock);
+	return a->address;
+}
+
+/* ---- sending ---- */
+
+void wire_fail(struct wire *w, const char *why)
+{
+	if (w->state != WIRE_UP)
+		return;
+	log_debug("named pipes: connection with %s: %s", w->peer, why);
+	w->state = WIRE_DOWN;
+	w->retry = clock_mono_ns() + BROKEN_NS;
+	w->nbacklog = 0;
+	watch(w, EPOLL_CTL_DEL, 0);
+}
+
+static bool backlog_add(struct wire *w, const uint8_t *p, size_t n)
+{
+	if (w->nbacklog + n > w->room) {
+		size_t room = (w->nbacklog + n) * 2;
+		uint8_t *b = w->nbacklog + n > BACKLOG_MAX ? NULL : realloc(w->backlog, room);
+
+		if (!b)
+			return false;
+		w->backlog = b;
+		w->room = room;
+	}
+	memcpy(w->backlog + w->nbacklog, p, n);
+	if (!w->nbacklog)
+		watch(w, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
+	w->nbacklog += n;
+	return true;
+}
+
+/* How many bytes the socket took. */
+static size_t put(struct wire *w, const uint8_t *p, size_t n)
+{
+	size_t at = 0;
+
+	while (at < n && w->state == WIRE_UP) {
+		ssize_t k = rpc_raw_write(w->raw, p + at, n - at);
+
+		if (k == -EAGAIN)
+			break;
+		if (k < 0)
+			wire_fail(w, strerror((int)-k));
+		else
+			at += (size_t)k;
+	}
+	return at;
+}
+
+static void send_bytes(struct wire *w, const void *p, size_t n)
+{
+	size_t at = w->nbacklog ? 0 : put(w, p, n);
+
+	if (w->state == WIRE_UP && at < n && !backlog_add(w, (const uint8_t *)p + at, n - at))
+		wire_fail(w, "it takes nothing any more");
+}
+
+void wire_send(struct wire *w, enum frame kind, uint64_t id, const void *p, size_t n)
+{
+	struct head h = {.kind = (uint32_t)kind, .len = (uint32_t)n, .id = id};
+
+	if (w->state != WIRE_UP)
+		return;
+	if (sizeof(h) + n <= sizeof(w->small)) { /* in one piece */
+		memcpy(w->small, &h, sizeof(h));
+		if (n)
+			memcpy(w->small + sizeof(h), p, n);
+		send_bytes(w, w->small, sizeof(h) + n);
+	} else {
+		send_bytes(w, &h, sizeof(h));
+		send_bytes(w, p, n);
+	}
+}
+
+static void send_on(struct agent *a, struct wire *w)
+{
+	size_t n = put(w, w->backlog, w->nbacklog);
+
+	if (w->state != WIRE_UP)
+		return;
+	memmove(w->backlog, w->backlog + n, w->nbacklog - n);
+	w->nbacklog -= n;
+	if (w->nbacklog)
+		return;
+	watch(w, EPOLL_CTL_MOD, EPOLLIN);
+	path_wire(a, w);
+}
+
+/* ---- receiving ---- */
+
+static bool head_ok(struct wire *w)
+{
+	const struct head *h = &w->head;
+
+	return h->kind == FRAME_DATA ? !w->ours && h->len && h->len <= FRAME_MAX : h->kind == FRAME_STOP ? !w->ours && !h->len : h->kind == FRAME_ACK && w->ours && h->len == 8;
+}
+
+static void body(struct agent *a, struct wire *w, const uint8_t *p, size_t n)
+{
+	uint64_t number;
+
+	if (w->head.kind == FRAME_DATA) {
+		path_data(a, w, w->head.id, p, n);
+		return;
+	}
+	memcpy(w->number + 8 - w->left, p, n);
+	if (n == w->left) {
+		memcpy(&number, w->number, sizeof(number));
+		path_ack(a, w, w->head.id, number);
+	}
+}
+
+static void received(struct agent *a, struct wire *w, const uint8_t *p, size_t n)
+{
+	while (n && w->state == WIRE_UP) {
+		size_t part = sizeof(w->head) - w->got;
+
+		if (part) {
+			part = part < n ? part : n;
+			memcpy((uint8_t *)&w->head + w->got, p, part);
+			w->got += part;
+			if (w->got == sizeof(w->head)) {
+				w->left = w->head.len;
+				if (!head_ok(w))
+					wire_fail(w, "not a frame of ours");
+				else if (!w->left)
+					path_end(a, w, w->head.id);
+			}
+		} else {
+			part = w->left < n ? w->left : n;
+			body(a, w, p, part);
+			w->left -= part;
+		}
+		if (w->got == sizeof(w->head) && !w->left)
+			w->got = 0;
+		p += part;
+		n -= part;
+	}
+}
+
+void wire_event(struct agent *a, struct wire *w, uint32_t events)
+{
+	size_t n = 0;
+	ssize_t k = 1;
+
+	if (w->state != WIRE_UP)
+		return;
+	if (events & EPOLLOUT)
+		send_on(a, w);
+	while (w->state == WIRE_UP && n + RPC_RAW_RECORD <= AT_ONCE && (n == 0 || rpc_raw_pending(w->raw))) {
+		k = rpc_raw_read(w->raw, a->wire_buf + n, AT_ONCE - n);
+		if (k <= 0)
+			break;
+		n += (size_t)k;
+	}
+	received(a, w, a->wire_buf, n);
+	if (w->state == WIRE_UP && k <= 0 && k != -EAGAIN)
+		wire_fail(w, k ? strerror((int)-k) : "closed");
+	else if (w->state == WIRE_UP && k > 0 && rpc_raw_pending(w->raw))
+		a->wires_pending = true;
+}
+
+/* ---- life ---- */
+
+void wires_tick(struct agent *a)
+{
+	struct wire *w, *tmp;
+	uint64_t now;
+
+	if (list_empty(&a->wires))
+		return;
+	if (a->wires_pending) { /* no poll tells of these */
+		a->wires_pending = false;
+		list_each(w, &a->wires, link)
+			if (w->state == WIRE_UP && rpc_raw_pending(w->raw))
+				wire_event(a, w, EPOLLIN);
+	}
+	list_each(w, &a->wires, link)
+		if (w->state == WIRE_DOWN && !w->told) {
+			w->told = true;
+			path_wire(a, w);
+			rpc_raw_close(w->raw);
+			w->raw = NULL;
+		}
+	now = clock_mono_ns();
+	if (now - a->wires_looked < 1000000000ull)
+		return;
+	a->wires_looked = now;
+	list_each_safe(w, tmp, &a->wires, link) {
+		if (w->state == WIRE_UP && w->ours && path_uses(a, w))
+			w->used = now;
+		else if (w->state == WIRE_UP && w->ours && now - w->used > UNUSED_NS)
+			wire_fail(w, "not used any more");
+		else if (w->state == WIRE_DOWN && w->told && (!w->ours || now > w->retry))
+			wire_free(w);
+	}
+}
