@@ -48,8 +48,8 @@ int rt_threads_add(int n);
 void rt_threads_del(int n);
 /* In a tag's function, before what waits or is long: another thread takes the queue over. Elsewhere it does nothing. */
 void rt_handover(void);
-/* Has something been long of late? One wake-up costs some 10 us: below several of those the others can wait. */
-#define RT_LONG_NS   100000
+/* Has something been long of late? One wake-up costs 10 us, or 50 across processors of a virtual machine: below several of those the others can wait. */
+#define RT_LONG_NS   150000
 #define RT_SCORE_MAX 8
 struct rt_cost {
 	_Atomic int score;

@@ -29,10 +29,15 @@ static bool home_pages_good(struct inode *ino)
 	return same;
 }
 
-/* `pages`: DATA is held, so that what is in the cache is good; a recall empties it. */
+/*
+ * `pages`: DATA is held, so that what is in the cache is good; a recall empties it. A home's own files are appended to by its programs too, and by other guests: through a cache the kernel
+ * would cut what is appended at the ends of pages, each part with an end of its own.
+ */
 static void choose_caching(struct stream *st, bool pages, struct fuse_file_info *fi)
 {
-	if (st->ino->dom->home)
+	if (st->ino->dom->home && (st->flags & O_APPEND) && (st->flags & O_ACCMODE) != O_RDONLY)
+		fi->direct_io = 1;
+	else if (st->ino->dom->home)
 		fi->keep_cache = home_pages_good(st->ino);
 	else if (pages)
 		fi->keep_cache = 1;
