@@ -113,6 +113,7 @@ static void family_free(struct family *f)
 	free(f->members);
 	free(f->calls);
 	free(f->replay_state);
+	free(f->saved);
 	free(f);
 }
 

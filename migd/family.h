@@ -96,6 +96,8 @@ struct family {
 	struct relays *relays; /* has its own lock */
 	struct outbox *outbox;	  /* likewise */
 	struct eng_family *eng;	  /* the actor's */
+	char *saved;		  /* home: what eng_save() gave at the end of the dump or fill, by the actor for the driver, which waits for that */
+	bool no_pipes;		  /* likewise: nothing is to be let go of (eng_let_go) */
 	bool whole;		  /* guest, the actor's: the image has come in whole */
 	bool ended;		  /* guest, the actor's: its last process has ended, and the home is being told */
 	/* while the journal is replayed, before anybody else knows the record: */

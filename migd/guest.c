@@ -118,11 +118,6 @@ int guest_actor_journal(struct family *f, void *unused)
 	return 0;
 }
 
-void guest_journal(struct family *f)
-{
-	family_call(f, guest_actor_journal, NULL);
-}
-
 int guest_nest(struct family *f, int fd, const struct eng_hooks *hooks, struct error *e)
 {
 	char cgroup[CGROUP_NAME_MAX];
@@ -297,14 +292,13 @@ static void *send_main(void *arg)
 	pthread_mutex_unlock(&f->lock);
 	if (!err)
 		err = transfer_send(f, &p, &e);
-	if (!err)
-		family_call(f, guest_actor_journal, NULL);
 	rep.text = e.text;
 	rep.signal_seq = f->signal_seq;
 	rep.report_seq = outbox_last_seq(f->outbox);
 	rep.bytes = p.bytes;
 	rep.frozen_ns = p.frozen_ns ? clock_mono_ns() - p.frozen_ns : 0;
 	rpc_reply(w->rq, err ? (e.code ? e.code : -err) : 0, &rep.base, NULL, 0, NULL, NULL);
+	transfer_sent(&p);
 	family_put(f);
 	free(w);
 	return NULL;

@@ -36,5 +36,4 @@ void guests_replayed(struct migd *m);
 int guest_nest(struct family *f, int fd, const struct eng_hooks *hooks, struct error *e);
 /* Nothing of it is here any more: removes the record, lets go of the view. */
 void guest_forget(struct family *f);
-void guest_journal(struct family *f);
 #endif

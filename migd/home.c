@@ -634,16 +634,29 @@ int home_journal(struct family *f)
 	return note_unless_dead(f, home_record(f, "away", f->gen));
 }
 
-void home_journal_move(struct family *f, uint64_t gen)
+void home_actor_journal_move(struct family *f, uint64_t gen)
 {
-	if (journal_note(f->m->journal, home_record(f, "move", gen)))
+	_cleanup_free_ char *state = NULL;
+
+	if (actor_save(f, &state))
+		state = NULL;
+	if (journal_note(f->m->journal, record_with(f, "move", gen, state)))
 		log_warn("family %s: the journal cannot be written", f->id);
+}
+
+void home_actor_saved(struct family *f)
+{
+	free(f->saved);
+	if (actor_save(f, &f->saved))
+		f->saved = NULL;
 }
 
 int home_journal_commit(struct family *f, uint64_t gen, const char *dest, uint64_t signal_seq)
 {
-	json_t *r = home_record(f, "commit", gen);
+	json_t *r = f->saved ? record_with(f, "commit", gen, f->saved) : home_record(f, "commit", gen);
 
+	free(f->saved);
+	f->saved = NULL;
 	json_object_set_new(r, "host", json_string(dest));
 	json_object_set_new(r, "seq", json_integer((json_int_t)signal_seq));
 	return journal_write(f->m->journal, r);

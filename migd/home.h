@@ -25,8 +25,10 @@ bool home_slot_wanted(struct migd *m, uint64_t slot);
 void home_forget(struct family *f);
 /* Writes what a restarted migd must know of a family that is away. */
 int home_journal(struct family *f);
-/* It is frozen for attempt `gen`; if we die from here on it may be found parked. */
-void home_journal_move(struct family *f, uint64_t gen);
+/* In the actor: it is frozen for attempt `gen`; if we die from here on it may be found parked. */
+void home_actor_journal_move(struct family *f, uint64_t gen);
+/* In the actor: what the commit's record will say of its processes here. */
+void home_actor_saved(struct family *f);
 /* The decision, synced. */
 int home_journal_commit(struct family *f, uint64_t gen, const char *dest, uint64_t signal_seq); /* signal_seq: of the last signal that is in the image */
 void home_replay(struct migd *m, const json_t *record);

@@ -42,6 +42,7 @@ struct move {
 	bool granted;
 	bool doubtful; /* the COMMIT could not be written, and perhaps is there */
 	struct release *release; /* under way */
+	struct send_plan plan;	 /* when the source is this host */
 };
 
 static void say(struct move *v, const char *text)
@@ -185,13 +186,13 @@ static int do_prepare(struct move *v)
 
 static int send_from_here(struct move *v)
 {
-	struct send_plan p = { .dest = v->dest, .to_gen = v->gen, .max_freeze_ms = v->o->max_freeze_ms, .machine = &v->source_machine };
 	int err;
 
+	v->plan = (struct send_plan){ .dest = v->dest, .to_gen = v->gen, .max_freeze_ms = v->o->max_freeze_ms, .machine = &v->source_machine };
 	v->source_machine.state = MS_RUNNING;
-	err = transfer_send(v->f, &p, v->e);
-	v->res.bytes = p.bytes;
-	v->frozen_at = p.frozen_ns;
+	err = transfer_send(v->f, &v->plan, v->e);
+	v->res.bytes = v->plan.bytes;
+	v->frozen_at = v->plan.frozen_ns;
 	return err;
 }
 
@@ -392,7 +393,7 @@ static int do_go(struct move *v)
 	} else if (given_up(v->f)) {
 		err = error_set(v->e, ESRCH, "its host is lost: a person has said so (mig resolve)");
 	} else {
-		if (!v->source)
+		if (!v->source && !v->f->no_pipes)
 			family_call(v->f, actor_let_go, NULL);
 		r.family = v->f->id;
 		r.gen = v->gen;
@@ -570,7 +571,9 @@ static int begin(struct move *v, struct family *f, struct error *e)
 		err = error_set(e, EBUSY, "%d (%s) is on its way already: wait for that move to end", f->pid, f->comm);
 	if (!err) {
 		f->moving = true;
-		f->filled = false;
+		f->filled = f->no_pipes = false;
+		free(f->saved); /* nobody else is at it: the actor begins when the driver says so */
+		f->saved = NULL;
 		f->machine.state = MC_IDLE;
 		v->old_gen = f->gen;
 		v->gen = ++f->attempt;
@@ -596,6 +599,7 @@ int move_family(struct family *f, const struct move_opts *o, struct move_result 
 	v.cause = o->eviction ? (goes_home ? CAUSE_EVICTED_HOME : CAUSE_EVICTED_ONWARD) : f->exec_entry ? CAUSE_EXEC : goes_home ? CAUSE_HOME : CAUSE_MOVE;
 	err = run_machine(&v, ME_START);
 	release_put(v.release);
+	transfer_sent(&v.plan);
 	pthread_mutex_lock(&f->lock);
 	f->moving = false;
 	over = o->slot;

@@ -15,13 +15,13 @@
 #include "migd/cgroup.h"
 #include "migd/evict.h"
 #include "conf/fault.h"
-#include "migd/guest.h"
+#include "migd/guest_parts.h"
 #include "migd/home.h"
 #include "migd/outbox.h"
 #include "migd/relays.h"
 #include "rpc/local.h"
 
-enum { OPEN_TRIES = 20, OPEN_AGAIN_US = 100000, PRECOPY_MS = 30000, AHEAD_MIN = 32 << 20, FRAME_MAX = 1 << 20, SOCKET_BUF = 4 << 20, ANSWER_MS = 120000, DRAIN_MS = 2000, HOLD_MS = 3000, FLUSH_MS = 5000 };
+enum { OPEN_TRIES = 20, OPEN_AGAIN_US = 100000, PRECOPY_MS = 30000, FRAME_MAX = 1 << 20, SOCKET_BUF = 4 << 20, ANSWER_MS = 120000, DRAIN_MS = 2000, HOLD_MS = 3000, FLUSH_MS = 5000 };
 
 /* ---- hooks of the engine: descriptors whose other end stays at home ---- */
 
@@ -185,7 +185,20 @@ static int engine_job_wait(struct engine_job *j)
 
 struct freeze_arg {
 	struct error *e;
+	uint64_t gen;
 };
+
+/* Frozen. From the dump on it would stay parked if we died: we must find it again then. In the freeze all goes without a switch to another thread that can. */
+static int actor_frozen(struct family *f, const struct freeze_arg *a)
+{
+	if (f->role == FAM_HOME) {
+		home_actor_journal_move(f, a->gen);
+	} else {
+		guest_actor_journal(f, NULL);
+		family_events(f); /* what it has said so far */
+	}
+	return 0;
+}
 
 static int actor_freeze(struct family *f, void *arg)
 {
@@ -206,7 +219,7 @@ static int actor_freeze(struct family *f, void *arg)
 		return -EOPNOTSUPP;
 	}
 	eng_reasons_clear(&why);
-	return r ? error_set(a->e, -r, "%d (%s) cannot be stopped: %s", f->pid, f->comm, strerror(-r)) : 0;
+	return r ? error_set(a->e, -r, "%d (%s) cannot be stopped: %s", f->pid, f->comm, strerror(-r)) : actor_frozen(f, a);
 }
 
 int transfer_thaw(struct family *f, void *unused)
@@ -220,31 +233,33 @@ int transfer_thaw(struct family *f, void *unused)
 	return 0;
 }
 
-/* The family is frozen: pids of all its processes become members (at home they will be hollows). */
-static int actor_members(struct family *f, void *unused)
+/* In the actor. The family is frozen: pids of all its processes become members (at home they will be hollows). */
+static void add_members(struct family *f)
 {
 	size_t n;
 	const pid_t *p = eng_pids(f->eng, &n);
 
-	(void)unused;
 	pthread_mutex_lock(&f->lock);
 	for (size_t i = 0; i < n; i++)
 		if (!family_member(f, p[i]))
 			family_add_member(f, p[i], 0, i ? NULL : f->comm, true);
 	pthread_mutex_unlock(&f->lock);
-	return 0;
-}
-
-static int actor_events(struct family *f, void *unused)
-{
-	(void)unused;
-	family_events(f);
-	return 0;
 }
 
 static int work_dump(struct family *f, int fd, struct error *e)
 {
-	return eng_dump(f->eng, fd, e);
+	int r = eng_dump(f->eng, fd, e);
+
+	/* The destination has work for longer than this takes. */
+	shutdown(fd, r ? SHUT_RDWR : SHUT_WR);
+	if (!r && f->role == FAM_HOME) {
+		f->no_pipes = !eng_holds_pipes(f->eng);
+		add_members(f);
+		home_actor_saved(f);
+	} else if (!r) {
+		guest_actor_journal(f, NULL);
+	}
+	return r;
 }
 
 /* Opens the stream and says whose image it will be. */
@@ -412,7 +427,15 @@ static int precopy(struct family *f, struct send_plan *p, struct rpc_stream **ou
 	return err;
 }
 
-/* s: the stream of a pre-copy, NULL: none. Ends it. */
+/* The end of the stream is waited for when nobody stands still any more. */
+void transfer_sent(struct send_plan *p)
+{
+	if (p->stream)
+		rpc_stream_finish(p->stream, 0);
+	p->stream = NULL;
+}
+
+/* s: the stream of a pre-copy, NULL: none. Ends it, or leaves that to transfer_sent(). */
 static int stream_image(struct family *f, struct send_plan *p, struct rpc_stream *s, uint64_t t0, struct error *e)
 {
 	struct engine_job job = { .work = work_dump };
@@ -436,9 +459,11 @@ static int stream_image(struct family *f, struct send_plan *p, struct rpc_stream
 		if (!err)
 			err = error_set(e, EPROTO, "%s ended the image early", host_name(p->dest));
 	}
-	if (err)
+	p->stream = s;
+	if (err) {
 		rpc_stream_cancel(s);
-	rpc_stream_finish(s, 0);
+		transfer_sent(p);
+	}
 	return err;
 }
 
@@ -468,7 +493,7 @@ static int give_up(struct family *f, struct send_plan *p, enum mig_event ev)
 
 static int send_family(struct family *f, struct send_plan *p, struct error *e)
 {
-	struct freeze_arg a = { .e = e };
+	struct freeze_arg a = { .e = e, .gen = p->to_gen };
 	enum mig_action act = MA_NONE;
 	struct rpc_stream *s = NULL;
 	uint64_t t0;
@@ -483,13 +508,8 @@ static int send_family(struct family *f, struct send_plan *p, struct error *e)
 		return error_set(e, EBUSY, "%d (%s) is on its way already", f->pid, f->comm);
 	f->m->images++;
 	fault_point("freeze");
-	/*
-	 * Nothing goes ahead of who stands still: a program that has just been called, and who is evicted and has run here for the last time. Nor on the way home if it is small:
-	 * the home's actor would wait for the image, which waits for that actor to take the last reports (hollows are there anyway).
-	 */
-	bool home = f->role == FAM_GUEST && !strcmp(host_name(p->dest), f->home) && f->image_bytes < AHEAD_MIN;
-
-	err = f->exec_entry || f->evicting || home ? 0 : precopy(f, p, &s, e);
+	/* Nothing goes ahead of who stands still: a program that has just been called, and who is evicted and has run here for the last time. */
+	err = f->exec_entry || f->evicting ? 0 : precopy(f, p, &s, e);
 	/* A connection that it has not accepted cannot be put back into its queue at home. Who is evicted does not run, and loses it. */
 	if (!err && f->role == FAM_GUEST && !f->evicting && !strcmp(host_name(p->dest), f->home) && relays_hold(f->relays, HOLD_MS) == -EBUSY)
 		err = error_set(e, EBUSY, "a connection has come in that %d (%s) does not accept: try again later", f->pid, f->comm);
@@ -510,13 +530,7 @@ static int send_family(struct family *f, struct send_plan *p, struct error *e)
 	if (err)
 		return err;
 	t0 = eng_frozen_ns(f->eng);
-	/* From the dump on it would stay parked if we died: we must find it again then. */
-	if (f->role == FAM_HOME)
-		home_journal_move(f, p->to_gen);
-	else
-		guest_journal(f);
 	if (f->role == FAM_GUEST) {
-		family_call(f, actor_events, NULL);
 		/* What it has said so far arrives before it does: reports, output, unread input. */
 		err = outbox_flush(f->outbox, FLUSH_MS);
 		if (err)
@@ -535,8 +549,6 @@ static int send_family(struct family *f, struct send_plan *p, struct error *e)
 		give_up(f, p, ME_FAIL);
 		return err;
 	}
-	if (f->role == FAM_HOME)
-		family_call(f, actor_members, NULL);
 	p->frozen_ns = t0;
 	f->image_bytes = p->bytes;
 	fault_point("sent");
@@ -630,6 +642,10 @@ static int work_fill(struct family *f, int fd, struct error *e)
 		if (f->role == FAM_GUEST)
 			f->eng = NULL;
 	}
+	if (!err && f->role == FAM_GUEST)
+		guest_actor_journal(f, NULL);
+	else if (!err)
+		home_actor_saved(f);
 	arrival(f, false);
 	return err;
 }
@@ -675,8 +691,6 @@ static void filled(struct family *f, int err)
 	pthread_mutex_unlock(&f->lock);
 	if (act == MA_ABANDON) /* work_fill() has done it */
 		guest_forget(f);
-	else if (!err)
-		guest_journal(f);
 }
 
 static int fill_from(struct family *f, struct rpc_stream *s, struct error *e)

@@ -16,12 +16,14 @@ struct send_plan { /* source */
 	struct mig_machine *machine; /* a guest's own, or one of the driver at home */
 	/* out: */
 	uint64_t bytes, frozen_ns;
+	struct rpc_stream *stream; /* to be ended by transfer_sent(), when it is of no use to the family to hurry */
 };
 /*
  * Freezes, dumps and streams; returns 0 when the destination has said PREPARED: the family is parked, in doubt. Otherwise -errno with the reason in e, and the
  * family runs on. Called from a thread that may block.
  */
 int transfer_send(struct family *f, struct send_plan *p, struct error *e);
+void transfer_sent(struct send_plan *p); /* in any case, once, not while the family waits */
 /* Destination: serves one Image stream to its end. */
 void transfer_serve(void *ctx, struct rpc_stream *s);
 

@@ -117,6 +117,8 @@ static int put_all(struct eng_family *l, struct eng_image *out)
 		r = memory_put_ahead(l->procs[i], l->procs[i]->core->maps, out);
 	for (size_t i = 0; i < l->nprocs && r == 0; i++)
 		r = files_put_ahead(l->procs[i], out);
+	for (size_t i = 0; i < l->nprocs && r == 0; i++)
+		r = fs_put_ahead(l->procs[i], out);
 	return r < 0 ? r : image_flush(out);
 }
 
@@ -136,6 +138,8 @@ int announce(struct eng_family *f, pid_t pid, struct eng_image *out, uint64_t *w
 		r = f && f->nest ? look_nest(l, f) : look_home(l, pid);
 	if (r == 0 && (!l->nprocs || l->procs[0]->vpid != (f && f->nest ? f->procs[0]->vpid : pid)))
 		r = -ESRCH;
+	if (r == 0 && !l->devices)
+		l->devices = dump_devices(l->procs[0]->dir);
 	for (size_t i = 0; i < (r == 0 ? l->nprocs : 0); i++)
 		*watchable += precopy_watchable(l->procs[i], l->procs[i]->core->maps);
 	if (r == 0 && l->nprocs == 1 && !l->nzombies) {

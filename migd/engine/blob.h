@@ -25,6 +25,7 @@ enum {
 	BLOB_SLOTS = BLOB_SCRATCH + BLOB_SCRATCH_LEN,
 	BLOB_SLOT = 512,
 	BLOB_STACK = 0x4000,
+	BLOB_CPUS = 128,
 };
 #define BLOB_MAGIC 0x62656c6f74697270ULL
 enum { BLOB_PARK = 0, BLOB_WATCH = 1 };
@@ -48,6 +49,8 @@ struct blob_slot {
 	uint32_t apart; /* waits for no signal, not even its own */
 	uint64_t sigmask;
 	struct user_regs_struct regs; /* as frozen: what a thaw by another migd gives back */
+	uint32_t ncpus; /* likewise, the processors that it may use (pin.c); 0: as it is */
+	uint8_t cpus[BLOB_CPUS];
 };
 _Static_assert(sizeof(struct blob_slot) <= BLOB_SLOT, "slot");
 

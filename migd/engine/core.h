@@ -18,7 +18,7 @@ struct ksigaction { /* the kernel's, not libc's */
 	uint64_t handler, flags, restorer, mask;
 };
 
-enum { SPECULATIONS = 3 };
+enum { SPECULATIONS = 3, PIN_BYTES = BLOB_CPUS };
 
 struct eng_thread_core {
 	bool stopped;			 /* in ptrace stop */
@@ -42,6 +42,10 @@ struct eng_thread_core {
 	int cpu;			 /* -1: it did not sleep */
 	bool has_remaining;
 	bool amx; /* its process may use AMX (arch_prctl(2)) */
+	unsigned ncpus;			 /* it is kept on one processor; what it was allowed before, in bytes */
+	uint8_t cpus[PIN_BYTES];
+	bool asked;			 /* source: the next three are as found in this dump, for res_creds.c */
+	int securebits, pdeath_sig, dumpable;
 	uint64_t remaining;
 	long wait_nr;			 /* the call that has_remaining is about */
 	char wchan[32];			 /* source: kernel function it slept in */
@@ -62,7 +66,7 @@ struct eng_proc_core {
 	uint32_t uid, gid;
 	uint32_t *groups;
 	size_t ngroups;
-	struct maps *maps;
+	struct maps *maps; /* source: dump_maps() */
 	int transfer;	  /* our end of the descriptor transfer socket, -1: none */
 	int transfer_num; /* the target's end */
 	void *mm;	  /* destination: unpacked ImgMm until finish */
@@ -88,6 +92,7 @@ struct zombie { /* a member that has ended and that its parent has not waited fo
 struct eng_family {
 	enum eng_state state;
 	bool home;	   /* hollows (or about to be); false: a nest */
+	bool adopted;	   /* destination: this host becomes its home (adopt.c) */
 	struct eng_hooks hooks;
 	struct eng_proc **procs;
 	size_t nprocs;
@@ -99,6 +104,7 @@ struct eng_family {
 	int wake_fd;  /* eventfd */
 	int apart_fd; /* timerfd: when to look for signals to single threads of hollows */
 	uint64_t frozen_ns;
+	int cpu;	   /* 1 + the processor that we and its threads keep to, 0: not chosen yet */
 	struct nest *nest; /* guest host */
 	struct event_queue *events;
 	struct objects *objects;
@@ -122,6 +128,11 @@ void event_push(struct eng_family *f, const struct eng_event *ev);
 /* A thread that we trace ended with wait status `st` (reaped by us as its tracer). */
 void event_exit_seen(struct eng_proc *p, struct eng_thread *t, int st);
 
+/* Around waitpid(2) for that thread, which is about to stop for us: its SIGCHLD is no news to anybody else. And when there is nothing more to wait for. */
+int events_await(pid_t tid);
+void events_awaited(int place);
+void events_catch_up(void);
+
 /* hollow.c: looks at every watched thread (waitpid, keeper's messages) and pushes what it finds. */
 void watch_collect(struct eng_family *f);
 void hollow_release(struct eng_family *f); /* what has been told has been taken over: those threads wait for signals again */
@@ -142,6 +153,7 @@ void nest_tell_young(struct eng_family *f);
 void nest_all_known(struct eng_family *f);
 
 /* explain.c: eng_explain, for a family at home or in a nest. */
+ssize_t explain_list(pid_t root, pid_t **out); /* it and all descendants; malloc'd */
 int explain_family(pid_t pid, bool in_nest, struct eng_reasons *why, struct eng_sizes *sizes, struct error *e);
 
 /* freeze.c */
@@ -151,6 +163,17 @@ void thaw_processes(struct eng_family *f); /* all run on; the objects stay, with
 int freeze_zombie(struct eng_family *f, pid_t pid, struct eng_proc *parent); /* 1: noted as one that waits for its parent to ask, 0: it is not one */
 void freeze_order(struct eng_family *f); /* parents before children */
 int freeze_thread_resume(struct eng_thread *t, bool stop_again); /* true registers, true mask, detached */
+
+/* pin.c: onto the family's processor; what that changed is noted anew; as it was. And this thread itself, while it injects much. */
+void pin_thread(struct eng_thread *t);
+void pin_again(struct eng_thread *t);
+void pin_release(struct eng_thread *t);
+struct pin_self {
+	unsigned n;
+	uint8_t cpus[PIN_BYTES];
+};
+void pin_self(struct eng_family *f, struct pin_self *was);
+void pin_self_end(const struct pin_self *was);
 
 /* inject.c: eng_batch, with something to do in the last moment before the target runs. */
 int batch_after(struct eng_thread *t, struct eng_call *c, size_t n, size_t *failed, void (*last)(void *), void *arg);
@@ -164,7 +187,13 @@ struct clocks {
 	uint64_t mono, boot, real;
 };
 void clocks_read(struct clocks *c); /* of one moment: read again when we were interrupted in between (a busy host) */
+struct maps *dump_maps(struct eng_proc *p); /* frozen: as they were before the blob came in, read once; NULL: it has ended */
 int dump_blob_in(struct eng_proc *p, struct error *e);
+/*
+ * What numbers the files of a process have that it remembers, or will once it has run on the next host (devices.h); NULL: none. dir: of /proc/PID. Asked for once,
+ * for they stay the same until it is home again.
+ */
+char *dump_devices(int dir);
 /* ahead: a guess, who is not in it has not ended. put: the record alone. */
 int dump_head(struct eng_family *f, struct eng_image *out, bool ahead, struct error *e);
 int dump_put_head(struct eng_family *f, struct eng_image *out, bool ahead);
@@ -173,6 +202,7 @@ void dump_numbers(struct eng_family *f); /* guests: parents, groups and sessions
 /*
  * announce.c: what goes ahead of a process that runs on. 1: sent, 0: it is one of a family. f: the guest family; NULL: pid at home. *watchable: bytes in maps that precopy.c could watch.
  */
+int fs_put_ahead(struct eng_proc *p, struct eng_image *out); /* res_fs.c */
 int announce(struct eng_family *f, pid_t pid, struct eng_image *out, uint64_t *watchable, struct error *e);
 
 /* image.c */

@@ -25,8 +25,11 @@ static int park_all(struct eng_proc *p)
 {
 	for (unsigned i = 0; i < p->nthreads; i++) {
 		struct eng_thread *t = p->threads[i];
-		struct blob_slot s = {.taken = (uint32_t)clock_mono_ns(), .vtid = t->vtid, .sigmask = t->sigmask, .regs = t->core->frozen};
-		int r = eng_poke(p, t->core->slot, &s, sizeof(s));
+		struct blob_slot s = {.taken = (uint32_t)clock_mono_ns(), .vtid = t->vtid, .sigmask = t->sigmask, .regs = t->core->frozen, .ncpus = t->core->ncpus};
+		int r;
+
+		memcpy(s.cpus, t->core->cpus, sizeof(s.cpus));
+		r = eng_poke(p, t->core->slot, &s, sizeof(s));
 
 		if (r == 0)
 			r = inject_park(t);
@@ -36,20 +39,26 @@ static int park_all(struct eng_proc *p)
 	return 0;
 }
 
+struct maps *dump_maps(struct eng_proc *p)
+{
+	if (!p->core->maps)
+		procfs_maps(p->dir, true, &p->core->maps);
+	return p->core->maps;
+}
+
 int dump_blob_in(struct eng_proc *p, struct error *e)
 {
-	struct maps *maps;
 	int r;
 
 	if (p->core->blob_in)
 		return 0;
-	r = procfs_maps(p->dir, false, &maps);
-	if (r < 0)
-		return error_set(e, -r, "process %d: its maps cannot be read", p->vpid);
-	r = inject_prepare(p, maps);
+	for (unsigned i = 0; i < p->nthreads; i++)
+		pin_thread(p->threads[i]);
+	if (!dump_maps(p))
+		return error_set(e, ESRCH, "process %d: its maps cannot be read", p->vpid);
+	r = inject_prepare(p, p->core->maps);
 	if (r == 0)
-		p->core->blob = memory_blob_place(maps, p->core->blob, p->nthreads);
-	maps_free(maps);
+		p->core->blob = memory_blob_place(p->core->maps, p->core->blob, p->nthreads);
 	if (r < 0)
 		return error_set(e, -r, "process %d: no system call instruction found in it", p->vpid);
 	if (!p->core->blob)
@@ -136,24 +145,21 @@ static bool ask_device(void *ctx, const char *point, unsigned *maj, unsigned *mi
 	_cleanup_free_ char *path = NULL;
 	struct stat st;
 
-	if (asprintf(&path, "root%s", point) < 0 || fstatat(((struct eng_proc *)ctx)->dir, path, &st, AT_NO_AUTOMOUNT) < 0)
+	if (asprintf(&path, "root%s", point) < 0 || fstatat(*(const int *)ctx, path, &st, AT_NO_AUTOMOUNT) < 0)
 		return false;
 	*maj = major(st.st_dev);
 	*min = minor(st.st_dev);
 	return true;
 }
 
-/* What it remembers, or will once it has run on the next host: asked for once, for the numbers stay the same until it is home again. "": nothing. */
-static const char *devices_of(struct eng_family *f)
+char *dump_devices(int dir)
 {
-	_cleanup_free_ char *mounts = f->devices || f->just_begun || !f->nprocs ? NULL : eng_proc_read(f->procs[0]->dir, "mountinfo", NULL);
+	_cleanup_free_ char *mounts = eng_proc_read(dir, "mountinfo", NULL);
+	char *list = mounts ? devices_make(mounts, ask_device, &dir) : NULL;
 
-	if (mounts) {
-		f->devices = devices_make(mounts, ask_device, f->procs[0]);
-		if (!f->devices)
-			log_warn("engine: process %d will see other device numbers (st_dev) of its files where it goes: it has too many mounts", f->procs[0]->vpid);
-	}
-	return f->devices ? f->devices : "";
+	if (mounts && !list)
+		log_warn("engine: a process will see other device numbers (st_dev) of its files where it goes: it has too many mounts");
+	return list;
 }
 
 int dump_put_head(struct eng_family *f, struct eng_image *out, bool ahead)
@@ -199,7 +205,7 @@ int dump_put_head(struct eng_family *f, struct eng_image *out, bool ahead)
 		h.hostname = f->head_hostname ? f->head_hostname : host;
 		h.page_size = sysconf(_SC_PAGESIZE);
 		h.vdso = vdso_sum();
-		h.devices = (char *)devices_of(f);
+		h.devices = f->devices ? f->devices : "";
 		h.n_xsave = xsave_layout(parts) * 3;
 		h.xsave = (uint32_t *)parts;
 		r = eng_image_put_msg(out, IMG_HEAD, 0, &h.base);
@@ -299,13 +305,16 @@ static int dump_all(struct eng_family *f, struct eng_image *out, struct error *e
 int eng_dump(struct eng_family *f, int fd, struct error *e)
 {
 	struct eng_image *out = image_writer(fd);
+	struct pin_self was;
 	int r;
 
 	if (!out || f->state != ENG_FROZEN) {
 		image_free(out);
 		return error_set(e, out ? EINVAL : ENOMEM, "dump of a family that is not frozen");
 	}
+	pin_self(f, &was);
 	r = dump_all(f, out, e);
+	pin_self_end(&was);
 	image_free(out);
 	if (r < 0)
 		return error_set(e, -r, "the image cannot be written: %s", strerror(-r));

@@ -3,6 +3,10 @@
  * What happens to processes that the engine watches. Ptrace stops are told to a process by SIGCHLD only: one handler for the whole program writes to the
  * eventfd of every family; which of them it concerns, each finds out by waitpid() on its own threads. A chain to the handler that was there before.
  *
+ * Most stops are those of calls that we inject, and their tracer sits in waitpid(2) for just that thread: they ring no bell, else each would wake the actors of all families.
+ * But SIGCHLD is not queued: that of a hollow which stops in the same moment may have been merged with one that rang none. So whoever waited rings after a millisecond at
+ * most, and when he has done (events_catch_up).
+ *
  * Lock: `slots` is a fixed table of eventfds, entries set and cleared with atomics, read by the handler.
  */
 #include <errno.h>
@@ -15,11 +19,17 @@
 #include <sys/timerfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "conf/clock.h"
 #include "conf/log.h"
 #include "migd/engine/core.h"
 
-enum { LISTENERS = 1024 };
+enum { LISTENERS = 1024, WAITERS = 64 };
+static const uint64_t silence_ns = 1000000;
 static atomic_int slots[LISTENERS]; /* eventfd + 1; 0: free */
+static atomic_int used;		    /* beyond it none is taken */
+static atomic_int awaited[WAITERS]; /* threads whose stop is being waited for; 0: free */
+static atomic_bool muffled;	    /* a bell has not been rung since */
+static _Atomic uint64_t rung_ns;
 static struct sigaction before;
 
 struct event_queue {
@@ -27,17 +37,62 @@ struct event_queue {
 	size_t n, cap;
 };
 
-static void on_sigchld(int sig, siginfo_t *si, void *uc)
+static void ring(void)
 {
-	int saved = errno;
+	int n = atomic_load(&used);
 	uint64_t one = 1;
 
-	for (int i = 0; i < LISTENERS; i++) {
+	for (int i = 0; i < n; i++) {
 		int fd = atomic_load_explicit(&slots[i], memory_order_relaxed);
 
 		if (fd && write(fd - 1, &one, sizeof(one)) < 0)
 			continue; /* full: it is readable anyway */
 	}
+}
+
+static bool is_awaited(pid_t tid)
+{
+	for (int i = 0; i < WAITERS; i++)
+		if (atomic_load(&awaited[i]) == tid)
+			return true;
+	return false;
+}
+
+int events_await(pid_t tid)
+{
+	for (int i = 0; i < WAITERS; i++) {
+		int is_free = 0;
+
+		if (atomic_compare_exchange_strong(&awaited[i], &is_free, tid))
+			return i;
+	}
+	return -1; /* its bell rings, then */
+}
+
+void events_awaited(int place)
+{
+	if (place >= 0)
+		atomic_store(&awaited[place], 0);
+	if (atomic_load(&muffled) && clock_mono_ns() - atomic_load(&rung_ns) > silence_ns)
+		events_catch_up();
+}
+
+void events_catch_up(void)
+{
+	if (!atomic_exchange(&muffled, false))
+		return;
+	atomic_store(&rung_ns, clock_mono_ns());
+	ring();
+}
+
+static void on_sigchld(int sig, siginfo_t *si, void *uc)
+{
+	int saved = errno;
+
+	if (si->si_code == CLD_TRAPPED && is_awaited(si->si_pid))
+		atomic_store(&muffled, true);
+	else
+		ring();
 	if (before.sa_flags & SA_SIGINFO)
 		before.sa_sigaction(sig, si, uc);
 	else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN)
@@ -76,8 +131,11 @@ int events_init(struct eng_family *f)
 	for (int i = 0; i < LISTENERS; i++) {
 		int free_slot = 0;
 
-		if (atomic_compare_exchange_strong(&slots[i], &free_slot, f->wake_fd + 1))
+		if (atomic_compare_exchange_strong(&slots[i], &free_slot, f->wake_fd + 1)) {
+			for (int n = atomic_load(&used); n <= i && !atomic_compare_exchange_strong(&used, &n, i + 1);)
+				;
 			return 0;
+		}
 	}
 	return -EMFILE;
 }
@@ -145,6 +203,7 @@ int eng_next_event(struct eng_family *f, struct eng_event *ev)
 	uint64_t count;
 
 	if (!q->n) {
+		events_catch_up();
 		hollow_release(f);
 		if (read(f->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
 			return -errno;

@@ -120,7 +120,7 @@ static int explain_one(struct eng_probe *p, bool in_nest)
 	return r;
 }
 
-static ssize_t list_family(pid_t root, pid_t **out)
+ssize_t explain_list(pid_t root, pid_t **out)
 {
 	pid_t *v = malloc(sizeof(pid_t));
 	size_t n = 1;
@@ -169,7 +169,7 @@ int explain_family(pid_t pid, bool in_nest, struct eng_reasons *why, struct eng_
 	snprintf(path, sizeof(path), "/proc/%d", pid);
 	if (pid <= 0 || access(path, F_OK) < 0)
 		return error_set(e, ESRCH, "no process %d", pid);
-	n = list_family(pid, &family);
+	n = explain_list(pid, &family);
 	if (n < 0)
 		return n;
 	if (sizes)

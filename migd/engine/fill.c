@@ -20,6 +20,7 @@
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "migd/engine/adopt.h"
 #include "migd/engine/devices.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
@@ -171,6 +172,9 @@ static int revive(struct eng_family *f, struct eng_image *in, struct error *e)
 	img_head *h = NULL;
 	int r = read_head(in, &h, e);
 
+	f->cpu = 0; /* of where we are now */
+	if (r == 0 && f->adopted)
+		r = adopt_clock(h, e);
 	if (r == 0)
 		r = hollow_stop_all(f);
 	if (r == 0) {
@@ -303,6 +307,7 @@ static int finish_all(struct eng_family *f, struct error *e)
 int eng_fill(struct eng_family *f, int fd, const struct eng_hooks *hooks, struct error *e)
 {
 	struct eng_image *in = image_reader(fd);
+	struct pin_self was = {0};
 	struct image_rec rec;
 	const void *body;
 	int r = in ? 0 : error_set(e, ENOMEM, "no memory");
@@ -319,7 +324,7 @@ int eng_fill(struct eng_family *f, int fd, const struct eng_hooks *hooks, struct
 			break;
 		else if (rec.type == IMG_READY && f->hooks.ahead_done)
 			f->hooks.ahead_done(f->hooks.ctx);
-		else if (rec.type == IMG_HEAD)
+		else if (rec.type == IMG_HEAD && (pin_self(f, &was), true)) /* its source stands still now */
 			r = second_head(f, body, rec.len, e);
 		else
 			r = dispatch(f, &rec, body, e);
@@ -330,13 +335,15 @@ int eng_fill(struct eng_family *f, int fd, const struct eng_hooks *hooks, struct
 		inject_transfer_close(f->procs[i]);
 		for (unsigned k = 0; k < f->procs[i]->nthreads && r == 0; k++) {
 			struct eng_thread *t = f->procs[i]->threads[k];
-			struct blob_slot s = {.taken = (uint32_t)clock_mono_ns(), .vtid = t->vtid, .sigmask = t->sigmask, .regs = t->regs};
+			struct blob_slot s = {.taken = (uint32_t)clock_mono_ns(), .vtid = t->vtid, .sigmask = t->sigmask, .regs = t->regs, .ncpus = t->core->ncpus};
 
+			memcpy(s.cpus, t->core->cpus, sizeof(s.cpus));
 			r = eng_poke(f->procs[i], t->core->slot, &s, sizeof(s));
 			if (r == 0)
 				r = inject_park(t);
 		}
 	}
+	pin_self_end(&was);
 	image_free(in);
 	if (r == 0) {
 		f->state = ENG_FILLED;
@@ -382,16 +389,20 @@ void eng_queue_close(struct eng_family *f)
 
 int eng_resume(struct eng_family *f, struct error *e)
 {
+	struct pin_self was;
+
 	/* Parked: found again after a restart; the caller's journal knows that it had been filled. */
 	if (f->state != ENG_FILLED && f->state != ENG_PARKED)
 		return error_set(e, EINVAL, "resume of a family that is %s", eng_state_name(f));
 	wait_for_clock(f);
+	pin_self(f, &was);
 	for (size_t k = 0; eng_res_table[k]; k++)
 		for (size_t i = 0; i < f->nprocs && eng_res_table[k]->resume; i++) {
 			eng_scratch_reset(f->procs[i]);
 			eng_res_table[k]->resume(f->procs[i]);
 		}
 	eng_release_threads(f);
+	pin_self_end(&was);
 	if (f->nest)
 		nest_running(f);
 	else
@@ -403,6 +414,8 @@ int eng_abandon(struct eng_family *f)
 {
 	struct error e = {0};
 
+	if (f->adopted) /* its home has it still */
+		return eng_discard(f);
 	if (!f->nest)
 		return eng_hollow(f, &e);
 	nest_kill(f->nest);

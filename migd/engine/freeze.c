@@ -113,7 +113,7 @@ static int thread_interruptible(struct eng_thread *t, struct error *e)
 }
 
 /* 0, -ESRCH: it ended meanwhile, -EBUSY. */
-static int thread_await(struct eng_thread *t, struct error *e)
+static int await_stop(struct eng_thread *t, struct error *e)
 {
 	uint64_t begun = clock_mono_ns();
 	bool hurried = !t->proc->family->nest || !t->proc->family->devices;
@@ -146,6 +146,14 @@ static int thread_await(struct eng_thread *t, struct error *e)
 		/* a delivery: let it happen (the handler's frame is then part of the state); another event: on */
 		ptrace(PTRACE_CONT, t->tid, 0, st >> 16 ? 0 : WSTOPSIG(st) & 0x7f);
 	}
+}
+
+static int thread_await(struct eng_thread *t, struct error *e)
+{
+	int place = events_await(t->tid), r = await_stop(t, e);
+
+	events_awaited(place);
+	return r;
 }
 
 static char *sched_read(const struct eng_thread *t)
@@ -465,18 +473,13 @@ static int freeze_tree(struct eng_family *f, struct error *e)
 	return 0;
 }
 
-static void find_vdso(struct eng_proc *p, uint64_t *start, uint64_t *end)
+static void find_vdso(const struct maps *maps, uint64_t *start, uint64_t *end)
 {
-	struct maps *maps;
-
-	if (procfs_maps(p->dir, false, &maps) < 0)
-		return;
-	for (size_t i = 0; i < maps->n; i++)
+	for (size_t i = 0; maps && i < maps->n; i++)
 		if (maps->m[i].kind == KIND_VDSO) {
 			*start = maps->m[i].start;
 			*end = maps->m[i].end;
 		}
-	maps_free(maps);
 }
 
 static int family_look(struct eng_family *f, struct eng_reasons *why, struct error *e)
@@ -487,7 +490,10 @@ static int family_look(struct eng_family *f, struct eng_reasons *why, struct err
 
 		uint64_t mask = ~(1ULL << (SIGTRAP - 1)), vdso = 0, vdso_end = 0;
 
-		find_vdso(p, &vdso, &vdso_end);
+		maps_free(p->core->maps);
+		p->core->maps = NULL;
+		procfs_maps(p->dir, true, &p->core->maps); /* once for all that is to come: nobody maps anything any more, but for us */
+		find_vdso(p->core->maps, &vdso, &vdso_end);
 		for (unsigned k = 0; k < p->nthreads && r == 0; k++) {
 			struct eng_thread *t = p->threads[k];
 
@@ -502,8 +508,6 @@ static int family_look(struct eng_family *f, struct eng_reasons *why, struct err
 		}
 		if (r < 0)
 			return error_set(e, -r, "process %d ended while it was stopped", p->vpid);
-		maps_free(p->core->maps);
-		p->core->maps = NULL;
 		for (size_t k = 0; eng_res_table[k] && r == 0; k++)
 			r = eng_res_table[k]->settled ? eng_res_table[k]->settled(p, e) : 0;
 		if (r < 0)
@@ -534,6 +538,7 @@ int freeze_thread_resume(struct eng_thread *t, bool stop_again)
 	if (r == 0 && t->core->masked && ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0)
 		r = -errno;
 	t->core->stopped = false;
+	pin_release(t);
 	if (ptrace(PTRACE_DETACH, t->tid, 0, 0) < 0)
 		r = -errno;
 	if (r < 0)
@@ -592,6 +597,19 @@ int eng_thaw(struct eng_family *f)
 	return 0;
 }
 
+/* Not in the freeze: it asks file servers. Of who has just called exec nothing: it remembers none. */
+static char *look_at_devices(pid_t host)
+{
+	char path[40];
+	_cleanup_close_ int dir = -1;
+	_cleanup_free_ char *status = NULL;
+
+	snprintf(path, sizeof(path), "/proc/%d", host);
+	dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	status = dir < 0 ? NULL : eng_proc_read(dir, "status", NULL);
+	return !status || (pid_t)strtol(eng_field(status, "TracerPid") ?: "0", NULL, 10) == gettid() ? NULL : dump_devices(dir);
+}
+
 static int freeze_all(struct eng_family *f, pid_t pid, struct eng_reasons *why, struct error *e)
 {
 	int r = add_process(f, pid, NULL, e);
@@ -620,6 +638,7 @@ static int attempt(struct eng_family **f, pid_t host, const struct eng_hooks *h,
 		return error_set(e, ENOMEM, "no memory");
 	(*f)->home = !(*f)->nest;
 	(*f)->nzombies = 0;
+	(*f)->cpu = 0;
 	for (size_t i = 0; i < (*f)->nprocs; i++)
 		(*f)->procs[i]->core->seen = false;
 	(*f)->frozen_ns = clock_mono_ns();
@@ -685,16 +704,23 @@ int eng_freeze(pid_t pid, const struct eng_hooks *h, struct eng_family **out, st
 	struct eng_family *f = *out;
 	pid_t host = f && f->nest ? nest_refreeze(f, pid) : pid;
 	bool ahead = f && !f->nest; /* from eng_precopy at home: ours to free when this fails */
+	_cleanup_free_ char *devices = NULL;
 	int r;
 
 	if (host < 0)
 		return error_set(e, -host, "no process %d in this family", pid);
 	precopy_current(f);
 	r = explain_first(f, host, why, e);
+	if (r == 0 && !(f && f->devices))
+		devices = look_at_devices(host);
 	if (r < 0 && ahead)
 		eng_thaw(f);
 	else if (r == 0)
 		r = attempts(&f, host, pid, h, why, e);
+	if (r == 0 && !f->devices && !f->just_begun) {
+		f->devices = devices;
+		devices = NULL;
+	}
 	if (r == 0)
 		*out = f;
 	else if (ahead)

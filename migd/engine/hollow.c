@@ -44,6 +44,7 @@ static int thread_watch(struct eng_thread *t)
 		r = eng_poke(t->proc, t->core->slot + offsetof(struct blob_slot, apart), &apart, sizeof(apart));
 	if (r == 0)
 		r = inject_park(t);
+	pin_release(t);
 	if (r == 0 && ptrace(PTRACE_CONT, t->tid, 0, 0) < 0)
 		r = -errno;
 	t->core->stopped = false;

@@ -34,7 +34,7 @@ static bool is_jobctl(int sig)
 	return sig == SIGSTOP || sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU;
 }
 
-int inject_wait(struct eng_thread *t, int *status)
+static int wait_stop(struct eng_thread *t, int *status)
 {
 	int st;
 
@@ -61,6 +61,14 @@ int inject_wait(struct eng_thread *t, int *status)
 	if (status)
 		*status = st;
 	return 0;
+}
+
+int inject_wait(struct eng_thread *t, int *status)
+{
+	int place = events_await(t->tid), r = wait_stop(t, status);
+
+	events_awaited(place);
+	return r;
 }
 
 int inject_seize(pid_t tid)

@@ -162,15 +162,14 @@ static int objects_dump_family(struct eng_family *f, struct eng_image *out, stru
 {
 	objects_free(f, NULL);
 	for (size_t i = 0; i < f->nprocs; i++) {
-		struct maps *maps;
-		int r = procfs_maps(f->procs[i]->dir, false, &maps);
+		const struct maps *maps = dump_maps(f->procs[i]);
+		int r = maps ? 0 : -ESRCH;
 
 		for (size_t k = 0; r == 0 && k < maps->n; k++)
 			if (maps->m[k].kind == KIND_OBJECT)
 				r = put_object(f->procs[i], &maps->m[k], out);
 		if (r < 0)
 			return error_set(e, -r, "process %d: shared memory cannot be read: %s", f->procs[i]->vpid, strerror(-r));
-		maps_free(maps);
 	}
 	return 0;
 }

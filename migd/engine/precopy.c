@@ -278,9 +278,13 @@ static int rounds(struct eng_family *f, struct eng_image *out, unsigned max_ms)
 
 static int watch_and_send(struct eng_family *f, struct eng_image *im, unsigned max_ms, struct error *e)
 {
-	int r = begin(f, im, e);
+	struct pin_self was;
+	int r;
 
+	pin_self(f, &was);
+	r = begin(f, im, e);
 	thaw_processes(f);
+	pin_self_end(&was);
 	f->state = ENG_TRACKED;
 	return r < 0 ? r : rounds(f, im, max_ms);
 }

@@ -56,10 +56,13 @@ static int cred_status(struct eng_thread *t, Sprite__Img__Cred *c)
 	if (numbers(eng_field(s, "Gid"), id, 4) != 4)
 		return -EBADMSG;
 	c->rgid = id[0], c->egid = id[1], c->sgid = id[2], c->fsgid = id[3];
-	c->groups = calloc(65536, sizeof *c->groups);
+	const char *list = eng_field(s, "Groups");
+	int n = 1 + (list ? strcspn(list, "\n") / 2 : 0); /* a digit and a blank at least */
+
+	c->groups = calloc(n, sizeof *c->groups);
 	if (!c->groups)
 		return -ENOMEM;
-	c->n_groups = numbers(eng_field(s, "Groups"), c->groups, 65536);
+	c->n_groups = numbers(list, c->groups, n);
 	c->inheritable = res_field_u64(s, "CapInh", 16, 0);
 	c->permitted = res_field_u64(s, "CapPrm", 16, 0);
 	c->effective = res_field_u64(s, "CapEff", 16, 0);
@@ -73,6 +76,11 @@ static int cred_ask(struct eng_thread *t, Sprite__Img__Cred *c)
 {
 	int32_t sig = 0;
 
+	if (t->core->asked) { /* by the dump of threads, in passing */
+		c->securebits = t->core->securebits;
+		c->pdeath_sig = t->core->pdeath_sig;
+		return 0;
+	}
 	eng_scratch_reset(t->proc);
 	uint64_t at = eng_scratch_put(t->proc, &sig, sizeof sig);
 	struct eng_call call[2] = {
@@ -145,11 +153,11 @@ static int creds_dump(struct eng_proc *p, struct eng_image *out, struct error *e
 			m->cred[m->n_cred++] = c;
 	}
 	if (!r) {
-		long d = eng_syscall(p->threads[0], SYS_prctl, (long)PR_GET_DUMPABLE);
-
-		m->dumpable = d < 0 ? 0 : d;
-		r = d < 0 ? d : eng_image_put_msg(out, RES_CREDS, p->vpid, &m->base);
+		m->dumpable = p->threads[0]->core->dumpable;
+		r = eng_image_put_msg(out, RES_CREDS, p->vpid, &m->base);
 	}
+	for (unsigned i = 0; i < p->nthreads; i++)
+		p->threads[i]->core->asked = false; /* at home it will be a hollow's */
 	sprite__img__creds__free_unpacked(m, NULL);
 	return r < 0 ? error_set(e, -r, "credentials of %d cannot be read: %s", p->vpid, strerror(-r)) : 0;
 }
@@ -209,9 +217,14 @@ static void add_caps(struct batch *b, struct eng_proc *p, const Sprite__Img__Cre
 /* The capabilities that the kernel knows at all. */
 static uint64_t caps_known(void)
 {
-	_cleanup_free_ char *s = eng_proc_read(-100 /* AT_FDCWD */, "/proc/sys/kernel/cap_last_cap", NULL);
-	int last = s ? atoi(s) : CAP_LAST_CAP;
+	static _Atomic int known;
+	int last = known;
 
+	if (!last) {
+		_cleanup_free_ char *s = eng_proc_read(-100 /* AT_FDCWD */, "/proc/sys/kernel/cap_last_cap", NULL);
+
+		known = last = s && atoi(s) > 0 ? atoi(s) : CAP_LAST_CAP;
+	}
 	return last >= 63 ? ~0ull : (1ull << (last + 1)) - 1;
 }
 
@@ -274,7 +287,7 @@ static bool came_out(const Sprite__Img__Cred *want, struct eng_thread *t)
  * A vessel on a guest host is fresh: its securebits and death signal are the default, so looking from outside is enough. One batch a thread; fsuid calls
  * return the old value, so their failure shows only in the look afterwards.
  */
-static int cred_set(struct eng_thread *t, const Sprite__Img__Cred *want, struct error *e)
+static int cred_set(struct eng_thread *t, const Sprite__Img__Cred *want, int dumpable, struct error *e)
 {
 	int r;
 	bool fresh = t->proc->core->caps;
@@ -294,6 +307,8 @@ static int cred_set(struct eng_thread *t, const Sprite__Img__Cred *want, struct 
 
 	if (!r && (changes || is->pdeath_sig != want->pdeath_sig))
 		add(b, "death signal", SYS_prctl, PR_SET_PDEATHSIG, want->pdeath_sig, 0, 0);
+	if (!r && dumpable >= 0)
+		add(b, "dumpable", SYS_prctl, PR_SET_DUMPABLE, dumpable, 0, 0);
 	if (!r && b->n && (r = eng_batch(t, b->call, b->n, &at)) < 0)
 		error_set(e, -r, "%s of thread %d cannot be set: %s", b->what[at], t->vtid, strerror(-r));
 	if (!r && changes && !came_out(want, t))
@@ -319,10 +334,9 @@ static int creds_finish(struct eng_proc *p, struct error *e)
 		for (size_t k = 1; k < m->n_cred; k++)
 			if ((pid_t)m->cred[k]->tid == p->threads[i]->vtid)
 				want = m->cred[k];
-		r = cred_set(p->threads[i], want, e);
+		/* By the last, for each change takes it away. 2 cannot be set; it is what a change of credentials leaves where the host has it so. */
+		r = cred_set(p->threads[i], want, i == 0 && m->dumpable <= 1 ? (int)m->dumpable : -1, e);
 	}
-	if (!r && m->dumpable <= 1) /* 2 cannot be set; it is what a change of credentials leaves where the host has it so */
-		r = eng_syscall(p->threads[0], SYS_prctl, (long)PR_SET_DUMPABLE, (long)m->dumpable);
 	sprite__img__creds__free_unpacked(m, NULL);
 	*s = NULL;
 	return r < 0 ? error_set(e, -r, "credentials of %d: %s", p->vpid, strerror(-r)) : 0;

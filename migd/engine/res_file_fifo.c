@@ -150,11 +150,18 @@ static int close_one(const struct file_look *l, void *ctx)
 	return 0;
 }
 
+bool eng_holds_pipes(struct eng_family *f)
+{
+	struct fifos_state **s = (struct fifos_state **)eng_family_res(f, &res_fifos);
+
+	return !f->nest && f->state == ENG_PARKED && (f->found_again || (*s && (*s)->held));
+}
+
 int eng_let_go(struct eng_family *f)
 {
 	struct fifos_state **s = (struct fifos_state **)eng_family_res(f, &res_fifos);
 
-	if (f->nest || f->state != ENG_PARKED || (!f->found_again && !(*s && (*s)->held)))
+	if (!eng_holds_pipes(f))
 		return 0;
 	for (size_t i = 0; i < f->nprocs; i++)
 		if (!f->procs[i]->core->dead)

@@ -25,30 +25,27 @@ static int by_number(const void *a, const void *b)
 	return (x->num > y->num) - (x->num < y->num);
 }
 
-/* A socket between us and the target, there above all numbers that are to be given. */
+/* A socket between us and the target, there above all numbers that are to be given; of its own pair, 0 and 1, the second is still open. */
 static int channel_open(struct eng_proc *p, int above, int *ours, int *theirs)
 {
-	struct eng_thread *t = p->threads[0];
 	int num[2];
 
 	eng_scratch_reset(p);
 	uint64_t at = eng_scratch_put(p, NULL, sizeof num);
-	long r = at ? eng_syscall(t, SYS_socketpair, (long)AF_UNIX, (long)(SOCK_DGRAM | SOCK_CLOEXEC), 0l, at) : -ENOMEM;
+	struct eng_call c[3] = {
+		{SYS_socketpair, {AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, at}, 0, 0, 0},
+		{SYS_fcntl, {0, F_DUPFD_CLOEXEC, above}, 0, 0, 0},
+		{SYS_close, {0}, 0, 0, 0},
+	};
+	int r = at ? eng_batch(p->threads[0], c, ARRAY_SIZE(c), NULL) : -ENOMEM;
 
 	if (r < 0 || (r = eng_peek(p, at, num, sizeof num)) < 0)
 		return r;
-	*ours = eng_fd_get(p, num[1]);
-	if (*ours < 0)
-		return *ours;
-	struct eng_call c[3] = {
-		{SYS_fcntl, {num[0], F_DUPFD_CLOEXEC, above}, 0, 0, 0},
-		{SYS_close, {num[0]}, 0, 0, 0},
-		{SYS_close, {num[1]}, 0, 0, 0},
-	};
-
-	r = eng_batch(t, c, 3, NULL);
-	*theirs = c[0].ret;
-	return r;
+	*theirs = c[1].ret;
+	if (num[0] != 0 || num[1] != 1)
+		return -EPROTO;
+	*ours = eng_fd_get(p, 1);
+	return *ours < 0 ? *ours : 0;
 }
 
 static int chunk_send(int sock, const struct file_gift *g, size_t n)
@@ -66,14 +63,33 @@ static int chunk_send(int sock, const struct file_gift *g, size_t n)
 	return sendmsg(sock, &m, MSG_NOSIGNAL) == 1 ? 0 : -errno;
 }
 
-/* The target takes the message; its descriptors must have landed on 0, 1, 2, ... */
-static int chunk_receive(struct eng_proc *p, int num, size_t n)
+/* From where they land to their places. */
+static size_t chunk_place(const struct file_gift *g, size_t n, struct eng_call *c)
+{
+	size_t k = 0;
+
+	for (size_t i = n; i-- > 0;) {
+		if (g[i].num == (int)i) { /* by chance the right one; it came with close-on-exec */
+			if (!g[i].cloexec)
+				c[k++] = (struct eng_call){SYS_fcntl, {i, F_SETFD, 0}, 0, 0, 0};
+			continue;
+		}
+		c[k++] = (struct eng_call){SYS_dup3, {i, g[i].num, g[i].cloexec ? O_CLOEXEC : 0}, 0, 0, 0};
+		c[k++] = (struct eng_call){SYS_close, {i}, 0, 0, 0};
+	}
+	return k;
+}
+
+/* The target takes the message; its descriptors must have landed on 0, 1, 2, ..., from where they go to their places in the same go. */
+static int chunk_take(struct eng_proc *p, int num, const struct file_gift *g, size_t n, bool first, bool last)
 {
 	struct { /* as the target sees it */
 		struct msghdr m;
 		struct iovec v;
 		char byte[16], control[CMSG_SPACE(CHUNK * sizeof(int))];
 	} x = {0};
+	struct eng_call c[2 * CHUNK + 3];
+	size_t k = 0;
 
 	eng_scratch_reset(p);
 	uint64_t at = eng_scratch_put(p, NULL, sizeof x);
@@ -86,38 +102,28 @@ static int chunk_receive(struct eng_proc *p, int num, size_t n)
 	x.m.msg_controllen = sizeof x.control;
 	x.v.iov_base = (void *)(at + offsetof(typeof(x), byte));
 	x.v.iov_len = 1;
-	long r = eng_poke(p, at, &x, sizeof x);
+	if (first)
+		c[k++] = (struct eng_call){SYS_close, {1}, 0, 0, 0};
+	c[k++] = (struct eng_call){SYS_recvmsg, {num, at, MSG_CMSG_CLOEXEC | MSG_DONTWAIT}, 0, 0, 0};
+	k += chunk_place(g, n, c + k);
+	if (last)
+		c[k++] = (struct eng_call){SYS_close, {num}, 0, 0, 0};
+	int r = eng_poke(p, at, &x, sizeof x);
 
 	if (!r)
-		r = eng_syscall(p->threads[0], SYS_recvmsg, (long)num, at, (long)(MSG_CMSG_CLOEXEC | MSG_DONTWAIT));
-	if (r < 0)
-		return r;
-	r = eng_peek(p, at, &x, sizeof x);
+		r = eng_batch(p->threads[0], c, k, NULL);
+	if (!r)
+		r = eng_peek(p, at, &x, sizeof x);
 	if (r < 0)
 		return r;
 	const int *got = (const int *)(x.control + CMSG_LEN(0));
 
+	if (((struct cmsghdr *)x.control)->cmsg_len != CMSG_LEN(n * sizeof(int)))
+		return -EPROTO;
 	for (size_t i = 0; i < n; i++)
 		if (got[i] != (int)i)
 			return -EPROTO;
 	return 0;
-}
-
-static int chunk_place(struct eng_proc *p, const struct file_gift *g, size_t n)
-{
-	struct eng_call c[2 * CHUNK];
-	size_t k = 0;
-
-	for (size_t i = n; i-- > 0;) {
-		if (g[i].num == (int)i) { /* by chance the right one; it came with close-on-exec */
-			if (!g[i].cloexec)
-				c[k++] = (struct eng_call){SYS_fcntl, {i, F_SETFD, 0}, 0, 0, 0};
-			continue;
-		}
-		c[k++] = (struct eng_call){SYS_dup3, {i, g[i].num, g[i].cloexec ? O_CLOEXEC : 0}, 0, 0, 0};
-		c[k++] = (struct eng_call){SYS_close, {i}, 0, 0, 0};
-	}
-	return k ? eng_batch(p->threads[0], c, k, NULL) : 0;
 }
 
 int files_give(struct eng_proc *p, struct file_gift *g, size_t n)
@@ -134,13 +140,9 @@ int files_give(struct eng_proc *p, struct file_gift *g, size_t n)
 
 		r = chunk_send(sock, g + lo, hi - lo);
 		if (!r)
-			r = chunk_receive(p, there, hi - lo);
-		if (!r)
-			r = chunk_place(p, g + lo, hi - lo);
+			r = chunk_take(p, there, g + lo, hi - lo, hi == n, lo == 0);
 		hi = lo;
 	}
-	if (there >= 0)
-		eng_syscall(p->threads[0], SYS_close, (long)there);
 	if (sock >= 0)
 		close(sock);
 	return r;

@@ -89,7 +89,27 @@ static int fs_probe(struct eng_probe *p)
 	return 0;
 }
 
-static int fs_dump(struct eng_proc *p, struct eng_image *out, struct error *e)
+struct fs_state { /* ->res[], destination */
+	Sprite__Img__Fs *image, *ahead; /* ahead: it has been there already */
+};
+
+static struct fs_state *state_of(struct eng_proc *p)
+{
+	void **s = &p->res[eng_res_index(&res_fs)];
+
+	if (!*s)
+		*s = calloc(1, sizeof(struct fs_state));
+	return *s;
+}
+
+static void record_free(Sprite__Img__Fs **m)
+{
+	if (*m)
+		sprite__img__fs__free_unpacked(*m, NULL);
+	*m = NULL;
+}
+
+static int put(struct eng_proc *p, uint32_t type, struct eng_image *out, struct error *e)
 {
 	Sprite__Img__Fs m = SPRITE__IMG__FS__INIT;
 	char cwd[PATH_MAX];
@@ -109,30 +129,27 @@ static int fs_dump(struct eng_proc *p, struct eng_image *out, struct error *e)
 	m.cwd = cwd;
 	m.cwd_ino = st.st_ino;
 	m.umask = res_field_u64(status, "Umask", 8, 022);
-	return eng_image_put_msg(out, RES_FS, p->vpid, &m.base);
+	return eng_image_put_msg(out, type, p->vpid, &m.base);
 }
 
-static int fs_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, const void *body, size_t len, struct error *e)
+static int fs_dump(struct eng_proc *p, struct eng_image *out, struct error *e)
 {
-	(void)f, (void)type;
-	if (!p)
-		return res_bad_record(e, "working directory");
-	void **s = &p->res[eng_res_index(&res_fs)];
-
-	if (*s)
-		sprite__img__fs__free_unpacked(*s, NULL);
-	*s = sprite__img__fs__unpack(NULL, len, body);
-	return *s ? 0 : res_bad_record(e, "working directory");
+	return put(p, RES_FS, out, e);
 }
 
-static int fs_finish(struct eng_proc *p, struct error *e)
+int fs_put_ahead(struct eng_proc *p, struct eng_image *out)
 {
-	void **s = &p->res[eng_res_index(&res_fs)];
-	Sprite__Img__Fs *m = *s;
+	struct error guess = {0};
+	int r = put(p, RES_FS_AHEAD, out, &guess);
+
+	return r == -ENOMEM || r == -EPIPE ? r : 0; /* else the dump says why, if it is still so then */
+}
+
+static int go_there(struct eng_proc *p, const Sprite__Img__Fs *m, struct error *e)
+{
 	struct stat st;
 
-	if (!m)
-		return error_set(e, EBADMSG, "image: no working directory of process %d", p->vpid);
+	eng_scratch_reset(p);
 	uint64_t path = eng_scratch_put(p, m->cwd, strlen(m->cwd) + 1), at = eng_scratch_put(p, NULL, sizeof st);
 	struct eng_call c[9];
 	size_t n = 0, opened;
@@ -163,9 +180,52 @@ static int fs_finish(struct eng_proc *p, struct error *e)
 		return error_set(e, -r, "working directory %s of %d: %s", m->cwd, p->vpid, strerror(-r));
 	if (!res_same_ino(st.st_ino, m->cwd_ino))
 		return error_set(e, ESTALE, "working directory %s of %d is another directory there", m->cwd, p->vpid);
-	sprite__img__fs__free_unpacked(m, NULL);
-	*s = NULL;
 	return 0;
+}
+
+/* A path costs round trips to its home: it goes there before the freeze. Not a hollow, whose directory is seen at home. */
+static void go_ahead(struct eng_proc *p, struct fs_state *s, Sprite__Img__Fs *m)
+{
+	struct error guess = {0};
+
+	record_free(&s->ahead);
+	if (p->core->caps && go_there(p, m, &guess) == 0)
+		s->ahead = m;
+	else
+		record_free(&m);
+}
+
+static int fs_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, const void *body, size_t len, struct error *e)
+{
+	struct fs_state *s = p ? state_of(p) : NULL;
+	Sprite__Img__Fs *m = s ? sprite__img__fs__unpack(NULL, len, body) : NULL;
+
+	(void)f;
+	if (!m)
+		return res_bad_record(e, "working directory");
+	if (type == RES_FS_AHEAD) {
+		go_ahead(p, s, m);
+		return 0;
+	}
+	record_free(&s->image);
+	s->image = m;
+	return 0;
+}
+
+static int fs_finish(struct eng_proc *p, struct error *e)
+{
+	struct fs_state *s = state_of(p);
+	int r = 0;
+
+	if (!s || !s->image)
+		return error_set(e, EBADMSG, "image: no working directory of process %d", p->vpid);
+	const Sprite__Img__Fs *m = s->image, *a = s->ahead;
+
+	if (!a || a->cwd_ino != m->cwd_ino || a->umask != m->umask || strcmp(a->cwd, m->cwd))
+		r = go_there(p, m, e);
+	record_free(&s->image);
+	record_free(&s->ahead);
+	return r;
 }
 
 static int fs_hollow(struct eng_proc *p, struct error *e)
@@ -179,15 +239,19 @@ static int fs_hollow(struct eng_proc *p, struct error *e)
 static void fs_release(struct eng_family *f, struct eng_proc *p)
 {
 	(void)f;
-	if (!p || !p->res[eng_res_index(&res_fs)])
+	struct fs_state *s = p ? p->res[eng_res_index(&res_fs)] : NULL;
+
+	if (!s)
 		return;
-	sprite__img__fs__free_unpacked(p->res[eng_res_index(&res_fs)], NULL);
+	record_free(&s->image);
+	record_free(&s->ahead);
+	free(s);
 	p->res[eng_res_index(&res_fs)] = NULL;
 }
 
 const struct eng_res res_fs = {
 	.name = "working directory",
-	.types = {RES_FS, RES_FS},
+	.types = {RES_FS, RES_FS_AHEAD},
 	.probe = fs_probe,
 	.dump = fs_dump,
 	.fill = fs_fill,

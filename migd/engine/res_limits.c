@@ -122,18 +122,22 @@ static struct wish *wish_of(struct limits_state *s, pid_t vtid)
 	return NULL;
 }
 
-static int affinity_dump(struct limits_state *s, struct eng_thread *t, Sprite__Img__ThreadLimits *m)
+static int affinity_dump(struct limits_state *s, struct eng_thread *t, Sprite__Img__ThreadLimits *m, const struct cpus *all)
 {
-	struct cpus is, all;
-	int r = cpus_of(t->tid, &is);
+	struct cpus is = {.len = t->core->ncpus};
+	int r = 0;
+
+	memcpy(is.bit, t->core->cpus, is.len);
+	cpus_trim(&is);
+	if (!t->core->ncpus) /* else it is kept on one for us (pin.c) */
+		r = cpus_of(t->tid, &is);
 	struct wish *w = wish_of(s, t->vtid);
 
 	if (r < 0)
 		return r;
-	cpus_host(&all);
 	if (w && cpus_equal(&w->got, &is))
 		is = w->want; /* not touched since: what it asked for at first goes on */
-	else if (cpus_cover(&is, &all))
+	else if (cpus_cover(&is, all))
 		return 0;
 	m->affinity.data = malloc(is.len + 1);
 	if (!m->affinity.data)
@@ -143,26 +147,27 @@ static int affinity_dump(struct limits_state *s, struct eng_thread *t, Sprite__I
 	return 0;
 }
 
-static void affinity_finish(struct limits_state *s, struct eng_thread *t, const Sprite__Img__ThreadLimits *m)
+static void affinity_finish(struct limits_state *s, struct eng_thread *t, const Sprite__Img__ThreadLimits *m, const struct cpus *all)
 {
-	struct cpus want = {.len = m->affinity.len}, all, now;
+	struct cpus want = {.len = m->affinity.len}, now;
 
-	cpus_host(&all);
+	if (t->core->ncpus) /* it is kept on one for us */
+		pin_release(t);
 	if (want.len > sizeof want.bit)
 		return;
 	if (!want.len) {
-		if (!cpus_of(t->tid, &now) && !cpus_cover(&now, &all))
-			syscall(SYS_sched_setaffinity, t->tid, all.len, all.bit);
+		if (!cpus_of(t->tid, &now) && !cpus_cover(&now, all))
+			syscall(SYS_sched_setaffinity, t->tid, all->len, all->bit);
 		return;
 	}
 	memcpy(want.bit, m->affinity.data, want.len);
 	struct cpus got = want;
 
 	for (size_t i = 0; i < got.len; i++)
-		got.bit[i] &= i < all.len ? all.bit[i] : 0;
+		got.bit[i] &= i < all->len ? all->bit[i] : 0;
 	cpus_trim(&got);
 	if (!got.len)
-		got = all;
+		got = *all;
 	size_t len = got.len < 8 ? 8 : (got.len + 7) & ~7ul; /* the kernel wants whole words */
 
 	syscall(SYS_sched_setaffinity, t->tid, len, got.bit);
@@ -192,23 +197,36 @@ static int limits_probe(struct eng_probe *p)
 
 /* ---- dump ----------------------------------------------------------------------------------------- */
 
-static int rlimits_dump(struct eng_proc *p, Sprite__Img__Limits *m)
+/* By us, who may ask for all that we may trace; by the process itself, which costs two switches to it, where we may not. */
+static int rlimits_read(struct eng_proc *p, struct rlimit l[RLIM_NLIMITS])
 {
 	struct eng_call c[RLIM_NLIMITS];
-	struct rlimit l[RLIM_NLIMITS];
+	int i = 0;
 
+	while (i < RLIM_NLIMITS && prlimit(p->pid, i, NULL, &l[i]) == 0)
+		i++;
+	if (i == RLIM_NLIMITS)
+		return 0;
 	eng_scratch_reset(p);
-	uint64_t at = eng_scratch_put(p, NULL, sizeof l);
+	uint64_t at = eng_scratch_put(p, NULL, RLIM_NLIMITS * sizeof *l);
 
-	m->rlimit = calloc(RLIM_NLIMITS, sizeof *m->rlimit);
-	if (!at || !m->rlimit)
-		return -ENOMEM;
-	for (int i = 0; i < RLIM_NLIMITS; i++)
+	for (i = 0; i < RLIM_NLIMITS; i++)
 		c[i] = (struct eng_call){SYS_prlimit64, {0, i, 0, at + i * sizeof l[0]}, 0, 0, 0};
-	int r = eng_batch(p->threads[0], c, RLIM_NLIMITS, NULL);
+	int r = at ? eng_batch(p->threads[0], c, RLIM_NLIMITS, NULL) : -ENOMEM;
 
-	if (r < 0 || (r = eng_peek(p, at, l, sizeof l)) < 0)
+	return r < 0 ? r : eng_peek(p, at, l, RLIM_NLIMITS * sizeof *l);
+}
+
+static int rlimits_dump(struct eng_proc *p, Sprite__Img__Limits *m)
+{
+	struct rlimit l[RLIM_NLIMITS];
+	int r = rlimits_read(p, l);
+
+	if (r < 0)
 		return r;
+	m->rlimit = calloc(RLIM_NLIMITS, sizeof *m->rlimit);
+	if (!m->rlimit)
+		return -ENOMEM;
 	for (int i = 0; i < RLIM_NLIMITS; i++) {
 		Sprite__Img__RLimit *x = malloc(sizeof *x);
 
@@ -252,7 +270,7 @@ static int thread_ask(struct eng_thread *t, Sprite__Img__ThreadLimits *m)
 	return r;
 }
 
-static int thread_dump(struct limits_state *s, struct eng_thread *t, Sprite__Img__ThreadLimits *m)
+static int thread_dump(struct limits_state *s, struct eng_thread *t, Sprite__Img__ThreadLimits *m, const struct cpus *all)
 {
 	struct sched_attr_0 a = {.size = sizeof a};
 
@@ -269,16 +287,15 @@ static int thread_dump(struct limits_state *s, struct eng_thread *t, Sprite__Img
 	long io = syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, t->tid);
 
 	m->ioprio = io > 0 ? io : 0;
-	int r = affinity_dump(s, t, m);
+	int r = affinity_dump(s, t, m, all);
 
 	return r < 0 ? r : thread_ask(t, m);
 }
 
 /* Registrations, as bits: each has the number of the command that makes it, which is twice that of the barrier itself. Before Linux 6.3 a barrier tells: EPERM without. */
-static uint32_t barriers_of(struct eng_proc *p)
+static uint32_t barriers_of(struct eng_proc *p, long all)
 {
 	static const int barrier[] = {MEMBARRIER_CMD_PRIVATE_EXPEDITED, MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE, 1 << 7 /* ..._RSEQ */};
-	long all = eng_syscall(p->threads[0], SYS_membarrier, 1l << 9 /* MEMBARRIER_CMD_GET_REGISTRATIONS */, 0l, 0l);
 	uint32_t bits = 0;
 
 	if (all >= 0)
@@ -308,12 +325,13 @@ static int process_dump(struct eng_proc *p, Sprite__Img__Limits *m)
 	m->oom_score_adj = oom ? atoi(oom) : 0;
 	eng_scratch_reset(p);
 	uint64_t at = eng_scratch_put(p, &sub, sizeof sub);
-	struct eng_call c[5] = {
+	struct eng_call c[6] = {
 		{SYS_prctl, {PR_GET_CHILD_SUBREAPER, at}, 0, 0, 0},
 		{SYS_prctl, {PR_GET_THP_DISABLE}, 0, 1, 0},
 		{SYS_prctl, {PR_MCE_KILL_GET}, 0, 1, 0},
 		{SYS_prctl, {PR_GET_MDWE}, 0, 1, 0},
 		{SYS_prctl, {PR_GET_MEMORY_MERGE}, 0, 1, 0},
+		{SYS_membarrier, {1 << 9 /* MEMBARRIER_CMD_GET_REGISTRATIONS */}, 0, 1, 0},
 	};
 	int r = eng_batch(p->threads[0], c, ARRAY_SIZE(c), NULL);
 
@@ -325,7 +343,7 @@ static int process_dump(struct eng_proc *p, Sprite__Img__Limits *m)
 	m->mdwe = c[3].ret > 0 ? c[3].ret : 0;
 	m->memory_merge = c[4].ret == 1;
 	m->mlockall = p->core->mlockall;
-	m->barriers = barriers_of(p);
+	m->barriers = barriers_of(p, c[5].ret);
 	m->core_filter = core && *core ? strtoul(core, NULL, 16) + 1 : 0;
 	return 0;
 }
@@ -340,6 +358,9 @@ static int limits_dump(struct eng_proc *p, struct eng_image *out, struct error *
 		free(m);
 		return r;
 	}
+	struct cpus all;
+
+	cpus_host(&all);
 	sprite__img__limits__init(m);
 	m->thread = calloc(p->nthreads, sizeof *m->thread);
 	if (!m->thread)
@@ -355,7 +376,7 @@ static int limits_dump(struct eng_proc *p, struct eng_image *out, struct error *
 		}
 		sprite__img__thread_limits__init(t);
 		m->thread[m->n_thread++] = t;
-		r = thread_dump(s, p->threads[i], t);
+		r = thread_dump(s, p->threads[i], t, &all);
 	}
 	if (!r)
 		r = process_dump(p, m);
@@ -396,15 +417,11 @@ static int rlimits_set(struct eng_proc *p, const Sprite__Img__Limits *m, struct 
 	const Sprite__Img__RLimit *set[RLIM_NLIMITS];
 	size_t n = 0;
 
-	eng_scratch_reset(p);
-	uint64_t at = eng_scratch_put(p, NULL, sizeof is);
+	int r = rlimits_read(p, is);
 
-	for (int i = 0; i < RLIM_NLIMITS; i++)
-		c[i] = (struct eng_call){SYS_prlimit64, {0, i, 0, at + i * sizeof is[0]}, 0, 0, 0};
-	int r = eng_batch(p->threads[0], c, RLIM_NLIMITS, NULL);
-
-	if (r < 0 || (r = eng_peek(p, at, is, sizeof is)) < 0)
+	if (r < 0)
 		return error_set(e, -r, "limits of %d cannot be read: %s", p->vpid, strerror(-r));
+	eng_scratch_reset(p);
 	for (size_t i = 0; i < m->n_rlimit; i++) {
 		const Sprite__Img__RLimit *x = m->rlimit[i];
 
@@ -446,14 +463,15 @@ static int sched_set(struct eng_thread *t, const Sprite__Img__ThreadLimits *m)
 	return 0;
 }
 
-static int thread_finish(struct limits_state *s, struct eng_thread *t, const Sprite__Img__ThreadLimits *m, struct error *e)
+static int thread_finish(struct limits_state *s, struct eng_thread *t, const Sprite__Img__ThreadLimits *m, const struct cpus *all, struct error *e)
 {
 	int r = sched_set(t, m);
 
 	if (r < 0)
 		return error_set(e, -r, "scheduling of thread %d (policy %u, nice %d) cannot be set here: %s", t->vtid, m->policy, m->nice,
 				 strerror(-r));
-	affinity_finish(s, t, m);
+	affinity_finish(s, t, m, all);
+	pin_again(t);
 	if (syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, t->tid) != (long)m->ioprio)
 		syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, t->tid, m->ioprio);
 	Sprite__Img__ThreadLimits is = SPRITE__IMG__THREAD_LIMITS__INIT;
@@ -525,16 +543,18 @@ static int process_finish(struct eng_proc *p, const Sprite__Img__Limits *m, stru
 static int limits_finish(struct eng_proc *p, struct error *e)
 {
 	struct limits_state *s = state_of(p);
+	struct cpus all;
 	int r = 0;
 
 	if (!s || !s->image)
 		return error_set(e, EBADMSG, "image: no limits of process %d", p->vpid);
+	cpus_host(&all);
 	s->nwish = 0;
 	for (size_t i = 0; !r && i < s->image->n_thread; i++) {
 		struct eng_thread *t = res_thread_by_vtid(p, s->image->thread[i]->tid);
 
 		if (t)
-			r = thread_finish(s, t, s->image->thread[i], e);
+			r = thread_finish(s, t, s->image->thread[i], &all, e);
 	}
 	if (!r)
 		r = process_finish(p, s->image, e);

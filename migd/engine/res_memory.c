@@ -377,11 +377,24 @@ static struct mm_build *build_new(size_t n)
 	return NULL;
 }
 
-/* mlockall(MCL_FUTURE): nothing tells, but what we have mapped in the process is locked then. */
-static void see_mlockall(struct eng_proc *p, const struct map *ours)
+static bool is_ours(const struct eng_proc *p, const struct map *m)
 {
-	if (ours->flags & MAPF_LOCKED)
-		p->core->mlockall = MCL_FUTURE | (ours->flags & MAPF_ONFAULT ? MCL_ONFAULT : 0);
+	return m->start >= p->core->blob && m->end <= p->core->blob + blob_size(p->core->nslots);
+}
+
+/* mlockall(MCL_FUTURE): nothing tells, but what we have mapped in the process is locked then. Only where anything is locked at all the maps are read for it. */
+static void see_mlockall(struct eng_proc *p)
+{
+	_cleanup_free_ char *status = eng_proc_read(p->dir, "status", NULL);
+	struct maps *maps;
+
+	p->core->mlockall = 0;
+	if (!res_field_u64(status, "VmLck", 10, 0) || procfs_maps(p->dir, true, &maps) < 0)
+		return;
+	for (size_t i = 0; i < maps->n; i++)
+		if (is_ours(p, &maps->m[i]) && maps->m[i].flags & MAPF_LOCKED)
+			p->core->mlockall = MCL_FUTURE | (maps->m[i].flags & MAPF_ONFAULT ? MCL_ONFAULT : 0);
+	maps_free(maps);
 }
 
 static int build(struct eng_proc *p, struct maps *maps, struct mm_build *b, struct error *e)
@@ -389,15 +402,13 @@ static int build(struct eng_proc *p, struct maps *maps, struct mm_build *b, stru
 	size_t n = 0;
 	int r = 0;
 
-	p->core->mlockall = 0;
+	see_mlockall(p);
 	for (size_t i = 0; i < maps->n && r == 0; i++) {
 		struct map *m = &maps->m[i];
 		const char *why = map_refusal(p->pid, m);
 
-		if (m->start >= p->core->blob && m->end <= p->core->blob + blob_size(p->core->nslots)) {
-			see_mlockall(p, m);
+		if (is_ours(p, m))
 			continue;
-		}
 		if (why)
 			return error_set(e, EOPNOTSUPP, "process %d: memory %lx-%lx %s: %s", p->vpid, (long)m->start, (long)m->end, m->path, why);
 		if (m->kind == KIND_VSYSCALL || m->kind == KIND_SYSV) /* the latter: res_sysv.c */
@@ -455,17 +466,14 @@ static int dump_mm(struct eng_proc *p, struct maps *maps, struct mm_build *b, st
 
 static int memory_dump(struct eng_proc *p, struct eng_image *out, struct error *e)
 {
-	struct maps *maps;
-	struct mm_build *b;
-	int r = procfs_maps(p->dir, true, &maps);
+	struct maps *maps = dump_maps(p);
+	struct mm_build *b = maps ? build_new(maps->n) : NULL;
+	int r = b ? dump_mm(p, maps, b, out, e) : -ENOMEM;
 
-	if (r < 0)
-		return error_set(e, -r, "process %d: its maps cannot be read", p->vpid);
-	b = build_new(maps->n);
-	r = b ? dump_mm(p, maps, b, out, e) : -ENOMEM;
+	if (!maps)
+		return error_set(e, ESRCH, "process %d: its maps cannot be read", p->vpid);
 	build_free(b, maps->n);
-	maps_free(maps);
-	return r;
+	return r < 0 ? r : image_flush(out); /* the destination lays it out while we go on reading */
 }
 
 /* ---- ahead ----------------------------------------------------------------------------------------- */
@@ -476,7 +484,7 @@ static int ahead_map(struct eng_proc *p, const struct map *m, Sprite__Image__Img
 	size_t n;
 
 	if ((m->kind != KIND_ANON && m->kind != KIND_FILE_PRIV) || map_refusal(p->pid, m) || (m->kind == KIND_FILE_PRIV && is_deleted(m->path)) ||
-	    (m->start >= p->core->blob && m->end <= p->core->blob + blob_size(p->core->nslots)))
+	    is_ours(p, m))
 		return 1;
 	sprite__image__img_map__init(im);
 	sprite__image__img_file__init(file);

@@ -272,10 +272,10 @@ static int sysv_dump_family(struct eng_family *f, struct eng_image *out, struct 
 
 static int sysv_dump(struct eng_proc *p, struct eng_image *out, struct error *e)
 {
-	struct maps *maps;
+	const struct maps *maps = dump_maps(p);
 	struct sysv_segment *s = NULL;
-	int r = procfs_maps(p->dir, true, &maps);
-	ssize_t n = r < 0 ? r : sysv_segments(maps, &s);
+	ssize_t n = maps ? sysv_segments(maps, &s) : -ESRCH;
+	int r = 0;
 
 	for (ssize_t i = 0; i < n && r == 0; i++) {
 		Sprite__Img__SysvAttach m = SPRITE__IMG__SYSV_ATTACH__INIT;
@@ -301,8 +301,6 @@ static int sysv_dump(struct eng_proc *p, struct eng_image *out, struct error *e)
 			r = eng_image_put_msg(out, RES_SYSV_ATTACH, p->vpid, &m.base);
 	}
 	free(s);
-	if (n >= 0)
-		maps_free(maps);
 	return r < 0 || n < 0 ? error_set(e, r < 0 ? -r : -n, "process %d: SysV shared memory: %s", p->vpid, strerror(r < 0 ? -r : -n)) : 0;
 }
 

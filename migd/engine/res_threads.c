@@ -41,10 +41,12 @@ static int dump_thread(struct eng_thread *t, struct eng_image *out, struct error
 		stack_t alt;
 		uint64_t tid_addr, permitted;
 		uint32_t tsc;
+		int32_t death;
+		char segment[16];
 	} got = {0};
 	uint64_t at, head = 0, len = 0;
 	uint32_t speculation[SPECULATIONS];
-	struct eng_call call[4 + SPECULATIONS];
+	struct eng_call call[8 + SPECULATIONS]; /* all that is to be asked of it in one go: each costs two switches */
 	int r;
 
 	eng_scratch_reset(t->proc);
@@ -54,7 +56,11 @@ static int dump_thread(struct eng_thread *t, struct eng_image *out, struct error
 	call[2] = (struct eng_call){.nr = SYS_arch_prctl, .arg = {ARCH_GET_XCOMP_PERM, at + offsetof(typeof(got), permitted)}, .may_fail = 1};
 	call[3] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_TSC, at + offsetof(typeof(got), tsc)}, .may_fail = 1};
 	for (unsigned i = 0; i < SPECULATIONS; i++)
-		call[4 + i] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_SPECULATION_CTRL, i}, .may_fail = 1};
+		call[8 + i] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_SPECULATION_CTRL, i}, .may_fail = 1};
+	call[4] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_SECUREBITS}};
+	call[5] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_PDEATHSIG, at + offsetof(typeof(got), death)}};
+	call[6] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_DUMPABLE}};
+	call[7] = (struct eng_call){.nr = SYS_modify_ldt, .arg = {0, at + offsetof(typeof(got), segment), sizeof(got.segment)}, .may_fail = 1};
 	r = eng_batch(t, call, ARRAY_SIZE(call), NULL);
 	if (r == 0)
 		r = eng_peek(t->proc, at, &got, sizeof(got));
@@ -64,6 +70,12 @@ static int dump_thread(struct eng_thread *t, struct eng_image *out, struct error
 		r = -errno;
 	if (r < 0)
 		return error_set(e, -r, "thread %d: its state cannot be read: %s", t->vtid, strerror(-r));
+	if (call[7].ret > 0)
+		return error_set(e, EOPNOTSUPP, "process %d has segments of its own (modify_ldt): cannot be carried", t->proc->vpid);
+	c->asked = true;
+	c->securebits = call[4].ret;
+	c->pdeath_sig = got.death;
+	c->dumpable = call[6].ret;
 	get_comm(t);
 	/* The parked blob runs with its own frame pointer on the alternate stack question: SS_ONSTACK depends on rsp alone and is not carried. */
 	m.tid = t->vtid;
@@ -87,23 +99,18 @@ static int dump_thread(struct eng_thread *t, struct eng_image *out, struct error
 	m.wait_nr = c->wait_nr;
 	m.tsc = got.tsc;
 	for (unsigned i = 0; i < SPECULATIONS; i++)
-		speculation[i] = call[4 + i].ret > 0 ? call[4 + i].ret : 0;
+		speculation[i] = call[8 + i].ret > 0 ? call[8 + i].ret : 0;
 	m.speculation = speculation;
 	m.n_speculation = SPECULATIONS;
 	return eng_image_put_msg(out, IMG_THREAD, t->proc->vpid, &m.base);
 }
 
-/* What x86 has for old programs: segments of one's own (modify_ldt(2), emulators have them), and leave to use I/O ports. */
+/* What x86 has for old programs: leave to use I/O ports (and segments of one's own, modify_ldt(2), which emulators have: dump_thread()). */
 static int old_ways(struct eng_proc *p, struct error *e)
 {
-	char bits[8192 + 8], entry[16];
+	char bits[8192 + 8];
 	struct iovec v = {bits, sizeof(bits)};
-	uint64_t at;
 
-	eng_scratch_reset(p);
-	at = eng_scratch_put(p, NULL, sizeof(entry));
-	if (ENG_SYS(p->threads[0], SYS_modify_ldt, 0, at, sizeof(entry)) > 0)
-		return error_set(e, EOPNOTSUPP, "process %d has segments of its own (modify_ldt): cannot be carried", p->vpid);
 	for (unsigned i = 0; i < p->nthreads; i++, v.iov_len = sizeof(bits))
 		if (ptrace(PTRACE_GETREGSET, p->threads[i]->tid, 0x201 /* NT_386_IOPERM */, &v) == 0 && v.iov_len)
 			return error_set(e, EOPNOTSUPP, "thread %d may use I/O ports of this host (ioperm, iopl): cannot be carried", p->threads[i]->vtid);

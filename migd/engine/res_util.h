@@ -15,6 +15,7 @@ enum { /* record types; rpc/image_res.proto tells the messages */
 	RES_LIMITS = 120,
 	RES_CREDS = 130,
 	RES_FS = 140,
+	RES_FS_AHEAD = 141,
 	RES_SECCOMP = 150,
 	RES_FILE = 200,
 	RES_FDS = 201,

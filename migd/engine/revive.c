@@ -47,6 +47,8 @@ static int revive_one(struct eng_proc *p, const img_proc *m, bool ahead, struct 
 {
 	int r = 0;
 
+	for (unsigned i = 0; i < p->nthreads; i++)
+		pin_thread(p->threads[i]);
 	if (ahead && (p->core->blob != m->blob || p->core->nslots < m->n_tids))
 		return 0; /* the true head will do that */
 	if (p->core->blob != m->blob || p->core->nslots < m->n_tids) { /* the program took that place, or has more threads */
@@ -184,7 +186,7 @@ static int revive_born(struct eng_family *f, const img_head *h, struct error *e)
 			continue;
 		}
 		if (!parent) {
-			r = f->nest ? vessel_root(f, m, e) : revive_orphan(f, h, m, e);
+			r = f->nest || !f->nprocs ? vessel_root(f, m, e) : revive_orphan(f, h, m, e);
 			continue;
 		}
 		r = vessel_child(f, parent, m, e);

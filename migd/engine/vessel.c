@@ -18,6 +18,7 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/log.h"
+#include "migd/engine/adopt.h"
 #include "migd/engine/aim.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
@@ -38,6 +39,8 @@ int vessel_catch(struct eng_thread *t)
 		inject_filters_sleep(t->tid);
 	if (r == 0 && ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) < 0)
 		r = -errno;
+	if (r == 0)
+		pin_thread(t);
 	return r;
 }
 
@@ -167,8 +170,8 @@ static int vessel_equip(struct eng_proc *p, const img_proc *m, struct error *e)
 int vessel_root(struct eng_family *f, const img_proc *m, struct error *e)
 {
 	struct eng_proc *p;
-	pid_t pid = 0;
-	int r = nest_vessel(f->nest, m->pid, m->ppid, m->pgid, m->sid, &pid, e);
+	pid_t pid = m->pid;
+	int r = f->nest ? nest_vessel(f->nest, m->pid, m->ppid, m->pgid, m->sid, &pid, e) : adopt_seat(m, e);
 
 	if (r < 0)
 		return r;
@@ -255,11 +258,17 @@ int vessel_child(struct eng_family *f, struct eng_proc *parent, const img_proc *
 /* Groups and sessions inside of the family, once all are there. What was inherited from the parent is right already. */
 static int vessel_group(struct eng_proc *p, const img_proc *m)
 {
+	struct eng_call is[2] = {{.nr = SYS_getpgid}, {.nr = SYS_getsid}};
 	struct eng_thread *t = p->threads[0];
-	long pgid = ENG_SYS(t, SYS_getpgid, 0), sid = ENG_SYS(t, SYS_getsid, 0), r = 0;
+	long pgid, sid, r = 0;
 
 	if (!p->parent && p->family->nest && p == p->family->procs[0])
 		return 0; /* the keeper made it */
+	r = eng_batch(t, is, ARRAY_SIZE(is), NULL);
+	if (r < 0)
+		return r;
+	pgid = is[0].ret;
+	sid = is[1].ret;
 	if (m->sid == m->pid && sid != m->sid)
 		r = ENG_SYS(t, SYS_setsid, 0);
 	else if (m->pgid > 1 && pgid != m->pgid && (p->parent || m->pgid == m->pid))

@@ -3,6 +3,7 @@
  * The programs that tests/bench/move_bench.sh moves and measures.
  *
  *   guest hold MIB [THREADS [sparse]]   has so much memory in use (sparse: reserved, one page in 4096 in use) and so many threads, and sleeps
+ *   guest write MIB PERCENT             has so much memory in use, and writes to so much of it, page after page, in each second
  *   guest compute|gettimeofday|getpid|fork N      N rounds; prints wall and CPU time of one in nanoseconds
  */
 #include <pthread.h>
@@ -23,6 +24,30 @@ static void *sleeper(void *arg)
 	for (;;)
 		pause();
 	return arg;
+}
+
+/* A hundredth of it each ten milliseconds; one page of each eight, so that what is written lies scattered. */
+static int writes(size_t mib, unsigned percent)
+{
+	size_t pages = (mib << 20) / 4096, at = 0;
+	volatile unsigned char *p = mmap(NULL, mib << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct timespec next;
+
+	if (p == MAP_FAILED)
+		return 1;
+	for (size_t i = 0; i < pages * 4096; i += 64)
+		p[i] = (unsigned char)(i * 2654435761u >> 13);
+	puts("ready");
+	fflush(stdout);
+	clock_gettime(CLOCK_MONOTONIC, &next);
+	for (;;) {
+		for (size_t k = 0; k < pages * percent / 10000; k++, at = at + 8 < pages ? at + 8 : (at + 1) % 8)
+			p[at * 4096]++;
+		next.tv_nsec += 10000000;
+		next.tv_sec += next.tv_nsec / 1000000000;
+		next.tv_nsec %= 1000000000;
+		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL);
+	}
 }
 
 static int hold(size_t mib, int threads, int sparse)
@@ -102,8 +127,10 @@ int main(int argc, char **argv)
 {
 	if (argc >= 3 && !strcmp(argv[1], "hold"))
 		return hold(strtoul(argv[2], NULL, 10), argc > 3 ? atoi(argv[3]) : 1, argc > 4);
+	if (argc == 4 && !strcmp(argv[1], "write"))
+		return writes(strtoul(argv[2], NULL, 10), (unsigned)atoi(argv[3]));
 	if (argc == 3)
 		return rounds(argv[1], atol(argv[2]));
-	fprintf(stderr, "usage: guest hold MIB [THREADS [sparse]] | guest compute|gettimeofday|getpid|fork N\n");
+	fprintf(stderr, "usage: guest hold MIB [THREADS [sparse]] | guest write MIB PERCENT | guest compute|gettimeofday|getpid|fork N\n");
 	return 64;
 }

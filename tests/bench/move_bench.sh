@@ -8,7 +8,7 @@ N=${N:-10} SHORT=
 bench_up -n 2
 IDLE=$(on ws1 sh -c 'awk "/VmRSS/ { print \$2 }" /proc/$(pgrep -x migd)/status')
 job_dir
-G=/opt/sprite/tests/bench/guest
+G=/opt/sprite/tests/bench/guest TLS=/opt/sprite/tests/bench/tls_raw
 
 # One move by migd's control socket: "frozen_us total_us bytes", or what went wrong.
 cat >"$TMP/move.py" <<'P'
@@ -38,6 +38,10 @@ line() { # NAME CRIU CMD
 	fi
 	on ws1 kill -KILL "$JOB"
 }
+# What TLS alone needs for the bytes of the 512 MiB row, between the same two nodes, before and after it.
+sh_on ws2 "exec $TLS serve 7777 /etc/sprite/tls/host.crt /etc/sprite/tls/host.key >/tmp/tls 2>&1 </dev/null &"
+until_true 20 on ws2 grep -q ready /tmp/tls
+tls() { for _ in 1 2 3; do on ws1 $TLS send "$(on ws1 awk '$2 == "ws2" { print $1 }' /etc/hosts)" 7777 512; done >>"$TMP/tls"; }
 echo "Moves (ms, medians of $N)"
 printf '%-22s %10s %10s %10s %10s %10s %12s\n' process 'frozen' 'whole' 'frozen' 'whole' 'sent' 'CRIU whole'
 printf '%-22s %21s %21s\n' '' 'home -> ws2' 'ws2 -> home'
@@ -46,7 +50,11 @@ line "python3" 112 "python3 -uc 'import time, hashlib, json; print(\"ready\"); t
 line "17 threads" "115 (16)" "$G hold 0 17"
 line "64 MiB" 374 "$G hold 64"
 if [ -z "$SHORT" ]; then
+	tls
 	line "512 MiB" 3131 "$G hold 512"
+	tls
+	echo "$(median <"$TMP/tls") $(ms move 3) $(ms home 3)" | awk '{ printf "%-22s %21.1f %21.1f   raw TLS: %.1f ms\n", "  times raw TLS", $2 / $1, $3 / $1, $1 }'
+	line "2 GiB, 5 %/s written" "-" "$G write 2048 5" 3
 	line "2 GiB, 512 KiB in use" "17 s (full)" "$G hold 2048 1 sparse" 5
 fi
 
