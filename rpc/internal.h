@@ -48,8 +48,14 @@ int rt_threads_add(int n);
 void rt_threads_del(int n);
 /* In a tag's function, before what waits or is long: another thread takes the queue over. Elsewhere it does nothing. */
 void rt_handover(void);
-/* Has something been long of late? One wake-up costs 10 us, or 50 across processors of a virtual machine: below several of those the others can wait. */
-#define RT_LONG_NS   150000
+/*
+ * Has something been long of late? To hand the queue over costs two to six wake-ups (whoever takes it is woken again by what the first one starts), each 10 us, or 50 across the processors
+ * of a virtual machine. Where there are processors to spare that is worth it for what is several times as long; on one or two, whose work it would take turns with, only
+ * for what the watcher would take it from.
+ */
+#define RT_LONG_NS	   150000
+#define RT_LONG_FEW_CPUS_NS 1000000
+extern uint64_t rt_long_ns;
 #define RT_SCORE_MAX 8
 struct rt_cost {
 	_Atomic int score;

@@ -248,10 +248,12 @@ void rt_poll_stop(void)
 
 /* ---- is it worth another thread? */
 
+uint64_t rt_long_ns = RT_LONG_NS;
+
 void rt_cost_note(struct rt_cost *c, uint64_t began_ns)
 {
 	int n = atomic_load_explicit(&c->score, memory_order_relaxed);
-	bool l = rt_now_ns() - began_ns > RT_LONG_NS;
+	bool l = rt_now_ns() - began_ns > rt_long_ns;
 
 	if (l ? n < RT_SCORE_MAX : n > 0)
 		atomic_store_explicit(&c->score, l ? n + 1 : n - 1, memory_order_relaxed);

@@ -306,6 +306,8 @@ void rpc_init(void)
 	/* Few arenas: what one thread frees another uses, and only the first one's top is ever given back. */
 	cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	mallopt(M_ARENA_MAX, cpus < 8 ? 1 : cpus < 32 ? 2 : 4);
+	if (cpus <= 2)
+		rt_long_ns = RT_LONG_FEW_CPUS_NS;
 	no_deadlock_search();
 	/*
 	 * At exit(3) OpenSSL would take down what threads of gRPC that are still ending (it does not join all) use, and what each of them has of its own would
