@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include "conf/cleanup.h"
@@ -23,8 +24,88 @@
 struct rpc_raw {
 	SSL *ssl;
 	int fd;
+	bool up; /* the handshake is over: what is written is put together first */
+	uint8_t *out;
+	size_t nout, at, room; /* out[at..nout) is to be sent */
 	char peer[256];
 };
+
+/* ---- how OpenSSL gets at the socket ---- */
+
+static int after(BIO *b, ssize_t n, int flags)
+{
+	BIO_clear_retry_flags(b);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		BIO_set_flags(b, flags | BIO_FLAGS_SHOULD_RETRY);
+	return (int)n;
+}
+
+/* A record is at most 16 KiB, and each send(2) may wake the other side up: so they are put together. */
+static int bio_write(BIO *b, const char *p, int n)
+{
+	struct rpc_raw *r = BIO_get_data(b);
+	size_t need = r->nout + (size_t)n;
+
+	if (!r->up)
+		return after(b, send(r->fd, p, (size_t)n, MSG_NOSIGNAL), BIO_FLAGS_WRITE);
+	if (need > r->room) {
+		size_t room = need + need / 2;
+		uint8_t *out = realloc(r->out, room);
+
+		if (!out) {
+			errno = ENOMEM;
+			return after(b, -1, 0);
+		}
+		r->out = out;
+		r->room = room;
+	}
+	memcpy(r->out + r->nout, p, (size_t)n);
+	r->nout = need;
+	return after(b, n, 0);
+}
+
+static int bio_read(BIO *b, char *p, int n)
+{
+	struct rpc_raw *r = BIO_get_data(b);
+
+	return after(b, recv(r->fd, p, (size_t)n, 0), BIO_FLAGS_READ);
+}
+
+static long bio_ctrl(BIO *b, int cmd, long num, void *arg)
+{
+	(void)b;
+	(void)num;
+	(void)arg;
+	return cmd == BIO_CTRL_FLUSH;
+}
+
+static BIO_METHOD *method;
+
+static void method_make(void)
+{
+	method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "socket");
+	if (method && (!BIO_meth_set_write(method, bio_write) || !BIO_meth_set_read(method, bio_read) || !BIO_meth_set_ctrl(method, bio_ctrl))) {
+		BIO_meth_free(method);
+		method = NULL;
+	}
+}
+
+static bool attach(struct rpc_raw *r)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	BIO *b;
+
+	pthread_once(&once, method_make);
+	b = method ? BIO_new(method) : NULL;
+	if (!b)
+		return false;
+	BIO_set_data(b, r);
+	BIO_set_init(b, 1);
+	SSL_set_bio(r->ssl, b, b);
+	return true;
+}
+
+/* ---- handshakes ---- */
 
 /* For one handshake: what is to be believed, and why not. */
 struct judge {
@@ -60,7 +141,6 @@ static SSL_CTX *context(struct judge *j)
 	SSL_CTX_set_cert_verify_callback(c, believe, j);
 	SSL_CTX_set_num_tickets(c, 0);
 	SSL_CTX_set_session_cache_mode(c, SSL_SESS_CACHE_OFF);
-	SSL_CTX_set_mode(c, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
 	SSL_CTX_set_read_ahead(c, 1);
 	SSL_CTX_set_default_read_buffer_len(c, READ_BUFFER);
 	return c;
@@ -112,10 +192,11 @@ static int handshake(struct judge *j, int fd, struct rpc_raw **out)
 	r->ssl = SSL_new(c);
 	SSL_CTX_free(c); /* the connection has a reference */
 	options(fd);
-	if (r->ssl && SSL_set_fd(r->ssl, fd))
+	if (r->ssl && attach(r))
 		n = j->server ? SSL_connect(r->ssl) : SSL_accept(r->ssl);
 	if (n == 1 && peer_name(r) && fcntl(fd, F_SETFL, O_NONBLOCK) == 0) {
 		ERR_clear_error();
+		r->up = true;
 		SSL_CTX_set_cert_verify_callback(SSL_get_SSL_CTX(r->ssl), NULL, NULL); /* *j ends with us */
 		*out = r;
 		return 0;
@@ -216,6 +297,7 @@ void rpc_raw_close(struct rpc_raw *r)
 		return;
 	SSL_free(r->ssl);
 	close(r->fd);
+	free(r->out);
 	free(r);
 }
 
@@ -263,14 +345,39 @@ bool rpc_raw_pending(const struct rpc_raw *r)
 	return SSL_has_pending(r->ssl);
 }
 
-ssize_t rpc_raw_write(struct rpc_raw *r, const void *buf, size_t n)
+int rpc_raw_flush(struct rpc_raw *r)
 {
-	ssize_t k;
+	while (r->at < r->nout) {
+		ssize_t n = send(r->fd, r->out + r->at, r->nout - r->at, MSG_NOSIGNAL);
 
-	errno = 0;
-	k = SSL_write(r->ssl, buf, n > INT_MAX ? INT_MAX : (int)n);
-	if (k > 0)
-		return k;
-	k = failed(r, (int)k);
-	return k ? k : -EPIPE;
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		r->at += (size_t)n;
+	}
+	r->at = r->nout = 0;
+	return 0;
+}
+
+size_t rpc_raw_unsent(const struct rpc_raw *r)
+{
+	return r->nout - r->at;
+}
+
+int rpc_raw_write(struct rpc_raw *r, const void *buf, size_t n, bool more)
+{
+	const uint8_t *p = buf;
+
+	while (n) {
+		int k = SSL_write(r->ssl, p, n > INT_MAX ? INT_MAX : (int)n);
+
+		if (k <= 0) {
+			ERR_clear_error();
+			return -EPIPE;
+		}
+		p += k;
+		n -= (size_t)k;
+	}
+	return more ? 0 : rpc_raw_flush(r);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A connection of its own between two daemons, without gRPC: mutual TLS 1.3 with the same certificates and the same judgement (identity.c), then nothing but bytes.
- * For what has to go through by few wake-ups: a small message costs one write(2) here and one read(2) over there.
+ * For what has to go through by few wake-ups: a message costs one send(2) here and one recv(2) over there.
  *
  * rpc_raw_connect() and rpc_raw_accept() block, for RPC_RAW_MS at most. After them the connection is non-blocking and one thread's: read and write when poll(2) says so,
  * but read first while rpc_raw_pending().
@@ -28,7 +28,10 @@ int rpc_raw_fd(const struct rpc_raw *r);
 /* Bytes; 0: the other side has closed; -EAGAIN; other -errno: broken. */
 ssize_t rpc_raw_read(struct rpc_raw *r, void *buf, size_t n);
 bool rpc_raw_pending(const struct rpc_raw *r); /* something was received and not read yet: no poll(2) tells of it */
-/* Bytes taken, perhaps fewer than n. After -EAGAIN the next call must begin with the same bytes. Other -errno: broken. */
-ssize_t rpc_raw_write(struct rpc_raw *r, const void *buf, size_t n);
+/* Takes all, and sends what the socket takes at once, unless `more` is to come at once: then both leave together. 0; -EAGAIN: not all is sent yet; other -errno: broken. */
+int rpc_raw_write(struct rpc_raw *r, const void *buf, size_t n, bool more);
+/* When poll(2) says that there is room. 0: all is sent. */
+int rpc_raw_flush(struct rpc_raw *r);
+size_t rpc_raw_unsent(const struct rpc_raw *r); /* bytes: whoever writes on before it is 0 must bound it himself */
 
 #endif

@@ -17,7 +17,7 @@ enum { NONE, SINK, SOURCE };
 #define CHUNK	  (256u << 10)
 #define PAGE	  4096
 #define PATH_RING (256u << 10) /* by a path: so much at most is unacknowledged */
-#define PATH_ACK  (64u << 10)
+#define PATH_ACK  (128u << 10)
 #define EVENT_WIRE 1ull /* in epoll's data: not a FIFO but a connection */
 #define SHARE_NS  5000000ull	/* readers on several nodes: so long bytes may lie unread */
 #define AGAIN_NS  1000000ull	/* when an end says "nobody" and an opener is on its way; when a pipe could not be made small yet */

@@ -205,7 +205,7 @@ size_t path_room(const struct fifo *f, uint8_t **at)
 	size_t i = p->sent % PATH_RING, n = PATH_RING - (p->sent - p->acked);
 
 	*at = p->ring + i;
-	if (p->stopped || f->unacked || p->wire->nbacklog || p->wire->state != WIRE_UP)
+	if (p->stopped || f->unacked || p->wire->full || p->wire->state != WIRE_UP)
 		return 0;
 	n = n < PATH_RING - i ? n : PATH_RING - i;
 	return n < WINDOW ? n : WINDOW;

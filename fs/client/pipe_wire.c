@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Connections between agents; see pipe_wire.h. Made and accepted in threads of their own, which end when the handshake has; from then on the agent's thread reads and writes
- * them, and never waits: what the socket does not take at once is in the backlog, and no source reads on until that is empty.
+ * them, and never waits: what the socket does not take at once waits in rpc/raw.c, and no source reads on until it is gone (wire.full).
  */
 #include "fs/client/pipe_wire.h"
 #include <errno.h>
@@ -17,7 +17,8 @@
 #define BROKEN_NS   2000000000ull
 #define UNUSED_NS   60000000000ull
 #define ACCEPTED_MAX 256
-#define BACKLOG_MAX (2u << 20)
+#define UNSENT_MAX  (2u << 20)
+#define SMALL	    4096u
 #define SHAKING_MAX 16 /* handshakes under way */
 #define AT_ONCE	    (256u << 10) /* bytes of one connection, then the others */
 
@@ -95,7 +96,6 @@ static struct wire *wire_new(struct agent *a, const char *peer, bool ours)
 static void wire_free(struct wire *w)
 {
 	rpc_raw_close(w->raw);
-	free(w->backlog);
 	list_del(&w->link);
 	free(w);
 }
@@ -239,83 +239,46 @@ void wire_fail(struct wire *w, const char *why)
 	log_debug("named pipes: connection with %s: %s", w->peer, why);
 	w->state = WIRE_DOWN;
 	w->retry = clock_mono_ns() + BROKEN_NS;
-	w->nbacklog = 0;
+	w->full = false;
 	watch(w, EPOLL_CTL_DEL, 0);
 }
 
-static bool backlog_add(struct wire *w, const uint8_t *p, size_t n)
+static void sent(struct wire *w, int err)
 {
-	if (w->nbacklog + n > w->room) {
-		size_t room = (w->nbacklog + n) * 2;
-		uint8_t *b = w->nbacklog + n > BACKLOG_MAX ? NULL : realloc(w->backlog, room);
-
-		if (!b)
-			return false;
-		w->backlog = b;
-		w->room = room;
-	}
-	memcpy(w->backlog + w->nbacklog, p, n);
-	if (!w->nbacklog)
-		watch(w, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
-	w->nbacklog += n;
-	return true;
-}
-
-/* How many bytes the socket took. */
-static size_t put(struct wire *w, const uint8_t *p, size_t n)
-{
-	size_t at = 0;
-
-	while (at < n && w->state == WIRE_UP) {
-		ssize_t k = rpc_raw_write(w->raw, p + at, n - at);
-
-		if (k == -EAGAIN)
-			break;
-		if (k < 0)
-			wire_fail(w, strerror((int)-k));
-		else
-			at += (size_t)k;
-	}
-	return at;
-}
-
-static void send_bytes(struct wire *w, const void *p, size_t n)
-{
-	size_t at = w->nbacklog ? 0 : put(w, p, n);
-
-	if (w->state == WIRE_UP && at < n && !backlog_add(w, (const uint8_t *)p + at, n - at))
+	if (err && err != -EAGAIN)
+		wire_fail(w, strerror(-err));
+	else if (rpc_raw_unsent(w->raw) > UNSENT_MAX)
 		wire_fail(w, "it takes nothing any more");
+	else if (w->full != (err != 0))
+		watch(w, EPOLL_CTL_MOD, err ? EPOLLIN | EPOLLOUT : EPOLLIN);
+	w->full = w->state == WIRE_UP && err;
 }
 
 void wire_send(struct wire *w, enum frame kind, uint64_t id, const void *p, size_t n)
 {
 	struct head h = {.kind = (uint32_t)kind, .len = (uint32_t)n, .id = id};
+	uint8_t small[sizeof(h) + SMALL];
+	int err;
 
 	if (w->state != WIRE_UP)
 		return;
-	if (sizeof(h) + n <= sizeof(w->small)) { /* in one piece */
-		memcpy(w->small, &h, sizeof(h));
+	if (n <= SMALL) { /* one record */
+		memcpy(small, &h, sizeof(h));
 		if (n)
-			memcpy(w->small + sizeof(h), p, n);
-		send_bytes(w, w->small, sizeof(h) + n);
+			memcpy(small + sizeof(h), p, n);
+		err = rpc_raw_write(w->raw, small, sizeof(h) + n, false);
 	} else {
-		send_bytes(w, &h, sizeof(h));
-		send_bytes(w, p, n);
+		err = rpc_raw_write(w->raw, &h, sizeof(h), true);
+		err = err ? err : rpc_raw_write(w->raw, p, n, false);
 	}
+	sent(w, err);
 }
 
 static void send_on(struct agent *a, struct wire *w)
 {
-	size_t n = put(w, w->backlog, w->nbacklog);
-
-	if (w->state != WIRE_UP)
-		return;
-	memmove(w->backlog, w->backlog + n, w->nbacklog - n);
-	w->nbacklog -= n;
-	if (w->nbacklog)
-		return;
-	watch(w, EPOLL_CTL_MOD, EPOLLIN);
-	path_wire(a, w);
+	sent(w, rpc_raw_flush(w->raw));
+	if (w->state == WIRE_UP && !w->full)
+		path_wire(a, w);
 }
 
 /* ---- receiving ---- */

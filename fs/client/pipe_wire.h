@@ -33,9 +33,7 @@ struct wire {
 	struct head head; /* of what is being received: its first `got` bytes, then `left` of what follows */
 	size_t got, left;
 	uint8_t number[8]; /* of an ACK */
-	uint8_t *backlog;  /* what the socket has not taken yet */
-	size_t nbacklog, room;
-	uint8_t small[RPC_RAW_RECORD];
+	bool full; /* the socket has not taken all yet */
 };
 
 /* A connection to that node, perhaps still on its way; NULL: it cannot be had, or could not a short while ago. */
