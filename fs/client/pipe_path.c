@@ -34,12 +34,12 @@ void path_forget(struct agent *a, struct fifo *f)
 
 /* ---- the hub ---- */
 
-static void refuse(struct fifo *f, const Sprite__Fs__PipeMsg *m)
+static void refuse(struct fifo *f, const Sprite__Fs__PipeMsg *m, bool unreachable)
 {
 	if (m->role == SINK)
 		pipe_say(f, SPRITE__FS__PIPE_MSG__KIND__SETTLED, m->id, 0, NULL, 0);
 	else
-		pipe_say(f, SPRITE__FS__PIPE_MSG__KIND__SETTLE, m->id, 1, NULL, 0);
+		pipe_say(f, SPRITE__FS__PIPE_MSG__KIND__SETTLE, m->id, unreachable, NULL, 0);
 }
 
 void path_offered(struct agent *a, struct fifo *f, const Sprite__Fs__PipeMsg *m)
@@ -47,7 +47,7 @@ void path_offered(struct agent *a, struct fifo *f, const Sprite__Fs__PipeMsg *m)
 	struct path p = {.id = m->id, .source = m->role == SOURCE};
 
 	if (f->path.id || f->role != (int)m->role || f->shared || f->guard >= 0 || !list_empty(&f->claims) || (!p.source && !a->address[0])) {
-		refuse(f, m);
+		refuse(f, m, false);
 		return;
 	}
 	p.peer = strdup(m->peer);
@@ -58,7 +58,7 @@ void path_offered(struct agent *a, struct fifo *f, const Sprite__Fs__PipeMsg *m)
 	if (!p.peer || (p.source && (!p.ring || !p.wire)) || hash_set_u64(&a->paths, p.id, f, NULL)) {
 		free(p.peer);
 		free(p.ring);
-		refuse(f, m);
+		refuse(f, m, p.source && !p.wire);
 		return;
 	}
 	f->path = p;

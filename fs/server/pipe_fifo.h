@@ -66,7 +66,7 @@ struct fifo {
 	struct member *holder;
 	size_t out; /* bytes sent to the holder and not acknowledged */
 	struct path path;
-	unsigned carried, reluctant; /* pieces since the last path; paths that came to nothing */
+	unsigned carried, reluctant; /* pieces since the last path; connections that came to nothing */
 };
 
 struct fifo *ps_find(const struct ps *p, const struct ps_key *k);

@@ -20,7 +20,7 @@
 #include "fs/server/pipe_fifo.h"
 
 #define CARRIED	  8u /* so many pieces go through us before a path is worth its messages */
-#define RELUCTANT 3 /* a path that came to nothing: eight times as many before the next */
+#define RELUCTANT 3 /* a connection that could not be made, or broke: eight times as many before the next */
 #define RELUCTANT_MAX 4
 
 static bool reachable(const struct ps *p, const struct member *m)
@@ -157,12 +157,10 @@ int ps_settled(struct ps *p, const struct ps_key *k, void *node, uint64_t id, ui
 	if (!f)
 		return 0;
 	if (f->path.sink && f->path.sink->node == node) {
-		if (f->path.state == PATH_OFFERED) { /* it will not; the source was not told */
-			f->reluctant += f->reluctant < RELUCTANT_MAX;
+		if (f->path.state == PATH_OFFERED) /* not now: a process moves, say. The source was not told */
 			over(p, f);
-		} else {
+		else
 			ask_source(p, f, n);
-		}
 	} else if (f->path.state == PATH_RESENDING && f->path.source && f->path.source->node == node) {
 		over(p, f);
 	}
