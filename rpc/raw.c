@@ -19,6 +19,7 @@
 #include "rpc/internal.h"
 
 #define DEAD_MS	    6000
+#define RENEW	    (1u << 18) /* records under one key; far below what AES-GCM allows */
 #define READ_BUFFER (8 * (RPC_RAW_RECORD + 256)) /* records that one read(2) takes */
 
 struct rpc_raw {
@@ -27,6 +28,7 @@ struct rpc_raw {
 	bool up; /* the handshake is over: what is written is put together first */
 	uint8_t *out;
 	size_t nout, at, room; /* out[at..nout) is to be sent */
+	unsigned records;
 	char peer[256];
 };
 
@@ -370,7 +372,8 @@ int rpc_raw_write(struct rpc_raw *r, const void *buf, size_t n, bool more)
 	const uint8_t *p = buf;
 
 	while (n) {
-		int k = SSL_write(r->ssl, p, n > INT_MAX ? INT_MAX : (int)n);
+		bool renew = ++r->records % RENEW == 0;
+		int k = !renew || SSL_key_update(r->ssl, SSL_KEY_UPDATE_NOT_REQUESTED) ? SSL_write(r->ssl, p, n < RPC_RAW_RECORD ? (int)n : RPC_RAW_RECORD) : -1;
 
 		if (k <= 0) {
 			ERR_clear_error();

@@ -15,14 +15,17 @@ until_true 20 on ws1 sh -c 'mkdir -m 777 /sprite/p && mkfifo -m 666 /sprite/p/f 
 hurry() { as sprite ws1 touch /sprite/p/$1; }
 reads() { on ws1 test -s /sprite/p/$1; }
 spritefs() { on $1 pgrep -xo spritefs; }
-# Moves $1 from ws1 to ws2, and kills the spritefs of $2 when its migd comes to step $3.
+known() { on $1 grep -c 'known from before; the hub is told' /var/log/sprite/spritefs.log; }
+more_known() { [ "$(known $1)" -gt $2 ]; }
+# Moves $1 to ws2 (or $4), and kills the spritefs of $2 when its migd comes to step $3.
 killed_at() {
-	local job=$1 node=$2 step=$3 mover
+	local job=$1 node=$2 step=$3 to=${4:-ws2} mover n
+	n=$(known $node)
 	on $node sh -c "echo hold >$FAULT/$step"
-	mig move -q -H ws2 $job >"$TMP/say" 2>&1 & mover=$!
+	mig move -q -H $to $job >"$TMP/say" 2>&1 & mover=$!
 	until_true 20 on $node test -e $FAULT/$step.held || flunk "$step of $node is reached: $(cat "$TMP/say")"
 	fault spritefs:$node
-	check "the next one knows of it, and has told the hub" until_true 20 on $node grep -q 'known from before; the hub is told' /var/log/sprite/spritefs.log
+	check "the next one knows of it, and has told the hub" until_true 20 more_known $node $n
 	on $node rm -f $FAULT/$step.held
 	wait $mover
 	same "it moves, with spritefs of $node killed at $step" "0 " "$? $(cat "$TMP/say")"
@@ -41,6 +44,17 @@ until_true 20 reads log2
 killed_at $PID ws1 sent
 hurry go2
 same "a reader at home gets all of a writer" "0 0 end 40000" "$(over w2) $(over r2) $(numbers log2)"
+
+# -- from one guest host to another
+start ws1 r5 "$P r g log5"
+R=$PID
+start ws1 w5 "$P w g a 40000 512 1000 go5"
+W=$PID
+until_true 20 reads log5
+check "both ends move to one host" eval 'mig move -q -H ws2 $R && mig move -q -H ws2 $W'
+killed_at $W ws2 sent ws3
+hurry go5
+same "a reader that is away gets all of a writer that leaves" "0 0 end 40000" "$(over w5) $(over r5) $(numbers log5)"
 
 # -- without a move: both ends on a node whose spritefs is killed go on, and others find them
 start ws1 r3 "$P r h log3"

@@ -133,6 +133,28 @@ static void test_bytes(void)
 	side_end(s);
 }
 
+static void test_key_renewed(void)
+{
+	struct side *s = pair(ws1, "fs1");
+	unsigned sent = 0, got = 0;
+	char in[4096];
+	ssize_t k;
+
+	CU_ASSERT_EQUAL_FATAL(s[0].r, 0);
+	while (got < 600000) {
+		for (int i = 0; i < 400; i++, sent++) {
+			char c = (char)sent;
+
+			CU_ASSERT_EQUAL_FATAL(rpc_raw_write(s[1].raw, &c, 1, i < 399), 0);
+		}
+		while ((k = rpc_raw_read(s[0].raw, in, sizeof(in))) > 0)
+			for (ssize_t i = 0; i < k; i++, got++)
+				CU_ASSERT_TRUE_FATAL(in[i] == (char)got);
+		CU_ASSERT_EQUAL_FATAL(k, -EAGAIN);
+	}
+	side_end(s);
+}
+
 static void client_refused(const char *name, const char *words)
 {
 	struct rpc_tls *t = kit_tls(name);
@@ -202,6 +224,7 @@ int main(void)
 	CU_initialize_registry();
 	s = CU_add_suite("rpc_raw", suite_begin, suite_end);
 	CU_ADD_TEST(s, test_bytes);
+	CU_ADD_TEST(s, test_key_renewed);
 	CU_ADD_TEST(s, test_client_refused);
 	CU_ADD_TEST(s, test_nameless);
 	CU_ADD_TEST(s, test_server_refused);
