@@ -174,13 +174,13 @@ static struct call *chunk_new(struct fs *fs, struct inode *dir, fuse_req_t req, 
 	return c;
 }
 
-/* With inode.lock. */
-static bool may_ask(const struct inode *dir)
+/* With inode.lock. What is queued for the directory a chunk has to wait for; who is about to look is better off by himself then, who is about to change would have to wait as well. */
+static bool may_ask(const struct inode *dir, enum ahead_what what)
 {
 	const struct domain *d = dir->dom;
 
 	return d && d->server && !d->home && !dir->pnode && dir->handle_len && S_ISDIR(dir->type) && atomic_load(&d->server->leasing) &&
-	       !dirq_pending(dir); /* or the chunk would wait for the queue, and who waits for it could not be interrupted */
+	       (what == AHEAD_WRITE || !dirq_pending(dir));
 }
 
 /* With inode.lock: one more that must be sent, of that cost. How large a chunk may be asked for now; 0: none. */
@@ -228,7 +228,7 @@ static void ahead_asked(struct fs *fs, fuse_req_t req, struct inode *dir)
 	uint64_t size, cookie;
 
 	pthread_mutex_lock(&dir->lock);
-	size = may_ask(dir) ? one_more(dir, AHEAD_NAMES, kinds[AHEAD_NAMES].call, false) : 0;
+	size = may_ask(dir, AHEAD_NAMES) ? one_more(dir, AHEAD_NAMES, kinds[AHEAD_NAMES].call, false) : 0;
 	cookie = dir->ahead.kind[AHEAD_NAMES].cookie;
 	pthread_mutex_unlock(&dir->lock);
 	if (size)
@@ -289,7 +289,7 @@ static bool sibling_wanted(struct inode *dir)
 	bool r;
 
 	pthread_mutex_lock(&dir->lock);
-	r = may_ask(dir) && !dir->ahead.busy && !(k->fetched && clock_boot_ns() - k->at < AGAIN_NS) &&
+	r = may_ask(dir, AHEAD_WRITE) && !dir->ahead.busy && !(k->fetched && clock_boot_ns() - k->at < AGAIN_NS) &&
 	    !(dir->foreign_at && clock_boot_ns() - dir->foreign_at < FOREIGN_NS);
 	if (r) {
 		dir->ahead.busy = dir->ahead.unused = true;
@@ -338,7 +338,7 @@ static bool chunk_wait(struct fs *fs, fuse_req_t req, struct inode *dir, enum ah
 	if (!p)
 		return false;
 	pthread_mutex_lock(&dir->lock);
-	if (may_ask(dir)) {
+	if (may_ask(dir, what)) {
 		size = one_more(dir, what, cost, at_once);
 		cookie = dir->ahead.kind[what].cookie;
 		wait = dir->ahead.busy && dir->ahead.what == what;
