@@ -51,4 +51,5 @@ const struct rpc_method fs_methods[FS_NOPS] = {
 	[FS_STATUS] = BULK("Status", empty, empty),
 	[FS_PIPE] = METHOD("Pipe", RPC_BIDI, false, true, pipe_msg, pipe_msg),
 	[FS_BATCH] = METHOD("Batch", RPC_UNARY, true, true, batch_req, batch_rep),
+	[FS_REFRESH] = BULK("Refresh", refresh_req, refresh_rep),
 };

@@ -40,6 +40,7 @@ enum fs_op {
 	FS_HAND,
 	FS_STATUS,
 	FS_BATCH,
+	FS_REFRESH,
 	FS_NOPS
 };
 extern const struct rpc_method fs_methods[FS_NOPS];

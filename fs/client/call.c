@@ -233,9 +233,13 @@ static void call_finish(struct call *c, int err, struct rpc_msg *out)
 	c->state = CALL_DONE;
 	list_del(&c->link);
 	list_del(&c->intr_link);
-	if (!err && c->req && c->dom && c->dom->home && (c->op == FS_LOOKUP || c->op == FS_GETATTR || c->op == FS_OPEN))
-		let_in(c->dom, fuse_req_ctx(c->req)->uid);
+	if (!err && c->dom && c->dom->home && ((c->req && (c->op == FS_LOOKUP || c->op == FS_GETATTR || c->op == FS_OPEN)) || c->op == FS_REFRESH))
+		let_in(c->dom, c->req ? fuse_req_ctx(c->req)->uid : c->cred.uid);
 	pthread_mutex_unlock(&fs->wait_lock);
+	if (c->dom && c->dom->home && fs_methods[c->op].mutates && c->op != FS_CLOSE && (c->op != FS_OPEN || (c->flags & O_TRUNC))) {
+		home_changed(c->ino);
+		home_changed(c->ino2);
+	}
 	atomic_fetch_add_explicit(&fs->count[c->op], 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&fs->nanos[c->op], clock_mono_ns() - c->start_ns, memory_order_relaxed);
 	fd = session_reply_on(c->fd);

@@ -91,6 +91,7 @@ struct domain {
 		uint32_t uid;
 		uint64_t at; /* clock_mono_ns() */
 	} let_in[8]; /* home: whose call its server has answered last, and when: nobody else is served from what is kept here */
+	atomic_uint_fast64_t home_mounts; /* home: RefreshRep.mounts that came last */
 	struct inode *root;
 };
 
@@ -204,6 +205,7 @@ struct inode {
 	} now, seen;
 	uint64_t now_at, no_cap_at; /* clock_mono_ns(), 0: never */
 	bool has_seen;
+	struct home_known *home; /* NULL: nothing has come; set once, freed with the inode */
 };
 
 /* An open file description of the kernel, which knows it by fi->fh = `fh`, a number that is never used twice. */
@@ -408,6 +410,7 @@ struct call {
 		Sprite__Fs__LockReq lock;
 		Sprite__Fs__HandReq hand;
 		Sprite__Fs__BatchReq batch;
+		Sprite__Fs__RefreshReq refresh;
 	} m;
 	Sprite__Fs__Attr attr;
 	/* of the operation, for its done function */
@@ -475,10 +478,21 @@ void inode_stat(struct fs *fs, const struct domain *dom, const Sprite__Fs__Attr 
 void inode_virtual_stat(struct fs *fs, const struct inode *ino, struct stat *st);
 uint64_t inode_show_ino(const struct fs *fs, const struct domain *dom, uint64_t ino);
 double inode_timeout(const struct inode *ino, uint32_t mode);
-#define HOME_BOUND_NS 1000000000ull /* for how long names and attributes of a home domain are believed */
-void inode_home_attr(struct inode *ino, const Sprite__Fs__Attr *a);
-bool inode_home_fresh(struct inode *ino, struct home_attr *a); /* what came less than HOME_BOUND_NS ago */
 bool inode_is_virtual(struct fs *fs, const struct inode *ino);
+
+/* ---- home.c: what is known of home domains */
+#define HOME_BOUND_NS 1000000000ull /* for how long names and attributes are believed after the home was asked */
+void home_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a); /* they came */
+bool home_fresh(struct inode *ino, struct home_attr *a); /* what came less than HOME_BOUND_NS ago */
+void home_changed(struct inode *ino); /* by a call of ours that is answered; may be NULL */
+void home_end(struct inode *ino);
+/* Around a look-up that is sent; id 0: the name is not there. */
+void home_note(struct call *c);
+void home_learn(struct call *c, const char *name, uint64_t id);
+/* From memory, perhaps after a Refresh. false: it has to be sent. */
+bool home_lookup(struct fs *fs, fuse_req_t req, struct inode *dir, const char *name);
+bool home_getattr(struct fs *fs, fuse_req_t req, struct inode *ino);
+
 /* Any open of it, for the server to find an unlinked file by; 0: none. */
 uint64_t inode_any_open(struct inode *ino);
 bool inode_is_known(struct fs *fs, struct inode *ino); /* to the kernel */

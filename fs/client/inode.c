@@ -82,6 +82,7 @@ static void inode_free(struct inode *ino)
 	recover_forget_locks(ino);
 	names_end(ino);
 	free(ino->ahead.dirs);
+	home_end(ino);
 	blocks_forget(&ino->blocks);
 	pthread_mutex_destroy(&ino->lock);
 	free(ino);
@@ -574,23 +575,4 @@ size_t inode_of_server(struct fs *fs, const struct server *s, struct inode ***al
 	}
 	pthread_mutex_unlock(&fs->inode_lock);
 	return n;
-}
-
-void inode_home_attr(struct inode *ino, const Sprite__Fs__Attr *a)
-{
-	pthread_mutex_lock(&ino->lock);
-	ino->now = (struct home_attr){.change = a->change, .size = a->size, .mtime = a->mtime, .ctime = a->ctime, .mode = a->mode, .no_acl = !a->has_acl};
-	ino->now_at = clock_mono_ns();
-	pthread_mutex_unlock(&ino->lock);
-}
-
-bool inode_home_fresh(struct inode *ino, struct home_attr *a)
-{
-	bool fresh;
-
-	pthread_mutex_lock(&ino->lock);
-	fresh = ino->now_at && clock_mono_ns() - ino->now_at < HOME_BOUND_NS;
-	*a = ino->now;
-	pthread_mutex_unlock(&ino->lock);
-	return fresh;
 }

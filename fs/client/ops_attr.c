@@ -46,7 +46,7 @@ static void reply_attr(struct call *c, const struct rpc_msg *out)
 	if (c->op == FS_GETATTR && lease_outdated(c->ino, a, &st))
 		timeout = 0;
 	if (c->dom->home)
-		inode_home_attr(c->ino, a);
+		home_attr(c->fs, c->ino, a);
 	if (!S_ISFIFO(st.st_mode) || c->op != FS_GETATTR || !pipe_agent_open(c->fs, c->req, c->fd, c->ino, &st))
 		fuse_reply_attr(c->req, &st, timeout);
 	lease_reply_end(c->fs);
@@ -148,7 +148,7 @@ static void op_getattr(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 		inode_put(fs, ino);
 		return;
 	}
-	if (reply_attr_kept(fs, req, ino, !fi)) { /* not when it is dirty */
+	if (reply_attr_kept(fs, req, ino, !fi) /* not when it is dirty */ || home_getattr(fs, req, ino)) {
 		inode_put(fs, ino);
 		return;
 	}
@@ -322,7 +322,7 @@ static bool known_absent(struct fs *fs, fuse_ino_t id, const char *name)
 	struct home_attr h;
 
 	if (ino->dom && ino->dom->home) {
-		r = inode_home_fresh(ino, &h) && ((acl && h.no_acl) || (cap && ino->no_cap_at && clock_mono_ns() - ino->no_cap_at < HOME_BOUND_NS));
+		r = home_fresh(ino, &h) && ((acl && h.no_acl) || (cap && ino->no_cap_at && clock_mono_ns() - ino->no_cap_at < HOME_BOUND_NS));
 	} else {
 		pthread_mutex_lock(&ino->lock);
 		r = (ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && ((acl && ino->no_acl) || (cap && ino->no_cap));

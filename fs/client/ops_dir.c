@@ -387,7 +387,7 @@ static bool opendir_known(struct fs *fs, struct inode *ino, struct stat *st)
 
 	if (!ino->dom || !ino->dom->home)
 		return lease_attr(fs, ino, st) || lease_guess(ino, st); /* its listing waits for what is queued */
-	if (!inode_home_fresh(ino, &h))
+	if (!home_fresh(ino, &h))
 		return false;
 	st->st_mode = h.mode;
 	return true;

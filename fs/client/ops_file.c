@@ -77,7 +77,7 @@ static void open_done(struct call *c, int err, struct rpc_msg *out)
 	got = lease_take(c->ino, rep->lease, rep->lease_seq);
 	lease_keep_attr(c->fs, c->ino, rep->attr, got);
 	if (c->dom->home && rep->attr)
-		inode_home_attr(c->ino, rep->attr);
+		home_attr(c->fs, c->ino, rep->attr);
 	if (c->flags & O_TRUNC)
 		fuse_lowlevel_notify_inval_inode(c->fs->se, c->ino->id, -1, 0);
 	/*
@@ -106,7 +106,7 @@ static bool open_here(struct fs *fs, fuse_req_t req, struct inode *ino, struct f
 	if ((fi->flags & O_ACCMODE) != O_RDONLY || (fi->flags & O_TRUNC))
 		return false;
 	lease_reply_begin(fs);
-	known = home ? inode_home_fresh(ino, &h) && call_let_in(fs, ino->dom, who->uid) : lease_attr(fs, ino, &attr);
+	known = home ? home_fresh(ino, &h) && call_let_in(fs, ino->dom, who->uid) : lease_attr(fs, ino, &attr);
 	if (known && home)
 		attr.st_mode = h.mode;
 	if (known && S_ISREG(attr.st_mode)) {

@@ -43,7 +43,7 @@ struct inode *ops_entry_take(struct fs *fs, struct domain *dom, const Sprite__Fs
 	if (lease_outdated(ino, e->attr, &p->attr))
 		p->attr_timeout = 0;
 	if (dom->home)
-		inode_home_attr(ino, e->attr);
+		home_attr(fs, ino, e->attr);
 	if (S_ISREG(st.st_mode) && (end = wb_dirty_end(ino))) { /* the server does not know all of it */
 		if (end > (uint64_t)p->attr.st_size)
 			p->attr.st_size = (off_t)end;
@@ -76,6 +76,7 @@ static void reply_entry(struct call *c, const Sprite__Fs__Entry *e, uint64_t dir
 			names_begin_empty(ino);
 		if (names)
 			names_learn(c->ino, name, strlen(name), ino->id, c->seq);
+		home_learn(c, name, ino->id);
 		if (c->pnode && !ino->pnode)
 			ino->pnode = c->pnode;
 		gone = fuse_reply_entry(c->req, &p) == -ENOENT;
@@ -325,10 +326,12 @@ static void reply_absent(struct call *c, const Sprite__Fs__LookupRep *rep)
 
 	memset(&p, 0, sizeof(p));
 	lease_reply_begin(c->fs);
-	if (c->dom->home)
+	if (c->dom->home) {
+		home_learn(c, c->m.lookup.name, 0);
 		p.entry_timeout = 1.0;
-	else if (rep && ops_names_taken(c->ino, rep->dir_lease, rep->dir_lease_seq))
+	} else if (rep && ops_names_taken(c->ino, rep->dir_lease, rep->dir_lease_seq)) {
 		p.entry_timeout = LEASE_LONG;
+	}
 	if (p.entry_timeout > 0)
 		fuse_reply_entry(c->req, &p);
 	else
@@ -434,7 +437,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 		fuse_reply_err(req, is_virtual ? ENOENT : ENAMETOOLONG);
 		return;
 	}
-	if (!k && lookup_here(fs, req, dir, name)) {
+	if (!k && (lookup_here(fs, req, dir, name) || home_lookup(fs, req, dir, name))) {
 		inode_put(fs, dir);
 		return;
 	}
@@ -451,6 +454,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	c->handle = &c->m.lookup.dir;
 	c->m.lookup.name = call_strdup(c, name);
 	c->seq = atomic_load(&c->ino->changes);
+	home_note(c);
 	call_submit(c);
 }
 

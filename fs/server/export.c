@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/clock.h"
 #include "conf/log.h"
 #include "conf/save.h"
 #include "fs/prefix.h"
@@ -344,6 +345,9 @@ void exports_rescan(struct exports *x)
 		if (r < 0)
 			log_warn("%s: cannot follow its mounts: %s", x->list[i].conf->path, strerror(-r));
 	}
+	if (!atomic_load(&x->mounts))
+		atomic_store(&x->mounts, clock_epoch());
+	atomic_fetch_add(&x->mounts, 1); /* when what was mounted can be seen, not before */
 }
 
 /* ---- opening ------------------------------------------------------------------------------------------ */

@@ -14,6 +14,7 @@
 #ifndef FS_SERVER_EXPORT_H
 #define FS_SERVER_EXPORT_H
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/stat.h>
 #include "conf/conf.h"
@@ -35,6 +36,7 @@ struct exports {
 	struct handle_key key;
 	const char *sprite_mount; /* left out of home exports */
 	int mountinfo;		  /* polls ready when mounts change */
+	atomic_uint_fast64_t mounts; /* another number whenever they have, also over a restart */
 };
 
 /* What is found out about a directory once for all records of a batch. */

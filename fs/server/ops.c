@@ -42,6 +42,7 @@ static const op_handler handlers[FS_NOPS] = {
 	[FS_STATUS] = op_status,
 	[FS_ELECT] = op_elect,
 	[FS_BATCH] = op_batch,
+	[FS_REFRESH] = op_refresh,
 };
 
 static void parked_count(struct op *o, int d)
@@ -149,7 +150,8 @@ static void serve(struct fsd *d, struct rpc_request *rq, enum fs_op method)
 	X(HAND)                                                                                              \
 	X(STATUS)                                                                                            \
 	X(ELECT)                                                                                             \
-	X(BATCH)
+	X(BATCH)                                                                                             \
+	X(REFRESH)
 EACH(SERVE)
 
 #define SERVICE(M) {.method = &fs_methods[FS_##M], .unary = serve_##M},

@@ -46,6 +46,8 @@ OP(op_hand);
 OP(op_lock);
 /* batch.c */
 OP(op_batch);
+/* ops_refresh.c */
+OP(op_refresh);
 #undef OP
 
 /* batch.c: the answer to a part of a batch, for op.c */

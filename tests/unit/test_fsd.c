@@ -3,6 +3,7 @@
  * The file server as a hostile or clumsy client meets it. None may leave an export, act as root or as somebody else, use a forged handle or another's open, or
  * hold up others for ever.
  */
+#include "fs/refresh.h"
 #include "tests/unit/fsd_kit.h"
 
 /* ---- staying inside ---------------------------------------------------------------------------------------- */
@@ -153,6 +154,63 @@ static void test_exports(void)
 	CU_ASSERT_EQUAL(lookup(0, 1000, &two, "secret", &f), EACCES); /* another's handle helps nobody */
 	CU_ASSERT_EQUAL(lookup(1, 1000, &two, "secret", &f), 0);
 	CU_ASSERT_EQUAL(attach(0, "/nowhere", false, &root), ENOENT);
+}
+
+/* errno; *n: how many answers there were. */
+static int refresh(uint32_t uid, struct handle_copy **h, size_t nh, struct refresh_answer *a, size_t *n)
+{
+	Sprite__Fs__RefreshReq q = SPRITE__FS__REFRESH_REQ__INIT;
+	Sprite__Fs__Cred c = cred_of(uid);
+	uint8_t bytes[1024], *p = bytes;
+	struct iovec v = {bytes, 0};
+	struct rpc_msg m;
+	int r;
+
+	q.cred = &c;
+	for (size_t i = 0; i < nh; i++) {
+		*p++ = (uint8_t)h[i]->n;
+		memcpy(p, h[i]->b, h[i]->n);
+		p += h[i]->n;
+	}
+	v.iov_len = (size_t)(p - bytes);
+	CU_ASSERT_EQUAL_FATAL(rpc_call(ch[0], &fs_methods[FS_REFRESH], &q.base, &v, 1, 20000, &m), 0);
+	r = m.err;
+	*n = r ? 0 : m.bulk_len / sizeof(*a);
+	if (!r && *n <= nh)
+		rpc_msg_copy(&m, a, m.bulk_len);
+	rpc_msg_clear(&m);
+	return r;
+}
+
+static void test_refresh(void)
+{
+	struct handle_copy home, f, forged, root, *all[3] = {&home, &f, &forged}, *other[2] = {&home, &root};
+	struct refresh_answer before[3], after[3];
+	size_t n;
+	char *p = path_in("home/file");
+
+	CU_ASSERT_EQUAL(grants_add(&server.grants, "ws1", 1000, "f1", NULL, 0), 0);
+	CU_ASSERT_EQUAL_FATAL(attach(0, "/hosts/fs1", false, &home), 0);
+	CU_ASSERT_EQUAL_FATAL(attach(0, "/", false, &root), 0);
+	CU_ASSERT_EQUAL_FATAL(lookup(0, 1000, &home, "file", &f), 0);
+	forged = f;
+	forged.b[forged.n - 1] ^= 1;
+	CU_ASSERT_EQUAL(refresh(1000, all, 3, before, &n), 0);
+	CU_ASSERT_EQUAL_FATAL(n, 3);
+	CU_ASSERT_TRUE(!before[0].err && !before[1].err && before[2].err == ESTALE);
+	CU_ASSERT_EQUAL(chmod(p, 0640), 0);
+	CU_ASSERT_EQUAL(refresh(1000, all, 3, after, &n), 0);
+	CU_ASSERT_TRUE(after[0].ctime == before[0].ctime && after[0].change == before[0].change);
+	CU_ASSERT_TRUE(after[1].ctime > before[1].ctime && after[1].change != before[1].change);
+	CU_ASSERT_EQUAL(chmod(p, 0600), 0);
+	CU_ASSERT_EQUAL(refresh(1000, all, 0, after, &n), 0);
+	CU_ASSERT_EQUAL(n, 0);
+	CU_ASSERT_EQUAL(refresh(1001, all, 3, after, &n), EACCES);   /* not hosted */
+	CU_ASSERT_EQUAL(refresh(1000, other, 2, after, &n), EINVAL); /* of a home alone */
+	CU_ASSERT_EQUAL(refresh(1000, other + 1, 1, after, &n), EINVAL);
+	CU_ASSERT_EQUAL(grants_remove(&server.grants, "ws1", 1000, "f1"), 0);
+	CU_ASSERT_EQUAL(refresh(1000, all, 3, after, &n), EACCES);
+	free(p);
 }
 
 static void test_home(void)
@@ -431,6 +489,7 @@ int main(void)
 		{"calls without a credential", test_no_cred},
 		{"hosts, read-only, uid range", test_exports},
 		{"a home only as who is hosted, while he is", test_home},
+		{"what of a home has changed", test_refresh},
 		{"another client's open file", test_another_clients_open},
 		{"who may register what", test_registration},
 		{"a directory in pages", test_listing},
