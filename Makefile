@@ -73,7 +73,7 @@ $(BUILD)/bin/migd: $(BUILD)/obj/migd/main.o $(O_MIGD) $(BUILD)/obj/migd/relay/wi
 $(BUILD)/bin/mig: $(BUILD)/obj/migd/cli/mig.o $(O_CLI) $(BUILD)/obj/rpc/local.o $(O_CONF)
 	$(link) $(L_CONF) -lncurses
 # The shell of mig make starts once a recipe: only what it needs, and nothing to be loaded.
-$(BUILD)/bin/sprite-sh: $(addprefix $(BUILD)/obj/,migd/cli/sprite_sh.o migd/cli/cmd_shell.o migd/cli/command.o migd/cli/builtin.o migd/cli/ask.o rpc/local.o) $(O_CONF)
+$(BUILD)/bin/sprite-sh: $(addprefix $(BUILD)/obj/,migd/cli/sprite_sh.o migd/cli/cmd_shell.o migd/cli/command.o migd/cli/builtin.o migd/cli/far.o migd/cli/far_work.o migd/cli/ask.o rpc/local.o) $(O_CONF)
 	@rm -f $@
 	$(link) $(if $(SAN),,-static) $(L_CONF)
 $(BUILD)/bin/sprite-lab: $(O_LAB) $(O_CONF)

@@ -1,22 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * sprite-sh: the shell that mig make gives to make. Asks the agent where this recipe is to run, then becomes the real shell, here or there. Whatever goes wrong on the
- * way, the recipe runs here: a build never fails for want of a host.
+ * sprite-sh: the shell that mig make gives to make. Asks the agent where this recipe is to run, then becomes the real shell, here or there, or waits for a worker to run
+ * it (far.h). Whatever goes wrong on the way there, the recipe runs here: a build never fails for want of a host.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/io.h"
 #include "migd/cli/builtin.h"
 #include "migd/cli/cli.h"
 #include "migd/cli/command.h"
+#include "migd/cli/far.h"
 
 enum { WORDS_MAX = 4096 };
 
@@ -45,24 +52,29 @@ static int connect_agent(const char *path)
 	return fd;
 }
 
-static bool send_command(int fd, const char *command)
+static bool send_question(int fd, const char *bytes, size_t n)
 {
 	char control[CMSG_SPACE(2 * sizeof(int))] __attribute__((aligned(8))) = {0};
-	uint32_t len = (uint32_t)strlen(command);
-	struct iovec iov[2] = {{&len, sizeof(len)}, {(char *)command, len}};
+	uint32_t len = (uint32_t)n;
+	struct iovec iov[2] = {{&len, sizeof(len)}, {(char *)bytes, n}};
 	struct msghdr mh = {.msg_iov = iov, .msg_iovlen = 2, .msg_control = control, .msg_controllen = sizeof(control)};
 	struct cmsghdr *c = CMSG_FIRSTHDR(&mh);
 	const int out[2] = {1, 2};
+	ssize_t sent;
 
 	c->cmsg_level = SOL_SOCKET;
 	c->cmsg_type = SCM_RIGHTS;
 	c->cmsg_len = CMSG_LEN(sizeof(out));
 	memcpy(CMSG_DATA(c), out, sizeof(out));
-	return sendmsg(fd, &mh, MSG_NOSIGNAL) == (ssize_t)(len + sizeof(len));
+	sent = sendmsg(fd, &mh, MSG_NOSIGNAL);
+	if (sent < (ssize_t)sizeof(len))
+		return false;
+	return !io_write_all(fd, bytes + (sent - (ssize_t)sizeof(len)), n - (size_t)(sent - (ssize_t)sizeof(len)));
 }
 
-/* The agent's answer: two pipes to write to, and where to run. */
-static bool take_answer(int fd, char *host, size_t size)
+/* The agent's answer: where to run, with two pipes to write to; or that a worker runs it, with none. */
+enum place { HERE, THERE, FAR };
+static enum place take_answer(int fd, char *host, size_t size)
 {
 	char control[CMSG_SPACE(2 * sizeof(int))] __attribute__((aligned(8)));
 	struct iovec iov = {host, size};
@@ -71,19 +83,38 @@ static bool take_answer(int fd, char *host, size_t size)
 	struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&mh) : NULL;
 	int to[2] = {-1, -1};
 
+	if (n > 0)
+		host[n - 1] = 0;
+	if (n > 0 && !c && !strcmp(host, "@"))
+		return FAR;
 	if (!c || c->cmsg_type != SCM_RIGHTS || c->cmsg_len > CMSG_LEN(sizeof(to)))
-		return false;
+		return HERE;
 	memcpy(to, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0));
 	if (to[1] < 0) {
 		close(to[0]);
-		return false;
+		return HERE;
 	}
-	host[n - 1] = 0;
 	dup2(to[0], 1);
 	dup2(to[1], 2);
 	close(to[0]);
 	close(to[1]);
-	return true;
+	return host[0] ? THERE : HERE;
+}
+
+/* As the recipe ended over there, so do we. */
+static int end_alike(int fd)
+{
+	struct rlimit none = {0, 0};
+	int status;
+
+	if (io_read_all(fd, &status, sizeof(status)))
+		return failed("make: the recipe's place is not known any more");
+	if (WIFEXITED(status))
+		return WEXITSTATUS(status);
+	setrlimit(RLIMIT_CORE, &none);
+	signal(WTERMSIG(status), SIG_DFL);
+	raise(WTERMSIG(status));
+	return 128 + WTERMSIG(status);
 }
 
 /* Nothing else writes until we end: not the output of another recipe, which the agent passes on in one piece. */
@@ -99,14 +130,44 @@ static void lock_output(const char *agent)
 		flock(fd, LOCK_EX);
 }
 
-static void ask_agent(const char *agent, const char *command, char *host, size_t size)
+/* Has it nothing that only this host has? Its input is at an end, and there are no descriptors but that and its output. */
+static bool may_go_far(void)
 {
-	int fd = connect_agent(agent);
+	struct pollfd p = {.fd = 0, .events = POLLIN};
+	struct stat st, null;
+	struct dirent *de;
+	bool more = false;
+	DIR *d;
 
-	if (fd >= 0 && (!send_command(fd, command) || !take_answer(fd, host, size)))
+	if (!(poll(&p, 1, 0) == 1 && p.revents == POLLHUP) && (fstat(0, &st) || stat("/dev/null", &null) || !S_ISCHR(st.st_mode) || st.st_rdev != null.st_rdev))
+		return false;
+	d = opendir("/proc/self/fd");
+	while (d && (de = readdir(d)) && !more) {
+		int fd = atoi(de->d_name), flags = fd > 2 && fd != dirfd(d) ? fcntl(fd, F_GETFD) : FD_CLOEXEC;
+
+		more = flags >= 0 && !(flags & FD_CLOEXEC);
+	}
+	if (d)
+		closedir(d);
+	return d && !more;
+}
+
+/* Returns its status if it has run far away, else -1. */
+static int ask_agent(const char *agent, const char *command, char **args, bool plain, char *host, size_t size)
+{
+	_cleanup_free_ char *bytes = NULL;
+	_cleanup_close_ int fd = -1;
+	enum place where = HERE;
+	size_t n;
+
+	if (far_pack(command, args, plain, may_go_far(), &bytes, &n))
+		return -1;
+	fd = connect_agent(agent);
+	if (fd >= 0 && send_question(fd, bytes, n))
+		where = take_answer(fd, host, size);
+	if (where != THERE)
 		host[0] = 0;
-	if (fd >= 0)
-		close(fd);
+	return where == FAR ? end_alike(fd) : -1;
 }
 
 /* make gives all but one of its recipes a pipe that nobody writes to as standard input: at its end from the start, so nothing has to be relayed. */
@@ -160,8 +221,10 @@ int cmd_shell(int argc, char **argv)
 	r = plain && !told ? do_here(words, agent) : -1;
 	if (r >= 0)
 		return r;
-	if (agent && argc >= 3 && is_c(argv[argc - 2]) && !is_make())
-		ask_agent(agent, command, host, sizeof(host));
+	if (!plain)
+		argv[0] = (char *)shell;
+	if (agent && argc >= 3 && is_c(argv[argc - 2]) && !is_make() && (r = ask_agent(agent, command, plain ? words : argv, plain, host, sizeof(host))) >= 0)
+		return r;
 	if (host[0])
 		drop_ended_input();
 	if (host[0])

@@ -18,24 +18,10 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
-#include "conf/io.h"
 #include "migd/cli/cli.h"
+#include "migd/cli/far.h"
+#include "migd/cli/make_far.h"
 #include "migd/cli/make_pool.h"
-
-enum { OUTPUT_MAX = 16 << 20, COMMAND_MAX = 256 << 10 };
-
-struct recipe {
-	struct list node;
-	char *command;
-	int pid, pidfd;
-	int from[2]; /* its output and error, our ends; -1: ended */
-	int to[2];   /* where they would have gone */
-	int lock_fd; /* the agent's */
-	uint64_t start_ns;
-	bool ended;
-	char *text; /* chunks: 1 byte which, 4 bytes length, bytes */
-	size_t len, cap;
-};
 
 struct make_agent {
 	struct make_opts o;
@@ -45,6 +31,7 @@ struct make_agent {
 	unsigned debt; /* tokens to take out of the job server as they come back */
 	struct pool pool;
 	struct list recipes;
+	struct fars fars;
 	uint64_t agent; /* as migd numbers us */
 	pthread_t thread, asker;
 	bool asking;
@@ -110,11 +97,20 @@ static void simple_verb(struct make_agent *a, const char *verb, json_t *extra)
 	ask(rq, NULL, NULL, NULL, NULL);
 }
 
+static void slot_gone(struct make_agent *a, struct pool_slot *s)
+{
+	bool starting = s->starting; /* nobody has counted on it yet */
+
+	far_leave(&a->fars, s->id);
+	pool_lose(&a->pool, s);
+	if (!starting)
+		token_take(a);
+}
+
 static void slot_back(struct make_agent *a, struct pool_slot *s)
 {
 	simple_verb(a, "release", json_pack("{s:I}", "id", (json_int_t)s->id));
-	pool_lose(&a->pool, s);
-	token_take(a);
+	slot_gone(a, s);
 }
 
 static void *errand_main(void *arg)
@@ -156,6 +152,30 @@ static void bring_home(struct make_agent *a, int pid)
 	}
 }
 
+static void wants_more(struct make_agent *a)
+{
+	simple_verb(a, "more", json_pack("{s:i, s:b, s:s}", "want", 1, "wait", 1, "priority", a->o.priority));
+}
+
+/* Recipes may be sent there. */
+static void slot_ready(void *ctx, uint64_t id)
+{
+	struct make_agent *a = ctx;
+	struct pool_slot *s = pool_find(&a->pool, id);
+
+	if (!s || !s->starting)
+		return;
+	s->starting = false;
+	token_put(a);
+}
+
+static void slot_granted(struct make_agent *a, struct pool_slot *s)
+{
+	s->starting = true;
+	if (far_start(&a->fars, s->id, s->host))
+		slot_ready(a, s->id); /* each by itself, then */
+}
+
 static void row(struct make_agent *a, json_t *line)
 {
 	json_t *g = json_object_get(line, "granted"), *l = json_object_get(line, "lost"), *r = json_object_get(line, "reclaim");
@@ -163,181 +183,67 @@ static void row(struct make_agent *a, json_t *line)
 	uint64_t id = (uint64_t)json_integer_value(json_object_get(x, "id"));
 	const char *host = json_string_value(json_object_get(x, "host"));
 	struct pool_slot *s = x ? pool_find(&a->pool, id) : NULL;
+	int far;
 
 	if (json_object_get(line, "agent"))
 		a->agent = (uint64_t)json_integer_value(json_object_get(line, "agent"));
 	if (x && a->o.verbose)
 		fprintf(stderr, "mig: %s %s\n", host, g ? "works for us" : l ? "is lost (its owner is back, or it is down)" : "is wanted by others");
 	if (g && host && !pool_grant(&a->pool, id, host)) {
-		token_put(a);
+		slot_granted(a, pool_find(&a->pool, id));
 	} else if (l && s) {
-		pool_lose(&a->pool, s);
-		token_take(a);
-		/* Its place is still wanted: from whoever becomes idle next. */
-		simple_verb(a, "more", json_pack("{s:i, s:b, s:s}", "want", 1, "wait", 1, "priority", a->o.priority));
+		slot_gone(a, s);
+		wants_more(a); /* its place is still wanted: from whoever becomes idle next */
 	} else if (r && s && s->pid) {
 		s->reclaimed = true; /* given back when it has come home; another is waited for */
-		simple_verb(a, "more", json_pack("{s:i, s:b, s:s}", "want", 1, "wait", 1, "priority", a->o.priority));
-		bring_home(a, s->pid);
+		wants_more(a);
+		far = far_pid(&a->fars, s->id);
+		bring_home(a, far ? far : s->pid);
 	} else if (r && s) {
 		slot_back(a, s);
-		simple_verb(a, "more", json_pack("{s:i, s:b, s:s}", "want", 1, "wait", 1, "priority", a->o.priority));
+		wants_more(a);
 	}
-}
-
-/* ---- output ---- */
-
-/* In one piece, whatever small recipes say at that time. */
-static void output_flush(struct recipe *r)
-{
-	if (r->len)
-		flock(r->lock_fd, LOCK_EX);
-	for (size_t at = 0; at < r->len;) {
-		uint32_t n;
-
-		memcpy(&n, r->text + at + 1, sizeof(n));
-		io_write_all(r->to[(int)r->text[at]], r->text + at + 5, n);
-		at += 5 + n;
-	}
-	if (r->len)
-		flock(r->lock_fd, LOCK_UN);
-	r->len = 0;
-}
-
-static void output_add(struct recipe *r, int which, const char *p, uint32_t n)
-{
-	if (r->len + n + 5 > r->cap) {
-		size_t cap = r->cap ? r->cap * 2 : 65536;
-		char *bigger = cap <= OUTPUT_MAX ? realloc(r->text, cap) : NULL;
-
-		if (!bigger) { /* too much to keep: from here on as it comes */
-			output_flush(r);
-			io_write_all(r->to[which], p, n);
-			return;
-		}
-		r->text = bigger;
-		r->cap = cap;
-	}
-	r->text[r->len] = (char)which;
-	memcpy(r->text + r->len + 1, &n, sizeof(n));
-	memcpy(r->text + r->len + 5, p, n);
-	r->len += 5 + n;
-}
-
-static void output_read(struct recipe *r, int which)
-{
-	char buf[16384];
-	ssize_t n;
-
-	while ((n = read(r->from[which], buf, sizeof(buf))) > 0)
-		output_add(r, which, buf, (uint32_t)n);
-	if (n == 0) {
-		close(r->from[which]);
-		r->from[which] = -1;
-	}
-	if (r->ended) /* a daemon it left behind still writes */
-		output_flush(r);
 }
 
 /* ---- recipes ---- */
-
-static void recipe_free(struct recipe *r)
-{
-	output_flush(r);
-	list_del(&r->node);
-	for (int i = 0; i < 2; i++) {
-		if (r->from[i] >= 0)
-			close(r->from[i]);
-		if (r->to[i] >= 0)
-			close(r->to[i]);
-	}
-	if (r->pidfd >= 0)
-		close(r->pidfd);
-	free(r->text);
-	free(r->command);
-	free(r);
-}
 
 static void recipe_end(struct make_agent *a, struct recipe *r)
 {
 	struct pool_slot *s = pool_end(&a->pool, r->command, r->pid, clock_mono_ns() - r->start_ns);
 
-	for (int i = 0; i < 2; i++)
-		if (r->from[i] >= 0)
-			output_read(r, i);
-	output_flush(r);
-	r->ended = true;
-	close(r->pidfd);
-	r->pidfd = -1;
+	recipe_ended(r);
 	if (s && s->reclaimed)
 		slot_back(a, s);
 }
 
-/* The command, as a string, and two descriptors. */
-static int receive(int fd, char *buf, size_t size, int to[2])
+/* Its shell has ended. A worker's recipe goes with it (make has killed it, or a key): it is over when the worker says so. */
+static void shell_ended(struct make_agent *a, struct recipe *r)
 {
-	char control[CMSG_SPACE(2 * sizeof(int))] __attribute__((aligned(8)));
-	uint32_t len = 0;
-	struct iovec iov[2] = {{&len, sizeof(len)}, {buf, size - 1}};
-	struct msghdr mh = {.msg_iov = iov, .msg_iovlen = 2, .msg_control = control, .msg_controllen = sizeof(control)};
-	ssize_t n = recvmsg(fd, &mh, MSG_CMSG_CLOEXEC);
-	struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&mh) : NULL;
-
-	if (!c || c->cmsg_type != SCM_RIGHTS || c->cmsg_len > CMSG_LEN(2 * sizeof(int)))
-		return -EPROTO;
-	memcpy(to, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0)); /* one or two: the caller closes them */
-	if (to[1] < 0)
-		return -EPROTO;
-	n -= sizeof(len);
-	if (n < 0 || len >= size)
-		return -EPROTO;
-	while ((size_t)n < len) {
-		ssize_t k = read(fd, buf + n, len - (size_t)n);
-
-		if (k <= 0)
-			return -EPROTO;
-		n += k;
+	if (r->shell_fd < 0) {
+		recipe_end(a, r);
+		return;
 	}
-	buf[len] = 0;
-	return 0;
+	close(r->pidfd);
+	r->pidfd = -1;
+	far_kill(&a->fars, r, SIGTERM);
 }
 
-static int answer(int fd, const char *host, const int ends[2])
+static void far_ended(void *ctx, struct recipe *r, int status)
 {
-	char control[CMSG_SPACE(2 * sizeof(int))] __attribute__((aligned(8))) = {0};
-	struct iovec iov = {(char *)host, strlen(host) + 1};
-	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
-	struct cmsghdr *c = CMSG_FIRSTHDR(&mh);
-
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(2 * sizeof(int));
-	memcpy(CMSG_DATA(c), ends, 2 * sizeof(int));
-	return sendmsg(fd, &mh, MSG_NOSIGNAL) < 0 ? -errno : 0;
+	recipe_end(ctx, r);
+	recipe_tell(r, status); /* make goes on */
+	if (recipe_is_over(r))
+		recipe_free(r);
 }
 
-static struct recipe *recipe_new(int fd, const char *command)
+static struct recipe *recipe_numbered(void *ctx, uint32_t number)
 {
-	struct recipe *r = calloc(1, sizeof(*r));
-	struct ucred who;
-	socklen_t n = sizeof(who);
+	struct make_agent *a = ctx;
+	struct recipe *r;
 
-	if (r && !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &n)) {
-		list_init(&r->node);
-		r->command = strdup(command);
-		r->pid = who.pid;
-		r->pidfd = (int)syscall(SYS_pidfd_open, who.pid, 0);
-		r->start_ns = clock_mono_ns();
-		r->from[0] = r->from[1] = r->to[0] = r->to[1] = -1;
-	}
-	if (r && r->command && r->pidfd >= 0)
-		return r;
-	if (r) {
-		free(r->command);
-		if (r->pidfd > 0)
-			close(r->pidfd);
-	}
-	free(r);
+	list_each(r, &a->recipes, node)
+		if (r->number == number)
+			return r;
 	return NULL;
 }
 
@@ -349,57 +255,56 @@ static void say_where(const char *command, const char *host)
 	fprintf(stderr, "mig: %s -> %s\n", printable(text), host);
 }
 
+/* Is there a worker for it? */
+static bool runs_far(struct make_agent *a, struct recipe *r, const struct pool_slot *s, int fd, const char *bytes, size_t len)
+{
+	struct far *w = s && ((const struct far_head *)bytes)->able ? far_of(&a->fars, s->id) : NULL;
+
+	if (!w || recipe_answer_far(r, fd))
+		return false;
+	if (far_run(w, r, bytes, len))
+		recipe_tell(r, 1 << 8);
+	return true;
+}
+
 static void accept_recipe(struct make_agent *a)
 {
-	static char line[COMMAND_MAX];
+	static char bytes[FAR_MAX] __attribute__((aligned(8)));
 	struct timeval patience = {.tv_sec = 5};
 	_cleanup_close_ int fd = accept4(a->listen_fd, NULL, NULL, SOCK_CLOEXEC);
-	int to[2] = {-1, -1}, out[2], err[2];
 	struct pool_slot *s;
 	struct recipe *r;
+	size_t len;
 
 	if (fd < 0)
 		return;
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-	r = receive(fd, line, sizeof(line), to) ? NULL : recipe_new(fd, line);
-	if (!r || pipe2(out, O_CLOEXEC)) {
-		for (int i = 0; i < 2; i++)
-			if (to[i] >= 0)
-				close(to[i]);
-		if (r)
-			recipe_free(r);
+	r = recipe_receive(fd, bytes, sizeof(bytes), &len);
+	if (!r)
 		return;
-	}
 	r->lock_fd = a->lock_fd;
-	r->to[0] = to[0];
-	r->to[1] = to[1];
-	r->from[0] = out[0];
-	if (pipe2(err, O_CLOEXEC)) {
-		close(out[1]);
+	s = pool_start(&a->pool, r->command, r->pid);
+	if (!runs_far(a, r, s, fd, bytes, len) && recipe_answer(r, fd, s ? s->host : "")) {
+		pool_end(&a->pool, r->command, r->pid, EXPORT_WORTH_NS);
 		recipe_free(r);
 		return;
 	}
-	r->from[1] = err[0];
-	fcntl(r->from[0], F_SETFL, O_NONBLOCK);
-	fcntl(r->from[1], F_SETFL, O_NONBLOCK);
-	s = pool_start(&a->pool, r->command, r->pid);
-	answer(fd, s ? s->host : "", (const int[2]){out[1], err[1]});
 	if (a->o.verbose)
 		say_where(r->command, s ? s->host : "here");
-	close(out[1]);
-	close(err[1]);
 	list_add_tail(&a->recipes, &r->node);
 }
 
 /* ---- the loop ---- */
 
-static size_t fill_poll(struct make_agent *a, struct pollfd **fds, size_t *cap)
+/* *nr: how many of them before those of the workers. */
+static size_t fill_poll(struct make_agent *a, struct pollfd **fds, size_t *cap, size_t *nr)
 {
 	size_t n = 0, need = 4;
 	struct recipe *r;
 
 	list_each(r, &a->recipes, node)
 		need += 3;
+	need += FAR_FDS * fars_count(&a->fars);
 	if (need > *cap) {
 		struct pollfd *more = realloc(*fds, need * 2 * sizeof(*more));
 
@@ -417,7 +322,9 @@ static size_t fill_poll(struct make_agent *a, struct pollfd **fds, size_t *cap)
 		(*fds)[n++] = (struct pollfd){.fd = r->from[0], .events = POLLIN};
 		(*fds)[n++] = (struct pollfd){.fd = r->from[1], .events = POLLIN};
 	}
-	return n;
+	*nr = n;
+	fars_poll(&a->fars, *fds + n);
+	return need;
 }
 
 static void look_at_recipes(struct make_agent *a, const struct pollfd *p, size_t n)
@@ -432,8 +339,8 @@ static void look_at_recipes(struct make_agent *a, const struct pollfd *p, size_t
 			if (p[i + 1 + (size_t)k].revents && r->from[k] >= 0)
 				output_read(r, k);
 		if (p[i].revents && r->pidfd >= 0)
-			recipe_end(a, r);
-		if (r->ended && r->from[0] < 0 && r->from[1] < 0)
+			shell_ended(a, r);
+		if (recipe_is_over(r))
 			recipe_free(r);
 		i += 3;
 	}
@@ -443,13 +350,14 @@ static void *agent_main(void *arg)
 {
 	struct make_agent *a = arg;
 	struct pollfd *p = NULL;
-	size_t cap = 0, n;
+	size_t cap = 0, n, nr;
 	char c;
 
-	while ((n = fill_poll(a, &p, &cap)) && (poll(p, n, -1) >= 0 || errno == EINTR)) {
+	while ((n = fill_poll(a, &p, &cap, &nr)) && (poll(p, n, -1) >= 0 || errno == EINTR)) {
 		json_t *line;
 
-		look_at_recipes(a, p, n);
+		look_at_recipes(a, p, nr);
+		fars_look(&a->fars, p + nr, (n - nr) / FAR_FDS);
 		if (p[2].revents && read(a->rows[0], &line, sizeof(line)) == sizeof(line)) {
 			row(a, line);
 			json_decref(line);
@@ -511,6 +419,7 @@ int make_agent_start(const struct make_opts *o, const int jobs[2], struct make_a
 	a->listen_fd = -1;
 	list_init(&a->recipes);
 	list_init(&a->errands);
+	fars_init(&a->fars, &(struct far_hooks){.ctx = a, .ready = slot_ready, .failed = slot_ready, .recipe = recipe_numbered, .ended = far_ended});
 	pool_init(&a->pool);
 	a->stop_fd = eventfd(0, EFD_CLOEXEC);
 	err = a->stop_fd < 0 || pipe2(a->rows, O_CLOEXEC) ? error_set(e, errno, "%s", strerror(errno)) : listen_at(a, e);
@@ -548,6 +457,7 @@ void make_agent_stop(struct make_agent *a)
 			recipe_end(a, r);
 		recipe_free(r);
 	}
+	fars_end(&a->fars);
 	tidy(a);
 	if (a->asking)
 		pthread_join(a->asker, NULL); /* which closes its connection: every slot is given back */

@@ -3,9 +3,10 @@
  * The agent of one mig make: a thread beside make(1) that gives recipes (sprite-sh, cmd_shell.c) their places, keeps each recipe's output whole, and
  * lets make's parallelism follow the slots that migd grants, by putting tokens into make's job server and taking them out (GNU make manual, "POSIX Jobserver").
  *
- * A recipe's shell connects to `path` (a unix socket in a directory that only its owner may enter), sends its command (u32 length, bytes) with its standard output and
- * error (SCM_RIGHTS), and gets the name of a host, with its NUL (empty: here), and two pipes to write to instead. Then it execs. What a shell does at once and by itself is
- * not asked for: it writes under the lock (flock) on the file "lock" beside the socket, as the agent does when it passes output on.
+ * A recipe's shell connects to `path` (a unix socket in a directory that only its owner may enter), sends what it is to run (u32 length, bytes: far.h) with its standard output
+ * and error (SCM_RIGHTS), and gets either "@": a worker runs it on another host, and its wait status comes when it has; or the name of a host, with its NUL (empty: here),
+ * and two pipes to write to instead, and execs. What a shell does at once and by itself is not asked for: it writes under the lock (flock) on the file "lock" beside the
+ * socket, as the agent does when it passes output on.
  */
 #ifndef MIGD_CLI_MAKE_AGENT_H
 #define MIGD_CLI_MAKE_AGENT_H

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* sprite-sh, the shell of mig make (cmd_shell.c): a program of its own, since it starts once for every recipe and the rest of mig would have to be loaded each time. */
 #include "migd/cli/cli.h"
+#include "migd/cli/far.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,5 +24,9 @@ int main(int argc, char **argv)
 {
 	if (argc == 2 && !getenv("MIG_MAKE_AGENT") && asked(argv[1]))
 		return 0;
+	if (argc == 3 && !strcmp(argv[1], "--far"))
+		return far_go(argv[2]);
+	if (argc == 2 && !strcmp(argv[1], "--work"))
+		return far_work();
 	return cmd_shell(argc, argv);
 }

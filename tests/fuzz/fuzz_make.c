@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What the agent of mig make hears from a recipe's shell, and the shell from the agent: a word and two descriptors, or anything. What is no such thing is
- * refused, and no descriptor stays behind. Both files are taken in whole.
+ * What the agent of mig make hears from a recipe's shell (a recipe and two descriptors), the shell from the agent (a word and two descriptors), and the agent from a worker
+ * (frames), or anything. What is no such thing is refused, and no descriptor stays behind. The files are taken in whole.
  */
 #include "migd/cli/cmd_shell.c"
-#include "migd/cli/make_agent.c"
+#include "migd/cli/make_recipe.c"
+#include "migd/cli/make_far.c"
 #include <dirent.h>
 #include "tests/fuzz/fuzz.h"
 
@@ -45,20 +46,63 @@ static void say(int fd, const uint8_t *p, size_t len, size_t fds)
 
 static void to_agent(int fd)
 {
-	static char line[COMMAND_MAX];
-	int to[2] = {-1, -1};
-	struct recipe *r = receive(fd, line, sizeof(line), to) ? NULL : recipe_new(fd, line);
+	static char bytes[FAR_MAX] __attribute__((aligned(8)));
+	size_t len;
+	struct recipe *r = recipe_receive(fd, bytes, sizeof(bytes), &len);
 
-	if (r) {
-		if (!r->command || r->pid != getpid())
-			abort();
-		close(r->pidfd);
-		r->pidfd = -1;
+	if (!r)
+		return;
+	if (!r->command || r->pid != getpid() || len > sizeof(bytes))
+		abort();
+	recipe_free(r);
+}
+
+static struct list recipes;
+
+static struct recipe *numbered(void *ctx, uint32_t number)
+{
+	struct recipe *r;
+
+	(void)ctx;
+	list_each(r, &recipes, node)
+		if (r->number == number)
+			return r;
+	return NULL;
+}
+
+static void ready(void *ctx, uint64_t slot)
+{
+	(void)ctx;
+	(void)slot;
+}
+
+static void ended(void *ctx, struct recipe *r, int status)
+{
+	(void)ctx;
+	(void)status;
+	recipe_ended(r);
+	if (recipe_is_over(r))
 		recipe_free(r);
-	}
-	for (int i = 0; i < 2; i++)
-		if (to[i] >= 0)
-			close(to[i]);
+}
+
+/* A worker that runs recipe 1 speaks. */
+static void from_worker(int fd)
+{
+	struct fars all;
+	struct far *w = calloc(1, sizeof(*w));
+	struct recipe *r = calloc(1, sizeof(*r));
+
+	*r = (struct recipe){.number = 1, .pidfd = -1, .from = {-1, -1}, .to = {fcntl(null, F_DUPFD_CLOEXEC, 3), fcntl(null, F_DUPFD_CLOEXEC, 3)}, .lock_fd = -1, .shell_fd = -1, .far_open = 3};
+	list_init(&recipes);
+	list_add_tail(&recipes, &r->node);
+	fars_init(&all, &(struct far_hooks){NULL, ready, ready, numbered, ended});
+	*w = (struct far){.all = &all, .pidfd = -1, .in = -1, .out = fcntl(fd, F_DUPFD_CLOEXEC, 3), .recipe = 1};
+	list_add_tail(&all.list, &w->node);
+	while (w->out >= 0)
+		hear(w);
+	if (!list_empty(&recipes))
+		recipe_free(list_entry(recipes.next, struct recipe, node));
+	fars_end(&all);
 }
 
 /* Its standard output goes where the agent says: put back afterwards. */
@@ -67,7 +111,7 @@ static void to_shell(int fd)
 	char host[256];
 
 	fflush(stdout);
-	if (take_answer(fd, host, sizeof(host)) && !memchr(host, 0, sizeof(host)))
+	if (take_answer(fd, host, sizeof(host)) != HERE && !memchr(host, 0, sizeof(host)))
 		abort();
 	dup2(out[0], 1);
 	dup2(out[1], 2);
@@ -83,8 +127,10 @@ static void one(const uint8_t *data, size_t len)
 		return;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s) < 0)
 		abort();
-	say(s[1], data + 1, len - 1, data[0] >> 1 & 3 ? data[0] >> 1 & 3 : data[0] >> 3 & 4);
-	if (data[0] & 1)
+	say(s[1], data + 1, len - 1, data[0] & 0x80 ? 0 : data[0] >> 1 & 3 ? data[0] >> 1 & 3 : data[0] >> 3 & 4);
+	if (data[0] & 0x80)
+		from_worker(s[0]);
+	else if (data[0] & 1)
 		to_agent(s[0]);
 	else
 		to_shell(s[0]);
@@ -97,9 +143,23 @@ static void one(const uint8_t *data, size_t len)
 #define SEED(s) {s, sizeof(s) - 1}
 int main(int argc, char **argv)
 {
-	static const char *const words[] = {"gcc -c a.c", "ws2", "\n", NULL};
-	static const struct fuzz_seed seeds[] = {SEED("\5\12\0\0\0gcc -c a.c"), SEED("\4ws2\0"), SEED("\4\0"), SEED("\3\xff\xff\xff\xff!"), SEED("\7\0\0\0\0")};
+	static const char *const words[] = {"gcc -c a.c", "ws2", "@", "\n", NULL};
+	static char recipe[2048] = {5};
+	struct fuzz_seed seeds[] = {{recipe, 0}, SEED("\4ws2\0"), SEED("\4\0"), SEED("\0@\0"), SEED("\3\xff\xff\xff\xff!"), SEED("\7\0\0\0\0"),
+		SEED("\x80\3\0\0\0\0\0\0\0\0\0\0\0\4\0\0\0\1\0\0\0\3\0\0\0out\6\0\0\0\1\0\0\0\1\0\0\0\0\6\0\0\0\1\0\0\0\1\0\0\0\1\7\0\0\0\1\0\0\0\4\0\0\0\0\1\0\0")};
+	uint32_t n;
+	size_t len;
+	char *bytes;
 
+	clearenv();
+	setenv("PATH", "/bin", 1);
+	if (far_pack("gcc -c a.c", (char *[]){"gcc", "-c", "a.c", NULL}, true, true, &bytes, &len) || len > sizeof(recipe) - 5)
+		abort();
+	n = (uint32_t)len;
+	memcpy(recipe + 1, &n, sizeof(n));
+	memcpy(recipe + 5, bytes, len);
+	free(bytes);
+	seeds[0].len = len + 5;
 	null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	out[0] = fcntl(1, F_DUPFD_CLOEXEC, 3);
 	out[1] = fcntl(2, F_DUPFD_CLOEXEC, 3);

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+# lab: own
+# long: yes
+# Recipes on other hosts are run by workers, one move for each slot: they see what they would see here, and end as they would.
+. "$(dirname "$0")/lib.sh"
+lab_up -n 2
+job_dir
+idle() { [ "$(mig hosts --no-header -o NAME,STATE | awk '$1 == "ws2" { print $2 }')" = idle ]; }
+in_d() { as sprite ws1 bash -c "cd $JD && { $1; } </dev/null 2>&1 | cat; exit \${PIPESTATUS[0]}"; }
+as sprite ws1 bash -c "mkdir $JD/sub; cat >$JD/Makefile" <<'X'
+# Is the recipe with a keeper over there?
+away = [ "$$(cat /proc/1/comm)" = sprite-keeper ] && echo away || echo here
+export BIG := $(shell head -c 100000 /dev/zero | tr '\0' b)
+LIST = $(addprefix r,$(shell seq 24))
+all: $(LIST)
+# not before there is a worker
+warm: ; @for i in $$(seq 100); do mig ps --no-header -o HOST | grep -q ws2 && break; sleep 0.1; done; sleep 0.3
+env fail killed many nothing late plain: | warm
+# each is worth a trip
+$(LIST): ; @sleep 0.2; $(away)
+env: export MINE = for this one
+env: ; @sleep 0.2; echo "$$MINE $${#BIG} $$(umask) $$(ulimit -n) $$(pwd)"; $(away)
+fail: ; @sleep 0.2; $(away); exit 3
+killed: ; @sleep 0.2; $(away); kill -SEGV $$$$
+many: ; @sleep 0.2; $(away); i=0; while [ $$i -lt 20000 ]; do echo "line $$i of many"; i=$$((i + 1)); done; echo last >&2
+nothing: ; @sleep 0.2; $(away) >where; no-such-program-at-all x
+plain: ; @sleep 0.3
+late: ; @($(away); until [ -e go ]; do sleep 0.1; done; echo late) & sleep 0.2
+within: ; @$(MAKE) --no-print-directory -C sub
+X
+as sprite ws1 bash -c "cat >$JD/sub/Makefile" <<'X'
+one two: ; @sleep 0.2; echo "$@ in $(notdir $(CURDIR)) $$(basename $$(pwd))"
+all: one two
+.DEFAULT_GOAL = all
+X
+check "ws2 is idle" until_true 60 idle
+slots=$(on ws2 nproc)
+guests() { on ws2 grep -c "(sprite-sh) of ws1 runs here" /var/log/sprite/migd.log; }
+in_make() { in_d "mig make -s --local 1 --remote 4 -j5 $1"; }
+some_away() { in_make all >$TMP/out; grep -q away $TMP/out; }
+check "recipes run away" until_true 30 some_away
+g=$(guests)
+out=$(in_make all)
+n=$(grep -c away <<<"$out")
+same "all of them once" 24 "$(wc -l <<<"$out")"
+check "and a move for each slot, not for each recipe" test $(($(guests) - g)) -le "$slots" || note "$(($(guests) - g)) for $n recipes, $slots slots"
+said=
+far() { until_true 8 eval 'said=$(in_make '"$1"'); [[ "$said" == *away* ]]'; }
+goes() { if far "$2"; then pass "$1"; else flunk "$1"; note "$said"; fi; }
+goes "environment, umask, limits, directory are the recipe's" env
+same "as under make" "$(in_d "umask 027; ulimit -n 345; make -s env" | head -1)" "$(in_d "umask 027; ulimit -n 345; mig make -s --local 1 --remote 4 -j5 env" | head -1)"
+goes "a status" fail
+check "is make's to tell" grep -q "\[Makefile:[0-9]*: fail\] Error 3" <<<"$said" || note "$said"
+goes "a death by a signal" killed
+check "too" grep -q "\[Makefile:[0-9]*: killed\] Segmentation fault" <<<"$said" || note "$said"
+goes "a lot of output" many
+same "is whole" "$(echo 20002; seq 0 19999 | sed 's/.*/line & of many/' | md5sum)" "$(wc -l <<<"$said"; grep '^line' <<<"$said" | md5sum)"
+same "a program that is not there is told of as by make" "$(in_d 'make -s nothing' | grep not.found)" "$(in_d 'mig make -s --local 1 --remote 4 -j5 nothing' | grep not.found)"
+same "makes within" "one in sub sub two in sub sub" "$(in_make "within" | sort | xargs)"
+same "a recipe with a descriptor of its own has it" "from three" "$(in_d "echo 'x: ; @sleep 0.2; cat <&3' >fd.mk; echo from three >three; exec 3<three; mig make -s -f fd.mk --remote 4")"
+# one that leaves somebody behind
+as sprite ws1 bash -c "cd $JD; mig make -s --local 1 --remote 4 -j5 late plain r1 r2 >late.out 2>&1 </dev/null; echo \$? >late.rc" </dev/null >/dev/null 2>&1 &
+check "make waits for no one that a recipe leaves behind" until_true 30 on ws1 test -s $JD/late.rc
+as sprite ws1 touch $JD/go
+wait
+check "nothing stays over there" until_true 30 eval '[ -z "$(residue 2>/dev/null | grep -v ws3)" ] && [ "$(mig ps --no-header | wc -l)" = 0 ]' || note "$(residue) $(mig ps)"
+finish
