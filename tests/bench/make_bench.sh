@@ -39,12 +39,12 @@ if with distcc && command -v distccd >/dev/null; then
 	done
 fi
 icecc_upto() { # starts what is not there yet; returns when the scheduler knows of all
-	[ -n "${icecc:-}" ] || { on ws1 icecc-scheduler -d -vv -n bench -l /tmp/scheduler.log; icecc=0; }
+	[ -n "${icecc:-}" ] || { on ws1 icecc-scheduler -d -vvv -n bench -l /tmp/scheduler.log; icecc=0; }
 	while [ "$icecc" -lt "$1" ]; do
 		icecc=$((icecc + 1))
 		on ws$icecc sh -c "mkdir -p /var/cache/icecc; chown sprite /var/cache/icecc; iceccd -d -n bench -s $(address ws1) -m 1 -N ws$icecc -b /var/cache/icecc -u sprite -l /tmp/iceccd.log"
 	done
-	until_true 3 eval '[ "$(on ws1 grep -c "login ws" /tmp/scheduler.log)" -ge '"$1"' ]'
+	until_true 10 eval '[ "$(on ws1 grep -c "login ws" /tmp/scheduler.log)" -ge '"$1"' ]' # a daemon looks for it every 3 s; the line is one of -vvv
 }
 for i in $(seq "$MOST"); do lab cpu ws$i "$SHARE" >/dev/null; done
 row() { awk -v what="$1" -v o="${ONE:-$2}" -v t="$2" -v s="${3:-}" 'BEGIN { printf "%-44s %8.2f %9.2f %s\n", what, t, o / t, s }'; }
