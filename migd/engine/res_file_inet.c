@@ -122,7 +122,7 @@ void inet_probe(struct eng_probe *p, const struct file_look *l, int fd, const ch
 		return;
 	}
 	/* It would be closed, or accept connections, for somebody who stays. */
-	if (is.state >= INET_CONNECTED && outside_add(&o, l, true) == 0)
+	if (is.state >= INET_CONNECTED && outside_add(&o, l, OUTSIDE_NOT_FILE) == 0)
 		outside_report(p, &o);
 	outside_free(&o);
 }

@@ -485,6 +485,12 @@ static int pipe_open(struct eng_family *f, struct eng_proc *p, struct file_desc 
 	return fd < 0 ? error_set(e, errno, "pipe: %s", strerror(errno)) : fd;
 }
 
+/* What it reads nobody else may read at the same time; of one that only writes others may have both ends. */
+static int pipe_outside(const struct file_look *l)
+{
+	return reads(l->flags) ? OUTSIDE_NOT_PIPE : OUTSIDE_ALL;
+}
+
 static bool pipe_stays(struct eng_proc *p, const struct file_look *l)
 {
 	struct relay_table *t = table_of(p->family);
@@ -573,5 +579,5 @@ static void relays_release(struct eng_family *f, struct eng_proc *p)
 }
 
 const struct file_kind file_tty = {.name = "tty", .is = is_tty, .probe = tty_probe, .dump = tty_dump, .open = tty_open, .stays = tty_stays};
-const struct file_kind file_pipe = {.name = "pipe", .is = is_pipe, .dump = pipe_dump, .open = pipe_open, .stays = pipe_stays};
+const struct file_kind file_pipe = {.name = "pipe", .is = is_pipe, .outside = pipe_outside, .dump = pipe_dump, .open = pipe_open, .stays = pipe_stays};
 const struct eng_res res_relays = {.name = "relays", .finish = relays_finish, .save = relays_save, .restore = relays_restore, .release = relays_release};

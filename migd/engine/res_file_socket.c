@@ -230,7 +230,7 @@ static void apart_probe(struct eng_probe *p, const struct file_look *l, int fd, 
 		return;
 	}
 	/* When the family closes it, away, its end is shut down here: that must not be somebody else's too. */
-	if (outside_add(&o, l, true) == 0)
+	if (outside_add(&o, l, OUTSIDE_NOT_FILE) == 0)
 		outside_report(p, &o);
 	outside_free(&o);
 }

@@ -155,7 +155,7 @@ static int probe_one(const struct file_look *l, void *ctx)
 		x->p->sizes->fds++;
 	if (k->probe)
 		k->probe(x->p, l);
-	return share == OUTSIDE_ALL ? 0 : outside_add(&x->outside, l, share == OUTSIDE_NOT_FILE);
+	return share == OUTSIDE_ALL ? 0 : outside_add(&x->outside, l, (enum outside_rule)share);
 }
 
 static int files_probe(struct eng_probe *p)

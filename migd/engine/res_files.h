@@ -38,7 +38,7 @@ struct file_desc { /* one open file description */
 	struct file_desc *next, *bucket;
 };
 
-enum { OUTSIDE_ALL = 0, OUTSIDE_NOT_OFFSET, OUTSIDE_NOT_FILE };
+enum outside_rule { OUTSIDE_ALL = 0, OUTSIDE_NOT_OFFSET, OUTSIDE_NOT_FILE, OUTSIDE_NOT_PIPE };
 struct file_kind {
 	const char *name; /* also its name in an image */
 	bool (*is)(const struct file_look *l);
@@ -72,12 +72,15 @@ void file_look_free(struct file_look *l);
 struct file_desc *files_first(struct eng_family *f);		       /* ->next */
 struct file_desc *file_by_id(struct eng_family *f, uint64_t id);
 
-/* Files of one process that nobody outside of the family may share (res_files_outside.c): collect, then one look at all processes. */
+/*
+ * Files of one process that nobody outside of the family may share (res_files_outside.c): collect, then one look at all processes. NOT_FILE: one without a name; NOT_PIPE: the end
+ * of a pipe that it reads, see there.
+ */
 struct outside {
 	struct outside_item *v;
 	size_t n;
 };
-int outside_add(struct outside *o, const struct file_look *l, bool by_inode); /* by_inode: a file without a name; else its offset */
+int outside_add(struct outside *o, const struct file_look *l, enum outside_rule rule);
 void outside_report(struct eng_probe *p, struct outside *o);
 void outside_free(struct outside *o);
 

@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Who outside of the family shares what the family has open: an offset (the same description), or a file without a name (the same inode). One walk over the
- * descriptors of all processes for all files of a process; only while it still runs: once it is frozen, nobody new can have come to share.
+ * Who outside of the family shares what the family has open: an offset (the same description), a file without a name (the same inode), a pipe that it reads. One walk over the
+ * descriptors of all processes for all files of a process; only while it still runs: once it is frozen, nobody new can have come to share. But what a program that is called
+ * by `mig run` inherits is not looked at, except for pipes.
+ *
+ * Pipes: two readers on two hosts would each be shown what the other one takes. Who may share an end for reading is an ancestor that has it as its standard input (a shell
+ * that reads on when the family has ended); of a pipe that the family has both ends of, nobody else: it is taken along.
  */
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/kcmp.h>
 #include <stdio.h>
@@ -13,6 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "migd/engine/procfs.h"
 #include "migd/engine/res_files.h"
 
 struct outside_item {
@@ -20,6 +26,8 @@ struct outside_item {
 	char *link;
 	uint64_t hash;
 	bool by_inode, told;
+	bool pipe;
+	int inside; /* pipe: has the family an end for writing too? -1: not known yet */
 	dev_t dev;
 	ino_t ino;
 };
@@ -33,8 +41,9 @@ static uint64_t hash_of(const char *s)
 	return h;
 }
 
-int outside_add(struct outside *o, const struct file_look *l, bool by_inode)
+int outside_add(struct outside *o, const struct file_look *l, enum outside_rule rule)
 {
+	bool by_inode = rule != OUTSIDE_NOT_OFFSET;
 	uint64_t hash = hash_of(l->link);
 
 	for (size_t i = 0; i < o->n; i++) /* dup(2)s are asked about once */
@@ -46,7 +55,8 @@ int outside_add(struct outside *o, const struct file_look *l, bool by_inode)
 	if (!v)
 		return -ENOMEM;
 	o->v = v;
-	v[o->n] = (struct outside_item){l->num, strdup(l->link), hash, by_inode, false, l->st.st_dev, l->st.st_ino};
+	v[o->n] = (struct outside_item){.num = l->num, .link = strdup(l->link), .hash = hash, .by_inode = by_inode, .dev = l->st.st_dev, .ino = l->st.st_ino,
+					.pipe = rule == OUTSIDE_NOT_PIPE, .inside = -1};
 	if (!v[o->n].link)
 		return -ENOMEM;
 	o->n++;
@@ -67,11 +77,84 @@ static void tell(struct eng_probe *p, struct outside_item *x, pid_t who)
 	struct file_look l = {.pid = p->pid, .dir = p->dir, .num = x->num};
 
 	x->told = true;
-	if (x->by_inode)
+	if (x->pipe)
+		file_reason(p, &l, "%s is %s process %d too, which stays: move that one, or give one of them another", x->link, x->inside > 0 ? "open in" : "read by", who);
+	else if (x->by_inode)
 		file_reason(p, &l, "%s is open in process %d too, which stays: move that one, or close it first", x->link, who);
 	else
 		file_reason(p, &l, "the offset in %s is shared with process %d, which stays: move that one, or open the file for append", x->link,
 			    who);
+}
+
+static bool has_mode(const char *info, bool reading)
+{
+	uint32_t mode = (uint32_t)res_field_u64(info, "flags", 8, 0) & O_ACCMODE;
+
+	return mode != (reading ? O_WRONLY : O_RDONLY);
+}
+
+static int writes_one(const struct file_look *l, void *ctx)
+{
+	const struct outside_item *x = ctx;
+
+	return l->st.st_ino == x->ino && l->st.st_dev == x->dev && has_mode(l->info, false);
+}
+
+/* Has the family an end of that pipe for writing? */
+static bool written_inside(const struct eng_probe *p, struct outside_item *x)
+{
+	for (size_t i = 0; x->inside < 0 && i < p->nfamily; i++) {
+		char name[32];
+
+		snprintf(name, sizeof name, "/proc/%d", p->family[i]);
+		_cleanup_close_ int dir = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+		if (dir >= 0 && files_each(p->family[i], dir, writes_one, x) == 1)
+			x->inside = 1;
+	}
+	if (x->inside < 0)
+		x->inside = 0;
+	return x->inside;
+}
+
+static bool is_ancestor(const struct eng_probe *p, pid_t who)
+{
+	pid_t pid = p->root;
+
+	for (int up = 0; up < 64 && pid > 1 && pid != who; up++) {
+		char name[32];
+		struct procfs_stat st;
+
+		snprintf(name, sizeof name, "/proc/%d", pid);
+		_cleanup_close_ int dir = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+		if (dir < 0 || procfs_stat(dir, &st) < 0)
+			return false;
+		pid = st.ppid;
+	}
+	return pid == who;
+}
+
+static bool is_relay(int fds)
+{
+	_cleanup_free_ char *comm = eng_proc_read(fds, "../comm", NULL);
+
+	return comm && !strcmp(comm, "sprite-relay\n");
+}
+
+/* Does that descriptor of a process outside forbid the move? fds: its /proc/PID/fd. */
+static bool pipe_clashes(const struct eng_probe *p, struct outside_item *x, pid_t who, int fds, const char *num)
+{
+	char name[40];
+
+	snprintf(name, sizeof name, "../fdinfo/%.16s", num);
+	_cleanup_free_ char *info = eng_proc_read(fds, name, NULL);
+
+	if (!info || is_relay(fds)) /* of another of its families, which has it for somebody who is counted himself */
+		return false;
+	if (written_inside(p, x))
+		return true;
+	return has_mode(info, true) && !(!strcmp(num, "0") && is_ancestor(p, who));
 }
 
 static void look_into(struct eng_probe *p, struct outside *o, pid_t pid, DIR *d)
@@ -90,7 +173,8 @@ static void look_into(struct eng_probe *p, struct outside *o, pid_t pid, DIR *d)
 				continue;
 			if (res_inside(p, pid) || res_same(getpid(), pid, KCMP_VM, 0, 0)) /* born to the family meanwhile; or vforked by us, with all that we have open */
 				return;
-			tell(p, x, pid);
+			if (!x->pipe || pipe_clashes(p, x, pid, dirfd(d), e->d_name))
+				tell(p, x, pid);
 		}
 	}
 }
@@ -106,7 +190,13 @@ static bool in_list(const struct eng_probe *p, pid_t pid)
 void outside_report(struct eng_probe *p, struct outside *o)
 {
 	_cleanup_free_ char *status = eng_proc_read(p->dir, "status", NULL);
-	DIR *proc = o->n && res_field_u64(status, "TracerPid", 10, 0) != (uint64_t)gettid() ? opendir("/proc") : NULL;
+	bool ours = res_field_u64(status, "TracerPid", 10, 0) == (uint64_t)gettid();
+	size_t left = 0;
+	DIR *proc;
+
+	for (size_t i = 0; i < o->n; i++)
+		left += !(o->v[i].told = ours && !o->v[i].pipe);
+	proc = left ? opendir("/proc") : NULL;
 
 	for (struct dirent *e; proc && (e = readdir(proc));) {
 		pid_t pid = atoi(e->d_name);

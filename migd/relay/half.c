@@ -306,9 +306,19 @@ static uint64_t consumed(const struct relay_sink *k)
 
 		return n == -ENOENT ? k->written : n < 0 ? k->acked : k->written - n; /* not to be had just now: nothing more is taken for read */
 	}
+	if (k->count && !k->sock && k->fd < 0)
+		return k->read;
 	if (!k->count || k->fd < 0 || ioctl(k->count_fd >= 0 ? k->count_fd : k->fd, FIONREAD, &unread))
 		return k->written;
 	return k->written - unread;
+}
+
+/* What is in a pipe that nobody reads any more has not been read, and goes to whoever reads at home next. */
+static void sink_close(struct relay_sink *k)
+{
+	if (k->fd >= 0)
+		k->read = consumed(k);
+	close_fd(&k->fd);
 }
 
 static ssize_t sink_write(struct relay_sink *k)
@@ -330,7 +340,7 @@ int relay_sink_flush(struct relay_sink *k)
 		if (n < 0) { /* EPIPE, EIO: nobody is there to read it */
 			k->closed = true;
 			n = k->have;
-			close_fd(&k->fd);
+			sink_close(k);
 		}
 		memmove(k->buf, k->buf + n, k->have - n);
 		k->have -= n;
@@ -342,7 +352,7 @@ int relay_sink_flush(struct relay_sink *k)
 		k->shut = true;
 	}
 	if (k->closed || (k->end && !k->have && consumed(k) == k->got))
-		close_fd(&k->fd);
+		sink_close(k);
 	return 0;
 }
 

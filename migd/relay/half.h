@@ -58,6 +58,7 @@ struct relay_sink {
 	uint32_t reader; /* counting socket: the inode of the one that the family reads from */
 	int count_fd; /* where FIONREAD tells what is unread: fd itself, or the slave of a pty; -1: fd */
 	uint64_t got, written, acked;
+	uint64_t read;		/* counting pipe, closed: what had been read of it by then */
 	unsigned char *buf; /* offsets written .. got */
 	size_t have, cap;
 	bool end;		/* the source has ended at `got` */

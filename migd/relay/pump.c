@@ -138,10 +138,11 @@ static void sink_step(struct relay_hub *h, struct relay *r)
 		k->closed = true;
 		relay_sink_flush(k);
 	}
-	if (k->closed && r->kind != RELAY_TCP && !k->closed_told && !hub_queue(h, r->id, RF_CLOSED, 0, NULL, 0))
-		k->closed_told = true;
+	/* How much of it has been read comes before that nobody reads any more. */
 	if (relay_sink_ack_due(k, &off) && !hub_queue(h, r->id, RF_ACK, off, NULL, 0))
 		k->acked = off;
+	if (k->closed && r->kind != RELAY_TCP && !k->closed_told && !hub_queue(h, r->id, RF_CLOSED, 0, NULL, 0))
+		k->closed_told = true;
 }
 
 static void tty_step(struct relay_hub *h, struct relay *r)

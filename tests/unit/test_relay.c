@@ -298,6 +298,36 @@ static void test_socket_breaks(void)
 	teardown();
 }
 
+/* It reads some of its input and ends at once: the rest, and only that, is still there. */
+static void test_reader_ends(void)
+{
+	char buf[8] = "";
+	int p[2], fam;
+
+	for (int i = 0; i < 50; i++) {
+		struct pollfd q;
+
+		setup();
+		CU_ASSERT_EQUAL_FATAL(pipe2(p, O_NONBLOCK), 0);
+		CU_ASSERT_EQUAL(hub_add(home, 1, RELAY_IN, dup(p[0]), getpid()), 0);
+		fam = hub_make(guest, 1, RELAY_IN, NULL);
+		join(-1, -1);
+		CU_ASSERT_EQUAL(write(p[1], "abcdef", 6), 6);
+		q = (struct pollfd){ fam, POLLIN, 0 };
+		CU_ASSERT_EQUAL(poll(&q, 1, 10000), 1);
+		CU_ASSERT_EQUAL(read(fam, buf, 3), 3);
+		close(fam);
+		CU_ASSERT_EQUAL(hub_drain(guest, 5000), 0);
+		hub_down(guest);
+		hub_down(home);
+		CU_ASSERT_EQUAL(read(p[0], buf, sizeof(buf)), 3);
+		CU_ASSERT_EQUAL(memcmp(buf, "def", 3), 0);
+		teardown();
+		close(p[0]);
+		close(p[1]);
+	}
+}
+
 static void test_reader_gone(void)
 {
 	int p[2], fam;
@@ -517,6 +547,7 @@ int main(void)
 	CU_add_test(s, "output in order", test_output);
 	CU_add_test(s, "output over a link that breaks", test_output_breaks);
 	CU_add_test(s, "a socket both ways, over a link that breaks", test_socket_breaks);
+	CU_add_test(s, "who ends leaves what he has not read", test_reader_ends);
 	CU_add_test(s, "a reader at home goes: EPIPE over there", test_reader_gone);
 	CU_add_test(s, "a writer at home goes: end of file over there", test_writer_gone);
 	CU_add_test(s, "the home's ends are lost: as if nobody had them", test_home_lost);
