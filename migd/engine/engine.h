@@ -43,7 +43,7 @@ int eng_explain(pid_t pid, struct eng_reasons *why, struct eng_sizes *sizes, str
 struct eng_family;
 
 /* Which file descriptors the caller (migd) carries by itself: pipes, ttys and stream sockets whose other end stays. */
-enum eng_relay_kind { ENG_RELAY_PIPE_IN, ENG_RELAY_PIPE_OUT, ENG_RELAY_TTY, ENG_RELAY_SOCK, ENG_RELAY_TCP, ENG_RELAY_LISTEN };
+enum eng_relay_kind { ENG_RELAY_PIPE_IN, ENG_RELAY_PIPE_OUT, ENG_RELAY_TTY, ENG_RELAY_SOCK, ENG_RELAY_TCP, ENG_RELAY_LISTEN, ENG_RELAY_UDP };
 enum { ENG_NET_V6ONLY = 1, ENG_NET_REUSEPORT = 2 };
 struct eng_net { /* names of a socket of the network: each a struct sockaddr_in or sockaddr_in6 */
 	uint16_t domain, flags;
@@ -56,7 +56,7 @@ struct eng_relay { /* one open file description that must be relayed */
 	int fd;			  /* source at home: a duplicate of the original end. destination: filled in by the relay_open hook */
 	pid_t pid;		  /* a holder and its number there, at the home: the hollow keeps it open */
 	int num;
-	const struct eng_net *net; /* destination: TCP, LISTEN */
+	const struct eng_net *net; /* destination: TCP, LISTEN, UDP */
 };
 
 /* Ends of a named pipe of the cluster's tree, and what the file system's agent on this host is to know of them (res_file_fifo.c). */

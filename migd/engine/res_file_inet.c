@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Sockets of the network. A connection, and a socket that listens, stay at home and are relayed: away the program has a real one with the same names (what the hook
+ * Sockets of the network. A connection, a socket that listens, and one of UDP that has a name stay at home and are relayed: away the program has a real one with the same names (what the hook
  * gives), back at home its own again. One that is not connected or bound is made anew: where the family is. One whose connection is over goes on as that.
  *
  * What was set on it goes along both ways. Refused by name: one that is connecting, bound only, of a link alone, with an error that nobody has read; MPTCP, TLS in the kernel;
@@ -20,7 +20,7 @@
 #include "migd/engine/res_files.h"
 #include "migd/engine/res_file_socket.h"
 
-enum inet_state { INET_NONE, INET_FRESH, INET_OVER, INET_CONNECTED, INET_LISTENS }; /* numbers are in images */
+enum inet_state { INET_NONE, INET_FRESH, INET_OVER, INET_CONNECTED, INET_LISTENS, INET_PACKETS }; /* numbers are in images */
 enum { BUF_LOCK = 72, LOCKED_SND = 1, LOCKED_RCV = 2 };				      /* SO_BUF_LOCK: younger than the C library's headers */
 
 struct inet_look {
@@ -107,8 +107,8 @@ static const char *look(int fd, struct inet_look *l)
 		return "with an address that means something on one link only: close it first";
 	if (socket_number(fd, SO_TYPE) == SOCK_STREAM)
 		return tcp_look(fd, l);
-	l->state = INET_FRESH;
-	return port_of(&l->local) || l->peer.ss_family ? "that is bound or connected: close it first" : NULL;
+	l->state = port_of(&l->local) || l->peer.ss_family ? INET_PACKETS : INET_FRESH;
+	return NULL;
 }
 
 void inet_probe(struct eng_probe *p, const struct file_look *l, int fd, const char *name)
@@ -228,7 +228,7 @@ int inet_dump(struct eng_family *f, struct file_desc *d, int fd, Sprite__Img__Fi
 		r = name_dump(&is.peer, &s->remote);
 	if (r < 0 || is.state < INET_CONNECTED)
 		return r;
-	enum eng_relay_kind kind = is.state == INET_LISTENS ? ENG_RELAY_LISTEN : ENG_RELAY_TCP;
+	enum eng_relay_kind kind = is.state == INET_LISTENS ? ENG_RELAY_LISTEN : is.state == INET_PACKETS ? ENG_RELAY_UDP : ENG_RELAY_TCP;
 
 	r = f->home ? 0 : known_away(f, d, kind, e);
 	return r < 0 ? r : relay_dump(f, d, m, kind, e);
@@ -268,7 +268,7 @@ static bool names(const Sprite__Img__Socket *m, struct eng_net *out)
 	if (!has_name(&m->local) || (m->state == INET_CONNECTED && !has_name(&m->remote)))
 		return false;
 	memcpy(out->local, m->local.data, m->local.len);
-	if (m->state == INET_CONNECTED)
+	if (m->state != INET_LISTENS && has_name(&m->remote))
 		memcpy(out->peer, m->remote.data, m->remote.len);
 	for (size_t i = 0; i + 2 < m->n_level_option; i += 3)
 		if (m->level_option[i] == IPPROTO_IPV6 && m->level_option[i + 1] == IPV6_V6ONLY && m->level_option[i + 2])
@@ -309,7 +309,7 @@ int inet_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, str
 	return fd;
 }
 
-/* Who kept it at home was killed, and the connection with him; where it listened, it listens again. */
+/* Who kept it at home was killed, and the connection with him; where it listened, or took packets, it does so again. */
 int inet_dead_end(const Sprite__Img__File *f)
 {
 	const Sprite__Img__Socket *m = f->socket;
@@ -318,16 +318,17 @@ int inet_dead_end(const Sprite__Img__File *f)
 
 	if (!m || !has_name(&m->local))
 		return -ENOENT;
-	fd = socket(m->domain, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	fd = socket(m->domain, m->type | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
-	if (m->state != INET_LISTENS) {
+	if (m->state < INET_LISTENS) {
 		shutdown(fd, SHUT_RDWR);
 		return steal_fd(&fd);
 	}
 	options_set(fd, m);
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-	if (bind(fd, (struct sockaddr *)m->local.data, m->local.len) < 0 || listen(fd, (int)m->backlog) < 0)
-		log_error("a socket that listened cannot do so again: %s", strerror(errno));
+	if (bind(fd, (struct sockaddr *)m->local.data, m->local.len) < 0 || (m->state == INET_LISTENS && listen(fd, (int)m->backlog) < 0) ||
+	    (m->state == INET_PACKETS && has_name(&m->remote) && connect(fd, (struct sockaddr *)m->remote.data, m->remote.len) < 0))
+		log_error("a socket of the network cannot be made again as it was: %s", strerror(errno));
 	return steal_fd(&fd);
 }

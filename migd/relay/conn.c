@@ -6,7 +6,7 @@
  *   home -> guest   NEW{id, struct conn_new}   a connection that was accepted here; again over each link until ACCEPTED
  *                   RESET{id, offset}          it broke; what is there may be read first (0), or: the family's next word shall fail (1)
  *                   GONE{id}                   after DONE: it is forgotten here
- *   guest -> home   ROOM{id, offset}           listening: how many connections this generation takes, counted from its beginning; 0: none now
+ *   guest -> home   ROOM{id, offset}           listening: how many connections this generation takes, counted from its beginning; UDP: 1: packets may come; 0: none now
  *                   ACCEPTED{id}               the family has it
  *                   DONE{id, offset}           the family has closed it, or both directions have ended (0); it broke (1): the true one is closed in the same way
  *                   ALL                        behind the HELLOs of a link: of the network there are no others here
@@ -45,13 +45,13 @@ static int space_at(struct relay_hub *h, int i)
 	return h->space[i].ns > 0 ? 0 : net_space_open(&h->space[i]);
 }
 
-/* Of two that listen at one port the kernel would choose. */
+/* Of two that listen at one port the kernel would choose; of two that send packets from one we could not tell which it was. */
 static bool listens_here(struct relay_hub *h, const struct net_space *s, const struct relay_net *net)
 {
 	struct relay *r;
 
 	list_each(r, &h->relays, node)
-		if (r->kind == RELAY_LISTEN && r->conn.space == s && net_port(r->conn.net.local) == net_port(net->local))
+		if (r->kind != RELAY_TCP && relay_is_net(r) && r->conn.space == s && net_port(r->conn.net.local) == net_port(net->local))
 			return true;
 	return false;
 }
@@ -81,16 +81,18 @@ int conn_make(struct relay_hub *h, struct relay *r, const struct relay_net *net,
 	int err = -EINVAL;
 
 	*family = -1;
-	if (!net_valid(net, r->kind == RELAY_TCP))
+	if (!net_valid(net, r->kind == RELAY_TCP || (r->kind == RELAY_UDP && net_port(net->peer))))
 		return -EINVAL;
 	r->conn.net = *net;
 	for (int i = 0; i < SPACES; i++) {
 		err = space_at(h, i);
 		if (err)
 			return err;
-		if (r->kind == RELAY_LISTEN && listens_here(h, &h->space[i], net))
+		if (r->kind != RELAY_TCP && listens_here(h, &h->space[i], net))
 			continue;
-		err = r->kind == RELAY_TCP ? net_pair(&h->space[i], net, family) : net_listen(&h->space[i], net);
+		err = r->kind == RELAY_TCP    ? net_pair(&h->space[i], net, family) :
+		      r->kind == RELAY_LISTEN ? net_listen(&h->space[i], net) :
+						udp_make(r, &h->space[i], family);
 		if (err >= 0) {
 			r->conn.space = &h->space[i];
 			break;
@@ -100,7 +102,7 @@ int conn_make(struct relay_hub *h, struct relay *r, const struct relay_net *net,
 	}
 	if (r->kind == RELAY_TCP && err >= 0)
 		err = adopt(r, r->conn.space, err);
-	else if (err >= 0)
+	else if (err >= 0 && r->kind == RELAY_LISTEN)
 		*family = err;
 	if (err < 0 && *family >= 0)
 		close(*family);
@@ -118,7 +120,9 @@ static uint64_t room(const struct relay_hub *h, const struct relay *l)
 {
 	unsigned most = l->conn.net.backlog < ROOM_MAX ? l->conn.net.backlog : ROOM_MAX;
 
-	return h->holding || l->conn.over ? 0 : l->conn.settled + (most ? most : 1);
+	if (h->holding || l->conn.over)
+		return 0;
+	return l->kind == RELAY_UDP ? 1 : l->conn.settled + (most ? most : 1);
 }
 
 void conn_rooms(struct relay_hub *h)
@@ -126,7 +130,7 @@ void conn_rooms(struct relay_hub *h)
 	struct relay *r;
 
 	list_each(r, &h->relays, node)
-		if (!h->home && r->kind == RELAY_LISTEN && !r->conn.over && r->conn.room_told != room(h, r) && !hub_queue(h, r->id, RF_ROOM, room(h, r), NULL, 0))
+		if (!h->home && r->kind != RELAY_TCP && relay_is_net(r) && !r->conn.over && r->conn.room_told != room(h, r) && !hub_queue(h, r->id, RF_ROOM, room(h, r), NULL, 0))
 			r->conn.room_told = room(h, r);
 }
 
@@ -160,7 +164,7 @@ static void set_over(struct relay_hub *h, struct relay *r, bool clean, bool brea
 		settled(h, r);
 	r->conn.over = true;
 	r->conn.clean = clean;
-	if (r->kind == RELAY_LISTEN)
+	if (r->kind != RELAY_TCP)
 		return;
 	if (r->source.fd >= 0) {
 		net_break_at_close(r->source.fd, breaks);
@@ -203,11 +207,12 @@ static void guest_connection(struct relay_hub *h, struct relay *r)
 	}
 }
 
-static void guest_listener(struct relay *r)
+static void guest_named(struct relay *r)
 {
 	struct net_look l;
+	int err = r->kind == RELAY_UDP ? net_look_udp(r->conn.space, &r->conn.net, &l) : net_look(r->conn.space, &r->conn.net, true, &l);
 
-	if (net_look(r->conn.space, &r->conn.net, true, &l) == -ENOENT) /* the family has closed it */
+	if (err == -ENOENT) /* the family has closed it */
 		r->conn.over = r->conn.clean = true;
 }
 
@@ -223,6 +228,7 @@ void conn_begin(struct relay *r)
 
 void conn_free(struct relay *r)
 {
+	udp_free(r);
 	/* The family had shut it down, or closed it, and has ended: what was written goes out, and then the end. */
 	if (r->kind == RELAY_TCP && r->original >= 0 && !r->conn.kept && r->sink.end && !r->sink.have)
 		net_break_at_close(r->original, false);
@@ -344,15 +350,17 @@ void conn_step(struct relay_hub *h, struct relay *r)
 {
 	if (h->home && r->kind == RELAY_LISTEN)
 		home_listener(h, r);
+	else if (r->kind == RELAY_UDP && !r->conn.over)
+		udp_step(h, r);
 	else if (h->home)
 		home_connection(h, r);
-	else if (!r->conn.over && r->kind == RELAY_LISTEN)
-		guest_listener(r);
 	else if (!r->conn.over && !h->paused)
 		guest_connection(h, r);
 	if (h->home)
 		return;
-	if (r->kind == RELAY_LISTEN)
+	if (r->kind != RELAY_TCP && !r->conn.over)
+		guest_named(r);
+	if (r->kind != RELAY_TCP)
 		conn_rooms(h);
 	if (r->conn.over && !r->conn.told && !r->hello_due && !hub_queue(h, r->id, RF_DONE, !r->conn.clean, NULL, 0))
 		r->conn.told = true;
@@ -364,7 +372,7 @@ int conn_tick(struct relay_hub *h, struct relay *r)
 
 	if (h->home || r->conn.over)
 		return -1;
-	if (r->kind == RELAY_LISTEN)
+	if (r->kind != RELAY_TCP)
 		return LISTEN_MS;
 	if (is_unaccepted(r) || r->conn.reset || (k->end && !k->shut))
 		return UNACCEPTED_MS;
@@ -420,6 +428,8 @@ int conn_input(struct relay_hub *h, const struct relay_frame *f)
 	switch (f->kind) {
 	case RF_NEW:
 		return h->home ? -EPROTO : come_in(h, f);
+	case RF_PACKET:
+		return r ? udp_input(h, r, f) : 0;
 	case RF_RESET:
 		if (r && !h->home)
 			r->conn.reset = f->offset ? 2 : 1;

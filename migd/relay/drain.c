@@ -50,6 +50,8 @@ static bool targets_reached(struct relay_hub *h)
 	list_each(r, &h->relays, node) {
 		if (r->conn.over)
 			continue;
+		if (h->paused && r->kind == RELAY_UDP && !udp_quiet(h, r))
+			return false;
 		if (r->has_source && !r->source.peer_closed && (r->source.acked < r->target || (r->source.end && !r->source.end_sent)))
 			return false;
 		/* Of a connection there may be more in the family's own socket; nobody adds to it now. */
@@ -204,6 +206,16 @@ int hub_quiesce(struct relay_hub *h, int timeout_ms)
 	return drain_all(h, true, timeout_ms);
 }
 
+static bool udp_all_read(struct relay_hub *h)
+{
+	struct relay *r;
+
+	list_each(r, &h->relays, node)
+		if (r->kind == RELAY_UDP && !r->conn.over && !udp_read(r))
+			return false;
+	return true;
+}
+
 int hub_hold(struct relay_hub *h, int timeout_ms)
 {
 	struct timespec t = deadline_in(timeout_ms);
@@ -214,7 +226,7 @@ int hub_hold(struct relay_hub *h, int timeout_ms)
 	pthread_mutex_lock(&h->drains);
 	pthread_mutex_lock(&h->lock);
 	list_each(r, &h->relays, node)
-		any |= r->kind == RELAY_LISTEN;
+		any |= r->kind == RELAY_LISTEN || r->kind == RELAY_UDP;
 	if (any) {
 		h->holding = true;
 		conn_rooms(h);
@@ -222,6 +234,8 @@ int hub_hold(struct relay_hub *h, int timeout_ms)
 		err = hub_queue(h, 0, RF_SYNC, h->token, NULL, 0); /* what home had accepted by then is here when it answers */
 		if (!err)
 			err = wait_until(h, is_synced, &t);
+		if (!err)
+			wait_until(h, udp_all_read, &t); /* else they are lost, as they may be */
 		if (!err)
 			err = wait_until(h, conn_all_accepted, &t);
 	}

@@ -136,7 +136,7 @@ int relay_halves_at_home(struct relay *r)
 	bool sock = r->kind == RELAY_SOCK || r->kind == RELAY_TCP;
 	int fd, err;
 
-	if (r->kind == RELAY_LISTEN)
+	if (r->kind == RELAY_LISTEN || r->kind == RELAY_UDP)
 		return 0;
 	if (r->has_source)
 		old = r->source;

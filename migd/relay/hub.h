@@ -11,7 +11,7 @@
  *   guest -> home   SYNC{offset = token}: answered by SYNCED{token} when everything before it has been carried out
  *   home -> guest   GONE{id} instead of HELLO: home knows no such relay (any more)
  *   tty             TERMIOS (guest -> home) and WINSIZE (home -> guest) carry the kernel's structs
- *   network         NEW, ROOM, ACCEPTED, RESET, DONE, ALL: conn.c
+ *   network         NEW, ROOM, ACCEPTED, RESET, DONE, ALL: conn.c; PACKET: udp.c
  *
  * Locking: hub.lock guards all; it is never held while sending. Any thread may call.
  */
@@ -23,11 +23,11 @@
 #include <sys/types.h>
 #include "migd/relay/net.h"
 
-/* IN: the family reads. SOCK: a connected unix stream socket. TCP: a connection, LISTEN: one where they come in */
-enum relay_kind { RELAY_IN, RELAY_OUT, RELAY_TTY, RELAY_SOCK, RELAY_TCP, RELAY_LISTEN };
+/* IN: the family reads. SOCK: a connected unix stream socket. TCP: a connection, LISTEN: one where they come in. UDP: one that has a name */
+enum relay_kind { RELAY_IN, RELAY_OUT, RELAY_TTY, RELAY_SOCK, RELAY_TCP, RELAY_LISTEN, RELAY_UDP };
 enum relay_frame_kind {
 	RF_HELLO, RF_DATA, RF_ACK, RF_END, RF_CLOSED, RF_SYNC, RF_SYNCED, RF_GONE, RF_TERMIOS, RF_WINSIZE,
-	RF_NEW, RF_ROOM, RF_ACCEPTED, RF_RESET, RF_DONE, RF_ALL, RF_KINDS
+	RF_NEW, RF_ROOM, RF_ACCEPTED, RF_RESET, RF_DONE, RF_ALL, RF_PACKET, RF_KINDS
 };
 
 struct relay_frame {
@@ -78,7 +78,9 @@ int hub_input(struct relay_hub *h, const void *ctx, const struct relay_frame *f)
  * timeout_ms (a reader that does not read). Afterwards either the hub is freed, or hub_resume().
  */
 int hub_quiesce(struct relay_hub *h, int timeout_ms);
-/* Guest, before a way home: no new connections come until hub_resume(), and those that came have been accepted. -EBUSY: not within timeout_ms. */
+/*
+ * Guest, before a move: no new connections and packets come until hub_resume(), and what came has been accepted and read. -EBUSY: a connection has not within timeout_ms.
+ */
 int hub_hold(struct relay_hub *h, int timeout_ms);
 void hub_resume(struct relay_hub *h);
 /*

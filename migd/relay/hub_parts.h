@@ -28,6 +28,8 @@ struct conn {
 	uint64_t room, offers;	 /* listening, home: how many this generation takes; has been told of */
 	uint64_t settled;	 /* listening, guest: how many have been accepted, or came to nothing */
 	uint64_t room_told;
+	int raw[2];		 /* UDP, guest: what goes through the space over IPv4 and IPv6, and how we say something in somebody's name; 0: none */
+	int hush;		 /* UDP, guest: has the name of who it is connected to; 0: none */
 };
 
 struct relay {
@@ -47,7 +49,7 @@ struct relay {
 	bool cr_held;	 /* guest, terminal: the last byte is a \r, and a \n may follow */
 	uint64_t cr_ns;	 /* ... since when */
 	uint64_t target; /* hub_drain(): what has to be with its reader */
-	struct conn conn; /* RELAY_TCP, RELAY_LISTEN */
+	struct conn conn; /* RELAY_TCP, RELAY_LISTEN, RELAY_UDP */
 };
 
 struct relay_hub {
@@ -82,7 +84,7 @@ int relay_halves_at_home(struct relay *r);
 /* conn.c; lock held */
 static inline bool relay_is_net(const struct relay *r)
 {
-	return r->kind == RELAY_TCP || r->kind == RELAY_LISTEN;
+	return r->kind == RELAY_TCP || r->kind == RELAY_LISTEN || r->kind == RELAY_UDP;
 }
 int conn_make(struct relay_hub *h, struct relay *r, const struct relay_net *net, int *family);
 void conn_begin(struct relay *r);		  /* home: a generation is decided */
@@ -95,6 +97,15 @@ void conn_gone(struct relay_hub *h, struct relay *r);
 int conn_input(struct relay_hub *h, const struct relay_frame *f);
 bool conn_all_accepted(struct relay_hub *h);
 void conn_rooms(struct relay_hub *h);
+
+/* udp.c; lock held */
+int udp_make(struct relay *r, const struct net_space *s, int *family);
+void udp_free(struct relay *r);
+void udp_step(struct relay_hub *h, struct relay *r);
+int udp_input(struct relay_hub *h, struct relay *r, const struct relay_frame *f);
+bool udp_quiet(const struct relay_hub *h, const struct relay *r); /* guest: all that the family has sent is on its way */
+bool udp_read(const struct relay *r);				     /* guest: the family has read all that came */
+
 /* Guest: goes on writing the mark of a terminal that is being drained. */
 void relay_mark_put(struct relay *r);
 

@@ -201,14 +201,14 @@ void net_space_close(struct net_space *s)
 	*s = (struct net_space){ 0 };
 }
 
-static int space_socket(const struct net_space *s, int domain, int type)
+int net_socket(const struct net_space *s, int domain, int type, int protocol)
 {
 	_cleanup_close_ int here = own_namespace();
 	int fd;
 
 	if (here < 0 || setns(s->ns, CLONE_NEWNET))
 		return -errno;
-	fd = socket(domain, type | SOCK_CLOEXEC, 0);
+	fd = socket(domain, type | SOCK_CLOEXEC, protocol);
 	if (fd < 0)
 		fd = -errno;
 	go_back(here);
@@ -217,54 +217,54 @@ static int space_socket(const struct net_space *s, int domain, int type)
 
 /* ---- sockets ---- */
 
-static void set_option(int fd, int level, int option, int value)
+void net_set(int fd, int level, int option, int value)
 {
 	if (setsockopt(fd, level, option, &value, sizeof(value)))
 		log_debug("socket option %d/%d: %s", level, option, strerror(errno));
 }
 
-static int bound_socket(const struct net_space *s, const struct relay_net *n, const uint8_t at[RELAY_ADDR])
+int net_bound(const struct net_space *s, const struct relay_net *n, const uint8_t at[RELAY_ADDR], int type)
 {
 	union addr u = addr_of(at);
-	_cleanup_close_ int fd = space_socket(s, n->domain, SOCK_STREAM);
+	_cleanup_close_ int fd = net_socket(s, n->domain, type, 0);
 
 	if (fd < 0)
 		return fd;
-	set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+	net_set(fd, SOL_SOCKET, SO_REUSEADDR, 1);
 	if (n->domain == AF_INET6) {
-		set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, !!(n->flags & RELAY_NET_V6ONLY));
-		set_option(fd, IPPROTO_IPV6, IPV6_FREEBIND, 1);
+		net_set(fd, IPPROTO_IPV6, IPV6_V6ONLY, !!(n->flags & RELAY_NET_V6ONLY));
+		net_set(fd, IPPROTO_IPV6, IPV6_FREEBIND, 1);
 	}
 	if (bind(fd, &u.sa, addr_len(&u)))
 		return -errno;
 	if (n->domain == AF_INET6)
-		set_option(fd, IPPROTO_IPV6, IPV6_FREEBIND, 0);
+		net_set(fd, IPPROTO_IPV6, IPV6_FREEBIND, 0);
 	return steal_fd(&fd);
 }
 
 int net_listen(const struct net_space *s, const struct relay_net *n)
 {
-	_cleanup_close_ int fd = bound_socket(s, n, n->local);
+	_cleanup_close_ int fd = net_bound(s, n, n->local, SOCK_STREAM);
 
 	if (fd < 0)
 		return fd;
 	if (n->flags & RELAY_NET_REUSEPORT) /* it is alone with its port in this space: only so that it says what it is */
-		set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1);
+		net_set(fd, SOL_SOCKET, SO_REUSEPORT, 1);
 	return listen(fd, (int)n->backlog) ? -errno : steal_fd(&fd);
 }
 
 int net_join(const struct net_space *s, const struct relay_net *n)
 {
 	union addr to = addr_of(n->local);
-	_cleanup_close_ int fd = bound_socket(s, n, n->peer);
+	_cleanup_close_ int fd = net_bound(s, n, n->peer, SOCK_STREAM);
 	struct pollfd p = { .events = POLLOUT };
 	socklen_t len = sizeof(int);
 	int err = 0;
 
 	if (fd < 0)
 		return fd;
-	set_option(fd, SOL_SOCKET, SO_RCVBUF, RELAY_WINDOW);
-	set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	net_set(fd, SOL_SOCKET, SO_RCVBUF, RELAY_WINDOW);
+	net_set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 	net_break_at_close(fd, true);
 	fcntl(fd, F_SETFL, O_NONBLOCK);
 	if (!connect(fd, &to.sa, addr_len(&to)))
@@ -307,8 +307,8 @@ void net_break_at_close(int fd, bool yes)
 void net_take_over(int fd)
 {
 	net_break_at_close(fd, true);
-	set_option(fd, IPPROTO_TCP, TCP_CORK, 0);
-	set_option(fd, SOL_SOCKET, SO_RCVLOWAT, 1);
+	net_set(fd, IPPROTO_TCP, TCP_CORK, 0);
+	net_set(fd, SOL_SOCKET, SO_RCVLOWAT, 1);
 }
 
 bool net_has_failed(int fd)
@@ -330,26 +330,32 @@ static void diag_addr(const union addr *u, __be32 out[4], __be16 *port)
 		memcpy(out, &u->in6.sin6_addr, 16);
 }
 
-int net_look(const struct net_space *s, const struct relay_net *n, bool listening, struct net_look *out)
+/* from, to: as the kernel wants them. */
+static int ask_diag(const struct net_space *s, const struct relay_net *n, int protocol, const uint8_t *from, const uint8_t *to, char *buf, size_t size)
 {
 	struct {
 		struct nlmsghdr h;
 		struct inet_diag_req_v2 r;
 	} q = {
 		.h = { .nlmsg_len = sizeof(q), .nlmsg_type = SOCK_DIAG_BY_FAMILY, .nlmsg_flags = NLM_F_REQUEST },
-		.r = { .sdiag_family = (uint8_t)n->domain, .sdiag_protocol = IPPROTO_TCP, .idiag_ext = 1 << (INET_DIAG_INFO - 1), .idiag_states = ~0u,
+		.r = { .sdiag_family = (uint8_t)n->domain, .sdiag_protocol = (uint8_t)protocol, .idiag_ext = 1 << (INET_DIAG_INFO - 1), .idiag_states = ~0u,
 			.id.idiag_cookie = { INET_DIAG_NOCOOKIE, INET_DIAG_NOCOOKIE } },
 	};
+	union addr a = addr_of(from), b = addr_of(to);
+
+	diag_addr(&a, q.r.id.idiag_src, &q.r.id.idiag_sport);
+	diag_addr(&b, q.r.id.idiag_dst, &q.r.id.idiag_dport);
+	return netlink_ask(s->diag, &q, sizeof(q), buf, size);
+}
+
+int net_look(const struct net_space *s, const struct relay_net *n, bool listening, struct net_look *out)
+{
+	static const uint8_t nobody[RELAY_ADDR];
 	char buf[4096] __attribute__((aligned(8)));
 	struct nlmsghdr *h = (struct nlmsghdr *)buf;
 	const struct inet_diag_msg *m = NLMSG_DATA(h);
-	union addr local = addr_of(n->local), peer = addr_of(n->peer);
-	int r, left;
+	int left, r = ask_diag(s, n, IPPROTO_TCP, n->local, listening ? nobody : n->peer, buf, sizeof(buf));
 
-	diag_addr(&local, q.r.id.idiag_src, &q.r.id.idiag_sport);
-	if (!listening)
-		diag_addr(&peer, q.r.id.idiag_dst, &q.r.id.idiag_dport);
-	r = netlink_ask(s->diag, &q, sizeof(q), buf, sizeof(buf));
 	if (r < 0)
 		return r;
 	/* Without a connection of that name the kernel shows who listens there; one that is over (TIME_WAIT) belongs to nobody. */
@@ -363,6 +369,18 @@ int net_look(const struct net_space *s, const struct relay_net *n, bool listenin
 			return 0;
 		}
 	return listening ? 0 : m->idiag_inode ? -EOPNOTSUPP : -ENOENT; /* what is left of one that was closed has no numbers */
+}
+
+int net_look_udp(const struct net_space *s, const struct relay_net *n, struct net_look *out)
+{
+	char buf[4096] __attribute__((aligned(8)));
+	const struct inet_diag_msg *m = NLMSG_DATA((struct nlmsghdr *)buf);
+	int r = ask_diag(s, n, IPPROTO_UDP, n->peer, n->local, buf, sizeof(buf)); /* as a packet to it would be addressed */
+
+	if (r < 0)
+		return r;
+	*out = (struct net_look){ .state = m->idiag_state, .ino = m->idiag_inode, .unread = m->idiag_rqueue };
+	return 0;
 }
 
 int net_end_read(struct net_end *e, uint64_t *n)

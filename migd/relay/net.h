@@ -36,6 +36,9 @@ void net_space_close(struct net_space *s);
 
 /* A connection: returns our end; *family: the other. -EADDRINUSE, -EADDRNOTAVAIL: not in this space. */
 int net_pair(const struct net_space *s, const struct relay_net *n, int *family);
+int net_socket(const struct net_space *s, int domain, int type, int protocol);
+int net_bound(const struct net_space *s, const struct relay_net *n, const uint8_t at[RELAY_ADDR], int type);
+void net_set(int fd, int level, int option, int value);
 int net_listen(const struct net_space *s, const struct relay_net *n);
 /* Our end of a connection that waits to be accepted there. -ECONNREFUSED: nobody listens (any more). */
 int net_join(const struct net_space *s, const struct relay_net *n);
@@ -48,6 +51,8 @@ struct net_look {
 };
 /* The family's socket. -ENOENT: it is over, or not there; -errno: not to be had just now. */
 int net_look(const struct net_space *s, const struct relay_net *n, bool listening, struct net_look *out);
+
+int net_look_udp(const struct net_space *s, const struct relay_net *n, struct net_look *out); /* only ino and unread */
 
 struct net_end { /* the family's end of a connection, as a sink has to know it */
 	const struct net_space *space;

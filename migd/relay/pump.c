@@ -191,6 +191,11 @@ static int wait_for(struct relay_hub *h, struct pollfd *p, nfds_t *n)
 				timeout = ms;
 			if (r->kind == RELAY_LISTEN && h->home && r->conn.here && r->conn.offers < r->conn.room)
 				p[(*n)++] = (struct pollfd){ .fd = r->original, .events = POLLIN };
+			if (r->kind == RELAY_UDP && h->home && r->conn.here && r->conn.room)
+				p[(*n)++] = (struct pollfd){ .fd = r->original, .events = POLLIN };
+			for (int i = 0; i < 2; i++)
+				if (r->conn.raw[i])
+					p[(*n)++] = (struct pollfd){ .fd = r->conn.raw[i], .events = POLLIN };
 		}
 		if (r->cr_held || (r->marked && r->mark_put < MARK))
 			timeout = TICK_MS;

@@ -615,7 +615,7 @@ static const struct state {
 	{"TCP socket, bound only", s_tcp_bound, "fd *: TCP socket is bound, and neither listens nor is connected yet: try again later"},
 	{"MPTCP socket", s_mptcp, "fd *: TCP socket of another protocol (MPTCP): close it first"},
 	{"UDP socket", s_udp6, NULL},
-	{"UDP socket, bound", s_udp_bound, "fd *: UDP socket that is bound or connected: close it first"},
+	{"UDP socket, bound", s_udp_bound, NULL},
 	{"unix socket", s_unix, NULL},
 	{"named unix socket", s_unix_named, NULL},
 	{"unix socket, other end stays, shared", s_unix_half, "fd *: socket:* is open in process * too, which stays: move that one, or close it first"},

@@ -531,6 +531,148 @@ static void test_spaces(void)
 	teardown();
 }
 
+/* ---- packets ---- */
+
+static int packets(int domain, struct sockaddr_storage *a, socklen_t *len)
+{
+	int fd = socket(domain, SOCK_DGRAM, 0);
+
+	memset(a, 0, sizeof(*a));
+	a->ss_family = (sa_family_t)domain;
+	if (domain == AF_INET)
+		((struct sockaddr_in *)a)->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	else
+		((struct sockaddr_in6 *)a)->sin6_addr = in6addr_loopback;
+	*len = domain == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
+	CU_ASSERT_EQUAL_FATAL(bind(fd, (struct sockaddr *)a, *len), 0);
+	CU_ASSERT_EQUAL(getsockname(fd, (struct sockaddr *)a, len), 0);
+	return fd;
+}
+
+static int away_packets(int truly)
+{
+	struct relay_net net;
+	int fd;
+
+	CU_ASSERT_EQUAL_FATAL(net_of(truly, &net), 0);
+	fd = hub_make(guest, 1, RELAY_UDP, &net);
+	CU_ASSERT_FATAL(fd >= 0);
+	return fd;
+}
+
+/* One packet, as it was sent, from who sent it. */
+static bool packet(int fd, const struct sockaddr_storage *from, socklen_t len, const char *what, size_t n)
+{
+	static char buf[70000];
+	struct sockaddr_storage a = { 0 };
+	socklen_t got = sizeof(a);
+
+	return readable(fd) && recvfrom(fd, buf, sizeof(buf), 0, (struct sockaddr *)&a, &got) == (ssize_t)n && !memcmp(buf, what, n) && got == len && !memcmp(&a, from, len);
+}
+
+static void one_udp(int domain)
+{
+	static char big[60000];
+	struct sockaddr_storage a, b, c;
+	socklen_t len;
+	int truly = packets(domain, &a, &len), far = packets(domain, &b, &len), third = packets(domain, &c, &len), fam;
+
+	setup();
+	CU_ASSERT_EQUAL(hub_add(home, 1, RELAY_UDP, dup(truly), getpid()), 0);
+	CU_ASSERT_EQUAL(sendto(far, "before", 6, 0, (struct sockaddr *)&a, len), 6);
+	new_guest();
+	fam = away_packets(truly);
+	join(-1, -1);
+	CU_ASSERT(packet(fam, &b, len, "before", 6));
+	CU_ASSERT_EQUAL(sendto(far, "one", 3, 0, (struct sockaddr *)&a, len), 3);
+	CU_ASSERT_EQUAL(sendto(far, "", 0, 0, (struct sockaddr *)&a, len), 0);
+	CU_ASSERT_EQUAL(sendto(far, big, sizeof(big), 0, (struct sockaddr *)&a, len), sizeof(big));
+	CU_ASSERT_EQUAL(sendto(third, "two", 3, 0, (struct sockaddr *)&a, len), 3);
+	CU_ASSERT(packet(fam, &b, len, "one", 3));
+	CU_ASSERT(packet(fam, &b, len, "", 0));
+	CU_ASSERT(packet(fam, &b, len, big, sizeof(big)));
+	CU_ASSERT(packet(fam, &c, len, "two", 3));
+	CU_ASSERT_EQUAL(sendto(fam, "to third", 8, 0, (struct sockaddr *)&c, len), 8);
+	CU_ASSERT_EQUAL(sendto(fam, big, sizeof(big), 0, (struct sockaddr *)&b, len), sizeof(big));
+	CU_ASSERT_EQUAL(sendto(fam, "", 0, 0, (struct sockaddr *)&b, len), 0);
+	CU_ASSERT(packet(third, &a, len, "to third", 8));
+	CU_ASSERT(packet(far, &a, len, big, sizeof(big)));
+	CU_ASSERT(packet(far, &a, len, "", 0));
+	/* Before it goes on it reads what came; later ones wait at home. */
+	CU_ASSERT_EQUAL(sendto(far, "last", 4, 0, (struct sockaddr *)&a, len), 4);
+	CU_ASSERT(readable(fam));
+	CU_ASSERT_EQUAL(recv(fam, big, 4, MSG_PEEK), 4);
+	CU_ASSERT(packet(fam, &b, len, "last", 4));
+	CU_ASSERT_EQUAL(hub_hold(guest, 5000), 0);
+	CU_ASSERT_EQUAL(sendto(far, "later", 5, 0, (struct sockaddr *)&a, len), 5);
+	CU_ASSERT_EQUAL(sendto(fam, "bye", 3, 0, (struct sockaddr *)&b, len), 3);
+	CU_ASSERT_EQUAL(hub_quiesce(guest, 5000), 0);
+	CU_ASSERT(packet(far, &a, len, "bye", 3));
+	hub_down(guest);
+	close(fam);
+	/* Connected to one of them, on the next host: the other's are not for it. */
+	CU_ASSERT_EQUAL(connect(truly, (struct sockaddr *)&b, len), 0);
+	new_guest();
+	fam = away_packets(truly);
+	same_names(truly, fam);
+	join(-1, -1);
+	CU_ASSERT(packet(fam, &b, len, "later", 5));
+	CU_ASSERT_EQUAL(send(fam, "word", 4, 0), 4);
+	CU_ASSERT(packet(far, &a, len, "word", 4));
+	CU_ASSERT_EQUAL(send(fam, "again", 5, 0), 5); /* nobody has said that there is no port */
+	CU_ASSERT(packet(far, &a, len, "again", 5));
+	CU_ASSERT_EQUAL(sendto(far, "yes", 3, 0, (struct sockaddr *)&a, len), 3);
+	CU_ASSERT(packet(fam, &b, len, "yes", 3));
+	close(fam);
+	CU_ASSERT(empty(guest) && empty(home));
+	close(truly);
+	close(far);
+	close(third);
+	teardown();
+}
+
+static void test_udp(void)
+{
+	one_udp(AF_INET);
+	one_udp(AF_INET6);
+}
+
+/* One of IPv6 that takes those of IPv4 too, bound to any address. */
+static void test_udp_any(void)
+{
+	struct sockaddr_in6 any = { .sin6_family = AF_INET6 }, mapped = { .sin6_family = AF_INET6 };
+	struct sockaddr_storage b, c;
+	socklen_t len, len6, n = sizeof(any);
+	int truly = socket(AF_INET6, SOCK_DGRAM, 0), far = packets(AF_INET, &b, &len), far6 = packets(AF_INET6, &c, &len6), fam;
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+
+	setup();
+	CU_ASSERT_EQUAL(bind(truly, (struct sockaddr *)&any, sizeof(any)), 0);
+	getsockname(truly, (struct sockaddr *)&any, &n);
+	to.sin_port = mapped.sin6_port = any.sin6_port;
+	any.sin6_addr = in6addr_loopback;
+	CU_ASSERT_EQUAL(hub_add(home, 1, RELAY_UDP, dup(truly), getpid()), 0);
+	new_guest();
+	fam = away_packets(truly);
+	join(-1, -1);
+	mapped.sin6_port = ((struct sockaddr_in *)&b)->sin_port;
+	inet_pton(AF_INET6, "::ffff:127.0.0.1", &mapped.sin6_addr);
+	CU_ASSERT_EQUAL(sendto(far, "four", 4, 0, (struct sockaddr *)&to, sizeof(to)), 4);
+	CU_ASSERT(packet(fam, (struct sockaddr_storage *)&mapped, sizeof(mapped), "four", 4));
+	CU_ASSERT_EQUAL(sendto(far6, "six", 3, 0, (struct sockaddr *)&any, sizeof(any)), 3);
+	CU_ASSERT(packet(fam, &c, len6, "six", 3));
+	CU_ASSERT_EQUAL(sendto(fam, "back", 4, 0, (struct sockaddr *)&mapped, sizeof(mapped)), 4);
+	CU_ASSERT(packet(far, (struct sockaddr_storage *)&to, sizeof(to), "back", 4));
+	CU_ASSERT_EQUAL(sendto(fam, "back6", 5, 0, (struct sockaddr *)&c, len6), 5);
+	CU_ASSERT(packet(far6, (struct sockaddr_storage *)&any, sizeof(any), "back6", 5));
+	close(fam);
+	CU_ASSERT(empty(guest) && empty(home));
+	close(truly);
+	close(far);
+	close(far6);
+	teardown();
+}
+
 /* A peer that lies. */
 static void test_nonsense(void)
 {
@@ -585,6 +727,8 @@ int main(void)
 	CU_add_test(s, "connections come in", test_listen);
 	CU_add_test(s, "connections that came in, and the next host", test_listen_on);
 	CU_add_test(s, "both ends in one family; many with one port", test_spaces);
+	CU_add_test(s, "packets: borders, names, on", test_udp);
+	CU_add_test(s, "packets: both families of addresses", test_udp_any);
 	CU_add_test(s, "nonsense", test_nonsense);
 	CU_basic_run_tests();
 	failed = CU_get_number_of_failures();
