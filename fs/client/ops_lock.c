@@ -3,11 +3,15 @@
  * flock, fcntl and OFD locks: the server's tables decide, nothing is kept here but who has used a stream, for unlocking at its end.
  * FUSE does not tell an OFD lock from a process's: the owner is the kernel's id of the file description or of the process's table of files,
  * so that both live in one space of owners. A lock that waits is ended by the server when its waiter is interrupted (call.c).
+ *
+ * In home domains, where no lease keeps what the kernel has of a file true, who has got a lock reads what was written before: the pages go first. By threads of their own,
+ * since that waits for READs under way, whose answers come by the thread that brings ours; several, since a server that is away may hold one up.
  */
 #include "fs/client/client.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 
@@ -139,6 +143,70 @@ static void op_getlk(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi, s
 	lock_submit(c);
 }
 
+enum { GOT_THREADS_MAX = 64 };
+
+/* A lock that was granted, before its asker is told. */
+struct got {
+	struct list link;
+	struct fs *fs;
+	struct inode *ino; /* counted */
+	fuse_req_t req;
+	int fd;
+};
+static pthread_mutex_t got_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t got_more = PTHREAD_COND_INITIALIZER;
+static struct list got_list = LIST_INIT(got_list); /* got_lock */
+static unsigned got_threads, got_idle, got_queued;    /* got_lock */
+
+static void *got_main(void *arg)
+{
+	struct got *g;
+
+	pthread_setname_np(pthread_self(), "locks");
+	pthread_mutex_lock(&got_lock);
+	for (;;) {
+		got_idle++;
+		while (list_empty(&got_list))
+			pthread_cond_wait(&got_more, &got_lock);
+		got_idle--;
+		g = list_entry(list_pop(&got_list), struct got, link);
+		got_queued--;
+		pthread_mutex_unlock(&got_lock);
+		fuse_lowlevel_notify_inval_inode(g->fs->se, g->ino->id, 0, 0);
+		session_reply_on(g->fd);
+		fuse_reply_err(g->req, 0);
+		inode_put(g->fs, g->ino);
+		free(g);
+		pthread_mutex_lock(&got_lock);
+	}
+	return arg;
+}
+
+/* False: there is no memory, or no thread, for it. */
+static bool got_tell(struct call *c)
+{
+	struct got *g = malloc(sizeof(*g));
+	pthread_t t;
+	bool told;
+
+	pthread_mutex_lock(&got_lock);
+	if (got_queued >= got_idle && got_threads < GOT_THREADS_MAX && pthread_create(&t, NULL, got_main, NULL) == 0) {
+		pthread_detach(t);
+		got_threads++;
+	}
+	told = g && got_threads;
+	if (told) {
+		*g = (struct got){.fs = c->fs, .ino = inode_hold(c->fs, c->ino), .req = c->req, .fd = c->fd};
+		list_add_tail(&got_list, &g->link);
+		got_queued++;
+		pthread_cond_signal(&got_more);
+	}
+	pthread_mutex_unlock(&got_lock);
+	if (!told)
+		free(g);
+	return told;
+}
+
 static void setlk_done(struct call *c, int err, struct rpc_msg *out)
 {
 	const Sprite__Fs__LockReq *m = &c->m.lock;
@@ -146,6 +214,8 @@ static void setlk_done(struct call *c, int err, struct rpc_msg *out)
 	(void)out;
 	if (!err)
 		recover_note_lock(c->ino, m->owner, m->flock, m->type, m->start, m->end, m->pid, c->st);
+	if (!err && m->type != F_UNLCK && c->dom->home && got_tell(c))
+		return;
 	fuse_reply_err(c->req, err);
 }
 

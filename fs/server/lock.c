@@ -319,6 +319,27 @@ int lock_drop(struct lock_table *t, const void *key, size_t keylen, struct lock_
 	return 0;
 }
 
+bool lock_next(const struct lock_table *t, const void *key, size_t keylen, struct lock_owner who, int64_t at, struct lock_range *out)
+{
+	const struct lock_object *o = hash_get(&t->objects, key, keylen);
+	const struct held *h, *first = NULL;
+
+	if (o)
+		list_each(h, &o->held, link)
+			if (owner_same(h->r.who, who) && h->r.end >= at && (!first || h->r.start < first->r.start))
+				first = h;
+	if (first)
+		*out = first->r;
+	return first != NULL;
+}
+
+bool lock_holds(const struct lock_table *t, const void *key, size_t keylen, struct lock_owner who)
+{
+	struct lock_range r;
+
+	return lock_next(t, key, keylen, who, 0, &r);
+}
+
 bool lock_test(const struct lock_table *t, const void *key, size_t keylen, const struct lock_range *want, struct lock_range *out)
 {
 	const struct lock_object *o = hash_get(&t->objects, key, keylen);

@@ -63,6 +63,10 @@ int lock_take(struct lock_table *t, const void *key, size_t keylen, const struct
 	struct list *granted);
 int lock_drop(struct lock_table *t, const void *key, size_t keylen, struct lock_owner who, int64_t start, int64_t end,
 	struct list *granted);
+/* Does `who` hold anything of it? */
+bool lock_holds(const struct lock_table *t, const void *key, size_t keylen, struct lock_owner who);
+/* The first range that `who` holds there at `at` or behind. */
+bool lock_next(const struct lock_table *t, const void *key, size_t keylen, struct lock_owner who, int64_t at, struct lock_range *out);
 /* F_GETLK: fills *out with a lock in the way and returns true. */
 bool lock_test(const struct lock_table *t, const void *key, size_t keylen, const struct lock_range *want, struct lock_range *out);
 /* Does another client's request wait for something that this client holds? */

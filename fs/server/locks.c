@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * flock and fcntl for the whole cluster: the two lock tables, and the requests that wait in them. A waiting request keeps its op and is answered by
- * whoever frees what it waits for, by a cancel (EINTR), or when its client goes (ESTALE, into the void).
+ * whoever frees what it waits for, by a cancel (EINTR), or when its client goes (ESTALE, into the void). In home domains the kernel decides: lock_home.c.
  *
  * Locking: locks.lock guards both tables. Answers are sent after it was released.
  */
@@ -10,22 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "fs/server/hand.h"
-#include "fs/server/lock.h"
-#include "fs/server/ops.h"
-
-struct locks {
-	pthread_mutex_t lock;
-	struct lock_table fcntl, flock;
-};
-
-struct parked {
-	struct lock_waiter w;
-	struct op *o;
-	struct fsd *d;
-	struct lock_table *t;
-	bool cancelled; /* before it was parked (locks.lock) */
-	bool parked;
-};
+#include "fs/server/locks_int.h"
 
 int locks_start(struct fsd *d)
 {
@@ -36,13 +21,14 @@ int locks_start(struct fsd *d)
 	lock_table_init(&d->locks->fcntl, false);
 	lock_table_init(&d->locks->flock, true);
 	d->locks->fcntl.account_max = d->locks->flock.account_max = CLIENT_MAX_LOCKS;
-	return 0;
+	return homes_start(d->locks);
 }
 
 void locks_stop(struct fsd *d)
 {
 	if (!d->locks)
 		return;
+	homes_stop(d->locks);
 	lock_table_clear(&d->locks->fcntl);
 	lock_table_clear(&d->locks->flock);
 	pthread_mutex_destroy(&d->locks->lock);
@@ -50,7 +36,7 @@ void locks_stop(struct fsd *d)
 	d->locks = NULL;
 }
 
-static void parked_answer(struct parked *p, int err)
+void parked_answer(struct parked *p, int err)
 {
 	Sprite__Fs__LockRep rep = SPRITE__FS__LOCK_REP__INIT;
 
@@ -78,7 +64,10 @@ static void lock_cancelled(void *arg)
 	bool mine = false;
 
 	pthread_mutex_lock(&l->lock);
-	if (p->parked && p->w.object) {
+	if (p->parked && p->n) {
+		home_forget(l, p);
+		mine = true;
+	} else if (p->parked && p->w.object) {
 		lock_forget(p->t, &p->w);
 		mine = true;
 	} else if (!p->parked) {
@@ -89,14 +78,10 @@ static void lock_cancelled(void *arg)
 		parked_answer(p, EINTR);
 }
 
-/* Waits for the lock; the op is answered later. Only fcntl and flock calls of clients with room for more wait. */
-static int lock_wait(struct op *o, struct lock_table *t, const Sprite__Fs__LockReq *in, const struct lock_range *want,
-	struct list *granted)
+/* Only fcntl and flock calls of clients with room for more wait. */
+int parked_new(struct op *o, struct lock_table *t, uint64_t ticket, struct parked **out)
 {
-	struct locks *l = o->d->locks;
 	struct parked *p = calloc(1, sizeof(*p));
-	struct rpc_request *rq = o->rq;
-	int r;
 
 	if (!p)
 		return -ENOMEM;
@@ -110,8 +95,22 @@ static int lock_wait(struct op *o, struct lock_table *t, const Sprite__Fs__LockR
 	p->o = o;
 	p->d = o->d;
 	p->t = t;
-	p->w.ticket = in->ticket;
-	rpc_request_on_cancel(rq, lock_cancelled, p);
+	p->w.ticket = ticket;
+	*out = p;
+	rpc_request_on_cancel(o->rq, lock_cancelled, p);
+	return 0;
+}
+
+/* Waits for the lock; the op is answered later. */
+static int lock_wait(struct op *o, struct lock_table *t, const Sprite__Fs__LockReq *in, const struct lock_range *want,
+	struct list *granted)
+{
+	struct locks *l = o->d->locks;
+	struct parked *p;
+	int r = parked_new(o, t, in->ticket, &p);
+
+	if (r < 0)
+		return r;
 	pthread_mutex_lock(&l->lock);
 	r = atomic_load(&o->client->gone) ? -ESTALE :
 	    p->cancelled		  ? -EINTR :
@@ -173,14 +172,18 @@ static int lock_cancel(struct op *o, struct lock_table *t, const Sprite__Fs__Loc
 {
 	Sprite__Fs__LockRep rep = SPRITE__FS__LOCK_REP__INIT;
 	struct lock_waiter *w;
+	struct parked *p;
 
 	pthread_mutex_lock(&o->d->locks->lock);
-	w = lock_find_waiter(t, who, in->ticket);
+	p = home_waiter(o->d->locks, who, in->ticket);
+	w = p ? NULL : lock_find_waiter(t, who, in->ticket);
+	if (p)
+		home_forget(o->d->locks, p);
 	if (w)
 		lock_forget(t, w);
 	pthread_mutex_unlock(&o->d->locks->lock);
-	if (w)
-		parked_answer(container_of(w, struct parked, w), EINTR);
+	if (w || p)
+		parked_answer(p ? p : container_of(w, struct parked, w), EINTR);
 	return op_done(o, &rep.base);
 }
 
@@ -206,6 +209,8 @@ int op_lock(struct op *o, const ProtobufCMessage *m)
 	range.end = in->flock || in->end > INT64_MAX ? LOCK_EOF : (int64_t)in->end;
 	if (range.start < 0 || range.end < range.start)
 		return -EINVAL;
+	if (ex->conf->home)
+		return in->test ? home_test(o, t, in, &range) : home_lock(o, t, in, &range);
 	if (in->token.len)
 		range.mark = hand_mark(o->d, in->token, in->reclaim);
 	return in->test ? lock_query(o, t, in, &range) : lock_set(o, t, in, &range);
@@ -236,20 +241,25 @@ void locks_drop_flock(struct fsd *d, const struct open *f, uint64_t owner)
 	pthread_mutex_lock(&d->locks->lock);
 	lock_drop(&d->locks->flock, f->handle, f->handle_len, who, 0, LOCK_EOF, &granted);
 	lock_drop(&d->locks->fcntl, f->handle, f->handle_len, who, 0, LOCK_EOF, &granted); /* OFD locks */
+	if (f->ex->conf->home)
+		home_drop(d->locks, f->handle, f->handle_len, who);
 	pthread_mutex_unlock(&d->locks->lock);
 	answer_all(&granted, 0);
 }
 
 void locks_drop_client(struct fsd *d, uint64_t client)
 {
-	struct list granted = LIST_INIT(granted), orphans = LIST_INIT(orphans);
+	struct list granted = LIST_INIT(granted), orphans = LIST_INIT(orphans), home = LIST_INIT(home), *x;
 
 	pthread_mutex_lock(&d->locks->lock);
 	lock_drop_client(&d->locks->fcntl, client, &granted, &orphans);
 	lock_drop_client(&d->locks->flock, client, &granted, &orphans);
+	home_drop_client(d->locks, client, &home);
 	pthread_mutex_unlock(&d->locks->lock);
 	answer_all(&granted, 0);
 	answer_all(&orphans, ESTALE);
+	while ((x = list_pop(&home)))
+		parked_answer(list_entry(x, struct parked, in_home), ESTALE);
 }
 
 bool locks_in_the_way(struct fsd *d, uint64_t client)
@@ -257,7 +267,7 @@ bool locks_in_the_way(struct fsd *d, uint64_t client)
 	bool r;
 
 	pthread_mutex_lock(&d->locks->lock);
-	r = lock_blocks(&d->locks->fcntl, client) || lock_blocks(&d->locks->flock, client);
+	r = lock_blocks(&d->locks->fcntl, client) || lock_blocks(&d->locks->flock, client) || home_in_the_way(d->locks, client);
 	pthread_mutex_unlock(&d->locks->lock);
 	return r;
 }

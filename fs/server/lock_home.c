@@ -1,0 +1,440 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Locks in home domains: the files are a workstation's own, whose processes lock them natively. So the kernel decides there, for guests too: for each owner of locks on a file
+ * we have an open file description of our own, and hold by it what that owner holds (flock(2), or OFD locks, which are in the way of those of processes). The tables of lock.h have
+ * a copy, for counts and bounds; deadlocks are not looked for. An owner's description is closed when it holds nothing any more.
+ *
+ * Who waits is tried again, at once when somebody lets go of something by us, else every few ms: the kernel tells nobody that a lock is free who is not in its queue, and a thread there for each
+ * could not be called off. After a restart of the server the clients take their locks again; who was quicker at home has them then.
+ *
+ * Locking: all under locks.lock; opens and lock calls on the home's own files too, none of which waits.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <time.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "fs/server/locks_int.h"
+
+enum { AGAIN_MS = 2, AGAIN_MAX_MS = 20 };
+
+struct native {
+	struct list link; /* locks.natives */
+	struct lock_owner who;
+	struct lock_table *t;
+	unsigned waiting;
+	bool write;
+	int fd;
+	size_t len;
+	unsigned char handle[HANDLE_MAX];
+};
+
+/* ---- descriptions */
+
+static struct native *find(const struct locks *l, const struct lock_table *t, const void *handle, size_t len, struct lock_owner who)
+{
+	struct native *n;
+
+	list_each(n, &l->natives, link)
+		if (n->t == t && n->who.client == who.client && n->who.owner == who.owner && n->len == len && !memcmp(n->handle, handle, len))
+			return n;
+	return NULL;
+}
+
+static void native_free(struct native *n)
+{
+	list_del(&n->link);
+	close(n->fd);
+	free(n);
+}
+
+/* It may have been the last of what it was for. */
+static void settle(struct native *n)
+{
+	if (!n->waiting && !lock_holds(n->t, n->handle, n->len, n->who))
+		native_free(n);
+}
+
+/* An OFD lock wants a descriptor of its own kind; an open for writing is seen by others (inotify(7), ETXTBSY), so only where it is needed. */
+static int open_again(int fd, bool write)
+{
+	char path[40];
+	struct stat st;
+	int r;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+		return -EINVAL;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	r = open(path, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	if (r < 0)
+		return errno == EWOULDBLOCK ? -ENOLCK : -errno; /* somebody has a lease on it (fcntl(2)): we do not wait for that */
+	return r;
+}
+
+static int open_for(struct op *o, const Sprite__Fs__LockReq *in, bool write)
+{
+	_cleanup_object_ struct object obj = OBJECT_INIT;
+	int err, fd;
+	struct open *f = op_open(o, in->open, &err);
+
+	if (f) {
+		fd = open_again(f->fd, write);
+		open_put(f);
+		return fd;
+	}
+	if (err == -EACCES)
+		return err;
+	err = op_resolve(o, in->handle, &obj);
+	return err < 0 ? err : open_again(obj.fd, write);
+}
+
+/* Those that are held to read go on being held: they are in nobody's way whom the old description was not in. */
+static int reopen(struct op *o, const Sprite__Fs__LockReq *in, struct native *n)
+{
+	struct lock_range r;
+	int fd = open_for(o, in, true);
+
+	if (fd < 0)
+		return fd;
+	for (int64_t at = 0; lock_next(n->t, n->handle, n->len, n->who, at, &r); at = r.end + 1) {
+		struct flock fl = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = r.start, .l_len = r.end == LOCK_EOF ? 0 : r.end - r.start + 1};
+
+		if (fcntl(fd, F_OFD_SETLK, &fl) < 0 || r.end == LOCK_EOF)
+			break;
+	}
+	close(n->fd);
+	n->fd = fd;
+	n->write = true;
+	return 0;
+}
+
+static int native_get(struct locks *l, struct op *o, struct lock_table *t, const Sprite__Fs__LockReq *in, const struct lock_range *range, struct native **out)
+{
+	bool write = !t->whole && range->type == RANGE_WRITE;
+	struct native *n = find(l, t, in->handle.data, in->handle.len, range->who);
+	int fd;
+
+	*out = n;
+	if (n)
+		return write && !n->write ? reopen(o, in, n) : 0;
+	fd = open_for(o, in, write);
+	if (fd < 0)
+		return fd;
+	n = calloc(1, sizeof(*n));
+	if (!n) {
+		close(fd);
+		return -ENOMEM;
+	}
+	*n = (struct native){.who = range->who, .t = t, .write = write, .fd = fd, .len = in->handle.len};
+	memcpy(n->handle, in->handle.data, in->handle.len);
+	list_add_tail(&l->natives, &n->link);
+	*out = n;
+	return 0;
+}
+
+/* ---- the kernel's locks */
+
+static struct flock place_of(const struct lock_range *r, short type)
+{
+	return (struct flock){.l_type = type, .l_whence = SEEK_SET, .l_start = r->start, .l_len = r->end == LOCK_EOF ? 0 : r->end - r->start + 1};
+}
+
+static void native_drop(struct native *n, const struct lock_range *r)
+{
+	struct flock fl = place_of(r, F_UNLCK);
+
+	if (n->t->whole)
+		flock(n->fd, LOCK_UN);
+	else
+		fcntl(n->fd, F_OFD_SETLK, &fl);
+}
+
+/* Takes it without waiting, in the kernel and in the table. -EAGAIN: somebody is in the way. */
+static int native_take(struct native *n, const struct lock_range *want)
+{
+	struct flock fl = place_of(want, want->type == RANGE_WRITE ? F_WRLCK : F_RDLCK);
+	struct list granted = LIST_INIT(granted); /* stays empty: nobody waits in the table for such a file */
+	int r;
+
+	if (want->account && *want->account >= n->t->account_max)
+		return -ENOLCK;
+	r = n->t->whole ? flock(n->fd, (want->type == RANGE_WRITE ? LOCK_EX : LOCK_SH) | LOCK_NB) : fcntl(n->fd, F_OFD_SETLK, &fl);
+	if (r < 0)
+		r = errno == EACCES ? -EAGAIN : -errno;
+	if (r == -EAGAIN && n->t->whole) /* one that is to become another is given up first (flock(2)) */
+		lock_drop(n->t, n->handle, n->len, n->who, 0, LOCK_EOF, &granted);
+	if (r == 0)
+		r = lock_take(n->t, n->handle, n->len, want, NULL, &granted);
+	else
+		return r;
+	if (r < 0)
+		native_drop(n, want);
+	return r;
+}
+
+/* ---- waiting */
+
+static void *waiting_main(void *arg)
+{
+	struct locks *l = arg;
+	unsigned ms = AGAIN_MS;
+
+	pthread_mutex_lock(&l->lock);
+	while (!l->stop) {
+		struct list done = LIST_INIT(done), *x;
+		struct timespec until;
+		struct parked *p, *next;
+
+		if (list_empty(&l->waiting)) {
+			pthread_cond_wait(&l->wake, &l->lock);
+			ms = AGAIN_MS;
+			continue;
+		}
+		clock_gettime(CLOCK_MONOTONIC, &until);
+		until.tv_nsec += ms * 1000000l;
+		until.tv_sec += until.tv_nsec / 1000000000;
+		until.tv_nsec %= 1000000000;
+		if (!l->kick)
+			pthread_cond_timedwait(&l->wake, &l->lock, &until);
+		ms = l->kick ? AGAIN_MS : 2 * ms < AGAIN_MAX_MS ? 2 * ms : AGAIN_MAX_MS;
+		l->kick = false;
+		list_each_safe(p, next, &l->waiting, in_home) {
+			int r = native_take(p->n, &p->w.want);
+
+			if (r == -EAGAIN)
+				continue;
+			home_forget(l, p);
+			p->w.ticket = (uint64_t)-r; /* it is of no more use */
+			list_add_tail(&done, &p->in_home);
+		}
+		pthread_mutex_unlock(&l->lock);
+		while ((x = list_pop(&done))) {
+			p = list_entry(x, struct parked, in_home);
+			parked_answer(p, (int)p->w.ticket);
+		}
+		pthread_mutex_lock(&l->lock);
+	}
+	pthread_mutex_unlock(&l->lock);
+	return NULL;
+}
+
+static void kick(struct locks *l)
+{
+	l->kick = true;
+	pthread_cond_signal(&l->wake);
+}
+
+/* Lock held. */
+static int park(struct locks *l, struct parked *p, struct native *n, const struct lock_range *want)
+{
+	if (!l->running && pthread_create(&l->thread, NULL, waiting_main, l))
+		return -ENOLCK;
+	l->running = true;
+	p->w.want = *want;
+	p->n = n;
+	n->waiting++;
+	list_add_tail(&l->waiting, &p->in_home);
+	kick(l);
+	return -EINPROGRESS;
+}
+
+struct parked *home_waiter(struct locks *l, struct lock_owner who, uint64_t ticket)
+{
+	struct parked *p;
+
+	list_each(p, &l->waiting, in_home)
+		if (p->w.ticket == ticket && p->w.want.who.client == who.client && p->w.want.who.owner == who.owner)
+			return p;
+	return NULL;
+}
+
+void home_forget(struct locks *l, struct parked *p)
+{
+	struct native *n = p->n;
+
+	(void)l;
+	list_del(&p->in_home);
+	p->n = NULL;
+	n->waiting--;
+	settle(n);
+}
+
+/* ---- requests */
+
+static int take(struct op *o, struct lock_table *t, const Sprite__Fs__LockReq *in, const struct lock_range *range, struct parked *p)
+{
+	struct locks *l = o->d->locks;
+	struct native *n = NULL;
+	int r;
+
+	pthread_mutex_lock(&l->lock);
+	r = atomic_load(&o->client->gone) ? -ESTALE : p && p->cancelled ? -EINTR : native_get(l, o, t, in, range, &n);
+	if (r == 0)
+		r = native_take(n, range);
+	if (r == -EAGAIN && p)
+		r = park(l, p, n, range);
+	if (p)
+		p->parked = r == -EINPROGRESS;
+	if (n)
+		settle(n);
+	pthread_mutex_unlock(&l->lock);
+	return r;
+}
+
+static void drop(struct locks *l, struct lock_table *t, const Sprite__Fs__LockReq *in, const struct lock_range *range)
+{
+	struct list granted = LIST_INIT(granted);
+	struct native *n;
+
+	pthread_mutex_lock(&l->lock);
+	n = find(l, t, in->handle.data, in->handle.len, range->who);
+	if (n) {
+		native_drop(n, range);
+		lock_drop(t, n->handle, n->len, range->who, range->start, range->end, &granted);
+		settle(n);
+		kick(l);
+	}
+	pthread_mutex_unlock(&l->lock);
+}
+
+int home_lock(struct op *o, struct lock_table *t, const Sprite__Fs__LockReq *in, const struct lock_range *range)
+{
+	Sprite__Fs__LockRep rep = SPRITE__FS__LOCK_REP__INIT;
+	struct parked *p;
+	int r;
+
+	if (in->handle.len > HANDLE_MAX)
+		return -EINVAL;
+	if (in->type == F_UNLCK) {
+		drop(o->d->locks, t, in, range);
+		return op_done(o, &rep.base);
+	}
+	if (!in->wait) {
+		r = take(o, t, in, range, NULL);
+		return r < 0 ? r : op_done(o, &rep.base);
+	}
+	r = parked_new(o, t, in->ticket, &p);
+	if (r < 0)
+		return r;
+	r = take(o, t, in, range, p);
+	if (r != -EINPROGRESS)
+		parked_answer(p, -r);
+	return OP_LATER; /* p and o may be gone by now */
+}
+
+int home_test(struct op *o, struct lock_table *t, const Sprite__Fs__LockReq *in, const struct lock_range *range)
+{
+	struct flock fl = place_of(range, range->type == RANGE_WRITE ? F_WRLCK : F_RDLCK);
+	Sprite__Fs__LockRep rep = SPRITE__FS__LOCK_REP__INIT;
+	struct locks *l = o->d->locks;
+	_cleanup_close_ int own = -1;
+	struct native *n;
+	int r = 0;
+
+	pthread_mutex_lock(&l->lock);
+	n = find(l, t, in->handle.data, in->handle.len, range->who);
+	if (!n)
+		own = open_for(o, in, false);
+	if (!n && own < 0)
+		r = own;
+	else if (fcntl(n ? n->fd : own, F_OFD_GETLK, &fl) < 0)
+		r = -errno;
+	pthread_mutex_unlock(&l->lock);
+	if (r < 0)
+		return r;
+	rep.type = (uint32_t)fl.l_type;
+	rep.start = (uint64_t)fl.l_start;
+	rep.end = fl.l_len ? (uint64_t)(fl.l_start + fl.l_len - 1) : INT64_MAX;
+	rep.pid = fl.l_type != F_UNLCK && fl.l_pid > 0 ? (uint32_t)fl.l_pid : 0; /* of the home, whose numbers guests have */
+	return op_done(o, &rep.base);
+}
+
+void home_drop(struct locks *l, const void *handle, size_t len, struct lock_owner who)
+{
+	struct native *n, *next;
+
+	list_each_safe(n, next, &l->natives, link)
+		if (n->who.client == who.client && n->who.owner == who.owner && n->len == len && !memcmp(n->handle, handle, len)) {
+			native_drop(n, &(struct lock_range){.end = LOCK_EOF});
+			settle(n); /* the tables have let go of it before */
+			kick(l);
+		}
+}
+
+void home_drop_client(struct locks *l, uint64_t client, struct list *orphans)
+{
+	struct parked *p, *next;
+	struct native *n, *after;
+
+	list_each_safe(p, next, &l->waiting, in_home)
+		if (p->w.want.who.client == client) {
+			home_forget(l, p);
+			list_add_tail(orphans, &p->in_home);
+		}
+	list_each_safe(n, after, &l->natives, link)
+		if (n->who.client == client) {
+			native_free(n);
+			kick(l);
+		}
+}
+
+static bool holds(const struct locks *l, uint64_t client, dev_t dev, ino_t ino)
+{
+	struct native *n;
+	struct stat st;
+
+	list_each(n, &l->natives, link)
+		if (n->who.client == client && (!ino || (fstat(n->fd, &st) == 0 && st.st_dev == dev && st.st_ino == ino)))
+			return true;
+	return false;
+}
+
+bool home_in_the_way(const struct locks *l, uint64_t client)
+{
+	_cleanup_fclose_ FILE *f = holds(l, client, 0, 0) ? fopen("/proc/locks", "re") : NULL;
+	unsigned major, minor;
+	unsigned long ino;
+	char line[256];
+	bool found = false;
+
+	while (f && !found && fgets(line, sizeof(line), f)) /* "->": it waits for the one before */
+		found = sscanf(line, "%*d: -> %*s %*s %*s %*d %x:%x:%lu", &major, &minor, &ino) == 3 && holds(l, client, makedev(major, minor), ino);
+	return found;
+}
+
+int homes_start(struct locks *l)
+{
+	pthread_condattr_t attr;
+
+	list_init(&l->natives);
+	list_init(&l->waiting);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&l->wake, &attr);
+	pthread_condattr_destroy(&attr);
+	return 0;
+}
+
+/* No request is left. */
+void homes_stop(struct locks *l)
+{
+	struct list *x;
+
+	pthread_mutex_lock(&l->lock);
+	l->stop = true;
+	pthread_cond_signal(&l->wake);
+	pthread_mutex_unlock(&l->lock);
+	if (l->running)
+		pthread_join(l->thread, NULL);
+	while ((x = l->natives.next) != &l->natives)
+		native_free(list_entry(x, struct native, link));
+	pthread_cond_destroy(&l->wake);
+}
