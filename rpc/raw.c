@@ -18,7 +18,7 @@
 #include "conf/cleanup.h"
 #include "rpc/internal.h"
 
-#define DEAD_MS	    6000
+#define DEAD_MS	    4000
 #define RENEW	    (1u << 18) /* records under one key; far below what AES-GCM allows */
 #define READ_BUFFER (8 * (RPC_RAW_RECORD + 256)) /* records that one read(2) takes */
 

@@ -13,10 +13,13 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
+
+#define TIMER_NS 1000000ull /* the shortest wait */
 
 static pthread_mutex_t start_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -421,8 +424,8 @@ static void mails_handle(struct agent *a)
 	}
 }
 
-/* Milliseconds until something is to be looked at again; does what is due. */
-static int due(struct agent *a)
+/* When something is to be looked at again; does what is due. */
+static uint64_t due(struct agent *a)
 {
 	uint64_t now = clock_mono_ns(), next = now + 1000000000ull;
 	struct fifo *f;
@@ -439,10 +442,25 @@ static int due(struct agent *a)
 			next = f->again;
 	}
 	last_idle(a);
-	if (a->wires_pending)
-		return 0;
+	return next;
+}
+
+/*
+ * A timer that is set seldom: earlier than needed it does no harm. With a time-out of epoll_wait(2) each wait would set one, and where that is the processor's next one the machine's clock
+ * with it: a third of what a byte costs.
+ */
+static void timer_set(struct agent *a, uint64_t when)
+{
+	struct itimerspec t = {0};
+	uint64_t now;
+
+	if (a->alarm && when >= a->alarm)
+		return;
 	now = clock_mono_ns();
-	return next > now ? (int)((next - now) / 1000000) + 1 : 1;
+	when = when > now + TIMER_NS ? when : now + TIMER_NS;
+	t.it_value = (struct timespec){.tv_sec = (time_t)((when - now) / 1000000000), .tv_nsec = (long)((when - now) % 1000000000)};
+	timerfd_settime(a->timer, 0, &t, NULL);
+	a->alarm = when;
 }
 
 /* Something to read, room, or the other side's end. Said once, but for what a source without a pause has to read. */
@@ -465,10 +483,13 @@ static void *agent_main(void *arg)
 		bool mails = false;
 
 		wires_tick(a);
-		n = epoll_wait(a->epoll, ev, 16, due(a));
+		timer_set(a, due(a));
+		n = epoll_wait(a->epoll, ev, 16, a->wires_pending ? 0 : -1);
 		for (int i = 0; i < n; i++) {
 			if (!ev[i].data.ptr)
 				mails = true;
+			else if (ev[i].data.u64 == EVENT_TIMER)
+				a->alarm = 0;
 			else if (ev[i].data.u64 & EVENT_WIRE)
 				wire_event(a, (struct wire *)(uintptr_t)(ev[i].data.u64 & ~EVENT_WIRE), ev[i].events);
 			else
@@ -494,7 +515,7 @@ static void descriptors(void)
 static struct agent *agent_start(struct fs *fs)
 {
 	struct agent *a = calloc(1, sizeof(*a));
-	struct epoll_event ev = {.events = EPOLLIN};
+	struct epoll_event ev = {.events = EPOLLIN}, tick = {.events = EPOLLIN | EPOLLET, .data.u64 = EVENT_TIMER};
 
 	if (!a)
 		return NULL;
@@ -508,7 +529,8 @@ static struct agent *agent_start(struct fs *fs)
 	list_init(&a->hubs);
 	a->epoll = epoll_create1(EPOLL_CLOEXEC);
 	a->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (a->epoll >= 0 && a->wake >= 0 && !epoll_ctl(a->epoll, EPOLL_CTL_ADD, a->wake, &ev) && !pthread_create(&a->thread, NULL, agent_main, a))
+	a->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (a->epoll >= 0 && a->wake >= 0 && a->timer >= 0 && !epoll_ctl(a->epoll, EPOLL_CTL_ADD, a->wake, &ev) && !epoll_ctl(a->epoll, EPOLL_CTL_ADD, a->timer, &tick) && !pthread_create(&a->thread, NULL, agent_main, a))
 		return a;
 	free(a);
 	return NULL;

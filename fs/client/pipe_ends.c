@@ -425,6 +425,8 @@ bool pipe_pump(struct agent *a, struct fifo *f)
 		role_take(a, f, put_off);
 		return f->role == NONE; /* else it is to be told */
 	}
+	if (f->check && role_check(a, f))
+		pipe_report(f, 0);
 	if (f->role == SINK)
 		return sink_pump(a, f);
 	if (!guard_settle(a, f))
@@ -505,6 +507,7 @@ static void role_take(struct agent *a, struct fifo *f, int role)
 	f->warned = false;
 	if (f->role != NONE)
 		kept_close(f); /* our end keeps the pipe as well */
+	role_check(a, f);
 	pipe_pump(a, f); /* finds out whether there is anybody */
 }
 

@@ -104,6 +104,26 @@ static bool alone(struct agent *a, struct fifo *f)
 	return !r;
 }
 
+bool role_check(struct agent *a, struct fifo *f)
+{
+	bool *beside = f->role == SINK ? &f->w : &f->r, r, w;
+	uint64_t start = clock_mono_ns();
+
+	f->check = f->role != NONE && *beside;
+	if (!f->check)
+		return false;
+	if (start < f->check_at) {
+		look_at(f, f->check_at);
+		return false;
+	}
+	fifo_look(a, f, -1, &r, &w);
+	f->check_at = clock_mono_ns();
+	f->check_at += (f->check_at - start) * LOOK_SHARE;
+	f->check = false;
+	*beside = f->role == SINK ? w : r;
+	return !*beside;
+}
+
 /* The reader whom the guard and its bytes waited for has not come in after all (it moves, or was killed): they go back to the hub. */
 static bool not_read(struct agent *a, struct fifo *f)
 {

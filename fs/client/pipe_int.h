@@ -19,6 +19,7 @@ enum { NONE, SINK, SOURCE };
 #define PATH_RING (256u << 10) /* by a path: so much at most is unacknowledged */
 #define PATH_ACK  (128u << 10)
 #define EVENT_WIRE 1ull /* in epoll's data: not a FIFO but a connection */
+#define EVENT_TIMER 2ull
 #define SHARE_NS  5000000ull	/* readers on several nodes: so long bytes may lie unread */
 #define AGAIN_NS  1000000ull	/* when an end says "nobody" and an opener is on its way; when a pipe could not be made small yet */
 #define IDLE_NS	  10000000000ull /* a FIFO of which nothing was heard for so long is looked at: has anybody it open? */
@@ -92,6 +93,8 @@ struct fifo {
 	int kept;      /* pipe_last.c: a write end that keeps unread bytes alive; -1: none */
 	int put_off;   /* the role that we could not take yet, for want of something; NONE */
 	bool warned;
+	bool check; /* role_check() is to be made, */
+	uint64_t check_at; /* not before that */
 	bool silent;   /* the hub was told that nobody is left here: nothing is carried until it has said what follows */
 	struct pipe_witness witness;
 	bool suspect;  /* is there still a reader? Look before the guard is closed */
@@ -152,7 +155,8 @@ struct mail {
 struct agent {
 	struct fs *fs;
 	pthread_t thread;
-	int epoll, wake;
+	int epoll, wake, timer;
+	uint64_t alarm; /* when the timer goes off, 0: it is not set */
 	pthread_mutex_t lock;
 	struct list mails; /* lock */
 	struct list fifos, hubs;
@@ -239,6 +243,11 @@ void guard_close(struct fifo *f);
 bool guard_settle(struct agent *a, struct fifo *f);
 /* `end` is a read end that stood for somebody who may have been the last reader here; it is ours to close no longer. */
 void guard_suspect(struct agent *a, struct fifo *f, int end);
+/*
+ * A role proves that there are readers (SINK), writers (SOURCE). That there are writers, or readers, beside them may be an old belief: nobody tells of a close. Others would share with readers who
+ * are none, or make their pipes small for writers who are none, and no path be offered: so it is looked at, now or (f->check) as soon as may be. True: it was one.
+ */
+bool role_check(struct agent *a, struct fifo *f);
 /* f is to be looked at then, or before. */
 void look_at(struct fifo *f, uint64_t when);
 

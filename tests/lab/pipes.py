@@ -273,6 +273,47 @@ def spliced(a, b, c):
     t = [a.wait(r), b.wait(w), b.do("splice_in", "f", "abcdef"), a.do("poll", "f", "in", "60000"), a.do("unread", "f"), a.do("tee", "f"), a.do("unread", "f"), a.do("splice_out", "f")]
     return t + [a.do("unread", "f"), b.do("close", "f"), a.do("splice_out", "f"), a.do("close", "f")]
 
+def warm(a, b): # until bytes go from node to node, not by the server
+    r, w = a.open("f", "r"), b.open("f", "w")
+    t = [a.wait(r), b.wait(w)]
+    for i in range(50):
+        t += [b.do("write", "f", "x"), a.do("readn", "f", "1")]
+    return t
+
+def direct_end(a, b, c): # the end comes behind the last byte
+    t = warm(a, b)
+    f = b.start("fill", "f", "3000000")
+    t += [b.blocked(f)]
+    n = a.start("count", "f")
+    return t + [b.wait(f), b.do("close", "f"), a.wait(n), a.do("close", "f")]
+
+def direct_left(a, b, c): # what is left is for the next reader
+    t = warm(a, b) + [b.do("write", "f", "abcdef"), a.do("readn", "f", "3"), a.do("close", "f"), b.do("poll", "f", "err", "60000").count("err")]
+    return t + [c.wait(c.open("f", "r")), c.do("readn", "f", "3"), b.do("write", "f", "gh"), c.do("readn", "f", "2"), b.do("close", "f"), c.do("read", "f", "9"), c.do("close", "f")]
+
+def direct_full(a, b, c): # all is full, another reader comes, and the first one goes
+    t = warm(a, b)
+    f = b.start("fill", "f", "4000000")
+    t += [b.blocked(f), a.do("readn", "f", "5"), c.wait(c.open("f", "r")), a.do("close", "f")]
+    n = c.start("count", "f")
+    return t + [b.wait(f), b.do("close", "f"), c.wait(n), c.do("close", "f")]
+
+def direct_third(a, b, c): # another writer comes, and stays longer
+    t = warm(a, b) + [c.wait(c.open("f", "w")), c.do("write", "f", "two"), a.do("readn", "f", "3"), b.do("write", "f", "one"), a.do("readn", "f", "3"), b.do("close", "f")]
+    e = a.start("read", "f", "9")
+    return t + [a.blocked(e), c.do("close", "f"), a.wait(e), a.do("close", "f")]
+
+def direct_here(a, b, c): # a writer comes to the reader's node: records stay whole
+    t = warm(a, b) + [a.wait(a.open("g", "w"))]
+    n = a.start("check", "f", "1000")
+    x = [(e, e.start("records", d, l, "1000", "2000")) for e, d, l in ((a, "g", "a"), (b, "f", "b"))]
+    return t + [e.wait(i, 120) for e, i in x] + [a.do("close", "g"), b.do("close", "f"), a.wait(n), a.do("close", "f")]
+
+def direct_killed(a, b, c):
+    t = warm(a, b) + [b.do("write", "f", "last")]
+    b.kill()
+    return t + [a.do("readn", "f", "4"), a.do("read", "f", "9"), a.do("close", "f")]
+
 def thousand(a, b, c): # FIFOs, each with a reader who waits
     t = [a.do("mkfifos", a.path, "1000")]
     r = a.start("each", a.path, "r", "1000")
@@ -286,6 +327,7 @@ def crowd(a, b, c): # who wait for one reader
 CASES = [reader_first, writer_first, nonblock_writer, nonblock_reader, epipe, epipe_while_full, two_writers, second_reader, both_ways, much, records, records_here, killed_writer,
          killed_opener, several_readers, idle_reader, tokens, reader_leaves, reader_comes, end_for_all,
          left_over, left_at_once, left_by_killed, kept_for_next, sigpipe, readiness, edges, room_edges, bound, interrupted, names, sizes, spliced,
+         direct_end, direct_left, direct_full, direct_third, direct_here, direct_killed,
          thousand, crowd]
 LONG = [thousand, crowd] # only by name
 PLACES = [("one machine", "ws1", "ws1", "ws1", "/tmp/pipes"), ("one node", "ws1", "ws1", "ws1", "/sprite/pipes"), ("two nodes", "ws1", "ws2", "ws2", "/sprite/pipes"),

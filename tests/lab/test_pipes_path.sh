@@ -14,20 +14,36 @@ carried() { on $1 python3 -c 'import json, socket, sys
 s = socket.socket(socket.AF_UNIX); s.connect("/run/sprite/spritefs.sock"); s.sendall(b"{\"verb\":\"status\"}\n"); print(json.loads(s.makefile().readline())["pipes"][sys.argv[1]])' $2; }
 more() { [ "$(carried $1 $2)" -gt $3 ]; }
 
+# stream NODE FIFO N: N numbered records from NODE to ws2, slowly until the first ones have gone directly
+stream() {
+	D=$(carried $1 direct)
+	start ws2 r$2$3 "$P r $2 log.$2$3"
+	start $1 w$2$3 "$P w $2 a $3 512 5000 go.$2$3"
+	check "$1: bytes go by a connection of its own" until_true 20 more $1 direct $D
+}
+go() { as sprite ws1 touch /sprite/p/go.$1; }
+all() { same "$1: all comes" "0 0 end $3" "$(over w$2$3) $(over r$2$3) $(numbers log.$2$3)"; }
+
 # -- what is usual
-start ws2 r "$P r f log"
-start ws1 w "$P w f a 20000"
-same "all comes" "0 0 end 20000" "$(over w) $(over r) $(numbers log)"
-check "most of it by a connection between the two" more ws1 direct 8000000
+stream ws1 f 8000
+go f8000
+all usual f 8000
+check "nearly all of it by that" more ws1 direct $((D + 2000000))
+
+# -- who had both ends of it open on one node has closed them: nobody tells of that
+same "on one node" here "$(on ws1 timeout 60 python3 -c 'import os; f = os.open("/sprite/p/f", os.O_RDWR); os.write(f, b"here"); print(os.read(f, 9).decode())')"
+same "and on the other" there "$(on ws2 timeout 60 python3 -c 'import os; f = os.open("/sprite/p/f", os.O_RDWR); os.write(f, b"there"); print(os.read(f, 9).decode())')"
+stream ws1 f 2000
+go f2000
+all "then" f 2000
 
 # -- the connection is cut while bytes go through, and while more are written than it takes
-B=$(carried ws1 by_server) D=$(carried ws1 direct)
-start ws2 r2 "$P r g log2"
-start ws1 w2 "$P w g a 10000 512 300"
-check "a second pipe goes by it" until_true 20 more ws1 direct $((D + 100000))
+stream ws1 g 8000
+B=$(carried ws1 by_server)
 on ws1 ip route add blackhole $(address ws2)/32
-same "cut in the middle: all comes, in order" "0 0 end 10000" "$(over w2) $(over r2) $(numbers log2)"
-check "the rest by the file server" more ws1 by_server $((B + 100000))
+go g8000
+all "cut in the middle" g 8000
+check "the rest by the file server" more ws1 by_server $((B + 1000000))
 B=$(carried ws1 by_server)
 start ws2 r3 "$P r h log3"
 start ws1 w3 "$P w h a 4000"
@@ -36,9 +52,7 @@ check "by the file server" more ws1 by_server $((B + 2000000))
 on ws1 ip route del blackhole $(address ws2)/32
 
 # -- afterwards, another pair, while one who has a good certificate sends what it should not
-D=$(carried ws3 direct)
-start ws2 r4 "$P r f log4"
-start ws3 w4 "$P w f a 20000"
+stream ws3 f 8001
 on ws3 python3 - $(address ws2) 7702 >"$TMP/liar" <<'PY'
 import os, random, socket, ssl, struct, sys
 random.seed(7)
@@ -61,8 +75,8 @@ for i in range(40):
 print(served)
 PY
 same "one of us is let in" 20 "$(cat "$TMP/liar")"
-same "a third host writes" "0 0 end 20000" "$(over w4) $(over r4) $(numbers log4)"
-check "by a connection of its own" more ws3 direct $((D + 8000000))
+go f8001
+all "afterwards" f 8001
 check "nobody says anything but what a cut connection is worth" sh_on ws2 '! grep -iE "pipe.*(error|protocol)" /var/log/sprite/spritefs.log'
 check "no daemon has died" sh -c '! "$0" ls --json | grep -E "\"state\": \"(dead|ended)\""' "$BIN/sprite-lab"
 finish
