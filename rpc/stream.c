@@ -15,55 +15,14 @@
  *
  * Locking: s->lock for everything. `send_lock` admits one sender. Order: send_lock, lock. Neither is held while taking the channel's or server's.
  */
-#include "rpc/internal.h"
+#include "rpc/stream.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
-
-#define AHEAD 4
-
-struct rpc_stream {
-	struct stream_link link;
-	struct rpc_channel *ch; /* client */
-	struct rpc_server *srv; /* server */
-	const struct rpc_method *m;
-	grpc_call *call; /* NULL after a send that failed */
-	uint64_t epoch;
-	pthread_mutex_t send_lock, lock;
-	pthread_cond_t changed, ended; /* ended: nothing comes any more, for who waits for that alone (take) */
-	struct rt_tag t_start, t_hello, t_recv, t_send, t_post, t_close, t_end;
-	int pending;
-	bool cancelled;
-
-	/* receiving */
-	grpc_byte_buffer *queue[AHEAD], *incoming;
-	unsigned head, count;
-	bool receiving, eof, eof_broken;
-	rpc_stream_fn take; /* set once */
-	void *take_arg;
-	unsigned taking;    /* calls of it */
-
-	/* sending */
-	bool sending, sent_ok, half_closed;
-	grpc_byte_buffer *posted; /* under way */
-	struct frame_hold hold;
-	bool held;
-
-	/* the end */
-	bool hello, over;	 /* client: status is in; server: closed is in */
-	int err;		 /* client: -errno of the status */
-	int was_cancelled;	 /* server; written by gRPC */
-	grpc_metadata_array md_init, md_trail;
-	grpc_status_code status;
-	grpc_slice details;
-	char peer[];
-};
 
 struct stream_link *stream_link_of(struct rpc_stream *s)
 {
@@ -85,47 +44,20 @@ const char *rpc_stream_peer(const struct rpc_stream *s)
 	return s->peer;
 }
 
-/* Until an operation is over; lock held. Not on a thread that has the queue. */
-static void wait_change(struct rpc_stream *s)
+void stream_wait(struct rpc_stream *s)
 {
 	rt_handover();
 	pthread_cond_wait(&s->changed, &s->lock);
 }
 
-static void wait_end(struct rpc_stream *s)
-{
-	rt_handover();
-	pthread_cond_wait(&s->ended, &s->lock);
-}
-
-static int wait_change_until(struct rpc_stream *s, const struct timespec *ts)
-{
-	rt_handover();
-	return pthread_cond_timedwait(&s->changed, &s->lock, ts);
-}
-
-/* Starts one operation; lock held. */
-static void start(struct rpc_stream *s, grpc_op *op, size_t n, struct rt_tag *t)
+void stream_start(struct rpc_stream *s, grpc_op *op, size_t n, struct rt_tag *t)
 {
 	s->pending++;
 	rt_start(s->call, op, n, t);
 }
 
-static void receive_more(struct rpc_stream *s)
-{
-	grpc_op op;
-
-	if (s->receiving || s->eof || s->count == AHEAD || !s->call)
-		return;
-	memset(&op, 0, sizeof(op));
-	op.op = GRPC_OP_RECV_MESSAGE;
-	op.data.recv_message.recv_message = &s->incoming;
-	s->receiving = true;
-	start(s, &op, 1, &s->t_recv);
-}
-
 /* ---- completions ---- */
-static void op_over(struct rpc_stream *s)
+void stream_op_over(struct rpc_stream *s)
 {
 	s->pending--;
 	pthread_cond_broadcast(&s->changed);
@@ -138,7 +70,7 @@ static void start_over(struct rt_tag *t, bool ok)
 
 	(void)ok;
 	pthread_mutex_lock(&s->lock);
-	op_over(s);
+	stream_op_over(s);
 }
 
 static void hello_over(struct rt_tag *t, bool ok)
@@ -148,97 +80,7 @@ static void hello_over(struct rt_tag *t, bool ok)
 	(void)ok;
 	pthread_mutex_lock(&s->lock);
 	s->hello = true;
-	op_over(s);
-}
-
-/* A frame that this thread has given to s->take. */
-static __thread struct taking {
-	bool op;   /* it is in recv_over(), and counts as pending */
-	bool left; /* and is done with the stream */
-} *taking;
-
-/* Lock held. */
-static void taken(struct rpc_stream *s)
-{
-	s->taking--;
-	if (s->eof)
-		pthread_cond_broadcast(&s->ended);
-}
-
-/* Lock held; it is let go of meanwhile. false: the stream may be gone, and the lock is not held. */
-static bool take_frame(struct rpc_stream *s, grpc_byte_buffer *bb, bool op)
-{
-	struct taking me = { .op = op };
-	struct frame_head h;
-	struct rpc_msg m;
-	int r;
-
-	s->taking++;
-	pthread_mutex_unlock(&s->lock);
-	r = frame_decode(bb, frame_limit(s->m), s->ch ? s->m->out : s->m->in, &h, &m);
-	if (r) {
-		rpc_stream_cancel(s);
-	} else {
-		m.err = 0;
-		taking = &me;
-		s->take(s->take_arg, s, &m);
-		taking = NULL;
-		rpc_msg_clear(&m);
-	}
-	if (me.left && op)
-		return false;
-	pthread_mutex_lock(&s->lock);
-	if (!me.left)
-		taken(s);
-	return true;
-}
-
-static void recv_over(struct rt_tag *t, bool ok)
-{
-	struct rpc_stream *s = container_of(t, struct rpc_stream, t_recv);
-	grpc_byte_buffer *bb;
-
-	pthread_mutex_lock(&s->lock);
-	s->receiving = false;
-	if (ok && s->incoming && s->take) {
-		bb = s->incoming;
-		s->incoming = NULL;
-		if (!take_frame(s, bb, true))
-			return;
-		receive_more(s);
-	} else if (ok && s->incoming) {
-		s->queue[(s->head + s->count++) % AHEAD] = s->incoming;
-		s->incoming = NULL;
-		receive_more(s);
-	} else {
-		s->eof = true;
-		s->eof_broken = grpc_call_failed_before_recv_message(s->call);
-		pthread_cond_broadcast(&s->ended);
-	}
-	op_over(s);
-}
-
-static void send_over(struct rt_tag *t, bool ok)
-{
-	struct rpc_stream *s = container_of(t, struct rpc_stream, t_send);
-
-	pthread_mutex_lock(&s->lock);
-	s->sending = false;
-	s->sent_ok = ok;
-	op_over(s);
-}
-
-static void post_over(struct rt_tag *t, bool ok)
-{
-	struct rpc_stream *s = container_of(t, struct rpc_stream, t_post);
-	grpc_byte_buffer *bb;
-
-	(void)ok; /* a stream that has died says so to who receives */
-	pthread_mutex_lock(&s->lock);
-	bb = s->posted;
-	s->posted = NULL;
-	op_over(s);
-	grpc_byte_buffer_destroy(bb);
+	stream_op_over(s);
 }
 
 static void close_over(struct rt_tag *t, bool ok)
@@ -247,7 +89,7 @@ static void close_over(struct rt_tag *t, bool ok)
 
 	(void)ok;
 	pthread_mutex_lock(&s->lock);
-	op_over(s);
+	stream_op_over(s);
 }
 
 static void end_over(struct rt_tag *t, bool ok)
@@ -263,17 +105,7 @@ static void end_over(struct rt_tag *t, bool ok)
 	s->over = true;
 	if (s->was_cancelled)
 		s->cancelled = true;
-	op_over(s);
-}
-
-static void hold_over(struct frame_hold *h)
-{
-	struct rpc_stream *s = container_of(h, struct rpc_stream, hold);
-
-	pthread_mutex_lock(&s->lock);
-	s->held = false;
-	pthread_cond_broadcast(&s->changed);
-	pthread_mutex_unlock(&s->lock);
+	stream_op_over(s);
 }
 
 /* ---- making one ---- */
@@ -295,9 +127,9 @@ static struct rpc_stream *stream_new(const struct rpc_method *m, const char *pee
 	pthread_condattr_destroy(&ca);
 	s->t_start.fn = start_over;
 	s->t_hello.fn = hello_over;
-	s->t_recv.fn = recv_over;
-	s->t_send.fn = send_over;
-	s->t_post.fn = post_over;
+	s->t_recv.fn = stream_recv_over;
+	s->t_send.fn = stream_send_over;
+	s->t_post.fn = stream_post_over;
 	s->t_close.fn = close_over;
 	s->t_end.fn = end_over;
 	grpc_metadata_array_init(&s->md_init);
@@ -350,15 +182,14 @@ static void start_client(struct rpc_stream *s)
 	op[2].data.recv_status_on_client.status = &s->status;
 	op[2].data.recv_status_on_client.status_details = &s->details;
 	pthread_mutex_lock(&s->lock);
-	start(s, &op[2], 1, &s->t_end);
-	start(s, &op[0], 1, &s->t_start);
-	start(s, &op[1], 1, &s->t_hello);
+	stream_start(s, &op[2], 1, &s->t_end);
+	stream_start(s, &op[0], 1, &s->t_start);
+	stream_start(s, &op[1], 1, &s->t_hello);
 	pthread_mutex_unlock(&s->lock);
 	grpc_slice_unref(md.value);
 }
 
-/* lock held. The errno of a stream that ended without the peer's word. */
-static int broken(struct rpc_stream *s)
+int stream_broken(struct rpc_stream *s)
 {
 	if (s->cancelled && !(s->ch && s->over && s->status == GRPC_STATUS_DEADLINE_EXCEEDED))
 		return -ECANCELED;
@@ -382,10 +213,10 @@ int rpc_stream_open(struct rpc_channel *ch, const struct rpc_method *m, int dead
 	pthread_mutex_lock(&s->lock);
 	/* A call that failed delivers empty initial metadata, and then its status. */
 	while (!s->over && !(s->hello && s->md_init.count))
-		wait_change(s);
+		stream_wait(s);
 	if (s->over && s->status != GRPC_STATUS_OK)
-		r = broken(s);
-	receive_more(s);
+		r = stream_broken(s);
+	stream_more(s);
 	pthread_mutex_unlock(&s->lock);
 	if (r) {
 		rpc_stream_finish(s, 0);
@@ -413,235 +244,12 @@ struct rpc_stream *stream_accept(struct rpc_server *srv, grpc_call *call, const 
 	op[1].data.send_initial_metadata.count = 1;
 	op[1].data.send_initial_metadata.metadata = &md;
 	pthread_mutex_lock(&s->lock);
-	start(s, &op[0], 1, &s->t_end);
-	start(s, &op[1], 1, &s->t_hello);
-	receive_more(s);
+	stream_start(s, &op[0], 1, &s->t_end);
+	stream_start(s, &op[1], 1, &s->t_hello);
+	stream_more(s);
 	pthread_mutex_unlock(&s->lock);
 	grpc_slice_unref(md.value);
 	return s;
-}
-
-/* ---- use ---- */
-/*
- * A send failed, so the stream is dead; but gRPC keeps the frame, and with it the caller's bytes, as long as the call. Gives up the call. Lock held; is
- * let go of meanwhile.
- */
-static void drop_call(struct rpc_stream *s)
-{
-	grpc_call *call;
-
-	/* The peer's status is on its way, behind what it sent before: it says why, if there is room to receive it. */
-	while (!s->over && !s->cancelled && s->count < AHEAD)
-		wait_change(s);
-	grpc_call_cancel(s->call, NULL); /* a no-op when it is over */
-	while (s->pending)
-		wait_change(s);
-	call = s->call;
-	s->call = NULL;
-	pthread_mutex_unlock(&s->lock);
-	grpc_call_unref(call);
-	pthread_mutex_lock(&s->lock);
-}
-
-int rpc_stream_send(struct rpc_stream *s, const ProtobufCMessage *msg, const struct iovec *bulk, int nbulk)
-{
-	struct frame_head h = { .version = RPC_VERSION, .epoch = clock_epoch() };
-	grpc_byte_buffer *bb;
-	grpc_slice control;
-	grpc_op op;
-	int r;
-
-	r = frame_control(&h, msg, &control);
-	if (r)
-		return r;
-	pthread_mutex_lock(&s->send_lock);
-	s->hold = (struct frame_hold){ 1, hold_over };
-	r = frame_buffer(control, bulk, nbulk, &s->hold, frame_limit(s->m), &bb);
-	grpc_slice_unref(control);
-	if (r)
-		goto out;
-	pthread_mutex_lock(&s->lock);
-	while (s->posted)
-		wait_change(s);
-	if (s->cancelled || s->over || s->half_closed || !s->call) {
-		r = s->half_closed ? -EPIPE : broken(s);
-		pthread_mutex_unlock(&s->lock);
-		grpc_byte_buffer_destroy(bb);
-		goto out;
-	}
-	memset(&op, 0, sizeof(op));
-	op.op = GRPC_OP_SEND_MESSAGE;
-	op.data.send_message.send_message = bb;
-	s->sending = s->held = true;
-	start(s, &op, 1, &s->t_send);
-	while (s->sending)
-		wait_change(s);
-	if (!s->sent_ok) {
-		drop_call(s);
-		r = broken(s);
-	}
-	pthread_mutex_unlock(&s->lock);
-	grpc_byte_buffer_destroy(bb);
-	frame_hold_drop(&s->hold);
-	pthread_mutex_lock(&s->lock);
-	while (s->held) {
-		if (s->over && s->call) /* the peer ended the stream and will never read this frame: gRPC calls that sent, and keeps it */
-			drop_call(s);
-		else
-			wait_change(s);
-	}
-	pthread_mutex_unlock(&s->lock);
-out:
-	pthread_mutex_unlock(&s->send_lock);
-	return r;
-}
-
-int rpc_stream_post(struct rpc_stream *s, const ProtobufCMessage *msg)
-{
-	struct frame_head h = { .version = RPC_VERSION, .epoch = clock_epoch() };
-	grpc_byte_buffer *bb;
-	grpc_slice control;
-	grpc_op op;
-	int r;
-
-	if (pthread_mutex_trylock(&s->send_lock))
-		return -EBUSY;
-	r = frame_control(&h, msg, &control);
-	if (r)
-		goto out;
-	r = frame_buffer(control, NULL, 0, NULL, frame_limit(s->m), &bb);
-	grpc_slice_unref(control);
-	if (r)
-		goto out;
-	pthread_mutex_lock(&s->lock);
-	if (s->posted || s->sending)
-		r = -EBUSY;
-	else if (s->cancelled || s->over || s->half_closed || !s->call)
-		r = s->half_closed ? -EPIPE : broken(s);
-	if (!r) {
-		memset(&op, 0, sizeof(op));
-		op.op = GRPC_OP_SEND_MESSAGE;
-		op.data.send_message.send_message = s->posted = bb;
-		start(s, &op, 1, &s->t_post);
-	}
-	pthread_mutex_unlock(&s->lock);
-	if (r)
-		grpc_byte_buffer_destroy(bb);
-out:
-	pthread_mutex_unlock(&s->send_lock);
-	return r;
-}
-
-static void after(struct timespec *ts, int ms)
-{
-	clock_gettime(CLOCK_MONOTONIC, ts);
-	ts->tv_sec += ms / 1000;
-	ts->tv_nsec += ms % 1000 * 1000000l;
-	if (ts->tv_nsec >= 1000000000l) {
-		ts->tv_sec++;
-		ts->tv_nsec -= 1000000000l;
-	}
-}
-
-/* lock held: what the end of the frames means. On the client the status comes soon after. */
-static int recv_end(struct rpc_stream *s)
-{
-	if (s->ch) {
-		while (!s->over)
-			wait_change(s);
-		return s->status == GRPC_STATUS_OK ? 0 : broken(s);
-	}
-	return s->cancelled || s->eof_broken ? -ECANCELED : 0;
-}
-
-int rpc_stream_recv(struct rpc_stream *s, struct rpc_msg *m, int timeout_ms)
-{
-	grpc_byte_buffer *bb;
-	struct frame_head h;
-	struct timespec ts;
-	int r = 0;
-
-	if (timeout_ms >= 0)
-		after(&ts, timeout_ms);
-	pthread_mutex_lock(&s->lock);
-	while (!s->count && (!s->eof || s->taking) && r != ETIMEDOUT) {
-		if (s->take)
-			wait_end(s);
-		else if (timeout_ms < 0)
-			wait_change(s);
-		else
-			r = wait_change_until(s, &ts);
-	}
-	if (!s->count) {
-		r = s->eof ? recv_end(s) : -ETIMEDOUT;
-		pthread_mutex_unlock(&s->lock);
-		return r;
-	}
-	bb = s->queue[s->head];
-	s->head = (s->head + 1) % AHEAD;
-	s->count--;
-	receive_more(s);
-	pthread_mutex_unlock(&s->lock);
-	r = frame_decode(bb, frame_limit(s->m), s->ch ? s->m->out : s->m->in, &h, m);
-	if (r) {
-		rpc_stream_cancel(s);
-		return r;
-	}
-	m->err = 0;
-	return 1;
-}
-
-void rpc_stream_take(struct rpc_stream *s, rpc_stream_fn fn, void *arg)
-{
-	grpc_byte_buffer *bb;
-
-	pthread_mutex_lock(&s->lock);
-	s->take = fn;
-	s->take_arg = arg;
-	while (s->count) { /* came before; the next one may come on another thread meanwhile */
-		bb = s->queue[s->head];
-		s->head = (s->head + 1) % AHEAD;
-		s->count--;
-		take_frame(s, bb, false);
-	}
-	receive_more(s);
-	pthread_mutex_unlock(&s->lock);
-}
-
-void rpc_stream_leave(struct rpc_stream *s)
-{
-	struct taking *me = taking;
-
-	if (!me || me->left)
-		return;
-	me->left = true;
-	pthread_mutex_lock(&s->lock);
-	taken(s);
-	receive_more(s);
-	if (me->op)
-		op_over(s);
-	else
-		pthread_mutex_unlock(&s->lock);
-}
-
-void rpc_stream_done_sending(struct rpc_stream *s)
-{
-	grpc_op op;
-
-	if (!s->ch)
-		return; /* the server ends its side with the status */
-	pthread_mutex_lock(&s->send_lock);
-	pthread_mutex_lock(&s->lock);
-	while (s->posted)
-		wait_change(s);
-	if (!s->half_closed && !s->over && s->call) {
-		s->half_closed = true;
-		memset(&op, 0, sizeof(op));
-		op.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT;
-		start(s, &op, 1, &s->t_close);
-	}
-	pthread_mutex_unlock(&s->lock);
-	pthread_mutex_unlock(&s->send_lock);
 }
 
 void rpc_stream_cancel(struct rpc_stream *s)
@@ -686,7 +294,7 @@ static void wait_idle(struct rpc_stream *s)
 {
 	pthread_mutex_lock(&s->lock);
 	while (s->pending)
-		wait_change(s);
+		stream_wait(s);
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -733,9 +341,9 @@ static int finish_server(struct rpc_stream *s, int err)
 	}
 	pthread_mutex_lock(&s->lock);
 	while (s->posted)
-		wait_change(s);
+		stream_wait(s);
 	if (s->call)
-		start(s, &op, 1, &s->t_close);
+		stream_start(s, &op, 1, &s->t_close);
 	pthread_mutex_unlock(&s->lock);
 	wait_idle(s);
 	grpc_slice_unref(md.value);

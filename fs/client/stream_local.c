@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Files that are open here only (open id 0): under ATTR an open for reading needs no word with the server. It is told when it must know: a change that would take the file from us, a lock;
+ * of those of home domains after a moment. And descriptors that somebody has closed, whose RELEASE is still to come.
+ */
+#include "fs/client/client.h"
+#include <stdlib.h>
+#include <time.h>
+#include "conf/clock.h"
+
+#define YOUNG_NS   150000000ull
+#define RELEASE_NS 5000000ull /* a RELEASE comes that long after the FLUSH before it, at most; else another descriptor has it open */
+
+/* The next local stream of ino after the `skip` first ones, with a reference. */
+static struct stream *next_local(struct inode *ino, unsigned skip)
+{
+	struct stream *st, *found = NULL;
+
+	pthread_mutex_lock(&ino->lock);
+	list_each(st, &ino->streams, link)
+		if (!st->open && !st->released && !skip--) {
+			st->refs++;
+			found = st;
+			break;
+		}
+	pthread_mutex_unlock(&ino->lock);
+	return found;
+}
+
+void stream_open_local(struct fs *fs, struct inode *ino)
+{
+	struct stream *st;
+	unsigned failed = 0;
+
+	while (ino->dom && ino->dom->server && (st = next_local(ino, failed))) {
+		Sprite__Fs__OpenReq m = SPRITE__FS__OPEN_REQ__INIT;
+		Sprite__Fs__Cred cred = SPRITE__FS__CRED__INIT;
+		struct rpc_msg out;
+		struct keep *note;
+		int r;
+
+		stream_open_fill(st, &m, &cred);
+		m.handle = (ProtobufCBinaryData){.len = ino->handle_len, .data = ino->handle};
+		note = call_note_open();
+		r = rpc_call(ino->dom->server->meta, &fs_methods[FS_OPEN], &m.base, NULL, 0, 5000, &out);
+		if (r == 0 && !out.err)
+			stream_opened(fs, st, ((Sprite__Fs__OpenRep *)out.msg)->open, true);
+		else
+			failed++;
+		if (r == 0)
+			rpc_msg_clear(&out);
+		keep_free(note);
+		stream_put(fs, st);
+	}
+}
+
+/* So that a program that runs from there, or any long reader, keeps its file when the home removes it. */
+void stream_young(struct fs *fs, struct stream *st)
+{
+	stream_hold(st);
+	st->opened_ns = clock_mono_ns();
+	pthread_mutex_lock(&fs->wait_lock);
+	list_add_tail(&fs->young, &st->young);
+	pthread_mutex_unlock(&fs->wait_lock);
+}
+
+static void young_done(struct call *k, int err, struct rpc_msg *out)
+{
+	struct stream *st = (struct stream *)k->fi.fh;
+
+	if (!err)
+		stream_opened(k->fs, st, ((Sprite__Fs__OpenRep *)out->msg)->open, true);
+	stream_put(k->fs, st);
+}
+
+void stream_tick(struct fs *fs, uint64_t now)
+{
+	struct stream *st;
+	bool wanted;
+
+	pthread_mutex_lock(&fs->wait_lock);
+	while (!list_empty(&fs->young)) {
+		st = list_entry(fs->young.next, struct stream, young);
+		if (now - st->opened_ns < YOUNG_NS)
+			break;
+		list_del(&st->young);
+		pthread_mutex_unlock(&fs->wait_lock);
+		pthread_mutex_lock(&st->ino->lock);
+		wanted = !st->released && !st->open;
+		pthread_mutex_unlock(&st->ino->lock);
+		if (wanted)
+			stream_open_start(fs, st, young_done, NULL); /* with the reference of the list */
+		else
+			stream_put(fs, st);
+		pthread_mutex_lock(&fs->wait_lock);
+	}
+	pthread_mutex_unlock(&fs->wait_lock);
+}
+
+struct together {
+	atomic_int n;
+	struct call *c;
+};
+
+static void together_done(struct call *k, int err, struct rpc_msg *out)
+{
+	struct together *t = k->arg;
+	struct stream *st = (struct stream *)k->fi.fh;
+
+	if (!err)
+		stream_opened(k->fs, st, ((Sprite__Fs__OpenRep *)out->msg)->open, true);
+	stream_put(k->fs, st);
+	if (atomic_fetch_sub(&t->n, 1) == 1) {
+		call_submit(t->c);
+		free(t);
+	}
+}
+
+void stream_open_local_then(struct inode *ino, struct call *c)
+{
+	struct together *t;
+	struct stream *st;
+	unsigned i = 0;
+
+	st = atomic_load(&c->fs->local_streams) ? next_local(ino, 0) : NULL;
+	t = st ? malloc(sizeof(*t)) : NULL;
+	if (!t) {
+		if (st)
+			stream_put(c->fs, st);
+		call_submit(c);
+		return;
+	}
+	atomic_init(&t->n, 1);
+	t->c = c;
+	do {
+		atomic_fetch_add(&t->n, 1);
+		stream_open_start(c->fs, st, together_done, t);
+		/* those under way are still local: skip them; one that was quick is passed over once too often, which the server's answer to its next use repairs */
+		i++;
+	} while ((st = next_local(ino, i)));
+	if (atomic_fetch_sub(&t->n, 1) == 1) {
+		call_submit(t->c);
+		free(t);
+	}
+}
+
+/* With inode.lock. */
+static bool is_closing(struct inode *ino)
+{
+	uint64_t now = clock_boot_ns();
+	struct stream *st;
+
+	list_each(st, &ino->streams, link)
+		if (!st->released && st->flushed && now - st->flushed < RELEASE_NS)
+			return true;
+	return false;
+}
+
+/*
+ * close(2) has returned with FLUSH, and who closed goes on; RELEASE comes by itself. What another node asks for in between would find a file open that nobody has any more: it would
+ * be opened at the server for a reader, and be held to be written by a writer. So those are waited for.
+ */
+void stream_settle(struct fs *fs, struct inode *ino)
+{
+	uint64_t until = clock_boot_ns() + RELEASE_NS;
+	struct timespec ts;
+	bool closing;
+
+	pthread_mutex_lock(&fs->recall_lock);
+	for (;;) {
+		pthread_mutex_lock(&ino->lock);
+		closing = is_closing(ino);
+		pthread_mutex_unlock(&ino->lock);
+		if (!closing || clock_boot_ns() >= until)
+			break;
+		clock_gettime(CLOCK_MONOTONIC, &ts);
+		ts.tv_nsec += 1000000;
+		if (ts.tv_nsec >= 1000000000) {
+			ts.tv_sec++;
+			ts.tv_nsec -= 1000000000;
+		}
+		pthread_cond_timedwait(&fs->wb_cond, &fs->recall_lock, &ts);
+	}
+	pthread_mutex_unlock(&fs->recall_lock);
+}
