@@ -26,6 +26,7 @@ struct rpc_raw {
 	SSL *ssl;
 	int fd;
 	bool up; /* the handshake is over: what is written is put together first */
+	uint64_t until; /* before: when it must be, rt_now_ns() */
 	uint8_t *out;
 	size_t nout, at, room; /* out[at..nout) is to be sent */
 	unsigned records;
@@ -69,7 +70,14 @@ static int bio_write(BIO *b, const char *p, int n)
 static int bio_read(BIO *b, char *p, int n)
 {
 	struct rpc_raw *r = BIO_get_data(b);
+	struct pollfd x = {.fd = r->fd, .events = POLLIN};
+	uint64_t now = r->up ? 0 : rt_now_ns();
 
+	/* all of a handshake, not each of its pieces: who drips is sent away */
+	if (!r->up && (now >= r->until || poll(&x, 1, (int)((r->until - now) / 1000000) + 1) != 1)) {
+		errno = EAGAIN;
+		return after(b, -1, BIO_FLAGS_READ);
+	}
 	return after(b, recv(r->fd, p, (size_t)n, 0), BIO_FLAGS_READ);
 }
 
@@ -163,8 +171,7 @@ static void options(int fd)
 	option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 1);
 	option(fd, IPPROTO_TCP, TCP_KEEPCNT, DEAD_MS / 1000 - 2);
 	option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, DEAD_MS);
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof(t)); /* for the handshake */
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof(t));
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof(t)); /* for the handshake; reading: bio_read() */
 }
 
 static bool peer_name(struct rpc_raw *r)
@@ -191,6 +198,7 @@ static int handshake(struct judge *j, int fd, struct rpc_raw **out)
 		return -j->e->code;
 	}
 	r->fd = fd;
+	r->until = rt_now_ns() + RPC_RAW_MS * 1000000ull;
 	r->ssl = SSL_new(c);
 	SSL_CTX_free(c); /* the connection has a reference */
 	options(fd);

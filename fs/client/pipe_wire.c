@@ -5,6 +5,7 @@
  */
 #include "fs/client/pipe_wire.h"
 #include <errno.h>
+#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -16,19 +17,61 @@
 #define REFUSED_NS  30000000000ull /* a node that could not be reached is left alone for so long; one whose connection broke: */
 #define BROKEN_NS   2000000000ull
 #define UNUSED_NS   60000000000ull
-#define ACCEPTED_MAX 256
+#define ACCEPTED_MAX 8 /* of one host */
 #define UNSENT_MAX  (2u << 20)
 #define SMALL	    4096u
-#define SHAKING_MAX 16 /* handshakes under way */
+#define SHAKING_MAX 64 /* handshakes of others under way, */
+#define SHAKING_ONE 4  /* of one address */
 #define AT_ONCE	    (256u << 10) /* bytes of one connection, then the others */
 
-static atomic_uint shaking;
+static pthread_mutex_t shaking_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct {
+	bool taken;
+	struct in6_addr from;
+} shaking[SHAKING_MAX];
+
+/* A place for a handshake with that address, which has shown no certificate yet; -1: there is none. */
+static int shaking_take(const struct sockaddr_storage *from)
+{
+	struct in6_addr a = {0};
+	int place = -1;
+	unsigned same = 0;
+
+	if (from->ss_family == AF_INET6)
+		a = ((const struct sockaddr_in6 *)from)->sin6_addr;
+	else if (from->ss_family == AF_INET)
+		memcpy(&a, &((const struct sockaddr_in *)from)->sin_addr, sizeof(struct in_addr));
+	pthread_mutex_lock(&shaking_lock);
+	for (int i = 0; i < SHAKING_MAX; i++) {
+		if (!shaking[i].taken)
+			place = i;
+		else
+			same += !memcmp(&shaking[i].from, &a, sizeof(a));
+	}
+	if (same >= SHAKING_ONE)
+		place = -1;
+	if (place >= 0) {
+		shaking[place].taken = true;
+		shaking[place].from = a;
+	}
+	pthread_mutex_unlock(&shaking_lock);
+	return place;
+}
+
+static void shaking_drop(int place)
+{
+	pthread_mutex_lock(&shaking_lock);
+	if (place >= 0)
+		shaking[place].taken = false;
+	pthread_mutex_unlock(&shaking_lock);
+}
 
 /* ---- making ---- */
 
 struct maker {
 	struct agent *a;
-	struct wire *w; /* NULL: `fd` was accepted */
+	struct wire *w; /* NULL: `fd` was accepted, and has `place` among the handshakes */
+	int place;
 	struct conf_addr addr;
 	char peer[CONF_ADDR_MAX];
 	int fd;
@@ -44,8 +87,7 @@ static void *make_main(void *arg)
 	pthread_setname_np(pthread_self(), "pipe-wire");
 	if (k->w ? rpc_raw_connect(k->a->fs->tls, &k->addr, k->peer, &raw, &e) : rpc_raw_accept(k->a->fs->tls, k->fd, &raw, &e))
 		log_note("named pipes: %s%s%s", k->w ? k->peer : "a connection from another host: ", k->w ? ": " : "", e.text);
-	if (!k->w)
-		atomic_fetch_sub(&shaking, 1);
+	shaking_drop(k->place);
 	if (m && (k->w || raw)) {
 		m->kind = MAIL_WIRE;
 		m->wire = k->w;
@@ -59,14 +101,14 @@ static void *make_main(void *arg)
 	return NULL;
 }
 
-static int maker_start(struct agent *a, struct wire *w, int fd)
+static int maker_start(struct agent *a, struct wire *w, int fd, int place)
 {
 	struct maker *k = calloc(1, sizeof(*k));
 	pthread_t t;
 
 	if (!k)
 		return -ENOMEM;
-	*k = (struct maker){.a = a, .w = w, .fd = fd};
+	*k = (struct maker){.a = a, .w = w, .fd = fd, .place = place};
 	if (w) {
 		k->addr = w->addr;
 		strcpy(k->peer, w->peer);
@@ -114,7 +156,7 @@ struct wire *wire_to(struct agent *a, const char *peer, const char *address)
 	if (!w)
 		return NULL;
 	w->addr = addr;
-	if (maker_start(a, w, -1)) {
+	if (maker_start(a, w, -1, -1)) {
 		wire_free(w);
 		return NULL;
 	}
@@ -138,19 +180,19 @@ static void watch(struct wire *w, int op, uint32_t events)
 	epoll_ctl(w->a->epoll, op, rpc_raw_fd(w->raw), &ev);
 }
 
-static unsigned accepted(const struct agent *a)
+static unsigned accepted(const struct agent *a, const char *peer)
 {
 	const struct wire *w;
 	unsigned n = 0;
 
 	list_each(w, &a->wires, link)
-		n += !w->ours;
+		n += !w->ours && !strcmp(w->peer, peer);
 	return n;
 }
 
 void wire_mail(struct agent *a, struct wire *w, struct rpc_raw *raw)
 {
-	if (!w && (accepted(a) >= ACCEPTED_MAX || !(w = wire_new(a, rpc_raw_peer(raw), false)))) {
+	if (!w && (accepted(a, rpc_raw_peer(raw)) >= ACCEPTED_MAX || !(w = wire_new(a, rpc_raw_peer(raw), false)))) {
 		rpc_raw_close(raw);
 		return;
 	}
@@ -178,14 +220,17 @@ static void *listen_main(void *arg)
 
 	pthread_setname_np(pthread_self(), "pipe-listen");
 	for (;;) {
-		int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC);
+		struct sockaddr_storage from = {0};
+		socklen_t len = sizeof(from);
+		int fd = accept4(l->fd, (struct sockaddr *)&from, &len, SOCK_CLOEXEC), place;
 
 		if (fd < 0) {
 			usleep(10000); /* no descriptors: they wait */
 			continue;
 		}
-		if (atomic_fetch_add(&shaking, 1) >= SHAKING_MAX || maker_start(l->a, NULL, fd)) {
-			atomic_fetch_sub(&shaking, 1);
+		place = shaking_take(&from);
+		if (place < 0 || maker_start(l->a, NULL, fd, place)) {
+			shaking_drop(place);
 			close(fd);
 		}
 	}
@@ -382,9 +427,9 @@ void wires_tick(struct agent *a)
 		return;
 	a->wires_looked = now;
 	list_each_safe(w, tmp, &a->wires, link) {
-		if (w->state == WIRE_UP && w->ours && path_uses(a, w))
+		if (w->state == WIRE_UP && path_uses(a, w))
 			w->used = now;
-		else if (w->state == WIRE_UP && w->ours && now - w->used > UNUSED_NS)
+		else if (w->state == WIRE_UP && now - w->used > (w->ours ? UNUSED_NS : 2 * UNUSED_NS)) /* who made it closes it first */
 			wire_fail(w, "not used any more");
 		else if (w->state == WIRE_DOWN && w->told && (!w->ours || now > w->retry))
 			wire_free(w);
