@@ -124,7 +124,7 @@ bool daemon_begin(struct daemon *d, int argc, char **argv, int *status)
 	const struct daemon_option common[] = {
 		{"config", "FILE", "read this configuration ($SPRITE_CONF, else " CONF_PATH_DEFAULT ")", &p.config, NULL},
 		{"check", NULL, "only check the configuration and the certificate: exit status 0, or 78 and every error", NULL, &p.check},
-		{"foreground", NULL, "stay in the foreground, which it always does", NULL, &p.foreground},
+		{"foreground", NULL, "stay in the foreground, as it does if it is not told otherwise", NULL, &p.foreground},
 		{"help", NULL, "show this", NULL, &p.help},
 		{"version", NULL, "show the version", NULL, &p.version},
 		{0},

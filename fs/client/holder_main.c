@@ -456,7 +456,7 @@ int main(int argc, char **argv)
 
 	if (daemon_part_asked(argc, argv, "sprite-holder", usage))
 		return 0;
-	if (argc < 2) {
+	if (argc < 2 || argv[1][0] == '-') {
 		fputs(usage, stderr);
 		return 64;
 	}

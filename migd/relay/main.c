@@ -345,7 +345,7 @@ static bool listens(int fd)
 int main(int argc, char **argv)
 {
 	static const char usage[] = "usage: sprite-relay\n"
-				    "Holds the ends of pipes and terminals between jobs and their homes. Started by migd, with its socket as descriptor 3. Details: sprite-relay(8)\n";
+				    "Holds the ends of pipes, sockets and terminals between jobs and their homes. Started by migd, with its socket as descriptor 3. Details: sprite-relay(8)\n";
 	struct rlimit files = { FILES_MAX, FILES_MAX };
 	pthread_attr_t attr;
 	pthread_t t;

@@ -64,7 +64,7 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	if (i < argc && strcmp(argv[i], "--version") == 0) {
-		printf("sprite-lab %s\n", SPRITE_VERSION);
+		printf("sprite-lab (Sprite for Linux) %s\n", SPRITE_VERSION);
 		return 0;
 	}
 	for (size_t c = 0; i < argc && c < ARRAY_SIZE(commands); c++) {
@@ -77,7 +77,9 @@ int main(int argc, char **argv)
 		argv[i] = xasprintf("sprite-lab %s", commands[c].name); /* getopt(3) begins its lines with it */
 		return commands[c].run(lab, argc - i, argv + i);
 	}
-	if (i < argc)
+	if (i < argc && strcmp(argv[i], "--name") == 0)
+		fprintf(stderr, "sprite-lab: --name needs the name of a lab\n");
+	else if (i < argc)
 		fprintf(stderr, "sprite-lab: no command \"%s\": see sprite-lab --help\n", argv[i]);
 	else
 		usage(stderr);

@@ -88,6 +88,7 @@ refused "a bad lab name" 1 'lab name' lab --name ../x up
 refused "bad number" 2 'expected a number .* found "3x"' lab --name other up -n 3x
 refused "too many nodes" 2 'expected a number .* found "1000"' lab --name other up -n 1000
 refused "an option that there is not, named with the program" 2 "^sprite-lab up: .*'z'" lab --name other up -z
+refused "a delay that is none" 2 'link: --delay: expected ms, .* found "x"' lab link ws1 --delay x
 refused "a directory that is not there" 2 'nowhere: No such file' lab --name other up --bind /nowhere:/x
 refused "a size that is none" 2 'expected a size .* found "foo"' lab --name other up --store foo
 refused "features of a node that is not there" 2 'ws1 to ws3, found "ws9=avx"' lab --name other up --cpu-hide ws9=avx

@@ -62,6 +62,7 @@ ok "its version" "$PKI" --version
 says "sprite-pki (Sprite for Linux)" out
 refused 1 "before the 9000 days" "$PKI" host "my ca" ws9 --days 9000
 refused 1 "found nothing" "$PKI" host nowhere ws9
+refused 1 "sprite-pki: before: cannot be made, or is no folder" "$PKI" init before
 mkdir empty
 refused 1 "no certificate authority in it" "$PKI" host empty ws9
 ok "nothing of ws9" test ! -e "my ca/hosts/ws9"
