@@ -11,7 +11,7 @@
 #include "migd/engine/xsave.h"
 #include "migd/engine/res.h"
 
-enum { ENG_VERSION = 1 };
+enum { ENG_VERSION = 2 };
 enum eng_state { ENG_TRACKED, ENG_FROZEN, ENG_PARKED, ENG_HOLLOW, ENG_NESTED, ENG_FILLED, ENG_RUNNING };
 
 struct ksigaction { /* the kernel's, not libc's */

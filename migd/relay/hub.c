@@ -71,9 +71,16 @@ void hub_free(struct relay_hub *h)
 	free(h);
 }
 
-size_t hub_count(const struct relay_hub *h)
+size_t hub_count(struct relay_hub *h)
 {
-	return h ? h->nrelays : 0;
+	size_t n;
+
+	if (!h)
+		return 0;
+	pthread_mutex_lock(&h->lock);
+	n = h->nrelays;
+	pthread_mutex_unlock(&h->lock);
+	return n;
 }
 
 void hub_poke(struct relay_hub *h)

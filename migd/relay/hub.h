@@ -47,7 +47,7 @@ struct relay_link {
 struct relay_hub;
 int hub_new(bool home, struct relay_hub **out);
 void hub_free(struct relay_hub *h); /* link must be down */
-size_t hub_count(const struct relay_hub *h);
+size_t hub_count(struct relay_hub *h);
 
 /* Home: keeps `fd`, a duplicate of the original end (taken over). A known id: fd is closed, nothing changes. */
 int hub_add(struct relay_hub *h, uint64_t id, enum relay_kind kind, int fd, pid_t holder);

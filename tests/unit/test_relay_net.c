@@ -64,11 +64,11 @@ static void join(int break_home, int break_guest)
 /* The family arrives on another host. */
 static void new_guest(void)
 {
+	hub_down(home); /* nobody brings frames any more */
 	if (guest) {
 		hub_down(guest);
 		hub_free(guest);
 	}
-	hub_down(home);
 	CU_ASSERT_EQUAL_FATAL(hub_new(false, &guest), 0);
 	hub_reset(home, ++gen);
 }
