@@ -30,7 +30,7 @@
 #include "conf/log.h"
 #include "migd/relay/hub_parts.h"
 
-enum { ROOM_MAX = 4, UNACCEPTED_MS = 5, ENDING_MS = 50, LISTEN_MS = 1000 };
+enum { ROOM_MAX = 4, UNACCEPTED_MS = 5, ENDING_MS = 50, LISTEN_MS = 1000, FULL_MS = 100 };
 #define BORN (1ull << 62) /* numbers of connections that came in; those of others are the engine's */
 
 struct conn_new {
@@ -149,6 +149,20 @@ bool conn_all_accepted(struct relay_hub *h)
 	return true;
 }
 
+bool conn_all_told(struct relay_hub *h)
+{
+	struct net_look l;
+	struct relay *r;
+
+	list_each(r, &h->relays, node) {
+		if (r->conn.accepted && !r->conn.accepted_told)
+			return false;
+		if (is_unaccepted(r) && !net_look(r->conn.space, &r->conn.net, false, &l) && l.ino)
+			return false;
+	}
+	return true;
+}
+
 static void settled(struct relay_hub *h, const struct relay *r)
 {
 	struct relay *l = parent_of(h, r);
@@ -180,6 +194,19 @@ static void set_over(struct relay_hub *h, struct relay *r, bool clean, bool brea
 	r->sink.written = r->sink.got;
 }
 
+static void look_whether_accepted(struct relay_hub *h, struct relay *r)
+{
+	struct net_look l;
+
+	if (is_unaccepted(r) && !net_look(r->conn.space, &r->conn.net, false, &l) && l.ino) {
+		r->conn.ino = l.ino;
+		r->conn.accepted = true;
+		settled(h, r);
+	}
+	if (r->conn.accepted && !r->conn.accepted_told && !r->hello_due && !hub_queue(h, r->id, RF_ACCEPTED, 0, NULL, 0))
+		r->conn.accepted_told = true;
+}
+
 static void guest_connection(struct relay_hub *h, struct relay *r)
 {
 	struct relay_source *s = &r->source;
@@ -187,11 +214,6 @@ static void guest_connection(struct relay_hub *h, struct relay *r)
 	struct net_look l;
 	uint64_t off;
 
-	if (is_unaccepted(r) && !net_look(r->conn.space, &r->conn.net, false, &l) && l.ino && !hub_queue(h, r->id, RF_ACCEPTED, 0, NULL, 0)) {
-		r->conn.ino = l.ino;
-		r->conn.accepted = true;
-		settled(h, r);
-	}
 	if (r->conn.failed || k->closed) { /* the family broke it, or wrote to it no more while we had something for it */
 		set_over(h, r, false, true);
 	} else if (r->conn.reset) {
@@ -212,8 +234,10 @@ static void guest_named(struct relay *r)
 	struct net_look l;
 	int err = r->kind == RELAY_UDP ? net_look_udp(r->conn.space, &r->conn.net, &l) : net_look(r->conn.space, &r->conn.net, true, &l);
 
-	if (err == -ENOENT) /* the family has closed it */
-		r->conn.over = r->conn.clean = true;
+	if (err != -ENOENT)
+		return;
+	r->conn.over = r->conn.clean = true; /* the family has closed it */
+	udp_free(r);
 }
 
 /* ---- home: the true ones ---- */
@@ -284,11 +308,14 @@ static void home_listener(struct relay_hub *h, struct relay *l)
 {
 	struct pollfd p = { .fd = l->original, .events = POLLIN };
 
-	while (l->conn.here && l->conn.offers < l->conn.room && h->nrelays < RELAYS_MAX && poll(&p, 1, 0) > 0 && p.revents & POLLIN) {
-		int fd = accept4(l->original, NULL, NULL, SOCK_CLOEXEC); /* nobody else takes from it: what is there stays there */
+	l->conn.full = false;
+	while (l->conn.here && l->conn.offers < l->conn.room && poll(&p, 1, 0) > 0 && p.revents & POLLIN) {
+		int fd = h->nrelays < RELAYS_MAX ? accept4(l->original, NULL, NULL, SOCK_CLOEXEC) : -1; /* nobody else takes from it: what is there stays there */
 
-		if (fd < 0)
+		if (fd < 0) {
+			l->conn.full = true;
 			break;
+		}
 		take_in(h, l, fd);
 	}
 }
@@ -341,7 +368,7 @@ static int done(struct relay_hub *h, struct relay *r, uint64_t id, bool broke)
 
 void conn_link(struct relay *r)
 {
-	r->conn.here = r->conn.reset_told = r->conn.told = false;
+	r->conn.here = r->conn.reset_told = r->conn.told = r->conn.accepted_told = false;
 	r->conn.room = 0;
 	r->conn.room_told = 0;
 }
@@ -354,8 +381,11 @@ void conn_step(struct relay_hub *h, struct relay *r)
 		udp_step(h, r);
 	else if (h->home)
 		home_connection(h, r);
-	else if (!r->conn.over && !h->paused)
-		guest_connection(h, r);
+	else if (!r->conn.over && r->kind == RELAY_TCP) {
+		look_whether_accepted(h, r);
+		if (!h->paused)
+			guest_connection(h, r);
+	}
 	if (h->home)
 		return;
 	if (r->kind != RELAY_TCP && !r->conn.over)
@@ -370,7 +400,9 @@ int conn_tick(struct relay_hub *h, struct relay *r)
 {
 	const struct relay_sink *k = &r->sink;
 
-	if (h->home || r->conn.over)
+	if (h->home)
+		return r->conn.full ? FULL_MS : -1;
+	if (r->conn.over)
 		return -1;
 	if (r->kind != RELAY_TCP)
 		return LISTEN_MS;

@@ -58,7 +58,7 @@ static bool targets_reached(struct relay_hub *h)
 		if (h->paused && r->source.tcp && (r->source.have || !net_end_drained(&r->conn.end, r->source.fd)))
 			return false;
 	}
-	return true;
+	return !h->paused || conn_all_told(h);
 }
 
 static bool marks_came(struct relay_hub *h)

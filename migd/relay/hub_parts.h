@@ -17,6 +17,7 @@ struct conn {
 	const struct net_space *space; /* guest */
 	uint64_t parent;	 /* of one that came in while the family was away: where, 0: it is none */
 	bool accepted;		 /* ... and the family has it */
+	bool accepted_told;	 /* guest: home knows that */
 	uint32_t ino;		 /* guest, ... of its end */
 	bool offered;		 /* home, ... and this generation was told of it */
 	bool here;		 /* home: this link's guest has it */
@@ -28,6 +29,7 @@ struct conn {
 	uint64_t room, offers;	 /* listening, home: how many this generation takes; has been told of */
 	uint64_t settled;	 /* listening, guest: how many have been accepted, or came to nothing */
 	uint64_t room_told;
+	bool full;		 /* listening, home: one waits that cannot be taken just now */
 	int raw[2];		 /* UDP, guest: what goes through the space over IPv4 and IPv6, and how we say something in somebody's name; 0: none */
 	int hush;		 /* UDP, guest: has the name of who it is connected to; 0: none */
 };
@@ -96,6 +98,7 @@ int conn_tick(struct relay_hub *h, struct relay *r); /* ms until the next look, 
 void conn_gone(struct relay_hub *h, struct relay *r);
 int conn_input(struct relay_hub *h, const struct relay_frame *f);
 bool conn_all_accepted(struct relay_hub *h);
+bool conn_all_told(struct relay_hub *h); /* guest, frozen: home knows of each whether the family has it */
 void conn_rooms(struct relay_hub *h);
 
 /* udp.c; lock held */

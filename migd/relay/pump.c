@@ -189,7 +189,7 @@ static int wait_for(struct relay_hub *h, struct pollfd *p, nfds_t *n)
 
 			if (ms >= 0 && (timeout < 0 || ms < timeout))
 				timeout = ms;
-			if (r->kind == RELAY_LISTEN && h->home && r->conn.here && r->conn.offers < r->conn.room)
+			if (r->kind == RELAY_LISTEN && h->home && r->conn.here && !r->conn.full && r->conn.offers < r->conn.room)
 				p[(*n)++] = (struct pollfd){ .fd = r->original, .events = POLLIN };
 			if (r->kind == RELAY_UDP && h->home && r->conn.here && r->conn.room)
 				p[(*n)++] = (struct pollfd){ .fd = r->original, .events = POLLIN };
