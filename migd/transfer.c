@@ -19,6 +19,7 @@
 #include "migd/home.h"
 #include "migd/outbox.h"
 #include "migd/relays.h"
+#include "migd/terminal.h"
 #include "rpc/local.h"
 
 enum { OPEN_TRIES = 20, OPEN_AGAIN_US = 100000, PRECOPY_MS = 30000, FRAME_MAX = 1 << 20, SOCKET_BUF = 4 << 20, ANSWER_MS = 120000, DRAIN_MS = 2000, HOLD_MS = 3000, FLUSH_MS = 5000 };
@@ -70,6 +71,8 @@ static int hook_open(void *ctx, struct eng_relay *r)
 		fd = original_of_hollow(f, r);
 	if (fd < 0)
 		return fd;
+	if (f->role == FAM_GUEST && r->kind == ENG_RELAY_TTY && f->eng)
+		terminal_show(eng_keeper(f->eng), fd);
 	r->fd = fd;
 	return 0;
 }

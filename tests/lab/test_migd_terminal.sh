@@ -17,6 +17,10 @@ send("mig run -H ws2 -- sh -c 'echo rea''dy; read x; echo got $x'; echo st''=$?\
 send("hello you\n"); expect("hello you\r\ngot hello you\r\n"); expect("st=0\r\n"); expect("PROMPT> "); ok("a line goes over and comes back, echoed once")
 send("mig run -H ws2 -- sh -c 'echo rea''dy; exec cat'; echo st''=$?\n"); expect("ready\r\n")
 send("line one\n"); expect("line one\r\nline one\r\n"); send("\x04"); expect("st=0\r\n"); expect("PROMPT> "); ok("end of file")
+send("echo abc | mig run -H ws2 -- sh -c 'read a; echo rea''dy >/dev/tty; read x </dev/tty; echo got $a $x'; echo st''=$?\n"); expect("ready\r\n")
+send("hello\n"); expect("hello\r\ngot abc hello\r\n"); expect("st=0\r\n"); expect("PROMPT> "); ok("/dev/tty, beside its input")
+if t.on("ws1", "sh", "-c", "command -v less"):
+    send("seq 100 | mig run -H ws2 -- less; echo st''=$?\n"); expect("\n23\r\n"); send("G"); expect("\n100\r\n"); send("q"); expect("st=0\r\n"); expect("PROMPT> "); ok("less of a pipe")
 send("mig run -H ws3 -- sh -c 'echo rea''dy; exec sleep 100'\n"); expect("ready\r\n")
 send("\x03"); expect("PROMPT> "); send("echo st''=$?\n"); expect("st=130\r\n"); expect("PROMPT> "); ok("Ctrl-C")
 send("python3\n"); expect(">>> "); send("import os; print('pid', os.getpid())\n"); p = expect(r"pid (\d+)\r\n").group(1).decode(); expect(">>> ")
