@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: own
 # timeout: 180
+# long: yes
 # (With LONG=1: each side and the link alone, too, again and again.)
 # A server is away when migd is killed on either side and the link is cut: its connections go on, no answer is lost or doubled, new ones come in; when who keeps the ends is
 # killed they break, and new ones come in after the next move. Then nothing is left of a hundred connections.
