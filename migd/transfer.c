@@ -514,7 +514,11 @@ static int send_family(struct family *f, struct send_plan *p, struct error *e)
 	/* Nothing goes ahead of who stands still: a program that has just been called, and who is evicted and has run here for the last time. */
 	err = f->exec_entry || f->evicting ? 0 : precopy(f, p, &s, e);
 	/* A connection that it has not accepted cannot be put back into its queue at home. Who is evicted does not run, and loses it. */
-	if (!err && f->role == FAM_GUEST && !f->evicting && relays_hold(f->relays, HOLD_MS) == -EBUSY && !strcmp(host_name(p->dest), f->home))
+	int held = !err && f->role == FAM_GUEST && !f->evicting ? relays_hold(f->relays, HOLD_MS) : 0;
+
+	if (held == -EAGAIN)
+		err = error_set(e, EBUSY, "messages wait in a unix seqpacket socket that %d (%s) does not read: try again later", f->pid, f->comm);
+	else if (held == -EBUSY && !strcmp(host_name(p->dest), f->home))
 		err = error_set(e, EBUSY, "a connection has come in that %d (%s) does not accept: try again later", f->pid, f->comm);
 	if (!err) {
 		err = family_call(f, actor_freeze, &a);

@@ -180,9 +180,9 @@ static int dead_end(const Sprite__Img__File *m)
 
 	if (kind == ENG_RELAY_TTY)
 		return -ENOENT;
-	if (kind >= ENG_RELAY_TCP)
+	if (kind >= ENG_RELAY_TCP && kind <= ENG_RELAY_UDP)
 		return inet_dead_end(m);
-	if (kind == ENG_RELAY_SOCK ? socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, p) : pipe2(p, O_CLOEXEC))
+	if (kind >= ENG_RELAY_SOCK ? socketpair(AF_UNIX, (kind == ENG_RELAY_SEQ ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_CLOEXEC, 0, p) : pipe2(p, O_CLOEXEC))
 		return -errno;
 	close(p[!keep]);
 	return p[keep];

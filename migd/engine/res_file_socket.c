@@ -210,7 +210,7 @@ const char *socket_state_reason(int fd)
 /* Its peer is no member. */
 static const char *apart_reason(int fd, int type)
 {
-	if (type != SOCK_STREAM)
+	if (type != SOCK_STREAM && type != SOCK_SEQPACKET)
 		return "whose other end stays here: close it first";
 	if (socket_number(fd, SO_PASSCRED))
 		return "that asks who sends (SO_PASSCRED), whose other end stays here: close it first";
@@ -413,7 +413,9 @@ static int apart_dump(struct eng_family *f, struct file_desc *d, int fd, Sprite_
 
 	if (why)
 		return error_set(e, ENOTSUP, "unix socket %s", why);
-	if (!f->home && !relay_known(f, &d->look.st, ENG_RELAY_SOCK))
+	enum eng_relay_kind kind = s->type == SOCK_SEQPACKET ? ENG_RELAY_SEQ : ENG_RELAY_SOCK;
+
+	if (!f->home && !relay_known(f, &d->look.st, kind))
 		return error_set(e, ENOTSUP, "unix socket whose other end is not of its family");
 	r = f->home ? queue_dump(fd, s, e) : 0; /* no descriptor may be on its way; the bytes stay where they are */
 	for (size_t i = 0; i < s->n_queue; i++)
@@ -423,7 +425,7 @@ static int apart_dump(struct eng_family *f, struct file_desc *d, int fd, Sprite_
 	s->n_queue = 0;
 	s->connected = false;
 	s->peer = 0;
-	return r < 0 ? r : relay_dump(f, d, m, ENG_RELAY_SOCK, e);
+	return r < 0 ? r : relay_dump(f, d, m, kind, e);
 }
 
 static int socket_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e)

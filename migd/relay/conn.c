@@ -6,7 +6,7 @@
  *   home -> guest   NEW{id, struct conn_new}   a connection that was accepted here; again over each link until ACCEPTED
  *                   RESET{id, offset}          it broke; what is there may be read first (0), or: the family's next word shall fail (1)
  *                   GONE{id}                   after DONE: it is forgotten here
- *   guest -> home   ROOM{id, offset}           listening: how many connections this generation takes, counted from its beginning; UDP: 1: packets may come; 0: none now
+ *   guest -> home   ROOM{id, offset}           listening: how many connections this generation takes, counted from its beginning; UDP and seqpackets: 1: they may come; 0: none now
  *                   ACCEPTED{id}               the family has it
  *                   DONE{id, offset}           the family has closed it, or both directions have ended (0); it broke (1): the true one is closed in the same way
  *                   ALL                        behind the HELLOs of a link: of the network there are no others here
@@ -122,7 +122,7 @@ static uint64_t room(const struct relay_hub *h, const struct relay *l)
 
 	if (h->holding || l->conn.over)
 		return 0;
-	return l->kind == RELAY_UDP ? 1 : l->conn.settled + (most ? most : 1);
+	return l->kind != RELAY_LISTEN ? 1 : l->conn.settled + (most ? most : 1);
 }
 
 void conn_rooms(struct relay_hub *h)
@@ -130,7 +130,7 @@ void conn_rooms(struct relay_hub *h)
 	struct relay *r;
 
 	list_each(r, &h->relays, node)
-		if (!h->home && r->kind != RELAY_TCP && relay_is_net(r) && !r->conn.over && r->conn.room_told != room(h, r) && !hub_queue(h, r->id, RF_ROOM, room(h, r), NULL, 0))
+		if (!h->home && relay_has_room(r) && !r->conn.over && r->conn.room_told != room(h, r) && !hub_queue(h, r->id, RF_ROOM, room(h, r), NULL, 0))
 			r->conn.room_told = room(h, r);
 }
 
@@ -455,7 +455,7 @@ int conn_input(struct relay_hub *h, const struct relay_frame *f)
 {
 	struct relay *r = hub_find(h, f->id);
 
-	if (r && !relay_is_net(r))
+	if (r && !relay_is_net(r) && (r->kind != RELAY_SEQ || f->kind != RF_ROOM))
 		return -EPROTO;
 	switch (f->kind) {
 	case RF_NEW:

@@ -169,6 +169,20 @@ static int sync_up(struct relay_hub *h, const struct timespec *t)
 	return err ? err : wait_until(h, is_synced, t);
 }
 
+/* Of seqpacket sockets: what home took is not there any more. */
+static bool packets_read(struct relay_hub *h)
+{
+	struct relay *r;
+
+	list_each(r, &h->relays, node) {
+		const struct relay_sink *k = &r->sink;
+
+		if (r->kind == RELAY_SEQ && !k->closed && (k->have || k->acked != k->got || relay_sock_unread(k->reader) > 0))
+			return false;
+	}
+	return true;
+}
+
 static int drain_all(struct relay_hub *h, bool pause, int timeout_ms)
 {
 	struct timespec t;
@@ -191,6 +205,8 @@ static int drain_all(struct relay_hub *h, bool pause, int timeout_ms)
 		t = deadline_in(timeout_ms);
 	if (!err)
 		err = sync_up(h, &t);
+	if (!err && pause && !packets_read(h))
+		err = -EAGAIN;
 	pthread_mutex_unlock(&h->lock);
 	pthread_mutex_unlock(&h->drains);
 	return err;
@@ -226,7 +242,7 @@ int hub_hold(struct relay_hub *h, int timeout_ms)
 	pthread_mutex_lock(&h->drains);
 	pthread_mutex_lock(&h->lock);
 	list_each(r, &h->relays, node)
-		any |= r->kind == RELAY_LISTEN || r->kind == RELAY_UDP;
+		any |= relay_has_room(r);
 	if (any) {
 		h->holding = true;
 		conn_rooms(h);
@@ -238,6 +254,8 @@ int hub_hold(struct relay_hub *h, int timeout_ms)
 			wait_until(h, udp_all_read, &t); /* else they are lost, as they may be */
 		if (!err)
 			err = wait_until(h, conn_all_accepted, &t);
+		if (!err && wait_until(h, packets_read, &t))
+			err = -EAGAIN;
 	}
 	pthread_mutex_unlock(&h->lock);
 	pthread_mutex_unlock(&h->drains);

@@ -3,6 +3,7 @@
 #include "migd/relay/half.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -90,6 +91,35 @@ static int fill_plain(struct relay_source *s)
 	return 1;
 }
 
+/* As many packets as there is room for. */
+static int fill_packets(struct relay_source *s)
+{
+	int some = 0;
+
+	for (;;) {
+		struct pollfd p = { .fd = s->fd, .events = POLLRDHUP };
+		ssize_t n = recv(s->fd, NULL, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
+		uint32_t len;
+
+		if (n < 0 && errno != ECONNRESET)
+			return errno == EAGAIN || errno == EINTR ? some : -errno;
+		if (n < 0 || (!n && poll(&p, 1, 0) > 0 && p.revents & (POLLRDHUP | POLLHUP))) {
+			s->end = true;
+			return 1;
+		}
+		len = (uint32_t)n;
+		if (n + sizeof(len) > RELAY_WINDOW)
+			return -EMSGSIZE;
+		if (n + sizeof(len) > RELAY_WINDOW - s->have)
+			return some;
+		memcpy(s->win + s->have, &len, sizeof(len));
+		if (sock_read(s, s->win + s->have + sizeof(len), len, 0) != n) /* an empty one, too, is taken */
+			return -EIO;
+		s->have += sizeof(len) + len;
+		some = 1;
+	}
+}
+
 static int fill_peek(struct relay_source *s)
 {
 	ssize_t n;
@@ -140,6 +170,8 @@ int relay_source_fill(struct relay_source *s)
 {
 	if (s->fd < 0 || s->end || s->peer_closed)
 		return 0;
+	if (s->packets)
+		return fill_packets(s);
 	return !s->tap ? fill_plain(s) : s->sock ? fill_peek(s) : fill_tap(s);
 }
 
@@ -321,8 +353,35 @@ static void sink_close(struct relay_sink *k)
 	close_fd(&k->fd);
 }
 
+bool relay_sink_waits(const struct relay_sink *k)
+{
+	uint32_t len;
+
+	if (!k->packets || k->have < sizeof(len))
+		return k->have && !k->packets;
+	memcpy(&len, k->buf, sizeof(len));
+	return len > RELAY_WINDOW || k->have - sizeof(len) >= len;
+}
+
+/* One packet, or what the socket says. */
+static ssize_t packet_write(struct relay_sink *k)
+{
+	uint32_t len;
+
+	errno = EAGAIN;
+	if (!relay_sink_waits(k))
+		return -1;
+	memcpy(&len, k->buf, sizeof(len));
+	errno = EPROTO;
+	if (len > RELAY_WINDOW) /* a peer that lies */
+		return -1;
+	return send(k->fd, k->buf + sizeof(len), len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -1 : (ssize_t)(sizeof(len) + len);
+}
+
 static ssize_t sink_write(struct relay_sink *k)
 {
+	if (k->packets)
+		return packet_write(k);
 	if (k->sock)
 		return send(k->fd, k->buf, k->have, MSG_DONTWAIT | MSG_NOSIGNAL);
 	return k->count_fd >= 0 ? relay_tty_write(k->fd, k->count_fd, k->buf, k->have) : write(k->fd, k->buf, k->have);

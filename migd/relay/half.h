@@ -7,6 +7,7 @@
  * with tee(2) and takes bytes out only when the family has read them over there: what it has not read is still in the pipe when it comes home.
  * Of a socket the same is true: the home looks at what waits there (MSG_PEEK), and takes it when the family has read it. The flags of its description are the family's,
  * so each call says that it does not wait. A half of a socket that comes to its end shuts that direction down, whoever else has a descriptor of it.
+ * Of a socket of packets (`packets`) each goes through as its length and what it says. The home takes them for good, and only while the guest wants them (hub.h: ROOM).
  * Sink: puts bytes into a descriptor. A *counting* sink (on the guest host, the same standard input) acknowledges what the family has read
  * (FIONREAD, for a socket what sock_diag(7) tells of it), any other what has been written.
  * A connection of the network (`tcp`) that fails is -ECONNRESET, which is not the end. The end, on the guest host, waits until all before it has been read: after it the
@@ -26,7 +27,7 @@ enum { RELAY_WINDOW = 256 << 10, RELAY_CHUNK = 64 << 10 };
 
 struct relay_source {
 	int fd; /* non-blocking (a description of our own: the family's flags are its own business); -1: none (any more) */
-	bool tap, sock, tcp;
+	bool tap, sock, tcp, packets;
 	bool tty; /* a terminal at home: end of file is a key like any other */
 	int scratch[2]; /* tap: the pipe that tee() fills */
 	uint64_t acked, sent;
@@ -53,7 +54,7 @@ bool relay_source_drained(const struct relay_source *s); /* all that was read is
 
 struct relay_sink {
 	int fd; /* non-blocking; -1: closed */
-	bool count, sock;
+	bool count, sock, packets;
 	struct net_end *tcp; /* counting, of the network: the family's end */
 	uint32_t reader; /* counting socket: the inode of the one that the family reads from */
 	int count_fd; /* where FIONREAD tells what is unread: fd itself, or the slave of a pty; -1: fd */
@@ -69,6 +70,7 @@ void relay_sink_init(struct relay_sink *k, int fd, bool count);
 void relay_sink_clear(struct relay_sink *k);
 int relay_sink_data(struct relay_sink *k, uint64_t offset, const void *p, size_t n); /* -EPROTO: a gap, or more than a window */
 void relay_sink_end(struct relay_sink *k, uint64_t offset);
+bool relay_sink_waits(const struct relay_sink *k); /* there is something that could be written: of packets a whole one */
 int relay_sink_flush(struct relay_sink *k); /* writes what fits; notices that nobody reads */
 /* Offset to acknowledge now, true when it is news. relay_sink_acked() notes that it was sent. */
 bool relay_sink_ack_due(const struct relay_sink *k, uint64_t *offset);

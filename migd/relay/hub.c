@@ -5,11 +5,13 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/log.h"
 #include "migd/relay/hub_parts.h"
 
 int hub_new(bool home, struct relay_hub **out)
@@ -140,7 +142,7 @@ static int reopen(int fd, int flags)
 int relay_halves_at_home(struct relay *r)
 {
 	struct relay_source old = { .fd = -1, .scratch = { -1, -1 } };
-	bool sock = r->kind == RELAY_SOCK || r->kind == RELAY_TCP;
+	bool sock = r->kind == RELAY_SOCK || r->kind == RELAY_TCP || r->kind == RELAY_SEQ;
 	int fd, err;
 
 	if (r->kind == RELAY_LISTEN || r->kind == RELAY_UDP)
@@ -152,10 +154,11 @@ int relay_halves_at_home(struct relay *r)
 	r->has_source = r->has_sink = false;
 	if (r->kind != RELAY_OUT) {
 		fd = sock ? fcntl(r->original, F_DUPFD_CLOEXEC, 3) : reopen(r->original, O_RDONLY);
-		err = fd < 0 ? -errno : relay_source_init(&r->source, fd, r->kind == RELAY_IN || sock, sock);
+		err = fd < 0 ? -errno : relay_source_init(&r->source, fd, r->kind == RELAY_IN || (sock && r->kind != RELAY_SEQ), sock);
 		r->has_source = fd >= 0;
 		r->source.tty = r->kind == RELAY_TTY;
 		r->source.tcp = r->kind == RELAY_TCP;
+		r->source.packets = r->kind == RELAY_SEQ;
 		if (!err && r->kind == RELAY_TTY && old.have) /* typed, taken by us, not read by the family yet */
 			relay_source_carry(&r->source, &old);
 		relay_source_clear(&old);
@@ -168,6 +171,7 @@ int relay_halves_at_home(struct relay *r)
 			return -errno;
 		relay_sink_init(&r->sink, fd, false);
 		r->sink.sock = sock;
+		r->sink.packets = r->kind == RELAY_SEQ;
 		r->has_sink = true;
 		r->sink.closed = fd < 0;
 	}
@@ -327,10 +331,13 @@ static int make_pty(struct relay *r, int *family_end)
 static int make_sock(struct relay *r, int *family_end)
 {
 	struct stat st;
-	int s[2], err;
+	bool seq = r->kind == RELAY_SEQ;
+	int s[2], err, room = 2 * RELAY_WINDOW;
 
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s))
+	if (socketpair(AF_UNIX, (seq ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_CLOEXEC, 0, s))
 		return -errno;
+	if (seq && setsockopt(s[0], SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room))) /* for whatever fits into a window */
+		log_debug("SO_SNDBUFFORCE: %s", strerror(errno));
 	if (fstat(s[1], &st)) {
 		err = -errno;
 		close(s[0]);
@@ -343,11 +350,13 @@ static int make_sock(struct relay *r, int *family_end)
 		return -EOPNOTSUPP;
 	}
 	*family_end = s[1];
-	relay_sink_init(&r->sink, fcntl(s[0], F_DUPFD_CLOEXEC, 3), true);
+	relay_sink_init(&r->sink, fcntl(s[0], F_DUPFD_CLOEXEC, 3), !seq);
 	r->sink.sock = true;
+	r->sink.packets = seq;
 	r->sink.reader = st.st_ino;
 	r->has_sink = true;
 	err = relay_source_init(&r->source, s[0], false, true);
+	r->source.packets = seq;
 	r->has_source = true;
 	if (err)
 		close(s[1]);
@@ -364,7 +373,7 @@ int hub_make(struct relay_hub *h, uint64_t id, enum relay_kind kind, const struc
 	err = !r			? -EEXIST :
 	      relay_is_net(r)		? conn_make(h, r, net, &fd) :
 	      kind == RELAY_TTY		? make_pty(r, &fd) :
-	      kind == RELAY_SOCK	? make_sock(r, &fd) :
+	      kind == RELAY_SOCK || kind == RELAY_SEQ ? make_sock(r, &fd) :
 					  make_pipe(r, &fd);
 	if (err && r)
 		relay_drop(h, r);

@@ -23,8 +23,8 @@
 #include <sys/types.h>
 #include "migd/relay/net.h"
 
-/* IN: the family reads. SOCK: a connected unix stream socket. TCP: a connection, LISTEN: one where they come in. UDP: one that has a name */
-enum relay_kind { RELAY_IN, RELAY_OUT, RELAY_TTY, RELAY_SOCK, RELAY_TCP, RELAY_LISTEN, RELAY_UDP };
+/* IN: the family reads. SOCK: a connected unix stream socket. TCP: a connection, LISTEN: one where they come in. UDP: one that has a name. SEQ: a connected unix seqpacket socket */
+enum relay_kind { RELAY_IN, RELAY_OUT, RELAY_TTY, RELAY_SOCK, RELAY_TCP, RELAY_LISTEN, RELAY_UDP, RELAY_SEQ };
 enum relay_frame_kind {
 	RF_HELLO, RF_DATA, RF_ACK, RF_END, RF_CLOSED, RF_SYNC, RF_SYNCED, RF_GONE, RF_TERMIOS, RF_WINSIZE,
 	RF_NEW, RF_ROOM, RF_ACCEPTED, RF_RESET, RF_DONE, RF_ALL, RF_PACKET, RF_KINDS
@@ -79,7 +79,7 @@ int hub_input(struct relay_hub *h, const void *ctx, const struct relay_frame *f)
  */
 int hub_quiesce(struct relay_hub *h, int timeout_ms);
 /*
- * Guest, before a move: no new connections and packets come until hub_resume(), and what came has been accepted and read. -EBUSY: a connection has not within timeout_ms.
+ * Guest, before a move: no new connections and packets come until hub_resume(), and what came has been accepted and read. -EBUSY: a connection has not within timeout_ms; -EAGAIN: a packet of a seqpacket socket has not.
  */
 int hub_hold(struct relay_hub *h, int timeout_ms);
 void hub_resume(struct relay_hub *h);

@@ -88,6 +88,11 @@ static inline bool relay_is_net(const struct relay *r)
 {
 	return r->kind == RELAY_TCP || r->kind == RELAY_LISTEN || r->kind == RELAY_UDP;
 }
+/* Home takes from it only while it is asked to. */
+static inline bool relay_has_room(const struct relay *r)
+{
+	return r->kind == RELAY_LISTEN || r->kind == RELAY_UDP || r->kind == RELAY_SEQ;
+}
 int conn_make(struct relay_hub *h, struct relay *r, const struct relay_net *net, int *family);
 void conn_begin(struct relay *r);		  /* home: a generation is decided */
 void conn_free(struct relay *r);		  /* its hub, or it, is about to go */

@@ -104,7 +104,7 @@ static void source_step(struct relay_hub *h, struct relay *r)
 
 	if (r->kind == RELAY_TTY && h->home)
 		terminal_fill(r);
-	else if (relay_source_fill(s) < 0)
+	else if (!(h->home && r->kind == RELAY_SEQ && !r->conn.room) && relay_source_fill(s) < 0)
 		*(s->tcp ? &r->conn.failed : &s->end) = true;
 	if (r->kind == RELAY_TTY && !h->home) {
 		relay_mark_put(r);
@@ -134,7 +134,7 @@ static void sink_step(struct relay_hub *h, struct relay *r)
 
 	if (!h->paused)
 		relay_sink_flush(k);
-	if (k->fd >= 0 && r->kind != RELAY_TTY && r->kind != RELAY_TCP && poll(&p, 1, 0) > 0 && p.revents & (r->kind == RELAY_SOCK ? POLLHUP | POLLERR : POLLERR)) {
+	if (k->fd >= 0 && r->kind != RELAY_TTY && r->kind != RELAY_TCP && poll(&p, 1, 0) > 0 && p.revents & (r->kind == RELAY_SOCK || r->kind == RELAY_SEQ ? POLLHUP | POLLERR : POLLERR)) {
 		k->closed = true;
 		relay_sink_flush(k);
 	}
@@ -171,6 +171,8 @@ static int wait_for(struct relay_hub *h, struct pollfd *p, nfds_t *n)
 
 			if (r->kind == RELAY_TTY && h->home && !relay_tty_may_read(&r->tty))
 				timeout = TTY_TICK_MS;
+			else if (h->home && r->kind == RELAY_SEQ && !r->conn.room)
+				; /* not now */
 			else if (idle_tap && s->have < RELAY_WINDOW)
 				p[(*n)++] = (struct pollfd){ .fd = s->fd, .events = POLLIN };
 			else if (s->tap)
@@ -178,7 +180,7 @@ static int wait_for(struct relay_hub *h, struct pollfd *p, nfds_t *n)
 		}
 		if (r->has_sink && k->fd >= 0 && !h->paused) {
 			if (k->have || r->kind != RELAY_TCP) /* of a connection what else there is to see its source sees */
-				p[(*n)++] = (struct pollfd){ .fd = k->fd, .events = k->have ? POLLOUT : 0 };
+				p[(*n)++] = (struct pollfd){ .fd = k->fd, .events = relay_sink_waits(k) ? POLLOUT : 0 };
 			if (k->count && (k->written > k->acked || (relay_sink_ack_due(k, &off))))
 				timeout = TICK_MS;
 		}
@@ -216,6 +218,8 @@ static void step_all(struct relay_hub *h)
 			sink_step(h, r);
 		if (relay_is_net(r))
 			conn_step(h, r);
+		else if (r->kind == RELAY_SEQ)
+			conn_rooms(h);
 	}
 	pthread_cond_broadcast(&h->changed);
 }

@@ -124,6 +124,37 @@ check "a descriptor that is sent: moves" until_true 10 hop ws2
 as sprite ws1 touch $JD/away
 end "a descriptor that is sent"
 
+# Packets keep their borders.
+as sprite ws1 sh -c "cat >$JD/seq.py" <<'PY'
+import os, socket, time
+a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+if os.fork() == 0: # says what it hears, and how long it was
+    a.close(); os.setsid(); print("kid", os.getpid(), flush=True)
+    null = os.open("/dev/null", os.O_RDWR); os.dup2(null, 1); os.dup2(null, 2) # else it shares offsets with its parent
+    while True:
+        p = b.recv(100000)
+        if p == b"end": os._exit(0)
+        b.send(p); b.send(b"%d" % len(p))
+b.close(); n = 0
+while not os.path.exists("stop"):
+    n += 1; sizes = [n % 100 + 1, 60000, 3]
+    for k in sizes: a.send(b"%03d" % (n % 1000) + b"." * k)
+    for k in sizes: assert a.recv(100000) == b"%03d" % (n % 1000) + b"." * k and a.recv(100) == b"%d" % (k + 3), n
+    if n % 10 == 0: print(n, flush=True)
+    time.sleep(0.002)
+a.send(b"end"); os.wait(); print("well", flush=True)
+PY
+as sprite ws1 rm -f $JD/stop
+job "python3 seq.py"; until_true 20 said kid
+STAYS=$JOB; JOB=$(on ws1 awk '/^kid/ { print $2 }' $JD/out)
+for where in ws2 ws3 home ws2; do
+	check "packets: moves to $where" until_true 10 hop $where
+	check "packets: go on" further
+done
+as sprite ws1 touch $JD/stop
+JOB=$STAYS
+end packets
+
 # Refused: a socket that one who stays has too: if it is closed away, that is not his end.
 as sprite ws1 sh -c "cat >$JD/shares.py" <<'PY'
 import os, socket, subprocess
@@ -146,11 +177,11 @@ else:
     a.close(); os.setsid(); print("kid", os.getpid(), flush=True); b.recv(10)
 PY
 as sprite ws1 sh -c "cat >$JD/odd.py" <"$TMP/odd.py"
-for kind in SOCK_DGRAM SOCK_SEQPACKET SOCK_STREAM+pass; do
+for kind in SOCK_DGRAM SOCK_SEQPACKET+pass SOCK_STREAM+pass; do
 	job "python3 odd.py $kind"; until_true 20 said kid
 	kid=$(on ws1 awk '/^kid/ { print $2 }' $JD/out)
 	words="whose other end stays here"
-	[ $kind = SOCK_STREAM+pass ] && words="SO_PASSCRED"
+	[ $kind = SOCK_DGRAM ] || words="SO_PASSCRED"
 	refused "$kind: refused by name" 1 "$words" mig explain "$kid"
 	on ws1 kill "$kid" "$(on ws1 cat $JD/pid)"
 done

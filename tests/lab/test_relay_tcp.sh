@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: shared
 # timeout: 120
-# A server moves away from under its clients (redis, and one in python): connections that are there go on, new ones come in, names are those of home; ends, breaks,
+# A server moves away from under its clients (redis, http, and one of our own): connections that are there go on, new ones come in, names are those of home; ends, breaks,
 # back-pressure; then home, with everything. What cannot be carried is refused by name.
 . "$(dirname "$0")/lib.sh"
 job_dir
@@ -119,5 +119,19 @@ as sprite ws1 touch $JD/answer
 wait $FLOOD; same "all came, once, in order, and then the end" "all b''" "$(tail -1 "$TMP/flood")"
 wait $LATE; same "the connection of before all moves is answered" "the answer b''" "$(tail -1 "$TMP/late")"
 same "at home again: another comes" "3000000 b''" "$(ask count)"
+on ws1 kill "$JOB"; job_status 20 >/dev/null
+
+# ---- a download goes on while its server moves
+PORT3=$((PORT + 2))
+job "python3 -m http.server $PORT3"
+as sprite ws1 sh -c "head -c 12000000 /dev/urandom >$JD/big"
+sum=$(on ws1 sh -c "md5sum <$JD/big")
+get() { as sprite ws3 timeout 60 curl -sS --retry 20 --retry-connrefused --retry-delay 1 "$@" http://ws1:$PORT3/big; }
+check "http: moves" until_true 10 hop ws2
+get --limit-rate 6M >"$TMP/big" & GET=$!
+until_true 20 test -s "$TMP/big"
+check "http, while somebody loads: moves on" until_true 10 hop ws3
+check "http, while somebody loads: moves home" until_true 10 hop home
+wait $GET; same "what he got is whole" "$sum" "$(md5sum <"$TMP/big")"
 on ws1 kill "$JOB"; job_status 20 >/dev/null
 finish

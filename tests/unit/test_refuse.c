@@ -619,7 +619,7 @@ static const struct state {
 	{"unix socket", s_unix, NULL},
 	{"named unix socket", s_unix_named, NULL},
 	{"unix socket, other end stays, shared", s_unix_half, "fd *: socket:* is open in process * too, which stays: move that one, or close it first"},
-	{"unix packets, other end stays", s_unix_half_packets, "fd *: unix seqpacket socket whose other end stays here: close it first"},
+	{"unix packets, other end stays, shared", s_unix_half_packets, "fd *: socket:* is open in process * too, which stays: move that one, or close it first"},
 	{"unix socket, out-of-band byte", s_unix_oob, "fd *: unix stream socket with an out-of-band byte under way (MSG_OOB): try again later"},
 	{"unix socket, unread error", s_unix_error, "fd *: unix stream socket with an error that has not been read yet (its peer has gone): try again later"},
 	{"unix socket, filter", s_unix_filter, "fd *: unix datagram socket with a filter (SO_ATTACH_FILTER): detach it first"},

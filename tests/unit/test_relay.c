@@ -298,6 +298,104 @@ static void test_socket_breaks(void)
 	teardown();
 }
 
+static atomic_int held;
+
+static void *hold_main(void *unused)
+{
+	int err = hub_hold(guest, 20000);
+
+	(void)unused;
+	held = err ? err : 1;
+	return NULL;
+}
+
+/* A packet of some length that says which one it is. */
+static size_t make_packet(unsigned char *buf, unsigned i)
+{
+	size_t n = i % 7 == 3 ? 0 : i % 11 == 5 ? 50000 : i % 300 + 4;
+
+	memset(buf, (int)i, n);
+	if (n)
+		memcpy(buf, &i, sizeof(i));
+	return n;
+}
+
+static bool take_packet(int fd, unsigned i)
+{
+	static unsigned char want[60000], got[60000];
+	struct pollfd p = { fd, POLLIN, 0 };
+	size_t n = make_packet(want, i);
+
+	return poll(&p, 1, 10000) == 1 && recv(fd, got, sizeof(got), MSG_DONTWAIT) == (ssize_t)n && !memcmp(want, got, n);
+}
+
+static void *send_packets(void *arg)
+{
+	struct writer *w = arg;
+	unsigned char buf[60000];
+
+	for (unsigned i = 0; i < w->n; i++)
+		if (send(w->fd, buf, make_packet(buf, i), 0) < 0)
+			break;
+	return NULL;
+}
+
+/* Packets keep their borders, both ways, over a link that breaks and to the next host; home takes none while it is not asked to. */
+static void test_packets(void)
+{
+	enum { PACKETS = 200, AWAY = 120 };
+	unsigned char buf[60000];
+	unsigned in = 0, out = 0;
+	pthread_t t, u;
+	int s[2], fam;
+
+	setup();
+	CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, s), 0);
+	CU_ASSERT_EQUAL(hub_add(home, 3, RELAY_SEQ, dup(s[0]), getpid()), 0);
+	fam = hub_make(guest, 3, RELAY_SEQ, NULL);
+	CU_ASSERT_FATAL(fam >= 0);
+	struct writer w = { dup(s[1]), PACKETS }, x = { dup(fam), PACKETS };
+	pthread_create(&t, NULL, send_packets, &w);
+	pthread_create(&u, NULL, send_packets, &x);
+	for (int i = 0; in < AWAY || out < PACKETS; i++) {
+		struct pollfd q[2] = { { in < AWAY ? fam : -1, POLLIN, 0 }, { out < PACKETS ? s[1] : -1, POLLIN, 0 } };
+
+		if (i % 20 == 0)
+			join(6 + i % 5, 5 + i % 9);
+		if (poll(q, 2, 20) < 1)
+			continue;
+		if (q[0].revents)
+			CU_ASSERT_FATAL(take_packet(fam, in++));
+		if (q[1].revents)
+			CU_ASSERT_FATAL(take_packet(s[1], out++));
+	}
+	pthread_join(u, NULL);
+	join(-1, -1);
+	CU_ASSERT_EQUAL(hub_hold(guest, 500), -EAGAIN); /* it does not read */
+	hub_resume(guest);
+	CU_ASSERT_EQUAL(poll(&(struct pollfd){ fam, POLLIN, 0 }, 1, 10000), 1);
+	pthread_create(&u, NULL, hold_main, NULL);
+	while (!held) /* it reads on until nothing comes any more */
+		if (poll(&(struct pollfd){ fam, POLLIN, 0 }, 1, 20) == 1)
+			CU_ASSERT_FATAL(take_packet(fam, in++));
+	pthread_join(u, NULL);
+	CU_ASSERT_EQUAL(held, 1);
+	CU_ASSERT_EQUAL(hub_quiesce(guest, 5000), 0);
+	hub_down(guest);
+	hub_down(home);
+	close(fam);
+	while (in < PACKETS && take_packet(s[0], in))
+		in++;
+	pthread_join(t, NULL);
+	CU_ASSERT_EQUAL(in, PACKETS);
+	CU_ASSERT_EQUAL(recv(s[0], buf, sizeof(buf), MSG_DONTWAIT), -1);
+	close(s[0]);
+	close(s[1]);
+	close(x.fd);
+	close(w.fd);
+	teardown();
+}
+
 /* It reads some of its input and ends at once: the rest, and only that, is still there. */
 static void test_reader_ends(void)
 {
@@ -548,6 +646,7 @@ int main(void)
 	CU_add_test(s, "output over a link that breaks", test_output_breaks);
 	CU_add_test(s, "a socket both ways, over a link that breaks", test_socket_breaks);
 	CU_add_test(s, "who ends leaves what he has not read", test_reader_ends);
+	CU_add_test(s, "packets of a socket keep their borders", test_packets);
 	CU_add_test(s, "a reader at home goes: EPIPE over there", test_reader_gone);
 	CU_add_test(s, "a writer at home goes: end of file over there", test_writer_gone);
 	CU_add_test(s, "the home's ends are lost: as if nobody had them", test_home_lost);
