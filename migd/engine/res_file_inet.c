@@ -93,7 +93,8 @@ static const char *tcp_look(int fd, struct inet_look *l)
 static const char *look(int fd, struct inet_look *l)
 {
 	socklen_t n = sizeof l->local;
-	const char *why = socket_state_reason(fd);
+	bool ours = socket_number(fd, SO_TYPE) == SOCK_DGRAM && socket_number(fd, SO_LOCK_FILTER); /* away: what keeps it from hearing itself */
+	const char *why = socket_state_reason(fd, !ours);
 
 	*l = (struct inet_look){0};
 	if (why)
@@ -211,6 +212,8 @@ int inet_dump(struct eng_family *f, struct file_desc *d, int fd, Sprite__Img__Fi
 		return -ENOMEM;
 	sprite__img__socket__init(s);
 	why = look(fd, &is);
+	if (!why && f->home)
+		why = socket_state_reason(fd, true);
 	if (why)
 		return error_set(e, EBUSY, "a socket of the network %s", why);
 	s->sock = d->look.st.st_ino;

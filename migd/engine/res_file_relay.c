@@ -222,8 +222,11 @@ int relay_open(struct eng_family *f, struct file_desc *d, const struct eng_net *
 
 	if (!f->home && r->r.kind < ENG_RELAY_SOCK) /* there it is the original; a socket belongs to nobody */
 		owner_take(r->r.fd, m);
-	if (!f->home && r->r.kind == ENG_RELAY_TTY && fchmod(r->r.fd, (m->mode & 0777) | 0666) < 0) /* who has it as /dev/tty is not asked whose it is; nobody else can reach it */
-		log_debug("engine: mode of a terminal: %s", strerror(errno));
+	uid_t uid = eng_proc_at(f, 0)->core->uid;
+
+	/* As /dev/tty it is opened by path, which at home asks nobody whose it is. */
+	if (!f->home && r->r.kind == ENG_RELAY_TTY && m->uid != uid && fchown(r->r.fd, uid, -1) < 0)
+		log_debug("engine: owner of a terminal: %s", strerror(errno));
 	if (fstat(r->r.fd, &st) == 0)
 		relay_key(&st, r->key);
 	r->open_fd = fcntl(r->r.fd, F_DUPFD_CLOEXEC, 0);

@@ -193,7 +193,7 @@ static bool in_family(struct eng_probe *p, uint32_t ino)
 }
 
 /* What cannot be taken out of a live socket, nor put into a fresh one. Only looked at: asking for an error would take it away from the program. */
-const char *socket_state_reason(int fd)
+const char *socket_state_reason(int fd, bool filter)
 {
 	struct pollfd p = {.fd = fd, .events = POLLPRI};
 	socklen_t n = 0;
@@ -202,7 +202,7 @@ const char *socket_state_reason(int fd)
 		return "with an error that has not been read yet (its peer has gone): try again later";
 	if (p.revents & POLLPRI)
 		return "with an out-of-band byte under way (MSG_OOB): try again later";
-	if (getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, NULL, &n) == 0 && n)
+	if (filter && getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, NULL, &n) == 0 && n)
 		return "with a filter (SO_ATTACH_FILTER): detach it first";
 	return NULL;
 }
@@ -237,7 +237,7 @@ static void apart_probe(struct eng_probe *p, const struct file_look *l, int fd, 
 
 static void unix_probe(struct eng_probe *p, const struct file_look *l, int fd, const char *name)
 {
-	const char *why = socket_state_reason(fd);
+	const char *why = socket_state_reason(fd, true);
 	struct peer peer;
 
 	if (why)
@@ -468,8 +468,8 @@ static int socket_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__F
 	s->backlog = s->listening ? peer.backlog : 0;
 	if (s->listening && waits(&peer))
 		return error_set(e, EBUSY, "%s", waits(&peer));
-	if (socket_state_reason(fd))
-		return error_set(e, EBUSY, "unix socket %s", socket_state_reason(fd));
+	if (socket_state_reason(fd, true))
+		return error_set(e, EBUSY, "unix socket %s", socket_state_reason(fd, true));
 	r = options_dump(fd, s);
 	if (r < 0)
 		return error_set(e, -r, "unix socket: %s", strerror(-r));

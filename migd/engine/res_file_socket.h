@@ -6,7 +6,7 @@
 
 int socket_number(int fd, int option); /* a numeric option of SOL_SOCKET */
 uint64_t socket_timeout(int fd, int option); /* us */
-const char *socket_state_reason(int fd); /* what cannot be taken out of a live socket, NULL: nothing */
+const char *socket_state_reason(int fd, bool filter); /* what cannot be taken out of a live socket, NULL: nothing; filter: one is such a thing */
 /* The target makes it, so that it lies in the family's network namespace and shows the family's user as its maker. 0 or -errno. */
 int socket_by_target(struct eng_proc *p, int domain, int type, bool pair, int fd[2]);
 /* Buffers, time-outs and what m lists of SOL_SOCKET. */

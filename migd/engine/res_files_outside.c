@@ -138,8 +138,9 @@ static bool is_ancestor(const struct eng_probe *p, pid_t who)
 static bool is_relay(int fds)
 {
 	_cleanup_free_ char *comm = eng_proc_read(fds, "../comm", NULL);
+	struct stat st;
 
-	return comm && !strcmp(comm, "sprite-relay\n");
+	return comm && fstatat(fds, "..", &st, 0) == 0 && !st.st_uid && !strcmp(comm, "sprite-relay\n");
 }
 
 /* Does that descriptor of a process outside forbid the move? fds: its /proc/PID/fd. */

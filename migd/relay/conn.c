@@ -45,13 +45,18 @@ static int space_at(struct relay_hub *h, int i)
 	return h->space[i].ns > 0 ? 0 : net_space_open(&h->space[i]);
 }
 
-/* Of two that listen at one port the kernel would choose; of two that send packets from one we could not tell which it was. */
-static bool listens_here(struct relay_hub *h, const struct net_space *s, const struct relay_net *net)
+static bool same_place(const struct relay_net *a, const struct relay_net *b)
+{
+	return net_port(a->local) == net_port(b->local) && (net_is_any(a->local) || net_is_any(b->local) || !memcmp(a->local, b->local, RELAY_ADDR));
+}
+
+/* Of two that listen at one place the kernel would choose; of two that send packets from one we could not tell which it was. */
+static bool is_taken(struct relay_hub *h, enum relay_kind kind, const struct net_space *s, const struct relay_net *net)
 {
 	struct relay *r;
 
 	list_each(r, &h->relays, node)
-		if (r->kind != RELAY_TCP && relay_is_net(r) && r->conn.space == s && net_port(r->conn.net.local) == net_port(net->local))
+		if (r->kind == kind && r->conn.space == s && same_place(&r->conn.net, net))
 			return true;
 	return false;
 }
@@ -73,7 +78,8 @@ static int adopt(struct relay *r, const struct net_space *s, int fd)
 	r->has_source = true;
 	if (err || r->sink.fd < 0)
 		return err ? err : -ENFILE;
-	return net_look(s, &r->conn.net, false, &l);
+	err = net_look(s, &r->conn.net, false, &l);
+	return err == -EAGAIN ? 0 : err; /* its last packet is on its way */
 }
 
 int conn_make(struct relay_hub *h, struct relay *r, const struct relay_net *net, int *family)
@@ -88,7 +94,7 @@ int conn_make(struct relay_hub *h, struct relay *r, const struct relay_net *net,
 		err = space_at(h, i);
 		if (err)
 			return err;
-		if (r->kind != RELAY_TCP && listens_here(h, &h->space[i], net))
+		if (r->kind != RELAY_TCP && is_taken(h, r->kind, &h->space[i], net))
 			continue;
 		err = r->kind == RELAY_TCP    ? net_pair(&h->space[i], net, family) :
 		      r->kind == RELAY_LISTEN ? net_listen(&h->space[i], net) :
@@ -97,7 +103,7 @@ int conn_make(struct relay_hub *h, struct relay *r, const struct relay_net *net,
 			r->conn.space = &h->space[i];
 			break;
 		}
-		if (err != -EADDRINUSE && err != -EADDRNOTAVAIL) /* else: both ends of one connection, say */
+		if (err != -EADDRINUSE && (err != -EADDRNOTAVAIL || i)) /* else: both ends of one connection, say */
 			return err;
 	}
 	if (r->kind == RELAY_TCP && err >= 0)
@@ -149,15 +155,28 @@ bool conn_all_accepted(struct relay_hub *h)
 	return true;
 }
 
+/* Has the family taken it, perhaps closed it already? */
+static bool was_taken(struct relay *r)
+{
+	enum { ESTABLISHED = 1, CLOSE_WAIT = 8 }; /* while it waits */
+	struct net_look l;
+	int err = net_look(r->conn.space, &r->conn.net, false, &l);
+
+	if (err)
+		return err == -ENOENT;
+	if (l.ino)
+		r->conn.ino = l.ino;
+	return l.ino || (l.state != ESTABLISHED && l.state != CLOSE_WAIT);
+}
+
 bool conn_all_told(struct relay_hub *h)
 {
-	struct net_look l;
 	struct relay *r;
 
 	list_each(r, &h->relays, node) {
 		if (r->conn.accepted && !r->conn.accepted_told)
 			return false;
-		if (is_unaccepted(r) && !net_look(r->conn.space, &r->conn.net, false, &l) && l.ino)
+		if (is_unaccepted(r) && was_taken(r))
 			return false;
 	}
 	return true;
@@ -196,10 +215,7 @@ static void set_over(struct relay_hub *h, struct relay *r, bool clean, bool brea
 
 static void look_whether_accepted(struct relay_hub *h, struct relay *r)
 {
-	struct net_look l;
-
-	if (is_unaccepted(r) && !net_look(r->conn.space, &r->conn.net, false, &l) && l.ino) {
-		r->conn.ino = l.ino;
+	if (is_unaccepted(r) && was_taken(r)) {
 		r->conn.accepted = true;
 		settled(h, r);
 	}
@@ -232,7 +248,13 @@ static void guest_connection(struct relay_hub *h, struct relay *r)
 static void guest_named(struct relay *r)
 {
 	struct net_look l;
-	int err = r->kind == RELAY_UDP ? net_look_udp(r->conn.space, &r->conn.net, &l) : net_look(r->conn.space, &r->conn.net, true, &l);
+	uint64_t now = clock_mono_ns();
+	int err;
+
+	if (now < r->conn.look_ns)
+		return;
+	r->conn.look_ns = now + LISTEN_MS * 1000000ull;
+	err = r->kind == RELAY_UDP ? net_look_udp(r->conn.space, &r->conn.net, &l) : net_look(r->conn.space, &r->conn.net, true, &l);
 
 	if (err != -ENOENT)
 		return;

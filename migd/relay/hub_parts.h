@@ -8,7 +8,7 @@
 #include "migd/relay/hub.h"
 #include "migd/relay/tty.h"
 
-enum { MARK = 16, RELAYS_MAX = 1024, ANSWERS_MAX = 4096, SPACES = 8 };
+enum { MARK = 16, RELAYS_MAX = 1024, ANSWERS_MAX = 4096, SPACES = 64 };
 
 /* What a relay of the network has beside its halves: conn.c. */
 struct conn {
@@ -29,6 +29,7 @@ struct conn {
 	uint64_t room, offers;	 /* listening, home: how many this generation takes; has been told of */
 	uint64_t settled;	 /* listening, guest: how many have been accepted, or came to nothing */
 	uint64_t room_told;
+	uint64_t look_ns;	 /* guest, that has a name: when to look whether it has been closed */
 	bool full;		 /* listening, home: one waits that cannot be taken just now */
 	int raw[2];		 /* UDP, guest: what goes through the space over IPv4 and IPv6, and how we say something in somebody's name; 0: none */
 	int hush;		 /* UDP, guest: has the name of who it is connected to; 0: none */

@@ -56,6 +56,13 @@ uint16_t net_port(const uint8_t a[RELAY_ADDR])
 	return ntohs(u.in.sin_port); /* at the same place in both */
 }
 
+bool net_is_any(const uint8_t a[RELAY_ADDR])
+{
+	union addr u = addr_of(a);
+
+	return u.sa.sa_family == AF_INET ? !u.in.sin_addr.s_addr : IN6_IS_ADDR_UNSPECIFIED(&u.in6.sin6_addr);
+}
+
 static bool addr_valid(const struct relay_net *n, const uint8_t a[RELAY_ADDR])
 {
 	union addr u = addr_of(a);
@@ -359,7 +366,9 @@ int net_look(const struct net_space *s, const struct relay_net *n, bool listenin
 	if (r < 0)
 		return r;
 	/* Without a connection of that name the kernel shows who listens there; one that is over (TIME_WAIT) belongs to nobody. */
-	if ((m->idiag_state == STATE_LISTEN) != listening || m->idiag_state == STATE_TIME_WAIT || m->idiag_state == STATE_SYN_RECV)
+	if (m->idiag_state == STATE_SYN_RECV)
+		return -EAGAIN;
+	if ((m->idiag_state == STATE_LISTEN) != listening || m->idiag_state == STATE_TIME_WAIT)
 		return -ENOENT;
 	*out = (struct net_look){ .state = m->idiag_state, .ino = m->idiag_inode, .unread = m->idiag_rqueue, .unsent = m->idiag_wqueue };
 	left = (int)(h->nlmsg_len - NLMSG_LENGTH(sizeof(*m)));

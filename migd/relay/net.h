@@ -26,6 +26,7 @@ struct relay_net {
 bool net_valid(const struct relay_net *n, bool connected); /* what came from elsewhere */
 int net_of(int fd, struct relay_net *out);		    /* names of a socket; 0 or -errno */
 uint16_t net_port(const uint8_t addr[RELAY_ADDR]);
+bool net_is_any(const uint8_t addr[RELAY_ADDR]); /* 0.0.0.0 or :: */
 
 struct net_space {
 	int ns;	  /* 0: none yet */
@@ -49,7 +50,7 @@ struct net_look {
 	uint64_t received; /* by its TCP, read or not */
 	uint32_t unread, unsent;
 };
-/* The family's socket. -ENOENT: it is over, or not there; -errno: not to be had just now. */
+/* The family's socket. -ENOENT: it is over, or not there; -EAGAIN: not yet; -errno: not to be had just now. */
 int net_look(const struct net_space *s, const struct relay_net *n, bool listening, struct net_look *out);
 
 int net_look_udp(const struct net_space *s, const struct relay_net *n, struct net_look *out); /* only ino and unread */

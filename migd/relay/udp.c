@@ -5,7 +5,8 @@
  * family has read what came.
  *
  * Over there a packet is said in the name of its sender, and what the family sends, to whomever, is seen, by raw sockets of the space (net.h), in which every address is local.
- * Ours are known by their hop limit. So that nobody tells a connected socket that there is no port at the other end we have one there, which hears nothing.
+ * Ours are known by their hop limit; the family's socket hears no others (what its family sends goes to the home, also if it is for one of its own, and comes from there).
+ * So that nobody tells a connected socket that there is no port at the other end we have one there, which hears nothing.
  *
  * Lock: the hub's; buffer_lock is taken after it.
  */
@@ -77,6 +78,26 @@ static int raw_socket(const struct net_space *s, int domain)
 	return fd;
 }
 
+/* Whatever the family sends is local here: without this its own sockets would hear it. */
+static int hears_only_ours(int fd)
+{
+	struct sock_filter f[] = {
+		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, (uint32_t)SKF_NET_OFF),
+		BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0xf0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x40, 0, 2),
+		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, (uint32_t)SKF_NET_OFF + 8), /* IPv4: time to live */
+		BPF_STMT(BPF_JMP | BPF_JA, 1),
+		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, (uint32_t)SKF_NET_OFF + 7), /* IPv6: hop limit */
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, OUR_HOPS, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+		BPF_STMT(BPF_RET | BPF_K, 0),
+	};
+	struct sock_fprog prog = { sizeof(f) / sizeof(*f), f };
+	int on = 1;
+
+	return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &prog, sizeof(prog)) || setsockopt(fd, SOL_SOCKET, SO_LOCK_FILTER, &on, sizeof(on)) ? -errno : 0;
+}
+
 static int hush_socket(const struct net_space *s, const struct relay_net *n)
 {
 	struct sock_filter nothing = BPF_STMT(BPF_RET | BPF_K, 0);
@@ -97,6 +118,9 @@ int udp_make(struct relay *r, const struct net_space *s, int *family)
 
 	if (fd < 0)
 		return fd;
+	err = hears_only_ours(fd);
+	if (err)
+		return err;
 	for (int i = 0; i < 2; i++) {
 		if (i && n->domain == AF_INET)
 			break;
@@ -149,6 +173,18 @@ bool udp_read(const struct relay *r)
 	return net_look_udp(r->conn.space, &r->conn.net, &l) || !l.unread;
 }
 
+/* Is that the address of the family's socket? Of one that is bound to any, each is. */
+static bool is_from(const struct relay *r, const void *addr, bool four)
+{
+	union addr u = addr_of(r->conn.net.local);
+
+	if (u.sa.sa_family == AF_INET)
+		return four && (!u.in.sin_addr.s_addr || !memcmp(&u.in.sin_addr, addr, 4));
+	if (IN6_IS_ADDR_UNSPECIFIED(&u.in6.sin6_addr))
+		return true;
+	return four == is_mapped(&u) && !memcmp(four ? &u.in6.sin6_addr.s6_addr[12] : u.in6.sin6_addr.s6_addr, addr, four ? 4 : 16);
+}
+
 /* A packet of the space: sent by the family's socket? Its destination as that socket names it. */
 static bool seen4(const struct relay *r, const char *buf, size_t n, union addr *to, size_t *head)
 {
@@ -162,7 +198,7 @@ static bool seen4(const struct relay *r, const char *buf, size_t n, union addr *
 	if (ip.ttl == OUR_HOPS || n < *head)
 		return false;
 	memcpy(&udp, buf + ip.ihl * 4, sizeof(udp));
-	if (ntohs(udp.source) != net_port(r->conn.net.local))
+	if (ntohs(udp.source) != net_port(r->conn.net.local) || !is_from(r, &ip.saddr, true))
 		return false;
 	*to = (union addr){ 0 };
 	if (r->conn.net.domain == AF_INET) {
@@ -175,7 +211,7 @@ static bool seen4(const struct relay *r, const char *buf, size_t n, union addr *
 	return true;
 }
 
-static bool seen6(const struct relay *r, struct msghdr *m, const char *buf, size_t n, union addr *to, size_t *head)
+static bool seen6(const struct relay *r, struct msghdr *m, const char *buf, size_t n, const struct in6_addr *from, union addr *to, size_t *head)
 {
 	struct in6_pktinfo info = { 0 };
 	struct udphdr udp;
@@ -192,7 +228,7 @@ static bool seen6(const struct relay *r, struct msghdr *m, const char *buf, size
 	*head = sizeof(udp);
 	*to = (union addr){ 0 };
 	to->in6 = (struct sockaddr_in6){ .sin6_family = AF_INET6, .sin6_port = udp.dest, .sin6_addr = info.ipi6_addr };
-	return ntohs(udp.source) == net_port(r->conn.net.local);
+	return ntohs(udp.source) == net_port(r->conn.net.local) && is_from(r, from, false);
 }
 
 static void hear(struct relay_hub *h, struct relay *r, int i)
@@ -201,14 +237,15 @@ static void hear(struct relay_hub *h, struct relay *r, int i)
 
 	for (int k = 0; k < AT_ONCE && h->nout < QUEUE_MAX; k++) {
 		struct iovec v = { at, sizeof(buffer) - sizeof(struct packet) };
-		struct msghdr m = { .msg_iov = &v, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control) };
+		struct sockaddr_in6 from = { 0 };
+		struct msghdr m = { .msg_name = &from, .msg_namelen = sizeof(from), .msg_iov = &v, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control) };
 		union addr to;
 		size_t head;
 		ssize_t n;
 
 		pthread_mutex_lock(&buffer_lock);
 		n = recvmsg(r->conn.raw[i], &m, MSG_DONTWAIT);
-		if (n > 0 && (i ? seen6(r, &m, at, (size_t)n, &to, &head) : seen4(r, at, (size_t)n, &to, &head))) {
+		if (n > 0 && (i ? seen6(r, &m, at, (size_t)n, &from.sin6_addr, &to, &head) : seen4(r, at, (size_t)n, &to, &head))) {
 			memcpy(buffer + head, to.raw, sizeof(struct packet)); /* just in front of what it says */
 			hub_queue(h, r->id, RF_PACKET, 0, buffer + head, (size_t)n - head + sizeof(struct packet));
 		}

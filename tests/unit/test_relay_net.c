@@ -452,7 +452,7 @@ static void test_listen(void)
 }
 
 /* One that was not accepted is offered to the next host, one that was is not; one that was closed meanwhile is closed. */
-static void test_listen_on(void)
+static void listen_on(bool closes)
 {
 	struct sockaddr_storage a;
 	int l = listener(AF_INET, &a), fam, far[3], got, last, again;
@@ -474,9 +474,12 @@ static void test_listen_on(void)
 	for (int i = 0; i < 500 && hub_count(guest) < 4; i++)
 		poll(NULL, 0, 10);
 	last = accept(fam, NULL, NULL); /* as the last thing it did */
+	if (closes)
+		close(last);
 	CU_ASSERT_EQUAL(hub_quiesce(guest, 5000), 0);
 	hub_down(guest);
-	close(last);
+	if (!closes)
+		close(last);
 	close(got); /* as if just before it was frozen */
 	close(fam);
 	new_guest();
@@ -496,6 +499,12 @@ static void test_listen_on(void)
 	CU_ASSERT(empty(guest) && empty(home));
 	close(l);
 	teardown();
+}
+
+static void test_listen_on(void)
+{
+	listen_on(false);
+	listen_on(true);
 }
 
 /* Both ends of one connection in the family, and many with one port. */
@@ -679,6 +688,62 @@ static void test_udp_any(void)
 	teardown();
 }
 
+static int packets_at(uint32_t addr, uint16_t port)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(addr), .sin_port = port };
+	int fd = socket(AF_INET, SOCK_DGRAM, 0), on = 1;
+
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	CU_ASSERT_EQUAL_FATAL(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+	return fd;
+}
+
+static bool silent(int fd)
+{
+	return poll(&(struct pollfd){ fd, POLLIN, 0 }, 1, 200) == 0;
+}
+
+/* What the family says is not heard by its own sockets on the way: one that talks to a peer at its own port, and two that talk to each other. */
+static void test_udp_own(void)
+{
+	struct sockaddr_storage a, b;
+	struct sockaddr_in to = { .sin_family = AF_INET };
+	socklen_t n = sizeof(to), len;
+	int any = packets_at(INADDR_ANY, 0), far, one = packets(AF_INET, &a, &len), two = packets(AF_INET, &b, &len), fam[3];
+	struct relay_net net;
+	char buf[20];
+
+	getsockname(any, (struct sockaddr *)&to, &n);
+	far = packets_at(INADDR_LOOPBACK + 1, to.sin_port);
+	to.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1);
+	setup();
+	CU_ASSERT_EQUAL(hub_add(home, 1, RELAY_UDP, dup(any), getpid()), 0);
+	CU_ASSERT_EQUAL(hub_add(home, 2, RELAY_UDP, dup(one), getpid()), 0);
+	CU_ASSERT_EQUAL(hub_add(home, 3, RELAY_UDP, dup(two), getpid()), 0);
+	new_guest();
+	for (int i = 0; i < 3; i++) {
+		CU_ASSERT_EQUAL(net_of(i == 0 ? any : i == 1 ? one : two, &net), 0);
+		fam[i] = hub_make(guest, 1 + (uint64_t)i, RELAY_UDP, &net);
+		CU_ASSERT_FATAL(fam[i] >= 0);
+	}
+	join(-1, -1);
+	CU_ASSERT_EQUAL(sendto(fam[0], "out", 3, 0, (struct sockaddr *)&to, sizeof(to)), 3);
+	CU_ASSERT(readable(far));
+	CU_ASSERT_EQUAL(recv(far, buf, sizeof(buf), MSG_DONTWAIT), 3);
+	CU_ASSERT(silent(fam[0]) && silent(far));
+	CU_ASSERT_EQUAL(sendto(fam[1], "over", 4, 0, (struct sockaddr *)&b, len), 4);
+	CU_ASSERT(packet(fam[2], &a, len, "over", 4));
+	CU_ASSERT(silent(fam[2]) && silent(fam[1]) && silent(fam[0]));
+	for (int i = 0; i < 3; i++)
+		close(fam[i]);
+	CU_ASSERT(empty(guest) && empty(home));
+	close(any);
+	close(one);
+	close(two);
+	close(far);
+	teardown();
+}
+
 /* A peer that lies. */
 static void test_nonsense(void)
 {
@@ -735,6 +800,7 @@ int main(void)
 	CU_add_test(s, "both ends in one family; many with one port", test_spaces);
 	CU_add_test(s, "packets: borders, names, on", test_udp);
 	CU_add_test(s, "packets: both families of addresses", test_udp_any);
+	CU_add_test(s, "packets: the family does not hear itself", test_udp_own);
 	CU_add_test(s, "nonsense", test_nonsense);
 	CU_basic_run_tests();
 	failed = CU_get_number_of_failures();
