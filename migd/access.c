@@ -11,7 +11,7 @@
 #include "conf/list.h"
 #include "conf/log.h"
 
-enum { COMPARE_MS = 5000, AGAIN_MS = 200, AGAIN_MAX_MS = 1000 };
+enum { ANSWER_MS = 5000, COMPARE_MS = 5000, AGAIN_MS = 200, AGAIN_MAX_MS = 1000 };
 
 struct guest_host {
 	struct list node;
@@ -128,7 +128,7 @@ static int call(struct access *a, json_t *request, struct error *e)
 		json_decref(request);
 		return error_set(e, ENOMEM, "out of memory");
 	}
-	err = local_call(path, request, NULL, NULL, &answer, e);
+	err = local_call_within(path, request, NULL, NULL, ANSWER_MS, &answer, e);
 	json_decref(answer);
 	return err;
 }

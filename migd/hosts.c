@@ -11,6 +11,8 @@
 #include "conf/list.h"
 #include "conf/text.h"
 
+enum { TABLE_MS = 5000 }; /* for spritefs to tell it */
+
 struct host {
 	struct list node;
 	struct hosts *hosts;
@@ -28,6 +30,8 @@ struct hosts {
 	struct rpc_channel **retired; /* lock: to addresses that are no more. Somebody may be about to call on them: closed at the end */
 	size_t nretired;
 	uint64_t fresh_ns;   /* lock: when the table was read; 0: never */
+	uint64_t failed_ns;  /* lock: when it could not be read last */
+	pthread_mutex_t asking; /* before lock: one reads it at a time */
 	uint64_t reading, whole; /* lock: number of the latest reading begun, and of the latest that came to its end */
 };
 
@@ -39,6 +43,7 @@ int hosts_open(struct migd *m, struct hosts **out)
 		return -ENOMEM;
 	h->m = m;
 	pthread_mutex_init(&h->lock, NULL);
+	pthread_mutex_init(&h->asking, NULL);
 	list_init(&h->list);
 	*out = h;
 	return 0;
@@ -142,35 +147,59 @@ static void table_row(void *arg, json_t *line)
 	pthread_mutex_unlock(&h->lock);
 }
 
-int hosts_refresh(struct hosts *h, int max_age_ms, struct error *e)
+/* asking held. Who has waited for another's question has its answer, or knows that there is none. */
+static int read_table(struct hosts *h, uint64_t since, struct error *e)
 {
-	uint64_t now = clock_boot_ns();
 	_cleanup_free_ char *path = NULL;
 	struct row_arg ra = { .h = h };
 	json_t *answer = NULL;
+	bool failed, fresh;
+	uint64_t now = clock_boot_ns();
 	int err;
 
 	pthread_mutex_lock(&h->lock);
-	if (h->fresh_ns && now - h->fresh_ns < max_age_ms * 1000000ull) {
-		pthread_mutex_unlock(&h->lock);
-		return 0;
-	}
-	ra.reading = ++h->reading;
+	fresh = h->fresh_ns && h->fresh_ns >= since;
+	failed = !fresh && h->failed_ns && h->failed_ns >= since;
+	if (!fresh && !failed)
+		ra.reading = ++h->reading;
 	pthread_mutex_unlock(&h->lock);
+	if (fresh)
+		return 0;
+	if (failed)
+		return error_set(e, ETIMEDOUT, "the list of hosts comes from spritefs, which does not answer (is %s mounted?)", h->m->conf->mount);
 	if (asprintf(&path, "%s/spritefs.sock", h->m->conf->run_dir) < 0)
 		return error_set(e, ENOMEM, "out of memory");
-	err = local_call(path, json_pack("{s:s}", "verb", "prefixes"), table_row, &ra, &answer, e);
+	err = local_call_within(path, json_pack("{s:s}", "verb", "prefixes"), table_row, &ra, TABLE_MS, &answer, e);
 	json_decref(answer);
-	if (err) {
-		error_prefix(e, "the list of hosts comes from spritefs, which does not answer (is %s mounted?)", h->m->conf->mount);
-		return err;
-	}
 	pthread_mutex_lock(&h->lock);
-	h->fresh_ns = now;
-	if (h->whole < ra.reading)
-		h->whole = ra.reading;
+	if (err) {
+		h->failed_ns = clock_boot_ns();
+	} else {
+		h->fresh_ns = now;
+		if (h->whole < ra.reading)
+			h->whole = ra.reading;
+	}
 	pthread_mutex_unlock(&h->lock);
-	return 0;
+	if (err)
+		error_prefix(e, "the list of hosts comes from spritefs, which does not answer (is %s mounted?)", h->m->conf->mount);
+	return err;
+}
+
+int hosts_refresh(struct hosts *h, int max_age_ms, struct error *e)
+{
+	uint64_t now = clock_boot_ns();
+	bool good;
+	int err;
+
+	pthread_mutex_lock(&h->lock);
+	good = h->fresh_ns && now - h->fresh_ns < max_age_ms * 1000000ull;
+	pthread_mutex_unlock(&h->lock);
+	if (good)
+		return 0;
+	pthread_mutex_lock(&h->asking);
+	err = read_table(h, now, e);
+	pthread_mutex_unlock(&h->asking);
+	return err;
 }
 
 struct host *hosts_find(struct hosts *h, const char *name, struct error *e)

@@ -18,7 +18,7 @@
 #include "rpc/master.pb-c.h"
 
 #define REPORT_NS 5000000000ull
-enum { TURN_MS = 1000, SPREAD_MS = 200, REPORT_CALL_MS = 2000 };
+enum { ELECT_MS = 2000, TURN_MS = 1000, SPREAD_MS = 200, REPORT_CALL_MS = 2000 };
 
 struct office {
 	struct migd *m;
@@ -55,7 +55,7 @@ static void stand(struct office *o, bool resign)
 	pthread_mutex_unlock(&o->lock);
 	if (!rq)
 		return;
-	err = local_call(o->spritefs_sock, rq, NULL, NULL, &rep, &e);
+	err = local_call_within(o->spritefs_sock, rq, NULL, NULL, ELECT_MS, &rep, &e);
 	if (err) {
 		if (o->heard)
 			log_info("election: %s", e.text);

@@ -28,6 +28,7 @@
 #include "conf/text.h"
 
 #define REQUEST_WAIT_MS 10000 /* a connection that sends nothing for so long is closed */
+#define TAKEN_MS	1000  /* a daemon that takes nobody in for so long hangs */
 #define SEND_WAIT_S	10    /* a caller that reads nothing for so long has gone */
 
 /* ---- lines ---- */
@@ -175,8 +176,10 @@ static int address(const char *path, struct sockaddr_un *a, struct error *e)
 
 /* ---- client ---- */
 
-static int client_connect(const char *path, struct error *e)
+/* ms: how long a server that takes nobody in is waited for, -1: for ever. */
+static int client_connect(const char *path, int ms, struct error *e)
 {
+	struct timeval patience = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
 	_cleanup_close_ int fd = -1;
 	struct sockaddr_un a;
 	int r = address(path, &a, e);
@@ -186,11 +189,15 @@ static int client_connect(const char *path, struct error *e)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return error_set(e, errno, "socket: %s", strerror(errno));
+	if (ms > 0)
+		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
 	do
 		r = connect(fd, (struct sockaddr *)&a, sizeof(a));
 	while (r && errno == EINTR);
 	if (r && (errno == ENOENT || errno == ECONNREFUSED))
 		return error_set(e, errno, "%s: nobody answers there: is the daemon running?", path);
+	if (r && errno == EAGAIN)
+		return error_set(e, ETIMEDOUT, "%s: %s", path, strerror(ETIMEDOUT));
 	if (r)
 		return error_set(e, errno, "%s: %s", path, strerror(errno));
 	return steal_fd(&fd);
@@ -240,16 +247,16 @@ static int client_read(struct lines *l, void (*row)(void *arg, json_t *line), vo
 	}
 }
 
-int local_call_until(const char *socket_path, json_t *request, void (*row)(void *arg, json_t *line), void *arg, int stop_fd, json_t **answer, struct error *e)
+static int call(const char *socket_path, json_t *request, void (*row)(void *arg, json_t *line), void *arg, int stop_fd, int ms, json_t **answer, struct error *e)
 {
-	struct lines l = {.stop_fd = stop_fd, .timeout_ms = -1};
+	struct lines l = {.stop_fd = stop_fd, .timeout_ms = ms};
 	int r;
 
 	if (answer)
 		*answer = NULL;
 	if (!request) /* json_pack() refused what somebody typed */
 		return error_set(e, EINVAL, "an argument is not UTF-8 text");
-	r = l.fd = client_connect(socket_path, e);
+	r = l.fd = client_connect(socket_path, ms, e);
 	if (r >= 0) {
 		r = line_send(l.fd, request);
 		/* A server that refused us at once may have closed before reading: its reason is still there to be read. */
@@ -266,7 +273,17 @@ int local_call_until(const char *socket_path, json_t *request, void (*row)(void 
 
 int local_call(const char *socket_path, json_t *request, void (*row)(void *arg, json_t *line), void *arg, json_t **answer, struct error *e)
 {
-	return local_call_until(socket_path, request, row, arg, -1, answer, e);
+	return call(socket_path, request, row, arg, -1, -1, answer, e);
+}
+
+int local_call_until(const char *socket_path, json_t *request, void (*row)(void *arg, json_t *line), void *arg, int stop_fd, json_t **answer, struct error *e)
+{
+	return call(socket_path, request, row, arg, stop_fd, -1, answer, e);
+}
+
+int local_call_within(const char *socket_path, json_t *request, void (*row)(void *arg, json_t *line), void *arg, int ms, json_t **answer, struct error *e)
+{
+	return call(socket_path, request, row, arg, -1, ms, answer, e);
 }
 
 /* ---- server ---- */
@@ -527,10 +544,11 @@ static int path_free(const char *path, struct error *e)
 		return errno == ENOENT ? 0 : error_set(e, errno, "%s: %s", path, strerror(errno));
 	if (!S_ISSOCK(st.st_mode))
 		return error_set(e, EEXIST, "%s: expected a socket or nothing, found another kind of file", path);
-	fd = client_connect(path, NULL);
-	if (fd < 0)
+	fd = client_connect(path, TAKEN_MS, NULL);
+	if (fd < 0 && fd != -ETIMEDOUT) /* one that hangs is there too */
 		return 0;
-	close(fd);
+	if (fd >= 0)
+		close(fd);
 	return error_set(e, EADDRINUSE, "%s: another daemon answers there already", path);
 }
 

@@ -25,6 +25,9 @@ int local_call(const char *socket_path, json_t *request, void (*row)(void *arg, 
 /* The same, given up with -ECANCELED when stop_fd can be read (-1: never). */
 int local_call_until(const char *socket_path, json_t *request, void (*row)(void *arg, json_t *line), void *arg, int stop_fd, json_t **answer, struct error *e);
 
+/* The same, given up with -ETIMEDOUT when nothing has been heard for so long: for daemons that ask each other, none of which may hang with another. */
+int local_call_within(const char *socket_path, json_t *request, void (*row)(void *arg, json_t *line), void *arg, int ms, json_t **answer, struct error *e);
+
 /* ---- server ---- */
 struct local_server;
 struct local_conn; /* one request being answered */

@@ -218,6 +218,30 @@ static void test_gone(void) /* Ctrl-C of the caller reaches a long request */
 	CU_ASSERT_TRUE(comes_true(&ended, 1));
 }
 
+/* A daemon that hangs holds nobody up for ever: neither when it has taken the question, nor when it takes nobody in any more. */
+static void test_silent(void)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	int waits = atomic_load(&waiting), s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), full[8], n = 0;
+	struct error e = {0};
+
+	CU_ASSERT_EQUAL(local_call_within(path, json_pack("{s:s}", "verb", "wait"), NULL, NULL, 50, NULL, &e), -ETIMEDOUT);
+	CU_ASSERT_TRUE(strstr(e.text, "timed out") != NULL);
+	while (atomic_load(&waiting) == waits || atomic_load(&ended) < atomic_load(&waiting))
+		usleep(1000);
+	snprintf(a.sun_path, sizeof(a.sun_path), "%s/hung.sock", dir);
+	CU_ASSERT_EQUAL_FATAL(bind(s, (struct sockaddr *)&a, sizeof(a)), 0);
+	CU_ASSERT_EQUAL_FATAL(listen(s, 0), 0);
+	do {
+		full[n] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	} while (!connect(full[n++], (struct sockaddr *)&a, sizeof(a)) && n < 8);
+	CU_ASSERT_EQUAL(local_call_within(a.sun_path, json_pack("{s:s}", "verb", "x"), NULL, NULL, 50, NULL, &e), -ETIMEDOUT);
+	while (n--)
+		close(full[n]);
+	close(s);
+	unlink(a.sun_path);
+}
+
 static void test_limit(void) /* one user cannot take all threads */
 {
 	int st;
@@ -380,6 +404,7 @@ int main(void)
 	CU_add_test(s, "garbage", test_garbage);
 	CU_add_test(s, "too long", test_too_long);
 	CU_add_test(s, "caller gone", test_gone);
+	CU_add_test(s, "nobody answers", test_silent);
 	CU_add_test(s, "limit per user", test_limit);
 	CU_add_test(s, "parallel", test_parallel);
 	CU_add_test(s, "start", test_start);
