@@ -18,6 +18,7 @@
 #include "conf/list.h"
 #include "conf/log.h"
 #include "migd/cgroup.h"
+#include "migd/owner.h"
 #include "migd/proc.h"
 #include "migd/view.h"
 
@@ -326,7 +327,8 @@ void aheads_tick(struct aheads *a)
 	struct soon *s;
 
 	while ((s = next_due(a, false))) {
-		aheads_want(a, s->home);
+		if (owner_is_idle(a->m->owner)) /* else none come, and it would be made at its owner's cost */
+			aheads_want(a, s->home);
 		free(s);
 	}
 	list_init(&over);
