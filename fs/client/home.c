@@ -11,8 +11,10 @@
  * 1. Nothing is believed for longer than HOME_BOUND_NS after the home was asked: the bound is what it was.
  * 2. Only what belongs to root, without ACL, and nobody else may write; and only for who is not root: nobody sees his own changes late. What root changes by way of this
  *    mount is void from the moment the change is answered (home_changed()), and a Refresh that was sent before does not count.
- * 3. Two changes within one tick of the home's clock leave the same time behind: a name is learnt only in a directory that has been known, as it is, for SETTLED_NS.
- * 4. What is mounted at home changes no directory: the answer carries a number that grows with each change of the home's mounts, and names of another number are void.
+ * 3. Two changes within one tick of the home's clock leave the same time behind: a name is learnt only in a directory that has been known, as it is, for SETTLED_NS, and
+ *    attributes are believed beyond their second only when they have come once more, the same, that long after they came first.
+ * 4. What is mounted at home changes no directory: the answer of a Refresh, and no other, tells of it, by a number that grows with each change of the home's mounts. Names of
+ *    another number are void.
  * 5. Who asks must have been let in by the home within the bound, as for all that is answered here (call_let_in()).
  *
  * A request that waits for a Refresh is handled anew from its start, once (park.c); the struct ahead of the domain's root, which bulk acquisition does not use here, has the
@@ -36,10 +38,12 @@ struct home_known {
 	struct inode *ino;
 	uint64_t used_at;
 	uint64_t version, since; /* grows when what came differs from what was there; since when it is so */
+	uint64_t came_at;	 /* when it came last: by an answer of its own, not by a Refresh */
 	uint64_t void_at;	 /* when a change of ours was answered */
 	struct stat st;
 	struct hash names; /* node id + 1; 1: not there */
 	uint64_t names_version, names_changes, names_mounts;
+	uint64_t names_at; /* when the first of them was learnt, or the last Refresh told of the home's mounts */
 };
 
 static pthread_mutex_t used_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -111,8 +115,10 @@ void home_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a)
 		h->version++;
 		h->since = now;
 	}
-	if (h)
+	if (h) {
+		h->came_at = now;
 		inode_stat(fs, ino->dom, a, &h->st);
+	}
 	ino->now = n;
 	ino->now_at = now;
 	if (a->no_cap)
@@ -180,6 +186,8 @@ void home_learn(struct call *c, const char *name, uint64_t id)
 	if (h->version == c->mark2 && atomic_load(&dir->changes) == c->seq) {
 		if (h->names_version != h->version || h->names_changes != c->seq || h->names_mounts != mounts || h->names.count >= NAMES_MAX)
 			forget_names(h);
+		if (!h->names.count)
+			h->names_at = c->start_ns;
 		h->names_version = h->version;
 		h->names_changes = c->seq;
 		h->names_mounts = mounts;
@@ -202,7 +210,7 @@ static bool name_known(struct inode *dir, const char *name, uint64_t *id, uint64
 		v = hash_get(&h->names, name, strlen(name));
 	if (v) {
 		*id = (uint64_t)(uintptr_t)v - 1;
-		*until = dir->now_at ? dir->now_at + HOME_BOUND_NS : 0;
+		*until = !dir->now_at ? 0 : (dir->now_at < h->names_at ? dir->now_at : h->names_at) + HOME_BOUND_NS;
 	}
 	pthread_mutex_unlock(&dir->lock);
 	return v;
@@ -293,13 +301,14 @@ static void answered(struct inode *ino, uint64_t version, const struct refresh_a
 
 	pthread_mutex_lock(&ino->lock);
 	h = ino->home;
-	if (a && !a->err && h->version == version && h->void_at < asked && a->ctime == ino->now.ctime && a->change == ino->now.change) {
+	if (a && !a->err && h->version == version && h->void_at < asked && h->came_at > h->since + SETTLED_NS && a->ctime == ino->now.ctime && a->change == ino->now.change) {
+		h->names_at = asked;
 		if (ino->no_cap_at > h->since + SETTLED_NS || (ino->no_cap_at && asked > h->since + SETTLED_NS))
 			ino->no_cap_at = asked;
 		if (ino->now_at < asked)
 			ino->now_at = asked;
 	} else if (a && ino->now_at < asked) {
-		ino->now_at = 0; /* it has changed, or is gone */
+		ino->now_at = 0; /* it has changed, is gone, or is not known for long enough: it is asked for by itself */
 	}
 	pthread_mutex_unlock(&ino->lock);
 }
