@@ -13,6 +13,7 @@
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
@@ -130,7 +131,8 @@ static void noexport_target(struct make_args *m, const char *target)
 /* What a makefile says of us. Files that are included by a plain name are looked at too. */
 static void read_makefile(struct make_args *m, const char *file, int depth)
 {
-	_cleanup_fclose_ FILE *f = fopen(file, "re");
+	struct stat st;
+	_cleanup_fclose_ FILE *f = !stat(file, &st) && S_ISREG(st.st_mode) ? fopen(file, "re") : NULL; /* a pipe's is make's alone to read */
 	_cleanup_free_ char *line = NULL;
 	bool goes_on = false;
 	size_t cap = 0;
@@ -228,35 +230,75 @@ static void sprite_sh(char *to, size_t n)
 	snprintf(to, n, "%.*s/sprite-sh", (int)n - 12, exe);
 }
 
-static int run_make(struct make_args *m)
+enum { GRACE_US = 50000 };
+
+/* What may end us, and make's end: waited for by run_make(), so blocked, in all threads. What nohup ignores make does not hear of either. */
+static void hold_signals(sigset_t *held, sigset_t *before)
 {
-	static const int ours[] = { SIGINT, SIGQUIT };
+	static const int ends[] = { SIGINT, SIGQUIT, SIGTERM, SIGHUP };
+	struct sigaction a;
+	sigset_t reader;
+
+	/* a worker, or whoever reads what we print, may be gone: that is no end of ours */
+	sigemptyset(&reader);
+	sigaddset(&reader, SIGPIPE);
+	sigemptyset(held);
+	sigaddset(held, SIGCHLD);
+	for (int i = 0; i < 4; i++)
+		if (!sigaction(ends[i], NULL, &a) && a.sa_handler != SIG_IGN)
+			sigaddset(held, ends[i]);
+	pthread_sigmask(SIG_BLOCK, held, before);
+	pthread_sigmask(SIG_BLOCK, &reader, NULL);
+}
+
+/* make takes its handler off when it hears of a signal: has it not heard of this one yet? A second one would end it before it has removed what is half made. */
+static bool is_news(pid_t make, int sig)
+{
+	char path[40];
+	_cleanup_fclose_ FILE *f = NULL;
+	_cleanup_free_ char *line = NULL;
+	unsigned long long bits, caught = 0, waiting = 0;
+	size_t cap = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", make);
+	f = fopen(path, "re");
+	while (f && getline(&line, &cap, f) > 0) {
+		if (sscanf(line, "SigCgt: %llx", &bits) == 1)
+			caught = bits;
+		else if (sscanf(line, "SigPnd: %llx", &bits) == 1 || sscanf(line, "ShdPnd: %llx", &bits) == 1)
+			waiting |= bits;
+	}
+	return (caught & ~waiting) >> (sig - 1) & 1;
+}
+
+/*
+ * What ends us is make's to hear: it ends its recipes, removes what is half made, and then itself; we stay to pass on their last words, and to tidy. A key, or a signal to the
+ * whole group, it has by itself.
+ */
+static int run_make(struct make_args *m, const sigset_t *held, const sigset_t *before)
+{
 	posix_spawnattr_t attr;
-	sigset_t keys;
 	pid_t pid;
-	int status, err;
+	int status = 0, err, sig;
 
 	m->argv[m->n] = NULL;
-	/* Ctrl-C is for make, which ends its recipes and then itself: we stay to pass on their last words. */
-	sigemptyset(&keys);
-	for (int i = 0; i < 2; i++) {
-		if (signal(ours[i], SIG_IGN) != SIG_IGN)
-			sigaddset(&keys, ours[i]);
-	}
 	posix_spawnattr_init(&attr);
-	posix_spawnattr_setsigdefault(&attr, &keys);
-	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGDEF);
+	posix_spawnattr_setsigmask(&attr, before);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
 	err = posix_spawnp(&pid, "make", NULL, &attr, (char **)m->argv, environ);
 	posix_spawnattr_destroy(&attr);
 	if (err) {
 		failed("make: %s", strerror(err));
 		return 127;
 	}
-	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-		;
-	if (WIFEXITED(status))
-		return WEXITSTATUS(status);
-	return 128 + WTERMSIG(status);
+	while (waitpid(pid, &status, WNOHANG) != pid) {
+		if (sigwait(held, &sig) || sig == SIGCHLD)
+			continue;
+		usleep(GRACE_US);
+		if (is_news(pid, sig)) /* it is our child, and not waited for: the number is its */
+			kill(pid, sig);
+	}
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 /* A make that make starts: all but the makefiles was said before, in MAKEFLAGS and the environment. */
@@ -291,6 +333,7 @@ int cmd_make(int argc, char **argv)
 	struct make_agent *a;
 	struct error e = {0};
 	char sh[PATH_MAX];
+	sigset_t held, before;
 	int jobs[2], r;
 
 	if (agent && !strcmp(argv[0], "$(MAKE)"))
@@ -303,6 +346,7 @@ int cmd_make(int argc, char **argv)
 		return failed("%s: %s", sh, strerror(errno));
 	if (pipe(jobs)) /* inherited by make: no close-on-exec */
 		return failed("no pipe for the job server: %s", strerror(errno));
+	hold_signals(&held, &before);
 	r = make_agent_start(&o, jobs, &a, &e);
 	if (r)
 		return failed("%s", e.text);
@@ -319,7 +363,7 @@ int cmd_make(int argc, char **argv)
 	if (o.verbose)
 		setenv("MIG_MAKE_VERBOSE", "1", 1);
 	if (!r)
-		r = run_make(&m);
+		r = run_make(&m, &held, &before);
 	make_agent_stop(a);
 	return r;
 }

@@ -117,28 +117,39 @@ static int end_alike(int fd)
 	return 128 + WTERMSIG(status);
 }
 
+/* A file beside the agent's socket. */
+static void beside(const char *agent, const char *name, char path[PATH_MAX])
+{
+	const char *slash = strrchr(agent, '/');
+
+	snprintf(path, PATH_MAX, "%.*s/%s", slash ? (int)(slash - agent) : 0, agent, name);
+}
+
 /* Nothing else writes until we end: not the output of another recipe, which the agent passes on in one piece. */
 static void lock_output(const char *agent)
 {
-	const char *slash = strrchr(agent, '/');
 	char path[PATH_MAX];
 	int fd;
 
-	snprintf(path, sizeof(path), "%.*s/lock", slash ? (int)(slash - agent) : 0, agent);
+	beside(agent, "lock", path);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd >= 0)
 		flock(fd, LOCK_EX);
 }
 
 /* Has it nothing that only this host has? Its input is at an end, and there are no descriptors but that and its output. */
-static bool may_go_far(void)
+static bool may_go_far(const char *agent)
 {
 	struct pollfd p = {.fd = 0, .events = POLLIN};
 	struct stat st, null;
 	struct dirent *de;
 	bool more = false;
+	char far[PATH_MAX];
 	DIR *d;
 
+	beside(agent, "far", far);
+	if (access(far, F_OK)) /* nobody is there yet */
+		return false;
 	if (!(poll(&p, 1, 0) == 1 && p.revents == POLLHUP) && (fstat(0, &st) || stat("/dev/null", &null) || !S_ISCHR(st.st_mode) || st.st_rdev != null.st_rdev))
 		return false;
 	d = opendir("/proc/self/fd");
@@ -160,7 +171,7 @@ static int ask_agent(const char *agent, const char *command, char **args, bool p
 	enum place where = HERE;
 	size_t n;
 
-	if (far_pack(command, args, plain, may_go_far(), &bytes, &n))
+	if (far_pack(command, args, plain, may_go_far(agent), &bytes, &n))
 		return -1;
 	fd = connect_agent(agent);
 	if (fd >= 0 && send_question(fd, bytes, n))

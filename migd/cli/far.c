@@ -3,9 +3,13 @@
 #include "migd/cli/far.h"
 #include <errno.h>
 #include <limits.h>
+#include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/personality.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -28,10 +32,50 @@ static uint32_t count(char **v, size_t *bytes)
 	return n;
 }
 
+static uint64_t mix(uint64_t h, const void *p, size_t n)
+{
+	for (const unsigned char *c = p; n--; c++)
+		h = (h ^ *c) * 0x100000001b3ull;
+	return h;
+}
+
+void far_self(struct far_self *out)
+{
+	static const char *const spaces[] = {"mnt", "user", "net", "pid_for_children", "uts", "ipc"};
+	gid_t groups[256];
+	int n = getgroups(256, groups);
+	cpu_set_t cpus;
+	struct stat st;
+
+	memset(out, 0, sizeof(*out));
+	out->ids[0] = getuid();
+	out->ids[1] = geteuid();
+	out->ids[2] = getgid();
+	out->ids[3] = getegid();
+	out->personality = (uint32_t)personality(0xffffffff);
+	out->no_new_privs = (uint32_t)prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0);
+	out->policy = (uint32_t)sched_getscheduler(0);
+	out->groups = mix((uint64_t)n, groups, n > 0 ? (size_t)n * sizeof(*groups) : 0);
+	if (!sched_getaffinity(0, sizeof(cpus), &cpus))
+		out->cpus = mix(1, &cpus, sizeof(cpus));
+	if (!stat("/", &st)) {
+		out->root[0] = st.st_dev;
+		out->root[1] = st.st_ino;
+	}
+	for (size_t i = 0; i < 6; i++) {
+		char path[40];
+
+		snprintf(path, sizeof(path), "/proc/self/ns/%s", spaces[i]);
+		if (!stat(path, &st))
+			out->spaces[i] = st.st_ino;
+	}
+}
+
 static void fill_head(struct far_head *h)
 {
 	sigset_t blocked;
 
+	far_self(&h->self);
 	h->mask = (uint32_t)umask(0);
 	umask((mode_t)h->mask);
 	errno = 0;
@@ -58,7 +102,7 @@ int far_pack(const char *command, char **args, bool plain, bool able, char **out
 		h.able = 0;
 	*len = sizeof(h) + strlen(command) + strlen(dir) + 2;
 	h.nargs = count(args, len);
-	h.nenv = count(environ, len);
+	h.nenv = h.able ? count(environ, len) : 0;
 	if (*len > FAR_MAX)
 		return -E2BIG;
 	if (h.able)
@@ -72,7 +116,7 @@ int far_pack(const char *command, char **args, bool plain, bool able, char **out
 	put(&to, dir);
 	for (char **a = args; *a; a++)
 		put(&to, *a);
-	for (char **e = environ; *e; e++)
+	for (char **e = environ; h.able && *e; e++)
 		put(&to, *e);
 	return 0;
 }

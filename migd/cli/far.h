@@ -23,7 +23,14 @@ struct far_frame {
 };
 #define FAR_MAX (1u << 20) /* bytes of a frame */
 
+/* Who a process is, and where: what a worker has from the agent and cannot give to a recipe that has become another (sudo, sg, chroot, unshare, taskset around a make). */
+struct far_self {
+	uint32_t ids[4], personality, no_new_privs, policy;
+	uint64_t groups, cpus; /* hashes */
+	uint64_t root[2], spaces[6]; /* device and inode of /; namespaces */
+};
 struct far_head {
+	struct far_self self;
 	uint32_t able;	    /* it may go this way */
 	uint32_t plain;	    /* the arguments are the command's words; a shell is not needed */
 	uint32_t mask;	    /* umask */
@@ -37,6 +44,7 @@ struct far_recipe {
 	char *command, *dir, **args, **env; /* in the bytes that it came in; args and env are one block to be freed: args */
 };
 
+void far_self(struct far_self *out);
 /* Of this very process. The caller frees *out. 0 or -ENOMEM, -E2BIG. */
 int far_pack(const char *command, char **args, bool plain, bool able, char **out, size_t *len);
 /* 0, -EPROTO: not what far_pack() makes; -ENOMEM. */

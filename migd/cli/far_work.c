@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -30,6 +31,7 @@ static struct worker {
 	pid_t pid; /* of the recipe, and its process group; 0: none */
 	uint32_t recipe;
 	bool over; /* no more of them */
+	bool deaf; /* nobody listens any more */
 	char out[OUT_MAX + CHUNK + 64];
 	size_t nout;
 } w;
@@ -48,8 +50,8 @@ static void on_signal(int sig)
 
 static void flush(void)
 {
-	if (w.nout && io_write_all(1, w.out, w.nout))
-		w.over = true; /* nobody listens any more */
+	if (w.nout && !w.deaf && io_write_all(1, w.out, w.nout))
+		w.deaf = w.over = true;
 	w.nout = 0;
 }
 
@@ -75,20 +77,25 @@ static void tail_drop(size_t i)
 	w.tail[i] = w.tail[--w.ntails];
 }
 
-/* What is there now. */
+/* What is there now, and no more: who writes without pause is not the only one to be looked after. */
 static void tail_read(struct tail *t, int which)
 {
 	char buf[CHUNK];
+	int left = 0;
 	ssize_t n;
 
-	while (t->from[which] >= 0 && (n = read(t->from[which], buf, sizeof(buf))) != 0) {
-		if (n < 0 && errno == EINTR)
-			continue;
+	if (t->from[which] < 0)
+		return;
+	ioctl(t->from[which], FIONREAD, &left);
+	do {
+		n = read(t->from[which], buf, sizeof(buf));
 		if (n < 0)
 			return;
-		say(which ? FAR_ERR : FAR_OUT, t->recipe, buf, (uint32_t)n);
-	}
-	if (t->from[which] < 0)
+		if (n > 0)
+			say(which ? FAR_ERR : FAR_OUT, t->recipe, buf, (uint32_t)n);
+		left -= (int)n;
+	} while (n > 0 && left > 0);
+	if (n > 0)
 		return;
 	close(t->from[which]);
 	t->from[which] = -1;
@@ -175,6 +182,7 @@ static int begin(uint32_t recipe, struct far_recipe *r)
 	fcntl(err[0], F_SETFL, O_NONBLOCK);
 	if (w.pid < 0) {
 		w.pid = 0;
+		tail_drop(w.ntails - 1);
 		return -EAGAIN;
 	}
 	setpgid(w.pid, w.pid);
@@ -195,6 +203,8 @@ static void run(uint32_t recipe, char *bytes, size_t len)
 		return;
 	bytes = strerror(-err);
 	say(FAR_ERR, recipe, bytes, (uint32_t)strlen(bytes));
+	for (char which = 0; which < 2; which++)
+		say(FAR_CLOSED, recipe, &which, 1);
 	say(FAR_END, recipe, &(int){1 << 8}, sizeof(int));
 }
 
@@ -244,6 +254,13 @@ static void turn(const sigset_t *waiting)
 		for (int k = 0; k < 2; k++)
 			p[n++] = (struct pollfd){.fd = w.tail[i].from[k], .events = POLLIN};
 	flush();
+	if (w.deaf && w.ntails) { /* as if whoever reads a pipe had gone */
+		while (w.ntails)
+			tail_drop(0);
+		if (w.pid)
+			kill(-w.pid, SIGTERM);
+		return;
+	}
 	if (ppoll(p, n, NULL, waiting) < 0)
 		n = 0;
 	for (size_t i = 0; n && i < w.ntails; i++)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The agent of mig make; see make_agent.h. One thread polls everything; one more sits in the question to migd and passes its rows on by a pipe. */
 #include "migd/cli/make_agent.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -32,6 +33,7 @@ struct make_agent {
 	struct pool pool;
 	struct list recipes;
 	struct fars fars;
+	struct far_self self; /* and the workers' */
 	uint64_t agent; /* as migd numbers us */
 	pthread_t thread, asker;
 	bool asking;
@@ -113,6 +115,15 @@ static void slot_back(struct make_agent *a, struct pool_slot *s)
 	slot_gone(a, s);
 }
 
+/* At the end. That our connection is closed would be seen a moment later, and who asks for a host in between hear that there is none. */
+static void slots_back(struct make_agent *a)
+{
+	struct pool_slot *s;
+
+	list_each(s, &a->pool.slots, node)
+		simple_verb(a, "release", json_pack("{s:I}", "id", (json_int_t)s->id));
+}
+
 static void *errand_main(void *arg)
 {
 	struct errand *x = arg;
@@ -157,6 +168,18 @@ static void wants_more(struct make_agent *a)
 	simple_verb(a, "more", json_pack("{s:i, s:b, s:s}", "want", 1, "wait", 1, "priority", a->o.priority));
 }
 
+/* There are workers: a shell that asks says all that one needs to know. */
+static void say_far(const struct make_agent *a)
+{
+	char path[96];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/far", a->dir);
+	fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	if (fd >= 0)
+		close(fd);
+}
+
 /* Recipes may be sent there. */
 static void slot_ready(void *ctx, uint64_t id)
 {
@@ -166,6 +189,7 @@ static void slot_ready(void *ctx, uint64_t id)
 	if (!s || !s->starting)
 		return;
 	s->starting = false;
+	say_far(a);
 	token_put(a);
 }
 
@@ -236,6 +260,20 @@ static void far_ended(void *ctx, struct recipe *r, int status)
 		recipe_free(r);
 }
 
+static void worker_gone(void *ctx, int worker)
+{
+	struct make_agent *a = ctx;
+	struct recipe *r, *tmp;
+
+	list_each_safe(r, tmp, &a->recipes, node) {
+		if (r->worker != worker)
+			continue;
+		r->far_open = 0;
+		if (recipe_is_over(r))
+			recipe_free(r);
+	}
+}
+
 static struct recipe *recipe_numbered(void *ctx, uint32_t number)
 {
 	struct make_agent *a = ctx;
@@ -258,7 +296,9 @@ static void say_where(const char *command, const char *host)
 /* Is there a worker for it? */
 static bool runs_far(struct make_agent *a, struct recipe *r, const struct pool_slot *s, int fd, const char *bytes, size_t len)
 {
-	struct far *w = s && ((const struct far_head *)bytes)->able ? far_of(&a->fars, s->id) : NULL;
+	const struct far_head *h = (const struct far_head *)bytes;
+	bool ours = h->able && !memcmp(&h->self, &a->self, sizeof(a->self));
+	struct far *w = s && ours ? far_of(&a->fars, s->id) : NULL;
 
 	if (!w || recipe_answer_far(r, fd))
 		return false;
@@ -373,17 +413,42 @@ static void *agent_main(void *arg)
 	return NULL;
 }
 
-static void tidy(struct make_agent *a)
+static void tidy(const char *dir)
 {
-	static const char *const ours[] = {"lock", "last.mk", "make", "sh", "sprite-sh"}; /* from last.mk on: cmd_make.c */
+	static const char *const ours[] = {"agent", "lock", "far", "last.mk", "make", "sh", "sprite-sh"}; /* from last.mk on: cmd_make.c */
 	char path[96];
 
 	for (size_t i = 0; i < ARRAY_SIZE(ours); i++) {
-		snprintf(path, sizeof(path), "%s/%s", a->dir, ours[i]);
+		snprintf(path, sizeof(path), "%s/%s", dir, ours[i]);
 		unlink(path);
 	}
-	unlink(a->path);
-	rmdir(a->dir);
+	rmdir(dir);
+}
+
+/* What one that was killed has left: nobody listens at its socket. */
+static void tidy_after_dead(void)
+{
+	DIR *d = opendir("/tmp");
+	struct dirent *de;
+
+	while (d && (de = readdir(d))) {
+		struct sockaddr_un un = {.sun_family = AF_UNIX};
+		_cleanup_close_ int fd = -1;
+		struct stat st;
+		char dir[64];
+
+		if (strncmp(de->d_name, "mig-make.", 9) || strlen(de->d_name) != sizeof("mig-make.XXXXXX") - 1)
+			continue;
+		snprintf(dir, sizeof(dir), "/tmp/%.40s", de->d_name);
+		snprintf(un.sun_path, sizeof(un.sun_path), "%s/agent", dir);
+		if (lstat(dir, &st) || !S_ISDIR(st.st_mode) || st.st_uid != geteuid())
+			continue;
+		fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		if (fd >= 0 && connect(fd, (struct sockaddr *)&un, sizeof(un)) && errno == ECONNREFUSED)
+			tidy(dir);
+	}
+	if (d)
+		closedir(d);
 }
 
 static int listen_at(struct make_agent *a, struct error *e)
@@ -391,6 +456,7 @@ static int listen_at(struct make_agent *a, struct error *e)
 	struct sockaddr_un un = {.sun_family = AF_UNIX};
 	char lock[80];
 
+	tidy_after_dead();
 	strcpy(a->dir, "/tmp/mig-make.XXXXXX");
 	if (!mkdtemp(a->dir))
 		return error_set(e, errno, "/tmp: cannot make a directory: %s", strerror(errno));
@@ -419,7 +485,8 @@ int make_agent_start(const struct make_opts *o, const int jobs[2], struct make_a
 	a->listen_fd = -1;
 	list_init(&a->recipes);
 	list_init(&a->errands);
-	fars_init(&a->fars, &(struct far_hooks){.ctx = a, .ready = slot_ready, .failed = slot_ready, .recipe = recipe_numbered, .ended = far_ended});
+	far_self(&a->self);
+	fars_init(&a->fars, &(struct far_hooks){.ctx = a, .ready = slot_ready, .failed = slot_ready, .recipe = recipe_numbered, .ended = far_ended, .gone = worker_gone});
 	pool_init(&a->pool);
 	a->stop_fd = eventfd(0, EFD_CLOEXEC);
 	err = a->stop_fd < 0 || pipe2(a->rows, O_CLOEXEC) ? error_set(e, errno, "%s", strerror(errno)) : listen_at(a, e);
@@ -429,7 +496,7 @@ int make_agent_start(const struct make_opts *o, const int jobs[2], struct make_a
 		err = error_set(e, EAGAIN, "no thread");
 	if (err) {
 		if (a->dir[0])
-			tidy(a);
+			tidy(a->dir);
 		free(a);
 		return err;
 	}
@@ -458,7 +525,8 @@ void make_agent_stop(struct make_agent *a)
 		recipe_free(r);
 	}
 	fars_end(&a->fars);
-	tidy(a);
+	slots_back(a);
+	tidy(a->dir);
 	if (a->asking)
 		pthread_join(a->asker, NULL); /* which closes its connection: every slot is given back */
 	errands_end(a, true);

@@ -194,9 +194,12 @@ int far_run(struct far *w, struct recipe *r, const char *bytes, size_t len)
 	int err;
 
 	w->recipe = r->number;
+	r->worker = w->pid;
 	err = queue(w, &f, bytes);
-	if (err)
+	if (err) {
 		w->recipe = 0;
+		r->far_open = 0;
+	}
 	return err;
 }
 
@@ -326,6 +329,7 @@ static void gone(struct far *w)
 		status = 0;
 	if (w->recipe) /* as a recipe that went by itself would have ended with its host */
 		recipe_over(w, WIFSIGNALED(status) ? status : SIGKILL);
+	w->all->hooks.gone(w->all->hooks.ctx, w->pid);
 	if (!ready)
 		w->all->hooks.failed(w->all->hooks.ctx, w->slot);
 	far_free(w);

@@ -13,6 +13,7 @@ struct far_hooks {
 	void (*failed)(void *ctx, uint64_t slot); /* it did not get there: recipes of that slot go by themselves */
 	struct recipe *(*recipe)(void *ctx, uint32_t number); /* NULL: it is over */
 	void (*ended)(void *ctx, struct recipe *r, int status);
+	void (*gone)(void *ctx, int worker); /* nothing more comes of its recipes */
 };
 struct fars {
 	struct far_hooks hooks;

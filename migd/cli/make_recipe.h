@@ -16,6 +16,7 @@ struct recipe {
 	int to[2];	/* where they would have gone */
 	int lock_fd;	/* the agent's */
 	int shell_fd;	/* a worker's: its shell waits there for its status; -1: it has it */
+	int worker;	/* its number, 0: none */
 	unsigned far_open; /* a worker's: which of the two are open over there, as bits */
 	uint64_t start_ns;
 	bool ended;

@@ -85,6 +85,12 @@ static void ended(void *ctx, struct recipe *r, int status)
 		recipe_free(r);
 }
 
+static void worker_gone(void *ctx, int worker)
+{
+	(void)ctx;
+	(void)worker;
+}
+
 /* A worker that runs recipe 1 speaks. */
 static void from_worker(int fd)
 {
@@ -95,7 +101,7 @@ static void from_worker(int fd)
 	*r = (struct recipe){.number = 1, .pidfd = -1, .from = {-1, -1}, .to = {fcntl(null, F_DUPFD_CLOEXEC, 3), fcntl(null, F_DUPFD_CLOEXEC, 3)}, .lock_fd = -1, .shell_fd = -1, .far_open = 3};
 	list_init(&recipes);
 	list_add_tail(&recipes, &r->node);
-	fars_init(&all, &(struct far_hooks){NULL, ready, ready, numbered, ended});
+	fars_init(&all, &(struct far_hooks){NULL, ready, ready, numbered, ended, worker_gone});
 	*w = (struct far){.all = &all, .pidfd = -1, .in = -1, .out = fcntl(fd, F_DUPFD_CLOEXEC, 3), .recipe = 1};
 	list_add_tail(&all.list, &w->node);
 	while (w->out >= 0)

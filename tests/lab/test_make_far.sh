@@ -15,7 +15,8 @@ LIST = $(addprefix r,$(shell seq 24))
 all: $(LIST)
 # not before there is a worker
 warm: ; @for i in $$(seq 100); do mig ps --no-header -o HOST | grep -q ws2 && break; sleep 0.1; done; sleep 0.3
-env fail killed many nothing late plain: | warm
+env fail killed many nothing late plain endless: | warm
+endless: ; @sleep 0.2; exec yes
 # each is worth a trip
 $(LIST): ; @sleep 0.2; $(away)
 env: export MINE = for this one
@@ -62,6 +63,18 @@ same "a recipe with a descriptor of its own has it" "from three" "$(in_d "echo '
 as sprite ws1 bash -c "cd $JD; mig make -s --local 1 --remote 4 -j5 late plain r1 r2 >late.out 2>&1 </dev/null; echo \$? >late.rc" </dev/null >/dev/null 2>&1 &
 check "make waits for no one that a recipe leaves behind" until_true 30 on ws1 test -s $JD/late.rc
 as sprite ws1 touch $JD/go
+wait
+# one that writes without end, and nobody who reads it any more
+on_ws2() { on ws2 pgrep -u sprite -x yes; }
+endless() {
+	as sprite ws1 bash -c "cd $JD; mig make -s --local 1 --remote 4 -j5 endless >/dev/null 2>&1 </dev/null & echo \$! >endless.pid; wait" </dev/null >/dev/null 2>&1 &
+	until_true 3 on_ws2 && return 0
+	on ws1 sh -c "kill -9 \$(cat $JD/endless.pid); pkill -9 -u sprite -x yes; true"
+	return 1
+}
+check "a recipe that writes without end runs away" until_true 8 endless
+on ws1 sh -c "kill -9 \$(cat $JD/endless.pid)"
+check "when its make is killed it ends" until_true 20 eval '! on_ws2'
 wait
 check "nothing stays over there" until_true 30 eval '[ -z "$(residue 2>/dev/null | grep -v ws3)" ] && [ "$(mig ps --no-header | wc -l)" = 0 ]' || note "$(residue) $(mig ps)"
 finish
