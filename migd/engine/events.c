@@ -89,10 +89,13 @@ static void on_sigchld(int sig, siginfo_t *si, void *uc)
 {
 	int saved = errno;
 
-	if (si->si_code == CLD_TRAPPED && is_awaited(si->si_pid))
+	if (si->si_code == CLD_TRAPPED && is_awaited(si->si_pid)) {
 		atomic_store(&muffled, true);
-	else
+		if (!is_awaited(si->si_pid)) /* he has done waiting meanwhile, and looked before that was to be seen */
+			ring();
+	} else {
 		ring();
+	}
 	if (before.sa_flags & SA_SIGINFO)
 		before.sa_sigaction(sig, si, uc);
 	else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN)

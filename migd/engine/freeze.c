@@ -586,6 +586,7 @@ int eng_thaw(struct eng_family *f)
 		if (eng_res_table[k]->thaw)
 			eng_res_table[k]->thaw(f);
 	thaw_processes(f);
+	events_catch_up();
 	for (size_t i = 0; i < f->nprocs; i++)
 		precopy_free(f->procs[i]);
 	if (f->nest) { /* a guest that stays: the object goes on */
@@ -725,5 +726,6 @@ int eng_freeze(pid_t pid, const struct eng_hooks *h, struct eng_family **out, st
 		*out = f;
 	else if (ahead)
 		*out = NULL;
+	events_catch_up();
 	return r;
 }
