@@ -16,6 +16,7 @@
 #include "migd/evict.h"
 #include "conf/fault.h"
 #include "migd/guest_parts.h"
+#include "migd/held.h"
 #include "migd/home.h"
 #include "migd/outbox.h"
 #include "migd/relays.h"
@@ -125,7 +126,7 @@ static int hook_fifo(void *ctx, enum eng_fifo_verb verb, const struct eng_fifo *
 void transfer_hooks(struct family *f, struct eng_hooks *out)
 {
 	*out = (struct eng_hooks){ .ctx = f, .relay_open = hook_open, .relay_found = hook_found, .relay_whose = hook_whose,
-		.fifo = hook_fifo, .ahead_done = hook_ahead_done };
+		.fifo = hook_fifo, .by_inode = held_open, .ahead_done = hook_ahead_done };
 }
 
 static int image_pair(int sv[2])
@@ -189,6 +190,7 @@ static int engine_job_wait(struct engine_job *j)
 struct freeze_arg {
 	struct error *e;
 	uint64_t gen;
+	bool goes_home;
 };
 
 /* Frozen. From the dump on it would stay parked if we died: we must find it again then. In the freeze all goes without a switch to another thread that can. */
@@ -211,6 +213,7 @@ static int actor_freeze(struct family *f, void *arg)
 	int r;
 
 	transfer_hooks(f, &hooks);
+	hooks.goes_home = a->goes_home;
 	r = eng_freeze(f->pid, &hooks, &f->eng, &why, a->e);
 	if (r > 0 || (r < 0 && why.n)) {
 		if (why.n == 1)
@@ -386,6 +389,7 @@ static int work_precopy(struct family *f, int fd, struct error *e)
 	int r;
 
 	transfer_hooks(f, &hooks);
+	hooks.goes_home = f->goes_home;
 	r = eng_precopy(f->pid, fd, PRECOPY_MS, &hooks, &f->eng, e);
 	return r < 0 ? r : 0;
 }
@@ -496,7 +500,7 @@ static int give_up(struct family *f, struct send_plan *p, enum mig_event ev)
 
 static int send_family(struct family *f, struct send_plan *p, struct error *e)
 {
-	struct freeze_arg a = { .e = e, .gen = p->to_gen };
+	struct freeze_arg a = { .e = e, .gen = p->to_gen, .goes_home = f->role == FAM_GUEST && !strcmp(host_name(p->dest), f->home) };
 	enum mig_action act = MA_NONE;
 	struct rpc_stream *s = NULL;
 	uint64_t t0;
@@ -511,6 +515,7 @@ static int send_family(struct family *f, struct send_plan *p, struct error *e)
 		return error_set(e, EBUSY, "%d (%s) is on its way already", f->pid, f->comm);
 	f->m->images++;
 	fault_point("freeze");
+	f->goes_home = a.goes_home;
 	/* Nothing goes ahead of who stands still: a program that has just been called, and who is evicted and has run here for the last time. */
 	err = f->exec_entry || f->evicting ? 0 : precopy(f, p, &s, e);
 	/* A connection that it has not accepted cannot be put back into its queue at home. Who is evicted does not run, and loses it. */
@@ -518,7 +523,7 @@ static int send_family(struct family *f, struct send_plan *p, struct error *e)
 
 	if (held == -EAGAIN)
 		err = error_set(e, EBUSY, "messages wait in a unix seqpacket socket that %d (%s) does not read: try again later", f->pid, f->comm);
-	else if (held == -EBUSY && !strcmp(host_name(p->dest), f->home))
+	else if (held == -EBUSY && a.goes_home)
 		err = error_set(e, EBUSY, "a connection has come in that %d (%s) does not accept: try again later", f->pid, f->comm);
 	if (!err) {
 		err = family_call(f, actor_freeze, &a);

@@ -5,12 +5,16 @@
  *	{"verb":"grant","host":"ws2","uid":1000,"family":"ws1:4711","gids":[1000,100]}   gids may be missing: the user's groups here
  *	{"verb":"revoke","host":"ws2","uid":1000,"family":"ws1:4711"}                    family may be missing: all of them
  *	{"verb":"grants","grants":[{"host":"ws2","uid":1000,"family":"ws1:4711"}]}       these and no others
+ *	{"verb":"held","host":"ws2","uid":1000,"ino":4711}      -> {"ok":true,"pid":P,"fd":N,"read":true,"write":false}  what that user has open there of a home's files, by
+ *		the number that they have there: our descriptor of it, good while it stays open there, and how it is open. ESRCH: it is not
  *	{"verb":"status"}                                                               -> {"ok":true,"status":{...}}
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "conf/clock.h"
 #include "conf/log.h"
 #include "fs/server/lease.h"
@@ -172,6 +176,42 @@ static void verb_grants(struct fsd *d, struct local_conn *c, json_t *rq)
 		local_ok(c, NULL);
 }
 
+struct held {
+	const char *host;
+	uid_t uid;
+	uint64_t ino;
+	int fd;
+	bool read, write;
+};
+
+static void look_held(void *arg, struct open *o)
+{
+	struct held *h = arg;
+	int how = o->flags & O_ACCMODE;
+
+	if (!o->ex->conf->home || o->uid != h->uid || strcmp(o->client->peer, h->host) || op_ino(o->mount, o->ino) != h->ino)
+		return;
+	h->fd = o->fd;
+	h->read |= how != O_WRONLY;
+	h->write |= how != O_RDONLY;
+}
+
+static void verb_held(struct fsd *d, struct local_conn *c, json_t *rq)
+{
+	json_t *uid = json_object_get(rq, "uid"), *ino = json_object_get(rq, "ino");
+	struct held h = {.host = json_string_value(json_object_get(rq, "host")), .uid = (uid_t)json_integer_value(uid), .ino = (uint64_t)json_integer_value(ino), .fd = -1};
+
+	if (!h.host || !json_is_integer(uid) || !json_is_integer(ino)) {
+		local_fail(c, EINVAL, "expected host, uid and ino");
+		return;
+	}
+	openstate_each(&d->opens, look_held, &h);
+	if (h.fd < 0)
+		local_fail(c, ESRCH, "%s, uid %d has no such file open", h.host, (int)h.uid);
+	else
+		local_ok(c, json_pack("{s:i,s:i,s:b,s:b}", "pid", (int)getpid(), "fd", h.fd, "read", h.read, "write", h.write));
+}
+
 static void control_handle(void *ctx, struct local_conn *c, const struct local_cred *who, json_t *rq)
 {
 	struct fsd *d = ctx;
@@ -179,6 +219,11 @@ static void control_handle(void *ctx, struct local_conn *c, const struct local_c
 
 	if (verb && !strcmp(verb, "status")) {
 		local_ok(c, json_pack("{s:o}", "status", fsd_status(d)));
+	} else if (verb && !strcmp(verb, "held")) {
+		if (who->uid != 0)
+			local_fail(c, EPERM, "only root may ask what is held");
+		else
+			verb_held(d, c, rq);
 	} else if (verb && (!strcmp(verb, "grant") || !strcmp(verb, "revoke") || !strcmp(verb, "grants"))) {
 		if (who->uid != 0)
 			local_fail(c, EPERM, "only root may %s", verb[5] == 's' ? "set grants" : verb);
@@ -187,7 +232,7 @@ static void control_handle(void *ctx, struct local_conn *c, const struct local_c
 		else
 			verb_grant(d, c, rq, verb[0] == 'r');
 	} else {
-		local_fail(c, EINVAL, "unknown verb; expected status, grant, revoke or grants");
+		local_fail(c, EINVAL, "unknown verb; expected status, grant, revoke, grants or held");
 	}
 }
 

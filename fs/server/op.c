@@ -371,12 +371,17 @@ ssize_t op_contents(int fd, const struct stat *st, uint32_t max, uint8_t *to)
 	return own >= 0 && pread(own, to, (size_t)st->st_size, 0) == st->st_size ? st->st_size : -1;
 }
 
+/* inode numbers of the mounts of a home are kept apart: equal (dev, ino) would look like a hard link */
+uint64_t op_ino(const struct mount_node *m, ino_t ino)
+{
+	return ino ^ (m->number ? (m->number & 0x7fff) << 48 : 0);
+}
+
 /* All but has_acl and no_cap. */
 static void attr_of(struct fsd *d, const struct mount_node *m, const struct stat *st, Sprite__Fs__Attr *a)
 {
 	sprite__fs__attr__init(a);
-	/* inode numbers of the mounts of a home are kept apart: equal (dev, ino) would look like a hard link */
-	a->ino = st->st_ino ^ (m->number ? (m->number & 0x7fff) << 48 : 0);
+	a->ino = op_ino(m, st->st_ino);
 	a->mode = st->st_mode;
 	a->nlink = (uint32_t)st->st_nlink - unlinked_links(d, m, st);
 	a->uid = st->st_uid;

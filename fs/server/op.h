@@ -97,6 +97,7 @@ bool op_has_acl(int fd, mode_t mode, bool *no_cap);
  * the last one is left alone where that is allowed. `fd`: O_PATH will do.
  */
 ssize_t op_contents(int fd, const struct stat *st, uint32_t max, uint8_t *to);
+uint64_t op_ino(const struct mount_node *m, ino_t ino); /* Attr.ino */
 /* Attributes of what `fd` (O_PATH or open) is. */
 void op_attr(struct fsd *d, const struct mount_node *m, int fd, const struct stat *st, Sprite__Fs__Attr *out);
 uint64_t op_change(struct fsd *d, const struct stat *st); /* Attr.change */

@@ -154,7 +154,7 @@ void nest_all_known(struct eng_family *f);
 
 /* explain.c: eng_explain, for a family at home or in a nest. */
 ssize_t explain_list(pid_t root, pid_t **out); /* it and all descendants; malloc'd */
-int explain_family(pid_t pid, bool in_nest, struct eng_reasons *why, struct eng_sizes *sizes, struct error *e);
+int explain_family(pid_t pid, bool in_nest, bool goes_home, struct eng_reasons *why, struct eng_sizes *sizes, struct error *e);
 
 /* freeze.c */
 /* Stopped: how long the wait that it was stopped in had lasted; 0 when that is not sure (then it waits longer, never shorter). */

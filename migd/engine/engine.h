@@ -81,6 +81,12 @@ struct eng_hooks {
 	void (*ahead_done)(void *ctx);
 	/* Both: may wait for other hosts. NULL: named pipes cannot be carried. */
 	int (*fifo)(void *ctx, enum eng_fifo_verb verb, const struct eng_fifo *x, struct error *e);
+	/*
+	 * At home: the file of this host that a guest has open, whatever has become of its name (`path` was one): a descriptor (O_PATH) of ours, and in *access
+	 * how it has it open (R_OK, W_OK); or -errno. ino: as it is seen away; mode: its type, 0: any. May be NULL.
+	 */
+	int (*by_inode)(void *ctx, uint64_t ino, uint32_t mode, const char *path, int *access);
+	bool goes_home; /* source on a guest host: to where its files are */
 };
 
 /*

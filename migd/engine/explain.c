@@ -10,6 +10,7 @@
 #include "conf/cleanup.h"
 #include "migd/engine/core.h"
 #include "migd/engine/procfs.h"
+#include "migd/engine/res_util.h"
 
 enum { PF_KTHREAD = 0x00200000 };
 
@@ -25,13 +26,14 @@ void eng_reason(struct eng_probe *p, const char *fmt, ...)
 {
 	_cleanup_free_ char *comm = eng_proc_read(p->dir, "comm", NULL);
 	char text[400], *line = NULL;
+	pid_t its = p->nest ? res_vpid(p->dir) : 0; /* a guest is known by its number at home */
 	char **bigger;
 	va_list ap;
 
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	if (!p->why || asprintf(&line, "%d (%.*s): %s", p->pid, comm ? (int)strcspn(comm, "\n") : 0, comm ? comm : "", text) < 0)
+	if (!p->why || asprintf(&line, "%d (%.*s): %s", its ? its : p->pid, comm ? (int)strcspn(comm, "\n") : 0, comm ? comm : "", text) < 0)
 		return;
 	for (size_t i = 0; i < p->why->n; i++)
 		if (!strcmp(p->why->line[i], line)) { /* the same of every map or thread is said once */
@@ -159,7 +161,7 @@ static unsigned freeze_estimate(const struct eng_sizes *s)
 	return 3 + (400 * threads + 3000 * (s->procs - 1) + 60 * s->maps + 200 * s->fds + last / 1000) / 1000;
 }
 
-int explain_family(pid_t pid, bool in_nest, struct eng_reasons *why, struct eng_sizes *sizes, struct error *e)
+int explain_family(pid_t pid, bool in_nest, bool goes_home, struct eng_reasons *why, struct eng_sizes *sizes, struct error *e)
 {
 	_cleanup_free_ pid_t *family = NULL;
 	size_t before = why ? why->n : 0;
@@ -175,7 +177,7 @@ int explain_family(pid_t pid, bool in_nest, struct eng_reasons *why, struct eng_
 	if (sizes)
 		memset(sizes, 0, sizeof(*sizes));
 	for (ssize_t i = 0; i < n; i++) {
-		struct eng_probe p = {.pid = family[i], .root = pid, .dir = -1, .family = family, .nfamily = n, .why = why, .sizes = sizes};
+		struct eng_probe p = {.pid = family[i], .root = pid, .dir = -1, .family = family, .nfamily = n, .why = why, .sizes = sizes, .nest = in_nest, .goes_home = goes_home};
 		int r = explain_one(&p, in_nest);
 
 		if (r < 0 && (r != -ESRCH || i == 0))
@@ -189,7 +191,7 @@ int explain_family(pid_t pid, bool in_nest, struct eng_reasons *why, struct eng_
 int eng_explain(pid_t pid, struct eng_reasons *why, struct eng_sizes *sizes, struct error *e)
 {
 	struct eng_reasons mine = {0};
-	int r = explain_family(pid, false, why ? why : &mine, sizes, e);
+	int r = explain_family(pid, false, false, why ? why : &mine, sizes, e);
 
 	eng_reasons_clear(&mine);
 	return r;

@@ -662,7 +662,7 @@ static int attempt(struct eng_family **f, pid_t host, const struct eng_hooks *h,
  * A running process is looked at piece by piece, so that a reason may be an illusion (a descriptor that was another one a moment later): only what is there three
  * times counts.
  */
-static int explain_first(struct eng_family *f, pid_t host, struct eng_reasons *why, struct error *e)
+static int explain_first(struct eng_family *f, pid_t host, bool goes_home, struct eng_reasons *why, struct error *e)
 {
 	struct eng_reasons mine = {0};
 	int r = 1;
@@ -671,7 +671,7 @@ static int explain_first(struct eng_family *f, pid_t host, struct eng_reasons *w
 		if (i)
 			nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
 		eng_reasons_clear(&mine);
-		r = explain_family(host, f && f->nest, &mine, NULL, e);
+		r = explain_family(host, f && f->nest, goes_home, &mine, NULL, e);
 	}
 	if (r == 1) /* the first one in the words of the error too: not every caller asks for the list */
 		r = error_set(e, EOPNOTSUPP, "cannot move: %s%s", mine.n ? mine.line[0] : "", mine.n > 1 ? " (and more: mig explain)" : "");
@@ -711,7 +711,7 @@ int eng_freeze(pid_t pid, const struct eng_hooks *h, struct eng_family **out, st
 	if (host < 0)
 		return error_set(e, -host, "no process %d in this family", pid);
 	precopy_current(f);
-	r = explain_first(f, host, why, e);
+	r = explain_first(f, host, h && h->goes_home, why, e);
 	if (r == 0 && !(f && f->devices))
 		devices = look_at_devices(host);
 	if (r < 0 && ahead)

@@ -171,6 +171,43 @@ static int check_file(const Sprite__Image__ImgFile *want, const struct stat *st,
 		(long)want->ino, (long)want->size);
 }
 
+enum { OBJECT_NUM = 701, FILE_RUN_MAX = 64 };
+
+/* The program itself, which its hollow still has. */
+static int hollow_exe(struct eng_proc *p, const Sprite__Image__ImgFile *want)
+{
+	int fd = p->core->caps ? -1 : openat(p->dir, "exe", O_RDONLY | O_CLOEXEC);
+	struct stat st;
+
+	if (fd >= 0 && fstat(fd, &st) == 0 && res_same_ino(st.st_ino, want->ino) && (uint64_t)st.st_size == want->size)
+		return fd;
+	if (fd >= 0)
+		close(fd);
+	return -1;
+}
+
+/* At home: the file has been replaced, renamed, removed or closed to its user since it was mapped. Away it is still open for the map, which its server knows. */
+static int map_by_inode(struct todo *d, Sprite__Image__ImgMap **m, size_t n, bool rw)
+{
+	const Sprite__Image__ImgFile *want = m[0]->file;
+	struct eng_proc *p = d->p;
+	_cleanup_close_ int fd = rw ? -1 : hollow_exe(p, want);
+	int r;
+
+	if (fd < 0)
+		fd = res_by_inode(p, want->path, want->ino, want->mode, rw ? O_RDWR : O_RDONLY);
+	if (fd < 0)
+		return fd;
+	r = eng_fd_install(p, fd, OBJECT_NUM, O_CLOEXEC);
+	for (size_t i = 0; i < n && r == 0; i++)
+		r = todo_add(d, m[i], (struct eng_call){.nr = SYS_munmap, .arg = {m[i]->start, m[i]->end - m[i]->start}});
+	for (size_t i = 0; i < n && r == 0; i++)
+		r = todo_add(d, m[i], mmap_call(m[i], OBJECT_NUM, false));
+	if (r == 0)
+		r = todo_add(d, m[0], (struct eng_call){.nr = SYS_close, .arg = {OBJECT_NUM}});
+	return r < 0 ? r : todo_run(d);
+}
+
 /* All maps of one file in a row: one open, a check, the maps, close; as the family's user. */
 static int map_file(struct todo *d, Sprite__Image__ImgMap **m, size_t n)
 {
@@ -179,6 +216,7 @@ static int map_file(struct todo *d, Sprite__Image__ImgMap **m, size_t n)
 	uint64_t path, at;
 	struct stat st;
 	size_t open_at;
+	struct error ours = {0};
 	int r = todo_run(d);
 
 	if (r < 0)
@@ -206,16 +244,18 @@ static int map_file(struct todo *d, Sprite__Image__ImgMap **m, size_t n)
 	todo_add(d, m[0], (struct eng_call){.nr = SYS_close, .arg = {open_at}, .from = 1});
 	r = eng_batch(p->threads[0], d->c, d->n, NULL);
 	if ((int)d->c[open_at].ret < 0)
-		r = error_set(d->e, -d->c[open_at].ret, "%s cannot be opened here: %s", m[0]->file->path, strerror(-d->c[open_at].ret));
+		r = error_set(&ours, -d->c[open_at].ret, "%s cannot be opened here: %s", m[0]->file->path, strerror(-d->c[open_at].ret));
 	else if (r < 0)
-		r = error_set(d->e, -r, "%s cannot be mapped here: %s", m[0]->file->path, strerror(-r));
+		r = error_set(&ours, -r, "%s cannot be mapped here: %s", m[0]->file->path, strerror(-r));
 	d->n = 0;
 	if (r == 0)
 		r = eng_peek(p, at, &st, sizeof(st));
-	return r < 0 ? r : check_file(m[0]->file, &st, rw, d->e);
+	if (r == 0)
+		r = check_file(m[0]->file, &st, rw, &ours);
+	if (r == 0 || map_by_inode(d, m, n, rw) == 0)
+		return 0;
+	return error_set(d->e, -r, "%s", *ours.text ? ours.text : strerror(-r));
 }
-
-enum { OBJECT_NUM = 701, FILE_RUN_MAX = 64 };
 
 static int map_object(struct todo *d, const img_map *m)
 {

@@ -317,7 +317,7 @@ int eng_precopy(pid_t pid, int fd, unsigned max_ms, const struct eng_hooks *h, s
 	struct eng_reasons why = {0};
 	struct eng_image *im;
 	uint64_t bytes = 0;
-	int r = *out && !root ? -ESRCH : explain_family(root ? root->pid : pid, *out && (*out)->nest, &why, NULL, e);
+	int r = *out && !root ? -ESRCH : explain_family(root ? root->pid : pid, *out && (*out)->nest, h && h->goes_home, &why, NULL, e);
 
 	eng_reasons_clear(&why);
 	if (r != 0)

@@ -136,6 +136,7 @@ struct eng_probe { /* one process, looked at from outside; nothing is stopped, i
 	size_t nfamily;	 /* all pids of the family, to tell inside from outside */
 	struct eng_reasons *why;
 	struct eng_sizes *sizes; /* may be NULL */
+	bool nest, goes_home; /* a guest; to where its files are, so that their names do not matter */
 };
 /* Adds "PID (comm): TEXT"; text: what, then the remedy. */
 void eng_reason(struct eng_probe *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

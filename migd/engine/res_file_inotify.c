@@ -2,7 +2,8 @@
 /*
  * inotify. fdinfo lists the watches by file handle: the name of each is found through the mount that it lies on, else by looking around, and over there the same file is watched under
  * the same number (INOTIFY_IOC_SETNEXTWD). Events that wait to be read cannot be put into another descriptor: a move waits until the program has read
- * them (res_files_settled.c), and fails in words if it does not. What happens to a watched file between dump and resume is not told.
+ * them (res_files_settled.c), and fails in words if it does not. What happens to a watched file between dump and resume is not told. On the way home a watched file of the
+ * home that has no name any more is found by what it is, if the program has it open, or it was removed there, and the program is told that.
  *
  * fanotify is refused: its marks belong to this host's mounts.
  */
@@ -203,6 +204,14 @@ static int watches_each(const struct file_look *l, int (*f)(void *arg, const str
 	return r;
 }
 
+/* Is it a file of the home? Away they are all in the mount that the process has for its root. */
+static bool is_of_home(int dir, const struct watch *w)
+{
+	struct stat st;
+
+	return fstatat(dir, "root/.", &st, 0) == 0 && ((uint64_t)major(st.st_dev) << 20 | minor(st.st_dev)) == w->dev;
+}
+
 struct probing {
 	struct eng_probe *p;
 	const struct file_look *l;
@@ -213,6 +222,8 @@ static int probe_watch(void *arg, const struct watch *w)
 	const struct probing *x = arg;
 	char path[PATH_MAX];
 
+	if (x->p->goes_home && is_of_home(x->p->dir, w))
+		return 0;
 	if (watch_path(x->p->dir, x->l->info, w, path, sizeof path) < 0)
 		file_reason(x->p, x->l, "inotify watches a file (inode %llu) whose name cannot be found: watch it by another name", (unsigned long long)w->ino);
 	return 0;
@@ -235,6 +246,7 @@ static int unread(const struct file_look *l, struct eng_proc *p)
 }
 
 struct dumping {
+	bool goes_home;
 	struct file_desc *d;
 	Sprite__Img__Inotify *m;
 	size_t room;
@@ -246,6 +258,10 @@ static int dump_watch(void *arg, const struct watch *w)
 	char path[PATH_MAX];
 	int r = watch_path(x->d->look.dir, x->d->look.info, w, path, sizeof path);
 
+	if (r == -ENOENT && x->goes_home && is_of_home(x->d->look.dir, w)) { /* there it is known by its inode, or gone */
+		*path = '\0';
+		r = 0;
+	}
 	if (r < 0)
 		return r;
 	if (x->m->n_watch == x->room) {
@@ -270,9 +286,8 @@ static int dump_watch(void *arg, const struct watch *w)
 
 static int inotify_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e)
 {
-	struct dumping x = {.d = d};
+	struct dumping x = {.goes_home = f->hooks.goes_home, .d = d};
 
-	(void)f;
 	if (unread(&d->look, d->holder))
 		return error_set(e, EBUSY, "inotify has events that the program has not yet read: try again");
 	m->inotify = x.m = malloc(sizeof *x.m);
@@ -297,16 +312,10 @@ static int inotify_open(struct eng_family *f, struct eng_proc *p, struct file_de
 	return fd < 0 ? error_set(e, err, "inotify: %s", strerror(err)) : fd;
 }
 
-static int watch_again(struct eng_proc *p, int fd, const Sprite__Img__Watch *w, struct error *e)
+static int watch_add(int fd, int at, const Sprite__Img__Watch *w, struct error *e)
 {
-	struct stat st;
 	char name[40];
-	_cleanup_close_ int at = eng_open(p, w->path, O_PATH | O_NOFOLLOW, 0);
 
-	if (at < 0)
-		return error_set(e, -at, "inotify: %s cannot be watched there: %s", w->path, strerror(-at));
-	if (fstat(at, &st) < 0 || !res_same_ino(st.st_ino, w->ino))
-		return error_set(e, ESTALE, "inotify: %s is another file there", w->path);
 	snprintf(name, sizeof name, "/proc/self/fd/%d", at);
 	if (ioctl(fd, INOTIFY_IOC_SETNEXTWD, (long)w->wd) < 0)
 		return error_set(e, errno, "inotify: this kernel cannot give a watch its number: %s", strerror(errno));
@@ -315,6 +324,37 @@ static int watch_again(struct eng_proc *p, int fd, const Sprite__Img__Watch *w, 
 	if (wd < 0)
 		return error_set(e, errno, "inotify: %s cannot be watched there: %s", w->path, strerror(errno));
 	return wd == w->wd ? 0 : error_set(e, EEXIST, "inotify: watch %d of %s became %d", w->wd, w->path, wd);
+}
+
+/* Its file has been removed at home meanwhile, and nobody has it open. The program is told what it would have been told there: another one is removed under that watch. */
+static int watch_removed(int fd, const Sprite__Img__Watch *w, struct error *e)
+{
+	char name[] = "/tmp/.sprite-removed.XXXXXX";
+	bool dir = w->mask & IN_ONLYDIR;
+	_cleanup_close_ int at = !dir ? mkstemp(name) : mkdtemp(name) ? open(name, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+	int r = at < 0 ? error_set(e, errno, "inotify: %s: %s", name, strerror(errno)) : watch_add(fd, at, w, e);
+
+	unlinkat(AT_FDCWD, name, dir ? AT_REMOVEDIR : 0);
+	return r;
+}
+
+static int watch_again(struct eng_proc *p, int fd, const Sprite__Img__Watch *w, struct error *e)
+{
+	bool home = !p->core->caps, nameless = !*w->path;
+	struct stat st;
+	_cleanup_close_ int at = nameless ? -ENOENT : eng_open(p, w->path, O_PATH | O_NOFOLLOW, 0);
+
+	if (at >= 0 && fstat(at, &st) == 0 && res_same_ino(st.st_ino, w->ino))
+		return watch_add(fd, at, w, e);
+	_cleanup_close_ int same = res_by_inode(p, nameless ? "/" : w->path, w->ino, 0, O_PATH);
+
+	if (same >= 0)
+		return watch_add(fd, same, w, e);
+	if (home && (nameless || strncmp(w->path, "/sprite/", 8)))
+		return watch_removed(fd, w, e);
+	if (at < 0)
+		return error_set(e, -at, "inotify: %s cannot be watched there: %s", w->path, strerror(-at));
+	return error_set(e, ESTALE, "inotify: %s is another file there", w->path);
 }
 
 /* All descriptions of the family are open: nothing of our doing is told. */

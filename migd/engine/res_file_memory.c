@@ -3,6 +3,8 @@
  * Files without a name: memfds, and regular files that have been unlinked while open (temporary files, here documents). Their content travels: it is an object
  * of the family like shared memory (objects.c), so that a descriptor and a map of one memfd stay one thing. Over there each is a memfd.
  *
+ * A home's file that has been removed while its process was away is at home still, in the hands of the server that has it open for the guest: there it is that file itself.
+ *
  * An unlinked file that somebody outside of the family has open too is refused, and so is a big one: it would fill the guest host's memory.
  */
 #include <errno.h>
@@ -13,6 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "migd/engine/core.h"
 #include "migd/engine/res_files.h"
 #include "migd/engine/res_memory.h"
 
@@ -29,6 +32,11 @@ static bool is_unlinked(const struct file_look *l)
 	       strncmp(l->link, "/sys/", 5) && strncmp(l->link, "/secretmem", 10) && strncmp(l->link, "/SYSV", 5);
 }
 
+static bool too_big(const struct file_look *l)
+{
+	return (uint64_t)l->st.st_blocks * 512 > UNLINKED_MAX;
+}
+
 static int memory_outside(const struct file_look *l)
 {
 	(void)l;
@@ -39,7 +47,7 @@ static void memory_probe(struct eng_probe *p, const struct file_look *l)
 {
 	if (eng_field(l->info, "lock"))
 		file_reason(p, l, "lock held on %s: release it first", l->link);
-	if (!is_memfd(l) && (uint64_t)l->st.st_blocks * 512 > UNLINKED_MAX)
+	if (!is_memfd(l) && too_big(l) && !(p->goes_home && strncmp(l->link, "/sprite/", 8)))
 		file_reason(p, l, "%s has been unlinked and holds %llu MiB, more than the %d that can be carried: close it first", l->link,
 			    (unsigned long long)l->st.st_blocks >> 11, UNLINKED_MAX >> 20);
 }
@@ -48,6 +56,8 @@ static int memory_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__F
 {
 	char name[32];
 
+	if (!is_memfd(&d->look) && too_big(&d->look) && f->hooks.goes_home) /* it is there, or it is nowhere */
+		return 0;
 	snprintf(name, sizeof name, "fd/%d", d->look.num);
 	/* Opened anew: the descriptor itself may be for writing only, and its offset is not ours to move. */
 	int fd = openat(d->look.dir, name, O_RDONLY | O_CLOEXEC);
@@ -65,10 +75,11 @@ static int memory_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__F
 static int memory_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)
 {
 	const Sprite__Img__File *m = d->image;
-	int object = object_fd(f, m->object);
+	int object = object_fd(f, m->object), same = d->kind == &file_unlinked ? res_by_inode(p, m->path, m->ino, m->mode, file_open_flags(m->flags)) : -ENOENT;
 	char name[40];
 
-	(void)p;
+	if (same >= 0)
+		return same;
 	if (object < 0)
 		return res_bad_record(e, "files without a name");
 	if (fchmod(object, m->mode & 07777) < 0 || fchown(object, m->uid, m->gid) < 0)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Descriptors that a path leads to again: regular files, directories, O_PATH ones, and the character devices that are alike on every host.
- * Each is opened again by its path in the family's root view and must be the same inode there.
+ * Each is opened again by its path in the family's root view and must be the same inode there. On the way home, where its files are, one whose name leads elsewhere by
+ * now, or nowhere, is found by what it is (res_by_inode()); from guest host to guest host its server hands it over.
  *
  * Refused: files without a name, those of the host's own trees (/proc, /sys, /dev), locks, and an offset that a process outside of the
  * family shares. (Sprite kept such offsets on the file server; served domains get that by the stream issue.)
@@ -20,6 +21,7 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "fs/hand.h"
+#include "migd/engine/core.h"
 
 enum { FUSE_MAGIC = 0x65735546 };
 
@@ -116,16 +118,31 @@ static bool leads_elsewhere(const struct file_look *l)
 	return n == (ssize_t)strlen(l->link) && !memcmp(now, l->link, n);
 }
 
+/* A home's open file whose name is gone: its server gives it to the next guest host. */
+static bool can_be_offered(const struct file_look *l)
+{
+	char name[32];
+	struct statfs fs;
+
+	snprintf(name, sizeof name, "/proc/%d/fd/%d", l->pid, l->num);
+	return S_ISREG(l->st.st_mode) && l->st.st_nlink && !(l->flags & O_PATH) && (ends_deleted(l->link) || file_handed_before(l->link)) &&
+	       strncmp(l->link, "/sprite/", 8) && statfs(name, &fs) == 0 && fs.f_type == FUSE_MAGIC;
+}
+
 static void probe_named(struct eng_probe *p, const struct file_look *l)
 {
 	if (own_proc(p, l->link))
 		return;
-	if (!l->st.st_nlink)
+	if (host_tree(l->link))
+		file_reason(p, l, "%s belongs to this host alone: close it first", l->link);
+	else if (p->goes_home && strncmp(l->link, "/sprite/", 8)) /* its server knows what is open, by whatever name, and whoever may open it now */
+		return;
+	else if (p->nest && can_be_offered(l))
+		return;
+	else if (!l->st.st_nlink)
 		file_reason(p, l, "%s has been unlinked and cannot be opened again elsewhere: close it first", l->link);
 	else if (ends_deleted(l->link))
 		file_reason(p, l, "%s is a name that is gone (the file has others): open it by another name", l->link);
-	else if (host_tree(l->link))
-		file_reason(p, l, "%s belongs to this host alone: close it first", l->link);
 	else if (!res_may(p->dir, l->link, access_mode(l->flags)))
 		file_reason(p, l, "%s was opened with rights that the process no longer has: let its user have them (chmod, chown)", l->link);
 	else if (leads_elsewhere(l))
@@ -160,10 +177,46 @@ static void device_probe(struct eng_probe *p, const struct file_look *l)
 
 /* ---- open ------------------------------------------------------------------------------------------- */
 
+/* What nobody has open there (O_PATH, directories that nobody reads) its server cannot find for us at home: until we are there it is open. */
+static int path_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e)
+{
+	char name[32];
+
+	(void)m;
+	(void)e;
+	snprintf(name, sizeof name, "fd/%d", d->look.num);
+	if (f->hooks.goes_home && d->fd < 0)
+		d->fd = res_hold(d->look.dir, name, true);
+	return 0;
+}
+
+static int regular_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e)
+{
+	(void)e;
+	if (f->nest && !f->hooks.goes_home && can_be_offered(&d->look))
+		m->hand = file_offer(d);
+	return 0;
+}
+
 static int named_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)
 {
 	(void)f;
 	return file_open_path(p, d->image, d->image->flags, e);
+}
+
+static int regular_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)
+{
+	return d->image->hand && *d->image->hand ? file_claim(p, d->image, e) : named_open(f, p, d, e);
+}
+
+static int directory_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)
+{
+	struct error why = {0};
+	int fd = named_open(f, p, d, &why);
+
+	if (fd < 0 && !p->core->caps && !d->image->ino)
+		fd = res_removed_directory(O_RDONLY);
+	return fd < 0 ? error_set(e, why.code, "%s", why.text) : fd;
 }
 
 /* By number, not by path: the guest's /dev has these five, and a path could have been anything that pointed here. */
@@ -204,7 +257,7 @@ static bool is_regular(const struct file_look *l)
 	return S_ISREG(l->st.st_mode) && *l->link == '/' && strncmp(l->link, "/secretmem", 10); /* that one has no file */
 }
 
-const struct file_kind file_path_only = {.name = "path", .is = is_path_only, .probe = named_probe, .open = named_open};
+const struct file_kind file_path_only = {.name = "path", .is = is_path_only, .probe = named_probe, .dump = path_dump, .open = named_open};
 const struct file_kind file_device = {.name = "device", .is = is_device, .probe = device_probe, .open = device_open};
-const struct file_kind file_directory = {.name = "directory", .is = is_directory, .probe = named_probe, .open = named_open};
-const struct file_kind file_regular = {.name = "file", .is = is_regular, .probe = named_probe, .outside = regular_outside, .open = named_open};
+const struct file_kind file_directory = {.name = "directory", .is = is_directory, .probe = named_probe, .dump = path_dump, .open = directory_open};
+const struct file_kind file_regular = {.name = "file", .is = is_regular, .probe = named_probe, .outside = regular_outside, .dump = regular_dump, .open = regular_open};

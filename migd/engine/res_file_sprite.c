@@ -9,6 +9,8 @@
  *		flock and OFD locks are taken: nobody can be in the way
  *	each	fcntl locks, by the processes whose they are
  *
+ * A home's file that has lost its name goes from guest host to guest host in the same way (res_file_path.c; file_offer(), file_claim()).
+ *
  * Commit: the source closes. Abort: we close. A lock that somebody waits for is no lock yet: that call is made again over there.
  */
 #include <errno.h>
@@ -52,7 +54,7 @@ static int look_fd(const struct file_look *l)
 	return pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, l->num, 0);
 }
 
-static bool handed_before(const char *link)
+bool file_handed_before(const char *link)
 {
 	const char *name = strrchr(link, '/');
 
@@ -74,12 +76,12 @@ bool file_is_handed(const struct file_look *l)
 		return false;
 	if (ioctl(fd, SPRITE_IOC_LIST, locks) < 0)
 		return errno == E2BIG;
-	if (!(locks->flags & SPRITE_LIST_LOCKED) && !handed_before(l->link) && (l->st.st_nlink || !big))
+	if (!(locks->flags & SPRITE_LIST_LOCKED) && !file_handed_before(l->link) && (l->st.st_nlink || !big))
 		return false;
 	r = locks_of(fd, locks);
 	if (r)
 		return r == -E2BIG;
-	return locks->n || handed_before(l->link) || (!l->st.st_nlink && (locks->flags & SPRITE_LIST_LOCKED || big));
+	return locks->n || file_handed_before(l->link) || (!l->st.st_nlink && (locks->flags & SPRITE_LIST_LOCKED || big));
 }
 
 static bool in_family(const struct eng_probe *p, pid_t pid)
@@ -209,7 +211,7 @@ static bool is_name(const char *hand)
  * Looking the name up claims the file; the open(2) that follows in this thread, by whatever path leads to it, takes what was claimed. We are root: nothing else
  * than what was handed over may be opened here.
  */
-static int claim(const Sprite__Img__File *m, struct error *e)
+static int claim(const char *mount, const Sprite__Img__File *m, struct error *e)
 {
 	int flags = (int)(m->flags & (O_ACCMODE | O_APPEND | O_SYNC | O_DSYNC)) | O_NOCTTY | O_NONBLOCK | O_CLOEXEC, fd = -1;
 	_cleanup_free_ char *name = NULL;
@@ -217,11 +219,11 @@ static int claim(const Sprite__Img__File *m, struct error *e)
 
 	if (!is_name(m->hand))
 		return error_set(e, EBADMSG, "image: \"%s\" is no name of an open file", m->hand);
-	if (asprintf(&name, MOUNT "%s", m->hand) < 0)
+	if (asprintf(&name, "%s%s", mount, m->hand) < 0)
 		return -ENOMEM;
 	if (stat(name, &given) < 0)
 		return error_set(e, errno, "%s was handed over and cannot be taken: %s", m->path, strerror(errno));
-	if (!strncmp(m->path, MOUNT, strlen(MOUNT)) && !handed_before(m->path) && stat(m->path, &there) == 0 && same(&given, &there)) {
+	if (!strncmp(m->path, MOUNT, strlen(MOUNT)) && !file_handed_before(m->path) && stat(m->path, &there) == 0 && same(&given, &there)) {
 		fd = open(m->path, flags | O_NOFOLLOW);
 		if (fd >= 0 && (fstat(fd, &got) < 0 || !same(&given, &got))) { /* renamed in between */
 			close(fd);
@@ -236,6 +238,25 @@ static int claim(const Sprite__Img__File *m, struct error *e)
 		return fd;
 	close(fd);
 	return error_set(e, ESTALE, "%s is another file there", m->path);
+}
+
+int file_claim(struct eng_proc *p, const Sprite__Img__File *m, struct error *e)
+{
+	char root[32];
+
+	snprintf(root, sizeof root, "/proc/%d/root/", p->pid);
+	return claim(root, m, e);
+}
+
+char *file_offer(struct file_desc *d)
+{
+	_cleanup_close_ int fd = eng_fd_get(d->holder, d->look.num);
+	struct sprite_hand h = {.pos = (uint64_t)d->look.pos};
+
+	if (fd < 0 || ioctl(fd, SPRITE_IOC_OFFER, &h) < 0)
+		return NULL;
+	h.name[sizeof h.name - 1] = 0;
+	return strdup(h.name);
 }
 
 static struct sprite_lock lock_of(const Sprite__Img__Lock *l)
@@ -269,7 +290,7 @@ static int handed_open(struct eng_family *f, struct eng_proc *p, struct file_des
 	(void)p;
 	if (!m->hand || !*m->hand || !m->path)
 		return res_bad_record(e, "files handed over");
-	fd = claim(m, e);
+	fd = claim(MOUNT, m, e);
 	if (fd < 0)
 		return fd;
 	for (size_t i = 0; !r && i < m->n_lock; i++)

@@ -61,8 +61,11 @@ int file_look_at(pid_t pid, int dir, int num, struct file_look *l)
 
 	if (n < 0)
 		return n;
-	if (fstatat(dir, name, &l->st, 0) < 0)
-		return -errno;
+	if (fstatat(dir, name, &l->st, 0) < 0) {
+		if (errno != ESTALE)
+			return -errno;
+		l->st = (struct stat){.st_mode = S_IFDIR}; /* removed at its server, which would have kept an open file */
+	}
 	res_undelete(dir, link, &l->st);
 	snprintf(name, sizeof name, "fdinfo/%d", num);
 	l->info = eng_proc_read(dir, name, NULL);
@@ -151,6 +154,8 @@ static int probe_one(const struct file_look *l, void *ctx)
 	const struct file_kind *k = kind_of(l);
 	int share = k->outside ? k->outside(l) : OUTSIDE_ALL;
 
+	if (share == OUTSIDE_NOT_FILE && x->p->goes_home && k == &file_unlinked) /* it is the same file at home */
+		share = OUTSIDE_NOT_OFFSET;
 	if (x->p->sizes)
 		x->p->sizes->fds++;
 	if (k->probe)
@@ -388,24 +393,30 @@ static int files_dump(struct eng_proc *p, struct eng_image *out, struct error *e
 
 /* ---- fill ----------------------------------------------------------------------------------------- */
 
+/* Is it the same object? Those of /proc (of a process of the family) have made-up inodes. */
+static int is_the_same(int fd, const Sprite__Img__File *m, struct error *e)
+{
+	struct stat st = {0};
+
+	if (fstat(fd, &st) == 0 && (!strncmp(m->path, "/proc/", 6) || res_same_ino(st.st_ino, m->ino)) && (st.st_mode & S_IFMT) == (m->mode & S_IFMT))
+		return 0;
+	return error_set(e, ESTALE, "%s is another file there (inode %llu, was %llu)", m->path, (unsigned long long)st.st_ino, (unsigned long long)m->ino);
+}
+
 int file_open_path(struct eng_proc *p, const Sprite__Img__File *m, uint32_t flags, struct error *e)
 {
 	struct files_state *s = state_of(p->family);
-	struct stat st;
-	int fd = s ? files_take_ahead(&s->ahead, p, m, flags) : -1;
+	int fd = s ? files_take_ahead(&s->ahead, p, m, flags) : -1, r, same;
 
 	if (fd < 0)
 		fd = eng_open(p, m->path, file_open_flags(flags), 0);
-	if (fd < 0)
-		return error_set(e, -fd, "%s cannot be opened there: %s", m->path, strerror(-fd));
-	bool proc = !strncmp(m->path, "/proc/", 6); /* of a process of the family; inodes are made up there */
-
-	if (fstat(fd, &st) < 0 || (!proc && !res_same_ino(st.st_ino, m->ino)) || (st.st_mode & S_IFMT) != (m->mode & S_IFMT)) {
+	r = fd < 0 ? error_set(e, -fd, "%s cannot be opened there: %s", m->path, strerror(-fd)) : is_the_same(fd, m, e);
+	if (r == 0)
+		return fd;
+	if (fd >= 0)
 		close(fd);
-		return error_set(e, ESTALE, "%s is another file there (inode %llu, was %llu)", m->path, (unsigned long long)st.st_ino,
-				 (unsigned long long)m->ino);
-	}
-	return fd;
+	same = res_by_inode(p, m->path, m->ino, m->mode, file_open_flags(flags));
+	return same >= 0 ? same : r;
 }
 
 static int desc_open(struct eng_family *f, const void *body, size_t len, struct error *e)

@@ -96,6 +96,10 @@ const char *socket_waits(struct eng_proc *p, uint32_t ino); /* why a unix socket
 bool fifo_in_cluster_tree(const struct file_look *l); /* needs dir, num */
 const char *file_lock_held(const struct file_look *l); /* "flock", ...; NULL: none. Needs pid, num, flags, st, info ("" will do for a file on /sprite) */
 bool file_is_handed(const struct file_look *l); /* res_file_sprite.c: locks on it go along */
+bool file_handed_before(const char *link); /* the same: its name is that of an offer */
+/* A home's file, from guest host to guest host: the name to take it by (malloc'd; NULL: it cannot be offered), and taking it: fd or -errno with e filled. */
+char *file_offer(struct file_desc *d);
+int file_claim(struct eng_proc *p, const Sprite__Img__File *m, struct error *e);
 int files_settled(struct eng_proc *p, struct error *e); /* res_files_settled.c: -EBUSY while there is what is over in a moment */
 
 /* res_files_ahead.c: opened before the freeze. take: fd, -1: there is none that fits. */

@@ -31,7 +31,7 @@ static bool is_deleted(const char *path)
 }
 
 /* Why this map cannot be carried; NULL: it can. */
-static const char *map_refusal(pid_t pid, const struct map *m)
+static const char *map_refusal(pid_t pid, const struct map *m, bool goes_home)
 {
 	if (m->kind == KIND_VVAR || m->kind == KIND_VDSO || m->kind == KIND_VSYSCALL)
 		return NULL;
@@ -53,7 +53,7 @@ static const char *map_refusal(pid_t pid, const struct map *m)
 		return "AIO rings are in use (io_setup): io_destroy them first";
 	if (!strncmp(m->path, "socket:", 7))
 		return "a packet socket's ring is mapped: close it first";
-	if (m->kind == KIND_FILE_SHARED && is_deleted(m->path))
+	if (m->kind == KIND_FILE_SHARED && is_deleted(m->path) && !goes_home)
 		return "a shared map of a file that has been deleted: keep the file until the process ends";
 	if (m->kind == KIND_FILE_SHARED && !strncmp(m->path, "/dev/", 5) && strncmp(m->path, "/dev/shm/", 9))
 		return "a shared map of a device: close it first";
@@ -73,6 +73,20 @@ static void probe_guards(struct eng_probe *p, const struct maps *maps)
 	}
 }
 
+/*
+ * The kernel of a guest host learns that a name at home leads to another file by now, or nowhere, when somebody asks for it. Then it shows the file as deleted, and we
+ * carry what is mapped of it. At home we need not know.
+ */
+static void ask_for_names(struct eng_probe *p, const struct maps *maps)
+{
+	_cleanup_close_ int root = p->nest && !p->goes_home ? openat(p->dir, "root", O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+	struct stat st;
+
+	for (size_t i = 0; root >= 0 && i < maps->n; i++)
+		if (maps->m[i].kind == KIND_FILE_PRIV && *maps->m[i].path == '/' && (!i || strcmp(maps->m[i].path, maps->m[i - 1].path)))
+			(void)!fstatat(root, maps->m[i].path + 1, &st, 0);
+}
+
 static int memory_probe(struct eng_probe *p)
 {
 	struct maps *maps;
@@ -84,12 +98,13 @@ static int memory_probe(struct eng_probe *p)
 		p->sizes->maps += maps->n;
 	for (size_t i = 0; i < maps->n; i++) {
 		const struct map *m = &maps->m[i];
-		const char *why = map_refusal(p->pid, m);
+		const char *why = map_refusal(p->pid, m, p->goes_home);
 
 		if (why)
 			eng_reason(p, "memory %lx-%lx %s: %s", (long)m->start, (long)m->end, m->path, why);
 	}
 	probe_guards(p, maps);
+	ask_for_names(p, maps);
 	maps_free(maps);
 	return 0;
 }
@@ -299,7 +314,7 @@ static int put_exe_body(struct eng_proc *p, ProtobufCBinaryData *out)
 	_cleanup_close_ int fd = -1;
 	ssize_t n;
 
-	if (!exe_nameless(p->dir, &st))
+	if (p->family->hooks.goes_home || !exe_nameless(p->dir, &st)) /* its hollow has it */
 		return 0;
 	if (st.st_size > EXE_MAX)
 		st.st_size = 1;
@@ -405,7 +420,7 @@ static int build(struct eng_proc *p, struct maps *maps, struct mm_build *b, stru
 	see_mlockall(p);
 	for (size_t i = 0; i < maps->n && r == 0; i++) {
 		struct map *m = &maps->m[i];
-		const char *why = map_refusal(p->pid, m);
+		const char *why = map_refusal(p->pid, m, p->family->hooks.goes_home);
 
 		if (is_ours(p, m))
 			continue;
@@ -483,7 +498,7 @@ static int ahead_map(struct eng_proc *p, const struct map *m, Sprite__Image__Img
 	struct run *runs;
 	size_t n;
 
-	if ((m->kind != KIND_ANON && m->kind != KIND_FILE_PRIV) || map_refusal(p->pid, m) || (m->kind == KIND_FILE_PRIV && is_deleted(m->path)) ||
+	if ((m->kind != KIND_ANON && m->kind != KIND_FILE_PRIV) || map_refusal(p->pid, m, false) || (m->kind == KIND_FILE_PRIV && is_deleted(m->path)) ||
 	    is_ours(p, m))
 		return 1;
 	sprite__image__img_map__init(im);

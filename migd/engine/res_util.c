@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stddef.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/kcmp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+#include "migd/engine/core.h"
 #include "migd/engine/procfs.h"
 
 bool res_same(pid_t a, pid_t b, int kind, unsigned long ia, unsigned long ib)
@@ -230,6 +232,104 @@ out:
 	if (root >= 0)
 		close(root);
 	return may;
+}
+
+int res_open_as(int dir, int fd, int flags)
+{
+	struct ids d, mine;
+	char name[40];
+	int r, err;
+
+	snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+	if (ids_of(dir, &d) < 0)
+		return -ESRCH;
+	mine.ngroups = syscall(SYS_getgroups, 1024, mine.group);
+	if (mine.ngroups < 0 || syscall(SYS_setgroups, d.ngroups, d.group) < 0)
+		return -errno;
+	mine.gid = syscall(SYS_setfsgid, d.gid);
+	mine.uid = syscall(SYS_setfsuid, d.uid); /* takes the file capabilities away too */
+	r = open(name, flags | O_CLOEXEC | O_NOCTTY);
+	err = errno;
+	syscall(SYS_setfsuid, mine.uid);
+	syscall(SYS_setfsgid, mine.gid);
+	syscall(SYS_setgroups, mine.ngroups, mine.group);
+	return r < 0 ? -err : r;
+}
+
+/* The cluster's tree and what each host has of its own are not the home's files. */
+static bool homes_own(const char *path)
+{
+	static const char *const others[] = {"/sprite", "/proc", "/sys", "/dev"};
+
+	for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+		size_t n = strlen(others[i]);
+
+		if (!strncmp(path, others[i], n) && (!path[n] || path[n] == '/'))
+			return false;
+	}
+	return *path == '/';
+}
+
+int res_by_inode(struct eng_proc *p, const char *path, uint64_t ino, uint32_t mode, int flags)
+{
+	static const int needs[4] = {R_OK, W_OK, R_OK | W_OK, R_OK | W_OK};
+	const struct eng_hooks *h = &p->family->hooks;
+	int access = 0, found = !p->core->caps && h->by_inode && homes_own(path) ? h->by_inode(h->ctx, ino, mode, path, &access) : -ENOENT, fd;
+	char name[40];
+
+	if (found < 0 || flags & O_PATH)
+		return found;
+	fd = res_open_as(p->dir, found, flags);
+	if ((fd == -EACCES || fd == -EPERM) && !(needs[flags & O_ACCMODE] & ~access)) { /* what was opened once stays open, whoever may open it now */
+		snprintf(name, sizeof name, "/proc/self/fd/%d", found);
+		fd = open(name, flags | O_CLOEXEC | O_NOCTTY);
+		fd = fd < 0 ? -errno : fd;
+	}
+	close(found);
+	return fd;
+}
+
+static bool leads_there(int dir, const char *link, const struct stat *st)
+{
+	int root = openat(dir, "root", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	struct stat is;
+	bool same = root >= 0 && fstatat(root, link[1] ? link + 1 : ".", &is, AT_SYMLINK_NOFOLLOW) == 0 && is.st_ino == st->st_ino && is.st_dev == st->st_dev;
+
+	if (root >= 0)
+		close(root);
+	return same;
+}
+
+int res_hold(int dir, const char *name, bool always)
+{
+	char link[PATH_MAX];
+	struct stat st = {0};
+	struct flock any = {.l_type = F_RDLCK};
+	ssize_t n = res_readlink(dir, name, link, sizeof link);
+	int at = n < 0 || *link != '/' ? -1 : openat(dir, name, O_PATH | O_CLOEXEC), fd = -1;
+
+	if (at >= 0 && fstat(at, &st) < 0)
+		fd = -errno;
+	else if (at >= 0 && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)) && (always || !leads_there(dir, link, &st)))
+		fd = res_open_as(dir, at, O_RDONLY | O_NONBLOCK);
+	/* What is only read spritefs may have opened without a word to the server: either needs that. */
+	if (fd >= 0 && (S_ISDIR(st.st_mode) ? fsync(fd) : fcntl(fd, F_OFD_GETLK, &any)) < 0) {
+		n = -errno;
+		close(fd);
+		fd = n;
+	}
+	if (at >= 0)
+		close(at);
+	return fd;
+}
+
+int res_removed_directory(int flags)
+{
+	char name[] = "/tmp/.sprite-removed.XXXXXX";
+	int fd = mkdtemp(name) ? open(name, flags | O_DIRECTORY | O_CLOEXEC) : -1, err = errno;
+
+	rmdir(name);
+	return fd < 0 ? -err : fd;
 }
 
 int res_bad_record(struct error *e, const char *what)

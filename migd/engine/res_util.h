@@ -65,6 +65,21 @@ static inline bool res_same_ino(uint64_t a, uint64_t b)
  */
 bool res_undelete(int dir, char *path, const struct stat *st);
 
+/* Opens what the descriptor `fd` (O_PATH) of ours stands for, with the rights of the process behind `dir`. fd or -errno. */
+int res_open_as(int dir, int fd, int flags);
+
+/*
+ * A file of the home whose name leads nowhere any more, or elsewhere, is found by what it is:
+ * by_inode	at home, filling: opens it; flags as open(2). fd or -errno
+ * hold		source, on the way home: the server of the home's files knows only what is open there. So what /proc/PID/`name` stands for without that (O_PATH, a directory)
+ *		is opened, with the rights of the process, always or if its name does not lead to it: an fd to keep till the move is over; -ESTALE: it has been removed; < 0: not needed, or
+ *		not to be had
+ * removed_directory	in place of one of which nothing is left: nothing is in it, and nothing can be made there
+ */
+int res_by_inode(struct eng_proc *p, const char *path, uint64_t ino, uint32_t mode, int flags);
+int res_hold(int dir, const char *name, bool always);
+int res_removed_directory(int flags);
+
 /* Field of /proc/PID/status-like text as a number of the given base; `missing` if it is not there. */
 uint64_t res_field_u64(const char *text, const char *key, int base, uint64_t missing);
 
