@@ -10,6 +10,7 @@ void graves_init(struct graves *g)
 	memset(g, 0, sizeof(*g));
 	pthread_mutex_init(&g->lock, NULL);
 	pthread_cond_init(&g->due, NULL);
+	pthread_cond_init(&g->closed, NULL);
 }
 
 /* The oldest one; g->lock is held. */
@@ -35,9 +36,12 @@ static void *closer(void *arg)
 			continue;
 		}
 		fd = g->nlate ? g->late[--g->nlate] : grave_take(g);
+		g->closing = true;
 		pthread_mutex_unlock(&g->lock);
 		close(fd);
 		pthread_mutex_lock(&g->lock);
+		g->closing = false;
+		pthread_cond_broadcast(&g->closed);
 	}
 	pthread_mutex_unlock(&g->lock);
 	return NULL;
@@ -106,9 +110,29 @@ bool graves_close(struct graves *g, int fd)
 	return taken;
 }
 
-unsigned graves_expire(struct graves *g, uint64_t now)
+/* All of it: also what is about to be closed, or is just being. 0: there was none. */
+static unsigned late_end(struct graves *g)
 {
 	unsigned count = 0;
+
+	pthread_mutex_lock(&g->lock);
+	for (; g->nlate; count++) {
+		int fd = g->late[--g->nlate];
+
+		pthread_mutex_unlock(&g->lock);
+		close(fd);
+		pthread_mutex_lock(&g->lock);
+	}
+	count += g->closing;
+	while (g->closing)
+		pthread_cond_wait(&g->closed, &g->lock);
+	pthread_mutex_unlock(&g->lock);
+	return count;
+}
+
+unsigned graves_expire(struct graves *g, uint64_t now)
+{
+	unsigned count = now == UINT64_MAX ? late_end(g) : 0;
 
 	for (;; count++) {
 		int fd = -1;

@@ -33,6 +33,8 @@ struct graves {
 	int late[GRAVES_LATE];
 	unsigned nlate;
 	bool started, stop;
+	bool closing; /* the thread is in a close(2) */
+	pthread_cond_t closed;
 	pthread_t closer;
 };
 
