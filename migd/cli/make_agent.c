@@ -101,12 +101,9 @@ static void simple_verb(struct make_agent *a, const char *verb, json_t *extra)
 
 static void slot_gone(struct make_agent *a, struct pool_slot *s)
 {
-	bool starting = s->starting; /* nobody has counted on it yet */
-
 	far_leave(&a->fars, s->id);
 	pool_lose(&a->pool, s);
-	if (!starting)
-		token_take(a);
+	token_take(a);
 }
 
 static void slot_back(struct make_agent *a, struct pool_slot *s)
@@ -180,24 +177,17 @@ static void say_far(const struct make_agent *a)
 		close(fd);
 }
 
-/* Recipes may be sent there. */
-static void slot_ready(void *ctx, uint64_t id)
+static void worker_ready(void *ctx, uint64_t slot)
 {
-	struct make_agent *a = ctx;
-	struct pool_slot *s = pool_find(&a->pool, id);
-
-	if (!s || !s->starting)
-		return;
-	s->starting = false;
-	say_far(a);
-	token_put(a);
+	(void)slot;
+	say_far(ctx);
 }
 
-static void slot_granted(struct make_agent *a, struct pool_slot *s)
+/* Recipes may be sent there at once: until the worker is there, or if it does not get there, each goes by itself. */
+static void slot_granted(struct make_agent *a, const struct pool_slot *s)
 {
-	s->starting = true;
-	if (far_start(&a->fars, s->id, s->host))
-		slot_ready(a, s->id); /* each by itself, then */
+	far_start(&a->fars, s->id, s->host);
+	token_put(a);
 }
 
 static void row(struct make_agent *a, json_t *line)
@@ -486,7 +476,7 @@ int make_agent_start(const struct make_opts *o, const int jobs[2], struct make_a
 	list_init(&a->recipes);
 	list_init(&a->errands);
 	far_self(&a->self);
-	fars_init(&a->fars, &(struct far_hooks){.ctx = a, .ready = slot_ready, .failed = slot_ready, .recipe = recipe_numbered, .ended = far_ended, .gone = worker_gone});
+	fars_init(&a->fars, &(struct far_hooks){.ctx = a, .ready = worker_ready, .recipe = recipe_numbered, .ended = far_ended, .gone = worker_gone});
 	pool_init(&a->pool);
 	a->stop_fd = eventfd(0, EFD_CLOEXEC);
 	err = a->stop_fd < 0 || pipe2(a->rows, O_CLOEXEC) ? error_set(e, errno, "%s", strerror(errno)) : listen_at(a, e);

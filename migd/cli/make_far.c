@@ -311,7 +311,6 @@ static void hear(struct far *w)
 /* Its process here has ended, and so it has over there. What it said before is heard first. */
 static void gone(struct far *w)
 {
-	bool ready;
 	int status;
 
 	while (w->out >= 0) {
@@ -324,14 +323,11 @@ static void gone(struct far *w)
 		if (w->len == before && w->out >= 0 && !(p.revents & POLLIN))
 			break;
 	}
-	ready = w->ready;
 	if (waitpid(w->pid, &status, 0) != w->pid)
 		status = 0;
 	if (w->recipe) /* as a recipe that went by itself would have ended with its host */
 		recipe_over(w, WIFSIGNALED(status) ? status : SIGKILL);
 	w->all->hooks.gone(w->all->hooks.ctx, w->pid);
-	if (!ready)
-		w->all->hooks.failed(w->all->hooks.ctx, w->slot);
 	far_free(w);
 }
 

@@ -9,8 +9,7 @@
 /* How the agent hears of it. */
 struct far_hooks {
 	void *ctx;
-	void (*ready)(void *ctx, uint64_t slot); /* the worker is there */
-	void (*failed)(void *ctx, uint64_t slot); /* it did not get there: recipes of that slot go by themselves */
+	void (*ready)(void *ctx, uint64_t slot); /* the worker is there; never: it did not get there, and recipes of that slot go by themselves */
 	struct recipe *(*recipe)(void *ctx, uint32_t number); /* NULL: it is over */
 	void (*ended)(void *ctx, struct recipe *r, int status);
 	void (*gone)(void *ctx, int worker); /* nothing more comes of its recipes */

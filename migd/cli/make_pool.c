@@ -74,7 +74,7 @@ struct pool_slot *pool_start(struct pool *p, const char *command, int pid)
 
 	if (!small(p, command))
 		list_each(s, &p->slots, node)
-			if (!s->pid && !s->reclaimed && !s->starting) {
+			if (!s->pid && !s->reclaimed) {
 				s->pid = pid;
 				list_move_tail(&p->slots, &s->node); /* spreads over hosts */
 				return s;

@@ -20,7 +20,6 @@ struct pool_slot { /* on another host, as migd granted it */
 	char host[256];
 	int pid;	/* of the recipe that is there, 0 = free */
 	bool reclaimed; /* asked back: not given out again */
-	bool starting;	/* not given out yet */
 };
 
 struct pool {

@@ -101,7 +101,7 @@ static void from_worker(int fd)
 	*r = (struct recipe){.number = 1, .pidfd = -1, .from = {-1, -1}, .to = {fcntl(null, F_DUPFD_CLOEXEC, 3), fcntl(null, F_DUPFD_CLOEXEC, 3)}, .lock_fd = -1, .shell_fd = -1, .far_open = 3};
 	list_init(&recipes);
 	list_add_tail(&recipes, &r->node);
-	fars_init(&all, &(struct far_hooks){NULL, ready, ready, numbered, ended, worker_gone});
+	fars_init(&all, &(struct far_hooks){NULL, ready, numbered, ended, worker_gone});
 	*w = (struct far){.all = &all, .pidfd = -1, .in = -1, .out = fcntl(fd, F_DUPFD_CLOEXEC, 3), .recipe = 1};
 	list_add_tail(&all.list, &w->node);
 	while (w->out >= 0)
