@@ -42,7 +42,7 @@ sh_on ws1 'cd /sprite/src && gcc -O2 -D_GNU_SOURCE -DSPRITE_VERSION="\"demo\"" -
 [ "${PIPESTATUS[0]}" = 0 ] || wrong "it compiles"
 shows "ws2: /sprite/work/lab --version"
 out=$(on ws2 /sprite/work/lab --version 2>&1); tell <<<"$out"
-expect "compiled on ws1, run on ws2 without copying anything" "sprite-lab demo" "$out"
+expect "compiled on ws1, run on ws2 without copying anything" "sprite-lab (Sprite for Linux) demo" "$out"
 expect "the same bytes" "$(sh_on ws1 'sha1sum </sprite/work/lab')" "$(sh_on ws3 'sha1sum </sprite/work/lab')"
 
 step "A real file of 100 MB, and xz -9 -T2 on ws1"
