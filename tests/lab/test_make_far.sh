@@ -73,7 +73,8 @@ endless() {
 	on ws1 sh -c "kill -9 \$(cat $JD/endless.pid); pkill -9 -u sprite -x yes; true"
 	return 1
 }
-check "a recipe that writes without end runs away" until_true 8 endless
+for i in 1 2 3; do endless && break; done # (not by check: what runs behind would hold its pipe)
+check "a recipe that writes without end runs away" on_ws2
 on ws1 sh -c "kill -9 \$(cat $JD/endless.pid)"
 check "when its make is killed it ends" until_true 20 eval '! on_ws2'
 wait
