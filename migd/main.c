@@ -3,10 +3,12 @@
  * migd: moves processes between workstations. See context.h for its parts.
  * Families that are away, and guests, live on when it ends: a new one finds them again by its journal.
  */
+#include <errno.h>
 #include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 #include "conf/daemon.h"
@@ -53,9 +55,22 @@ static void run(struct daemon *d, struct migd *m)
 	}
 }
 
+/* A process that moves takes its names along: the tree has this one in every nest. */
+static int tree_check(const struct conf *c, struct error *e)
+{
+	return strcmp(c->mount, "/sprite") ? error_set(e, EINVAL, "%s: mount: expected \"/sprite\" where migd runs, found \"%s\": programs that move find the tree by one name on all hosts", c->file, c->mount) : 0;
+}
+
+static int check_more(const struct conf *c, struct error *e)
+{
+	int r = tree_check(c, e);
+
+	return r < 0 ? r : rpc_tls_check(c, e);
+}
+
 int main(int argc, char **argv)
 {
-	struct daemon d = { .program = "migd", .summary = "moves processes between workstations", .check_more = rpc_tls_check, .root = true };
+	struct daemon d = { .program = "migd", .summary = "moves processes between workstations", .check_more = check_more, .root = true };
 	struct rlimit files = { 65536, 65536 };
 	static struct migd *m; /* never freed: actors of families that live on without us may look at it until the process is gone */
 	struct error e = { 0 };
@@ -63,6 +78,11 @@ int main(int argc, char **argv)
 
 	if (!daemon_begin(&d, argc, argv, &status))
 		return status;
+	if (tree_check(d.conf, &e) < 0) {
+		log_error("%s", e.text);
+		daemon_end(&d);
+		return CONF_EXIT;
+	}
 	setrlimit(RLIMIT_NOFILE, &files);
 	mallopt(M_ARENA_MAX, ARENAS);
 	rpc_init();

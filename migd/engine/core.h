@@ -7,6 +7,7 @@
 #define ENGINE_CORE_H
 #include <signal.h>
 #include <stdbool.h>
+#include <sys/resource.h>
 #include "migd/engine/blob.h"
 #include "migd/engine/xsave.h"
 #include "migd/engine/res.h"
@@ -61,6 +62,8 @@ struct eng_proc_core {
 	size_t scratch;	  /* bytes in use */
 	struct ksigaction trap; /* the program's own action for SIGTRAP */
 	int stop_sig;	  /* job control: group-stopped by this signal, 0: not */
+	struct rlimit left[RLIM_NLIMITS]; /* home: its limits when it left, */
+	bool left_known;		  /* if this migd has seen it leave */
 	unsigned mlockall; /* source: MCL_FUTURE, MCL_ONFAULT as dumped */
 	bool caps;	  /* vessel on a guest host: full capabilities, acts for uid/gid below when it opens files */
 	uint32_t uid, gid;

@@ -284,6 +284,17 @@ static int thread_stop(struct eng_thread *t)
 	return 0;
 }
 
+/* Found again while its group is stopped: it waits for signals when somebody continues it. */
+static void thread_stays_stopped(struct eng_thread *t)
+{
+	if (t->core->told)
+		return;
+	inject_park(t);
+	ptrace(PTRACE_SETSIGMASK, t->tid, 8, &own_mask);
+	ptrace(PTRACE_LISTEN, t->tid, 0, 0);
+	t->core->stopped = false;
+}
+
 void hollow_watch_all(struct eng_family *f)
 {
 	for (size_t i = 0; i < f->nprocs; i++)
@@ -291,7 +302,10 @@ void hollow_watch_all(struct eng_family *f)
 			struct eng_thread *t = f->procs[i]->threads[k];
 
 			take_slot(t);
-			thread_watch(t);
+			if (f->procs[i]->core->stop_sig)
+				thread_stays_stopped(t);
+			else
+				thread_watch(t);
 		}
 	apart_start(f);
 }

@@ -48,6 +48,8 @@ struct cpus {
 };
 struct limits_state { /* ->res[] */
 	Sprite__Img__Limits *image;
+	struct rlimit now[RLIM_NLIMITS]; /* home: of the hollow, */
+	uint32_t said;			 /* bits: set there while the process was away (prlimit --pid): that was said last */
 	struct wish { /* what a thread asked for and this host could not give in full */
 		pid_t vtid;
 		struct cpus want, got;
@@ -224,6 +226,8 @@ static int rlimits_dump(struct eng_proc *p, Sprite__Img__Limits *m)
 
 	if (r < 0)
 		return r;
+	memcpy(p->core->left, l, sizeof l);
+	p->core->left_known = !p->family->nest;
 	m->rlimit = calloc(RLIM_NLIMITS, sizeof *m->rlimit);
 	if (!m->rlimit)
 		return -ENOMEM;
@@ -398,6 +402,10 @@ static int limits_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, 
 	if (s->image)
 		sprite__img__limits__free_unpacked(s->image, NULL);
 	s->image = sprite__img__limits__unpack(NULL, len, body);
+	s->said = 0;
+	if (!p->core->caps && p->core->left_known && rlimits_read(p, s->now) == 0) /* before others raise what they need */
+		for (int i = 0; i < RLIM_NLIMITS; i++)
+			s->said |= (uint32_t)(memcmp(&s->now[i], &p->core->left[i], sizeof s->now[i]) != 0) << i;
 	return s->image ? 0 : res_bad_record(e, "limits");
 }
 
@@ -410,8 +418,9 @@ static const char *limit_name(unsigned which)
 }
 
 /* Only what differs; one batch to look, one to set, and what the target may not set itself by us. */
-static int rlimits_set(struct eng_proc *p, const Sprite__Img__Limits *m, struct error *e)
+static int rlimits_set(struct eng_proc *p, struct limits_state *s, struct error *e)
 {
+	const Sprite__Img__Limits *m = s->image;
 	struct eng_call c[RLIM_NLIMITS];
 	struct rlimit is[RLIM_NLIMITS];
 	const Sprite__Img__RLimit *set[RLIM_NLIMITS];
@@ -423,10 +432,14 @@ static int rlimits_set(struct eng_proc *p, const Sprite__Img__Limits *m, struct 
 		return error_set(e, -r, "limits of %d cannot be read: %s", p->vpid, strerror(-r));
 	eng_scratch_reset(p);
 	for (size_t i = 0; i < m->n_rlimit; i++) {
-		const Sprite__Img__RLimit *x = m->rlimit[i];
+		Sprite__Img__RLimit *x = m->rlimit[i];
 
 		if (x->which >= RLIM_NLIMITS || n == RLIM_NLIMITS)
 			return res_bad_record(e, "limits");
+		if (s->said >> x->which & 1) {
+			x->soft = s->now[x->which].rlim_cur;
+			x->hard = s->now[x->which].rlim_max;
+		}
 		if (is[x->which].rlim_cur == x->soft && is[x->which].rlim_max == x->hard)
 			continue;
 		struct rlimit want = {x->soft, x->hard};
@@ -441,6 +454,11 @@ static int rlimits_set(struct eng_proc *p, const Sprite__Img__Limits *m, struct 
 
 		if (k == -EPERM)
 			k = prlimit(p->pid, set[i]->which, &want, NULL) < 0 ? -errno : 0;
+		if (k == -EPERM && !p->core->caps) { /* likewise, when another migd saw it leave */
+			want.rlim_max = is[set[i]->which].rlim_max;
+			want.rlim_cur = want.rlim_cur < want.rlim_max ? want.rlim_cur : want.rlim_max;
+			k = prlimit(p->pid, set[i]->which, &want, NULL) < 0 ? -errno : 0;
+		}
 		if (k < 0)
 			r = error_set(e, -k, "limit %s of %d cannot be set to %lld/%lld here: %s", limit_name(set[i]->which), p->vpid,
 				      (long long)set[i]->soft, (long long)set[i]->hard, strerror(-k));
@@ -559,7 +577,7 @@ static int limits_finish(struct eng_proc *p, struct error *e)
 	if (!r)
 		r = process_finish(p, s->image, e);
 	if (!r)
-		r = rlimits_set(p, s->image, e);
+		r = rlimits_set(p, s, e);
 	sprite__img__limits__free_unpacked(s->image, NULL);
 	s->image = NULL;
 	return r;

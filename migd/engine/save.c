@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/log.h"
@@ -215,6 +216,31 @@ static int find_blob(struct eng_proc *p, struct blob_head *head, struct maps *ma
 	return 0;
 }
 
+/* Seized: its stop. Not inject_wait(): one whose group is stopped answers with that stop, for ever, and is not to run on from it. */
+static int await_found(struct eng_thread *t)
+{
+	int st;
+
+	for (;;) {
+		pid_t r = waitpid(t->tid, &st, __WALL);
+
+		if (r < 0 && errno == EINTR)
+			continue;
+		if (r < 0 || !WIFSTOPPED(st)) {
+			t->core->gone = true;
+			t->proc->core->dead |= t == t->proc->threads[0];
+			return -ESRCH;
+		}
+		if (st >> 16 == PTRACE_EVENT_STOP && WSTOPSIG(st) != SIGTRAP)
+			t->proc->core->stop_sig = WSTOPSIG(st);
+		if (st >> 16 || (WSTOPSIG(st) != SIGSTOP && WSTOPSIG(st) != SIGTSTP && WSTOPSIG(st) != SIGTTIN && WSTOPSIG(st) != SIGTTOU))
+			break;
+		ptrace(PTRACE_CONT, t->tid, 0, WSTOPSIG(st)); /* about to stop its group */
+	}
+	t->core->stopped = true;
+	return 0;
+}
+
 static int take_thread(struct eng_thread *t)
 {
 	struct eng_proc_core *c = t->proc->core;
@@ -236,7 +262,7 @@ static int take_thread(struct eng_thread *t)
 	if (r < 0)
 		return r;
 	t->core->how = PTRACE_CONT;
-	r = inject_wait(t, NULL);
+	r = await_found(t);
 	if (r < 0)
 		return r;
 	inject_filters_sleep(t->tid);
@@ -273,6 +299,8 @@ static int take_proc(struct eng_proc *p, struct error *e, enum eng_state *state)
 		return 0;
 	}
 	*state = head.mode == BLOB_WATCH ? ENG_HOLLOW : p->family->nest && !head.state ? ENG_FILLED : ENG_PARKED;
+	if (*state == ENG_HOLLOW) /* likewise: await_found() sees it */
+		p->core->stop_sig = 0;
 	while (p->nthreads) /* those of the text may be older */
 		thread_drop(p, p->nthreads - 1);
 	r = proc_threads(p);

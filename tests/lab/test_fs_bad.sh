@@ -48,6 +48,11 @@ for d in spritefsd spritefs migd; do
 	same "$d: --check of a good one" 0 "$(on ws1 $d --check >/dev/null 2>&1; echo $?)"
 done
 
+sh_on ws1 'sed "s|{|{\"mount\": \"/mnt\", |;q" /etc/sprite/sprite.conf >/tmp/mnt.conf; sed 1d /etc/sprite/sprite.conf >>/tmp/mnt.conf'
+for how in "" --check; do
+	refused "migd $how: the tree elsewhere" 78 'mnt.conf: mount: expected "/sprite" where migd runs, found "/mnt"' on ws1 migd --config /tmp/mnt.conf $how
+done
+
 # -- certificates. Each is put in place on ws2, whose --check must tell, and whose spritefs is then started anew.
 sh_on ws2 'cp -a /etc/sprite/tls /etc/sprite/good'
 forge() { # HOW: makes tls in $TMP/tls

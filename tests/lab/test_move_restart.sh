@@ -37,6 +37,27 @@ same "the parent hears of that" 137 "$(on ws1 cat $JD/kid.rc)"
 check "and waits for it, at home too" until_true 10 on ws1 sh -c "! ps -p $(pid_of kid) >/dev/null"
 check "the parent is killed at home" killed parent
 same "its own parent hears of that" 137 "$(on ws1 cat $JD/parent.rc)"
+# stopped at home while it is away, and its migd killed: it is continued as before, and comes home. So does one whose limits were lowered at home meanwhile.
+as sprite ws1 sh -c "cd $JD; exec python3 -c 'import time
+while 1: open(\"beat\", \"a\").write(\".\"); time.sleep(0.05)' </dev/null >/dev/null 2>&1 & echo \$! >$JD/beats" </dev/null
+until_true 10 on ws1 test -s $JD/beat
+beats=$(pid_of beats)
+size() { on ws1 stat -c %s $JD/beat; }
+goes_on() { local was; was=$(size); until_true 10 eval '[ "$(size)" -gt '"$was"' ]'; }
+stands() { local was; was=$(size); sleep 0.3; [ "$(size)" = "$was" ]; }
+check "another goes away" mig move -H ws2 "$beats"
+on ws1 kill -STOP "$beats"
+check "it stands" until_true 10 stands
+check "its migd is killed and another is there" again
+on ws1 kill -CONT "$beats"
+check "it is continued" goes_on
+check "it comes home" mig home "$beats"
+check "and goes away again" mig move -H ws2 "$beats"
+check "its limits are lowered at home" as sprite ws1 prlimit --pid "$beats" --nofile=77:99
+check "it comes home with less allowed to it than it had" mig home "$beats"
+same "what was said at home counts" "77 99" "$(on ws1 awk '/open files/ { print $4, $5 }' /proc/$beats/limits)"
+check "and goes on" goes_on
+on ws1 kill -KILL "$beats"
 check "nothing is left" until_true 10 eval '[ -z "$(residue)" ] && [ -z "$(mig ps --no-header)" ]'
 same "no SysV object is left shut" "" "$(sh_on ws1 'awk "FNR > 1 && \$3 == 0 { print FILENAME, \$1, \$2 }" /proc/sysvipc/shm /proc/sysvipc/sem /proc/sysvipc/msg')"
 finish

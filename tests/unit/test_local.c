@@ -412,5 +412,5 @@ int main(void)
 	CU_add_test(s, "stop", test_stop);
 	CU_basic_run_tests();
 	snprintf(rm, sizeof(rm), "rm -rf %s", dir);
-	return CU_get_number_of_failures() || CU_get_number_of_tests_run() != 12 || system(rm);
+	return CU_get_number_of_failures() || CU_get_number_of_tests_run() != 13 || system(rm);
 }
