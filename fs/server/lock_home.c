@@ -79,21 +79,23 @@ static int open_again(int fd, bool write)
 	return r;
 }
 
+/* Only what this client has open, for writing if that is locked: the kernel holds the lock against everybody here. */
 static int open_for(struct op *o, const Sprite__Fs__LockReq *in, bool write)
 {
 	_cleanup_object_ struct object obj = OBJECT_INIT;
-	int err, fd;
+	int err, fd = -EBADF;
 	struct open *f = op_open(o, in->open, &err);
+	struct stat st;
 
-	if (f) {
-		fd = open_again(f->fd, write);
-		open_put(f);
-		return fd;
-	}
-	if (err == -EACCES)
-		return err;
+	if (!f)
+		return in->open ? err : -EBADF;
 	err = op_resolve(o, in->handle, &obj);
-	return err < 0 ? err : open_again(obj.fd, write);
+	if (err < 0)
+		fd = err;
+	else if ((!write || f->write) && fstat(obj.fd, &st) == 0 && st.st_dev == f->dev && st.st_ino == f->ino)
+		fd = open_again(f->fd, write);
+	open_put(f);
+	return fd;
 }
 
 /* Those that are held to read go on being held: they are in nobody's way whom the old description was not in. */

@@ -48,9 +48,9 @@ lab start ws3 migd
 # explain: what holds it back is named, with a remedy
 job2=$JD/io; on ws1 -u sprite true 2>/dev/null
 "$BIN/sprite-lab" exec ws1 -u sprite -- python3 -c 'import socket, time
-s = socket.create_server(("127.0.0.1", 0)); print("ready", flush=True); time.sleep(1000)' 2>&1 | cat >"$TMP/sock" & k=$!
+s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0); print("ready", flush=True); time.sleep(1000)' 2>&1 | cat >"$TMP/sock" & k=$!
 until_true 5 grep -q ready "$TMP/sock"
-p=$(on ws1 pgrep -u sprite -f create_server | tail -1)
+p=$(on ws1 pgrep -u sprite -f AF_NETLINK | tail -1)
 refused "explain names the socket" 1 'socket' mig explain "$p"
 refused "move -n says the same" 1 'socket' mig move -n -H ws2 "$p"
 refused "move is refused for the same reason" 1 'socket' mig move -H ws2 "$p"

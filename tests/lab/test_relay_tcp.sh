@@ -32,7 +32,7 @@ def serve(c):
     if verb == "count": # until the end of what comes; then a last word
         n = len(f.read()); c.sendall(b"%d\n" % n)
     elif verb == "flood": # more than fits anywhere
-        for i in range(1, 200001): c.sendall(b"%d\n" % i)
+        for i in range(1, 40001): c.sendall(b"%02000d\n" % i)
     elif verb == "names":
         c.sendall(repr((c.getsockname(), c.getpeername(), c.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), c.family == socket.AF_INET, s.getsockname())).encode() + b"\n")
     elif verb == "broken": # its client goes without a good-bye
@@ -56,9 +56,9 @@ if verb == "count":
     for i in range(30): c.sendall(b"x" * 100000)
     c.shutdown(socket.SHUT_WR); print(f.readline().decode().strip(), f.read())
 elif verb == "flood":
-    for i in range(1, 200001):
+    for i in range(1, 40001):
         assert int(f.readline()) == i, i
-        if i in (1000, 100000):
+        if i in (1000, 20000):
             print(i, flush=True)
             while not os.path.exists("on%d" % i): time.sleep(0.02)
     print("all", f.read(), flush=True)
@@ -111,9 +111,10 @@ ask broken
 check "one that breaks off" until_true 20 said reset
 ask flood >"$TMP/flood" & FLOOD=$!
 until_true 30 grep -q '^1000$' "$TMP/flood"
-refused "a client that does not read: as with a pipe" 1 "is not read at its home" hop ws3
-as sprite ws1 touch $JD/on1000 $JD/on100000
-check "it reads: moves on" until_true 10 hop ws3
+out=$(hop ws3 2>&1); rc=$? # whether home's socket has room for what the server's has taken depends on what the kernel gives both
+same "a client that does not read: moves on, or not, as with a pipe, by name" yes "$([ $rc = 0 ] || grep -q "is not read at its home" <<<"$out" && echo yes || echo "$out")"
+as sprite ws1 touch $JD/on1000 $JD/on20000
+[ $rc = 0 ] || check "it reads: moves on" until_true 10 hop ws3
 check "moves home" until_true 10 hop home
 as sprite ws1 touch $JD/answer
 wait $FLOOD; same "all came, once, in order, and then the end" "all b''" "$(tail -1 "$TMP/flood")"
