@@ -15,11 +15,11 @@
 #include "conf/log.h"
 #include "migd/cgroup.h"
 #include "migd/engine/keeper.h"
+#include "migd/hooks.h"
 #include "migd/journal.h"
 #include "migd/proc.h"
 #include "migd/relay_rpc.h"
 #include "migd/relays.h"
-#include "migd/transfer.h"
 #include "migd/view.h"
 
 enum { END_MS = 2000 };
@@ -30,7 +30,7 @@ static int actor_reattach(struct family *f, void *arg)
 	struct error e = { 0 };
 	int err;
 
-	transfer_hooks(f, &hooks);
+	hooks_of(f, &hooks);
 	err = arg ? eng_reattach(arg, &hooks, &f->eng, &e) : error_set(&e, ESRCH, "nothing is known of it");
 	if (!err && !f->whole) {
 		eng_abandon(f->eng);

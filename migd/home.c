@@ -13,6 +13,7 @@
 #include "conf/log.h"
 #include "migd/agent.h"
 #include "migd/forward.h"
+#include "migd/hooks.h"
 #include "migd/hosts.h"
 #include "migd/journal.h"
 #include "migd/move.h"
@@ -728,7 +729,7 @@ static int actor_reattach(struct family *f, void *unused)
 	int err;
 
 	(void)unused;
-	transfer_hooks(f, &hooks);
+	hooks_of(f, &hooks);
 	err = f->replay_state ? eng_reattach(f->replay_state, &hooks, &f->eng, &e) : error_set(&e, ESRCH, "nothing is known of them");
 	if (err == -ENOENT)
 		return 1;

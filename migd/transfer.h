@@ -29,6 +29,5 @@ void transfer_serve(void *ctx, struct rpc_stream *s);
 
 /* ---- in the actor ---- */
 int transfer_thaw(struct family *f, void *unused);
-void transfer_hooks(struct family *f, struct eng_hooks *out);
 
 #endif

@@ -5,14 +5,11 @@
 # What a job that is away reads and writes through pipes of its home outlives migd: killed on either side, at random moments, and links cut; nothing is lost, doubled or
 # out of order, the exit status is right, and nothing is left.
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/relay_kills.sh"
 lab_up -n 3
 job_dir
-LONG=${LONG:-}
-up() { on "$1" mig ps >/dev/null 2>&1; }
-killed() { lab kill "$1" migd KILL >/dev/null; }
-again() { until_true 10 lab start "$1" migd; until_true 10 up "$1"; }
+LONG=${LONG:-} STEP=30 SPREAD=100
 lines() { on ws1 sh -c "wc -l <$JD/out"; }
-has_lines() { [ "$(lines)" -ge "$1" ]; }
 # A numbered line each 2 ms, in the middle of which it may be written; every hundredth is as long as a window of the relay is not.
 cat >"$TMP/count.py" <<'PY'
 import os, sys, time
@@ -47,18 +44,6 @@ pipeline() {
 }
 in_order() { on ws1 awk '/^end/ { ok = $2 == NR - 1; next } { sub(/\..*/, "") } $0 != NR { print "line " NR " is " $0; bad = 1; exit } END { if (!bad) print ok ? "all" : "no end after " NR }' $JD/out; }
 
-# breaks WHAT WHO...: at growing numbers of lines they die, and come again
-breaks() {
-	local what=$1 n w; shift
-	for n in 1 2 ${LONG:+3 4}; do
-		until_true 30 has_lines $(($(lines) + 30 + RANDOM % 100)) || flunk "$what: it goes on"
-		for w; do
-			case $w in cut) lab cut ws1 ws2; sleep 0.5; lab heal ws1 ws2 ;;
-			*) killed "$w" ;; esac
-		done
-		for w; do [ "$w" = cut ] || again "$w"; done
-	done
-}
 for who in ${LONG:+ws1 ws2 cut} "ws1 ws2"; do
 	pipeline '(sh -c "echo \$\$ >pid.new; mv pid.new pid; exec python3 count.py"; echo $? >rc.new) | cat >out; mv rc.new rc'
 	check "output, $who: it goes away" until_true 10 hop ws2
@@ -126,7 +111,6 @@ PY
 PYTHONPATH=$HERE timeout 400 python3 "$TMP/term.py" "$BIN/sprite-lab" || FAILED=1
 
 # Who keeps the ends is killed: those at the other end are told, as if it had been them.
-relay_pid() { sh_on "$1" 'for p in $(pgrep -x sprite-relay); do [ $(readlink /proc/$p/ns/pid) = $(readlink /proc/self/ns/pid) ] && echo $p; done'; }
 for who in ${LONG:+ws1} ws2; do
 	pipeline '(sh -c "echo \$\$ >pid.new; mv pid.new pid; exec python3 count.py" 2>err; echo $? >rc.new) | cat >out; mv rc.new rc'
 	check "sprite-relay of $who killed: the job goes away" until_true 10 hop ws2

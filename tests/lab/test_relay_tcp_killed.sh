@@ -6,13 +6,11 @@
 # A server is away when migd is killed on either side and the link is cut: its connections go on, no answer is lost or doubled, new ones come in; when who keeps the ends is
 # killed they break, and new ones come in after the next move. Then nothing is left of a hundred connections.
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/relay_kills.sh"
 lab_up -n 3
 job_dir
 PORT=7001
-LONG=${LONG:-}
-up() { on "$1" mig ps >/dev/null 2>&1; }
-killed() { lab kill "$1" "${2:-migd}" KILL >/dev/null; }
-again() { until_true 10 lab start "$1" migd; until_true 10 up "$1"; }
+LONG=${LONG:-} STEP=10 SPREAD=50
 cat >"$TMP/serve.py" <<'PY'
 # Counts for each connection; b"end" closes.
 import os, socket, sys, threading
@@ -43,19 +41,7 @@ except ConnectionError as e: print(type(e).__name__, flush=True)
 PY
 for f in serve.py ask.py; do as sprite ws1 sh -c "cat >$JD/$f" <"$TMP/$f"; done
 lines() { wc -l <"$TMP/ask"; }
-has_lines() { [ "$(lines)" -ge "$1" ]; }
 asks() { as sprite ws3 timeout 120 sh -c "cd $JD && exec python3 ask.py ws1 $PORT" >"$TMP/ask" 2>&1 </dev/null & ASK=$!; }
-breaks() {
-	local what=$1 n w; shift
-	for n in 1 2 ${LONG:+3 4}; do
-		until_true 30 has_lines $(($(lines) + 10 + RANDOM % 50)) || flunk "$what: it goes on"
-		for w; do
-			case $w in cut) lab cut ws1 ws2; sleep 0.5; lab heal ws1 ws2 ;;
-			*) killed "$w" ;; esac
-		done
-		for w; do [ "$w" = cut ] || again "$w"; done
-	done
-}
 job "python3 serve.py $PORT"; until_true 20 on ws1 grep -q ready $JD/out
 asks; until_true 20 has_lines 2
 check "it goes away" until_true 10 hop ws2
@@ -71,7 +57,6 @@ wait $ASK; same "each line answered once" well "$(tail -1 "$TMP/ask")"
 as sprite ws1 rm -f $JD/stop
 
 # Many come and go: the ends are gone with them.
-relay_pid() { sh_on "$1" 'for p in $(pgrep -x sprite-relay); do [ $(readlink /proc/$p/ns/pid) = $(readlink /proc/self/ns/pid) ] && echo $p; done'; }
 fds() { on "$1" sh -c "ls /proc/$(relay_pid "$1")/fd | wc -l"; }
 many() { as sprite ws3 timeout 60 python3 -c '
 import socket, sys

@@ -16,50 +16,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#include "migd/relay/hub.h"
-
-struct side {
-	struct relay_hub *hub, *peer;
-	struct side *other;
-	int break_after; /* frames; < 0: never */
-	bool broken;
-};
-
-static pthread_mutex_t joined = PTHREAD_MUTEX_INITIALIZER;
-
-static int pass(void *ctx, const struct relay_frame *f)
-{
-	struct side *s = ctx;
-	int err;
-
-	pthread_mutex_lock(&joined);
-	pthread_mutex_unlock(&joined);
-	if (s->broken || s->break_after == 0) {
-		s->broken = true;
-		return -EPIPE;
-	}
-	if (s->break_after > 0)
-		s->break_after--;
-	err = hub_input(s->peer, s->other, f);
-	CU_ASSERT(!err || err == -EPIPE);
-	return err;
-}
-
-static struct relay_hub *home, *guest;
-static struct side at_home, at_guest;
-static uint64_t gen;
-
-static void join(int break_home, int break_guest)
-{
-	hub_down(home);
-	hub_down(guest);
-	at_home = (struct side){ home, guest, &at_guest, break_home, false };
-	at_guest = (struct side){ guest, home, &at_home, break_guest, false };
-	pthread_mutex_lock(&joined);
-	CU_ASSERT_EQUAL(hub_up(home, gen, &(struct relay_link){ pass, &at_home }), 0);
-	CU_ASSERT_EQUAL(hub_up(guest, 0, &(struct relay_link){ pass, &at_guest }), 0);
-	pthread_mutex_unlock(&joined);
-}
+#include "tests/unit/relay_kit.h"
 
 /* The family arrives on another host. */
 static void new_guest(void)
@@ -77,14 +34,6 @@ static void setup(void)
 {
 	guest = NULL;
 	CU_ASSERT_EQUAL_FATAL(hub_new(true, &home), 0);
-}
-
-static void teardown(void)
-{
-	hub_down(home);
-	hub_down(guest);
-	hub_free(guest);
-	hub_free(home);
 }
 
 static int listener(int domain, struct sockaddr_storage *a)
