@@ -44,7 +44,7 @@ struct eng_family;
 
 /* Which file descriptors the caller (migd) carries by itself: pipes, ttys and stream sockets whose other end stays. */
 enum eng_relay_kind { ENG_RELAY_PIPE_IN, ENG_RELAY_PIPE_OUT, ENG_RELAY_TTY, ENG_RELAY_SOCK, ENG_RELAY_TCP, ENG_RELAY_LISTEN, ENG_RELAY_UDP, ENG_RELAY_SEQ };
-enum { ENG_NET_V6ONLY = 1, ENG_NET_REUSEPORT = 2 };
+enum { ENG_NET_V6ONLY = 1, ENG_NET_REUSEPORT = 2, ENG_NET_PLACES = 64 /* so many sockets at one address and port */ };
 struct eng_net { /* names of a socket of the network: each a struct sockaddr_in or sockaddr_in6 */
 	uint16_t domain, flags;
 	uint32_t backlog; /* of a listening one */

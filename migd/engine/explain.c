@@ -10,6 +10,7 @@
 #include "conf/cleanup.h"
 #include "migd/engine/core.h"
 #include "migd/engine/procfs.h"
+#include "migd/engine/res_file_socket.h"
 #include "migd/engine/res_util.h"
 
 enum { PF_KTHREAD = 0x00200000 };
@@ -164,6 +165,7 @@ static unsigned freeze_estimate(const struct eng_sizes *s)
 int explain_family(pid_t pid, bool in_nest, bool goes_home, struct eng_reasons *why, struct eng_sizes *sizes, struct error *e)
 {
 	_cleanup_free_ pid_t *family = NULL;
+	_cleanup_free_ struct places *places = NULL;
 	size_t before = why ? why->n : 0;
 	char path[64];
 	ssize_t n;
@@ -174,10 +176,13 @@ int explain_family(pid_t pid, bool in_nest, bool goes_home, struct eng_reasons *
 	n = explain_list(pid, &family);
 	if (n < 0)
 		return n;
+	places = inet_places();
+	if (!places)
+		return -ENOMEM;
 	if (sizes)
 		memset(sizes, 0, sizeof(*sizes));
 	for (ssize_t i = 0; i < n; i++) {
-		struct eng_probe p = {.pid = family[i], .root = pid, .dir = -1, .family = family, .nfamily = n, .why = why, .sizes = sizes, .nest = in_nest, .goes_home = goes_home};
+		struct eng_probe p = {.pid = family[i], .root = pid, .dir = -1, .family = family, .nfamily = n, .why = why, .sizes = sizes, .nest = in_nest, .goes_home = goes_home, .places = places};
 		int r = explain_one(&p, in_nest);
 
 		if (r < 0 && (r != -ESRCH || i == 0))

@@ -129,6 +129,7 @@ int eng_image_put(struct eng_image *im, uint32_t type, pid_t vpid, const void *b
 int eng_image_put_msg(struct eng_image *im, uint32_t type, pid_t vpid, const struct ProtobufCMessage *m);
 
 /* ---- modules -------------------------------------------------------------------------------------- */
+struct places;
 struct eng_probe { /* one process, looked at from outside; nothing is stopped, it may change or vanish meanwhile: that is no error */
 	pid_t pid, root; /* this host's; root process of the family that would move */
 	int dir;	 /* O_PATH fd of /proc/PID */
@@ -137,6 +138,7 @@ struct eng_probe { /* one process, looked at from outside; nothing is stopped, i
 	struct eng_reasons *why;
 	struct eng_sizes *sizes; /* may be NULL */
 	bool nest, goes_home; /* a guest; to where its files are, so that their names do not matter */
+	struct places *places; /* of its sockets of the network, those of the whole family: res_file_inet.c */
 };
 /* Adds "PID (comm): TEXT"; text: what, then the remedy. */
 void eng_reason(struct eng_probe *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

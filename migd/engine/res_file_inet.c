@@ -4,7 +4,7 @@
  * gives), back at home its own again. One that is not connected or bound is made anew: where the family is. One whose connection is over goes on as that.
  *
  * What was set on it goes along both ways. Refused by name: one that is connecting, bound only, of a link alone, with an error that nobody has read; MPTCP, TLS in the kernel;
- * one that was bound or connected away from home, where it has another network.
+ * one that was bound or connected away from home, where it has another network; and more at one place than there are spaces (migd/relay/net.h) to keep them apart.
  */
 #include <errno.h>
 #include <netinet/in.h>
@@ -112,6 +112,81 @@ static const char *look(int fd, struct inet_look *l)
 	return NULL;
 }
 
+/*
+ * What listens, or takes packets, at one address and port, or at this port of all addresses, is kept apart away: each in a space of its own. So is a connection from those that
+ * listen where it is; connections from each other only by their names.
+ */
+enum { PLACES_MAX = 1024 }; /* more relays a family cannot have */
+struct place {
+	ino_t ino;
+	enum inet_state state;
+	bool any;
+	size_t at; /* so many exclude each other here */
+	struct sockaddr_storage local;
+};
+struct places {
+	size_t n;
+	bool told;
+	struct place v[PLACES_MAX];
+};
+
+struct places *inet_places(void)
+{
+	return calloc(1, sizeof(struct places));
+}
+
+static bool is_any(const struct sockaddr_storage *a)
+{
+	const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)a;
+
+	return a->ss_family == AF_INET ? !((const struct sockaddr_in *)a)->sin_addr.s_addr : IN6_IS_ADDR_UNSPECIFIED(&six->sin6_addr);
+}
+
+/* One that is there excludes the other here. Of connections any number may be in one space. */
+static bool excludes(const struct place *a, const struct place *b)
+{
+	if (a->state == INET_CONNECTED || (a->state == INET_PACKETS) != (b->state == INET_PACKETS) || port_of(&a->local) != port_of(&b->local))
+		return false;
+	return a->any || (!b->any && !memcmp(&a->local, &b->local, sizeof a->local));
+}
+
+/* At most so many, with it, are in one place. 0: it was known already. */
+static size_t places_add(struct places *s, const struct place *one)
+{
+	struct place *new = &s->v[s->n];
+	size_t most;
+
+	for (size_t i = 0; i < s->n; i++)
+		if (s->v[i].ino == one->ino)
+			return 0;
+	if (s->n == PLACES_MAX)
+		return SIZE_MAX;
+	*new = *one;
+	most = new->at = 1;
+	for (size_t i = 0; i < s->n; i++) {
+		struct place *old = &s->v[i];
+
+		new->at += excludes(old, new);
+		old->at += excludes(new, old);
+		if (excludes(new, old) && old->at > most)
+			most = old->at;
+	}
+	s->n++;
+	return most > new->at ? most : new->at;
+}
+
+static void look_at_place(struct eng_probe *p, const struct file_look *l, const struct inet_look *is, const char *name)
+{
+	struct place one = {.ino = l->st.st_ino, .state = is->state, .any = is_any(&is->local), .local = is->local};
+	size_t n = p->places->told ? 0 : places_add(p->places, &one);
+
+	if (n == SIZE_MAX)
+		file_reason(p, l, "%s: more than %d of the network are more than can be away: close some first", name, PLACES_MAX);
+	else if (n > ENG_NET_PLACES)
+		file_reason(p, l, "%s: more than %d at port %u of one address are more than can be away: close some first", name, ENG_NET_PLACES, ntohs(port_of(&is->local)));
+	p->places->told |= n > ENG_NET_PLACES;
+}
+
 void inet_probe(struct eng_probe *p, const struct file_look *l, int fd, const char *name)
 {
 	struct inet_look is;
@@ -122,6 +197,8 @@ void inet_probe(struct eng_probe *p, const struct file_look *l, int fd, const ch
 		file_reason(p, l, "%s %s", name, why);
 		return;
 	}
+	if (is.state >= INET_CONNECTED)
+		look_at_place(p, l, &is, name);
 	/* It would be closed, or accept connections, for somebody who stays. */
 	if (is.state >= INET_CONNECTED && outside_add(&o, l, OUTSIDE_NOT_FILE) == 0)
 		outside_report(p, &o);

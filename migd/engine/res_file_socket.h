@@ -18,6 +18,7 @@ int socket_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, s
 int socket_finish(struct eng_proc *p, struct file_desc *d, int num, struct error *e);
 
 /* res_file_inet.c */
+struct places *inet_places(void); /* empty; to be freed by free() */
 bool inet_is(int domain, int type, int protocol);
 void inet_probe(struct eng_probe *p, const struct file_look *l, int fd, const char *name);
 int inet_dump(struct eng_family *f, struct file_desc *d, int fd, Sprite__Img__File *m, struct error *e);

@@ -90,10 +90,11 @@ int conn_make(struct relay_hub *h, struct relay *r, const struct relay_net *net,
 	if (!net_valid(net, r->kind == RELAY_TCP || (r->kind == RELAY_UDP && net_port(net->peer))))
 		return -EINVAL;
 	r->conn.net = *net;
-	for (int i = 0; i < SPACES; i++) {
+	for (int i = 0; i < RELAY_SPACES; i++) {
 		err = space_at(h, i);
 		if (err)
 			return err;
+		err = -EADDRINUSE;
 		if (r->kind != RELAY_TCP && is_taken(h, r->kind, &h->space[i], net))
 			continue;
 		err = r->kind == RELAY_TCP    ? net_pair(&h->space[i], net, family) :

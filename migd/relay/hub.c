@@ -63,7 +63,7 @@ void hub_free(struct relay_hub *h)
 	while (!list_empty(&h->relays))
 		relay_free(list_entry(h->relays.next, struct relay, node));
 	hub_drop_out(h);
-	for (int i = 0; i < SPACES; i++)
+	for (int i = 0; i < RELAY_SPACES; i++)
 		net_space_close(&h->space[i]);
 	close(h->wake);
 	pthread_cond_destroy(&h->changed);

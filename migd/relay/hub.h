@@ -25,6 +25,7 @@
 
 /* IN: the family reads. SOCK: a connected unix stream socket. TCP: a connection, LISTEN: one where they come in. UDP: one that has a name. SEQ: a connected unix seqpacket socket */
 enum relay_kind { RELAY_IN, RELAY_OUT, RELAY_TTY, RELAY_SOCK, RELAY_TCP, RELAY_LISTEN, RELAY_UDP, RELAY_SEQ };
+enum { RELAY_SPACES = 64 }; /* of a hub (net.h): so many sockets of a family can be at one place */
 enum relay_frame_kind {
 	RF_HELLO, RF_DATA, RF_ACK, RF_END, RF_CLOSED, RF_SYNC, RF_SYNCED, RF_GONE, RF_TERMIOS, RF_WINSIZE,
 	RF_NEW, RF_ROOM, RF_ACCEPTED, RF_RESET, RF_DONE, RF_ALL, RF_PACKET, RF_KINDS

@@ -8,7 +8,7 @@
 #include "migd/relay/hub.h"
 #include "migd/relay/tty.h"
 
-enum { MARK = 16, RELAYS_MAX = 1024, ANSWERS_MAX = 4096, SPACES = 64 };
+enum { MARK = 16, RELAYS_MAX = 1024, ANSWERS_MAX = 4096 };
 
 /* What a relay of the network has beside its halves: conn.c. */
 struct conn {
@@ -63,7 +63,7 @@ struct relay_hub {
 	pthread_cond_t changed;
 	struct list relays, out; /* lock */
 	size_t nrelays, nout;
-	struct net_space space[SPACES]; /* lock, guest */
+	struct net_space space[RELAY_SPACES]; /* lock, guest */
 	uint64_t last_born;		/* lock, home */
 	bool holding;			/* lock, guest: no new connections */
 	uint64_t gen; /* lock, home: of the decided copy, 0: none yet */

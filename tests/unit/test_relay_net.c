@@ -495,6 +495,28 @@ static void test_spaces(void)
 	teardown();
 }
 
+/* As many at one place as the engine lets come (ENG_NET_PLACES), and not one more. */
+static void test_full(void)
+{
+	struct sockaddr_storage a;
+	int l = listener(AF_INET, &a), fam[RELAY_SPACES];
+	struct relay_net net;
+
+	setup();
+	new_guest();
+	CU_ASSERT_EQUAL_FATAL(net_of(l, &net), 0);
+	net.backlog = 5;
+	for (int i = 0; i < RELAY_SPACES; i++) {
+		fam[i] = hub_make(guest, 1 + i, RELAY_LISTEN, &net);
+		CU_ASSERT(fam[i] >= 0);
+	}
+	CU_ASSERT_EQUAL(hub_make(guest, 100, RELAY_LISTEN, &net), -EADDRINUSE);
+	for (int i = 0; i < RELAY_SPACES; i++)
+		close(fam[i]);
+	close(l);
+	teardown();
+}
+
 /* ---- packets ---- */
 
 static int packets(int domain, struct sockaddr_storage *a, socklen_t *len)
@@ -747,6 +769,7 @@ int main(void)
 	CU_add_test(s, "connections come in", test_listen);
 	CU_add_test(s, "connections that came in, and the next host", test_listen_on);
 	CU_add_test(s, "both ends in one family; many with one port", test_spaces);
+	CU_add_test(s, "as many with one port as there are spaces", test_full);
 	CU_add_test(s, "packets: borders, names, on", test_udp);
 	CU_add_test(s, "packets: both families of addresses", test_udp_any);
 	CU_add_test(s, "packets: the family does not hear itself", test_udp_own);
