@@ -16,7 +16,7 @@
 #include "migd/family.h"
 #include "rpc/local.h"
 
-enum { TRIES = 50, PAUSE_US = 100000 };
+enum { TRIES = 50, TRIES_GRACE = 80 /* longer than its clients have to come back */, PAUSE_US = 100000 };
 
 /* One that was killed is there again in a moment, and its clients open again what they had open. */
 static int ask(const char *path, json_t *rq, json_t **answer)
@@ -26,8 +26,12 @@ static int ask(const char *path, json_t *rq, json_t **answer)
 
 	for (int i = 0;; i++) {
 		r = local_call(path, json_incref(rq), NULL, NULL, answer, &e);
-		if ((r != -ECONNREFUSED && r != -ENOENT && r != -ECONNRESET) || i == TRIES)
+		if (r != -ECONNREFUSED && r != -ENOENT && r != -ECONNRESET && r != -EAGAIN)
 			break;
+		if (i >= (r == -EAGAIN ? TRIES_GRACE : TRIES))
+			break;
+		json_decref(*answer); /* a refusal is one, too */
+		*answer = NULL;
 		usleep(PAUSE_US);
 	}
 	json_decref(rq);

@@ -55,6 +55,8 @@ bool home_getattr(struct fs *fs, fuse_req_t req, struct inode *ino);
 
 /* Any open of it, for the server to find an unlinked file by; 0: none. */
 uint64_t inode_any_open(struct inode *ino);
+/* One open for writing if there is one, else any. */
+uint64_t inode_any_writer(struct inode *ino);
 bool inode_is_known(struct fs *fs, struct inode *ino); /* to the kernel */
 /* Is there a look-up of it that the kernel was answered and has not forgotten? inode_miscounted(): it seems not, of those counted until now. */
 bool inode_is_awaited(struct fs *fs, struct inode *ino);

@@ -551,12 +551,13 @@ void dirq_discard(struct server *s)
 
 	while ((c = take(&s->q, 0))) {
 		done = c->number;
+		n += c->op != FS_CLOSE; /* the server has closed all */
 		call_end_queued(c, EIO, NULL);
-		n++;
 	}
-	if (!n)
+	if (!done)
 		return;
-	log_error("%s: %u changes made here are lost: the server had given this host up", s->name, n);
+	if (n)
+		log_error("%s: %u changes made here are lost: the server had given this host up", s->name, n);
 	pthread_mutex_lock(&s->q.lock);
 	s->q.paused = false;
 	if (s->q.sending) /* its end says so */

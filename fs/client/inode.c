@@ -470,6 +470,19 @@ uint64_t inode_any_open(struct inode *ino)
 	return open;
 }
 
+uint64_t inode_any_writer(struct inode *ino)
+{
+	struct stream *st;
+	uint64_t open = 0;
+
+	pthread_mutex_lock(&ino->lock);
+	list_each(st, &ino->streams, link)
+		if (!open && st->open && st->open != STREAM_UNBORN && (st->flags & O_ACCMODE) != O_RDONLY)
+			open = st->open;
+	pthread_mutex_unlock(&ino->lock);
+	return open ? open : inode_any_open(ino);
+}
+
 bool inode_is_known(struct fs *fs, struct inode *ino)
 {
 	bool r;

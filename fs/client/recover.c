@@ -177,7 +177,7 @@ static int locks_again(struct server *s, struct inode *ino)
 		struct rpc_msg out;
 
 		m.handle = (ProtobufCBinaryData){.len = ino->handle_len, .data = ino->handle};
-		m.open = inode_any_open(ino);
+		m.open = inode_any_writer(ino); /* a home lets nobody lock for writing by another */
 		m.owner = all[i].owner;
 		m.pid = all[i].pid;
 		m.type = all[i].type;

@@ -147,16 +147,49 @@ static bool is_over(const struct client *c, uint64_t now, bool in_the_way)
 	return fenced && now > fenced + CLIENT_TERM_NS + CLIENT_MARGIN_NS; /* it calls, and is refused: its term ends by its own clock */
 }
 
-void clients_sweep(struct clients *t, uint64_t now, bool (*in_the_way)(void *arg, struct client *c), void *arg, struct list *gone)
+/* Counted. Whoever waits for one of them waits until the next time if there is no memory. */
+static size_t silent_ones(struct clients *t, uint64_t now, struct client ***out)
 {
 	struct hash_iter it = {0};
 	struct client *c;
+	size_t n = 0;
 
 	pthread_mutex_lock(&t->lock);
+	*out = t->by_name.count ? calloc(t->by_name.count, sizeof(struct client *)) : NULL;
+	while (*out && (c = hash_next(&t->by_name, &it)))
+		if (is_over(c, now, true))
+			(*out)[n++] = client_ref(c);
+	pthread_mutex_unlock(&t->lock);
+	return n;
+}
+
+static bool is_one_of(const struct client *c, struct client *const *v, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (v[i] == c)
+			return true;
+	return false;
+}
+
+void clients_sweep(struct clients *t, uint64_t now, bool (*in_the_way)(void *arg, struct client *c), void *arg, struct list *gone)
+{
+	struct client *c, **asked = NULL;
+	struct hash_iter it = {0};
+	size_t n = in_the_way ? silent_ones(t, now, &asked) : 0;
+
+	for (size_t i = 0; i < n; i++)
+		if (!in_the_way(arg, asked[i])) {
+			client_put(asked[i]);
+			asked[i] = NULL;
+		}
+	pthread_mutex_lock(&t->lock);
 	while ((c = hash_next(&t->by_name, &it)))
-		if (is_over(c, now, in_the_way(arg, c)))
+		if (is_over(c, now, is_one_of(c, asked, n))) /* who called meanwhile is not */
 			take_out(t, c, gone);
 	pthread_mutex_unlock(&t->lock);
+	for (size_t i = 0; i < n; i++)
+		client_put(asked[i]);
+	free(asked);
 }
 
 void clients_fence(struct clients *t, uint64_t id, uint64_t now)

@@ -70,7 +70,7 @@ struct client *client_ref(struct client *c);
 void client_put(struct client *c);
 /* This client serves that mount now: an older epoch of the same peer and instance is moved to `gone`. */
 void clients_claim(struct clients *t, struct client *c, const char *instance, struct list *gone);
-/* Takes out those silent for too long, or fenced for a term (counted, by `link`). `in_the_way`: do others wait for it? Called under the lock. */
+/* Takes out those silent for too long, or fenced for a term (counted, by `link`). `in_the_way`: do others wait for it? Asked of who has been silent for a term, without the lock; may be NULL. */
 void clients_sweep(struct clients *t, uint64_t now, bool (*in_the_way)(void *arg, struct client *c), void *arg, struct list *gone);
 /* Fences the client with this number. */
 void clients_fence(struct clients *t, uint64_t id, uint64_t now);

@@ -261,7 +261,7 @@ enum cs_verdict consist_begin(struct consist *c, struct cs_op *op, const struct 
 		return CS_BUSY;
 	}
 	nkept = op_keep(op, kept);
-	op_unregister(c, op, NULL);
+	op_unregister(c, op, op->state == CS_OP_APPLYING ? out : NULL); /* as if it had ended and another came */
 	list_del(&op->link);
 	op->state = CS_OP_NEW;
 	if (needs_free(c, op, need, n)) {

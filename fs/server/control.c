@@ -6,7 +6,8 @@
  *	{"verb":"revoke","host":"ws2","uid":1000,"family":"ws1:4711"}                    family may be missing: all of them
  *	{"verb":"grants","grants":[{"host":"ws2","uid":1000,"family":"ws1:4711"}]}       these and no others
  *	{"verb":"held","host":"ws2","uid":1000,"ino":4711}      -> {"ok":true,"pid":P,"fd":N,"read":true,"write":false}  what that user has open there of a home's files, by
- *		the number that they have there: our descriptor of it, good while it stays open there, and how it is open. ESRCH: it is not
+ *		the number that they have there: our descriptor of it, good while it stays open there, and how it is open. ESRCH: it is not. EAGAIN: not yet, clients are still
+ *		opening again what they had open before this server was started again
  *	{"verb":"status"}                                                               -> {"ok":true,"status":{...}}
  */
 #include <errno.h>
@@ -200,13 +201,17 @@ static void verb_held(struct fsd *d, struct local_conn *c, json_t *rq)
 {
 	json_t *uid = json_object_get(rq, "uid"), *ino = json_object_get(rq, "ino");
 	struct held h = {.host = json_string_value(json_object_get(rq, "host")), .uid = (uid_t)json_integer_value(uid), .ino = (uint64_t)json_integer_value(ino), .fd = -1};
+	bool grace;
 
 	if (!h.host || !json_is_integer(uid) || !json_is_integer(ino)) {
 		local_fail(c, EINVAL, "expected host, uid and ino");
 		return;
 	}
+	grace = recover_in_grace(d); /* before: who opens between the two is found */
 	openstate_each(&d->opens, look_held, &h);
-	if (h.fd < 0)
+	if (h.fd < 0 && grace)
+		local_fail(c, EAGAIN, "clients of the last run are still coming back");
+	else if (h.fd < 0)
 		local_fail(c, ESRCH, "%s, uid %d has no such file open", h.host, (int)h.uid);
 	else
 		local_ok(c, json_pack("{s:i,s:i,s:b,s:b}", "pid", (int)getpid(), "fd", h.fd, "read", h.read, "write", h.write));

@@ -176,6 +176,15 @@ static struct mount_node *export_mount(struct export *ex, uint64_t number)
 	return m;
 }
 
+bool export_is_local(struct export *ex, const struct handle *h)
+{
+	struct mount_node *m = export_mount(ex, h->mount);
+	bool r = m && m->local;
+
+	mount_node_put(m);
+	return r;
+}
+
 int export_open_handle(struct export *ex, const struct handle *h, struct object *out)
 {
 	union kernel_handle k = {.h = {.handle_bytes = h->len, .handle_type = h->type}};

@@ -74,6 +74,8 @@ struct export *exports_by_domain(struct exports *x, uint64_t domain);
 int export_unpack(struct exports *x, const void *bytes, size_t len, struct handle *h, struct export **ex);
 /* As root: handle to object. -ESTALE when it is gone. */
 int export_open_handle(struct export *ex, const struct handle *h, struct object *out);
+/* Is it on a filesystem none of whose calls waits for another host? Not if its mount is gone. */
+bool export_is_local(struct export *ex, const struct handle *h);
 int export_open_root(struct export *ex, struct object *out);
 /*
  * Looks one name up in a directory, as whoever the thread acts as, without following anything. *out has the object, *st its attributes. A covered

@@ -184,12 +184,6 @@ int fsd_start(struct fsd *d, const struct conf *c, struct rpc_tls *tls, struct e
 }
 
 /* Parked requests must be answered before rpc can stop. */
-static bool everyone(void *arg, struct client *c)
-{
-	(void)c;
-	return arg != NULL;
-}
-
 static void clients_drop_all(struct fsd *d)
 {
 	struct list gone = LIST_INIT(gone);
@@ -198,7 +192,7 @@ static void clients_drop_all(struct fsd *d)
 		return;
 	d->stopping = true; /* they are clients still, and will come back to the next run */
 	recover_abandon(d);
-	clients_sweep(&d->clients, UINT64_MAX, everyone, d, &gone);
+	clients_sweep(&d->clients, UINT64_MAX, NULL, NULL, &gone);
 	fsd_release(d, &gone);
 }
 

@@ -142,10 +142,10 @@ int lease_begin(struct op *o, const struct export *ex, const struct cs_need *nee
 		bool held = o->cs.state == CS_OP_APPLYING;
 
 		v = atomic_load(&o->client->gone) ? CS_NOMEM : consist_begin(&l->c, &o->cs, need, n, clock_boot_ns(), &out);
-		if (v != CS_BUSY)
-			break;
 		if (held) /* it has let go of what it had */
 			pthread_cond_broadcast(&l->applied);
+		if (v != CS_BUSY)
+			break;
 		/* it runs system calls on another thread and ends soon; it waits for nobody */
 		if (!list_empty(&out.runnable) || !list_empty(&out.recalls)) {
 			pthread_mutex_unlock(&l->lock);

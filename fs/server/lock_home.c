@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Locks in home domains: the files are a workstation's own, whose processes lock them natively. So the kernel decides there, for guests too: for each owner of locks on a file
+ * Locks in home domains, on local filesystems (mounts.c): the files are a workstation's own, whose processes lock them natively. So the kernel decides there, for guests too: for each owner of locks on a file
  * we have an open file description of our own, and hold by it what that owner holds (flock(2), or OFD locks, which are in the way of those of processes). The tables of lock.h have
  * a copy, for counts and bounds; deadlocks are not looked for. An owner's description is closed when it holds nothing any more.
  *
  * Who waits is tried again, at once when somebody lets go of something by us, else every few ms: the kernel tells nobody that a lock is free who is not in its queue, and a thread there for each
  * could not be called off. After a restart of the server the clients take their locks again; who was quicker at home has them then.
  *
- * Locking: all under locks.lock; opens and lock calls on the home's own files too, none of which waits.
+ * Locking: all under locks.lock; opens and lock calls on the home's own files too. None of these waits on a local filesystem, but for who watches opens (fanotify(7)).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -159,8 +159,15 @@ static void native_drop(struct native *n, const struct lock_range *r)
 		fcntl(n->fd, F_OFD_SETLK, &fl);
 }
 
+/* Somebody has let go of something. */
+static void kick(struct locks *l)
+{
+	l->kick = true;
+	pthread_cond_signal(&l->wake);
+}
+
 /* Takes it without waiting, in the kernel and in the table. -EAGAIN: somebody is in the way. */
-static int native_take(struct native *n, const struct lock_range *want)
+static int native_take(struct locks *l, struct native *n, const struct lock_range *want)
 {
 	struct flock fl = place_of(want, want->type == RANGE_WRITE ? F_WRLCK : F_RDLCK);
 	struct list granted = LIST_INIT(granted); /* stays empty: nobody waits in the table for such a file */
@@ -171,8 +178,10 @@ static int native_take(struct native *n, const struct lock_range *want)
 	r = n->t->whole ? flock(n->fd, (want->type == RANGE_WRITE ? LOCK_EX : LOCK_SH) | LOCK_NB) : fcntl(n->fd, F_OFD_SETLK, &fl);
 	if (r < 0)
 		r = errno == EACCES ? -EAGAIN : -errno;
-	if (r == -EAGAIN && n->t->whole) /* one that is to become another is given up first (flock(2)) */
+	if (r == -EAGAIN && n->t->whole && lock_holds(n->t, n->handle, n->len, n->who)) { /* one that is to become another is given up first (flock(2)) */
 		lock_drop(n->t, n->handle, n->len, n->who, 0, LOCK_EOF, &granted);
+		kick(l);
+	}
 	if (r == 0)
 		r = lock_take(n->t, n->handle, n->len, want, NULL, &granted);
 	else
@@ -209,7 +218,7 @@ static void *waiting_main(void *arg)
 		ms = l->kick ? AGAIN_MS : 2 * ms < AGAIN_MAX_MS ? 2 * ms : AGAIN_MAX_MS;
 		l->kick = false;
 		list_each_safe(p, next, &l->waiting, in_home) {
-			int r = native_take(p->n, &p->w.want);
+			int r = native_take(l, p->n, &p->w.want);
 
 			if (r == -EAGAIN)
 				continue;
@@ -226,12 +235,6 @@ static void *waiting_main(void *arg)
 	}
 	pthread_mutex_unlock(&l->lock);
 	return NULL;
-}
-
-static void kick(struct locks *l)
-{
-	l->kick = true;
-	pthread_cond_signal(&l->wake);
 }
 
 /* Lock held. */
@@ -280,7 +283,7 @@ static int take(struct op *o, struct lock_table *t, const Sprite__Fs__LockReq *i
 	pthread_mutex_lock(&l->lock);
 	r = atomic_load(&o->client->gone) ? -ESTALE : p && p->cancelled ? -EINTR : native_get(l, o, t, in, range, &n);
 	if (r == 0)
-		r = native_take(n, range);
+		r = native_take(l, n, range);
 	if (r == -EAGAIN && p)
 		r = park(l, p, n, range);
 	if (p)
@@ -305,6 +308,16 @@ static void drop(struct locks *l, struct lock_table *t, const Sprite__Fs__LockRe
 		kick(l);
 	}
 	pthread_mutex_unlock(&l->lock);
+}
+
+bool home_has(struct locks *l, const struct lock_table *t, const Sprite__Fs__LockReq *in, struct lock_owner who)
+{
+	bool r;
+
+	pthread_mutex_lock(&l->lock);
+	r = find(l, t, in->handle.data, in->handle.len, who) != NULL;
+	pthread_mutex_unlock(&l->lock);
+	return r;
 }
 
 int home_lock(struct op *o, struct lock_table *t, const Sprite__Fs__LockReq *in, const struct lock_range *range)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * flock and fcntl for the whole cluster: the two lock tables, and the requests that wait in them. A waiting request keeps its op and is answered by
- * whoever frees what it waits for, by a cancel (EINTR), or when its client goes (ESTALE, into the void). In home domains the kernel decides: lock_home.c.
+ * whoever frees what it waits for, by a cancel (EINTR), or when its client goes (ESTALE, into the void). In home domains the kernel decides, where the file is on a local filesystem: lock_home.c.
  *
  * Locking: locks.lock guards both tables. Answers are sent after it was released.
  */
@@ -187,6 +187,16 @@ static int lock_cancel(struct op *o, struct lock_table *t, const Sprite__Fs__Loc
 	return op_done(o, &rep.base);
 }
 
+/* Elsewhere the home's kernel may have to ask another host: the table is for those, as everywhere but at home. */
+static bool by_kernel(struct op *o, const struct lock_table *t, struct export *ex, const struct handle *h, const Sprite__Fs__LockReq *in, struct lock_owner who)
+{
+	if (!ex->conf->home)
+		return false;
+	if (in->type == F_UNLCK && !in->test) /* the mount may be gone */
+		return home_has(o->d->locks, t, in, who);
+	return export_is_local(ex, h);
+}
+
 int op_lock(struct op *o, const ProtobufCMessage *m)
 {
 	const Sprite__Fs__LockReq *in = (const void *)m;
@@ -209,7 +219,7 @@ int op_lock(struct op *o, const ProtobufCMessage *m)
 	range.end = in->flock || in->end > INT64_MAX ? LOCK_EOF : (int64_t)in->end;
 	if (range.start < 0 || range.end < range.start)
 		return -EINVAL;
-	if (ex->conf->home)
+	if (by_kernel(o, t, ex, &h, in, range.who))
 		return in->test ? home_test(o, t, in, &range) : home_lock(o, t, in, &range);
 	if (in->token.len)
 		range.mark = hand_mark(o->d, in->token, in->reclaim);

@@ -37,6 +37,8 @@ int homes_start(struct locks *l);
 void homes_stop(struct locks *l);
 int home_lock(struct op *o, struct lock_table *t, const Sprite__Fs__LockReq *in, const struct lock_range *range);
 int home_test(struct op *o, struct lock_table *t, const Sprite__Fs__LockReq *in, const struct lock_range *range);
+/* Does that owner hold something by the kernel? */
+bool home_has(struct locks *l, const struct lock_table *t, const Sprite__Fs__LockReq *in, struct lock_owner who);
 /* Lock held: */
 struct parked *home_waiter(struct locks *l, struct lock_owner who, uint64_t ticket);
 void home_forget(struct locks *l, struct parked *p);

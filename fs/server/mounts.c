@@ -22,6 +22,31 @@
 #ifndef HFSPLUS_MAGIC
 #define HFSPLUS_MAGIC 0x482b
 #endif
+#ifndef ZFS_SUPER_MAGIC
+#define ZFS_SUPER_MAGIC 0x2fc12fc1
+#endif
+#ifndef BCACHEFS_SUPER_MAGIC
+#define BCACHEFS_SUPER_MAGIC 0xca451a4e
+#endif
+
+/* Only those that are known for it: of what is not, an open or a lock may wait without end (NFS, CIFS, 9p, ceph: their server is away). */
+static bool type_is_local(const struct statfs *fs)
+{
+	switch ((uint32_t)fs->f_type) {
+	case EXT4_SUPER_MAGIC: /* ext2 and ext3, too */
+	case XFS_SUPER_MAGIC:
+	case BTRFS_SUPER_MAGIC:
+	case F2FS_SUPER_MAGIC:
+	case ZFS_SUPER_MAGIC:
+	case BCACHEFS_SUPER_MAGIC:
+	case TMPFS_MAGIC:
+	case RAMFS_MAGIC:
+	case OVERLAYFS_SUPER_MAGIC:
+		return true;
+	default:
+		return false;
+	}
+}
 
 static int clone_protect(int tree, bool readonly)
 {
@@ -72,8 +97,12 @@ int mount_node_open(const char *path, bool readonly, struct mount_node **out)
 		goto fail;
 	m->dev = st.st_dev;
 	m->ino = st.st_ino;
-	m->folds = fstatfs(m->tree, &fs) < 0 || fs.f_type == MSDOS_SUPER_MAGIC || fs.f_type == EXFAT_SUPER_MAGIC || fs.f_type == NTFS3_MAGIC ||
-		fs.f_type == HFSPLUS_MAGIC;
+	if (fstatfs(m->tree, &fs) < 0)
+		m->folds = true;
+	else {
+		m->folds = fs.f_type == MSDOS_SUPER_MAGIC || fs.f_type == EXFAT_SUPER_MAGIC || fs.f_type == NTFS3_MAGIC || fs.f_type == HFSPLUS_MAGIC;
+		m->local = type_is_local(&fs);
+	}
 	fh->handle_bytes = MAX_HANDLE_SZ;
 	m->handles = name_to_handle_at(m->tree, "", fh, &mnt, AT_EMPTY_PATH) == 0;
 	*out = m;

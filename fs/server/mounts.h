@@ -22,6 +22,7 @@ struct mount_node {
 	ino_t ino;
 	bool handles; /* the filesystem has handles */
 	bool private_dir; /* EXPORT_PRIVATE is in its root; set before there are clients */
+	bool local;   /* no call on it waits for another host or a process (locks.c) */
 	bool folds;   /* names of other spellings mean the same, everywhere in it */
 };
 

@@ -8,7 +8,9 @@ as sprite ws1 sh -c "cat >$F.py" <<'PY'
 # KIND N: so many increments under a lock.  KIND hold WORD GO: holds it until there is a file GO
 import fcntl, os, struct, sys, time
 f, kind, what = sys.argv[1:4]
+readers = [os.open(f, os.O_RDONLY | os.O_CREAT, 0o644)] if what == "hold" else []
 fd = os.open(f, os.O_RDWR | os.O_CREAT, 0o644)
+if readers: readers.append(os.open(f, os.O_RDONLY))
 def ofd(op): fcntl.fcntl(fd, 38 if op != fcntl.LOCK_UN else 37, struct.pack("hhqqi4x", fcntl.F_UNLCK if op == fcntl.LOCK_UN else fcntl.F_WRLCK, 0, 0, 100, 0))
 lock = {"flock": lambda op: fcntl.flock(fd, op), "fcntl": lambda op: fcntl.lockf(fd, op, 100), "ofd": ofd}[kind]
 if what == "hold":
@@ -66,11 +68,16 @@ done
 
 # the home's server is killed: what a guest holds is taken again; a guest that is killed lets go
 JOBS=()
+held_k() { # what each holds: a lock of the file, one of its first bytes
+	! tries flock -n $F.k true && ! tries python3 -c "import fcntl; fcntl.lockf(open('$F.kf', 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB, 100)" 2>/dev/null
+}
 job ws2 $F.k flock hold $F.k.has $F.k.never
-until_true 20 on ws1 test -e $F.k.has || flunk "a guest gets it"
+job ws2 $F.kf fcntl hold $F.kf.has $F.k.never
+until_true 20 on ws1 test -e $F.k.has -a -e $F.kf.has || flunk "guests get them"
+check "they are not free at home" held_k
 lab kill ws1 spritefsd KILL
 until_true 20 lab start ws1 spritefsd || flunk "the home's server starts again"
-check "what a guest holds is held again by a new server" until_true 20 eval '! tries flock -n $F.k true'
-on ws1 sh -c "kill -9 \$(pgrep -f '[k] flock hold')"
+check "what guests hold is held again by a new server" until_true 20 held_k
+on ws1 sh -c "kill -9 \$(pgrep -f '[k] flock hold') \$(pgrep -f '[k]f fcntl hold')"
 check "a guest that was killed holds nothing" until_true 10 tries flock -n $F.k true
 finish

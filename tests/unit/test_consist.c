@@ -608,6 +608,31 @@ static void test_two_creators(void)
 	consist_clear(&p.c);
 }
 
+/* An operation that begins anew with something else has ended its change: who waits for that goes on. */
+static void test_begins_anew(void)
+{
+	struct cs_need other = {.key = key(1), .breaks = CS_DATA, .change = true}, look = {.key = key(0), .breaks = CS_WRITE, .settle = true};
+	struct cs_op a, b;
+	struct pair p;
+
+	pair_init(&p, true);
+	CU_ASSERT_EQUAL(grant(&p, 2, CS_ATTR | CS_DATA), CS_ATTR | CS_DATA);
+	CU_ASSERT_EQUAL(begin(&p, &a, 1, CS_DATA), CS_WAIT);
+	consist_ack(&p.c, 2, 1, &p.out);
+	CU_ASSERT_PTR_EQUAL(list_pop(&p.out.runnable), &a.link);
+	CU_ASSERT_EQUAL(again(&p, &a, CS_DATA), CS_GO);
+	cs_op_init(&b, 2);
+	CU_ASSERT_EQUAL(consist_begin(&p.c, &b, &look, 1, 1, &p.out), CS_WAIT);
+	CU_ASSERT_TRUE(list_empty(&p.out.runnable));
+	CU_ASSERT_EQUAL(consist_begin(&p.c, &a, &other, 1, 1, &p.out), CS_GO);
+	CU_ASSERT_PTR_EQUAL(list_pop(&p.out.runnable), &b.link);
+	CU_ASSERT_EQUAL(consist_begin(&p.c, &b, &look, 1, 1, &p.out), CS_GO);
+	drop(&p.out.recalls);
+	consist_end(&p.c, &a, &p.out);
+	consist_end(&p.c, &b, &p.out);
+	consist_clear(&p.c);
+}
+
 static void test_write_sharing(void)
 {
 	struct pair p;
@@ -853,6 +878,7 @@ int main(void)
 	s = CU_add_suite("consist", NULL, NULL);
 	CU_add_test(s, "random schedules: no stale read, no wait without end", test_schedules);
 	CU_add_test(s, "two creators in one directory", test_two_creators);
+	CU_add_test(s, "begins anew with something else", test_begins_anew);
 	CU_add_test(s, "no caching while write-shared", test_write_sharing);
 	CU_add_test(s, "a look takes WRITE back, nothing else", test_downgrade);
 	CU_add_test(s, "what two nodes have mapped", test_mapped);

@@ -3,7 +3,9 @@
  * The file server as a hostile or clumsy client meets it. None may leave an export, act as root or as somebody else, use a forged handle or another's open, or
  * hold up others for ever.
  */
+#include <sys/file.h>
 #include "fs/refresh.h"
+#include "fs/server/mounts.h"
 #include "tests/unit/fsd_kit.h"
 
 /* ---- staying inside ---------------------------------------------------------------------------------------- */
@@ -408,6 +410,61 @@ static void test_silent_locker(void)
 	CU_ASSERT_EQUAL(a.err, 0);
 }
 
+/* In a home, on a local filesystem, the kernel holds the lock; only of what that client has open, for writing if that is locked. */
+static void test_home_locks(void)
+{
+	struct mount_node *mount = server.exports.list[3].mounts[0];
+	Sprite__Fs__LockReq q = SPRITE__FS__LOCK_REQ__INIT;
+	struct handle_copy home, h;
+	uint64_t reader, writer;
+	char *p = path_in("home/file");
+	int fd = open(p, O_RDWR | O_CLOEXEC);
+	struct flock fl;
+	bool was = mount->local;
+
+	for (int i = 0; i < 2; i++)
+		CU_ASSERT_EQUAL(grants_add(&server.grants, i ? "ws2" : "ws1", 1000, "f9", NULL, 0), 0);
+	CU_ASSERT_EQUAL_FATAL(attach(0, "/hosts/fs1", false, &home), 0);
+	CU_ASSERT_EQUAL_FATAL(lookup(0, 1000, &home, "file", &h), 0);
+	CU_ASSERT_EQUAL_FATAL(open_handle(0, 1000, &h, O_RDONLY, &reader), 0);
+	CU_ASSERT_EQUAL_FATAL(open_handle(0, 1000, &h, O_RDWR, &writer), 0);
+	q.handle = as_bytes(&h);
+	q.owner = 1;
+	q.end = INT64_MAX;
+	for (int local = 1; local >= 0; local--) {
+		mount->local = local;
+		q.type = F_WRLCK;
+		q.open = 0;
+		CU_ASSERT_EQUAL(call(0, FS_LOCK, &q.base, NULL), local ? EBADF : 0);
+		q.open = reader;
+		CU_ASSERT_EQUAL(call(0, FS_LOCK, &q.base, NULL), local ? EBADF : 0);
+		q.open = writer;
+		CU_ASSERT_EQUAL(call(0, FS_LOCK, &q.base, NULL), 0);
+		fl = (struct flock){.l_type = F_WRLCK, .l_whence = SEEK_SET};
+		CU_ASSERT_EQUAL(fcntl(fd, F_OFD_GETLK, &fl), 0);
+		CU_ASSERT_EQUAL(fl.l_type, local ? F_WRLCK : F_UNLCK); /* else nothing here is asked: the table has it */
+		q.owner = 2;
+		CU_ASSERT_EQUAL(call(0, FS_LOCK, &q.base, NULL), EAGAIN);
+		q.owner = 1;
+		q.type = F_UNLCK;
+		CU_ASSERT_EQUAL(call(0, FS_LOCK, &q.base, NULL), 0);
+		fl = (struct flock){.l_type = F_WRLCK, .l_whence = SEEK_SET};
+		CU_ASSERT_EQUAL(fcntl(fd, F_OFD_GETLK, &fl), 0);
+		CU_ASSERT_EQUAL(fl.l_type, F_UNLCK);
+		q.owner = 2;
+		q.type = F_WRLCK;
+		CU_ASSERT_EQUAL(call(0, FS_LOCK, &q.base, NULL), 0);
+		q.type = F_UNLCK;
+		CU_ASSERT_EQUAL(call(0, FS_LOCK, &q.base, NULL), 0);
+		q.owner = 1;
+	}
+	mount->local = was;
+	for (int i = 0; i < 2; i++)
+		CU_ASSERT_EQUAL(grants_remove(&server.grants, i ? "ws2" : "ws1", 1000, "f9"), 0);
+	close(fd);
+	free(p);
+}
+
 static void test_cancelled_lock(void)
 {
 	Sprite__Fs__LockReq q = SPRITE__FS__LOCK_REQ__INIT;
@@ -495,6 +552,7 @@ int main(void)
 		{"a directory in pages", test_listing},
 		{"a change waits for the recall", test_recall},
 		{"who does not give back is fenced", test_hostage},
+		{"locks in a home", test_home_locks},
 		{"a waiting lock can be given up", test_cancelled_lock},
 		{"locks of who is silent go", test_silent_locker},
 	};

@@ -115,6 +115,17 @@ static void recovered(int who)
 	CU_ASSERT_EQUAL(call(who, FS_RENEW, &q.base, NULL), 0);
 }
 
+/* What is open of a home cannot be known before its clients are back. */
+static int ask_held(void)
+{
+	char *path = path_in("run/spritefsd.sock");
+	struct error e = {0};
+	int r = local_call(path, json_pack("{s:s, s:s, s:i, s:i}", "verb", "held", "host", "ws1", "uid", 1000, "ino", 1), NULL, NULL, NULL, &e);
+
+	free(path);
+	return r;
+}
+
 /* The server has forgotten that the second one has old pages; it has not, until it says that it is here again. */
 static void test_restart(void)
 {
@@ -123,7 +134,9 @@ static void test_restart(void)
 	struct async a, b;
 	struct rpc_msg m;
 
+	CU_ASSERT_EQUAL(ask_held(), -ESRCH);
 	restart();
+	CU_ASSERT_EQUAL(ask_held(), -EAGAIN);
 	for (int i = 0; i < 2; i++)
 		CU_ASSERT_EQUAL_FATAL(attach(i, "/", true, &root[i]), 0);
 	q.cred = &c;
@@ -143,6 +156,7 @@ static void test_restart(void)
 	recovered(1);
 	CU_ASSERT_TRUE(async_wait(&a, 20000));
 	CU_ASSERT_EQUAL(a.err, 0);
+	CU_ASSERT_EQUAL(ask_held(), -ESRCH);
 	events = events_open(1);
 	rpc_stream_cancel(events);
 	rpc_stream_finish(events, 0);
