@@ -95,7 +95,6 @@ struct zombie { /* a member that has ended and that its parent has not waited fo
 struct eng_family {
 	enum eng_state state;
 	bool home;	   /* hollows (or about to be); false: a nest */
-	bool adopted;	   /* destination: this host becomes its home (adopt.c) */
 	struct eng_hooks hooks;
 	struct eng_proc **procs;
 	size_t nprocs;

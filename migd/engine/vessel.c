@@ -18,7 +18,6 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/log.h"
-#include "migd/engine/adopt.h"
 #include "migd/engine/aim.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
@@ -170,8 +169,8 @@ static int vessel_equip(struct eng_proc *p, const img_proc *m, struct error *e)
 int vessel_root(struct eng_family *f, const img_proc *m, struct error *e)
 {
 	struct eng_proc *p;
-	pid_t pid = m->pid;
-	int r = f->nest ? nest_vessel(f->nest, m->pid, m->ppid, m->pgid, m->sid, &pid, e) : adopt_seat(m, e);
+	pid_t pid = 0;
+	int r = nest_vessel(f->nest, m->pid, m->ppid, m->pgid, m->sid, &pid, e);
 
 	if (r < 0)
 		return r;
