@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/utsname.h>
 #include <time.h>
 #include "conf/cleanup.h"
@@ -38,7 +39,11 @@ struct office {
 /* Who holds the office asks with each turn; the others when it may be free: they hear for how long it is not. All do so then, so not all at once. */
 static uint64_t next_election(uint64_t now, bool you, uint64_t left_ms)
 {
-	return you || !left_ms ? now : now + (left_ms + (uint64_t)random() % SPREAD_MS) * 1000000;
+	uint32_t spread = 0; /* not random(3): its numbers are the same on every host */
+
+	if (getrandom(&spread, sizeof(spread), GRND_NONBLOCK) < 0)
+		spread = (uint32_t)now;
+	return you || !left_ms ? now : now + (left_ms + spread % SPREAD_MS) * 1000000;
 }
 
 /* Asks once. resign: gives up, or only looks. */
