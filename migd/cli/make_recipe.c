@@ -205,11 +205,17 @@ int recipe_answer(struct recipe *r, int fd, const char *host)
 
 int recipe_answer_far(struct recipe *r, int fd)
 {
-	int err = answer(fd, "@", NULL);
+	int err;
 
-	if (err)
-		return err;
 	r->shell_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	if (r->shell_fd < 0)
+		return -errno;
+	err = answer(fd, "@", NULL); /* last: a shell takes one answer */
+	if (err) {
+		close(r->shell_fd);
+		r->shell_fd = -1;
+		return err;
+	}
 	r->far_open = 3;
-	return r->shell_fd < 0 ? -errno : 0;
+	return 0;
 }
