@@ -415,6 +415,30 @@ static void tidy(const char *dir)
 	rmdir(dir);
 }
 
+/* Its make goes on without it, and needs a shell. */
+static bool has_make(const char *agent)
+{
+	static const char name[] = "MIG_MAKE_AGENT=";
+	_cleanup_free_ char *var = NULL;
+	DIR *d = opendir("/proc");
+	struct dirent *de;
+	bool found = !d; /* nobody knows */
+	size_t cap = 0;
+
+	while (!found && (de = readdir(d))) {
+		_cleanup_fclose_ FILE *f = NULL;
+		char path[300];
+
+		snprintf(path, sizeof(path), "/proc/%s/environ", de->d_name);
+		f = de->d_name[0] >= '1' && de->d_name[0] <= '9' ? fopen(path, "re") : NULL;
+		while (f && !found && getdelim(&var, &cap, 0, f) > 0)
+			found = !strncmp(var, name, sizeof(name) - 1) && !strcmp(var + sizeof(name) - 1, agent);
+	}
+	if (d)
+		closedir(d);
+	return found;
+}
+
 /* What one that was killed has left: nobody listens at its socket. */
 static void tidy_after_dead(void)
 {
@@ -434,7 +458,7 @@ static void tidy_after_dead(void)
 		if (lstat(dir, &st) || !S_ISDIR(st.st_mode) || st.st_uid != geteuid())
 			continue;
 		fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-		if (fd >= 0 && connect(fd, (struct sockaddr *)&un, sizeof(un)) && errno == ECONNREFUSED)
+		if (fd >= 0 && connect(fd, (struct sockaddr *)&un, sizeof(un)) && errno == ECONNREFUSED && !has_make(un.sun_path))
 			tidy(dir);
 	}
 	if (d)

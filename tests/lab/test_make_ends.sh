@@ -8,7 +8,7 @@ as sprite ws1 bash -c "printf 'half: ; @echo x >half; until [ -e go ]; do sleep 
 tmp() { on ws1 sh -c 'ls -d /tmp/mig-make.* 2>/dev/null | wc -l'; }
 # Signals as a terminal's shell has them: one that runs a script ignores some for what it puts behind.
 start() {
-	as sprite ws1 bash -c "cd $JD; rm -f half one.rc; env --default-signal mig make -s --remote 0 -f half.mk >/dev/null 2>&1 </dev/null & echo \$! >one.new; mv one.new one.pid; wait \$!; echo \$? >one.rc.new; mv one.rc.new one.rc" </dev/null >/dev/null 2>&1 &
+	as sprite ws1 bash -c "cd $JD; rm -f half one.rc; env --default-signal mig make -s --remote 0 -f ${1:-half}.mk >/dev/null 2>&1 </dev/null & echo \$! >one.new; mv one.new one.pid; wait \$!; echo \$? >one.rc.new; mv one.rc.new one.rc" </dev/null >/dev/null 2>&1 &
 	check "a target is half made" until_true 20 on ws1 test -s $JD/half
 }
 for s in TERM HUP INT; do
@@ -21,11 +21,16 @@ for s in TERM HUP INT; do
 	on ws1 rm -f $JD/go
 	wait
 done
-start
+as sprite ws1 bash -c "cd $JD; { echo 'then: half ; @cp half then'; cat half.mk; } >two.mk"
+another() { as sprite ws1 bash -c "cd $JD; mig make -s --remote 0 -f <(printf 'x: ; @echo hi\n') </dev/null 2>&1 | cat"; }
+start two
 on ws1 sh -c "kill -9 \$(cat $JD/one.pid)"
-as sprite ws1 touch $JD/go
 wait
+same "a killed one's make is still at work: the next one leaves it its shell" "hi 1" "$(another) $(tmp)"
+as sprite ws1 touch $JD/go
+check "and it goes on to its end" until_true 20 on ws1 test -s $JD/then
+check "which comes" until_true 20 on ws1 sh -c '! pgrep -u sprite -x make'
 same "what a killed one leaves in /tmp" 1 "$(tmp)"
-same "a makefile out of a pipe" hi "$(as sprite ws1 bash -c "cd $JD; mig make -s --remote 0 -f <(printf 'x: ; @echo hi\n') </dev/null 2>&1 | cat")"
+same "a makefile out of a pipe" hi "$(another)"
 same "the next one takes that away" 0 "$(tmp)"
 finish
