@@ -405,7 +405,7 @@ static void *agent_main(void *arg)
 
 static void tidy(const char *dir)
 {
-	static const char *const ours[] = {"agent", "lock", "far", "last.mk", "make", "sh", "sprite-sh"}; /* from last.mk on: cmd_make.c */
+	static const char *const ours[] = {"agent", "agent.new", "lock", "far", "last.mk", "make", "sh", "sprite-sh"}; /* from last.mk on: cmd_make.c */
 	char path[96];
 
 	for (size_t i = 0; i < ARRAY_SIZE(ours); i++) {
@@ -475,13 +475,14 @@ static int listen_at(struct make_agent *a, struct error *e)
 	if (!mkdtemp(a->dir))
 		return error_set(e, errno, "/tmp: cannot make a directory: %s", strerror(errno));
 	snprintf(a->path, sizeof(a->path), "%s/agent", a->dir);
-	strcpy(un.sun_path, a->path);
+	snprintf(un.sun_path, sizeof(un.sun_path), "%s.new", a->path); /* for who looks whether we are dead: there is no socket that nobody listens at */
 	snprintf(lock, sizeof(lock), "%s/lock", a->dir);
 	a->lock_fd = open(lock, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (a->lock_fd < 0)
 		return error_set(e, errno, "%s: %s", lock, strerror(errno));
 	a->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (a->listen_fd < 0 || bind(a->listen_fd, (struct sockaddr *)&un, sizeof(un)) || listen(a->listen_fd, 1024))
+	if (a->listen_fd < 0 || bind(a->listen_fd, (struct sockaddr *)&un, sizeof(un)) || listen(a->listen_fd, 1024) ||
+		rename(un.sun_path, a->path))
 		return error_set(e, errno, "%s: %s", a->path, strerror(errno));
 	return 0;
 }
