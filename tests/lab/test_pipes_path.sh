@@ -9,18 +9,6 @@ lab_up -n 3 --bind "$SPRITE_TESTS:/opt/sprite/tests"
 P=/opt/sprite/tests/tools/fifo_stream
 until_true 20 on ws1 sh -c 'mkdir -m 777 /sprite/p && mkfifo -m 666 /sprite/p/f /sprite/p/g /sprite/p/h' || flunk "mkfifo"
 address() { on $1 ip -4 -o addr show scope global | awk '{ sub("/.*", "", $4); print $4; exit }'; }
-# NODE WHICH: bytes that its agent has sent, `direct` or `by_server`
-carried() { on $1 python3 -c 'import json, socket, sys
-s = socket.socket(socket.AF_UNIX); s.connect("/run/sprite/spritefs.sock"); s.sendall(b"{\"verb\":\"status\"}\n"); print(json.loads(s.makefile().readline())["pipes"][sys.argv[1]])' $2; }
-more() { [ "$(carried $1 $2)" -gt $3 ]; }
-
-# stream NODE FIFO N: N numbered records from NODE to ws2, slowly until the first ones have gone directly
-stream() {
-	D=$(carried $1 direct)
-	start ws2 r$2$3 "$P r $2 log.$2$3"
-	start $1 w$2$3 "$P w $2 a $3 512 5000 go.$2$3"
-	check "$1: bytes go by a connection of its own" until_true 20 more $1 direct $D
-}
 go() { as sprite ws1 touch /sprite/p/go.$1; }
 all() { same "$1: all comes" "0 0 end $3" "$(over w$2$3) $(over r$2$3) $(numbers log.$2$3)"; }
 
