@@ -347,7 +347,7 @@ int cmd_make(int argc, char **argv)
 	if (pipe(jobs)) /* inherited by make: no close-on-exec */
 		return failed("no pipe for the job server: %s", strerror(errno));
 	hold_signals(&held, &before);
-	r = make_agent_start(&o, jobs, &a, &e);
+	r = make_agent_new(&o, jobs, &a, &e);
 	if (r)
 		return failed("%s", e.text);
 	dir = strdup(make_agent_path(a));
@@ -362,7 +362,9 @@ int cmd_make(int argc, char **argv)
 	setenv("MIG_MAKE_AGENT", make_agent_path(a), 1);
 	if (o.verbose)
 		setenv("MIG_MAKE_VERBOSE", "1", 1);
-	if (!r)
+	if (!r && make_agent_start(a, &e)) /* last: its threads read the environment */
+		r = failed("%s", e.text);
+	else if (!r)
 		r = run_make(&m, &held, &before);
 	make_agent_stop(a);
 	return r;

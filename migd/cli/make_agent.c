@@ -36,7 +36,7 @@ struct make_agent {
 	struct far_self self; /* and the workers' */
 	uint64_t agent; /* as migd numbers us */
 	pthread_t thread, asker;
-	bool asking;
+	bool runs, asking; /* the two threads */
 	struct list errands; /* the agent's thread */
 };
 
@@ -487,7 +487,7 @@ static int listen_at(struct make_agent *a, struct error *e)
 	return 0;
 }
 
-int make_agent_start(const struct make_opts *o, const int jobs[2], struct make_agent **out, struct error *e)
+int make_agent_new(const struct make_opts *o, const int jobs[2], struct make_agent **out, struct error *e)
 {
 	struct make_agent *a = calloc(1, sizeof(*a));
 	int err;
@@ -497,7 +497,7 @@ int make_agent_start(const struct make_opts *o, const int jobs[2], struct make_a
 	a->o = *o;
 	a->jobs[0] = jobs[0];
 	a->jobs[1] = jobs[1];
-	a->listen_fd = -1;
+	a->listen_fd = a->lock_fd = a->rows[0] = a->rows[1] = -1;
 	list_init(&a->recipes);
 	list_init(&a->errands);
 	far_self(&a->self);
@@ -505,18 +505,21 @@ int make_agent_start(const struct make_opts *o, const int jobs[2], struct make_a
 	pool_init(&a->pool);
 	a->stop_fd = eventfd(0, EFD_CLOEXEC);
 	err = a->stop_fd < 0 || pipe2(a->rows, O_CLOEXEC) ? error_set(e, errno, "%s", strerror(errno)) : listen_at(a, e);
-	for (unsigned i = 1; !err && i < o->local; i++) /* make has one token of its own */
+	if (err)
+		make_agent_stop(a);
+	else
+		*out = a;
+	return err;
+}
+
+int make_agent_start(struct make_agent *a, struct error *e)
+{
+	for (unsigned i = 1; i < a->o.local; i++) /* make has one token of its own */
 		token_put(a);
-	if (!err && pthread_create(&a->thread, NULL, agent_main, a))
-		err = error_set(e, EAGAIN, "no thread");
-	if (err) {
-		if (a->dir[0])
-			tidy(a->dir);
-		free(a);
-		return err;
-	}
-	a->asking = o->remote && !pthread_create(&a->asker, NULL, asker_main, a);
-	*out = a;
+	if (pthread_create(&a->thread, NULL, agent_main, a))
+		return error_set(e, EAGAIN, "no thread");
+	a->runs = true;
+	a->asking = a->o.remote && !pthread_create(&a->asker, NULL, asker_main, a);
 	return 0;
 }
 
@@ -531,9 +534,10 @@ void make_agent_stop(struct make_agent *a)
 	uint64_t one = 1;
 	json_t *line;
 
-	if (write(a->stop_fd, &one, sizeof(one)) != sizeof(one))
+	if (a->runs && write(a->stop_fd, &one, sizeof(one)) != sizeof(one))
 		return;
-	pthread_join(a->thread, NULL);
+	if (a->runs)
+		pthread_join(a->thread, NULL);
 	list_each_safe(r, tmp, &a->recipes, node) {
 		if (!r->ended)
 			recipe_end(a, r);
@@ -541,17 +545,18 @@ void make_agent_stop(struct make_agent *a)
 	}
 	fars_end(&a->fars);
 	slots_back(a);
-	tidy(a->dir);
+	if (a->dir[0])
+		tidy(a->dir);
 	if (a->asking)
 		pthread_join(a->asker, NULL); /* which closes its connection: every slot is given back */
 	errands_end(a, true);
-	close(a->rows[1]);
-	while (read(a->rows[0], &line, sizeof(line)) == sizeof(line))
+	cleanup_close(&a->rows[1]);
+	while (a->rows[0] >= 0 && read(a->rows[0], &line, sizeof(line)) == sizeof(line))
 		json_decref(line);
-	close(a->rows[0]);
+	cleanup_close(&a->rows[0]);
 	pool_clear(&a->pool);
-	close(a->listen_fd);
-	close(a->stop_fd);
-	close(a->lock_fd);
+	cleanup_close(&a->listen_fd);
+	cleanup_close(&a->stop_fd);
+	cleanup_close(&a->lock_fd);
 	free(a);
 }

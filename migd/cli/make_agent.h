@@ -20,10 +20,11 @@ struct make_opts {
 	bool verbose;
 	const char *priority; /* low, normal, high */
 };
-/* jobs[2]: make's job server: read and write end. */
-int make_agent_start(const struct make_opts *o, const int jobs[2], struct make_agent **out, struct error *e);
+/* Its directory and socket; no thread yet: until it is started, its caller may change the environment and the directory. jobs[2]: make's job server: read and write end. */
+int make_agent_new(const struct make_opts *o, const int jobs[2], struct make_agent **out, struct error *e);
+int make_agent_start(struct make_agent *a, struct error *e);
 const char *make_agent_path(const struct make_agent *a);
-/* After make has ended: passes on what is left of the output, gives the slots back. */
+/* After make has ended (or when it was not started): passes on what is left of the output, gives the slots back. */
 void make_agent_stop(struct make_agent *a);
 
 #endif
