@@ -37,6 +37,7 @@ struct engine_job {
 	struct family *f;
 	int fd;
 	int (*work)(struct family *f, int fd, struct error *e);
+	struct rpc_stream *from; /* what is pumped in; NULL: it is pumped out */
 	struct error e;
 	int result;
 	bool done;
@@ -50,6 +51,8 @@ static int engine_job_run(struct family *f, void *arg)
 	int r = j->work(f, j->fd, &j->e);
 
 	shutdown(j->fd, r ? SHUT_RDWR : SHUT_WR);
+	if (r && j->from) /* the sender may be waiting for our word, and the pump for him */
+		rpc_stream_unwanted(j->from);
 	pthread_mutex_lock(&j->lock);
 	j->result = r;
 	j->done = true;
@@ -483,7 +486,7 @@ static bool wanted_back(struct family *f)
 	return yes;
 }
 
-/* 0: whole; -EBUSY: broken off for the owner; other errors: the stream's, or -EPIPE, the engine's. */
+/* 0: whole; -EBUSY: broken off for the owner; other errors: the stream's, or -EPIPE: the engine has given up. */
 static int pump_in(struct family *f, struct rpc_stream *s, int fd)
 {
 	uint64_t *bytes = &f->image_bytes;
@@ -598,7 +601,7 @@ static void filled(struct family *f, int err)
 
 static int fill_from(struct family *f, struct rpc_stream *s, struct error *e)
 {
-	struct engine_job job = { .f = f, .work = work_fill };
+	struct engine_job job = { .f = f, .work = work_fill, .from = s };
 	_cleanup_close_ int ours = -1, theirs = -1;
 	int sv[2], err, r;
 

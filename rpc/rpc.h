@@ -126,6 +126,8 @@ void rpc_stream_leave(struct rpc_stream *s);
 void rpc_stream_done_sending(struct rpc_stream *s);
 /* Server: ends the call with an errno (0 = well). Client: half-closes, drains, returns the server's errno or -errno of the transport. Frees s. */
 int rpc_stream_finish(struct rpc_stream *s, int err);
+/* Server, from any other thread: rpc_stream_recv() returns -EPIPE now and from here on; the peer hears what is sent to it, and the end. */
+void rpc_stream_unwanted(struct rpc_stream *s);
 /* From any other thread: makes a blocked send or recv return -ECANCELED. */
 void rpc_stream_cancel(struct rpc_stream *s);
 bool rpc_stream_cancelled(const struct rpc_stream *s); /* by either side, or the connection was lost */

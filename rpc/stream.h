@@ -24,6 +24,7 @@ struct rpc_stream {
 	grpc_byte_buffer *queue[AHEAD], *incoming;
 	unsigned head, count;
 	bool receiving, eof, eof_broken;
+	bool unwanted; /* no more of them: rpc_stream_unwanted() */
 	rpc_stream_fn take; /* set once */
 	void *take_arg;
 	unsigned taking;    /* calls of it */

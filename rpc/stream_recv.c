@@ -130,7 +130,7 @@ int rpc_stream_recv(struct rpc_stream *s, struct rpc_msg *m, int timeout_ms)
 	if (timeout_ms >= 0)
 		after(&ts, timeout_ms);
 	pthread_mutex_lock(&s->lock);
-	while (!s->count && (!s->eof || s->taking) && r != ETIMEDOUT) {
+	while (!s->count && !s->unwanted && (!s->eof || s->taking) && r != ETIMEDOUT) {
 		if (s->take)
 			wait_end(s);
 		else if (timeout_ms < 0)
@@ -138,8 +138,8 @@ int rpc_stream_recv(struct rpc_stream *s, struct rpc_msg *m, int timeout_ms)
 		else
 			r = wait_change_until(s, &ts);
 	}
-	if (!s->count) {
-		r = s->eof ? recv_end(s) : -ETIMEDOUT;
+	if (!s->count || s->unwanted) {
+		r = s->unwanted ? -EPIPE : s->eof ? recv_end(s) : -ETIMEDOUT;
 		pthread_mutex_unlock(&s->lock);
 		return r;
 	}
@@ -155,6 +155,14 @@ int rpc_stream_recv(struct rpc_stream *s, struct rpc_msg *m, int timeout_ms)
 	}
 	m->err = 0;
 	return 1;
+}
+
+void rpc_stream_unwanted(struct rpc_stream *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->unwanted = true;
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
 }
 
 void rpc_stream_take(struct rpc_stream *s, rpc_stream_fn fn, void *arg)

@@ -88,5 +88,11 @@ exec(open(\"beat.py\").read())'"
 	check "round $round: exactly one copy runs on (move said $rc)" until_true 30 alive
 	as sprite ws1 kill -9 "$JOB"; job_status 30 >/dev/null
 done
+# a destination that cannot begin: its word comes although everybody waits for the next byte
+check "a keeper that ends at its start" on ws2 mount --bind /bin/false "$(on ws2 sh -c 'readlink /proc/$(pgrep -o -x migd)/exe' | sed 's/migd$/sprite-keeper/')"
+job "python3 beat.py"; until_true 10 on ws1 test -s $JD/out
+for round in 1 2 3; do refused "is said, time after time ($round)" 1 'ws2: .*cannot make the namespaces' timeout 300 "$BIN/sprite-lab" exec ws1 -u sprite -- mig move -H ws2 "$JOB"; done
+check "it runs on" alive
+as sprite ws1 kill -9 "$JOB"; job_status 30 >/dev/null
 check "all is gone in the end" until_true 20 eval '[ -z "$(residue)" ]' || note "$(residue)"
 finish
