@@ -154,7 +154,7 @@ bool daemon_begin(struct daemon *d, int argc, char **argv, int *status)
 	if (conf_load(p.config, &d->conf))
 		return false;
 	if (p.check && d->check_more && d->check_more(d->conf, &e) < 0) {
-		log_error("%s", e.text);
+		fprintf(stderr, "%s: %s\n", d->conf->file, e.text); /* as the other errors of a check */
 		daemon_end(d);
 		return false;
 	}

@@ -125,9 +125,9 @@ int cmd_link(const char *name, int argc, char **argv)
 			delay = strtod(argv[i + 1], &end);
 		else if (i + 1 < argc && strcmp(argv[i], "--rate") == 0)
 			rate = strtod(argv[i + 1], &end);
-		if (i + 1 < argc && end != argv[i] && (*end || delay < 0 || rate < 0 || delay > 60000))
+		if (i + 1 < argc && end != argv[i] && (*end || !(delay >= 0 && rate >= 0 && delay <= 60000)))
 			fprintf(stderr, "sprite-lab: link: %s: expected %s, found \"%s\"\n", argv[i], strcmp(argv[i], "--rate") ? "ms, 0 to 60000" : "Mbit/s", argv[i + 1]);
-		if (*end || delay < 0 || rate < 0 || delay > 60000)
+		if (*end || !(delay >= 0 && rate >= 0 && delay <= 60000))
 			return usage_error("link");
 	}
 	if (argc < 2)
