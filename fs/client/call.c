@@ -233,7 +233,7 @@ static void call_finish(struct call *c, int err, struct rpc_msg *out)
 	c->state = CALL_DONE;
 	list_del(&c->link);
 	list_del(&c->intr_link);
-	if (!err && c->dom && c->dom->home && ((c->req && (c->op == FS_LOOKUP || c->op == FS_GETATTR || c->op == FS_OPEN)) || c->op == FS_REFRESH))
+	if (!err && c->dom && c->dom->home && ((c->req && (c->op == FS_LOOKUP || c->op == FS_GETATTR || c->op == FS_OPEN)) || (c->op == FS_REFRESH && home_let_in(out))))
 		let_in(c->dom, c->req ? fuse_req_ctx(c->req)->uid : c->cred.uid);
 	pthread_mutex_unlock(&fs->wait_lock);
 	if (c->dom && c->dom->home && fs_methods[c->op].mutates && c->op != FS_CLOSE && (c->op != FS_OPEN || (c->flags & O_TRUNC))) {

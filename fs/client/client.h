@@ -45,6 +45,7 @@ bool inode_is_virtual(struct fs *fs, const struct inode *ino);
 void home_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a); /* they came */
 bool home_fresh(struct inode *ino, struct home_attr *a); /* what came less than HOME_BOUND_NS ago */
 void home_changed(struct inode *ino); /* by a call of ours that is answered; may be NULL */
+bool home_let_in(const struct rpc_msg *out); /* an answer to Refresh: does it say that who asked may use the home? */
 void home_end(struct inode *ino);
 /* Around a look-up that is sent; id 0: the name is not there. */
 void home_note(struct call *c);

@@ -313,6 +313,18 @@ static void answered(struct inode *ino, uint64_t version, const struct refresh_a
 	pthread_mutex_unlock(&ino->lock);
 }
 
+/* Rights were asked for at the first object that is still known. */
+bool home_let_in(const struct rpc_msg *out)
+{
+	struct refresh_answer a[REFRESH_MAX];
+	size_t n = rpc_msg_copy(out, a, sizeof(a)) / sizeof(a[0]);
+
+	for (size_t i = 0; i < n; i++)
+		if (!a[i].err)
+			return true;
+	return false;
+}
+
 static void refresh_done(struct call *c, int err, struct rpc_msg *out)
 {
 	Sprite__Fs__RefreshRep *rep = err ? NULL : (Sprite__Fs__RefreshRep *)out->msg;

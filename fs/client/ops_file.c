@@ -306,7 +306,7 @@ static void op_write(fuse_req_t req, fuse_ino_t id, const char *data, size_t siz
 	c->m.write.offset = (uint64_t)off;
 	c->m.write.append = (fi->flags & O_APPEND) && !fi->writepage;
 	c->m.write.stream = !c->m.write.append && !fi->writepage && hand_write_begin(st, (uint64_t)off);
-	c->m.write.sync = fi->flags & (O_SYNC | O_DSYNC);
+	c->m.write.fsync = (fi->flags & O_SYNC) == O_SYNC ? 1 : fi->flags & O_DSYNC ? 2 : 0;
 	c->m.write.kill_suid = session_kill_suid();
 	c->bulk.iov_base = (void *)data;
 	c->bulk.iov_len = size;

@@ -118,28 +118,31 @@ static void together_done(struct call *k, int err, struct rpc_msg *out)
 
 void stream_open_local_then(struct inode *ino, struct call *c)
 {
+	struct stream **v = NULL, **more, *st;
 	struct together *t;
-	struct stream *st;
-	unsigned i = 0;
+	unsigned i, n = 0;
 
-	st = atomic_load(&c->fs->local_streams) ? next_local(ino, 0) : NULL;
-	t = st ? malloc(sizeof(*t)) : NULL;
-	if (!t) {
-		if (st)
+	/* all that there are before the first is asked for: one whose answer is quick would be no local one any more, and those behind it counted wrongly */
+	while (atomic_load(&c->fs->local_streams) && (st = next_local(ino, n))) {
+		more = realloc(v, (n + 1) * sizeof(*v));
+		if (!more) {
 			stream_put(c->fs, st);
-		call_submit(c);
-		return;
+			break;
+		}
+		v = more;
+		v[n++] = st;
 	}
-	atomic_init(&t->n, 1);
-	t->c = c;
-	do {
-		atomic_fetch_add(&t->n, 1);
-		stream_open_start(c->fs, st, together_done, t);
-		/* those under way are still local: skip them; one that was quick is passed over once too often, which the server's answer to its next use repairs */
-		i++;
-	} while ((st = next_local(ino, i)));
-	if (atomic_fetch_sub(&t->n, 1) == 1) {
-		call_submit(t->c);
+	t = n ? malloc(sizeof(*t)) : NULL;
+	if (t)
+		*t = (struct together){.n = n + 1, .c = c};
+	for (i = 0; i < n; i++)
+		if (t)
+			stream_open_start(c->fs, v[i], together_done, t);
+		else
+			stream_put(c->fs, v[i]);
+	free(v);
+	if (!t || atomic_fetch_sub(&t->n, 1) == 1) {
+		call_submit(c);
 		free(t);
 	}
 }

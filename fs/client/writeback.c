@@ -175,6 +175,7 @@ static void chunk_send(struct fs *fs, struct chunk *k, bool close, bool urgent)
 	struct call *c = call_new(fs, NULL, FS_WRITE, inode_hold(fs, k->ino), wb_chunk_done);
 	struct server *s = k->ino->dom->server;
 	struct inode *ino = k->ino;
+	unsigned room = atomic_load(&s->q.room); /* a recall waits for what is in there */
 	bool queued, many;
 
 	if (!c)
@@ -197,7 +198,7 @@ static void chunk_send(struct fs *fs, struct chunk *k, bool close, bool urgent)
 	c->seq_again = kept(k)->seq; /* it may have been sent by an earlier spritefs */
 	/* c and k may be gone as soon as the lock is released */
 	pthread_mutex_lock(&ino->lock);
-	many = k->len <= MANY_MAX && (ino->nflying > 1 || !list_empty(&ino->dirty)) && atomic_load(&s->q.n) < MANY_QUEUED;
+	many = k->len <= MANY_MAX && (ino->nflying > 1 || !list_empty(&ino->dirty)) && atomic_load(&s->q.n) < (room < MANY_QUEUED ? room : MANY_QUEUED);
 	queued = k->len <= QUEUE_MAX && !c->seq_again && k->keep && (many || dirq_pending(ino));
 	if (close && !queued)
 		c->m.write.give_up = lease_give_up(ino, k->st);

@@ -20,6 +20,8 @@
 
 #define RUNNERS	  4
 #define SHORT_MAX (64u << 10)
+#define CALM_MAX  4  /* so many who only look wait for the end of a change; the threads are everybody's */
+#define CALM_MS	  20 /* and that long: a change may be a truncation of gigabytes, which takes seconds */
 
 struct leases {
 	pthread_mutex_t lock;
@@ -27,6 +29,8 @@ struct leases {
 	pthread_cond_t queued;
 	struct consist c;
 	struct list queue; /* struct op by rerun */
+	unsigned calm;	   /* who only look, and wait */
+	unsigned outside;  /* operations that are run by who received an acknowledgement */
 	bool stop;
 	pthread_t runner[RUNNERS];
 	int nrunners;
@@ -57,11 +61,15 @@ static void *runner(void *arg)
 int leases_start(struct fsd *d)
 {
 	struct leases *l = calloc(1, sizeof(*l));
+	pthread_condattr_t attr;
 
 	if (!l)
 		return -ENOMEM;
 	pthread_mutex_init(&l->lock, NULL);
-	pthread_cond_init(&l->applied, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&l->applied, &attr);
+	pthread_condattr_destroy(&attr);
 	pthread_cond_init(&l->queued, NULL);
 	list_init(&l->queue);
 	consist_init(&l->c);
@@ -81,6 +89,8 @@ void leases_stop(struct fsd *d)
 	pthread_mutex_lock(&l->lock);
 	l->stop = true;
 	pthread_cond_broadcast(&l->queued);
+	while (l->outside)
+		pthread_cond_wait(&l->applied, &l->lock);
 	pthread_mutex_unlock(&l->lock);
 	for (int i = 0; i < l->nrunners; i++)
 		pthread_join(l->runner[i], NULL);
@@ -128,10 +138,31 @@ static void carry_out(struct fsd *d, struct cs_out *out)
 
 /* ---- operations -------------------------------------------------------------------------------------------- */
 
+/* With the lock: waits for the end of a change, only to look at what is there then. False: it takes too long, or too many do. */
+static bool wait_calmly(struct leases *l, struct timespec *until)
+{
+	bool ended;
+
+	if (l->calm >= CALM_MAX)
+		return false;
+	if (!until->tv_sec) {
+		clock_gettime(CLOCK_MONOTONIC, until);
+		until->tv_nsec += CALM_MS * 1000000l;
+		until->tv_sec += until->tv_nsec / 1000000000;
+		until->tv_nsec %= 1000000000;
+	}
+	l->calm++;
+	ended = pthread_cond_timedwait(&l->applied, &l->lock, until) == 0;
+	l->calm--;
+	return ended;
+}
+
 int lease_begin(struct op *o, const struct export *ex, const struct cs_need *need, int n)
 {
 	struct leases *l = o->d->leases;
 	struct cs_out out = CS_OUT_INIT(out);
+	struct timespec until = {0};
+	struct cs_need at_once;
 	enum cs_verdict v;
 
 	if (ex->conf->home)
@@ -144,19 +175,29 @@ int lease_begin(struct op *o, const struct export *ex, const struct cs_need *nee
 		v = atomic_load(&o->client->gone) ? CS_NOMEM : consist_begin(&l->c, &o->cs, need, n, clock_boot_ns(), &out);
 		if (held) /* it has let go of what it had */
 			pthread_cond_broadcast(&l->applied);
-		if (v != CS_BUSY)
+		if (v != CS_BUSY || o->hurried)
 			break;
-		/* it runs system calls on another thread and ends soon; it waits for nobody */
+		/* it runs system calls on another thread and waits for nobody */
 		if (!list_empty(&out.runnable) || !list_empty(&out.recalls)) {
 			pthread_mutex_unlock(&l->lock);
 			carry_out(o->d, &out);
 			pthread_mutex_lock(&l->lock);
 			continue;
 		}
-		pthread_cond_wait(&l->applied, &l->lock);
+		if (!need->calm) {
+			pthread_cond_wait(&l->applied, &l->lock);
+		} else if (!wait_calmly(l, &until)) {
+			at_once = *need; /* it will be granted nothing */
+			at_once.calm = false;
+			need = &at_once;
+		}
 	}
 	pthread_mutex_unlock(&l->lock);
 	carry_out(o->d, &out);
+	if (v == CS_BUSY) {
+		o->busy = true; /* op_run() queues it */
+		return OP_PARK;
+	}
 	return v == CS_GO ? 0 : v == CS_WAIT ? OP_PARK : atomic_load(&o->client->gone) ? -ESTALE : -ENOMEM;
 }
 
@@ -453,16 +494,25 @@ static struct op *carry_out_but_one(struct fsd *d, struct cs_out *out)
 void lease_ack(struct fsd *d, uint64_t client, uint64_t id, struct rpc_stream *s)
 {
 	struct cs_out out = CS_OUT_INIT(out);
+	struct leases *l = d->leases;
 	struct op *o;
 
-	pthread_mutex_lock(&d->leases->lock);
-	consist_ack(&d->leases->c, client, id, &out);
-	pthread_mutex_unlock(&d->leases->lock);
+	pthread_mutex_lock(&l->lock);
+	consist_ack(&l->c, client, id, &out);
+	pthread_mutex_unlock(&l->lock);
 	o = carry_out_but_one(d, &out);
 	if (!o)
 		return;
+	pthread_mutex_lock(&l->lock);
+	l->outside++;
+	pthread_mutex_unlock(&l->lock);
 	rpc_stream_leave(s); /* however long it takes, the client's next acknowledgement is heard */
+	o->hurried = true; /* this is a thread that others count on: it does not wait */
 	op_run(o);
+	pthread_mutex_lock(&l->lock);
+	l->outside--;
+	pthread_cond_broadcast(&l->applied);
+	pthread_mutex_unlock(&l->lock);
 }
 
 void lease_repeat(struct fsd *d, uint64_t client)

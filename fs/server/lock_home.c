@@ -7,7 +7,7 @@
  * Who waits is tried again, at once when somebody lets go of something by us, else every few ms: the kernel tells nobody that a lock is free who is not in its queue, and a thread there for each
  * could not be called off. After a restart of the server the clients take their locks again; who was quicker at home has them then.
  *
- * Locking: all under locks.lock; opens and lock calls on the home's own files too. None of these waits on a local filesystem, but for who watches opens (fanotify(7)).
+ * Locking: all under locks.lock, lock calls on the home's own files too: none of these waits on a local filesystem. Opens do, for who watches them (fanotify(7)), and are made without it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,13 +16,15 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/clock.h"
 #include "fs/server/locks_int.h"
 
-enum { AGAIN_MS = 2, AGAIN_MAX_MS = 20 };
+enum { AGAIN_MS = 2, AGAIN_MAX_MS = 20, AGAIN_LATE_MS = 100 };
+#define LATE_NS 10000000000ull /* who has waited for so long is tried less often, unless somebody lets go by us */
+#define NO_DESCRIPTION 1      /* from native_get(): one is to be opened first */
 
 struct native {
 	struct list link; /* locks.natives */
@@ -30,6 +32,9 @@ struct native {
 	struct lock_table *t;
 	unsigned waiting;
 	bool write;
+	bool placed;		/* major, minor, inode: as the kernel calls the file in /proc/locks, which is not what stat(2) says on btrfs */
+	unsigned major, minor;
+	unsigned long inode;
 	int fd;
 	size_t len;
 	unsigned char handle[HANDLE_MAX];
@@ -99,13 +104,10 @@ static int open_for(struct op *o, const Sprite__Fs__LockReq *in, bool write)
 }
 
 /* Those that are held to read go on being held: they are in nobody's way whom the old description was not in. */
-static int reopen(struct op *o, const Sprite__Fs__LockReq *in, struct native *n)
+static void replace(struct native *n, int fd)
 {
 	struct lock_range r;
-	int fd = open_for(o, in, true);
 
-	if (fd < 0)
-		return fd;
 	for (int64_t at = 0; lock_next(n->t, n->handle, n->len, n->who, at, &r); at = r.end + 1) {
 		struct flock fl = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = r.start, .l_len = r.end == LOCK_EOF ? 0 : r.end - r.start + 1};
 
@@ -115,30 +117,31 @@ static int reopen(struct op *o, const Sprite__Fs__LockReq *in, struct native *n)
 	close(n->fd);
 	n->fd = fd;
 	n->write = true;
-	return 0;
 }
 
-static int native_get(struct locks *l, struct op *o, struct lock_table *t, const Sprite__Fs__LockReq *in, const struct lock_range *range, struct native **out)
+/* Lock held. *fd: a new description, or -1; -1 afterwards: it was made use of. */
+static int native_get(struct locks *l, struct lock_table *t, const Sprite__Fs__LockReq *in, const struct lock_range *range, int *fd, struct native **out)
 {
 	bool write = !t->whole && range->type == RANGE_WRITE;
 	struct native *n = find(l, t, in->handle.data, in->handle.len, range->who);
-	int fd;
 
 	*out = n;
-	if (n)
-		return write && !n->write ? reopen(o, in, n) : 0;
-	fd = open_for(o, in, write);
-	if (fd < 0)
-		return fd;
-	n = calloc(1, sizeof(*n));
-	if (!n) {
-		close(fd);
-		return -ENOMEM;
+	if (n && (!write || n->write))
+		return 0;
+	if (*fd < 0)
+		return NO_DESCRIPTION;
+	if (n) {
+		replace(n, *fd);
+	} else {
+		n = calloc(1, sizeof(*n));
+		if (!n)
+			return -ENOMEM;
+		*n = (struct native){.who = range->who, .t = t, .write = write, .fd = *fd, .len = in->handle.len};
+		memcpy(n->handle, in->handle.data, in->handle.len);
+		list_add_tail(&l->natives, &n->link);
+		*out = n;
 	}
-	*n = (struct native){.who = range->who, .t = t, .write = write, .fd = fd, .len = in->handle.len};
-	memcpy(n->handle, in->handle.data, in->handle.len);
-	list_add_tail(&l->natives, &n->link);
-	*out = n;
+	*fd = -1;
 	return 0;
 }
 
@@ -193,6 +196,14 @@ static int native_take(struct locks *l, struct native *n, const struct lock_rang
 
 /* ---- waiting */
 
+/* Those who have come to wait of late are at the end. */
+static unsigned next_pause(const struct locks *l, unsigned ms)
+{
+	unsigned max = clock_mono_ns() - list_entry(l->waiting.prev, struct parked, in_home)->since > LATE_NS ? AGAIN_LATE_MS : AGAIN_MAX_MS;
+
+	return l->kick ? AGAIN_MS : 2 * ms < max ? 2 * ms : max;
+}
+
 static void *waiting_main(void *arg)
 {
 	struct locks *l = arg;
@@ -215,7 +226,9 @@ static void *waiting_main(void *arg)
 		until.tv_nsec %= 1000000000;
 		if (!l->kick)
 			pthread_cond_timedwait(&l->wake, &l->lock, &until);
-		ms = l->kick ? AGAIN_MS : 2 * ms < AGAIN_MAX_MS ? 2 * ms : AGAIN_MAX_MS;
+		if (list_empty(&l->waiting))
+			continue;
+		ms = next_pause(l, ms);
 		l->kick = false;
 		list_each_safe(p, next, &l->waiting, in_home) {
 			int r = native_take(l, p->n, &p->w.want);
@@ -244,6 +257,7 @@ static int park(struct locks *l, struct parked *p, struct native *n, const struc
 		return -ENOLCK;
 	l->running = true;
 	p->w.want = *want;
+	p->since = clock_mono_ns();
 	p->n = n;
 	n->waiting++;
 	list_add_tail(&l->waiting, &p->in_home);
@@ -274,14 +288,13 @@ void home_forget(struct locks *l, struct parked *p)
 
 /* ---- requests */
 
-static int take(struct op *o, struct lock_table *t, const Sprite__Fs__LockReq *in, const struct lock_range *range, struct parked *p)
+/* Lock held. */
+static int take_locked(struct op *o, struct lock_table *t, const Sprite__Fs__LockReq *in, const struct lock_range *range, struct parked *p, int *fd)
 {
 	struct locks *l = o->d->locks;
 	struct native *n = NULL;
-	int r;
+	int r = atomic_load(&o->client->gone) ? -ESTALE : p && p->cancelled ? -EINTR : native_get(l, t, in, range, fd, &n);
 
-	pthread_mutex_lock(&l->lock);
-	r = atomic_load(&o->client->gone) ? -ESTALE : p && p->cancelled ? -EINTR : native_get(l, o, t, in, range, &n);
 	if (r == 0)
 		r = native_take(l, n, range);
 	if (r == -EAGAIN && p)
@@ -290,7 +303,27 @@ static int take(struct op *o, struct lock_table *t, const Sprite__Fs__LockReq *i
 		p->parked = r == -EINPROGRESS;
 	if (n)
 		settle(n);
+	return r;
+}
+
+static int take(struct op *o, struct lock_table *t, const Sprite__Fs__LockReq *in, const struct lock_range *range, struct parked *p)
+{
+	struct locks *l = o->d->locks;
+	int fd = -1, r;
+
+	pthread_mutex_lock(&l->lock);
+	r = take_locked(o, t, in, range, p, &fd);
 	pthread_mutex_unlock(&l->lock);
+	if (r != NO_DESCRIPTION)
+		return r;
+	fd = open_for(o, in, !t->whole && range->type == RANGE_WRITE);
+	if (fd < 0)
+		return fd;
+	pthread_mutex_lock(&l->lock);
+	r = take_locked(o, t, in, range, p, &fd);
+	pthread_mutex_unlock(&l->lock);
+	if (fd >= 0)
+		close(fd);
 	return r;
 }
 
@@ -356,13 +389,13 @@ int home_test(struct op *o, struct lock_table *t, const Sprite__Fs__LockReq *in,
 
 	pthread_mutex_lock(&l->lock);
 	n = find(l, t, in->handle.data, in->handle.len, range->who);
-	if (!n)
-		own = open_for(o, in, false);
-	if (!n && own < 0)
-		r = own;
-	else if (fcntl(n ? n->fd : own, F_OFD_GETLK, &fl) < 0)
+	if (n && fcntl(n->fd, F_OFD_GETLK, &fl) < 0)
 		r = -errno;
 	pthread_mutex_unlock(&l->lock);
+	if (!n && (own = open_for(o, in, false)) < 0)
+		r = own;
+	else if (!n && fcntl(own, F_OFD_GETLK, &fl) < 0)
+		r = -errno;
 	if (r < 0)
 		return r;
 	rep.type = (uint32_t)fl.l_type;
@@ -401,27 +434,53 @@ void home_drop_client(struct locks *l, uint64_t client, struct list *orphans)
 		}
 }
 
-static bool holds(const struct locks *l, uint64_t client, dev_t dev, ino_t ino)
+/* Our own descriptor's line of the lock that is held by it has the file's place in the form of /proc/locks. */
+static void place(struct native *n)
+{
+	_cleanup_fclose_ FILE *f = NULL;
+	char line[256];
+
+	snprintf(line, sizeof(line), "/proc/self/fdinfo/%d", n->fd);
+	f = fopen(line, "re");
+	while (f && !n->placed && fgets(line, sizeof(line), f))
+		n->placed = sscanf(line, "lock:\t%*d: %*s %*s %*s %*d %x:%x:%lu", &n->major, &n->minor, &n->inode) == 3;
+}
+
+static bool places(struct locks *l, uint64_t client)
 {
 	struct native *n;
-	struct stat st;
+	bool any = false;
+
+	list_each(n, &l->natives, link) {
+		if (n->who.client != client)
+			continue;
+		if (!n->placed)
+			place(n);
+		any = true;
+	}
+	return any;
+}
+
+static bool holds(const struct locks *l, uint64_t client, unsigned major, unsigned minor, unsigned long inode)
+{
+	struct native *n;
 
 	list_each(n, &l->natives, link)
-		if (n->who.client == client && (!ino || (fstat(n->fd, &st) == 0 && st.st_dev == dev && st.st_ino == ino)))
+		if (n->who.client == client && n->placed && n->major == major && n->minor == minor && n->inode == inode)
 			return true;
 	return false;
 }
 
-bool home_in_the_way(const struct locks *l, uint64_t client)
+bool home_in_the_way(struct locks *l, uint64_t client)
 {
-	_cleanup_fclose_ FILE *f = holds(l, client, 0, 0) ? fopen("/proc/locks", "re") : NULL;
+	_cleanup_fclose_ FILE *f = places(l, client) ? fopen("/proc/locks", "re") : NULL;
 	unsigned major, minor;
-	unsigned long ino;
+	unsigned long inode;
 	char line[256];
 	bool found = false;
 
 	while (f && !found && fgets(line, sizeof(line), f)) /* "->": it waits for the one before */
-		found = sscanf(line, "%*d: -> %*s %*s %*s %*d %x:%x:%lu", &major, &minor, &ino) == 3 && holds(l, client, makedev(major, minor), ino);
+		found = sscanf(line, "%*d: -> %*s %*s %*s %*d %x:%x:%lu", &major, &minor, &inode) == 3 && holds(l, client, major, minor, inode);
 	return found;
 }
 

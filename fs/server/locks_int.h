@@ -25,6 +25,7 @@ struct parked {
 	struct lock_table *t;
 	struct native *n; /* not NULL: waits in a home domain */
 	struct list in_home;
+	uint64_t since; /* there */
 	bool cancelled; /* before it was parked (locks.lock) */
 	bool parked;
 };
@@ -45,6 +46,6 @@ void home_forget(struct locks *l, struct parked *p);
 void home_drop(struct locks *l, const void *handle, size_t len, struct lock_owner who);
 void home_drop_client(struct locks *l, uint64_t client, struct list *orphans); /* struct parked by in_home */
 /* Does a process of this host wait (in the kernel) for what that client holds? */
-bool home_in_the_way(const struct locks *l, uint64_t client);
+bool home_in_the_way(struct locks *l, uint64_t client);
 
 #endif

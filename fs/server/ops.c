@@ -3,6 +3,7 @@
  * The frame of every operation: finds the client, calls the handler, makes the thread root again, answers errors. Runs on rpc's workers.
  */
 #include "fs/server/ops.h"
+#include "fs/server/lease.h"
 #include "fs/server/recover.h"
 #include "fs/server/unlinked.h"
 #include <errno.h>
@@ -54,6 +55,8 @@ static void parked_count(struct op *o, int d)
 
 void op_run(struct op *o)
 {
+	bool hurried;
+
 	if (o->lingers) {
 		op_linger_end(o);
 		return;
@@ -82,8 +85,16 @@ void op_run(struct op *o)
 		}
 		o->counted = true;
 		parked_count(o, 1);
+		hurried = o->hurried;
+		o->hurried = false;
+		if (o->busy) { /* nobody will wake it */
+			o->busy = false;
+			lease_requeue(o->d, o);
+			return;
+		}
 		if (atomic_compare_exchange_strong(&o->park, &is, OP_PARKED))
 			return; /* whoever wakes it owns it now */
+		o->hurried = hurried;
 		atomic_store(&o->park, OP_RUNNING); /* it may go on already */
 	}
 }

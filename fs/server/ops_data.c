@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/fault.h"
@@ -20,6 +21,7 @@
 #define STREAM_NEAR (8u << 20)	/* writes are a stream while they are that near to its end (several are under way at once, in any order) */
 #define STREAM_LEAST (8u << 20) /* from so much on what a stream has written is sent to the disk at once */
 #define STREAM_PIECE (256u << 10)
+#define APPEND_NEAR  (1u << 20) /* so far behind its place the append of a call that comes again is looked for */
 
 /* `size`: where the file seems to end. */
 static ssize_t read_full(int fd, char *to, size_t n, off_t at, off_t size)
@@ -109,12 +111,12 @@ int op_read(struct op *o, const ProtobufCMessage *m)
 }
 
 /* Writes all of the iovec (a private copy); returns bytes written or -errno when none was. */
-static ssize_t write_full(int fd, struct iovec *v, int n, off_t at, int flags)
+static ssize_t write_full(int fd, struct iovec *v, int n, off_t at)
 {
 	ssize_t done = 0;
 
 	while (n > 0) {
-		ssize_t r = pwritev2(fd, v, n, at < 0 ? -1 : at + done, flags);
+		ssize_t r = pwritev(fd, v, n, at + done);
 
 		if (r < 0 && errno == EINTR)
 			continue;
@@ -135,7 +137,7 @@ static ssize_t write_full(int fd, struct iovec *v, int n, off_t at, int flags)
 }
 
 /* Do the bytes at `at` equal these? */
-static bool appended_before(int fd, const struct iovec *v, int n, uint64_t at)
+static bool written_at(int fd, const struct iovec *v, int n, uint64_t at)
 {
 	char buf[16384];
 
@@ -152,25 +154,46 @@ static bool appended_before(int fd, const struct iovec *v, int n, uint64_t at)
 }
 
 /*
+ * Is this append, which was to land at *at, there? In a home others append natively, so it may stand some way behind; where it begins is looked for by its first bytes. (What somebody else has
+ * written there meanwhile and is equal to the last byte cannot be told from it.)
+ */
+static bool appended_before(int fd, const struct iovec *v, int n, bool home, uint64_t *at)
+{
+	_cleanup_free_ char *behind = NULL;
+	const char *p, *end;
+	ssize_t len;
+
+	if (!n || written_at(fd, v, n, *at))
+		return true;
+	behind = home ? malloc(APPEND_NEAR) : NULL;
+	len = behind ? pread(fd, behind, APPEND_NEAR, (off_t)*at) : 0;
+	for (p = behind, end = behind + len; len > 0 && (p = memmem(p, (size_t)(end - p), v[0].iov_base, v[0].iov_len < 16 ? v[0].iov_len : 16)); p++)
+		if (written_at(fd, v, n, *at + (uint64_t)(p - behind))) {
+			*at += (uint64_t)(p - behind);
+			return true;
+		}
+	return false;
+}
+
+/*
  * An append lands at the end as it is then, together with the native writers of a home: RWF_APPEND with the descriptor's own offset tells where. A
  * second, partial round (disk full) would not be contiguous, so there is only one.
  */
-static ssize_t write_append(struct op *o, struct open *f, struct iovec *v, int n, int flags, uint64_t *offset)
+static ssize_t write_append(struct op *o, struct open *f, struct iovec *v, int n, uint64_t *offset)
 {
 	const struct intent *it = op_repeated(o);
 	struct stat st;
 	ssize_t r;
 
-	if (it && appended_before(f->fd, v, n, it->extra)) {
-		*offset = it->extra;
+	*offset = it ? it->extra : 0;
+	if (it && appended_before(f->fd, v, n, f->ex->conf->home, offset))
 		return (ssize_t)o->in->bulk_len;
-	}
 	if (fstat(f->fd, &st) == 0)
-		op_intend(o, &st, (uint64_t)st.st_size); /* nobody else appends meanwhile: the file is ours to change now */
+		op_intend(o, &st, (uint64_t)st.st_size); /* nobody else appends meanwhile, but in a home: the file is ours to change now */
 
 	pthread_mutex_lock(&f->lock);
 	do
-		r = pwritev2(f->fd, v, n, -1, flags | RWF_APPEND);
+		r = pwritev2(f->fd, v, n, -1, RWF_APPEND);
 	while (r < 0 && errno == EINTR);
 	if (r < 0)
 		r = -errno;
@@ -181,14 +204,14 @@ static ssize_t write_append(struct op *o, struct open *f, struct iovec *v, int n
 }
 
 /* At the offset that this open shares with others, as write(2) does at that of a descriptor. */
-static ssize_t write_shared(struct op *o, struct open *f, struct iovec *v, int n, int flags, uint64_t *offset)
+static ssize_t write_shared(struct op *o, struct open *f, struct iovec *v, int n, uint64_t *offset)
 {
 	const struct intent *it = op_repeated(o);
 	struct stat st;
 	ssize_t r;
 
 	pthread_mutex_lock(&f->offset->lock);
-	if (it && appended_before(f->fd, v, n, it->extra)) {
+	if (it && written_at(f->fd, v, n, it->extra)) {
 		*offset = it->extra;
 		r = (ssize_t)o->in->bulk_len;
 	} else {
@@ -196,7 +219,7 @@ static ssize_t write_shared(struct op *o, struct open *f, struct iovec *v, int n
 		if (fstat(f->fd, &st) == 0)
 			op_intend(o, &st, *offset);
 		hand_offset_intend(o->d, f->offset, o->in->bulk_len);
-		r = write_full(f->fd, v, n, (off_t)*offset, flags);
+		r = write_full(f->fd, v, n, (off_t)*offset);
 	}
 	if (r > 0 && *offset + (uint64_t)r > f->offset->pos)
 		f->offset->pos = *offset + (uint64_t)r;
@@ -242,9 +265,9 @@ static bool append_was_done(struct op *o, const Sprite__Fs__WriteReq *in, Sprite
 	if (!it || op_resolve(o, in->handle, &obj) < 0 || fstat(obj.fd, &st) < 0 || !S_ISREG(st.st_mode) || !op_intent_is(it, &st))
 		return false;
 	fd = open(op_path(obj.fd).s, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (fd < 0 || !appended_before(fd, msg->iov, msg->niov, it->extra))
-		return false;
 	rep->offset = it->extra;
+	if (fd < 0 || !appended_before(fd, msg->iov, msg->niov, in->append && obj.ex->conf->home, &rep->offset))
+		return false;
 	rep->size = msg->bulk_len;
 	op_attr(o->d, obj.mount, obj.fd, &st, attr);
 	rep->attr = attr;
@@ -273,7 +296,7 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 	const struct rpc_msg *msg = o->in;
 	Sprite__Fs__WriteRep rep = SPRITE__FS__WRITE_REP__INIT;
 	struct iovec v[RPC_IOV_MAX];
-	int flags = in->sync ? RWF_SYNC : 0;
+	unsigned sync = in->fsync ? in->fsync : in->sync ? 1 : 0; /* 2: the data only */
 	enum cs_after after;
 	Sprite__Fs__Attr attr;
 	struct open *f;
@@ -291,9 +314,9 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 	if (r == 0) {
 		memcpy(v, msg->iov, (size_t)msg->niov * sizeof(v[0]));
 		rep.offset = in->offset;
-		n = in->append		     ? write_append(o, f, v, msg->niov, flags, &rep.offset) :
-		    in->stream && f->offset ? write_shared(o, f, v, msg->niov, flags, &rep.offset) :
-				 write_full(f->fd, v, msg->niov, (off_t)in->offset, flags);
+		n = in->append		     ? write_append(o, f, v, msg->niov, &rep.offset) :
+		    in->stream && f->offset ? write_shared(o, f, v, msg->niov, &rep.offset) :
+				 write_full(f->fd, v, msg->niov, (off_t)in->offset);
 		r = n < 0 ? (int)n : fstat(f->fd, &st) < 0 ? -errno : 0;
 	}
 	if (r == 0) {
@@ -308,10 +331,10 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 	}
 	if (r == 0 && in->give_up)
 		fault_point("write-given-up");
-	if (r == 0 && in->fsync) {
+	if (r == 0 && sync) {
 		fault_point("write-fsync");
 		lease_end(o); /* the write is done: nobody need wait for the disk */
-		r = (in->fsync == 1 ? fsync(f->fd) : fdatasync(f->fd)) < 0 ? -errno : 0;
+		r = (sync == 1 ? fsync(f->fd) : fdatasync(f->fd)) < 0 ? -errno : 0;
 		rep.synced = r == 0;
 	}
 	if (in->close && r != OP_PARK) {
@@ -320,7 +343,7 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 		if (taken)
 			open_put(taken);
 	}
-	streams = r == 0 && !in->fsync && write_streams(f, rep.offset, (size_t)n);
+	streams = r == 0 && !sync && write_streams(f, rep.offset, (size_t)n);
 	if (!streams)
 		open_put(f);
 	if (r)
