@@ -36,6 +36,7 @@ int frame_control(const struct frame_head *h, const ProtobufCMessage *msg, grpc_
 	head.acked = h->acked;
 	head.err = h->err;
 	head.again = h->again;
+	head.lane = h->lane;
 	hl = sprite__rpc__head__get_packed_size(&head);
 	ml = msg ? protobuf_c_message_get_packed_size(msg) : 0;
 	if (ml > RPC_CONTROL_MAX)
@@ -221,6 +222,7 @@ static int decode_head(struct cursor *c, struct frame_head *h)
 	h->seq = head->seq;
 	h->acked = head->acked;
 	h->again = head->again;
+	h->lane = head->lane;
 	sprite__rpc__head__free_unpacked(head, NULL);
 	return 0;
 }

@@ -43,9 +43,10 @@ void rt_start(grpc_call *call, const grpc_op *op, size_t n, struct rt_tag *t);
 grpc_completion_queue *rt_cq(void);
 int rt_poll_start(void);
 void rt_poll_stop(void); /* when nothing is under way */
-/* n more (less) of the queue's threads may be busy in handlers for long. */
-int rt_threads_add(int n);
-void rt_threads_del(int n);
+enum rt_which { RT_CALLS, RT_LANES }; /* the completion queue; the connections of lane.c */
+/* n more (less) of that queue's threads may be busy in handlers for long. */
+int rt_threads_add(enum rt_which which, int n);
+void rt_threads_del(enum rt_which which, int n);
 /* In a tag's function, before what waits or is long: another thread takes the queue over. Elsewhere it does nothing. */
 void rt_handover(void);
 /*
@@ -66,6 +67,14 @@ static inline void rt_cost_begin(struct rt_cost *c)
 	if (atomic_load_explicit(&c->score, memory_order_relaxed) > RT_SCORE_MAX / 2)
 		rt_handover();
 }
+
+/* ---- lane.c: its queue ---- */
+bool lanes_next(struct rt_tag **t, bool *ok);
+void lanes_stop(void); /* lanes_next() returns false */
+void lanes_stopped(void);
+/* t->fn runs once when the descriptor is ready. */
+void lanes_watch(int fd, struct rt_tag *t, bool add, uint32_t events);
+void lanes_unwatch(int fd);
 
 /* ---- runtime.c ---- */
 int rt_thread(pthread_t *t, void *(*fn)(void *), void *arg, const char *name);
@@ -103,7 +112,7 @@ void rt_seq_end(struct rt_seq *q);
 
 /* ---- frame.c ---- */
 struct frame_head {
-	uint32_t version, err;
+	uint32_t version, err, lane;
 	uint64_t epoch, seq, acked;
 	bool again;
 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The threads that wait for the completion queue.
+ * The threads that wait for the completion queue of gRPC, and those that wait for direct connections (lane.c): two queues of the same kind.
  *
  * One at a time waits in it, the poller, and runs in place what it finds. When several wait there gRPC wakes one of the others for every event, to wait
  * while the first is busy, and puts the first to sleep afterwards: two to three wake-ups for each event that lasts ten microseconds, which was more than
@@ -26,8 +26,9 @@
 #define TICK_US	    1000
 #define IDLE_TICKS  3
 
-static struct {
-	grpc_completion_queue *cq;
+struct queue {
+	bool (*next)(struct rt_tag **t, bool *ok); /* waits; false: the queue is at its end */
+	const char *name;
 	pthread_t threads[THREADS_MAX];
 	int nthreads, nwanted; /* wanted: beyond THREADS, by servers */
 	pthread_mutex_t lock;
@@ -36,16 +37,30 @@ static struct {
 	bool free, watched, stop;
 	_Atomic uint64_t run;
 	_Atomic bool asleep; /* the watcher */
-} poll = {
-	.lock = PTHREAD_MUTEX_INITIALIZER,
-	.parked_cond = PTHREAD_COND_INITIALIZER,
+};
+
+static grpc_completion_queue *cq;
+
+static bool cq_next(struct rt_tag **t, bool *ok)
+{
+	grpc_event ev = grpc_completion_queue_next(cq, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+
+	*t = ev.tag;
+	*ok = ev.success;
+	return ev.type != GRPC_QUEUE_SHUTDOWN;
+}
+
+static struct queue queues[] = {
+	[RT_CALLS] = {.next = cq_next, .name = "rpc", .lock = PTHREAD_MUTEX_INITIALIZER, .parked_cond = PTHREAD_COND_INITIALIZER},
+	[RT_LANES] = {.next = lanes_next, .name = "rpc-lane", .lock = PTHREAD_MUTEX_INITIALIZER, .parked_cond = PTHREAD_COND_INITIALIZER},
 };
 
 static __thread uint64_t mine; /* value of run while this thread is in an event and has the queue; else 0 */
+static __thread struct queue *my_queue;
 
 grpc_completion_queue *rt_cq(void)
 {
-	return poll.cq;
+	return cq;
 }
 
 void rt_start(grpc_call *call, const grpc_op *op, size_t n, struct rt_tag *t)
@@ -56,28 +71,29 @@ void rt_start(grpc_call *call, const grpc_op *op, size_t n, struct rt_tag *t)
 }
 
 /* With the lock. */
-static void wake_one(void)
+static void wake_one(struct queue *q)
 {
-	if (poll.parked)
-		pthread_cond_signal(&poll.parked_cond);
-	else if (poll.watched)
-		pthread_cond_signal(&poll.watch_cond);
+	if (q->parked)
+		pthread_cond_signal(&q->parked_cond);
+	else if (q->watched)
+		pthread_cond_signal(&q->watch_cond);
 }
 
 void rt_handover(void)
 {
+	struct queue *q = my_queue;
 	uint64_t v = mine;
 
 	mine = 0;
-	if (!v || !atomic_compare_exchange_strong(&poll.run, &v, v + 1))
+	if (!v || !atomic_compare_exchange_strong(&q->run, &v, v + 1))
 		return;
-	pthread_mutex_lock(&poll.lock);
-	poll.free = true;
-	wake_one();
-	pthread_mutex_unlock(&poll.lock);
+	pthread_mutex_lock(&q->lock);
+	q->free = true;
+	wake_one(q);
+	pthread_mutex_unlock(&q->lock);
 }
 
-static void tick(void)
+static void tick(struct queue *q)
 {
 	struct timespec ts;
 
@@ -87,35 +103,35 @@ static void tick(void)
 		ts.tv_nsec -= 1000000000;
 		ts.tv_sec++;
 	}
-	pthread_cond_timedwait(&poll.watch_cond, &poll.lock, &ts);
+	pthread_cond_timedwait(&q->watch_cond, &q->lock, &ts);
 }
 
 /* Nothing has happened for a while: until an event begins. */
-static void doze(void)
+static void doze(struct queue *q)
 {
-	atomic_store(&poll.asleep, true);
-	while (!(atomic_load(&poll.run) & 1) && atomic_load(&poll.asleep) && !poll.free && !poll.stop)
-		pthread_cond_wait(&poll.watch_cond, &poll.lock);
-	atomic_store(&poll.asleep, false);
+	atomic_store(&q->asleep, true);
+	while (!(atomic_load(&q->run) & 1) && atomic_load(&q->asleep) && !q->free && !q->stop)
+		pthread_cond_wait(&q->watch_cond, &q->lock);
+	atomic_store(&q->asleep, false);
 }
 
 /* With the lock. True: an event took too long, and the queue is ours now. False: look whether it is free. */
-static bool watch(void)
+static bool watch(struct queue *q)
 {
-	uint64_t last = atomic_load(&poll.run), now;
+	uint64_t last = atomic_load(&q->run), now;
 	int idle = 0;
 
-	while (!poll.free && !poll.stop) {
+	while (!q->free && !q->stop) {
 		if (idle < IDLE_TICKS) {
-			tick();
+			tick(q);
 		} else {
-			doze();
+			doze(q);
 			idle = 0;
-			last = atomic_load(&poll.run);
+			last = atomic_load(&q->run);
 			continue;
 		}
-		now = atomic_load(&poll.run);
-		if (!poll.free && (now & 1) && now == last && atomic_compare_exchange_strong(&poll.run, &now, now + 1))
+		now = atomic_load(&q->run);
+		if (!q->free && (now & 1) && now == last && atomic_compare_exchange_strong(&q->run, &now, now + 1))
 			return true;
 		idle = now == last ? idle + 1 : 0;
 		last = now;
@@ -124,126 +140,137 @@ static bool watch(void)
 }
 
 /* Parked until the queue is ours; false: it is no more. */
-static bool queue_take(void)
+static bool queue_take(struct queue *q)
 {
 	bool got = false;
 
-	pthread_mutex_lock(&poll.lock);
-	while (!got && !poll.stop) {
-		if (poll.free) {
-			poll.free = false;
+	pthread_mutex_lock(&q->lock);
+	while (!got && !q->stop) {
+		if (q->free) {
+			q->free = false;
 			got = true;
-		} else if (!poll.watched) {
-			poll.watched = true;
-			got = watch();
-			poll.watched = false;
+		} else if (!q->watched) {
+			q->watched = true;
+			got = watch(q);
+			q->watched = false;
 		} else {
-			poll.parked++;
-			pthread_cond_wait(&poll.parked_cond, &poll.lock);
-			poll.parked--;
+			q->parked++;
+			pthread_cond_wait(&q->parked_cond, &q->lock);
+			q->parked--;
 		}
 	}
-	if (got && !poll.watched && poll.parked)
-		pthread_cond_signal(&poll.parked_cond); /* to watch */
-	pthread_mutex_unlock(&poll.lock);
+	if (got && !q->watched && q->parked)
+		pthread_cond_signal(&q->parked_cond); /* to watch */
+	pthread_mutex_unlock(&q->lock);
 	return got;
 }
 
-static void run_event(grpc_event ev)
+static void run_event(struct queue *q, struct rt_tag *t, bool ok)
 {
-	struct rt_tag *t = ev.tag;
-
-	mine = atomic_load(&poll.run) + 1;
-	atomic_store(&poll.run, mine);
-	if (atomic_load(&poll.asleep) && atomic_exchange(&poll.asleep, false)) {
-		pthread_mutex_lock(&poll.lock);
-		pthread_cond_signal(&poll.watch_cond);
-		pthread_mutex_unlock(&poll.lock);
+	mine = atomic_load(&q->run) + 1;
+	atomic_store(&q->run, mine);
+	if (atomic_load(&q->asleep) && atomic_exchange(&q->asleep, false)) {
+		pthread_mutex_lock(&q->lock);
+		pthread_cond_signal(&q->watch_cond);
+		pthread_mutex_unlock(&q->lock);
 	}
 	HANDOVER_TAKE(t);
-	t->fn(t, ev.success);
+	t->fn(t, ok);
 }
 
 /* Is the queue still ours? */
-static bool event_end(void)
+static bool event_end(struct queue *q)
 {
 	uint64_t v = mine;
 
 	mine = 0;
-	return v && atomic_compare_exchange_strong(&poll.run, &v, v + 1);
+	return v && atomic_compare_exchange_strong(&q->run, &v, v + 1);
 }
 
 static void *poll_main(void *arg)
 {
-	grpc_event ev;
+	struct queue *q = my_queue = arg;
+	struct rt_tag *t;
+	bool ok;
 
-	(void)arg;
-	while (queue_take()) {
+	while (queue_take(q)) {
 		do {
-			ev = grpc_completion_queue_next(poll.cq, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
-			if (ev.type == GRPC_QUEUE_SHUTDOWN) {
-				pthread_mutex_lock(&poll.lock);
-				poll.stop = true;
-				pthread_cond_broadcast(&poll.parked_cond);
-				pthread_cond_broadcast(&poll.watch_cond);
-				pthread_mutex_unlock(&poll.lock);
+			if (!q->next(&t, &ok)) {
+				pthread_mutex_lock(&q->lock);
+				q->stop = true;
+				pthread_cond_broadcast(&q->parked_cond);
+				pthread_cond_broadcast(&q->watch_cond);
+				pthread_mutex_unlock(&q->lock);
 				return NULL;
 			}
-			run_event(ev);
-		} while (event_end());
+			run_event(q, t, ok);
+		} while (event_end(q));
 	}
 	return NULL;
 }
 
 /* Threads stay when a server stops: the next one takes them over. */
-int rt_threads_add(int n)
+int rt_threads_add(enum rt_which which, int n)
 {
+	struct queue *q = &queues[which];
 	int r = 0;
 
-	pthread_mutex_lock(&poll.lock);
-	poll.nwanted += n;
-	while (!r && poll.nthreads < THREADS + poll.nwanted) {
-		r = poll.nthreads < THREADS_MAX ? rt_thread(&poll.threads[poll.nthreads], poll_main, NULL, "rpc") : -EAGAIN;
+	pthread_mutex_lock(&q->lock);
+	q->nwanted += n;
+	while (!r && q->nthreads < THREADS + q->nwanted) {
+		r = q->nthreads < THREADS_MAX ? rt_thread(&q->threads[q->nthreads], poll_main, q, q->name) : -EAGAIN;
 		if (!r)
-			poll.nthreads++;
+			q->nthreads++;
 	}
-	pthread_mutex_unlock(&poll.lock);
+	pthread_mutex_unlock(&q->lock);
 	return r;
 }
 
-void rt_threads_del(int n)
+void rt_threads_del(enum rt_which which, int n)
 {
-	pthread_mutex_lock(&poll.lock);
-	poll.nwanted -= n;
-	pthread_mutex_unlock(&poll.lock);
+	pthread_mutex_lock(&queues[which].lock);
+	queues[which].nwanted -= n;
+	pthread_mutex_unlock(&queues[which].lock);
 }
 
-int rt_poll_start(void)
+static void queue_init(struct queue *q)
 {
 	pthread_condattr_t ca;
 
 	pthread_condattr_init(&ca);
 	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
-	pthread_cond_init(&poll.watch_cond, &ca);
+	pthread_cond_init(&q->watch_cond, &ca);
 	pthread_condattr_destroy(&ca);
-	poll.free = true;
-	poll.stop = false;
-	poll.run = 0;
-	poll.cq = grpc_completion_queue_create_for_next(NULL);
-	return rt_threads_add(0);
+	q->free = true;
+	q->stop = false;
+	q->run = 0;
+}
+
+int rt_poll_start(void)
+{
+	for (size_t i = 0; i < sizeof(queues) / sizeof(queues[0]); i++)
+		queue_init(&queues[i]);
+	cq = grpc_completion_queue_create_for_next(NULL);
+	return rt_threads_add(RT_CALLS, 0);
+}
+
+static void queue_end(struct queue *q)
+{
+	for (int i = 0; i < q->nthreads; i++)
+		pthread_join(q->threads[i], NULL);
+	q->nthreads = q->nwanted = 0;
+	pthread_cond_destroy(&q->watch_cond);
 }
 
 void rt_poll_stop(void)
 {
-	int i;
-
-	grpc_completion_queue_shutdown(poll.cq);
-	for (i = 0; i < poll.nthreads; i++)
-		pthread_join(poll.threads[i], NULL);
-	poll.nthreads = poll.nwanted = 0;
-	grpc_completion_queue_destroy(poll.cq);
-	poll.cq = NULL;
-	pthread_cond_destroy(&poll.watch_cond);
+	lanes_stop();
+	queue_end(&queues[RT_LANES]);
+	lanes_stopped();
+	grpc_completion_queue_shutdown(cq);
+	queue_end(&queues[RT_CALLS]);
+	grpc_completion_queue_destroy(cq);
+	cq = NULL;
 }
 
 /* ---- is it worth another thread? */

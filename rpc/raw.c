@@ -51,6 +51,12 @@ static int bio_write(BIO *b, const char *p, int n)
 
 	if (!r->up)
 		return after(b, send(r->fd, p, (size_t)n, MSG_NOSIGNAL), BIO_FLAGS_WRITE);
+	if (need > r->room && r->at) {
+		memmove(r->out, r->out + r->at, r->nout - r->at);
+		r->nout -= r->at;
+		need -= r->at;
+		r->at = 0;
+	}
 	if (need > r->room) {
 		size_t room = need + need / 2;
 		uint8_t *out = realloc(r->out, room);
@@ -309,6 +315,15 @@ void rpc_raw_close(struct rpc_raw *r)
 	close(r->fd);
 	free(r->out);
 	free(r);
+}
+
+int rpc_raw_judge(struct rpc_raw *r, struct rpc_tls *t, struct error *e)
+{
+	X509 *x = SSL_get1_peer_certificate(r->ssl);
+	int n = tls_judge(t, x, SSL_is_server(r->ssl) == 0, NULL, e);
+
+	X509_free(x);
+	return n;
 }
 
 const char *rpc_raw_peer(const struct rpc_raw *r)

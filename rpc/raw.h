@@ -23,6 +23,8 @@ int rpc_raw_accept(struct rpc_tls *t, int fd, struct rpc_raw **out, struct error
 int rpc_raw_listen(const struct conf_addr *addr, uint16_t *port, struct error *e);
 void rpc_raw_close(struct rpc_raw *r);
 
+/* Is its certificate still to be believed? -EACCES with the reason. */
+int rpc_raw_judge(struct rpc_raw *r, struct rpc_tls *t, struct error *e);
 const char *rpc_raw_peer(const struct rpc_raw *r); /* the first DNS name of its certificate */
 int rpc_raw_fd(const struct rpc_raw *r);
 /* Bytes; 0: the other side has closed; -EAGAIN; other -errno: broken. */

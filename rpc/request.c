@@ -23,13 +23,17 @@ bool server_may_warn(struct rpc_server *srv)
 }
 
 /* ---- life of a request ---- */
-static void request_unref(struct rpc_request *rq)
+void request_unref(struct rpc_request *rq)
 {
 	struct rpc_server *srv = rq->srv;
 
 	if (atomic_fetch_sub(&rq->refs, 1) != 1)
 		return;
 	rpc_msg_clear(&rq->msg);
+	if (rq->lane)
+		lane_unref(rq->lane);
+	if (rq->payload)
+		grpc_byte_buffer_destroy(rq->payload);
 	pthread_mutex_destroy(&rq->lock);
 	pthread_cond_destroy(&rq->told);
 	gpr_free(rq->addr);
@@ -57,23 +61,19 @@ static void sent(struct rt_tag *t, bool ok)
 	op_over(rq);
 }
 
-static void closed(struct rt_tag *t, bool ok)
+void request_cancelled(struct rpc_request *rq)
 {
-	struct rpc_request *rq = container_of(t, struct rpc_request, closed_tag);
 	void (*fn)(void *) = NULL;
 	void *arg = NULL;
 
-	(void)ok;
 	pthread_mutex_lock(&rq->lock);
-	if (rq->was_cancelled) {
-		rq->cancelled = true;
-		if (!rq->replied) {
-			fn = rq->on_cancel;
-			arg = rq->on_cancel_arg;
-			rq->on_cancel = NULL;
-			rq->telling = fn != NULL;
-			rq->teller = pthread_self();
-		}
+	rq->cancelled = true;
+	if (!rq->replied) {
+		fn = rq->on_cancel;
+		arg = rq->on_cancel_arg;
+		rq->on_cancel = NULL;
+		rq->telling = fn != NULL;
+		rq->teller = pthread_self();
 	}
 	pthread_mutex_unlock(&rq->lock);
 	if (fn) {
@@ -83,6 +83,15 @@ static void closed(struct rt_tag *t, bool ok)
 		pthread_cond_broadcast(&rq->told);
 		pthread_mutex_unlock(&rq->lock);
 	}
+}
+
+static void closed(struct rt_tag *t, bool ok)
+{
+	struct rpc_request *rq = container_of(t, struct rpc_request, closed_tag);
+
+	(void)ok;
+	if (rq->was_cancelled)
+		request_cancelled(rq);
 	op_over(rq);
 }
 
@@ -95,30 +104,71 @@ static void hold_over(struct frame_hold *h)
 	request_unref(rq);
 }
 
-struct rpc_request *request_new(struct slot *sl)
+static struct rpc_request *request_make(struct rpc_server *srv, const struct rpc_service *svc, grpc_byte_buffer *payload, int refs)
 {
 	struct rpc_request *rq = calloc(1, sizeof(*rq));
-	grpc_op op;
 
 	if (!rq)
 		abort();
-	rq->srv = sl->srv;
-	rq->svc = sl->svc;
-	rq->slot = sl;
-	rq->call = sl->call;
-	rq->payload = sl->payload;
+	rq->srv = srv;
+	rq->svc = svc;
+	rq->cost = &srv->costs[svc - srv->o.services];
+	rq->payload = payload;
 	pthread_mutex_init(&rq->lock, NULL);
 	pthread_cond_init(&rq->told, NULL);
+	rq->hold = (struct frame_hold){ 1, hold_over };
+	rq->refs = refs;
+	pthread_mutex_lock(&srv->lock);
+	srv->live++;
+	pthread_mutex_unlock(&srv->lock);
+	return rq;
+}
+
+struct rpc_request *request_by_lane(struct rpc_server *srv, const struct rpc_service *svc, struct lane *l, uint64_t id, const char *peer, grpc_slice frame)
+{
+	struct rpc_request *rq = request_make(srv, svc, grpc_raw_byte_buffer_create(&frame, 1), 3);
+
+	rq->lane = lane_ref(l);
+	rq->lane_id = id;
+	rq->lane_bytes = GRPC_SLICE_LENGTH(frame);
+	strncpy(rq->peer, peer, sizeof(rq->peer) - 1);
+	grpc_slice_unref(frame);
+	return rq;
+}
+
+struct rpc_request *request_new(struct slot *sl)
+{
+	struct rpc_request *rq = request_make(sl->srv, sl->svc, sl->payload, 4);
+	grpc_op op;
+
+	rq->slot = sl;
+	rq->call = sl->call;
 	rq->closed_tag.fn = closed;
 	rq->sent_tag.fn = sent;
-	rq->hold = (struct frame_hold){ 1, hold_over };
 	rq->ops = 2;
-	rq->refs = 4;
 	memset(&op, 0, sizeof(op));
 	op.op = GRPC_OP_RECV_CLOSE_ON_SERVER;
 	op.data.recv_close_on_server.cancelled = &rq->was_cancelled;
 	rt_start(rq->call, &op, 1, &rq->closed_tag);
 	return rq;
+}
+
+static void send_by_lane(struct rpc_request *rq, const grpc_slice *control, const struct iovec *bulk, int nbulk, grpc_status_code status, const char *details)
+{
+	size_t n = control ? GRPC_SLICE_LENGTH(*control) : 0;
+	grpc_slice text;
+
+	for (int i = 0; control && i < nbulk; i++)
+		n += bulk[i].iov_len;
+	if (n > frame_limit(rq->svc->method)) {
+		log_error("%s: reply of %s is too long", rq->svc->method->name, rq->peer);
+		control = NULL;
+		status = GRPC_STATUS_RESOURCE_EXHAUSTED;
+		details = "the reply is too long";
+	}
+	text = control ? grpc_empty_slice() : grpc_slice_from_copied_string(details);
+	lane_reply(rq->lane, rq, status, control ? *control : text, bulk, control ? nbulk : 0);
+	grpc_slice_unref(text);
 }
 
 /* Sends `control` and bulk, or with control NULL the status. Ends the handler's and the hold's references. */
@@ -129,6 +179,12 @@ static void send_reply(struct rpc_request *rq, const grpc_slice *control, const 
 	grpc_slice text;
 	int n = 0, r = 0;
 
+	if (rq->lane) {
+		send_by_lane(rq, control, bulk, nbulk, status, details);
+		frame_hold_drop(&rq->hold);
+		request_unref(rq);
+		return;
+	}
 	memset(op, 0, sizeof(op));
 	op[n++].op = GRPC_OP_SEND_INITIAL_METADATA;
 	if (control)
@@ -190,7 +246,7 @@ static grpc_slice *flatten(grpc_slice control, const struct iovec *bulk, int nbu
 
 static void answer_err(struct rpc_request *rq, int err)
 {
-	struct frame_head h = { .version = RPC_VERSION, .epoch = clock_epoch(), .err = err };
+	struct frame_head h = { .version = RPC_VERSION, .epoch = clock_epoch(), .err = err, .lane = rq->srv->lane_port };
 	grpc_slice control;
 
 	if (frame_control(&h, NULL, &control) < 0)
@@ -258,7 +314,7 @@ static void finish_cached(struct rpc_request *rq, bool executed, grpc_slice cont
 void rpc_reply(struct rpc_request *rq, int err, const ProtobufCMessage *out, const struct iovec *bulk, int nbulk, void (*release)(void *arg),
 	void *arg)
 {
-	struct frame_head h = { .version = RPC_VERSION, .epoch = clock_epoch(), .err = err };
+	struct frame_head h = { .version = RPC_VERSION, .epoch = clock_epoch(), .err = err, .lane = rq->srv->lane_port };
 	grpc_slice control;
 	bool cancelled;
 
@@ -295,7 +351,7 @@ const char *rpc_request_addr(const struct rpc_request *crq)
 	struct rpc_request *rq = (struct rpc_request *)crq; /* filled when first asked for */
 
 	if (!rq->addr)
-		rq->addr = grpc_call_get_peer(rq->call);
+		rq->addr = rq->lane ? lane_addr(rq->lane) : grpc_call_get_peer(rq->call);
 	return rq->addr;
 }
 
@@ -363,7 +419,7 @@ void request_run(struct rpc_request *rq)
 	int r = decode(rq);
 	struct error e;
 
-	if (tls_peer(rq->srv->o.tls, rq->call, rq->peer, sizeof(rq->peer), &e) < 0) {
+	if (!rq->lane && tls_peer(rq->srv->o.tls, rq->call, rq->peer, sizeof(rq->peer), &e) < 0) {
 		if (server_may_warn(rq->srv))
 			log_warn("%s: refused: %s", rpc_request_addr(rq), e.text);
 		send_status(rq, GRPC_STATUS_UNAUTHENTICATED, e.text);

@@ -91,6 +91,9 @@ uint64_t rpc_call_async(struct rpc_channel *ch, const struct rpc_method *m, cons
 	int deadline_ms, rpc_done done, void *arg);
 void rpc_cancel(struct rpc_channel *ch, uint64_t ticket);
 
+/* Calls that went by a direct connection (lane.h); *up: there is one now. */
+uint64_t rpc_channel_direct(struct rpc_channel *ch, bool *up);
+
 /* Called whenever the transport goes up or down (any thread; must not block). */
 void rpc_channel_watch(struct rpc_channel *ch, void (*changed)(void *arg, bool up), void *arg);
 
@@ -149,6 +152,7 @@ struct rpc_server_opts {
 	const struct conf_addr *listen;
 	size_t nlisten;
 	int workers; /* threads for unary handlers */
+	bool lanes;  /* unary calls may come by direct connections too (lane.h): clients are told of them by every reply */
 	const struct rpc_service *services;
 	size_t nservices;
 	void *ctx;
@@ -160,6 +164,7 @@ struct rpc_server_opts {
 };
 int rpc_server_start(const struct rpc_server_opts *o, struct rpc_server **out, struct error *e);
 void rpc_server_stop(struct rpc_server *s); /* cancels calls, waits, frees */
+uint64_t rpc_server_direct(const struct rpc_server *s, unsigned *lanes); /* calls that came by direct connections; how many of those there are */
 uint16_t rpc_server_port(const struct rpc_server *s, size_t i); /* the real port when `listen[i].port` was 0 */
 
 const char *rpc_request_peer(const struct rpc_request *rq);   /* the name in the peer's certificate */

@@ -204,16 +204,13 @@ static struct rpc_request *next_waiting(struct rpc_server *srv)
 	return rq;
 }
 
-static void take_unary(struct slot *sl)
+void server_take(struct rpc_server *srv, struct rpc_request *rq)
 {
-	struct rpc_server *srv = sl->srv;
-	struct rpc_request *rq = request_new(sl);
 	struct rt_cost *cost;
 	uint64_t began;
 	bool run;
 
 	pthread_mutex_lock(&srv->lock);
-	srv->live++;
 	run = srv->running < srv->o.workers;
 	if (run)
 		srv->running++;
@@ -221,9 +218,11 @@ static void take_unary(struct slot *sl)
 		STAILQ_INSERT_TAIL(&srv->waiting, rq, link);
 	pthread_mutex_unlock(&srv->lock);
 	while (run && rq) {
-		grpc_metadata_array_destroy(&rq->slot->md);
-		cost = rq->slot->cost;
-		slot_ask(rq->slot);
+		cost = rq->cost;
+		if (rq->slot) {
+			grpc_metadata_array_destroy(&rq->slot->md);
+			slot_ask(rq->slot);
+		}
 		rt_cost_begin(cost);
 		began = rt_now_ns();
 		request_run(rq);
@@ -244,7 +243,7 @@ static void slot_fired(struct rt_tag *t, bool ok)
 		grpc_metadata_array_destroy(&sl->md);
 		slot_ask(sl);
 	} else {
-		take_unary(sl);
+		server_take(sl->srv, request_new(sl));
 	}
 }
 
@@ -352,7 +351,7 @@ static void make_slots(struct rpc_server *srv)
 		handle = grpc_server_register_method(srv->gs, svc->method->name, NULL,
 			svc->method->kind == RPC_UNARY ? GRPC_SRM_PAYLOAD_READ_INITIAL_BYTE_BUFFER : GRPC_SRM_PAYLOAD_NONE, 0);
 		for (j = 0; j < per; j++)
-			srv->slots[srv->nslots++] = (struct slot){ .tag.fn = slot_fired, .srv = srv, .svc = svc, .cost = &srv->costs[i], .handle = handle };
+			srv->slots[srv->nslots++] = (struct slot){ .tag.fn = slot_fired, .srv = srv, .svc = svc, .handle = handle };
 	}
 }
 
@@ -381,6 +380,7 @@ static void server_free(struct rpc_server *srv)
 	pthread_cond_destroy(&srv->idle);
 	pthread_mutex_destroy(&srv->cache_lock);
 	free((void *)srv->o.services);
+	free(srv->doors);
 	free(srv->slots);
 	free(srv->costs);
 	free(srv->ports);
@@ -434,10 +434,12 @@ int rpc_server_start(const struct rpc_server_opts *o, struct rpc_server **out, s
 	srv->gs = create_server();
 	make_slots(srv);
 	r = listen_all(srv, e);
-	if (!r && rt_threads_add(srv->o.workers) < 0)
+	if (!r && rt_threads_add(RT_CALLS, srv->o.workers) < 0)
 		r = error_set(e, EAGAIN, "cannot start threads");
 	if (!r) {
 		srv->started = true;
+		if (srv->o.lanes)
+			server_lanes_listen(srv);
 		grpc_server_start(srv->gs);
 		for (i = 0; i < srv->nslots; i++)
 			slot_ask(&srv->slots[i]);
@@ -469,11 +471,14 @@ void rpc_server_stop(struct rpc_server *srv)
 	HANDOVER_GIVE(&srv->down_tag);
 	grpc_server_shutdown_and_notify(srv->gs, rt_cq(), &srv->down_tag);
 	grpc_server_cancel_all_calls(srv->gs);
+	server_lanes_stop(srv);
 	pthread_mutex_lock(&srv->lock);
-	while (!srv->down || srv->live || srv->running || srv->rechecking || (srv->started && srv->quiet < srv->nslots + 1))
+	while (!srv->down || srv->live || srv->nlanes || srv->nshaking || srv->ndoors || srv->running || srv->rechecking || (srv->started && srv->quiet < srv->nslots + 1))
 		pthread_cond_wait(&srv->idle, &srv->lock);
 	pthread_mutex_unlock(&srv->lock);
-	rt_threads_del(srv->o.workers);
+	rt_threads_del(RT_CALLS, srv->o.workers);
+	if (srv->doors)
+		rt_threads_del(RT_LANES, srv->o.workers);
 	server_free(srv);
 }
 

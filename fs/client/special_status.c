@@ -243,6 +243,32 @@ static int recalls_read(struct fs *fs, const struct special_who *w, char **text,
 
 /* ---- calls and hits */
 
+/* Calls that went by a connection without gRPC, of each server. */
+static void direct_each(struct fs *fs, void (*fn)(FILE *f, const struct server *s, uint64_t calls, int up), FILE *f)
+{
+	struct server *s;
+	bool meta, bulk;
+	uint64_t n;
+
+	pthread_mutex_lock(&fs->table_lock);
+	list_each(s, &fs->servers, link) {
+		n = rpc_channel_direct(s->meta, &meta) + rpc_channel_direct(s->bulk, &bulk);
+		fn(f, s, n, meta + bulk);
+	}
+	pthread_mutex_unlock(&fs->table_lock);
+}
+
+static void direct_row(FILE *f, const struct server *s, uint64_t calls, int up)
+{
+	fprintf(f, "direct %s calls=%llu connections=%d\n", s->name, (unsigned long long)calls, up);
+}
+
+static void direct_metric(FILE *f, const struct server *s, uint64_t calls, int up)
+{
+	(void)up;
+	fprintf(f, "spritefs_direct_calls_total{server=\"%s\"} %llu\n", s->name, (unsigned long long)calls);
+}
+
 static int rpc_read(struct fs *fs, const struct special_who *w, char **text, size_t *len)
 {
 	struct text t;
@@ -256,6 +282,7 @@ static int rpc_read(struct fs *fs, const struct special_who *w, char **text, siz
 		if (fs->count[i])
 			fprintf(t.f, "%s %llu %.1f\n", call_op_name(i), (unsigned long long)fs->count[i], (double)fs->nanos[i] / (double)fs->count[i] / 1e3);
 	fprintf(t.f, "retries %llu\n", (unsigned long long)atomic_load(&fs->retries));
+	direct_each(fs, direct_row, t.f);
 	return text_end(&t, text, len);
 }
 
@@ -305,6 +332,8 @@ static int metrics_read(struct fs *fs, const struct special_who *w, char **text,
 	metric(t.f, "local_absent_total", "counter", "Absent names that needed no server.", fs->local_absent);
 	metric(t.f, "retries_total", "counter", "Calls sent again because a server was away.", fs->retries);
 	metric(t.f, "restarts_total", "counter", "How often spritefs was started again under this mount.", keep_head()->restarts);
+	fprintf(t.f, "# HELP spritefs_direct_calls_total Calls that went by a connection without gRPC.\n# TYPE spritefs_direct_calls_total counter\n");
+	direct_each(fs, direct_metric, t.f);
 	fprintf(t.f, "# HELP spritefs_rpc_calls_total Calls by operation.\n# TYPE spritefs_rpc_calls_total counter\n");
 	for (i = 0; i < FS_NOPS; i++)
 		if (fs->count[i])

@@ -124,15 +124,17 @@ json_t *fsd_status(struct fsd *d)
 	json_t *clients = json_array();
 	struct clients_json x = {d, clients};
 	size_t held, waiting, leases, owed, opens = 0;
-	uint64_t recalls;
+	unsigned lanes = 0;
+	uint64_t recalls, direct = d->server ? rpc_server_direct(d->server, &lanes) : 0;
 
 	clients_each(&d->clients, client_json, &x);
 	openstate_each(&d->opens, count_open, &opens);
 	locks_count(d, &held, &waiting);
 	lease_totals(d, &leases, &recalls, &owed);
-	return json_pack("{s:s,s:b,s:b,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:{s:I,s:I},s:o}", "name", d->conf->name, "root", d->root, "grace", recover_in_grace(d), "domains",
+	return json_pack("{s:s,s:b,s:b,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:{s:I,s:I},s:I,s:I,s:o}", "name", d->conf->name, "root", d->root, "grace", recover_in_grace(d), "domains",
 		domains_json(d), "clients", clients, "prefixes", prefixes_json(d), "grants", grants_json(&d->grants), "opens",
-		(json_int_t)opens, "leases", (json_int_t)leases, "recalls", (json_int_t)recalls, "recalls_owed", (json_int_t)owed, "locks", "held", (json_int_t)held, "waiting", (json_int_t)waiting, "rpc", rpcs_json(d));
+		(json_int_t)opens, "leases", (json_int_t)leases, "recalls", (json_int_t)recalls, "recalls_owed", (json_int_t)owed, "locks", "held", (json_int_t)held, "waiting", (json_int_t)waiting,
+		"direct_calls", (json_int_t)direct, "direct_connections", (json_int_t)lanes, "rpc", rpcs_json(d));
 }
 
 /* ---- verbs ----------------------------------------------------------------------------------------------- */

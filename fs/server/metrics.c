@@ -64,6 +64,8 @@ void metrics_print(FILE *f, json_t *status)
 	gauge(f, status, "recalls_owed", "spritefsd_recalls_owed", "gauge", "Recalls that no client has acknowledged yet.");
 	gauge(f, locks, "held", "spritefsd_locks_held", "gauge", "Ranges locked.");
 	gauge(f, locks, "waiting", "spritefsd_locks_waiting", "gauge", "Lock requests that wait.");
+	gauge(f, status, "direct_calls", "spritefsd_direct_calls_total", "counter", "Calls that came by a connection without gRPC.");
+	gauge(f, status, "direct_connections", "spritefsd_direct_connections", "gauge", "Connections without gRPC.");
 	per_client(f, clients, "opens", "spritefsd_client_opens", "Open file descriptions by client.");
 	per_client(f, clients, "leases", "spritefsd_client_leases", "Objects on which the client holds a lease.");
 	per_client(f, clients, "parked", "spritefsd_client_parked", "Operations that wait for acknowledgements of others.");

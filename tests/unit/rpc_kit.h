@@ -223,6 +223,8 @@ static void lost_handler(void *ctx, const char *peer)
 	kit_lost++;
 }
 
+static bool kit_lanes; /* servers take direct connections */
+
 static struct rpc_server *kit_server(struct rpc_tls *t, uint16_t *port)
 {
 	static const struct rpc_service services[] = {
@@ -231,7 +233,7 @@ static struct rpc_server *kit_server(struct rpc_tls *t, uint16_t *port)
 		{ &kit_str, NULL, str_handler },
 	};
 	struct conf_addr a = { "127.0.0.1", *port };
-	struct rpc_server_opts o = { .tls = t, .listen = &a, .nlisten = 1, .workers = 3, .services = services, .nservices = ARRAY_SIZE(services),
+	struct rpc_server_opts o = { .tls = t, .listen = &a, .nlisten = 1, .workers = 3, .lanes = kit_lanes, .services = services, .nservices = ARRAY_SIZE(services),
 		.peer_lost = lost_handler };
 	struct rpc_server *s = NULL;
 	struct error e = { 0 };
