@@ -54,5 +54,15 @@ sh_on ws2 'i=0; while [ $i != 200 ]; do n=$((10#$(cat /sprite/k/hand))); [ $n -g
 same "given up with the last write of a file, the server dying then" "" "$(dies_at write-given-up ws1 bash -c 'for i in $(seq 200); do printf "%03d\n" $i 1<>/sprite/k/hand; sleep 0.01; done')"
 wait $reader
 same "another node has seen it grow, and nothing that was over" "" "$(cat "$TMP/seen")"
+# the server stands in the middle of such a write: who only looks does not wait for it, however many they are
+on fs1 sh -c "echo hold >$F/write-given-up"
+sh_on ws1 'i=200; until [ -e /tmp/end ]; do i=$((i + 1)); printf "%03d\n" $i 1<>/sprite/k/hand; sleep 0.01; done' & writer=$!
+sh_on ws2 'until [ -e /tmp/end ]; do cat /sprite/k/hand; sleep 0.01; done' >/dev/null & reader=$!
+check "a write is held" until_true 20 on fs1 test -e $F/write-given-up.held
+check "forty look at its file meanwhile" sh_on ws2 'for i in $(seq 40); do timeout 60 stat /sprite/k/hand >/dev/null & p="$p $!"; done; for i in $p; do wait $i || exit 1; done'
+check "and others work" sh_on ws2 'timeout 60 sh -c "echo x >/sprite/k/other && rm /sprite/k/other"'
+check "it is held still" on fs1 rm $F/write-given-up.held
+on ws1 touch /tmp/end; on ws2 touch /tmp/end; wait $writer $reader
+on ws1 sh -c 'printf "200\n" >/sprite/k/hand'
 same "both see the last" "200 200" "$(on ws2 cat /sprite/k/hand) $(on ws1 cat /sprite/k/hand)"
 finish
