@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Selection (select.h). Hosts of one class (architecture, features, policy) share three heaps, each ordered by longest idle (select_heap.c). A question looks at
+ * Selection (select.h). Hosts of one class (architecture, features, policy) share three heaps, each ordered by use and idleness (select_heap.c). A question looks at
  * the tops of the heaps of the classes that fit.
  */
 #include "migd/select_in.h"

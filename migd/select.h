@@ -4,6 +4,7 @@
  *
  * Rules (Douglis and Ousterhout 1991, section 5; Douglis' thesis, chapter 6):
  *  - longest-idle host first: those given out had been idle for 17 h on average, those that evicted only 4 min;
+ *  - a second job goes to a host when all others have their first, and so on, by the part of a host's slots that is used;
  *  - a host has one slot per CPU; a slot is granted to one asker until released, reclaimed or the host is lost;
  *  - a slot that does low-priority work may be taken for normal or high work, a normal one for high;
  *  - fair shares: who asks and has less than slots/askers gets a slot back from who has the most above it;

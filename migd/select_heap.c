@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Hosts in the order in which they are given out: three heaps for each class, with a free slot, with a slot that does low-priority work, with one that does
+ * Hosts in the order in which they are given out, least used and then longest idle: three heaps for each class, with a free slot, with a slot that does low-priority work, with one that does
  * normal work. Pure, as all of select.
  */
 #include "migd/select_in.h"
 #include <string.h>
 
+/* A second job on one host is worth less to who asks than one on another (its caches, its disk, its memory), and an owner who comes back meets fewer. */
 bool host_before(const struct host *a, const struct host *b)
 {
+	unsigned in_a = a->used * b->slots, in_b = b->used * a->slots; /* at most SELECT_SLOTS_MAX squared */
+
+	if (in_a != in_b)
+		return in_a < in_b;
 	if (a->idle_since != b->idle_since)
 		return a->idle_since < b->idle_since;
 	return strcmp(a->name, b->name) < 0;
@@ -70,7 +75,9 @@ void host_refile(struct host *x)
 
 		if (want[l] && !x->pos[l])
 			heap_add(h, l, x);
-		else if (!want[l] && x->pos[l])
+		else if (want[l])
+			heap_settle(h, l, x->pos[l] - 1);
+		else if (x->pos[l])
 			heap_remove(h, l, x);
 	}
 }

@@ -72,11 +72,11 @@ struct select {
 	struct select_totals totals;
 };
 
-/* select_heap.c: the hosts of a class, longest idle first. */
+/* select_heap.c: the hosts of a class, those of whose slots the smallest part is used first, of these the longest idle. */
 bool host_before(const struct host *a, const struct host *b);
 /* Puts the host in just the heaps in which it belongs now. Called after every change of its fields. */
 void host_refile(struct host *x);
-/* The longest-idle host of a heap that is neither of the two (NULL: no name). */
+/* The first host of a heap that is neither of the two (NULL: no name). */
 struct host *heap_best(const struct heap *h, const char *not_this, const char *nor_this);
 
 /* select_table.c. Whatever is got is made when it is not there (NULL: out of memory), and forgotten when nothing is left of it. */

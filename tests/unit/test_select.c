@@ -65,6 +65,31 @@ static void test_longest_idle_first(void)
 	select_free(s);
 }
 
+static void test_spread(void)
+{
+	static const char *const order[] = {"c", "b", "a", "c", "c", "b", "c"};
+	struct select *s = fresh();
+	struct select_ask a = ask_of(1, 1000, 7);
+	struct select_grant g[7];
+
+	host(s, "b", 20, 2, true);
+	host(s, "a", 30, 1, true);
+	host(s, "c", 10, 4, true);
+	CU_ASSERT_EQUAL(select_ask(s, &a, g), 7);
+	for (int i = 0; i < 7; i++)
+		CU_ASSERT_STRING_EQUAL(g[i].host, order[i]);
+	/* What is given back counts no more, whichever it was. */
+	CU_ASSERT_EQUAL(select_release(s, g[2].id), 0);
+	CU_ASSERT_EQUAL(select_release(s, g[1].id), 0);
+	CU_ASSERT_EQUAL(select_release(s, g[5].id), 0);
+	a.want = 3;
+	CU_ASSERT_EQUAL(select_ask(s, &a, g), 3);
+	CU_ASSERT_STRING_EQUAL(g[0].host, "b");
+	CU_ASSERT_STRING_EQUAL(g[1].host, "a");
+	CU_ASSERT_STRING_EQUAL(g[2].host, "b");
+	select_free(s);
+}
+
 static void test_nonsense(void)
 {
 	static const struct select_host odd[] = {
@@ -382,6 +407,7 @@ int main(void)
 	CU_add_test(s, "hosts and users that say nonsense", test_nonsense);
 	CU_add_test(s, "CPU features", test_features);
 	CU_add_test(s, "longest idle first", test_longest_idle_first);
+	CU_add_test(s, "jobs are spread over hosts", test_spread);
 	CU_add_test(s, "filters", test_filters);
 	CU_add_test(s, "two are passed over", test_two_passed_over);
 	CU_add_test(s, "a waiter is called back", test_waiter_is_called_back);
