@@ -692,6 +692,7 @@ void call_init(struct fs *fs)
 	list_init(&fs->interrupted);
 	list_init(&fs->parked_intr);
 	list_init(&fs->young);
+	list_init(&fs->spares);
 	list_init(&fs->claims);
 	list_init(&fs->wb_files);
 }

@@ -46,6 +46,7 @@ void home_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a); /* 
 bool home_fresh(struct inode *ino, struct home_attr *a); /* what came less than HOME_BOUND_NS ago */
 void home_changed(struct inode *ino); /* by a call of ours that is answered; may be NULL */
 bool home_let_in(const struct rpc_msg *out); /* an answer to Refresh: does it say that who asked may use the home? */
+bool home_roots(const struct inode *ino); /* with inode.lock: nobody but root can change it */
 void home_end(struct inode *ino);
 /* Around a look-up that is sent; id 0: the name is not there. */
 void home_note(struct call *c);
@@ -97,6 +98,8 @@ void stream_open_local(struct fs *fs, struct inode *ino);
 /* Tells servers of home domains of what has been open here for a while. */
 void stream_tick(struct fs *fs, uint64_t now_mono);
 void stream_young(struct fs *fs, struct stream *st);
+/* One that is released and open at the server: true if it stays so for a while, with the caller's reference. */
+bool stream_spare(struct fs *fs, struct stream *st);
 /* The same without waiting; then call_submit(c). */
 void stream_open_local_then(struct inode *ino, struct call *c);
 /* Closes an open of the server that no stream has. Takes over a reference of ino. */
@@ -331,8 +334,9 @@ uint64_t session_unique(void);
 bool session_resent(void);
 const void *session_request(size_t *len); /* what this thread is handling, as the kernel sent it */
 bool session_second(void); /* it has been put aside before: park.c */
+uint64_t session_began(void); /* when it was, on clock_mono_ns(); now, if it was not */
 /* Handles a request that was put aside, from its start, answering on that clone; its fuse_req_t is gone. */
-void session_replay(struct fs *fs, const void *bytes, size_t len, int fd, bool interrupted);
+void session_replay(struct fs *fs, const void *bytes, size_t len, int fd, uint64_t since, bool interrupted);
 struct keep *session_buffer_record(void *buf); /* a request's buffer lies in a record; the data may be kept where it is */
 
 int session_bump_epoch(struct fs *fs); /* the kernel looks up every name again; -errno when it cannot */

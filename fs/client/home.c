@@ -8,7 +8,8 @@
  * what it meant, and has none that it had not.
  *
  * Invariants
- * 1. Nothing is believed for longer than HOME_BOUND_NS after the home was asked: the bound is what it was.
+ * 1. Who asks is told nothing that the home was asked about longer than HOME_BOUND_NS before: the bound is what it was. (Before he asked: a home that is slow to answer would never be
+ *    believed, and asked the more for that.)
  * 2. Only what belongs to root, without ACL, and nobody else may write; and only for who is not root: nobody sees his own changes late. What root changes by way of this
  *    mount is void from the moment the change is answered (home_changed()), and a Refresh that was sent before does not count.
  * 3. Two changes within one tick of the home's clock leave the same time behind: a name is learnt only in a directory that has been known, as it is, for SETTLED_NS, and
@@ -29,7 +30,9 @@
 #include "fs/refresh.h"
 
 #define SETTLED_NS  1000000000ull
-#define USED_NS	    10000000000ull /* not asked about unless it was in use within that time */
+#define USED_NS	    10000000000ull /* what was in use within that time is asked about, as far as there is room for it; */
+#define LATE_NS	    600000000000ull /* and what was within that, as long as it is not more than LATE_MAX in all: who compiles again after a while needs what he needed then */
+#define LATE_MAX    512
 #define NAMES_MAX   4096	   /* of one directory */
 #define ALL_MAX	    65536
 
@@ -151,8 +154,7 @@ void home_changed(struct inode *ino)
 
 /* ---- names */
 
-/* With inode.lock. */
-static bool roots_alone(const struct inode *ino)
+bool home_roots(const struct inode *ino)
 {
 	const struct home_known *h = ino->home;
 
@@ -167,7 +169,7 @@ void home_note(struct call *c)
 	if (!dir->dom || !dir->dom->home)
 		return;
 	pthread_mutex_lock(&dir->lock);
-	if (roots_alone(dir) && dir->now_at && clock_mono_ns() - dir->home->since > SETTLED_NS)
+	if (home_roots(dir) && dir->now_at && clock_mono_ns() - dir->home->since > SETTLED_NS)
 		c->mark2 = dir->home->version;
 	pthread_mutex_unlock(&dir->lock);
 }
@@ -198,6 +200,12 @@ void home_learn(struct call *c, const char *name, uint64_t id)
 	pthread_mutex_unlock(&dir->lock);
 }
 
+/* With inode.lock. A Refresh can tell that it is as it was: else it is asked for by itself. */
+static bool is_settled(const struct home_known *h)
+{
+	return h->came_at > h->since + SETTLED_NS;
+}
+
 /* What the name means (0: it is not there), and until when that is good: perhaps no longer. */
 static bool name_known(struct inode *dir, const char *name, uint64_t *id, uint64_t *until)
 {
@@ -206,8 +214,10 @@ static bool name_known(struct inode *dir, const char *name, uint64_t *id, uint64
 
 	pthread_mutex_lock(&dir->lock);
 	h = dir->home;
-	if (roots_alone(dir) && h->names_version == h->version && h->names_changes == atomic_load(&dir->changes) && h->names_mounts == atomic_load(&dir->dom->home_mounts))
+	if (home_roots(dir) && h->names_version == h->version && h->names_changes == atomic_load(&dir->changes) && h->names_mounts == atomic_load(&dir->dom->home_mounts))
 		v = hash_get(&h->names, name, strlen(name));
+	if (v && dir->now_at + HOME_BOUND_NS <= session_began() && !is_settled(h))
+		v = NULL;
 	if (v) {
 		*id = (uint64_t)(uintptr_t)v - 1;
 		*until = !dir->now_at ? 0 : (dir->now_at < h->names_at ? dir->now_at : h->names_at) + HOME_BOUND_NS;
@@ -221,7 +231,7 @@ static bool attr_known(struct inode *ino, struct stat *st, uint64_t *until)
 	bool yes;
 
 	pthread_mutex_lock(&ino->lock);
-	yes = roots_alone(ino);
+	yes = home_roots(ino) && (is_settled(ino->home) || ino->now_at + HOME_BOUND_NS > session_began());
 	if (yes) {
 		*st = ino->home->st;
 		*until = ino->now_at ? ino->now_at + HOME_BOUND_NS : 0;
@@ -253,7 +263,7 @@ static size_t in_use(const struct domain *dom, uint64_t ids[REFRESH_MAX])
 	for (l = used_list.prev; l != &used_list && n < REFRESH_MAX; l = l->prev) {
 		struct home_known *h = list_entry(l, struct home_known, link);
 
-		if (now - h->used_at > USED_NS)
+		if (now - h->used_at > USED_NS && (n >= LATE_MAX || now - h->used_at > LATE_NS))
 			break;
 		if (h->ino->dom == dom)
 			ids[n++] = h->ino->id;
@@ -278,7 +288,7 @@ static struct refresh *refresh_new(struct fs *fs, const struct domain *dom)
 		if (!ino)
 			continue;
 		pthread_mutex_lock(&ino->lock);
-		take = ino->dom == dom && ino->handle_len && roots_alone(ino);
+		take = ino->dom == dom && ino->handle_len && home_roots(ino) && is_settled(ino->home);
 		if (take)
 			r->of[r->n].version = ino->home->version;
 		pthread_mutex_unlock(&ino->lock);
@@ -301,7 +311,7 @@ static void answered(struct inode *ino, uint64_t version, const struct refresh_a
 
 	pthread_mutex_lock(&ino->lock);
 	h = ino->home;
-	if (a && !a->err && h->version == version && h->void_at < asked && h->came_at > h->since + SETTLED_NS && a->ctime == ino->now.ctime && a->change == ino->now.change) {
+	if (a && !a->err && h->version == version && h->void_at < asked && is_settled(h) && a->ctime == ino->now.ctime && a->change == ino->now.change) {
 		h->names_at = asked;
 		if (ino->no_cap_at > h->since + SETTLED_NS || (ino->no_cap_at && asked > h->since + SETTLED_NS))
 			ino->no_cap_at = asked;
@@ -399,7 +409,7 @@ static bool refresh_wait(struct fs *fs, fuse_req_t req, struct domain *dom)
 
 static double seconds_to(uint64_t until, uint64_t now)
 {
-	return (double)(until - now) / 1e9;
+	return until > now ? (double)(until - now) / 1e9 : 0;
 }
 
 bool home_lookup(struct fs *fs, fuse_req_t req, struct inode *dir, const char *name)
@@ -421,7 +431,7 @@ bool home_lookup(struct fs *fs, fuse_req_t req, struct inode *dir, const char *n
 		used(ino, now);
 		until = child_until < until ? child_until : until;
 	}
-	if (until <= now || !call_let_in(fs, dir->dom, who->uid)) {
+	if (until <= session_began() || !call_let_in(fs, dir->dom, who->uid)) {
 		waits = refresh_wait(fs, req, dir->dom);
 		if (ino)
 			inode_put(fs, ino);
@@ -451,7 +461,7 @@ bool home_getattr(struct fs *fs, fuse_req_t req, struct inode *ino)
 	if (!ino->dom || !ino->dom->home || who->uid == 0 || !attr_known(ino, &st, &until))
 		return false;
 	used(ino, now);
-	if (until <= now || !call_let_in(fs, ino->dom, who->uid))
+	if (until <= session_began() || !call_let_in(fs, ino->dom, who->uid))
 		return refresh_wait(fs, req, ino->dom);
 	atomic_fetch_add_explicit(&fs->local_attrs, 1, memory_order_relaxed);
 	fuse_reply_attr(req, &st, seconds_to(until, now));

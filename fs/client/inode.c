@@ -462,7 +462,7 @@ uint64_t inode_any_open(struct inode *ino)
 
 	pthread_mutex_lock(&ino->lock);
 	list_each(st, &ino->streams, link)
-		if (st->open && st->open != STREAM_UNBORN) {
+		if (st->open && st->open != STREAM_UNBORN && !st->spare) {
 			open = st->open;
 			break;
 		}

@@ -13,6 +13,7 @@
 #include <linux/fuse.h>
 #include <stdlib.h>
 #include <string.h>
+#include "conf/clock.h"
 
 struct parked {
 	struct list link, intr_link;
@@ -21,6 +22,7 @@ struct parked {
 	fuse_req_t req;
 	bool waits, intr;
 	int fd;
+	uint64_t since;
 	size_t len;
 	uint64_t bytes[];
 };
@@ -45,7 +47,7 @@ struct parked *park_new(struct fs *fs, fuse_req_t req, struct inode *at)
 
 	if (!p)
 		return NULL;
-	*p = (struct parked){.fs = fs, .at = at, .req = req, .fd = session_fd(), .len = len};
+	*p = (struct parked){.fs = fs, .at = at, .req = req, .fd = session_fd(), .since = clock_mono_ns(), .len = len};
 	list_init(&p->link);
 	list_init(&p->intr_link);
 	memcpy(p->bytes, bytes, len);
@@ -111,7 +113,7 @@ void park_again(struct fs *fs, struct list *parked)
 		bool intr = parked_end(p);
 
 		fuse_reply_none(p->req); /* this life of it */
-		session_replay(fs, p->bytes, p->len, p->fd, intr);
+		session_replay(fs, p->bytes, p->len, p->fd, p->since, intr);
 		free(p);
 	}
 }

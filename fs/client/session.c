@@ -23,6 +23,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <unistd.h>
+#include "conf/clock.h"
 #include "conf/log.h"
 #include "fs/client/holder.h"
 #include "fs/client/kept.h"
@@ -44,7 +45,8 @@
 
 static __thread int reply_fd = -1;
 static __thread void *buffer;
-static __thread bool buffer_taken, kill_suid, swallow, second;
+static __thread bool buffer_taken, kill_suid, swallow;
+static __thread uint64_t second; /* since when it was put aside; 0: it was not */
 static __thread uint64_t unique;
 static __thread const void *request;
 static __thread size_t request_len;
@@ -233,6 +235,11 @@ bool session_second(void)
 	return second;
 }
 
+uint64_t session_began(void)
+{
+	return second ? second : clock_mono_ns();
+}
+
 /* As if the kernel had asked that it be interrupted: libfuse finds it when the request comes, or has the kernel say it again. */
 static void interrupt_feed(struct fs *fs, const struct fuse_in_header *of)
 {
@@ -245,7 +252,7 @@ static void interrupt_feed(struct fs *fs, const struct fuse_in_header *of)
 	fuse_session_process_buf(fs->se, &fb);
 }
 
-void session_replay(struct fs *fs, const void *bytes, size_t len, int fd, bool interrupted)
+void session_replay(struct fs *fs, const void *bytes, size_t len, int fd, uint64_t since, bool interrupted)
 {
 	struct fuse_buf fb = {.mem = (void *)bytes, .size = len};
 	const void *old = request;
@@ -257,11 +264,11 @@ void session_replay(struct fs *fs, const void *bytes, size_t len, int fd, bool i
 	request = bytes;
 	request_len = len;
 	request_look(bytes, len);
-	second = true;
+	second = since;
 	if (interrupted)
 		interrupt_feed(fs, bytes);
 	fuse_session_process_buf(fs->se, &fb);
-	second = false;
+	second = 0;
 	session_reply_on(fd);
 	request = old;
 	request_len = old_len;

@@ -204,8 +204,8 @@ struct stream {
 	uint64_t fh;
 	struct keep *keep; /* inode.lock */
 	struct list link; /* inode.streams, under inode.lock */
-	struct list young; /* fs.young, under fs.wait_lock */
-	uint64_t opened_ns;
+	struct list young; /* fs.young, or, when it is released, fs.spares; under fs.wait_lock */
+	uint64_t opened_ns; /* when it came there */
 	struct inode *ino;
 	uint32_t refs;	  /* inode.lock */
 	int flags;	  /* O_* of the open */
@@ -213,6 +213,7 @@ struct stream {
 	atomic_uint_fast64_t open; /* the server's id */
 	uint64_t epoch; /* of the server's life that `open` is of; inode.lock */
 	bool released; /* inode.lock */
+	bool spare;    /* inode.lock: and its open at the server can be had, stream_local.c */
 	uint64_t flushed; /* boot clock: when somebody closed it last (FLUSH); its RELEASE is most likely on its way; inode.lock */
 	unsigned ndirty; /* chunks of write-behind that need it; inode.lock */
 	bool unlock;	 /* its close drops the flock of unlock_owner */
@@ -285,6 +286,7 @@ struct fs {
 	uint64_t old_until;	   /* boot clock: those left by then were given up by who asked; 0: none left */
 	struct list claims;	   /* hand.c */
 	struct list young;	   /* streams of home domains that the server does not know yet, oldest first */
+	struct list spares;	   /* and those that are released, and still open at the server */
 	pthread_t ticker;
 
 	atomic_uint_fast64_t numbers; /* of queued calls of all servers */

@@ -334,9 +334,8 @@ void stream_opened(struct fs *fs, struct stream *st, uint64_t open, bool local)
 
 void stream_release(struct fs *fs, struct stream *st, bool unlock, uint64_t owner)
 {
+	bool dirty, stays = false;
 	uint64_t open;
-
-	bool dirty;
 
 	pthread_mutex_lock(&st->ino->lock);
 	st->released = true;
@@ -353,11 +352,14 @@ void stream_release(struct fs *fs, struct stream *st, bool unlock, uint64_t owne
 	pthread_mutex_unlock(&st->ino->lock);
 	if (dirty) /* the last chunk closes it */
 		wb_flush_start(fs, st->ino);
+	else if (open && !unlock && (stays = stream_spare(fs, st)))
+		;
 	else if (open && !unlock && here_close(fs, st))
 		;
 	else if (open)
 		stream_close(fs, st);
-	stream_put(fs, st);
+	if (!stays)
+		stream_put(fs, st);
 	pthread_mutex_lock(&fs->recall_lock);
 	pthread_cond_broadcast(&fs->wb_cond);
 	pthread_mutex_unlock(&fs->recall_lock);

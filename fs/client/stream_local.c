@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Files that are open here only (open id 0): under ATTR an open for reading needs no word with the server. It is told when it must know: a change that would take the file from us, a lock;
- * of those of home domains after a moment. And descriptors that somebody has closed, whose RELEASE is still to come.
+ * of those of home domains after a moment, unless an open that it knows can be had for it (spares). And descriptors that somebody has closed, whose RELEASE is still to come.
  */
 #include "fs/client/client.h"
 #include <stdlib.h>
@@ -9,6 +9,7 @@
 #include "conf/clock.h"
 
 #define YOUNG_NS   150000000ull
+#define SPARE_NS   10000000000ull
 #define RELEASE_NS 5000000ull /* a RELEASE comes that long after the FLUSH before it, at most; else another descriptor has it open */
 
 /* The next local stream of ino after the `skip` first ones, with a reference. */
@@ -64,6 +65,91 @@ void stream_young(struct fs *fs, struct stream *st)
 	pthread_mutex_unlock(&fs->wait_lock);
 }
 
+/*
+ * Spares. A compiler that is started over and over has the same twenty files of its home open each time, for longer than a moment: two calls for each of them. So an open of what only
+ * root may change there is not closed when its stream is released, but kept for some seconds for the next stream of the same file and user. Its record says that it is released: when we
+ * are killed the next spritefs closes it. An open of a former life of the server is worth nothing.
+ */
+bool stream_spare(struct fs *fs, struct stream *st)
+{
+	struct inode *ino = st->ino;
+	bool good;
+
+	pthread_mutex_lock(&ino->lock);
+	good = ino->dom && ino->dom->home && ino->dom->server && st->epoch == ino->dom->server->epoch && st->open && st->keep && !st->dir && !st->ngroups && !st->shared && !st->claimed &&
+		!st->offered && (st->flags & O_ACCMODE) == O_RDONLY && home_roots(ino);
+	pthread_mutex_unlock(&ino->lock);
+	if (!good)
+		return false;
+	pthread_mutex_lock(&fs->wait_lock);
+	good = list_empty(&st->young);
+	if (good) {
+		st->opened_ns = clock_mono_ns();
+		list_add_tail(&fs->spares, &st->young);
+	}
+	pthread_mutex_unlock(&fs->wait_lock);
+	if (good) {
+		pthread_mutex_lock(&ino->lock);
+		st->spare = true;
+		pthread_mutex_unlock(&ino->lock);
+	}
+	return good;
+}
+
+/* Is there one for st? What was its own stream then has nothing that would have to be closed. */
+static bool spare_take(struct fs *fs, struct stream *st)
+{
+	struct inode *ino = st->ino;
+	struct stream *s, *found = NULL;
+
+	pthread_mutex_lock(&ino->lock);
+	list_each(s, &ino->streams, link)
+		if (s->spare && s->epoch == ino->dom->server->epoch && s->flags == st->flags && s->uid == st->uid && s->gid == st->gid && !st->ngroups) {
+			found = s;
+			break;
+		}
+	if (found && !st->released && !st->open) {
+		uint64_t open = found->open;
+
+		found->spare = false;
+		found->open = 0;
+		keep_free(found->keep); /* first: an open that two records had would be closed under the one that lives */
+		found->keep = NULL;
+		st->open = open;
+		st->epoch = found->epoch;
+		atomic_fetch_sub(&fs->local_streams, 1);
+		stream_changed(st);
+	} else {
+		found = NULL;
+	}
+	pthread_mutex_unlock(&ino->lock);
+	return found;
+}
+
+static void spares_tick(struct fs *fs, uint64_t now)
+{
+	struct stream *st;
+	bool close_it;
+
+	pthread_mutex_lock(&fs->wait_lock);
+	while (!list_empty(&fs->spares)) {
+		st = list_entry(fs->spares.next, struct stream, young);
+		if (now - st->opened_ns < SPARE_NS)
+			break;
+		list_del(&st->young);
+		pthread_mutex_unlock(&fs->wait_lock);
+		pthread_mutex_lock(&st->ino->lock);
+		close_it = st->spare;
+		st->spare = false;
+		pthread_mutex_unlock(&st->ino->lock);
+		if (close_it)
+			stream_close(fs, st);
+		stream_put(fs, st);
+		pthread_mutex_lock(&fs->wait_lock);
+	}
+	pthread_mutex_unlock(&fs->wait_lock);
+}
+
 static void young_done(struct call *k, int err, struct rpc_msg *out)
 {
 	struct stream *st = (struct stream *)k->fi.fh;
@@ -88,13 +174,14 @@ void stream_tick(struct fs *fs, uint64_t now)
 		pthread_mutex_lock(&st->ino->lock);
 		wanted = !st->released && !st->open;
 		pthread_mutex_unlock(&st->ino->lock);
-		if (wanted)
+		if (wanted && !spare_take(fs, st))
 			stream_open_start(fs, st, young_done, NULL); /* with the reference of the list */
 		else
 			stream_put(fs, st);
 		pthread_mutex_lock(&fs->wait_lock);
 	}
 	pthread_mutex_unlock(&fs->wait_lock);
+	spares_tick(fs, now);
 }
 
 struct together {
