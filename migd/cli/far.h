@@ -22,6 +22,7 @@ struct far_frame {
 	uint32_t kind, recipe, len;
 };
 #define FAR_MAX (1u << 20) /* bytes of a frame */
+#define FAR_TMP "/sprite/tmp" /* where it is, as wide open as /tmp, each worker has a directory of its own in it, which is TMPDIR to recipes that have none */
 
 /* Who a process is, and where: what a worker has from the agent and cannot give to a recipe that has become another (sudo, sg, chroot, unshare, taskset around a make). */
 struct far_self {

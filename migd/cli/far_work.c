@@ -32,6 +32,7 @@ static struct worker {
 	uint32_t recipe;
 	bool over; /* no more of them */
 	bool deaf; /* nobody listens any more */
+	char tmp[40]; /* where recipes have their temporary files, "": where they say */
 	char out[OUT_MAX + CHUNK + 64];
 	size_t nout;
 } w;
@@ -146,6 +147,8 @@ static void become(struct far_recipe *r, const int to[2])
 	close_range(3, ~0U, 0);
 	as_it_was(&r->head);
 	environ = r->env;
+	if (w.tmp[0] && !getenv("TMPDIR"))
+		setenv("TMPDIR", w.tmp, 1);
 	if (chdir(r->dir)) {
 		failed("%s: %s", r->dir, strerror(errno));
 		_exit(1);
@@ -282,6 +285,21 @@ static void turn(const sigset_t *waiting)
 		take_frame();
 }
 
+/*
+ * A compiler writes what its assembler reads to a temporary file, by pages: in the home's /tmp each of them is a call to the home. In the tree that all share they are not even sent
+ * before they are removed, if nobody else has to do with the directory. It is there for that where the site has a /sprite/tmp that is to all what /tmp is.
+ */
+static void tmp_make(void)
+{
+	struct stat st;
+
+	if (stat(FAR_TMP, &st) || !S_ISDIR(st.st_mode) || (st.st_mode & 01003) != 01003)
+		return;
+	snprintf(w.tmp, sizeof(w.tmp), "%s/mig-make.XXXXXX", FAR_TMP);
+	if (!mkdtemp(w.tmp))
+		w.tmp[0] = 0;
+}
+
 int far_work(void)
 {
 	static const int ours[] = {SIGCHLD, SIGINT, SIGQUIT, SIGTERM, SIGHUP};
@@ -297,10 +315,13 @@ int far_work(void)
 	}
 	sigprocmask(SIG_BLOCK, &blocked, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	tmp_make();
 	say(FAR_READY, 0, NULL, 0);
 	while (!w.over || w.pid)
 		turn(&waiting);
 	flush();
+	if (w.tmp[0])
+		rmdir(w.tmp); /* not if somebody has left something there */
 	return 0;
 }
 

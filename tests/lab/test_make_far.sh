@@ -16,7 +16,7 @@ all: $(LIST)
 # not before there is a worker
 .NOEXPORT: warm
 warm: ; @for i in $$(seq 100); do mig ps --no-header -o HOST | grep -q ws2 && break; sleep 0.1; done; sleep 0.3
-env fail killed many nothing late plain endless: | warm
+env fail killed many nothing late plain endless t1 t2 t3 t4 leaves s1 s2 s3 s4 s5 s6: | warm
 endless: ; @sleep 0.2; exec yes
 # each is worth a trip
 $(LIST): ; @sleep 0.2; $(away)
@@ -27,6 +27,11 @@ killed: ; @sleep 0.2; $(away); kill -SEGV $$$$
 many: ; @sleep 0.2; $(away); i=0; while [ $$i -lt 20000 ]; do echo "line $$i of many"; i=$$((i + 1)); done; echo last >&2
 nothing: ; @sleep 0.2; $(away) >where; no-such-program-at-all x
 plain: ; @sleep 0.3
+tmps: t1 t2 t3 t4
+t1 t2 t3 t4: ; @f=$$(mktemp); echo $$f; rm $$f; sleep 0.4; $(away)
+leaves: ; @sleep 0.2; touch $$(mktemp -p "$$TMPDIR" left.XXXXXX); echo "$$TMPDIR"
+slow: s1 s2 s3 s4 s5 s6
+s1 s2 s3 s4 s5 s6: ; @python3 -c 'import time; time.sleep(0.5)'; $(away)
 late: ; @($(away); until [ -e go ]; do sleep 0.1; done; echo late) & sleep 0.2
 within: ; @$(MAKE) --no-print-directory -C sub
 X
@@ -60,6 +65,21 @@ same "is whole" "$(echo 20002; seq 0 19999 | sed 's/.*/line & of many/' | md5sum
 same "a program that is not there is told of as by make" "$(in_d 'make -s nothing' | grep not.found)" "$(in_d 'mig make -s --local 1 --remote 4 -j5 nothing' | grep not.found)"
 same "makes within" "one in sub sub two in sub sub" "$(in_make "within" | sort | xargs)"
 same "a recipe with a descriptor of its own has it" "from three" "$(in_d "echo 'x: ; @sleep 0.2; cat <&3' >fd.mk; echo from three >three; exec 3<three; mig make -s -f fd.mk --remote 4")"
+# temporary files: in the home's /tmp, or in the tree that all share where that has a place for them
+here=$(in_make tmps)
+check "without /sprite/tmp they are in /tmp" eval '[ $(grep -c ^/tmp/ <<<"$here") = 4 ]' || note "$here"
+on ws1 mkdir -m 1777 /sprite/tmp
+there=$(in_make tmps)
+check "with it, in a directory of the worker's" eval 'grep -q ^/sprite/tmp/mig-make......./ <<<"$there" && grep -q away <<<"$there"' || note "$there"
+same "not where TMPDIR says otherwise" "4" "$(in_d "mkdir -p own; export TMPDIR=$JD/own; mig make -s --local 1 --remote 4 -j5 tmps" | grep -c "^$JD/own/")"
+same "the directory goes with the worker" "" "$(until_true 10 on ws1 sh -c '[ -z "$(ls /sprite/tmp)" ]'; on ws1 ls /sprite/tmp)"
+left=$(in_make leaves)
+check "but for what a recipe has left there" until_true 10 on ws1 sh -c "ls $left/left.*" || note "$left"
+# programs that are started again and again: the home is not told of each open of the same files
+opens() { on ws1 spritefsd --status | python3 -c 'import json, sys; print(json.load(sys.stdin)["rpc"].get("Open", {"calls": 0})["calls"])'; }
+in_make slow >/dev/null
+n=$(opens); slow=$(in_make slow); n=$(($(opens) - n)) a=$(grep -c away <<<"$slow")
+check "files of the home that are open again and again are opened there once" eval '[ $a -ge 3 ] && [ $n -lt $((a * 10)) ]' || note "$n opens for $a recipes"
 # one that leaves somebody behind
 as sprite ws1 bash -c "cd $JD; mig make -s --local 1 --remote 4 -j5 late plain r1 r2 >late.out 2>&1 </dev/null; echo \$? >late.rc" </dev/null >/dev/null 2>&1 &
 check "make waits for no one that a recipe leaves behind" until_true 30 on ws1 test -s $JD/late.rc
