@@ -27,7 +27,7 @@
 #include "migd/stats.h"
 
 /* SAMPLE_MS: how often sources are looked at that cannot call; ALL_EVERY: of those, how often the dear ones. TURN_MS: while guests are to leave. */
-enum { SAMPLE_MS = 2000, ALL_EVERY = 3, TURN_MS = 500, SOURCES = 32 };
+enum { SAMPLE_MS = 2000, ALL_EVERY = 5, TURN_MS = 500, SOURCES = 32 };
 
 struct owner {
 	struct migd *m;

@@ -3,6 +3,7 @@
 #include "migd/cli/cli.h"
 
 #include <errno.h>
+#include <getopt.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -51,6 +52,11 @@ int usage_error(const char *verb, const char *fmt, ...)
 		if (!strcmp(c->name, verb))
 			fprintf(stderr, "usage: mig %s\n", c->usage);
 	return MIG_USAGE;
+}
+
+int option_error(const char *verb, int c, char **argv)
+{
+	return usage_error(verb, c == ':' ? "\"%s\": expected something after it" : "unknown option \"%s\"", argv[optind - 1]);
 }
 
 /* Where migd listens. A host without a configuration has the default place. */

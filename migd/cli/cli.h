@@ -44,6 +44,8 @@ int cmd_shell(int argc, char **argv); /* as sprite-sh */
 
 /* Prints "mig: text" (and how the verb is used); returns MIG_USAGE. `verb` names the entry of commands[]. */
 int usage_error(const char *verb, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The same for what getopt_long() did not take: c is what it said (its options begin with ':'). */
+int option_error(const char *verb, int c, char **argv);
 /* Prints "mig: text"; returns MIG_FAILED. */
 int failed(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* What ask() returned: prints e's words (after "who: " when not NULL) and returns MIG_FAILED or MIG_ABSENT. */

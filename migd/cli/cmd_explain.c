@@ -54,9 +54,9 @@ int cmd_explain(int argc, char **argv)
 	bool json = false;
 	int c, pid, r;
 
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, ":", options, NULL)) != -1) {
 		if (c != 'J')
-			return usage_error("explain", "unknown or incomplete option \"%s\"", argv[optind - 1]);
+			return option_error("explain", c, argv);
 		json = true;
 	}
 	if (argc - optind != 1 || !(pid = pid_parse(argv[optind])))

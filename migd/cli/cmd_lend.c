@@ -44,13 +44,13 @@ int cmd_lend(int argc, char **argv)
 	int64_t when = 0;
 	int c, r;
 
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, ":", options, NULL)) != -1) {
 		if (c == 'J')
 			json = true;
 		else if (c == 'u')
 			until = optarg;
 		else
-			return usage_error("lend", "unknown or incomplete option \"%s\"", argv[optind - 1]);
+			return option_error("lend", c, argv);
 	}
 	what = optind + 1 == argc ? argv[optind] : "";
 	if (strcmp(what, "on") && strcmp(what, "off") && strcmp(what, "status"))
@@ -59,6 +59,8 @@ int cmd_lend(int argc, char **argv)
 		return usage_error("lend", "--until goes with on or off");
 	if (until && !(when = time_parse(until)))
 		return usage_error("lend", "--until: expected a time such as 18:30, +2h or 2026-12-24T18:30, found \"%s\"", until);
+	if (when && when <= time(NULL))
+		return usage_error("lend", "--until: expected a time to come, found \"%s\"", until);
 	rq = json_pack("{s:s}", "verb", "lend");
 	if (strcmp(what, "status"))
 		json_object_set_new(rq, "on", json_boolean(!strcmp(what, "on")));
@@ -134,7 +136,7 @@ int cmd_evict(int argc, char **argv)
 	bool all = false, json = false;
 	int c, r, pid = 0;
 
-	while ((c = getopt_long(argc, argv, "", options, NULL)) == 'a' || c == 'J') {
+	while ((c = getopt_long(argc, argv, ":", options, NULL)) == 'a' || c == 'J') {
 		all |= c == 'a';
 		json |= c == 'J';
 	}

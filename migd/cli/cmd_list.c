@@ -68,11 +68,11 @@ int cmd_ps(int argc, char **argv)
 	bool all = false;
 	int c;
 
-	while ((c = getopt_long(argc, argv, "ao:", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, ":ao:", options, NULL)) != -1) {
 		if (c == 'a')
 			all = true;
 		else if (!table_option(&t, c, optarg))
-			return usage_error("ps", "unknown or incomplete option \"%s\"", argv[optind - 1]);
+			return option_error("ps", c, argv);
 	}
 	if (optind < argc)
 		return usage_error("ps", "did not expect \"%s\"", argv[optind]);
@@ -145,11 +145,11 @@ int cmd_hosts(int argc, char **argv)
 	bool verbose = false;
 	int c;
 
-	while ((c = getopt_long(argc, argv, "vo:", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, ":vo:", options, NULL)) != -1) {
 		if (c == 'v')
 			verbose = true;
 		else if (!table_option(&t, c, optarg))
-			return usage_error("hosts", "unknown or incomplete option \"%s\"", argv[optind - 1]);
+			return option_error("hosts", c, argv);
 	}
 	if (optind < argc)
 		return usage_error("hosts", "did not expect \"%s\"", argv[optind]);

@@ -111,7 +111,7 @@ int cmd_move(int argc, char **argv)
 	long max_freeze = 0;
 	int c, status = 0;
 
-	while ((c = getopt_long(argc, argv, "nH:q", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, ":nH:q", options, NULL)) != -1) {
 		switch (c) {
 		case 'n':
 			dry = true;
@@ -130,7 +130,7 @@ int cmd_move(int argc, char **argv)
 			json = true;
 			break;
 		default:
-			return usage_error("move", "unknown or incomplete option \"%s\"", argv[optind - 1]);
+			return option_error("move", c, argv);
 		}
 	}
 	if (!pids_check("move", argc - optind, argv + optind))
@@ -155,9 +155,9 @@ int cmd_home(int argc, char **argv)
 	bool quiet = false, json = false;
 	int c, status = 0;
 
-	while ((c = getopt_long(argc, argv, "q", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, ":q", options, NULL)) != -1) {
 		if (c != 'q' && c != 'J')
-			return usage_error("home", "unknown or incomplete option \"%s\"", argv[optind - 1]);
+			return option_error("home", c, argv);
 		quiet |= c == 'q';
 		json |= c == 'J';
 	}

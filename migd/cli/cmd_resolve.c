@@ -10,9 +10,9 @@ int cmd_resolve(int argc, char **argv)
 	bool run = false, drop = false;
 	int c, status = 0;
 
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, ":", options, NULL)) != -1) {
 		if (c != 'r' && c != 'd')
-			return usage_error("resolve", "unknown or incomplete option \"%s\"", argv[optind - 1]);
+			return option_error("resolve", c, argv);
 		run |= c == 'r';
 		drop |= c == 'd';
 	}

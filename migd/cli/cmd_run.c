@@ -33,7 +33,7 @@ static bool parse(int argc, char **argv, struct run_options *o)
 	int c;
 
 	/* '+': options end at the command */
-	while ((c = getopt_long(argc, argv, "+H:lbv", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, "+:H:lbv", options, NULL)) != -1) {
 		switch (c) {
 		case 'H':
 			o->host = optarg;
@@ -57,7 +57,7 @@ static bool parse(int argc, char **argv, struct run_options *o)
 			usage_error("run", "--kill-if-stuck: expected seconds, 1 to %d, found \"%s\"", STUCK_MAX_S, optarg);
 			return false;
 		default:
-			usage_error("run", "unknown or incomplete option \"%s\"", argv[optind - 1]);
+			option_error("run", c, argv);
 			return false;
 		}
 	}

@@ -163,13 +163,13 @@ int cmd_stats(int argc, char **argv)
 	size_t i;
 	int c, r;
 
-	while ((c = getopt_long(argc, argv, "ao:", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, ":ao:", options, NULL)) != -1) {
 		if (c == 'a')
 			all = true;
 		else if (table_option(&t, c, optarg))
 			listing = true;
 		else
-			return usage_error("stats", "unknown or incomplete option \"%s\"", argv[optind - 1]);
+			return option_error("stats", c, argv);
 	}
 	if (optind < argc)
 		return usage_error("stats", "did not expect \"%s\"", argv[optind]);

@@ -178,7 +178,7 @@ static bool parse(int argc, char **argv, struct term_options *o)
 		{"serve", no_argument, NULL, 's'}, {0}};
 	int c;
 
-	while ((c = getopt_long(argc, argv, "+H:v", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, "+:H:v", options, NULL)) != -1) {
 		switch (c) {
 		case 'H':
 			o->host = optarg;
@@ -193,7 +193,7 @@ static bool parse(int argc, char **argv, struct term_options *o)
 			o->serve = true;
 			break;
 		default:
-			usage_error("shell", "unknown or incomplete option \"%s\"", argv[optind - 1]);
+			option_error("shell", c, argv);
 			return false;
 		}
 	}

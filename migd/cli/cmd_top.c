@@ -266,14 +266,14 @@ int cmd_top(int argc, char **argv)
 	char *end;
 	int c;
 
-	while ((c = getopt_long(argc, argv, "d:n:", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, ":d:n:", options, NULL)) != -1) {
 		if (c == 'd' && ((delay = strtod(optarg, &end)) < 0.1 || delay > 3600 || *end))
 			return usage_error("top", "-d: expected seconds, 0.1 to 3600, found \"%s\"", optarg);
 		if (c == 'n' && ((times = strtol(optarg, &end, 10)) < 1 || *end))
 			return usage_error("top", "-n: expected how often, from 1, found \"%s\"", optarg);
 		t.json |= c == 'J';
 		if (c != 'd' && c != 'n' && c != 'J')
-			return usage_error("top", "unknown or incomplete option \"%s\"", argv[optind - 1]);
+			return option_error("top", c, argv);
 	}
 	if (optind < argc)
 		return usage_error("top", "did not expect \"%s\"", argv[optind]);

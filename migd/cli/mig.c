@@ -12,7 +12,7 @@
 const struct command commands[] = {
 	{"run", cmd_run, "run [-H HOST] [--priority low|normal|high] [--local-ok] [-b] [-v] [--kill-if-stuck[=SECONDS]] [--] CMD...", "run a command on an idle host"},
 	{"shell", cmd_term, "shell [-H HOST] [--priority low|normal|high] [-v] [--] [CMD...]", "an interactive shell, or another program for the terminal, on an idle host"},
-	{"make", cmd_make, "make [-j N] [--local N] [--remote N] [--priority low|normal] [--verbose] [ARGUMENTS OF MAKE]", "make with recipes on idle hosts"},
+	{"make", cmd_make, "make [-j N] [--local N] [--remote N] [--priority low|normal|high] [--verbose] [ARGUMENTS OF MAKE]", "make with recipes on idle hosts"},
 	{"move", cmd_move, "move [-n] [-H HOST] [--max-freeze MS] [-q] [--json] PID...", "move running processes, with their descendants"},
 	{"home", cmd_home, "home [-q] [--json] PID...", "bring processes home"},
 	{"resolve", cmd_resolve, "resolve --run|--drop PID...", "decide a move that is in doubt and whose other host cannot be asked"},

@@ -41,7 +41,7 @@ refused "nor by way of a time" 1 "only root may lend this host" as sprite ws2 mi
 check "stop-all changes nothing of it" as sprite ws2 mig stop-all
 refused "so it is still not" 1 "only root may lend this host" as sprite ws2 mig lend on
 end s
-refused "a time that has been" 1 "expected a time to come" on ws2 mig lend on --until 2001-01-01
+refused "a time that has been" 64 "expected a time to come" on ws2 mig lend on --until 2001-01-01
 refused "no time at all" 64 "expected a time such as" on ws2 mig lend on --until soon
 check "root lends until a time" on ws2 mig lend on --until +1h
 refused "which who sits there does not make for ever" 1 "only root changes that" as sprite ws2 mig lend on
