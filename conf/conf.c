@@ -69,6 +69,7 @@ static const struct conf_key migd_keys[] = {
 	KEY("load_high", load_high, conf_read_loads),
 	KEY("imports", imports, conf_read_word, .words = whose),
 	KEY("exports", exports_of, conf_read_word, .words = whose),
+	KEY("adopts", adopts, conf_read_word, .words = whose),
 	KEY("guests_memory_percent", guests_memory_percent, conf_read_u32, .min = 1, .max = 100),
 	KEY("guest_pids", guest_pids, conf_read_u32, .max = 1 << 22),
 	KEY("evict_at_once", evict_at_once, conf_read_u32, .min = 1, .max = 1024),
@@ -237,7 +238,7 @@ static int default_export(struct conf *c)
 static int defaults(struct conf *c)
 {
 	if (set_string(&c->mount, "/sprite") || set_string(&c->run_dir, "/run/sprite") || set_string(&c->state_dir, "/var/lib/sprite") ||
-		set_string(&c->guest_network, "none") || set_string(&c->imports, "all") || set_string(&c->exports_of, "all"))
+		set_string(&c->guest_network, "none") || set_string(&c->imports, "all") || set_string(&c->exports_of, "all") || set_string(&c->adopts, "none"))
 		return -ENOMEM;
 	if (default_listen(&c->fs_listen, &c->fs_nlisten, c->name, CONF_FS_PORT) || default_listen(&c->pipe_listen, &c->pipe_nlisten, c->name, CONF_PIPE_PORT) ||
 		default_listen(&c->mig_listen, &c->mig_nlisten, c->name, CONF_MIG_PORT))
@@ -281,6 +282,7 @@ void conf_free(struct conf *c)
 	free(c->guest_network);
 	free(c->imports);
 	free(c->exports_of);
+	free(c->adopts);
 	free_strings(c->cpu_hide);
 	free(c);
 }

@@ -69,6 +69,7 @@ struct conf {
 	double load_low[3], load_high[3]; /* run queue per CPU over 1, 5, 15 minutes: idle below all of low, given up above any of high */
 	char *imports;	      /* whose processes may come here: "all" (root's only with root_guests), "root", "none" */
 	char *exports_of;     /* whose may leave from here: the same words */
+	char *adopts;	      /* whose processes of other homes may get this one for their home (mig rehome): likewise */
 	uint64_t guest_memory_max; /* bytes for a family, 0 = no limit of its own */
 	uint32_t guests_memory_percent; /* of this host's memory for all guests together */
 	uint32_t guest_pids;  /* processes and threads of a family, 0 = no limit of its own */

@@ -84,6 +84,8 @@ static void replay(void *arg, json_t *r)
 
 	if (!strcmp(t, "guest"))
 		guest_replay(m, r);
+	else if (!strcmp(t, "adopted"))
+		guest_replay_adopted(m, r);
 	else if (!strcmp(t, "heard"))
 		guest_replay_heard(m, r);
 	else if (!strcmp(t, "sig") || !strcmp(t, "rep") || !strcmp(t, "call"))
@@ -116,7 +118,7 @@ int context_open(const struct conf *conf, struct migd **out, struct error *e)
 		err = rpc_tls_load(conf, &m->tls, e);
 	if (!err)
 		err = relayd_open(m, &m->relayd, e);
-	if (!err && (hosts_open(m, &m->hosts) || families_open(m, &m->families) || access_open(m, &m->access) || views_open(m, &m->views) || aheads_open(m, &m->aheads) ||
+	if (!err && (hosts_open(m, &m->hosts) || families_open(m, &m->families) || access_open(m, &m->access) || views_open(m, &m->views) || aheads_open(m, &m->aheads) || adopteds_open(&m->adopteds) ||
 			    master_open(m, &m->master) || agents_open(m, &m->agents) || stats_open(m, &m->stats) || envs_open(m, &m->envs)))
 		err = error_set(e, ENOMEM, "out of memory");
 	if (!err && cgroups_open(&m->cgroups, &cge)) {

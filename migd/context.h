@@ -15,6 +15,7 @@ struct journal;
 struct access;
 struct views;
 struct aheads;
+struct adopteds;
 struct cgroups;
 struct owner;
 struct office;
@@ -36,6 +37,7 @@ struct migd {
 	struct access *access;	   /* who may get at this host's files */
 	struct views *views;	   /* mounts of other hosts' roots, for guests */
 	struct aheads *aheads;	   /* nests for guests to come */
+	struct adopteds *adopteds; /* families whose home this host has become lately */
 	struct cgroups *cgroups;   /* NULL: this host has none that we may use */
 	struct owner *owner;	   /* is this host's owner away */
 	struct office *office;	   /* who is the master */

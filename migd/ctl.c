@@ -4,6 +4,7 @@
  *
  *	move    {pid, host?, max_freeze?, explain?}   only root and the owner of the process
  *	home    {pid}
+ *	rehome  {pid, host, explain?}
  *	explain {pid}                                 rows {reason}
  *	resolve {pid, run}                            root: see mig-resolve in mig(1)
  *	ps      {all}                                 rows, one a process
@@ -377,6 +378,72 @@ static void verb_home(struct migd *m, struct local_conn *c, const struct local_c
 	family_put(f);
 }
 
+/* ---- rehome ---- */
+
+static void tell_reasons(struct local_conn *c, const struct eng_reasons *why)
+{
+	for (size_t i = 0; i < why->n; i++)
+		local_row(c, json_pack("{s:s}", "reason", why->line[i]));
+}
+
+/* A family that is at home. Takes the reference. */
+static void rehome(struct migd *m, struct local_conn *c, struct family *f, const char *host, bool explain)
+{
+	struct move_opts o = { .dest = host, .adopt = true, .progress = progress, .arg = c };
+	struct eng_reasons why = { 0 };
+	struct move_result r = { 0 };
+	struct error e = { 0 };
+	int err = eng_explain_rehome(f->pid, m->conf->mount, &why);
+
+	if (explain)
+		tell_reasons(c, &why);
+	else if (why.n)
+		err = error_set(&e, EOPNOTSUPP, why.n > 1 ? "cannot change its home: %s (and %zu more reasons: mig rehome -n)" : "cannot change its home: %s", why.line[0], why.n - 1);
+	else if (!err)
+		err = move_family(f, &o, &r, &e);
+	if (explain && err >= 0)
+		local_ok(c, json_pack("{s:b, s:s}", "movable", !why.n, "host", host));
+	else if (err)
+		fail(c, &e, err);
+	else
+		local_ok(c, json_pack("{s:i, s:s, s:s, s:I, s:I, s:I}", "pid", f->pid, "comm", f->comm, "host", host, "bytes", (json_int_t)r.bytes, "frozen_us",
+				    (json_int_t)(r.frozen_ns / 1000), "total_us", (json_int_t)(r.total_ns / 1000)));
+	eng_reasons_clear(&why);
+	drop_if_here(f);
+	family_put(f);
+}
+
+/* One that is away comes home first: what it holds is known here. */
+static void verb_rehome(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq)
+{
+	bool explain = json_is_true(json_object_get(rq, "explain"));
+	const char *host = text_of(rq, "host");
+	pid_t pid = pid_of(rq);
+	struct family *f = family_of_pid(m->families, pid);
+	struct move_opts back = { .dest = m->conf->name, .progress = progress, .arg = c };
+	struct error e = { 0 };
+	uint64_t memory;
+
+	if (!host)
+		error_set(&e, EINVAL, "name the new home (-H)");
+	else if (!strcmp(host, m->conf->name))
+		error_set(&e, EALREADY, "%s is its home already", host);
+	else if (!hosts_find(m->hosts, host, &e))
+		;
+	else if (f && !may_touch(f, who))
+		error_set(&e, EPERM, "%d (%s) is not yours: only its owner and root may move it", pid, f->comm);
+	else if (f && explain)
+		error_set(&e, EBUSY, "%d (%s) is on %s: bring it home first (mig home %d)", pid, f->comm, f->host, pid);
+	else if (f)
+		move_family(f, &back, NULL, &e);
+	family_put(f);
+	f = e.code ? NULL : family_from_pid(m, who, pid, &memory, &e);
+	if (f)
+		rehome(m, c, f, host, explain);
+	else
+		fail(c, &e, -EIO);
+}
+
 /* ---- resolve ---- */
 
 static struct family *guest_with(struct migd *m, pid_t pid)
@@ -493,6 +560,8 @@ void ctl_handler(void *ctx, struct local_conn *c, const struct local_cred *who, 
 		verb_move(m, c, who, rq);
 	else if (!strcmp(verb, "home"))
 		verb_home(m, c, who, rq);
+	else if (!strcmp(verb, "rehome"))
+		verb_rehome(m, c, who, rq);
 	else if (!strcmp(verb, "resolve"))
 		verb_resolve(m, c, who, rq);
 	else if (!strcmp(verb, "explain"))

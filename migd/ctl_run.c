@@ -275,12 +275,11 @@ static int check(struct migd *m, const struct local_cred *who, struct run *r, co
 	if (err)
 		return err;
 	if (host && strcmp(host, m->conf->name)) {
-		Sprite__Mig__StatusReq q = SPRITE__MIG__STATUS_REQ__INIT;
 		struct host *h = hosts_find(m->hosts, host, &r->e);
 
 		if (!h)
 			return -ENXIO;
-		err = host_call(h, MIG_STATUS, &q.base, 3000, NULL, &r->e);
+		err = host_answers(h, &r->e);
 		if (err)
 			return err;
 	}

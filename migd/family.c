@@ -234,6 +234,7 @@ static int family_init(struct family *f, struct families *t, const struct family
 	f->uid = n->uid;
 	f->gid = n->gid;
 	f->pid = n->pid;
+	f->adopt = n->adopt;
 	f->on_event = n->on_event;
 	f->since = clock_real_ns();
 	f->machine.state = n->role == FAM_HOME ? MC_IDLE : MD_NONE;

@@ -83,6 +83,7 @@ struct family {
 	uint64_t sync_ns;     /* guest: when the home was asked last */
 	uint64_t slot;	      /* home: the master's leave to be on `host` (agent_leave()), 0: none was asked for */
 	_Atomic uint64_t carried; /* of the image that is on its way through this host: for those who watch (no lock) */
+	bool adopt;	      /* its destination becomes its home. guest: this host; home: of the attempt, or of the commit */
 	bool given_up;	      /* home: a person has said that the destination is lost for good */
 	uint64_t image_bytes; /* of its last image */
 	struct rpc_stream *image; /* destination: while one comes in */
@@ -128,6 +129,7 @@ struct family_new {
 	gid_t gid;
 	pid_t pid;
 	const char *comm;
+	bool adopt;
 	void (*on_event)(struct family *f, const struct eng_event *ev);
 };
 int family_create(struct families *t, const struct family_new *n, struct family **out);

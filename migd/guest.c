@@ -72,10 +72,12 @@ void guest_forget(struct family *f)
 	family_remove(f);
 	relay_rpc_close(f);
 	relays_close(f->relays);
-	journal_note(f->m->journal, journal_record("drop", f->id, f->gen));
+	if (!guest_is_adopted(f->m, f->id, f->gen, f->home))
+		journal_note(f->m->journal, journal_record("drop", f->id, f->gen));
 	if (f->m->cgroups && *name)
 		cgroup_remove(f->m->cgroups, name, 2000);
-	view_put(f->m->views, f->home);
+	if (!f->adopt)
+		view_put(f->m->views, f->home);
 	evict_kick(f->m);
 }
 
@@ -109,11 +111,12 @@ int guest_actor_journal(struct family *f, void *unused)
 	json_object_set_new(r, "signal", json_integer(f->signal_seq));
 	json_object_set_new(r, "cgroup", json_string(f->cgroup));
 	json_object_set_new(r, "stuck_kill", json_integer(f->stuck_kill_s));
+	json_object_set_new(r, "adopt", json_boolean(f->adopt));
 	json_object_set_new(r, "state", state ? json_string(state) : json_null());
 	pthread_mutex_unlock(&f->lock);
 	if (journal_note(f->m->journal, r))
 		log_warn("family %s: the journal cannot be written: a restarted migd will not find it", f->id);
-	else if (state)
+	else if (state && !f->adopt)
 		eng_nest_held(f->eng);
 	return 0;
 }
@@ -122,9 +125,9 @@ int guest_nest(struct family *f, int fd, const struct eng_hooks *hooks, struct e
 {
 	char cgroup[CGROUP_NAME_MAX];
 	struct nest *nest;
-	int err = aheads_take(f->m->aheads, f->home, cgroup, &nest, e);
+	int err = f->adopt ? guest_adopt(f, hooks, e) : aheads_take(f->m->aheads, f->home, cgroup, &nest, e);
 
-	if (!err) {
+	if (!err && !f->adopt) {
 		pthread_mutex_lock(&f->lock);
 		strcpy(f->cgroup, cgroup);
 		pthread_mutex_unlock(&f->lock);
@@ -145,6 +148,8 @@ static int may_come(struct migd *m, const Sprite__Mig__PrepareReq *r, const char
 	if (strcmp(peer, r->home) || strncmp(r->family, r->home, n) || r->family[n] != '.' || strlen(r->family) >= FAMILY_ID_MAX || strchr(r->family, '/') ||
 		n >= HOST_NAME_MAX_ || strlen(r->source) >= HOST_NAME_MAX_)
 		return error_set(e, EACCES, "%s may not speak for family %s", peer, r->family);
+	if (r->adopt)
+		return guest_may_be_adopted(m, r, e);
 	if (!m->lend)
 		return error_set(e, EPERM, "%s does not lend itself: its owner can change that (mig lend on)", m->conf->name);
 	if (!r->uid && !m->conf->root_guests)
@@ -189,7 +194,7 @@ static int actor_view(struct family *f, void *arg)
 	_cleanup_free_ char *dir = NULL;
 	enum mig_action act;
 	struct error e = { 0 };
-	int err = view_get(f->m->views, f->home, &dir, &e);
+	int err = f->adopt ? 0 : view_get(f->m->views, f->home, &dir, &e);
 
 	pthread_mutex_lock(&f->lock);
 	family_step(f, err ? ME_FAIL : ME_OK, &act);
@@ -197,7 +202,7 @@ static int actor_view(struct family *f, void *arg)
 	if (err)
 		family_remove(f);
 	mig_reply(w->rq, err ? (e.code ? e.code : EIO) : 0, "%s", e.text);
-	if (!err)
+	if (!err && !f->adopt)
 		aheads_want(f->m->aheads, f->home); /* for this very one */
 	family_put(f);
 	free(w);
@@ -223,14 +228,14 @@ void guest_prepare(void *ctx, struct rpc_request *rq)
 	}
 	err = family_create(m->families,
 		&(struct family_new){ .role = FAM_GUEST, .id = r->family, .home = r->home, .uid = r->uid, .gid = r->gid, .pid = r->pid, .comm = r->comm,
-			.on_event = guest_event },
+			.adopt = r->adopt, .on_event = guest_event },
 		&f);
 	if (err) {
 		mig_reply(rq, -err, "%s: no room for a guest: %s", m->conf->name, strerror(-err));
 		free(w);
 		return;
 	}
-	log_note("family %s: %d (%s) of uid %u may come from %s", f->id, r->pid, r->comm, r->uid, r->source);
+	log_note("family %s: %d (%s) of uid %u may come from %s%s", f->id, r->pid, r->comm, r->uid, r->source, r->adopt ? ", for good" : "");
 	pthread_mutex_lock(&f->lock);
 	f->gen = r->gen;
 	relays_name(f->relays, f->id, f->gen);
@@ -263,6 +268,8 @@ static struct family *guest_of(struct migd *m, struct rpc_request *rq, const cha
 	}
 	if (f && have == gen)
 		return f;
+	if (guest_is_adopted(m, id, gen, rpc_request_peer(rq))) /* has been let go long ago */
+		missing = 0;
 	mig_reply(rq, missing, "%s holds no generation %llu of family %s", m->conf->name, (unsigned long long)gen, id);
 	family_put(f);
 	return NULL;
@@ -362,9 +369,13 @@ static int actor_go(struct family *f, void *arg)
 		guest_freeze_begin(f);
 	pthread_mutex_unlock(&f->lock);
 	rep.text = e.text;
+	if (!err && f->adopt)
+		guest_note_adopted(f);
 	if (w->rq)
 		rpc_reply(w->rq, err ? (e.code ? e.code : EIO) : 0, &rep.base, NULL, 0, NULL, NULL);
-	if (err) {
+	if (!err && f->adopt) {
+		guest_forget(f);
+	} else if (err) {
 		log_error("family %s: %d (%s) cannot be let run here: %s", f->id, f->pid, f->comm, e.text);
 		guest_actor_end(f, NULL);
 		guest_forget(f);

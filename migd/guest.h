@@ -28,6 +28,9 @@ void guests_tick(struct migd *m);
 /* One record of the journal, at start; after it perhaps the number of the last signal that was delivered. */
 void guest_replay_heard(struct migd *m, const json_t *r);
 void guest_replay(struct migd *m, const json_t *record);
+/* Families whose home this host became lately (guest_adopt.c); and their records. */
+int adopteds_open(struct adopteds **out);
+void guest_replay_adopted(struct migd *m, const json_t *r);
 /* When all of it has been read: ends what is here of guests that it does not speak of. */
 void guests_replayed(struct migd *m);
 

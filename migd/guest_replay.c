@@ -32,6 +32,8 @@ static int actor_reattach(struct family *f, void *arg)
 
 	hooks_of(f, &hooks);
 	err = arg ? eng_reattach(arg, &hooks, &f->eng, &e) : error_set(&e, ESRCH, "nothing is known of it");
+	if (err == -ENOENT && f->adopt)
+		return 1; /* it runs here, and this is its home */
 	if (!err && !f->whole) {
 		eng_abandon(f->eng);
 		f->eng = NULL;
@@ -67,14 +69,16 @@ void guest_replay(struct migd *m, const json_t *r)
 	_cleanup_free_ char *dir = NULL;
 	struct error e = { 0 };
 	struct family *f;
+	int found;
 
 	if (!home || family_create(m->families,
 			&(struct family_new){ .role = FAM_GUEST, .id = id, .home = home, .uid = json_integer_value(json_object_get(r, "uid")),
 				.gid = json_integer_value(json_object_get(r, "gid")), .pid = json_integer_value(json_object_get(r, "pid")),
-				.comm = json_string_value(json_object_get(r, "comm")), .on_event = guest_event },
+				.comm = json_string_value(json_object_get(r, "comm")), .adopt = json_is_true(json_object_get(r, "adopt")), .on_event = guest_event },
 			&f))
 		return;
-	view_get(m->views, home, &dir, &e);
+	if (!f->adopt)
+		view_get(m->views, home, &dir, &e);
 	pthread_mutex_lock(&f->lock);
 	f->gen = json_integer_value(json_object_get(r, "g"));
 	relays_name(f->relays, f->id, f->gen);
@@ -95,7 +99,10 @@ void guest_replay(struct migd *m, const json_t *r)
 	f->whole = json_is_true(json_object_get(r, "whole"));
 	pthread_mutex_unlock(&f->lock);
 	relays_find(f->relays);
-	if (family_call(f, actor_reattach, (void *)state))
+	found = family_call(f, actor_reattach, (void *)state);
+	if (found > 0)
+		guest_note_adopted(f);
+	if (found)
 		guest_forget(f); /* what is left of it ends with its cgroup */
 	else
 		log_note("family %s: %d (%s) found again, %s", f->id, f->pid, f->comm, mig_state_name(f->machine.state));

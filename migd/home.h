@@ -15,10 +15,12 @@ void home_evict(void *ctx, struct rpc_request *rq);
 void home_event(struct family *f, const struct eng_event *ev);
 /* Every few seconds: do the hosts still have what we believe they have? */
 void homes_tick(struct migd *m);
-/* The guest host has lost it: the hollows die by SIGKILL, with a line in the log. */
 /* A person says that the host which has it, or was to get it, is lost for good. */
 int home_resolve(struct family *f, struct error *e);
+/* The guest host has lost it: the hollows die by SIGKILL, with a line in the log. */
 void home_bury(struct family *f, const char *why);
+/* In the actor: nothing remains of its processes here. */
+int home_actor_discard(struct family *f, void *unused);
 /* The master wants that slot (agent.h) back: its family goes home, or on. false: nobody is there by it now (it may be on its way). */
 bool home_slot_wanted(struct migd *m, uint64_t slot);
 /* It is over, or runs at home again: removes the record. In no lock; not in the actor. */

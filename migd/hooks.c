@@ -27,6 +27,11 @@ static int hook_found(void *ctx, const struct eng_relay *r)
 {
 	struct family *f = ctx;
 
+	if (f->adopt) { /* whoever has the other end stays, and there will be no way back to him */
+		if (r->fd >= 0)
+			close(r->fd);
+		return -EOPNOTSUPP;
+	}
 	if (f->role == FAM_HOME)
 		return relays_add(f->relays, r->id, (enum relay_kind)r->kind, r->fd, r->pid);
 	if (r->fd >= 0)
@@ -57,6 +62,8 @@ static int hook_open(void *ctx, struct eng_relay *r)
 	struct relay_net net;
 	int fd;
 
+	if (f->adopt)
+		return -EOPNOTSUPP;
 	if (r->net) {
 		net = (struct relay_net){ .domain = r->net->domain, .flags = r->net->flags, .backlog = r->net->backlog };
 		memcpy(net.local, r->net->local, sizeof(net.local));

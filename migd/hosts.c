@@ -6,12 +6,13 @@
 #include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/list.h"
 #include "conf/text.h"
 
-enum { TABLE_MS = 5000 }; /* for spritefs to tell it */
+enum { TABLE_MS = 5000, /* for spritefs to tell it */ PING_MS = 8000, AGAIN_US = 200000 };
 
 struct host {
 	struct list node;
@@ -322,6 +323,23 @@ int host_call(struct host *h, enum mig_method method, const ProtobufCMessage *in
 	else
 		rpc_msg_clear(&local);
 	return err;
+}
+
+int host_answers(struct host *h, struct error *e)
+{
+	Sprite__Mig__StatusReq r = SPRITE__MIG__STATUS_REQ__INIT;
+	uint64_t end = clock_mono_ns() + PING_MS * 1000000ull;
+
+	for (;;) {
+		struct error why = { 0 };
+		int err = host_call(h, MIG_STATUS, &r.base, PING_MS, NULL, &why);
+
+		if (err && host_lost(err) && clock_mono_ns() < end) {
+			usleep(AGAIN_US);
+			continue;
+		}
+		return err ? error_set(e, -err, "%s", why.text) : 0;
+	}
 }
 
 /* ---- asking everybody at once ---- */

@@ -114,7 +114,7 @@ static bool is_type(const json_t *r, const char *t)
 
 static bool is_guest_record(const json_t *r)
 {
-	return is_type(r, "guest") || is_type(r, "drop") || is_type(r, "heard");
+	return is_type(r, "guest") || is_type(r, "drop") || is_type(r, "heard") || is_type(r, "adopted");
 }
 
 static bool same_family(const json_t *a, const json_t *b)
@@ -134,7 +134,7 @@ static bool supersedes(const json_t *n, const json_t *o)
 		return false;
 	if (is_guest_record(n) != is_guest_record(o))
 		return false;
-	if (is_type(n, "end") || is_type(n, "drop") || is_type(n, "guest"))
+	if (is_type(n, "end") || is_type(n, "drop") || is_type(n, "guest") || is_type(n, "adopted"))
 		return true;
 	if (is_type(n, "heard"))
 		return is_type(o, "heard");

@@ -24,7 +24,8 @@
  *          "sig"   seq, pid, tid, info, taker, nr: a signal that a hollow was sent, on its way to the family until a "sigdone" with that seq or a later one
  *          "rep"   gen, seq, msg: a report of the guest host that was answered before it is carried out; "repdone" seq: that and those before it are
  *          "call"  place, id, msg: a call that the family made about a process here and that must not be made twice; made when it has "ret" (forward.c)
- *   guest: "guest" gen, home, state: it is here; "drop": it is not; "heard" seq: the last signal of its home that has been delivered
+ *   guest: "guest" gen, home, state: it is here; "drop": it is not; "heard" seq: the last signal of its home that has been delivered;
+ *          "adopted" gen, home: this host is its home now, and its old one may ask once more
  */
 struct journal;
 typedef void (*journal_fn)(void *arg, json_t *record);

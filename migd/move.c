@@ -22,9 +22,10 @@
 #include "migd/relays.h"
 #include "migd/relay_rpc.h"
 #include "migd/stats.h"
+#include "migd/ticker.h"
 #include "migd/transfer.h"
 
-enum { PING_MS = 8000, PREPARE_MS = 30000, SEND_MS = 3600 * 1000, RELEASE_MS = 3000, GO_MS = 3000, ABORT_MS = 2000, AGAIN_US = 200000, STILL_MS = 20, TICK_NS = 500000000 };
+enum { PREPARE_MS = 30000, SEND_MS = 3600 * 1000, RELEASE_MS = 3000, GO_MS = 3000, ABORT_MS = 2000, AGAIN_US = 200000, STILL_MS = 20 };
 
 struct move {
 	struct family *f;
@@ -51,61 +52,6 @@ static void say(struct move *v, const char *text)
 		v->o->progress(v->o->arg, text);
 }
 
-/* While an image is on its way: how much of it has been seen here (of one that goes from guest host to guest host: nothing), and for how long. */
-struct ticker {
-	struct move *v;
-	pthread_t thread;
-	pthread_mutex_t lock;
-	pthread_cond_t changed;
-	bool stop; /* lock */
-};
-
-static void *ticker_main(void *arg)
-{
-	struct ticker *t = arg;
-	uint64_t t0 = clock_mono_ns();
-	struct timespec until;
-	char text[80];
-
-	pthread_mutex_lock(&t->lock);
-	while (!t->stop) {
-		uint64_t bytes = atomic_load(&t->v->f->carried);
-
-		clock_gettime(CLOCK_REALTIME, &until);
-		until.tv_nsec += TICK_NS;
-		until.tv_sec += until.tv_nsec / 1000000000;
-		until.tv_nsec %= 1000000000;
-		if (pthread_cond_timedwait(&t->changed, &t->lock, &until) != ETIMEDOUT)
-			continue;
-		if (bytes)
-			snprintf(text, sizeof(text), "sending: %.1f MiB in %.1f s", bytes / 1048576.0, (clock_mono_ns() - t0) / 1e9);
-		else
-			snprintf(text, sizeof(text), "sending, for %.1f s", (clock_mono_ns() - t0) / 1e9);
-		say(t->v, text);
-	}
-	pthread_mutex_unlock(&t->lock);
-	return NULL;
-}
-
-static void ticker_start(struct ticker *t, struct move *v)
-{
-	*t = (struct ticker){ .v = v, .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
-	atomic_store(&v->f->carried, 0);
-	if (!v->o->progress || pthread_create(&t->thread, NULL, ticker_main, t))
-		t->v = NULL;
-}
-
-static void ticker_stop(struct ticker *t)
-{
-	if (!t->v)
-		return;
-	pthread_mutex_lock(&t->lock);
-	t->stop = true;
-	pthread_cond_signal(&t->changed);
-	pthread_mutex_unlock(&t->lock);
-	pthread_join(t->thread, NULL);
-}
-
 /* ok / fail / nobody knows */
 static enum mig_event event_of(int err)
 {
@@ -113,24 +59,6 @@ static enum mig_event event_of(int err)
 }
 
 /* ---- the actions ---- */
-
-/* A host that is cut off is noticed before anything depends on it; from there on calls are repeated for as long as it takes. */
-static int answers(struct move *v, struct host *h)
-{
-	Sprite__Mig__StatusReq r = SPRITE__MIG__STATUS_REQ__INIT;
-	uint64_t end = clock_mono_ns() + PING_MS * 1000000ull;
-
-	for (;;) {
-		struct error e = { 0 };
-		int err = host_call(h, MIG_STATUS, &r.base, PING_MS, NULL, &e);
-
-		if (!err)
-			return 0;
-		if (!host_lost(err) || clock_mono_ns() > end)
-			return error_set(v->e, -err, "%s", e.text);
-		usleep(AGAIN_US); /* its migd may be starting, and our channel waiting to try again */
-	}
-}
 
 static int do_check(struct move *v)
 {
@@ -148,9 +76,10 @@ static int do_check(struct move *v)
 		if (!v->source)
 			return -ENXIO;
 	}
-	if (v->dest && !v->o->answers && answers(v, v->dest))
+	/* One that is cut off is noticed before anything depends on it; from there on calls are repeated for as long as it takes. */
+	if (v->dest && !v->o->answers && host_answers(v->dest, v->e))
 		return -EHOSTDOWN;
-	return v->source ? answers(v, v->source) : 0;
+	return v->source ? host_answers(v->source, v->e) : 0;
 }
 
 static int do_prepare(struct move *v)
@@ -161,10 +90,10 @@ static int do_prepare(struct move *v)
 
 	if (!v->dest)
 		return 0; /* the hollows are always prepared */
-	err = access_grant(v->m, host_name(v->dest), f->uid, f->id, v->e);
+	err = f->adopt ? 0 : access_grant(v->m, host_name(v->dest), f->uid, f->id, v->e);
 	if (err)
 		return err;
-	v->granted = true;
+	v->granted = !f->adopt;
 	r.family = f->id;
 	r.gen = v->gen;
 	r.home = f->home;
@@ -180,6 +109,8 @@ static int do_prepare(struct move *v)
 	r.eviction = v->o->eviction;
 	r.assigned = v->o->slot != 0;
 	r.stuck_kill_s = f->stuck_kill_s;
+	r.adopt = f->adopt;
+	eng_clocks(&r.mono, &r.boot);
 	fault_point("prepare");
 	return host_call(v->dest, MIG_PREPARE, &r.base, PREPARE_MS, NULL, v->e);
 }
@@ -225,7 +156,7 @@ static int do_send(struct move *v)
 	int err;
 
 	say(v, "sending");
-	ticker_start(&t, v);
+	ticker_start(&t, v->f, v->o);
 	err = v->source ? send_from_there(v) : send_from_here(v);
 	ticker_stop(&t);
 	return err;
@@ -430,6 +361,21 @@ static int actor_hollow(struct family *f, void *arg)
 	return err;
 }
 
+/* It has another home now: nothing of it remains here. */
+static int left_for_good(struct move *v)
+{
+	struct family *f = v->f;
+
+	family_call(f, home_actor_discard, NULL);
+	fault_point("away");
+	pthread_mutex_lock(&f->lock);
+	f->moving = false;
+	f->frozen_ns = v->res.frozen_ns;
+	pthread_mutex_unlock(&f->lock);
+	home_forget(f);
+	return 0;
+}
+
 /* The move is over; what remains is housekeeping. */
 static int do_done(struct move *v)
 {
@@ -437,6 +383,8 @@ static int do_done(struct move *v)
 	int err = 0;
 
 	fault_point("done");
+	if (f->adopt)
+		return left_for_good(v);
 	if (!v->source && v->dest)
 		family_call(f, actor_hollow, v);
 	if (v->release) { /* it runs already; but who is told that it has moved finds nothing left behind */
@@ -504,7 +452,10 @@ static int do_abort(struct move *v)
 
 static int do_bury(struct move *v)
 {
-	error_set(v->e, EIO, "%s took %d (%s) and lost it before it ran there", v->o->dest, v->f->pid, v->f->comm);
+	if (v->f->adopt)
+		error_set(v->e, EIO, "%s took %d (%s) for good, and does not know of it any more: look there whether it runs", v->o->dest, v->f->pid, v->f->comm);
+	else
+		error_set(v->e, EIO, "%s took %d (%s) and lost it before it ran there", v->o->dest, v->f->pid, v->f->comm);
 	home_bury(v->f, v->e->text);
 	return 0;
 }
@@ -572,6 +523,7 @@ static int begin(struct move *v, struct family *f, struct error *e)
 	if (!err) {
 		f->moving = true;
 		f->filled = f->no_pipes = false;
+		f->adopt = v->o->adopt;
 		free(f->saved); /* nobody else is at it: the actor begins when the driver says so */
 		f->saved = NULL;
 		f->machine.state = MC_IDLE;

@@ -12,6 +12,7 @@ struct move_opts {
 	uint64_t slot; /* the master's leave to be there, 0: the user named the host; ours whatever becomes of the move */
 	unsigned max_freeze_ms;
 	bool eviction;
+	bool adopt; /* from this host, for good: the destination becomes its home, and the record here ends */
 	void (*progress)(void *arg, const char *text); /* may be NULL */
 	void *arg;
 };

@@ -481,7 +481,7 @@ static bool wanted_back(struct family *f)
 	bool yes;
 
 	pthread_mutex_lock(&f->lock);
-	yes = f->role == FAM_GUEST && f->evicting;
+	yes = f->role == FAM_GUEST && f->evicting && !f->adopt;
 	pthread_mutex_unlock(&f->lock);
 	return yes;
 }

@@ -28,6 +28,7 @@ extern const struct command commands[]; /* ends with a NULL name */
 int cmd_run(int argc, char **argv);
 int cmd_move(int argc, char **argv);
 int cmd_home(int argc, char **argv);
+int cmd_rehome(int argc, char **argv);
 int cmd_resolve(int argc, char **argv);
 int cmd_explain(int argc, char **argv);
 int cmd_ps(int argc, char **argv);

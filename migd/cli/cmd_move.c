@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* mig move, mig home: one request for every process; what fails is said, the others go on. */
+/* mig move, mig home, mig rehome: one request for every process; what fails is said, the others go on. */
 #include <errno.h>
 #include <getopt.h>
 #include <stdlib.h>
@@ -165,6 +165,35 @@ int cmd_home(int argc, char **argv)
 		return MIG_USAGE;
 	for (int i = optind; i < argc && status != MIG_ABSENT; i++) {
 		int r = one(json_pack("{s:s, s:i}", "verb", "home", "pid", pid_parse(argv[i])), argv[i], false, quiet, json);
+
+		status = r ? r : status;
+	}
+	return status;
+}
+
+int cmd_rehome(int argc, char **argv)
+{
+	static const struct option options[] = {{"dry-run", no_argument, NULL, 'n'}, {"host", required_argument, NULL, 'H'}, {"quiet", no_argument, NULL, 'q'},
+		{"json", no_argument, NULL, 'J'}, {0}};
+	bool dry = false, quiet = false, json = false;
+	const char *host = NULL;
+	int c, status = 0;
+
+	while ((c = getopt_long(argc, argv, "nH:q", options, NULL)) != -1) {
+		if (c != 'n' && c != 'H' && c != 'q' && c != 'J')
+			return usage_error("rehome", "unknown or incomplete option \"%s\"", argv[optind - 1]);
+		host = c == 'H' ? optarg : host;
+		dry |= c == 'n';
+		quiet |= c == 'q';
+		json |= c == 'J';
+	}
+	if (!host)
+		return usage_error("rehome", "expected -H with the name of the new home");
+	if (!pids_check("rehome", argc - optind, argv + optind))
+		return MIG_USAGE;
+	for (int i = optind; i < argc && status != MIG_ABSENT; i++) {
+		json_t *rq = json_pack("{s:s, s:i, s:s, s:b}", "verb", "rehome", "pid", pid_parse(argv[i]), "host", host, "explain", (int)dry);
+		int r = one(rq, argv[i], dry, quiet, json);
 
 		status = r ? r : status;
 	}

@@ -15,6 +15,7 @@ const struct command commands[] = {
 	{"make", cmd_make, "make [-j N] [--local N] [--remote N] [--priority low|normal|high] [--verbose] [ARGUMENTS OF MAKE]", "make with recipes on idle hosts"},
 	{"move", cmd_move, "move [-n] [-H HOST] [--max-freeze MS] [-q] [--json] PID...", "move running processes, with their descendants"},
 	{"home", cmd_home, "home [-q] [--json] PID...", "bring processes home"},
+	{"rehome", cmd_rehome, "rehome [-n] -H HOST [-q] [--json] PID...", "give processes another home, for good"},
 	{"resolve", cmd_resolve, "resolve --run|--drop PID...", "decide a move that is in doubt and whose other host cannot be asked"},
 	{"explain", cmd_explain, "explain [--json] PID", "what a process holds, and what forbids moving it"},
 	{"ps", cmd_ps, "ps [-a] [-o COLUMNS] [--no-header] [--json]", "which processes are away, and which are guests here"},

@@ -95,6 +95,10 @@ struct zombie { /* a member that has ended and that its parent has not waited fo
 struct eng_family {
 	enum eng_state state;
 	bool home;	   /* hollows (or about to be); false: a nest */
+	bool adopted;	   /* destination: this host becomes its home (adopt.c), */
+	bool adopt_any;	   /* with whatever rights it comes, */
+	uint32_t adopt_uid, *adopt_groups; /* or as this user of this host, who has these groups */
+	size_t nadopt_groups;
 	struct eng_hooks hooks;
 	struct eng_proc **procs;
 	size_t nprocs;

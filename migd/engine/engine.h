@@ -138,6 +138,14 @@ void eng_nest_drop(struct nest *n);
 int eng_nest(int fd, struct nest *nest, const struct eng_hooks *h, struct eng_family **out, struct error *e);
 /* What eng_save() gives of it is where a successor will find it: from now on the nest outlives us. Until then it ends with us. */
 int eng_nest_held(struct eng_family *f);
+/*
+ * This host becomes its home (mig rehome): *out is filled by eng_fill(), which reads the head too; then eng_resume() frees it, as at any home, or eng_abandon().
+ * rehome: adds to `why` what the process or its descendants have that such a move cannot take along, over what forbids any move. 0, 1: some were added, -errno. tree: the cluster's.
+ */
+void eng_clocks(uint64_t *mono_ns, uint64_t *boot_ns); /* as processes of this host see them */
+/* any: of root, whose image is believed. Else it must be of that user of this host, with no more groups than he has here, and no capabilities. */
+int eng_adopt(const struct eng_hooks *h, bool any, uid_t uid, const gid_t *groups, size_t ngroups, struct eng_family **out);
+int eng_explain_rehome(pid_t pid, const char *tree, struct eng_reasons *why);
 /* Reads the rest of the image into the vessels (from eng_nest) or hollows (eng_hollow, at home; reads the head too). Ends parked. */
 int eng_fill(struct eng_family *f, int fd, const struct eng_hooks *h, struct error *e);
 /* At home, filled: what is sent to its processes between the two takes its place behind what came with the image, before what was sent here since it left. */

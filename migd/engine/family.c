@@ -208,6 +208,7 @@ void family_free(struct eng_family *f)
 	free(f->zombies);
 	free(f->head_hostname);
 	free(f->devices);
+	free(f->adopt_groups);
 	free(f);
 }
 

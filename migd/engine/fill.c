@@ -20,6 +20,7 @@
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "migd/engine/adopt.h"
 #include "migd/engine/devices.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
@@ -172,6 +173,8 @@ static int revive(struct eng_family *f, struct eng_image *in, struct error *e)
 	int r = read_head(in, &h, e);
 
 	f->cpu = 0; /* of where we are now */
+	if (r == 0 && f->adopted)
+		r = adopt_clock(h, e);
 	if (r == 0)
 		r = hollow_stop_all(f);
 	if (r == 0) {
@@ -411,6 +414,8 @@ int eng_abandon(struct eng_family *f)
 {
 	struct error e = {0};
 
+	if (f->adopted) /* its home has it still */
+		return eng_discard(f);
 	if (!f->nest)
 		return eng_hollow(f, &e);
 	nest_kill(f->nest);

@@ -338,13 +338,13 @@ static bool laid_ahead(const img_map *pre, const img_map *m)
 	       (first_prot(pre) == first_prot(m) || first_prot(pre) & PROT_WRITE);
 }
 
-/* At home a hollow shows its arguments until it is sure that the family comes: the page that holds them stays out of what is laid ahead. */
+/* At home a hollow shows its arguments until it is sure that the family comes: the page that holds them stays out of what is laid ahead. A vessel that was made for it has none. */
 static void argument_page(struct eng_proc *p, uint64_t *start, uint64_t *end)
 {
 	struct procfs_stat st;
 
 	*start = *end = 0;
-	if (p->family->nest || procfs_stat(p->dir, &st) < 0)
+	if (p->core->caps || procfs_stat(p->dir, &st) < 0)
 		return;
 	*start = st.arg_start & ~0xfffULL;
 	*end = (st.arg_end + 0xfff) & ~0xfffULL;

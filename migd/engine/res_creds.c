@@ -18,7 +18,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include "conf/cleanup.h"
-#include "migd/engine/core.h"
+#include "migd/engine/adopt.h"
 #include "rpc/image_res.pb-c.h"
 
 const struct eng_res res_creds;
@@ -162,6 +162,15 @@ static int creds_dump(struct eng_proc *p, struct eng_image *out, struct error *e
 	return r < 0 ? error_set(e, -r, "credentials of %d cannot be read: %s", p->vpid, strerror(-r)) : 0;
 }
 
+/* An image is not believed where it would be this host's own. */
+static bool may_have(const struct eng_family *f, const Sprite__Img__Cred *c)
+{
+	if (!f->adopted || f->adopt_any)
+		return true;
+	return !c->permitted && !c->effective && !c->inheritable && !c->ambient && adopt_may(f, c->ruid, c->rgid, c->groups, c->n_groups) &&
+	       adopt_may(f, c->euid, c->egid, NULL, 0) && adopt_may(f, c->suid, c->sgid, NULL, 0) && adopt_may(f, c->fsuid, c->fsgid, NULL, 0);
+}
+
 static int creds_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, const void *body, size_t len, struct error *e)
 {
 	(void)f, (void)type;
@@ -174,6 +183,9 @@ static int creds_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, c
 	Sprite__Img__Creds *m = sprite__img__creds__unpack(NULL, len, body);
 
 	*s = m;
+	for (size_t i = 0; m && i < m->n_cred; i++)
+		if (!may_have(f, m->cred[i]))
+			return error_set(e, EPERM, "process %d has rights that its user has not here (ids, groups or capabilities): it cannot have its home here", p->vpid);
 	return m && m->n_cred ? 0 : res_bad_record(e, "credentials");
 }
 

@@ -5,7 +5,7 @@
  * eng_save() writes one fact a line. eng_reattach() believes of it only what it can check: a process is the same if its start time is; whether it is parked,
  * hollow or runs is read from the process itself (the blob's head and slots), because the text may be older than that.
  *
- *   kind home|nest MONO BOOT HOSTNAME      nest NAME PID START      device MAJOR:MINOR POINT (devices.h)
+ *   kind home|nest|adopted MONO BOOT HOSTNAME      nest NAME PID START      device MAJOR:MINOR POINT (devices.h)
  *   proc VPID PID START BLOB PPID PGID SID STOP CAPS UID GID PARENT
  *   thread VTID TID SLOT                   (of the proc before it)
  *   what modules keep of a family that is away (eng_res.save)
@@ -55,7 +55,7 @@ int eng_save(const struct eng_family *f, char **text)
 
 	if (!o)
 		return -ENOMEM;
-	fprintf(o, "kind %s %ld %ld %s\n", f->nest ? "nest" : "home", (long)f->mono_offset, (long)f->boot_offset,
+	fprintf(o, "kind %s %ld %ld %s\n", f->nest ? "nest" : f->adopted ? "adopted" : "home", (long)f->mono_offset, (long)f->boot_offset,
 		f->head_hostname ? f->head_hostname : "-");
 	if (f->nest)
 		fprintf(o, "nest %s %d %lu\n", f->nest->name, f->nest->keeper, (long)start_of(f->nest->keeper));
@@ -151,13 +151,14 @@ static int read_lines(struct eng_family *f, const char *state, struct error *e)
 	int r = copy ? 0 : -ENOMEM;
 
 	for (char *l = strtok_r(copy, "\n", &save); l && r == 0; l = strtok_r(NULL, "\n", &save)) {
-		char kind[8], host[65], name[64];
+		char kind[16], host[65], name[64];
 		long mono, boot;
 		unsigned long start;
 		int pid;
 
-		if (sscanf(l, "kind %7s %ld %ld %64s", kind, &mono, &boot, host) == 4) {
-			f->home = !strcmp(kind, "home");
+		if (sscanf(l, "kind %15s %ld %ld %64s", kind, &mono, &boot, host) == 4) {
+			f->adopted = !strcmp(kind, "adopted");
+			f->home = f->adopted || !strcmp(kind, "home");
 			f->mono_offset = mono;
 			f->boot_offset = boot;
 			f->head_hostname = strcmp(host, "-") ? strdup(host) : NULL;

@@ -18,6 +18,7 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/log.h"
+#include "migd/engine/adopt.h"
 #include "migd/engine/aim.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
@@ -100,6 +101,8 @@ int vessel_thread(struct eng_proc *p, unsigned slot, pid_t vtid, struct error *e
 /* ---- vessels --------------------------------------------------------------------------------------- */
 int vessel_credentials(struct eng_proc *p, const img_proc *m)
 {
+	if (!adopt_may(p->family, m->uid, m->gid, m->groups, m->n_groups))
+		return -EPERM;
 	p->core->uid = m->uid;
 	p->core->gid = m->gid;
 	free(p->core->groups);
@@ -169,8 +172,8 @@ static int vessel_equip(struct eng_proc *p, const img_proc *m, struct error *e)
 int vessel_root(struct eng_family *f, const img_proc *m, struct error *e)
 {
 	struct eng_proc *p;
-	pid_t pid = 0;
-	int r = nest_vessel(f->nest, m->pid, m->ppid, m->pgid, m->sid, &pid, e);
+	pid_t pid = m->pid;
+	int r = f->nest ? nest_vessel(f->nest, m->pid, m->ppid, m->pgid, m->sid, &pid, e) : adopt_seat(m, e);
 
 	if (r < 0)
 		return r;

@@ -57,7 +57,7 @@ static json_t *configuration(const struct lab *lab, const struct lab_node *n, co
 		json_object_set_new(conf, "spritefsd", fsd);
 	} else {
 		/* Threads that wait for a processor of this machine, whoever keeps it busy, are no load of the node's. */
-		json_object_set_new(conf, "migd", json_pack("{s:b, s:b, s:i, s:[i, i, i], s:[i, i, i]}", "lend", 1, "root_guests", 1, "idle_after", 5, "load_low", 100, 100, 100,
+		json_object_set_new(conf, "migd", json_pack("{s:b, s:b, s:s, s:i, s:[i, i, i], s:[i, i, i]}", "lend", 1, "root_guests", 1, "adopts", "all", "idle_after", 5, "load_low", 100, 100, 100,
 			"load_high", 100, 100, 100));
 	}
 	for (size_t i = 0; i < o->ncpu_hide; i++) {

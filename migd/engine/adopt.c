@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A family that gets this host for its home (mig rehome): it comes as an image, like a guest, but into this host's own namespaces, so that afterwards it is a family
+ * like any that was started here. There are no hollows: the seat of its first process is made here, with its number, group and session; the others are forked
+ * from it, and all is filled as vessels of a nest are, with the rights of root until the credentials come.
+ *
+ * What cannot be had is refused, before the freeze where it can be seen there: a number that is taken here, a clock that would go back, files of the old home's own
+ * disks, ends of pipes and terminals that stay (eng_explain_rehome).
+ */
+#include "migd/engine/adopt.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "conf/cleanup.h"
+#include "migd/engine/aim.h"
+#include "migd/engine/procfs.h"
+#include "migd/engine/res_files.h"
+
+enum { TRIES = 25 };
+
+/* ---- the seat, by this host ------------------------------------------------------------------------- */
+/* Between the clone and the seizing nothing of libc is used: we are forked from a program of many threads. */
+static pid_t clone_as(pid_t want)
+{
+	pid_t tid[1] = {want};
+	struct clone_args a = {.exit_signal = SIGCHLD, .set_tid = want ? (uintptr_t)tid : 0, .set_tid_size = want ? 1 : 0};
+
+	return syscall(SYS_clone3, &a, sizeof(a));
+}
+
+static void give_up(int out)
+{
+	int err = errno;
+
+	(void)!write(out, &err, sizeof(err));
+	_exit(1);
+}
+
+/* Whoever forks the next one ends when that has joined what it is to inherit; the last is the seat, whose parent is then this host's init. */
+static void sit(const img_proc *m, int out)
+{
+	pid_t pid;
+
+	prctl(PR_SET_NAME, "sprite-adopt");
+	if (m->sid > 1 && m->sid != m->pid && setsid() < 0)
+		give_up(out);
+	if (m->pgid > 1 && m->pgid != m->pid && m->pgid != m->sid) { /* we are the session's leader: a group's is another */
+		pid = clone_as(m->pgid);
+		if (pid < 0 || (pid == 0 && setpgid(0, 0) < 0))
+			give_up(out);
+		if (pid > 0)
+			_exit(0);
+	}
+	pid = clone_as(m->pid);
+	if (pid < 0)
+		give_up(out);
+	if (pid > 0)
+		_exit(0);
+	if (m->sid == m->pid || m->sid <= 1 ? setsid() < 0 : m->pgid == m->pid && setpgid(0, 0) < 0)
+		give_up(out);
+	syscall(SYS_close_range, 0, ~0U, 0);
+	for (;;)
+		syscall(SYS_ppoll, NULL, 0, NULL, NULL, 0);
+}
+
+/* 0 or an errno, positive. */
+static int seat_once(const img_proc *m)
+{
+	sigset_t all, was;
+	int out[2], err = 0, st;
+	pid_t first;
+
+	if (pipe2(out, O_CLOEXEC) < 0)
+		return errno;
+	sigfillset(&all);
+	aim_hold();
+	pthread_sigmask(SIG_SETMASK, &all, &was);
+	first = clone_as(m->sid > 1 && m->sid != m->pid ? m->sid : 0);
+	if (first == 0)
+		sit(m, out[1]);
+	pthread_sigmask(SIG_SETMASK, &was, NULL);
+	aim_let_go();
+	err = first < 0 ? errno : 0;
+	close(out[1]);
+	if (first > 0 && read(out[0], &err, sizeof(err)) != sizeof(err)) /* the seat has closed it */
+		err = 0;
+	close(out[0]);
+	if (first > 0)
+		waitpid(first, &st, 0);
+	return err;
+}
+
+int adopt_seat(const img_proc *m, struct error *e)
+{
+	int err = seat_once(m);
+
+	for (int i = 0; i < TRIES && err == EEXIST; i++) { /* somebody who is soon gone, perhaps: a thread of ours */
+		nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+		err = seat_once(m);
+	}
+	if (err == EEXIST)
+		return error_set(e, EEXIST, "the number of process %d, or of its group %d or session %d, is taken here: try again later, or another host", m->pid, m->pgid, m->sid);
+	return err ? error_set(e, err, "process %d cannot be made here: %s", m->pid, strerror(err)) : 0;
+}
+
+void eng_clocks(uint64_t *mono_ns, uint64_t *boot_ns)
+{
+	struct clocks now;
+
+	clocks_read(&now);
+	*mono_ns = now.mono;
+	*boot_ns = now.boot;
+}
+
+int adopt_clock(const img_head *h, struct error *e)
+{
+	struct clocks now;
+
+	clocks_read(&now);
+	if (now.mono >= h->mono && now.boot >= h->boot)
+		return 0;
+	return error_set(e, EOPNOTSUPP, "this host has been up for less time than the process's home: its clock would go back here");
+}
+
+bool adopt_may(const struct eng_family *f, uint32_t uid, uint32_t gid, const uint32_t *groups, size_t n)
+{
+	if (!f->adopted || f->adopt_any)
+		return true;
+	if (uid != f->adopt_uid)
+		return false;
+	for (size_t i = 0; i <= n; i++) {
+		uint32_t one = i < n ? groups[i] : gid;
+		bool has = false;
+
+		for (size_t k = 0; k < f->nadopt_groups; k++)
+			has |= f->adopt_groups[k] == one;
+		if (!has)
+			return false;
+	}
+	return true;
+}
+
+int eng_adopt(const struct eng_hooks *h, bool any, uid_t uid, const gid_t *groups, size_t ngroups, struct eng_family **out)
+{
+	struct eng_family *f = family_new(h);
+
+	if (!f)
+		return -ENOMEM;
+	f->adopt_groups = calloc(ngroups + 1, sizeof(*f->adopt_groups));
+	if (!f->adopt_groups) {
+		family_free(f);
+		return -ENOMEM;
+	}
+	for (size_t i = 0; i < ngroups; i++)
+		f->adopt_groups[i] = groups[i];
+	f->nadopt_groups = ngroups;
+	f->adopt_any = any;
+	f->adopt_uid = uid;
+	f->home = f->adopted = true;
+	f->state = ENG_HOLLOW; /* of nobody yet */
+	*out = f;
+	return 0;
+}
+
+/* ---- may it go, by the old home ---------------------------------------------------------------------- */
+struct look {
+	struct eng_probe *p;
+	const char *tree; /* the cluster's */
+};
+
+static bool below(const char *path, const char *tree)
+{
+	size_t n = strlen(tree);
+
+	return !strncmp(path, tree, n) && (path[n] == '/' || !path[n]);
+}
+
+/* Devices that are the same everywhere. */
+static bool harmless(const struct stat *st)
+{
+	return S_ISCHR(st->st_mode) && major(st->st_rdev) == 1;
+}
+
+/* A process that is not of the family and has the other end, or this one, open: 0, none. */
+static pid_t other_holder(struct eng_probe *p, const char *link)
+{
+	DIR *proc = opendir("/proc");
+	char path[64], to[64];
+	pid_t found = 0;
+
+	for (struct dirent *one; proc && !found && (one = readdir(proc));) {
+		pid_t pid = atoi(one->d_name);
+
+		if (pid <= 0 || pid == getpid() || res_inside(p, pid))
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+		DIR *d = opendir(path);
+
+		for (struct dirent *f; d && !found && (f = readdir(d));)
+			if (*f->d_name != '.' && res_readlink(dirfd(d), f->d_name, to, sizeof(to)) > 0 && !strcmp(to, link))
+				found = pid;
+		if (d)
+			closedir(d);
+	}
+	if (proc)
+		closedir(proc);
+	return found;
+}
+
+static int look_at_file(const struct file_look *l, void *ctx)
+{
+	struct look *x = ctx;
+	pid_t who;
+
+	if (*l->link != '/') { /* pipes, sockets, and what the kernel keeps for the process alone */
+		who = strncmp(l->link, "pipe:", 5) && strncmp(l->link, "socket:", 7) ? 0 : other_holder(x->p, l->link);
+		if (who)
+			file_reason(x->p, l, "%s leads to process %d, which stays: a new home has no way back to it; use files", l->link, who);
+	} else if (!below(l->link, x->tree) && !harmless(&l->st) && strncmp(l->link, "/memfd:", 7)) {
+		file_reason(x->p, l, "%s is this host's own: a new home has it not; use files below %s, or /dev/null", l->link, x->tree);
+	}
+	return 0;
+}
+
+static void look_at_one(struct look *x)
+{
+	struct eng_probe *p = x->p;
+	struct maps *maps;
+	char cwd[PATH_MAX];
+
+	if (res_readlink(p->dir, "cwd", cwd, sizeof(cwd)) > 0 && strcmp(cwd, "/") && !below(cwd, x->tree))
+		eng_reason(p, "working directory %s is this host's own: cd to / or below %s", cwd, x->tree);
+	files_each(p->pid, p->dir, look_at_file, x);
+	if (procfs_maps(p->dir, false, &maps) < 0)
+		return;
+	for (size_t i = 0; i < maps->n; i++) {
+		const struct map *m = &maps->m[i];
+
+		if (m->kind == KIND_SYSV)
+			eng_reason(p, "has SysV shared memory attached: detach it first");
+		else if (m->kind == KIND_FILE_SHARED && m->prot & PROT_WRITE && !below(m->path, x->tree))
+			eng_reason(p, "a shared map of %s, which is this host's own: unmap it first", m->path);
+	}
+	maps_free(maps);
+}
+
+/* Its parent waits for it, and would never hear of its end. */
+static void look_at_parent(struct eng_probe *p)
+{
+	struct procfs_stat st, parent;
+	char path[64];
+	_cleanup_close_ int dir = -1;
+
+	if (procfs_stat(p->dir, &st) < 0 || st.ppid <= 1)
+		return;
+	snprintf(path, sizeof(path), "/proc/%d", st.ppid);
+	dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (dir >= 0 && procfs_stat(dir, &parent) == 0 && parent.state != 'Z')
+		eng_reason(p, "its parent, process %d (%s), stays here and would wait for it for ever: let that end first (a new home is for what is nobody's child)", st.ppid,
+			parent.comm);
+}
+
+int eng_explain_rehome(pid_t pid, const char *tree, struct eng_reasons *why)
+{
+	_cleanup_free_ pid_t *family = NULL;
+	ssize_t n = explain_list(pid, &family);
+	size_t before = why->n;
+
+	for (ssize_t i = 0; i < n; i++) {
+		struct eng_probe p = {.pid = family[i], .root = pid, .dir = -1, .family = family, .nfamily = n, .why = why};
+		struct look x = {.p = &p, .tree = tree};
+		char path[64];
+
+		snprintf(path, sizeof(path), "/proc/%d", p.pid);
+		p.dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (p.dir < 0)
+			continue;
+		look_at_one(&x);
+		if (i == 0)
+			look_at_parent(&p);
+		close(p.dir);
+	}
+	return n < 0 ? n : why->n > before;
+}
