@@ -165,10 +165,14 @@ int explain_family(pid_t pid, bool in_nest, bool goes_home, struct eng_reasons *
 /* freeze.c */
 /* Stopped: how long the wait that it was stopped in had lasted; 0 when that is not sure (then it waits longer, never shorter). */
 uint64_t freeze_slept_ns(const struct eng_thread *t);
-void thaw_processes(struct eng_family *f); /* all run on; the objects stay, without threads */
+int freeze_wait_until(pid_t tid, int *st, uint64_t end); /* waitpid with a limit. 1: *st filled, 0: time is over, -ESRCH */
+int freeze_await(struct eng_thread *t, struct error *e); /* seized and interrupted: its stop. 0, -ESRCH: it ended meanwhile, -EBUSY */
 int freeze_zombie(struct eng_family *f, pid_t pid, struct eng_proc *parent); /* 1: noted as one that waits for its parent to ask, 0: it is not one */
 void freeze_order(struct eng_family *f); /* parents before children */
-int freeze_thread_resume(struct eng_thread *t, bool stop_again); /* true registers, true mask, detached */
+
+/* thaw.c */
+void thaw_processes(struct eng_family *f); /* all run on; the objects stay, without threads */
+int thaw_thread(struct eng_thread *t); /* true registers, true mask, detached */
 
 /* pin.c: onto the family's processor; what that changed is noted anew; as it was. And this thread itself, while it injects much. */
 void pin_thread(struct eng_thread *t);

@@ -122,6 +122,7 @@ int eng_nest(int fd, struct nest *nest, const struct eng_hooks *hooks, struct en
 {
 	struct eng_image *in = image_reader(fd);
 	struct eng_family *f = family_new(hooks);
+	struct pin_self was;
 	img_head *h = NULL;
 	int r = in && f ? read_head(in, &h, e) : error_set(e, ENOMEM, "no memory");
 
@@ -132,8 +133,11 @@ int eng_nest(int fd, struct nest *nest, const struct eng_hooks *hooks, struct en
 		take_layout(f, h);
 		r = nest_settle(f, nest, f->mono_offset, f->boot_offset, e);
 	}
-	if (r == 0)
+	if (r == 0) {
+		pin_self(f, &was);
 		r = make_family(f, h, e);
+		pin_self_end(&was);
+	}
 	sprite__image__img_head__free_unpacked(h, NULL);
 	image_free(in);
 	if (r < 0) {
@@ -308,6 +312,7 @@ int eng_fill(struct eng_family *f, int fd, const struct eng_hooks *hooks, struct
 {
 	struct eng_image *in = image_reader(fd);
 	struct pin_self was = {0};
+	bool ahead = false, first = true;
 	struct image_rec rec;
 	const void *body;
 	int r = in ? 0 : error_set(e, ENOMEM, "no memory");
@@ -320,11 +325,15 @@ int eng_fill(struct eng_family *f, int fd, const struct eng_hooks *hooks, struct
 		r = image_next(in, &rec, &body);
 		if (r < 0)
 			error_set(e, -r, "the image ends too early: %s", strerror(-r));
-		else if (rec.type == IMG_END)
+		if (r < 0 || rec.type == IMG_END)
 			break;
-		else if (rec.type == IMG_READY && f->hooks.ahead_done)
+		ahead = first ? rec.type == IMG_PRE_MM : ahead && rec.type != IMG_HEAD;
+		first = false;
+		if (!ahead && !was.n) /* its source stands still */
+			pin_self(f, &was);
+		if (rec.type == IMG_READY && f->hooks.ahead_done)
 			f->hooks.ahead_done(f->hooks.ctx);
-		else if (rec.type == IMG_HEAD && (pin_self(f, &was), true)) /* its source stands still now */
+		else if (rec.type == IMG_HEAD)
 			r = second_head(f, body, rec.len, e);
 		else
 			r = dispatch(f, &rec, body, e);
@@ -365,7 +374,7 @@ int eng_release_threads(struct eng_family *f)
 		for (unsigned k = 0; k < p->nthreads; k++) {
 			p->threads[k]->core->frozen = p->threads[k]->regs;
 			p->threads[k]->core->looked = p->threads[k]->core->masked = true;
-			freeze_thread_resume(p->threads[k], false);
+			thaw_thread(p->threads[k]);
 		}
 		if (p->core->stop_sig)
 			syscall(SYS_pidfd_send_signal, p->pidfd, SIGSTOP, NULL, 0);

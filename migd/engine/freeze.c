@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Stopping a family, and letting it go again untouched.
+ * Stopping a family. It is let go again by thaw.c.
  *
  * Invariants
  * 1. Nobody runs when eng_freeze returns 0: lists of processes and threads are read again until a round finds nobody new; a stopped
@@ -44,8 +44,7 @@ static int thread_take_over(struct eng_thread *t)
 	return 0;
 }
 
-/* waitpid with a limit. 1: *st filled, 0: time is over. */
-static int wait_until(pid_t tid, int *st, uint64_t end)
+int freeze_wait_until(pid_t tid, int *st, uint64_t end)
 {
 	for (unsigned spin = 0;; spin++) {
 		pid_t r = waitpid(tid, st, __WALL | WNOHANG);
@@ -120,7 +119,7 @@ static int await_stop(struct eng_thread *t, struct error *e)
 	int st, r;
 
 	for (;;) {
-		r = wait_until(t->tid, &st, clock_mono_ns() + stop_limit_ns);
+		r = freeze_wait_until(t->tid, &st, clock_mono_ns() + stop_limit_ns);
 		if (r == 0 && !hurried) {
 			nest_hurry(t->proc->family, t->vtid);
 			hurried = true;
@@ -148,7 +147,7 @@ static int await_stop(struct eng_thread *t, struct error *e)
 	}
 }
 
-static int thread_await(struct eng_thread *t, struct error *e)
+int freeze_await(struct eng_thread *t, struct error *e)
 {
 	int place = events_await(t->tid), r = await_stop(t, e);
 
@@ -269,7 +268,7 @@ static int proc_round(struct eng_proc *p, bool ours, struct error *e)
 
 		if (t->core->gone)
 			continue;
-		r = thread_await(t, e);
+		r = freeze_await(t, e);
 		if (r == -ESRCH)
 			continue;
 		if (r < 0)
@@ -513,88 +512,6 @@ static int family_look(struct eng_family *f, struct eng_reasons *why, struct err
 		if (r < 0)
 			return r;
 	}
-	return 0;
-}
-
-int freeze_thread_resume(struct eng_thread *t, bool stop_again)
-{
-	int r = 0;
-
-	(void)stop_again;
-	for (int i = 0; !t->core->gone && !t->core->stopped; i++) { /* seized, but its stop had not been waited for */
-		if (i == 1)
-			log_warn("engine: thread %d does not stop to be let go: waiting for it", t->vtid);
-		if (i)
-			ptrace(PTRACE_INTERRUPT, t->tid, 0, 0);
-		thread_await(t, NULL);
-	}
-	t->core->seized = false;
-	if (t->core->gone)
-		return -ESRCH;
-	if (t->core->looked)
-		r = regs_set(t, &t->core->frozen);
-	else
-		regs_let_go(t);
-	if (r == 0 && t->core->masked && ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0)
-		r = -errno;
-	t->core->stopped = false;
-	pin_release(t);
-	if (ptrace(PTRACE_DETACH, t->tid, 0, 0) < 0)
-		r = -errno;
-	if (r < 0)
-		log_warn("engine: thread %d cannot be let go: %s", t->vtid, strerror(-r));
-	return r;
-}
-
-/* But for who has not stopped: thaw_processes(). */
-static void proc_thaw(struct eng_proc *p)
-{
-	int stop = p->core->stop_sig;
-
-	if (p->core->blob_in) {
-		inject_transfer_close(p);
-		if (inject_unblob(p) < 0 && !p->core->dead)
-			log_error("engine: process %d: the engine's pages stay behind", p->vpid);
-	}
-	for (unsigned k = 0; k < p->nthreads; k++)
-		if (p->threads[k]->core->stopped)
-			freeze_thread_resume(p->threads[k], stop != 0);
-	if (stop)
-		syscall(SYS_pidfd_send_signal, p->pidfd, stop == SIGSTOP ? SIGSTOP : stop, NULL, 0);
-}
-
-void thaw_processes(struct eng_family *f)
-{
-	for (size_t i = 0; i < f->nprocs; i++)
-		proc_thaw(f->procs[i]);
-	for (size_t i = 0; i < f->nprocs; i++) {
-		struct eng_proc *p = f->procs[i];
-
-		while (p->nthreads) {
-			struct eng_thread *t = p->threads[p->nthreads - 1];
-
-			if (t->core->seized)
-				freeze_thread_resume(t, false);
-			thread_drop(p, p->nthreads - 1);
-		}
-	}
-}
-
-int eng_thaw(struct eng_family *f)
-{
-	for (size_t k = 0; eng_res_table[k]; k++)
-		if (eng_res_table[k]->thaw)
-			eng_res_table[k]->thaw(f);
-	thaw_processes(f);
-	events_catch_up();
-	for (size_t i = 0; i < f->nprocs; i++)
-		precopy_free(f->procs[i]);
-	if (f->nest) { /* a guest that stays: the object goes on */
-		family_forget_image(f);
-		nest_running(f);
-		return 0;
-	}
-	family_free(f);
 	return 0;
 }
 

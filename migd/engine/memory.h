@@ -22,7 +22,8 @@ int runs_push(struct run **v, size_t *n, size_t *cap, uint64_t start, uint64_t e
 /*
  * precopy.c: pages written since the last look (which this is, if `protect`); -EPERM: not all of the range is under our watch.
  */
-int pagemap_written(int dirfd, uint64_t start, uint64_t end, bool protect, struct run **out, size_t *n);
+int pagemap_written(int dirfd, uint64_t start, uint64_t end, bool private_only, bool protect, struct run **out, size_t *n);
+bool memory_is_deleted(const char *path); /* as /proc shows it */
 bool precopy_watches(pid_t pid, const struct map *m); /* it is our own write protection */
 /* Final dump: what of the map's pages must still go, and what must go away over there. 1: the map is kept, 0: it is to be sent as new. */
 struct rest {

@@ -95,7 +95,7 @@ static int scan(int fd, uint64_t start, uint64_t end, bool private_only, struct 
 	return 0;
 }
 
-int pagemap_written(int dirfd, uint64_t start, uint64_t end, bool protect, struct run **out, size_t *n)
+int pagemap_written(int dirfd, uint64_t start, uint64_t end, bool private_only, bool protect, struct run **out, size_t *n)
 {
 	_cleanup_close_ int fd = openat(dirfd, "pagemap", O_RDONLY | O_CLOEXEC);
 	struct page_region vec[512];
@@ -105,7 +105,8 @@ int pagemap_written(int dirfd, uint64_t start, uint64_t end, bool protect, struc
 	*n = 0;
 	while (fd >= 0 && start < end) {
 		struct pm_scan_arg a = {.size = sizeof(a), .flags = PM_SCAN_CHECK_WPASYNC | (protect ? PM_SCAN_WP_MATCHING : 0), .start = start, .end = end,
-			.vec = (uint64_t)vec, .vec_len = 512, .category_inverted = PAGE_IS_PFNZERO, .category_mask = PAGE_IS_PFNZERO | PAGE_IS_WRITTEN,
+			.vec = (uint64_t)vec, .vec_len = 512, .category_inverted = PAGE_IS_PFNZERO | (private_only ? PAGE_IS_FILE : 0),
+			.category_mask = PAGE_IS_PFNZERO | PAGE_IS_WRITTEN | (private_only ? PAGE_IS_FILE : 0),
 			.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED};
 		int r = step(fd, &a, true);
 

@@ -3,7 +3,7 @@
  * Pre-copy: after the announcement (announce.c), most of the memory goes ahead while the program runs; only what it wrote since goes when it is frozen.
  *
  * The family is stopped for a moment; a userfaultfd in asynchronous write-protect mode is made in each process, taken over by us (pidfd_getfd) and
- * closed there; big private anonymous maps are registered with it. From then on PAGEMAP_SCAN tells, and protects again, what was written since the last
+ * closed there; big private anonymous maps, and those private ones of files, are registered with it. From then on PAGEMAP_SCAN tells, and protects again, what was written since the last
  * look. The program pays a minor fault for the first write to a page after each look. Nothing else is changed in it; closing the descriptor ends the watch.
  *
  * In the stream: HEAD, PRE_MM (the watched maps), PAGES, PAGES..., and then the dump as always, in whose MM record a map is `kept` if it is still the very
@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "conf/clock.h"
@@ -124,10 +125,28 @@ static int runs_minus(const struct run *a, size_t na, const struct run *b, size_
 }
 
 /* ---- start ------------------------------------------------------------------------------------------- */
+/* Of files what the program has changed: data and relocations of its libraries, which are most of what a small one has. */
 static bool worth_watching(const struct map *m)
 {
-	return m->kind == KIND_ANON && !m->shared && m->end - m->start >= SMALLEST &&
-	       !(m->flags & (MAPF_GROWSDOWN | MAPF_UFFD | MAPF_UFFD_WP | MAPF_DEVICE | MAPF_HUGETLB | MAPF_SEALED | MAPF_DROPPABLE)) && m->path[0] != '/';
+	if (m->shared || m->flags & (MAPF_GROWSDOWN | MAPF_UFFD | MAPF_UFFD_WP | MAPF_DEVICE | MAPF_HUGETLB | MAPF_SEALED | MAPF_DROPPABLE))
+		return false;
+	if (m->kind == KIND_FILE_PRIV)
+		return !(m->prot & PROT_EXEC) && m->flags & MAPF_MAYWRITE && !memory_is_deleted(m->path);
+	return m->kind == KIND_ANON && m->end - m->start >= SMALLEST && m->path[0] != '/';
+}
+
+/* Of a file's map there may be nothing that is not the file's. */
+static bool has_pages(struct eng_proc *p, const struct map *m)
+{
+	struct run *runs;
+	size_t n;
+
+	if (m->kind != KIND_FILE_PRIV)
+		return true;
+	if (pagemap_runs(p->dir, m->start, m->end, true, &runs, &n, NULL, NULL) < 0)
+		return false;
+	free(runs);
+	return n;
 }
 
 static int open_uffd(struct eng_proc *p)
@@ -168,7 +187,7 @@ static int watch(struct eng_proc *p, struct maps *maps)
 		struct map *m = &maps->m[i];
 		struct uffdio_register reg = {.range = {m->start, m->end - m->start}, .mode = UFFDIO_REGISTER_MODE_WP};
 
-		if (!worth_watching(m) || (m->start >= p->core->blob && m->start < p->core->blob + blob_size(p->core->nslots)))
+		if (!worth_watching(m) || !has_pages(p, m) || (m->start >= p->core->blob && m->start < p->core->blob + blob_size(p->core->nslots)))
 			continue;
 		if (ioctl(t->uffd, UFFDIO_REGISTER, &reg) < 0)
 			continue; /* it goes with the rest */
@@ -193,7 +212,8 @@ uint64_t precopy_watchable(struct eng_proc *p, const struct maps *maps)
 		struct run *runs;
 		size_t n;
 
-		if (!worth_watching(&maps->m[i]) || pagemap_runs(p->dir, maps->m[i].start, maps->m[i].end, false, &runs, &n, NULL, NULL) < 0)
+		if (!worth_watching(&maps->m[i]) ||
+			pagemap_runs(p->dir, maps->m[i].start, maps->m[i].end, maps->m[i].kind == KIND_FILE_PRIV, &runs, &n, NULL, NULL) < 0)
 			continue;
 		for (size_t k = 0; k < n; k++)
 			bytes += runs[k].end - runs[k].start;
@@ -232,7 +252,7 @@ static int64_t send_written(struct eng_proc *p, struct eng_image *out)
 		struct watched *w = &t->v[i];
 		struct run *runs;
 		size_t n;
-		int r = pagemap_written(p->dir, w->m.start, w->m.end, true, &runs, &n);
+		int r = pagemap_written(p->dir, w->m.start, w->m.end, w->m.kind == KIND_FILE_PRIV, true, &runs, &n);
 
 		if (r == -EPERM || r == -ESRCH || r == -EFAULT) /* not that map any more: the dump will see */
 			continue;
@@ -357,9 +377,9 @@ int precopy_rest(struct eng_proc *p, const struct map *m, struct rest *out)
 	size_t n = 0;
 	int r;
 
-	if (!w || pagemap_written(p->dir, m->start, m->end, false, &out->dirty, &out->ndirty) < 0)
+	if (!w || w->m.kind != m->kind || pagemap_written(p->dir, m->start, m->end, m->kind == KIND_FILE_PRIV, false, &out->dirty, &out->ndirty) < 0)
 		return 0;
-	r = pagemap_runs(p->dir, m->start, m->end, false, &present, &n, &out->guard, &out->nguard);
+	r = pagemap_runs(p->dir, m->start, m->end, m->kind == KIND_FILE_PRIV, &present, &n, &out->guard, &out->nguard);
 	if (r == 0)
 		r = runs_minus(w->sent, w->nsent, present, n, &out->drop, &out->ndrop);
 	free(present);

@@ -23,7 +23,7 @@
 
 enum { CHUNK = 4 << 20, CHUNK_RUNS = 512 }; /* long runs end at multiples of CHUNK, so that huge pages are whole in a record */
 
-static bool is_deleted(const char *path)
+bool memory_is_deleted(const char *path)
 {
 	size_t n = strlen(path);
 
@@ -53,7 +53,7 @@ static const char *map_refusal(pid_t pid, const struct map *m, bool goes_home)
 		return "AIO rings are in use (io_setup): io_destroy them first";
 	if (!strncmp(m->path, "socket:", 7))
 		return "a packet socket's ring is mapped: close it first";
-	if (m->kind == KIND_FILE_SHARED && is_deleted(m->path) && !goes_home)
+	if (m->kind == KIND_FILE_SHARED && memory_is_deleted(m->path) && !goes_home)
 		return "a shared map of a file that has been deleted: keep the file until the process ends";
 	if (m->kind == KIND_FILE_SHARED && !strncmp(m->path, "/dev/", 5) && strncmp(m->path, "/dev/shm/", 9))
 		return "a shared map of a device: close it first";
@@ -234,14 +234,14 @@ static int plan_map(struct eng_proc *p, struct map *m, Sprite__Image__ImgMap *im
 	im->shared = m->shared;
 	im->offset = m->offset;
 	im->flags = m->flags & ~MAPF_UFFD_WP;
-	if (m->kind == KIND_FILE_PRIV && is_deleted(m->path)) {
+	if (m->kind == KIND_FILE_PRIV && memory_is_deleted(m->path)) {
 		m->kind = KIND_ANON;
 		plan->dirty = malloc(sizeof(*plan->dirty));
 		if (!plan->dirty)
 			return -ENOMEM;
 		plan->dirty[0] = (struct run){m->start, m->end};
 		plan->ndirty = 1;
-	} else if (m->kind == KIND_ANON && precopy_rest(p, m, plan) == 1) {
+	} else if ((m->kind == KIND_ANON || m->kind == KIND_FILE_PRIV) && precopy_rest(p, m, plan) == 1) {
 		im->kept = true;
 	} else if (m->kind == KIND_ANON || m->kind == KIND_FILE_PRIV) {
 		r = pagemap_runs(p->dir, m->start, m->end, m->kind == KIND_FILE_PRIV, &plan->dirty, &plan->ndirty, &plan->guard, &plan->nguard);
@@ -305,7 +305,7 @@ static bool exe_nameless(int dir, struct stat *st)
 	if (n < 0 || fstatat(dir, "exe", st, 0) < 0)
 		return false;
 	path[n] = '\0';
-	return is_deleted(path) && !res_undelete(dir, path, st);
+	return memory_is_deleted(path) && !res_undelete(dir, path, st);
 }
 
 static int put_exe_body(struct eng_proc *p, ProtobufCBinaryData *out)
@@ -498,7 +498,7 @@ static int ahead_map(struct eng_proc *p, const struct map *m, Sprite__Image__Img
 	struct run *runs;
 	size_t n;
 
-	if ((m->kind != KIND_ANON && m->kind != KIND_FILE_PRIV) || map_refusal(p->pid, m, false) || (m->kind == KIND_FILE_PRIV && is_deleted(m->path)) ||
+	if ((m->kind != KIND_ANON && m->kind != KIND_FILE_PRIV) || map_refusal(p->pid, m, false) || (m->kind == KIND_FILE_PRIV && memory_is_deleted(m->path)) ||
 	    is_ours(p, m))
 		return 1;
 	sprite__image__img_map__init(im);
@@ -541,7 +541,7 @@ static void ahead_bounds(struct eng_proc *p, const struct maps *maps, struct mm_
 	b->mm.bounds = b->bounds;
 	b->mm.n_bounds = 11;
 	sprite__image__img_file__init(&b->exe);
-	if (put_exe(p, &b->exe, b->exe_path, sizeof(b->exe_path)) == 0 && !is_deleted(b->exe_path))
+	if (put_exe(p, &b->exe, b->exe_path, sizeof(b->exe_path)) == 0 && !memory_is_deleted(b->exe_path))
 		b->mm.exe = &b->exe;
 	b->auxv = eng_proc_read(p->dir, "auxv", &b->mm.auxv.len);
 	b->mm.auxv.data = (void *)b->auxv;

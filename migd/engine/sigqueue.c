@@ -133,7 +133,7 @@ static int by_thread(struct eng_proc *p, struct eng_thread *t, bool whole, const
 	if (r == 0)
 		nest_self_done(p->family->nest, seq);
 	if (!t->core->gone)
-		freeze_thread_resume(t, false);
+		thaw_thread(t);
 	return r;
 }
 
