@@ -369,8 +369,10 @@ static int actor_go(struct family *f, void *arg)
 		guest_freeze_begin(f);
 	pthread_mutex_unlock(&f->lock);
 	rep.text = e.text;
-	if (!err && f->adopt)
+	if (!err && f->adopt) {
 		guest_note_adopted(f);
+		fault_point("adopted");
+	}
 	if (w->rq)
 		rpc_reply(w->rq, err ? (e.code ? e.code : EIO) : 0, &rep.base, NULL, 0, NULL, NULL);
 	if (!err && f->adopt) {

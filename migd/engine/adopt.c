@@ -29,6 +29,7 @@
 #include "migd/engine/aim.h"
 #include "migd/engine/procfs.h"
 #include "migd/engine/res_files.h"
+#include "migd/engine/res_sysv.h"
 
 enum { TRIES = 25 };
 
@@ -236,6 +237,32 @@ static int look_at_file(const struct file_look *l, void *ctx)
 	return 0;
 }
 
+/* Of what it would leave here. */
+static bool named(struct eng_probe *p, const struct map *m)
+{
+	struct stat st;
+	char file[64];
+
+	snprintf(file, sizeof(file), "map_files/%lx-%lx", (long)m->start, (long)m->end);
+	return !strncmp(m->path, "/dev/shm/", 9) && fstatat(p->dir, file, &st, 0) == 0 && st.st_nlink;
+}
+
+static void look_at_sysv(struct eng_probe *p)
+{
+	static const char *const what[] = {[SYSV_SHM] = "shared memory", [SYSV_SEM] = "semaphores", [SYSV_MSG] = "a message queue"};
+	struct sysv_family who;
+	struct sysv_list l;
+	pid_t other;
+
+	sysv_family_init(&who, p->family, p->nfamily, p->root);
+	if (sysv_list(&l) < 0)
+		return;
+	for (size_t i = 0; i < l.n; i++)
+		if (sysv_is_ours(&who, &l.v[i], 0, &other) && !l.v[i].guessed)
+			eng_reason(p, "has made or used SysV %s (id %d), which would stay here: remove it first (ipcrm)", what[l.v[i].kind], l.v[i].id);
+	sysv_list_free(&l);
+}
+
 static void look_at_one(struct look *x)
 {
 	struct eng_probe *p = x->p;
@@ -250,8 +277,8 @@ static void look_at_one(struct look *x)
 	for (size_t i = 0; i < maps->n; i++) {
 		const struct map *m = &maps->m[i];
 
-		if (m->kind == KIND_SYSV)
-			eng_reason(p, "has SysV shared memory attached: detach it first");
+		if (m->kind == KIND_OBJECT && named(p, m))
+			eng_reason(p, "a map of an object of /dev/shm with a name, which others here may look for: unmap or unlink it first");
 		else if (m->kind == KIND_FILE_SHARED && m->prot & PROT_WRITE && !below(m->path, x->tree))
 			eng_reason(p, "a shared map of %s, which is this host's own: unmap it first", m->path);
 	}
@@ -290,8 +317,10 @@ int eng_explain_rehome(pid_t pid, const char *tree, struct eng_reasons *why)
 		if (p.dir < 0)
 			continue;
 		look_at_one(&x);
-		if (i == 0)
+		if (i == 0) {
 			look_at_parent(&p);
+			look_at_sysv(&p);
+		}
 		close(p.dir);
 	}
 	return n < 0 ? n : why->n > before;

@@ -12,7 +12,7 @@
 #include "migd/engine/xsave.h"
 #include "migd/engine/res.h"
 
-enum { ENG_VERSION = 2 };
+enum { ENG_VERSION = 3 };
 enum eng_state { ENG_TRACKED, ENG_FROZEN, ENG_PARKED, ENG_HOLLOW, ENG_NESTED, ENG_FILLED, ENG_RUNNING };
 
 struct ksigaction { /* the kernel's, not libc's */
@@ -61,7 +61,9 @@ struct eng_proc_core {
 	uint64_t sysinsn; /* address of a `syscall` instruction in the target, for calls without the blob */
 	size_t scratch;	  /* bytes in use */
 	struct ksigaction trap; /* the program's own action for SIGTRAP */
+	int exit_signal;  /* what its end sends its parent */
 	int stop_sig;	  /* job control: group-stopped by this signal, 0: not */
+	bool stop_taken;  /* and its parent in the family has been told */
 	struct rlimit left[RLIM_NLIMITS]; /* home: its limits when it left, */
 	bool left_known;		  /* if this migd has seen it leave */
 	unsigned mlockall; /* source: MCL_FUTURE, MCL_ONFAULT as dumped */
@@ -89,7 +91,7 @@ struct eng_proc_core {
 struct zombie { /* a member that has ended and that its parent has not waited for */
 	pid_t pid, vpid, parent; /* this host's; the family's */
 	pid_t pgid, sid;	 /* the family's */
-	int status;
+	int status, exit_signal;
 };
 
 struct eng_family {
@@ -146,8 +148,8 @@ void apart_start(struct eng_family *f); /* hollow: threads that stand apart are 
 void apart_look(struct eng_family *f);
 void hollow_watch_all(struct eng_family *f); /* back to waiting for signals; what a slot holds is told */
 enum { END_REAP = 1, END_KEEP = 2 };
-void hollow_reap_zombie(struct eng_proc *parent, pid_t vpid);
-void hollow_drain_chld(struct eng_proc *parent);
+void hollow_reap_zombie(struct eng_proc *parent, pid_t vpid, int sig);
+void hollow_drain(struct eng_proc *parent, pid_t child, int sig); /* the signal that the parent has got for its child */
 int vessel_die(struct eng_proc *p, int status); /* a stopped vessel ends in that way, and we have let go of it */
 int hollow_end(struct eng_family *f, pid_t pid, int status, int how); /* eng_exit_hollow; reviving: its parent stays stopped */
 int hollow_stop_one(struct eng_proc *p); /* its first thread; and back */

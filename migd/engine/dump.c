@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
@@ -114,6 +115,20 @@ static void parse_ids(const char *status, Sprite__Image__ImgProc *m, uint32_t **
 	}
 }
 
+/* Has its parent been told that it is stopped? Who takes the report now leaves it. */
+static bool stop_taken(struct eng_proc *p)
+{
+	siginfo_t si = {0};
+	uint64_t at;
+
+	if (!p->core->stop_sig || !p->parent)
+		return false;
+	eng_scratch_reset(p->parent);
+	at = eng_scratch_put(p->parent, &si, sizeof(si));
+	return ENG_SYS(p->parent->threads[0], SYS_waitid, P_PID, p->vpid, at, WSTOPPED | WNOWAIT | WNOHANG | __WALL, 0) == 0 &&
+	       eng_peek(p->parent, at, &si, sizeof(si)) == 0 && !si.si_pid;
+}
+
 static int head_proc(struct eng_proc *p, Sprite__Image__ImgProc *m)
 {
 	_cleanup_free_ char *status = eng_proc_read(p->dir, "status", NULL);
@@ -137,6 +152,8 @@ static int head_proc(struct eng_proc *p, Sprite__Image__ImgProc *m)
 	m->groups = groups;
 	m->comm = p->core->comm;
 	m->stopped = p->core->stop_sig != 0;
+	m->stop_taken = stop_taken(p);
+	m->exit_signal = p->parent && p->core->exit_signal != SIGCHLD ? p->core->exit_signal + 1 : 0;
 	return 0;
 }
 
@@ -186,6 +203,7 @@ int dump_put_head(struct eng_family *f, struct eng_image *out, bool ahead)
 		m->sid = z->sid;
 		m->zombie = true;
 		m->exit_status = z->status;
+		m->exit_signal = z->exit_signal != SIGCHLD ? z->exit_signal + 1 : 0;
 		list[f->nprocs + i] = m;
 	}
 	if (r == 0) {

@@ -123,6 +123,7 @@ int proc_identity(struct eng_proc *p)
 	p->ppid = st.ppid;
 	p->pgid = st.pgid;
 	p->sid = st.sid;
+	p->core->exit_signal = st.exit_signal;
 	return 0;
 }
 

@@ -25,6 +25,7 @@
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
 #include "migd/engine/nest.h"
+#include "migd/engine/res_util.h"
 
 static int check_head(const img_head *h, struct error *e)
 {
@@ -265,7 +266,7 @@ int eng_hollow_born(struct eng_family *f, const struct eng_event *b, struct erro
 	if (r < 0 && p) { /* half made: nobody shall see it */
 		p->core->exit_sent = true;
 		vessel_die(p, SIGKILL);
-		hollow_reap_zombie(parent, b->pid);
+		hollow_reap_zombie(parent, b->pid, SIGCHLD);
 		proc_drop(f, f->nprocs - 1);
 	}
 	if (waits)
@@ -361,10 +362,68 @@ int eng_fill(struct eng_family *f, int fd, const struct eng_hooks *hooks, struct
 	return r < 0 ? error_set(e, -r, "the vessels cannot be filled: %s", strerror(-r)) : 0;
 }
 
+enum { STOPS_MS = 1000 }; /* one that is held by something else stops later, and says so once more */
+
 /* ---- go ----------------------------------------------------------------------------------------------- */
+/* When all its threads have stopped the kernel has a report for the parent. With `flags`: whether it is left there. */
+static int stop_report(struct eng_proc *parent, struct eng_proc *p, int flags)
+{
+	siginfo_t si = {0};
+	uint64_t at;
+	long r;
+
+	eng_scratch_reset(parent);
+	at = eng_scratch_put(parent, &si, sizeof(si));
+	r = ENG_SYS(parent->threads[0], SYS_waitid, P_PID, p->vpid, at, WSTOPPED | WNOHANG | __WALL | flags, 0);
+	if (r == 0)
+		r = eng_peek(parent, at, &si, sizeof(si));
+	return r < 0 ? r : si.si_pid != 0;
+}
+
+static bool all_stopped(const struct eng_proc *p)
+{
+	_cleanup_free_ pid_t *task = NULL;
+	ssize_t n = procfs_tasks(p->pid, &task);
+
+	for (ssize_t i = 0; i < n; i++) {
+		char name[40];
+		struct procfs_stat st;
+
+		snprintf(name, sizeof(name), "task/%d", task[i]);
+		_cleanup_close_ int dir = openat(p->dir, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+		if (dir >= 0 && procfs_stat(dir, &st) == 0 && st.state != 'T')
+			return false;
+	}
+	return n > 0;
+}
+
+/* It stops anew, for which its parent, who has not been let go of yet, shall not get another SIGCHLD, nor a report if it has taken that before. */
+static void stop_again(struct eng_proc *p)
+{
+	struct eng_proc *parent = p->parent && p->parent->core->blob_in ? p->parent : NULL;
+	_cleanup_free_ char *status = parent ? eng_proc_read(parent->dir, "status", NULL) : NULL;
+	bool pending = res_field_u64(status, "ShdPnd", 16, 0) >> (SIGCHLD - 1) & 1;
+	int r = 0;
+
+	syscall(SYS_pidfd_send_signal, p->pidfd, SIGSTOP, NULL, 0);
+	for (int i = 0; parent && i < STOPS_MS && (r = stop_report(parent, p, WNOWAIT)) == 0; i++) {
+		if (all_stopped(p)) { /* as a hollow stands already: then there is no report but of that */
+			r = stop_report(parent, p, WNOWAIT);
+			break;
+		}
+		nanosleep(&(struct timespec){.tv_nsec = i < 20 ? 50000 : 1000000}, NULL);
+	}
+	if (r > 0 && p->core->stop_taken)
+		stop_report(parent, p, 0);
+	if (r > 0 && !pending)
+		hollow_drain(parent, p->vpid, SIGCHLD);
+}
+
+/* Parents last. */
 int eng_release_threads(struct eng_family *f)
 {
-	for (size_t i = 0; i < f->nprocs; i++) {
+	for (size_t i = f->nprocs; i-- > 0;) {
 		struct eng_proc *p = f->procs[i];
 
 		for (unsigned k = 0; k < p->nthreads; k++)
@@ -377,7 +436,7 @@ int eng_release_threads(struct eng_family *f)
 			thaw_thread(p->threads[k]);
 		}
 		if (p->core->stop_sig)
-			syscall(SYS_pidfd_send_signal, p->pidfd, SIGSTOP, NULL, 0);
+			stop_again(p);
 	}
 	return 0;
 }

@@ -349,7 +349,7 @@ int freeze_zombie(struct eng_family *f, pid_t pid, struct eng_proc *parent)
 	if (!bigger)
 		return -ENOMEM;
 	f->zombies = bigger;
-	bigger[f->nzombies++] = (struct zombie){pid, vpid, parent->vpid, st.pgid, st.sid, st.exit_code};
+	bigger[f->nzombies++] = (struct zombie){pid, vpid, parent->vpid, st.pgid, st.sid, st.exit_code, st.exit_signal};
 	return 1;
 }
 

@@ -100,6 +100,11 @@ int eng_hollow(struct eng_family *f, struct error *e)
 }
 
 /* ---- watching --------------------------------------------------------------------------------------- */
+static bool is_child_news(const siginfo_t *si, pid_t child)
+{
+	return si->si_code >= CLD_EXITED && si->si_code <= CLD_CONTINUED && si->si_pid == child;
+}
+
 /* true: it was news. nr: its number in this thread's slot, 0: it has none. */
 static bool tell_signal(struct eng_thread *t, const siginfo_t *si, uint32_t nr)
 {
@@ -107,7 +112,9 @@ static bool tell_signal(struct eng_thread *t, const siginfo_t *si, uint32_t nr)
 
 	if (si->si_signo == SIGCONT && si->si_pid == getpid()) /* our own, from eng_stop_hollow() */
 		return false;
-	if (si->si_signo == SIGCHLD && si->si_code > 0 && eng_proc_by_vpid(t->proc->family, si->si_pid)) /* a hollow's end, which the guest knows of */
+	struct eng_proc *child = eng_proc_by_vpid(t->proc->family, si->si_pid);
+
+	if (child && is_child_news(si, si->si_pid) && (si->si_signo == SIGCHLD || si->si_signo == child->core->exit_signal)) /* a hollow's end, which the guest knows of */
 		return false;
 	if (si->si_code == SI_TKILL)
 		ev.tid = t->vtid;
@@ -475,21 +482,28 @@ static int exit_by_code(struct eng_proc *p, int code)
 	return ptrace(PTRACE_CONT, t->tid, 0, 0) < 0 ? -errno : 0;
 }
 
-void hollow_drain_chld(struct eng_proc *parent)
+void hollow_drain(struct eng_proc *parent, pid_t child, int sig)
 {
-	uint64_t set = 1ULL << (SIGCHLD - 1), at;
+	struct eng_thread *t = parent->threads[0];
+	uint64_t set = 1ULL << (sig - 1), at, info;
 	struct timespec none = {0, 0};
+	siginfo_t si = {0};
 
+	if (sig <= 0)
+		return;
 	eng_scratch_reset(parent);
 	at = eng_scratch_put(parent, &set, sizeof(set));
-	ENG_SYS(parent->threads[0], SYS_rt_sigtimedwait, at, 0, eng_scratch_put(parent, &none, sizeof(none)), 8);
+	info = eng_scratch_put(parent, &si, sizeof(si));
+	if (ENG_SYS(t, SYS_rt_sigtimedwait, at, info, eng_scratch_put(parent, &none, sizeof(none)), 8) == sig && sig != SIGCHLD &&
+	    eng_peek(parent, info, &si, sizeof(si)) == 0 && !is_child_news(&si, child))
+		ENG_SYS(t, SYS_rt_sigqueueinfo, parent->vpid, sig, info); /* somebody has sent it */
 }
 
-/* The parent hollow waits for a child that has ended, and takes the SIGCHLD that it got for it. */
-void hollow_reap_zombie(struct eng_proc *parent, pid_t vpid)
+/* The parent hollow waits for a child that has ended, and takes the signal that it got for it. */
+void hollow_reap_zombie(struct eng_proc *parent, pid_t vpid, int sig)
 {
 	ENG_SYS(parent->threads[0], SYS_wait4, vpid, 0, WNOHANG | __WALL, 0);
-	hollow_drain_chld(parent);
+	hollow_drain(parent, vpid, sig);
 }
 
 int eng_exit_hollow(struct eng_family *f, pid_t pid, int status)
@@ -517,9 +531,9 @@ static void parent_waits(struct eng_proc *p, int how)
 	if (!t || thread_stop(t) < 0)
 		return;
 	if (how == END_REAP)
-		hollow_reap_zombie(p->parent, p->vpid);
+		hollow_reap_zombie(p->parent, p->vpid, p->core->exit_signal);
 	else
-		hollow_drain_chld(p->parent);
+		hollow_drain(p->parent, p->vpid, p->core->exit_signal);
 	if (waits)
 		thread_watch(t);
 }

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Shared anonymous memory and memfds that are mapped: each object once a family, whoever maps it. Known at the source by (device, inode), in the image by a
- * number. At the destination each is a memfd of ours, given to the vessels that map it.
+ * Shared anonymous memory, memfds and objects of /dev/shm (sem_open(3), shm_open(3)) that are mapped: each once a family, whoever maps it. Known at the source by
+ * (device, inode), in the image by a number. At the destination each is a memfd of ours, given to the vessels that map it; one that has a name in /dev/shm is a file of
+ * that directory, and goes with its name: here it goes when the family has left (hollow()), there it comes when it runs (resume()). So a family that ends away
+ * leaves none.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -13,13 +16,16 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/log.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/res_memory.h"
+#include "migd/engine/res_util.h"
 #include "rpc/image.pb-c.h"
 
 struct object {
 	uint64_t dev, ino;
 	int fd; /* source: the object itself; destination: ours */
+	char *shm; /* its name in /dev/shm, or NULL */
 };
 struct objects {
 	struct object *v;
@@ -33,9 +39,11 @@ static void objects_free(struct eng_family *f, struct eng_proc *p)
 
 	if (p || !o)
 		return;
-	for (size_t i = 0; i < o->n; i++)
+	for (size_t i = 0; i < o->n; i++) {
 		if (o->v[i].fd >= 0)
 			close(o->v[i].fd);
+		free(o->v[i].shm);
+	}
 	free(o->v);
 	free(o);
 	f->objects = NULL;
@@ -53,7 +61,7 @@ static struct object *object_add(struct eng_family *f, uint64_t dev, uint64_t in
 	if (!v)
 		return NULL;
 	f->objects->v = v;
-	v[f->objects->n] = (struct object){dev, ino, fd};
+	v[f->objects->n] = (struct object){dev, ino, fd, NULL};
 	return &v[f->objects->n++];
 }
 
@@ -80,6 +88,126 @@ int object_fd(struct eng_family *f, uint32_t number)
 	return f->objects && number && number <= f->objects->n ? f->objects->v[number - 1].fd : -1;
 }
 
+/* ---- names in /dev/shm ------------------------------------------------------------------------------ */
+static int shm_directory(int dir)
+{
+	return openat(dir, "root/dev/shm", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+/* The name that leads to it, malloc'd; NULL: there is none. (glibc links a semaphore from a temporary name, by which the kernel goes on calling it, as deleted.) */
+static char *shm_name(int dir, const struct stat *st)
+{
+	int fd = st->st_nlink ? shm_directory(dir) : -1;
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	char *name = NULL;
+	struct stat is;
+
+	if (fd >= 0 && !d)
+		close(fd);
+	for (struct dirent *e; d && !name && (e = readdir(d));)
+		if (e->d_ino == st->st_ino && fstatat(fd, e->d_name, &is, AT_SYMLINK_NOFOLLOW) == 0 && is.st_ino == st->st_ino && is.st_dev == st->st_dev)
+			name = strdup(e->d_name);
+	if (d)
+		closedir(d);
+	return name;
+}
+
+void object_probe_shm(struct eng_probe *p, const char *file)
+{
+	_cleanup_free_ char *name = NULL;
+	struct stat st, owner;
+
+	if (p->nest || fstatat(p->dir, file, &st, 0) < 0 || !st.st_nlink || fstat(p->dir, &owner) < 0) /* a guest's is its family's alone */
+		return;
+	name = shm_name(p->dir, &st);
+	if (!name || st.st_nlink > 1)
+		eng_reason(p, "%s: a file of /dev/shm that has more names than one, or one in a directory there: remove those", file);
+	else if (st.st_uid != owner.st_uid)
+		eng_reason(p, "%s: /dev/shm/%s belongs to another user: unmap or close it first", file, name);
+}
+
+/* Of the family's user, whoever the image says it is of: it may come from a guest host. */
+static void shm_owner(struct eng_family *f, uint32_t *uid, uint32_t *gid)
+{
+	struct stat st;
+
+	if (f->adopted && !f->adopt_any)
+		*uid = f->adopt_uid;
+	else if (f->home && !f->adopted && fstat(f->procs[0]->dir, &st) == 0 && st.st_uid)
+		*uid = st.st_uid, *gid = st.st_gid;
+}
+
+static bool shm_valid(const char *name)
+{
+	return *name && strlen(name) < 256 && !strchr(name, '/') && strcmp(name, ".") && strcmp(name, "..");
+}
+
+/* Without its name until the move is decided. */
+static int shm_make(struct eng_family *f, const Sprite__Image__ImgObject *im)
+{
+	_cleanup_close_ int dir = f->nprocs && shm_valid(im->shm) ? shm_directory(f->procs[0]->dir) : -1;
+	uint32_t uid = im->uid, gid = im->gid;
+	int fd = dir < 0 ? -1 : openat(dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return -1;
+	shm_owner(f, &uid, &gid);
+	if (fchown(fd, uid, gid) == 0 && fchmod(fd, im->mode & 0777) == 0)
+		return fd;
+	close(fd);
+	return -1;
+}
+
+static void shm_link(struct eng_proc *p)
+{
+	struct objects *o = p->family->objects;
+	_cleanup_close_ int dir = -1;
+	char path[40];
+
+	if (p != p->family->procs[0])
+		return;
+	for (size_t i = 0; o && i < o->n; i++) {
+		if (!o->v[i].shm)
+			continue;
+		if (dir < 0)
+			dir = shm_directory(p->dir);
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", o->v[i].fd);
+		if (linkat(AT_FDCWD, path, dir, o->v[i].shm, AT_SYMLINK_FOLLOW) < 0)
+			log_warn("engine: process %d: /dev/shm/%s cannot have its name here: %s", p->vpid, o->v[i].shm, strerror(errno));
+	}
+}
+
+/* In a nest nobody sees it before the family runs. */
+static int objects_finish(struct eng_proc *p, struct error *e)
+{
+	(void)e;
+	if (p->family->nest)
+		shm_link(p);
+	return 0;
+}
+
+static void objects_resume(struct eng_proc *p)
+{
+	if (!p->family->nest)
+		shm_link(p);
+}
+
+static int objects_hollow(struct eng_proc *p, struct error *e)
+{
+	struct objects *o = p->family->objects;
+
+	(void)e;
+	for (size_t i = 0; o && p == p->family->procs[0] && i < o->n; i++) {
+		_cleanup_close_ int dir = o->v[i].shm ? shm_directory(p->dir) : -1;
+		struct stat st, is;
+
+		if (dir >= 0 && fstat(o->v[i].fd, &st) == 0 && fstatat(dir, o->v[i].shm, &is, AT_SYMLINK_NOFOLLOW) == 0 && is.st_ino == st.st_ino && is.st_dev == st.st_dev)
+			unlinkat(dir, o->v[i].shm, 0);
+	}
+	return 0;
+}
+
+/* ---- out, in ------------------------------------------------------------------------------------------ */
 static int put_data(struct eng_image *out, int fd, uint32_t id, off_t size)
 {
 	off_t at = 0, end;
@@ -106,8 +234,9 @@ static int put_data(struct eng_image *out, int fd, uint32_t id, off_t size)
 	return 0;
 }
 
-int object_put(struct eng_family *f, struct eng_image *out, int fd, const char *path, uint32_t *number)
+int object_put(struct eng_proc *p, struct eng_image *out, int fd, const char *path, uint32_t *number)
 {
+	struct eng_family *f = p->family;
 	Sprite__Image__ImgObject im = SPRITE__IMAGE__IMG_OBJECT__INIT;
 	_cleanup_free_ char *label = NULL;
 	uint64_t dev;
@@ -141,6 +270,13 @@ int object_put(struct eng_family *f, struct eng_image *out, int fd, const char *
 	if (label && strlen(label) > 200) /* memfd_create(2) takes 249 */
 		label[200] = '\0';
 	im.name = label ? label : "";
+	o->shm = strncmp(path, "/dev/shm/", 9) ? NULL : shm_name(p->dir, &st);
+	if (o->shm) {
+		im.shm = o->shm;
+		im.mode = st.st_mode & 0777;
+		im.uid = st.st_uid;
+		im.gid = st.st_gid;
+	}
 	r = eng_image_put_msg(out, IMG_OBJECT, 0, &im.base);
 	return r < 0 ? r : put_data(out, fd, im.id, st.st_size);
 }
@@ -155,7 +291,7 @@ static int put_object(struct eng_proc *p, const struct map *m, struct eng_image 
 		return 0;
 	snprintf(name, sizeof(name), "map_files/%lx-%lx", (long)m->start, (long)m->end);
 	fd = openat(p->dir, name, O_RDONLY | O_CLOEXEC);
-	return fd < 0 ? -errno : object_put(p->family, out, fd, m->path, &number);
+	return fd < 0 ? -errno : object_put(p, out, fd, m->path, &number);
 }
 
 static int objects_dump_family(struct eng_family *f, struct eng_image *out, struct error *e)
@@ -177,9 +313,12 @@ static int objects_dump_family(struct eng_family *f, struct eng_image *out, stru
 static int fill_object(struct eng_family *f, const void *body, size_t len, struct error *e)
 {
 	Sprite__Image__ImgObject *im = sprite__image__img_object__unpack(NULL, len, body);
-	int fd = im ? memfd_create(im->name, MFD_CLOEXEC | MFD_ALLOW_SEALING) : -1;
-	bool ok = fd >= 0 && im->id == (f->objects ? f->objects->n : 0) + 1 && ftruncate(fd, im->size) == 0 && object_add(f, 0, 0, fd);
+	int fd = !im ? -1 : *im->shm ? shm_make(f, im) : memfd_create(im->name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	struct object *o = fd >= 0 && im->id == (f->objects ? f->objects->n : 0) + 1 && ftruncate(fd, im->size) == 0 ? object_add(f, 0, 0, fd) : NULL;
+	bool ok = o && (!*im->shm || (o->shm = strdup(im->shm)));
 
+	if (o)
+		fd = -1; /* the table's */
 	sprite__image__img_object__free_unpacked(im, NULL);
 	if (ok)
 		return 0;
@@ -210,5 +349,8 @@ const struct eng_res res_objects = {
 	.types = {IMG_OBJECT, IMG_OBJECT_PAGES},
 	.dump_family = objects_dump_family,
 	.fill = objects_fill,
+	.finish = objects_finish,
+	.resume = objects_resume,
+	.hollow = objects_hollow,
 	.release = objects_free,
 };

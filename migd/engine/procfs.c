@@ -195,6 +195,7 @@ int procfs_stat(int dirfd, struct procfs_stat *st)
 	st->arg_end = f[49];
 	st->env_start = f[50];
 	st->env_end = f[51];
+	st->exit_signal = f[38];
 	st->exit_code = f[52];
 	return 0;
 }
@@ -347,7 +348,7 @@ static void map_classify(struct map *m)
 	else if (!strcmp(m->path, "/dev/zero") && !m->shared)
 		m->kind = KIND_ANON;
 	else if (m->shared && (!strncmp(m->path, "/dev/zero (deleted)", 19) || !strncmp(m->path, "/memfd:", 7) ||
-			       (!strncmp(m->path, "/dev/shm/", 9) && ends_deleted(m->path)))) /* sem_open(3) of python's multiprocessing */
+			       !strncmp(m->path, "/dev/shm/", 9))) /* sem_open(3), shm_open(3), named or not */
 		m->kind = KIND_OBJECT;
 	else if (m->shared && !strncmp(m->path, "/SYSV", 5) && ends_deleted(m->path)) /* its inode is the segment's id */
 		m->kind = KIND_SYSV;

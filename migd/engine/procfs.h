@@ -20,7 +20,7 @@ struct procfs_stat {
 	uint64_t start; /* clock ticks since boot */
 	uint64_t start_code, end_code, start_stack, start_data, end_data, start_brk, arg_start, arg_end, env_start, env_end;
 	unsigned flags; /* PF_* */
-	int exit_code;
+	int exit_signal, exit_code;
 };
 int procfs_stat(int dirfd, struct procfs_stat *st);
 enum { PF_EXITING = 4 }; /* of flags: it is ending */

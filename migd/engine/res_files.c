@@ -28,7 +28,7 @@ const struct eng_res res_files;
 /* The first that fits: the general ones last. */
 static const struct file_kind *const kinds[] = {
 	&file_path_only, &file_tty,	&file_device,  &file_pipe,    &file_fifo,  &file_socket,    &file_memfd,    &file_mqueue,  &file_eventfd,
-	&file_timerfd,	 &file_epoll,	&file_signalfd, &file_inotify, &file_pidfd, &file_directory, &file_handed, &file_unlinked, &file_regular, &file_other,
+	&file_timerfd,	 &file_epoll,	&file_signalfd, &file_inotify, &file_pidfd, &file_directory, &file_handed, &file_unlinked, &file_shm, &file_regular, &file_other,
 };
 
 enum { BUCKETS = 1024 };
@@ -479,6 +479,16 @@ static int close_num(const struct file_look *l, void *ctx)
 	return r == -ESRCH ? r : 0;
 }
 
+static int limit_files(pid_t pid, uint64_t files)
+{
+	struct rlimit lim;
+
+	if (prlimit(pid, RLIMIT_NOFILE, NULL, &lim) < 0)
+		return -errno;
+	lim.rlim_cur = files;
+	return prlimit(pid, RLIMIT_NOFILE, &lim, NULL) < 0 ? -errno : 0;
+}
+
 /* A hollow still has the relayed ones; the table of the image takes their place. The limit must let the highest number in; limits come later. */
 static int table_prepare(struct eng_proc *p, const Sprite__Img__Fds *m, struct error *e)
 {
@@ -494,8 +504,8 @@ static int table_prepare(struct eng_proc *p, const Sprite__Img__Fds *m, struct e
 		lim.rlim_cur = top + 16;
 		if (lim.rlim_max < lim.rlim_cur)
 			lim.rlim_max = lim.rlim_cur;
-		if (prlimit(p->pid, RLIMIT_NOFILE, &lim, NULL) < 0)
-			r = -errno;
+		if (prlimit(p->pid, RLIMIT_NOFILE, &lim, NULL) < 0) /* just under a hard limit that we may not raise */
+			r = limit_files(p->pid, top + 1);
 	}
 	return r < 0 ? error_set(e, -r, "descriptors of %d cannot be made ready: %s", p->vpid, strerror(-r)) : 0;
 }

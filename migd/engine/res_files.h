@@ -59,7 +59,7 @@ struct file_kind {
 };
 
 extern const struct file_kind file_regular, file_directory, file_path_only, file_device, file_pipe, file_fifo, file_tty, file_eventfd, file_timerfd,
-	file_signalfd, file_epoll, file_inotify, file_pidfd, file_memfd, file_unlinked, file_mqueue, file_socket, file_handed, file_other;
+	file_signalfd, file_epoll, file_inotify, file_pidfd, file_memfd, file_unlinked, file_shm, file_mqueue, file_socket, file_handed, file_other;
 
 /* Adds "PID (comm): fd N: TEXT". */
 void file_reason(struct eng_probe *p, const struct file_look *l, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
@@ -123,7 +123,7 @@ static inline uint32_t file_open_flags(uint32_t flags)
 {
 	if (flags & O_TMPFILE & ~O_DIRECTORY) /* it says so of itself for ever, and is no directory */
 		flags &= ~O_TMPFILE;
-	return flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_ASYNC | O_NOFOLLOW);
+	return flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_ASYNC | (flags & O_PATH ? 0 : O_NOFOLLOW)); /* of a link itself there are O_PATH ones */
 }
 
 #endif

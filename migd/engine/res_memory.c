@@ -55,7 +55,7 @@ static const char *map_refusal(pid_t pid, const struct map *m, bool goes_home)
 		return "a packet socket's ring is mapped: close it first";
 	if (m->kind == KIND_FILE_SHARED && memory_is_deleted(m->path) && !goes_home)
 		return "a shared map of a file that has been deleted: keep the file until the process ends";
-	if (m->kind == KIND_FILE_SHARED && !strncmp(m->path, "/dev/", 5) && strncmp(m->path, "/dev/shm/", 9))
+	if (m->kind == KIND_FILE_SHARED && !strncmp(m->path, "/dev/", 5))
 		return "a shared map of a device: close it first";
 	return NULL;
 }
@@ -87,9 +87,19 @@ static void ask_for_names(struct eng_probe *p, const struct maps *maps)
 			(void)!fstatat(root, maps->m[i].path + 1, &st, 0);
 }
 
+/* It is run by who may not read it: over there it could not be mapped. Away it is known to be open. */
+static void probe_program(struct eng_probe *p)
+{
+	char path[PATH_MAX];
+
+	if (!p->nest && res_readlink(p->dir, "exe", path, sizeof(path)) > 0 && *path == '/' && !memory_is_deleted(path) && !res_may(p->dir, path, R_OK))
+		eng_reason(p, "program %s may be executed by its user, but not read: let him (chmod u+r)", path);
+}
+
 static int memory_probe(struct eng_probe *p)
 {
 	struct maps *maps;
+	char file[64];
 	int r = procfs_maps(p->dir, true, &maps);
 
 	if (r < 0)
@@ -100,10 +110,15 @@ static int memory_probe(struct eng_probe *p)
 		const struct map *m = &maps->m[i];
 		const char *why = map_refusal(p->pid, m, p->goes_home);
 
-		if (why)
+		if (why) {
 			eng_reason(p, "memory %lx-%lx %s: %s", (long)m->start, (long)m->end, m->path, why);
+		} else if (m->kind == KIND_OBJECT && !strncmp(m->path, "/dev/shm/", 9)) {
+			snprintf(file, sizeof(file), "map_files/%lx-%lx", (long)m->start, (long)m->end);
+			object_probe_shm(p, file);
+		}
 	}
 	probe_guards(p, maps);
+	probe_program(p);
 	ask_for_names(p, maps);
 	maps_free(maps);
 	return 0;

@@ -12,7 +12,9 @@ void memory_release(struct eng_family *f, struct eng_proc *p);
 /* objects.c */
 int object_number(struct eng_proc *p, const struct map *m, uint32_t *number);
 /* Source: writes the object behind fd (ours to keep; readable), unless it has been written already. `path`: as /proc shows it. */
-int object_put(struct eng_family *f, struct eng_image *out, int fd, const char *path, uint32_t *number);
+int object_put(struct eng_proc *p, struct eng_image *out, int fd, const char *path, uint32_t *number);
+/* Names what keeps an object of /dev/shm, that this file of p->dir leads to, from being carried. */
+void object_probe_shm(struct eng_probe *p, const char *file);
 /* Destination: our fd of object `number`; -1: unknown. Borrowed. */
 int object_fd(struct eng_family *f, uint32_t number);
 

@@ -110,12 +110,13 @@ static void probe_shared(struct eng_probe *p)
 		eng_reason(p, "shares its memory with its parent (vfork in progress): try again later");
 }
 
-/* First process outside of the family that maps the object "MAJOR:MINOR INODE" of `key`; 0: none. */
-static pid_t mapper_outside(struct eng_probe *p, const char *key)
+pid_t res_mapper_outside(struct eng_probe *p, unsigned major, unsigned minor, uint64_t ino)
 {
+	char key[64];
 	DIR *proc = opendir("/proc");
 	pid_t found = 0;
 
+	snprintf(key, sizeof key, " %02x:%02x %llu ", major, minor, (unsigned long long)ino);
 	for (struct dirent *e; proc && !found && (e = readdir(proc));) {
 		pid_t pid = atoi(e->d_name);
 		char name[40];
@@ -144,13 +145,11 @@ static void probe_objects(struct eng_probe *p)
 		return;
 	for (size_t i = 0; i < maps->n; i++) {
 		const struct map *m = &maps->m[i];
-		char key[64];
 
 		if (m->kind != KIND_OBJECT || m->ino == last)
 			continue;
 		last = m->ino;
-		snprintf(key, sizeof key, " %02x:%02x %llu ", (unsigned)(m->dev >> 32), (unsigned)m->dev, (unsigned long long)m->ino);
-		pid_t who = mapper_outside(p, key);
+		pid_t who = res_mapper_outside(p, m->dev >> 32, m->dev, m->ino);
 
 		if (who)
 			eng_reason(p, "shares memory (%s) with process %d, which stays: move that one",

@@ -94,6 +94,8 @@ bool res_may(int dir, const char *path, int mode);
 
 /* Is pid one of the family, or born to it since its list was read? We ourselves count too, and who is gone. */
 bool res_inside(const struct eng_probe *p, pid_t pid);
+/* First process outside of the family that maps that inode; 0: none. (res_misc.c) */
+pid_t res_mapper_outside(struct eng_probe *p, unsigned major, unsigned minor, uint64_t ino);
 
 /* Text for "cannot unpack record". -EBADMSG with `e` filled. */
 int res_bad_record(struct error *e, const char *what);

@@ -106,7 +106,7 @@ static int revive_ended(struct eng_family *f, const img_head *h)
 			continue;
 		r = p->core->dead ? 0 : hollow_end(f, p->vpid, m ? m->exit_status : 0, m ? END_KEEP : END_REAP);
 		if (r == 0 && m) /* it is a zombie of this host now, as in the image */
-			r = zombie_note(f, &(struct zombie){p->pid, p->vpid, m->ppid, m->pgid, m->sid, m->exit_status});
+			r = zombie_note(f, &(struct zombie){p->pid, p->vpid, m->ppid, m->pgid, m->sid, m->exit_status, p->core->exit_signal});
 		if (r == 0)
 			proc_drop(f, i);
 	}
@@ -116,7 +116,7 @@ static int revive_ended(struct eng_family *f, const img_head *h)
 		struct eng_proc *parent = eng_proc_by_vpid(f, f->zombies[i].parent);
 
 		if (parent && !in_head(h, f->zombies[i].vpid))
-			hollow_reap_zombie(parent, f->zombies[i].vpid);
+			hollow_reap_zombie(parent, f->zombies[i].vpid, SIGCHLD);
 	}
 	return r;
 }
@@ -159,7 +159,7 @@ static int revive_orphan(struct eng_family *f, const img_head *h, const img_proc
 		r = vessel_join(f, m, e);
 	mid->core->exit_sent = true;
 	vessel_die(mid, 0);
-	hollow_reap_zombie(root, tid);
+	hollow_reap_zombie(root, tid, SIGCHLD);
 	for (size_t i = 0; i < f->nprocs; i++)
 		if (f->procs[i] == mid) {
 			proc_drop(f, i);

@@ -286,11 +286,13 @@ static int take_thread(struct eng_thread *t)
 static int take_proc(struct eng_proc *p, struct error *e, enum eng_state *state)
 {
 	struct blob_head head;
+	struct procfs_stat st;
 	struct maps *maps;
 	int r = procfs_maps(p->dir, false, &maps);
 
 	if (r < 0)
 		return error_set(e, -r, "process %d has ended", p->vpid);
+	p->core->exit_signal = procfs_stat(p->dir, &st) < 0 ? SIGCHLD : st.exit_signal;
 	inject_prepare(p, maps);
 	r = find_blob(p, &head, maps);
 	maps_free(maps);

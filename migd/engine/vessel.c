@@ -124,6 +124,7 @@ void vessel_numbers(struct eng_proc *p, const img_proc *m)
 	p->pgid = p->core->home_pgid = m->pgid;
 	p->sid = p->core->home_sid = m->sid;
 	p->core->stop_sig = m->stopped ? SIGSTOP : 0;
+	p->core->stop_taken = m->stop_taken;
 	snprintf(p->core->comm, sizeof(p->core->comm), "%s", m->comm);
 }
 
@@ -203,7 +204,7 @@ static int find_child(struct eng_proc *parent, pid_t vpid, pid_t *pid)
 /* A child is forked by its parent's vessel, so that it is its child for wait and getppid. It starts parked in a copy of the parent's blob. */
 int vessel_child(struct eng_family *f, struct eng_proc *parent, const img_proc *m, struct error *e)
 {
-	struct clone_args a = {.exit_signal = SIGCHLD};
+	struct clone_args a = {.exit_signal = m->exit_signal && m->exit_signal <= SIGRTMAX + 1u ? m->exit_signal - 1 : SIGCHLD};
 	struct eng_proc *p;
 	struct eng_thread *t;
 	uint64_t at;
@@ -223,7 +224,7 @@ int vessel_child(struct eng_family *f, struct eng_proc *parent, const img_proc *
 		if (find_child(parent, r, &pid) == 0) /* another process was faster: this one ends, once more */
 			kill(pid, SIGKILL);
 		ENG_SYS(parent->threads[0], SYS_wait4, r, 0, __WALL, 0);
-		hollow_drain_chld(parent);
+		hollow_drain(parent, r, (int)a.exit_signal);
 		at = eng_scratch_put(parent, &a, sizeof(a));
 		aim_again(m->pid);
 		r = -EEXIST;
@@ -238,6 +239,7 @@ int vessel_child(struct eng_family *f, struct eng_proc *parent, const img_proc *
 	if (!t)
 		return error_set(e, r < 0 ? -r : ENOMEM, "process %d is gone", m->pid);
 	p->parent = parent;
+	p->core->exit_signal = (int)a.exit_signal;
 	p->core->caps = parent->core->caps;
 	vessel_numbers(p, m);
 	p->core->sysinsn = parent->core->sysinsn;
@@ -311,9 +313,9 @@ int vessel_zombie(struct eng_family *f, const img_proc *m, struct error *e)
 		vessel_group(p, m);
 		p->core->exit_sent = true;
 		r = vessel_die(p, m->exit_status);
-		hollow_drain_chld(parent);
+		hollow_drain(parent, p->vpid, p->core->exit_signal);
 		if (r == 0)
-			r = zombie_note(f, &(struct zombie){p->pid, p->vpid, m->ppid, m->pgid, m->sid, m->exit_status});
+			r = zombie_note(f, &(struct zombie){p->pid, p->vpid, m->ppid, m->pgid, m->sid, m->exit_status, p->core->exit_signal});
 		proc_drop(f, f->nprocs - 1);
 	}
 	return r;
@@ -336,7 +338,7 @@ static int with_ghost(struct eng_family *f, struct eng_proc *member, const img_p
 		r = vessel_group(member, m);
 	g->core->exit_sent = true;
 	vessel_die(g, 0);
-	hollow_reap_zombie(f->procs[0], m->pgid);
+	hollow_reap_zombie(f->procs[0], m->pgid, SIGCHLD);
 	proc_drop(f, f->nprocs - 1);
 	return r;
 }

@@ -1,40 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: own
-# timeout: 240
-# A family gets another home for good (mig rehome): what is refused, by name and with nothing changed; that it runs on there as that host's own, and nothing of it is left behind, also
-# when a migd dies in the middle.
+# A family gets another home for good (mig rehome): what is refused, by name and with nothing changed; that it runs on there as that host's own, and nothing of it is left behind.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/faults.sh"
-lab_up -n 2
-job_dir
-for n in ws1 ws2; do on $n mkdir -p $FAULT; lab kill $n migd TERM >/dev/null; again $n; done
-as sprite ws1 sh -c "cat >$JD/count.py" <<'P'
-import os, subprocess, sys, threading, time
-out = open(sys.argv[1], "a", buffering=1); n = 0
-child = subprocess.Popen(["sleep", "1000"]); r, w = os.pipe(); t = threading.Thread(target=time.sleep, args=(100000,), daemon=True); t.start()
-t0 = time.monotonic()
-while not os.path.exists(sys.argv[1] + ".stop"):
-    n += 1; now = time.monotonic(); os.write(w, b"x"); os.read(r, 1)
-    print(n, os.getpid(), os.uname().nodename, "back" if now < t0 else "on", os.getuid(), file=out); t0 = now; time.sleep(0.01)
-child.kill(); print("end", child.wait(), file=out)
-P
-# orphan NAME [HOW]: one that is nobody's child, writes to $JD/NAME, in $JD; its number in $JOB
-# Its number is one that the other node, which has begun at 1 like this one, does not come to.
-LAST=20000
-orphan() {
-	LAST=$((LAST + 100)); on ws1 sh -c "echo $LAST >/proc/sys/kernel/ns_last_pid"
-	as sprite ws1 sh -c "cd $JD; ${2:-setsid -f} python3 $JD/count.py $JD/$1 </dev/null >/dev/null 2>&1 ${3:-}"
-	until_true 20 on ws1 test -s $JD/$1
-	JOB=$(on ws1 awk '{ print $2; exit }' $JD/$1)
-	on ws1 sh -c "ps -o pgid=,sid= -p $JOB >$JD/$1.ids"
-}
-told() { on ws1 sh -c "wc -l <$JD/$1"; }
-goes_on() { local a; a=$(told $1); until_true 10 eval '[ "$(told '$1')" -gt '$a' ]'; }
-sound() { on ws1 awk -v pid=$JOB '$1 == "end" { e = $2 == -9; next } $1 != NR || $2 != pid || $4 == "back" || $5 != 1000 { bad = 1 } END { exit bad || !e }' $JD/$1; }
-where() { on ws1 sh -c "tail -1 $JD/$1 | cut -d' ' -f3"; }
-here() { on $1 sh -c "ps -o stat= -p $JOB | grep -q '^[RS]'"; }
-nothing_at() { ! on $1 sh -c "ps -p $JOB >/dev/null"; }
-ended() { on ws1 touch $JD/$1.stop; until_true 20 on ws1 grep -q end $JD/$1; }
+. "$(dirname "$0")/rehome.sh"
+rehome_up
 
 job "sleep 1000"
 refused "whose parent waits for it" 1 "parent.*stays here" mig rehome -H ws2 $JOB
@@ -49,9 +19,21 @@ JOB=$(on ws1 pgrep -n -u sprite python3)
 refused "files of the home's own disk" 1 "/tmp/own is this host's own" mig rehome -n -H ws2 $JOB
 refused "a directory of it" 1 "working directory /tmp" mig rehome -n -H ws2 $JOB
 on ws1 kill $JOB
+as sprite ws1 sh -c "cd $JD; setsid -f python3 -c 'import ctypes, time
+i = ctypes.CDLL(None).semget(4711, 1, 0o1600); ctypes.CDLL(None).semop(i, ctypes.create_string_buffer(bytes([0, 0, 1, 0, 0, 0])), 1)
+open(\"$JD/sysv\", \"w\").write(\"up\"); time.sleep(1000)' </dev/null >/dev/null 2>&1"
+until_true 20 on ws1 test -s $JD/sysv
+JOB=$(on ws1 pgrep -n -u sprite python3)
+refused "what others here may look for" 1 "SysV semaphores .*would stay here" mig rehome -n -H ws2 $JOB
+on ws1 sh -c "kill $JOB; ipcrm --all"
 
 # for good; and from there on as from any home
 orphan one
+adopts() { on ws2 sed -i "s/\"adopts\": *\"[a-z]*\"/\"adopts\": \"$1\"/" /etc/sprite/sprite.conf; lab kill ws2 migd TERM >/dev/null; again ws2; }
+adopts root
+refused "a host that is not willing" 1 "becomes the home of no such process .*adopts" mig rehome -H ws2 $JOB
+adopts all
+check "it goes on" goes_on one
 same "nothing forbids it" "$JOB: can move to ws2" "$(mig rehome -n -H ws2 $JOB)"
 check "another home" mig rehome -H ws2 $JOB
 check "there it goes on" goes_on one
@@ -82,21 +64,4 @@ on ws2 sh -c "echo $((JOB - 1)) >/proc/sys/kernel/ns_last_pid; sleep 1000 </dev/
 refused "a number that is taken there" 1 "process $JOB of its own" mig rehome -H ws2 $JOB
 check "it goes on here" goes_on three
 on ws2 sh -c "kill $JOB"
-
-# a migd dies in the middle: one copy, on the side that the old home's journal says
-for f in ws2:fill:ws1 ws2:prepared:ws1 ws1:commit:ws1 ws1:committed:ws2 ws2:go:ws2 ws2:running:ws2 ws1:done:ws2; do
-	IFS=: read -r who step side <<<"$f"
-	orphan $who-$step
-	on $who sh -c "echo die >$FAULT/$step"
-	timeout 100 "$BIN/sprite-lab" exec ws1 -u sprite -- mig rehome -H ws2 $JOB >"$TMP/say" 2>&1 &
-	until_true 10 gone $who || flunk "$who dies at $step ($(head -1 "$TMP/say"))"
-	on $who rm -f $FAULT/$step
-	again $who
-	wait $!
-	check "$who dies at $step: it goes on" goes_on $who-$step
-	same "$who dies at $step: on the right side" $side "$(where $who-$step)"
-	check "$who dies at $step: and only there" until_true 20 nothing_at $([ $side = ws1 ] && echo ws2 || echo ws1)
-	ended $who-$step
-	check "$who dies at $step: all was as it should" sound $who-$step
-done
 finish

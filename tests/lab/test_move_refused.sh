@@ -94,6 +94,33 @@ if until_true 1 on ws1 sh -c "[ \"\$(cat /proc/$p/comm)\" = small ]"; then
 else
 	note "this kernel runs no 32-bit programs"
 fi
+# a program that its user may only execute
+as sprite ws1 sh -c 'cp /bin/sleep /tmp/only; chmod 111 /tmp/only; /tmp/only 1000 </dev/null >/dev/null 2>&1 & echo $! >/tmp/only.pid'
+p=$(on ws1 cat /tmp/only.pid)
+until_true 10 on ws1 sh -c "[ \"\$(cat /proc/$p/comm)\" = only ]"
+refused "may be executed, not read: explained" 1 'program /tmp/only .*not read.*chmod' mig explain $p
+refused "may be executed, not read: refused in the same words" 1 'program /tmp/only .*not read.*chmod' mig move -H ws2 $p
+on ws1 chmod u+r /tmp/only
+check "may be read: moves" mig move -H ws2 $p
+on ws1 kill $p
+# an object of /dev/shm that one who stays maps too; with him gone it moves (tests/move/shm.c: what it is then)
+cat >"$TMP/map.py" <<'P'
+import mmap, os, sys, time
+fd = os.open("/dev/shm/refused", os.O_RDWR | os.O_CREAT, 0o600); os.ftruncate(fd, 4096); m = mmap.mmap(fd, 4096); os.close(fd)
+m[0] += 1; print(os.getpid(), flush=True); time.sleep(1000)
+P
+as sprite ws1 sh -c "cat >/tmp/map.py" <"$TMP/map.py"
+as sprite ws1 sh -c 'for i in 1 2; do python3 /tmp/map.py </dev/null >/tmp/map.$i 2>&1 & done'
+until_true 10 on ws1 sh -c '[ -s /tmp/map.1 ] && [ -s /tmp/map.2 ]'
+p=$(on ws1 cat /tmp/map.1) q=$(on ws1 cat /tmp/map.2)
+refused "an object of /dev/shm that somebody else maps: explained" 1 "/dev/shm/refused is mapped by process $q too, which stays" mig explain $p
+refused "an object of /dev/shm that somebody else maps: refused in the same words" 1 "/dev/shm/refused is mapped by process $q too" mig move -H ws2 $p
+on ws1 kill $q; until_true 10 on ws1 sh -c "! kill -0 $q"
+check "its alone: moves" mig move -H ws2 $p
+same "with its name" "" "$(on ws1 ls /dev/shm)"
+check "and back" mig home $p
+same "with its name" refused "$(on ws1 ls /dev/shm)"
+on ws1 sh -c "kill $p; rm /dev/shm/refused"
 on ws1 touch $JD/end
 check "nothing is left" until_true 20 eval '[ -z "$(residue)" ] && [ -z "$(mig ps --no-header)" ]'
 finish

@@ -20,6 +20,8 @@ int main(int argc, char **argv)
 	}
 	int op = SYS(open("../entry-007-with-a-name-that-fills-the-buffer", O_PATH));
 	int opd = SYS(open(dir, O_PATH | O_DIRECTORY));
+	SYS(symlink("nowhere", "link"));
+	int opl = SYS(open("link", O_PATH | O_NOFOLLOW));
 	struct stat st0, st;
 	SYS(fstat(op, &st0));
 	int null = SYS(open("/dev/null", O_RDWR)), zero = SYS(open("/dev/zero", O_RDONLY)), full = SYS(open("/dev/full", O_WRONLY)),
@@ -43,6 +45,9 @@ int main(int argc, char **argv)
 		SYS(fstat(op, &st));
 		CHECK(st.st_ino == st0.st_ino, "O_PATH: another file");
 		CHECK(read(op, is, 1) < 0 && errno == EBADF, "O_PATH descriptor can be read");
+		SYS(fstat(opl, &st));
+		ssize_t len = readlinkat(opl, "", is, sizeof is);
+		CHECK(S_ISLNK(st.st_mode) && len == 7 && !memcmp(is, "nowhere", 7), "O_PATH of a link: mode %o, leads to %.*s", st.st_mode, (int)len, is);
 		SYS(fstatat(opd, "sub", &st, 0));
 		struct dirent *e = readdir(d);
 		if (e) {
