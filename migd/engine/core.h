@@ -174,6 +174,8 @@ void freeze_order(struct eng_family *f); /* parents before children */
 
 /* thaw.c */
 void thaw_processes(struct eng_family *f); /* all run on; the objects stay, without threads */
+bool thaw_waits(const struct eng_proc *p, int sig); /* has it such a signal waiting? */
+bool thaw_stop(struct eng_proc *p); /* before its threads: one that is stopped by job control stays so, if nobody has continued it since. Does it? */
 int thaw_thread(struct eng_thread *t); /* true registers, true mask, detached */
 
 /* pin.c: onto the family's processor; what that changed is noted anew; as it was. And this thread itself, while it injects much. */

@@ -398,16 +398,12 @@ static bool all_stopped(const struct eng_proc *p)
 	return n > 0;
 }
 
-/* It stops anew, for which its parent, who has not been let go of yet, shall not get another SIGCHLD, nor a report if it has taken that before. */
-static void stop_again(struct eng_proc *p)
+/* For a stop that is none its parent, who has not been let go of yet, shall not get another SIGCHLD (chld: has it one waiting?), nor a report if it has taken that before. */
+static void stop_told(struct eng_proc *p, struct eng_proc *parent, bool chld)
 {
-	struct eng_proc *parent = p->parent && p->parent->core->blob_in ? p->parent : NULL;
-	_cleanup_free_ char *status = parent ? eng_proc_read(parent->dir, "status", NULL) : NULL;
-	bool pending = res_field_u64(status, "ShdPnd", 16, 0) >> (SIGCHLD - 1) & 1;
 	int r = 0;
 
-	syscall(SYS_pidfd_send_signal, p->pidfd, SIGSTOP, NULL, 0);
-	for (int i = 0; parent && i < STOPS_MS && (r = stop_report(parent, p, WNOWAIT)) == 0; i++) {
+	for (int i = 0; i < STOPS_MS && (r = stop_report(parent, p, WNOWAIT)) == 0; i++) {
 		if (all_stopped(p)) { /* as a hollow stands already: then there is no report but of that */
 			r = stop_report(parent, p, WNOWAIT);
 			break;
@@ -416,28 +412,34 @@ static void stop_again(struct eng_proc *p)
 	}
 	if (r > 0 && p->core->stop_taken)
 		stop_report(parent, p, 0);
-	if (r > 0 && !pending)
+	if (r > 0 && !chld)
 		hollow_drain(parent, p->vpid, SIGCHLD);
+}
+
+static void release_one(struct eng_proc *p)
+{
+	struct eng_proc *parent = p->parent && p->parent->core->blob_in ? p->parent : NULL;
+	bool stops, chld = parent && p->core->stop_sig && thaw_waits(parent, SIGCHLD);
+
+	for (unsigned k = 0; k < p->nthreads; k++)
+		if (p->threads[k]->core->has_remaining)
+			regs_rearm(p->threads[k]);
+	inject_unblob(p);
+	stops = thaw_stop(p);
+	for (unsigned k = 0; k < p->nthreads; k++) {
+		p->threads[k]->core->frozen = p->threads[k]->regs;
+		p->threads[k]->core->looked = p->threads[k]->core->masked = true;
+		thaw_thread(p->threads[k]);
+	}
+	if (stops && parent)
+		stop_told(p, parent, chld);
 }
 
 /* Parents last. */
 int eng_release_threads(struct eng_family *f)
 {
-	for (size_t i = f->nprocs; i-- > 0;) {
-		struct eng_proc *p = f->procs[i];
-
-		for (unsigned k = 0; k < p->nthreads; k++)
-			if (p->threads[k]->core->has_remaining)
-				regs_rearm(p->threads[k]);
-		inject_unblob(p);
-		for (unsigned k = 0; k < p->nthreads; k++) {
-			p->threads[k]->core->frozen = p->threads[k]->regs;
-			p->threads[k]->core->looked = p->threads[k]->core->masked = true;
-			thaw_thread(p->threads[k]);
-		}
-		if (p->core->stop_sig)
-			stop_again(p);
-	}
+	for (size_t i = f->nprocs; i-- > 0;)
+		release_one(f->procs[i]);
 	return 0;
 }
 

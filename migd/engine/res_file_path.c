@@ -92,6 +92,16 @@ static bool own_proc(const struct eng_probe *p, const char *path)
 	return !strncmp(path, "/proc/", 6) && strtol(path + 6, &end, 10) == res_vpid(p->dir) && *end == '/';
 }
 
+/* /proc/PID/fd, fdinfo, mem, also of a thread. */
+static bool shows_itself(const char *path)
+{
+	const char *rest = strchr(path + 6, '/');
+
+	if (rest && !strncmp(rest, "/task/", 6))
+		rest = strchr(rest + 6, '/');
+	return rest && (!strcmp(rest, "/mem") || !strncmp(rest, "/fd/", 4) || !strcmp(rest, "/fd") || !strncmp(rest, "/fdinfo", 7) || !strncmp(rest, "/map_files", 10));
+}
+
 static int access_mode(uint32_t flags)
 {
 	static const int mode[4] = {R_OK, W_OK, R_OK | W_OK, R_OK | W_OK};
@@ -131,8 +141,11 @@ static bool can_be_offered(const struct file_look *l)
 
 static void probe_named(struct eng_probe *p, const struct file_look *l)
 {
-	if (own_proc(p, l->link))
+	if (own_proc(p, l->link)) {
+		if (!p->nest && shows_itself(l->link))
+			file_reason(p, l, "%s shows what it has open, or its memory, and cannot be opened before that is there again: close it first", l->link);
 		return;
+	}
 	if (host_tree(l->link))
 		file_reason(p, l, "%s belongs to this host alone: close it first", l->link);
 	else if (p->goes_home && strncmp(l->link, "/sprite/", 8)) /* its server knows what is open, by whatever name, and whoever may open it now */

@@ -289,6 +289,15 @@ static int signals_fill(struct eng_family *f, struct eng_proc *p, uint32_t type,
 	return s->image ? 0 : res_bad_record(e, "signals");
 }
 
+/* Setting it would take away one that waits, where it does nothing by itself; but that one continues a stopped family (thaw_stop()). */
+static bool cont_stands(struct eng_proc *p, const struct kernel_action *want)
+{
+	struct kernel_action is = {0};
+	uint64_t at = eng_scratch_put(p, &is, sizeof is);
+
+	return want->handler <= 1 && at && ENG_SYS(p->threads[0], SYS_rt_sigaction, SIGCONT, 0, at, 8) == 0 && eng_peek(p, at, &is, sizeof is) == 0 && is.handler == want->handler;
+}
+
 static int actions_write(struct eng_proc *p, const Sprite__Img__Signals *m)
 {
 	struct kernel_action act[NSIGS] = {{0}};
@@ -306,8 +315,10 @@ static int actions_write(struct eng_proc *p, const Sprite__Img__Signals *m)
 
 	if (!at)
 		return -ENOMEM;
+	bool skip = cont_stands(p, &act[SIGCONT - 1]);
+
 	for (int s = 1; s <= NSIGS; s++)
-		if (s != SIGKILL && s != SIGSTOP && s != SIGTRAP)
+		if (s != SIGKILL && s != SIGSTOP && s != SIGTRAP && !(skip && s == SIGCONT))
 			c[n++] = (struct eng_call){SYS_rt_sigaction, {s, at + (s - 1) * sizeof *act, 0, 8}, 0, 0, 0};
 	int r = eng_batch(p->threads[0], c, n, NULL);
 

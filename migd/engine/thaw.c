@@ -11,11 +11,13 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
 #include "migd/engine/nest.h"
+#include "migd/engine/res_util.h"
 
 static const uint64_t entry_limit_ns = 1000000000ULL; /* nothing is between it and its call but a processor */
 
@@ -113,21 +115,35 @@ int thaw_thread(struct eng_thread *t)
 	return r;
 }
 
+bool thaw_waits(const struct eng_proc *p, int sig)
+{
+	_cleanup_free_ char *status = eng_proc_read(p->dir, "status", NULL);
+
+	return (res_field_u64(status, "ShdPnd", 16, 0) | res_field_u64(status, "SigPnd", 16, 0)) >> (sig - 1) & 1;
+}
+
+/*
+ * A stop and a SIGCONT that waits exclude each other: the kernel takes the one away for the other. One that waits has come since, from who wants it to go on.
+ */
+bool thaw_stop(struct eng_proc *p)
+{
+	if (p->core->stop_sig && thaw_waits(p, SIGCONT))
+		p->core->stop_sig = 0;
+	return p->core->stop_sig && syscall(SYS_pidfd_send_signal, p->pidfd, SIGSTOP, NULL, 0) == 0;
+}
+
 /* But for who has not stopped: thaw_processes(). */
 static void proc_thaw(struct eng_proc *p)
 {
-	int stop = p->core->stop_sig;
-
 	if (p->core->blob_in) {
 		inject_transfer_close(p);
 		if (inject_unblob(p) < 0 && !p->core->dead)
 			log_error("engine: process %d: the engine's pages stay behind", p->vpid);
 	}
+	thaw_stop(p);
 	for (unsigned k = 0; k < p->nthreads; k++)
 		if (p->threads[k]->core->stopped)
 			thaw_thread(p->threads[k]);
-	if (stop)
-		syscall(SYS_pidfd_send_signal, p->pidfd, stop == SIGSTOP ? SIGSTOP : stop, NULL, 0);
 }
 
 void thaw_processes(struct eng_family *f)

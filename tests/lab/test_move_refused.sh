@@ -39,6 +39,12 @@ def deleted():
 def outside():
     fd = os.pidfd_open(int(os.environ["OTHER"]))
     return gone(fd)
+def fdinfo():
+    fd = os.open("/proc/self/fdinfo/0", os.O_RDONLY)
+    return gone(fd)
+def memory():
+    fd = os.open("/proc/self/mem", os.O_RDONLY)
+    return gone(fd)
 def perf(): return gone(sys_(298, struct.pack("IIQQQQQ", 1, 112, 9, 0, 0, 0, 1 | 32) + bytes(64), 0, -1, -1, 0))
 let_go = globals()[what]()
 n = 0
@@ -75,6 +81,8 @@ row aio 'io_setup.*io_destroy'
 row netlink 'netlink socket.*close it'
 row deleted 'file that has been deleted'
 row outside 'pidfd of process [0-9]+, which stays'
+row fdinfo 'fdinfo/0 shows what it has open.*close it'
+row memory '/mem shows .*its memory.*close it'
 row perf 'perf.*close it'
 # a 32-bit program: pause(2) for ever, by hand
 as sprite ws1 python3 - $JD/small <<'P'

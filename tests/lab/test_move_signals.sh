@@ -50,6 +50,16 @@ as sprite ws1 kill -CONT "$JOB"; hop ws3 >/dev/null || flunk "move on"
 as sprite ws1 kill -HUP "$JOB"
 same "it ends by itself on a signal: exit status" 3 "$(job_status)"
 
+# continued in the very moment in which it comes home
+start; lost=0
+for i in 1 2 3 4 5 6; do
+	as sprite ws1 kill -STOP "$JOB"; until_true 10 eval '[[ "$(remote_state)" =~ [Tt] ]]'
+	"$BIN/sprite-lab" exec ws1 -u sprite -- bash -c "mig home -q $JOB & sleep 0.0\$((RANDOM % 10)); kill -CONT $JOB; wait"
+	until_true 5 eval '[[ "$(state)" != [Tt] ]]' || { lost=$((lost + 1)); as sprite ws1 kill -CONT "$JOB"; }
+	[ $i = 6 ] || hop ws2 >/dev/null || flunk "away again"
+done
+same "a SIGCONT on the way home is not lost" 0 $lost
+as sprite ws1 kill -KILL "$JOB"; job_status 20 >/dev/null
 start; as sprite ws1 kill -KILL "$JOB"
 same "killed: the parent sees signal 9" 137 "$(job_status)"
 check "killed: gone there too" until_true 5 eval '[ -z "$(residue)" ]'
