@@ -63,6 +63,7 @@ struct eng_proc_core {
 	struct ksigaction trap; /* the program's own action for SIGTRAP */
 	int exit_signal;  /* what its end sends its parent */
 	int stop_sig;	  /* job control: group-stopped by this signal, 0: not */
+	bool stood;	  /* a hollow that comes to life: it was stopped as such */
 	bool stop_taken;  /* and its parent in the family has been told */
 	struct rlimit left[RLIM_NLIMITS]; /* home: its limits when it left, */
 	bool left_known;		  /* if this migd has seen it leave */
@@ -149,7 +150,7 @@ void apart_look(struct eng_family *f);
 void hollow_watch_all(struct eng_family *f); /* back to waiting for signals; what a slot holds is told */
 enum { END_REAP = 1, END_KEEP = 2 };
 void hollow_reap_zombie(struct eng_proc *parent, pid_t vpid, int sig);
-void hollow_drain(struct eng_proc *parent, pid_t child, int sig); /* the signal that the parent has got for its child */
+void hollow_drain(struct eng_proc *parent, pid_t child, int sig); /* the signal that the parent has got for its child; 0: any such */
 int vessel_die(struct eng_proc *p, int status); /* a stopped vessel ends in that way, and we have let go of it */
 int hollow_end(struct eng_family *f, pid_t pid, int status, int how); /* eng_exit_hollow; reviving: its parent stays stopped */
 int hollow_stop_one(struct eng_proc *p); /* its first thread; and back */

@@ -178,6 +178,8 @@ static int revive(struct eng_family *f, struct eng_image *in, struct error *e)
 	int r = read_head(in, &h, e);
 
 	f->cpu = 0; /* of where we are now */
+	for (size_t i = 0; i < f->nprocs; i++)
+		f->procs[i]->core->stood = f->procs[i]->core->stop_sig;
 	if (r == 0 && f->adopted)
 		r = adopt_clock(h, e);
 	if (r == 0)

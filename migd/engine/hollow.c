@@ -494,7 +494,7 @@ void hollow_drain(struct eng_proc *parent, pid_t child, int sig)
 	eng_scratch_reset(parent);
 	at = eng_scratch_put(parent, &set, sizeof(set));
 	info = eng_scratch_put(parent, &si, sizeof(si));
-	if (ENG_SYS(t, SYS_rt_sigtimedwait, at, info, eng_scratch_put(parent, &none, sizeof(none)), 8) == sig && sig != SIGCHLD &&
+	if (ENG_SYS(t, SYS_rt_sigtimedwait, at, info, eng_scratch_put(parent, &none, sizeof(none)), 8) == sig && child && sig != SIGCHLD &&
 	    eng_peek(parent, info, &si, sizeof(si)) == 0 && !is_child_news(&si, child))
 		ENG_SYS(t, SYS_rt_sigqueueinfo, parent->vpid, sig, info); /* somebody has sent it */
 }

@@ -43,6 +43,23 @@ static int adjust_threads(struct eng_proc *p, const img_proc *m, bool ahead, str
 	return r;
 }
 
+/*
+ * It has been continued away, of which nobody here has heard yet. Its group is stopped as the kernel knows it: that ends by SIGCONT alone, of which neither it nor its
+ * parent shall hear once more. One that waits already has done it.
+ */
+static void go_on(struct eng_proc *p)
+{
+	struct eng_proc *parent = p->parent && !p->parent->core->dead ? p->parent : NULL;
+	bool chld = parent && thaw_waits(parent, SIGCHLD);
+
+	p->core->stood = false;
+	if (thaw_waits(p, SIGCONT) || syscall(SYS_pidfd_send_signal, p->pidfd, SIGCONT, NULL, 0) < 0)
+		return;
+	hollow_drain(p, 0, SIGCONT);
+	if (parent && !chld)
+		hollow_drain(parent, p->vpid, SIGCHLD);
+}
+
 static int revive_one(struct eng_proc *p, const img_proc *m, bool ahead, struct error *e)
 {
 	int r = 0;
@@ -64,6 +81,8 @@ static int revive_one(struct eng_proc *p, const img_proc *m, bool ahead, struct 
 	if (r == 0)
 		r = inject_set_mode(p, BLOB_PARK);
 	vessel_numbers(p, m);
+	if (r == 0 && !ahead && p->core->stood && !m->stopped)
+		go_on(p);
 	if (r == 0)
 		r = adjust_threads(p, m, ahead, e);
 	return r < 0 ? error_set(e, -r, "hollow %d cannot be made ready: %s", p->vpid, strerror(-r)) : 0;
