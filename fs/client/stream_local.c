@@ -104,7 +104,7 @@ static bool spare_take(struct fs *fs, struct stream *st)
 
 	pthread_mutex_lock(&ino->lock);
 	list_each(s, &ino->streams, link)
-		if (s->spare && s->epoch == ino->dom->server->epoch && s->flags == st->flags && s->uid == st->uid && s->gid == st->gid && !st->ngroups) {
+		if (s->spare && ino->dom->server && s->epoch == ino->dom->server->epoch && s->flags == st->flags && s->uid == st->uid && s->gid == st->gid && !st->ngroups) {
 			found = s;
 			break;
 		}
