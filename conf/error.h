@@ -6,9 +6,11 @@
  */
 #ifndef CONF_ERROR_H
 #define CONF_ERROR_H
+#include <stdbool.h>
 
 struct error {
 	int code;	/* errno, positive; 0 = none */
+	bool absent;	/* the daemon that was to be asked is not there; an errno that it answers may look the same */
 	char text[480]; /* one line, no newline */
 };
 

@@ -25,8 +25,9 @@ static int ask(const char *path, json_t *rq, json_t **answer)
 	int r;
 
 	for (int i = 0;; i++) {
+		e = (struct error){ 0 };
 		r = local_call(path, json_incref(rq), NULL, NULL, answer, &e);
-		if (r != -ECONNREFUSED && r != -ENOENT && r != -ECONNRESET && r != -EAGAIN)
+		if (!e.absent && r != -ECONNRESET && r != -EAGAIN)
 			break;
 		if (i >= (r == -EAGAIN ? TRIES_GRACE : TRIES))
 			break;

@@ -194,8 +194,11 @@ static int client_connect(const char *path, int ms, struct error *e)
 	do
 		r = connect(fd, (struct sockaddr *)&a, sizeof(a));
 	while (r && errno == EINTR);
-	if (r && (errno == ENOENT || errno == ECONNREFUSED))
+	if (r && (errno == ENOENT || errno == ECONNREFUSED)) {
+		if (e)
+			e->absent = true;
 		return error_set(e, errno, "%s: nobody answers there: is the daemon running?", path);
+	}
 	if (r && errno == EAGAIN)
 		return error_set(e, ETIMEDOUT, "%s: %s", path, strerror(ETIMEDOUT));
 	if (r)

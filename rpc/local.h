@@ -19,7 +19,7 @@ json_t *local_decode(const char *line, size_t len, bool request, struct error *e
 
 /* ---- client ---- */
 /* Sends `request` (reference stolen), calls `row(arg, object)` for every line before the last (may be NULL), stores the final object in *answer
- * (caller json_decref()s). Returns 0, or -errno with e filled: -ENOENT/-ECONNREFUSED when the daemon is not there,
+ * (caller json_decref()s). Returns 0, or -errno with e filled: -ENOENT/-ECONNREFUSED and e->absent when the daemon is not there,
  * -ECONNRESET when it died before it answered, -(errno of the answer) when ok is false, -EINVAL when request is NULL (json_pack() takes UTF-8 only). `answer` may be NULL. */
 int local_call(const char *socket_path, json_t *request, void (*row)(void *arg, json_t *line), void *arg, json_t **answer, struct error *e);
 /* The same, given up with -ECANCELED when stop_fd can be read (-1: never). */

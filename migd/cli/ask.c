@@ -89,9 +89,9 @@ int ask_until(json_t *request, void (*row)(void *arg, json_t *line), void *arg, 
 
 	socket_path(path, sizeof(path));
 	r = local_call_until(path, request, row, arg, stop_fd, answer, e);
-	if ((r != -ENOENT && r != -ECONNREFUSED && r != -EACCES) || !is_away(home, sizeof(home)))
+	if (!r || !e || (!e->absent && r != -EACCES) || !is_away(home, sizeof(home)))
 		return r;
-	*e = (struct error){0};
+	*e = (struct error){.absent = true};
 	return error_set(e, -r, "this process is away from its home %s: mig has to be run there", home);
 }
 
@@ -100,13 +100,13 @@ int ask(json_t *request, void (*row)(void *arg, json_t *line), void *arg, json_t
 	return ask_until(request, row, arg, -1, answer, e);
 }
 
-int ask_failed(int r, const char *who, const struct error *e)
+int ask_failed(const char *who, const struct error *e)
 {
 	/* migd's words often begin with the process themselves */
 	if (who && !strncmp(e->text, who, strlen(who)))
 		who = NULL;
 	failed("%s%s%s", who ? who : "", who ? ": " : "", e->text);
-	return r == -ENOENT || r == -ECONNREFUSED ? MIG_ABSENT : MIG_FAILED;
+	return e->absent ? MIG_ABSENT : MIG_FAILED;
 }
 
 int pid_parse(const char *s)

@@ -49,8 +49,8 @@ int usage_error(const char *verb, const char *fmt, ...) __attribute__((format(pr
 int option_error(const char *verb, int c, char **argv);
 /* Prints "mig: text"; returns MIG_FAILED. */
 int failed(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-/* What ask() returned: prints e's words (after "who: " when not NULL) and returns MIG_FAILED or MIG_ABSENT. */
-int ask_failed(int r, const char *who, const struct error *e);
+/* ask() has failed: prints e's words (after "who: " when not NULL) and returns MIG_FAILED or MIG_ABSENT. */
+int ask_failed(const char *who, const struct error *e);
 
 /* Bytes for the terminal: anything below ' ' becomes '?'. In place. */
 char *printable(char *s);

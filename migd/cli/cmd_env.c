@@ -114,7 +114,7 @@ static int env_ask(const char *op, const char *name, const char *value, json_t *
 	if (!r && !strcmp(op, "get"))
 		json_object_set(vars, name, json_object_get(answer, "value"));
 	json_decref(answer);
-	if ((r != -ECONNREFUSED && r != -ENOENT && r != -EACCES) || is_not_set(e) || access(directory(), F_OK))
+	if ((!e->absent && r != -EACCES) || access(directory(), F_OK))
 		return r; /* migd has answered, or its absence is what there is to say */
 	*e = (struct error){0};
 	if (!strcmp(op, "list"))
@@ -144,7 +144,7 @@ static int list(bool json)
 
 	if (r) {
 		json_decref(vars);
-		return ask_failed(r, NULL, &e);
+		return ask_failed(NULL, &e);
 	}
 	if (json) {
 		json_dumpf(vars, stdout, JSON_INDENT(1) | JSON_SORT_KEYS);
@@ -176,7 +176,7 @@ static int one(const char *op, const char *name, const char *value, bool print)
 	json_decref(vars);
 	if (r && is_not_set(&e))
 		return failed("%s", e.text);
-	return r ? ask_failed(r, NULL, &e) : 0;
+	return r ? ask_failed(NULL, &e) : 0;
 }
 
 static int set_all(int argc, char **argv)

@@ -64,7 +64,7 @@ int cmd_explain(int argc, char **argv)
 	reasons = json_array();
 	r = ask(json_pack("{s:s, s:i}", "verb", "explain", "pid", pid), reason, reasons, &answer, &e);
 	if (r) {
-		r = ask_failed(r, argv[optind], &e);
+		r = ask_failed(argv[optind], &e);
 	} else if (json) {
 		json_object_set(answer, "reasons", reasons);
 		json_object_del(answer, "ok");

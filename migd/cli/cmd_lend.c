@@ -72,7 +72,7 @@ int cmd_lend(int argc, char **argv)
 	else if (!r)
 		print_lending(answer);
 	json_decref(answer);
-	return r ? ask_failed(r, NULL, &e) : 0;
+	return r ? ask_failed(NULL, &e) : 0;
 }
 
 /* Asks for one family (NULL: all); adds how many were asked. */
@@ -87,7 +87,7 @@ static int evict(const char *family, json_int_t *asked)
 	r = ask(rq, NULL, NULL, &answer, &e);
 	*asked += json_integer_value(json_object_get(answer, "asked"));
 	json_decref(answer);
-	return r ? ask_failed(r, NULL, &e) : 0;
+	return r ? ask_failed(NULL, &e) : 0;
 }
 
 /* Evicts the families of guests that are process `pid` or belong to `uid`; each once. */
@@ -100,7 +100,7 @@ static int evict_some(int pid, json_int_t uid, json_int_t *asked)
 	int r = ask(json_pack("{s:s, s:b}", "verb", "ps", "all", 1), table_row, &t, NULL, &e);
 
 	if (r)
-		r = ask_failed(r, NULL, &e);
+		r = ask_failed(NULL, &e);
 	json_array_foreach(t.rows, i, row)
 	{
 		const char *family = json_string_value(json_object_get(row, "family")), *where = json_string_value(json_object_get(row, "where"));
@@ -170,5 +170,5 @@ int cmd_stop_all(int argc, char **argv)
 	if (!r)
 		said(json_integer_value(json_object_get(answer, "asked")), json);
 	json_decref(answer);
-	return r ? ask_failed(r, NULL, &e) : 0;
+	return r ? ask_failed(NULL, &e) : 0;
 }

@@ -49,7 +49,7 @@ static int list(struct table *t, json_t *request, void (*prepare)(json_t *rows),
 
 	if (r) {
 		json_decref(t->rows);
-		return ask_failed(r, NULL, &e);
+		return ask_failed(NULL, &e);
 	}
 	if (prepare && !t->json)
 		prepare(t->rows);

@@ -77,7 +77,7 @@ static int one(json_t *rq, const char *pid, bool dry, bool quiet, bool json)
 
 	progress_clear(&o);
 	if (r) {
-		status = ask_failed(r, pid, &e);
+		status = ask_failed(pid, &e);
 	} else if (dry) {
 		const char *host = json_string_value(json_object_get(a, "host"));
 

@@ -25,7 +25,7 @@ int cmd_resolve(int argc, char **argv)
 		int r = ask(json_pack("{s:s, s:i, s:b}", "verb", "resolve", "pid", pid_parse(argv[i]), "run", (int)run), NULL, NULL, NULL, &e);
 
 		if (r)
-			status = ask_failed(r, argv[i], &e);
+			status = ask_failed(argv[i], &e);
 	}
 	return status;
 }

@@ -199,7 +199,7 @@ int cmd_run(int argc, char **argv)
 	if (o.kill_if_stuck)
 		json_object_set_new(rq, "kill_if_stuck", json_integer(o.kill_if_stuck));
 	r = ask(rq, NULL, NULL, &answer, &e);
-	if (r && !(o.local_ok && (r == -ENOENT || r == -ECONNREFUSED))) {
+	if (r && !(o.local_ok && e.absent)) {
 		json_decref(answer);
 		failed("%s", e.text);
 		return RUN_FAILED;

@@ -150,7 +150,7 @@ static int ask_stats(bool all, json_t *rows)
 			json_array_append_new(rows, json_pack("{s:O, s:O}", "name", json_object_get(row, "name"), "stats", json_object_get(row, "stats")));
 	json_decref(t.rows);
 	json_decref(answer);
-	return r ? ask_failed(r, NULL, &e) : 0;
+	return r ? ask_failed(NULL, &e) : 0;
 }
 
 int cmd_stats(int argc, char **argv)

@@ -279,7 +279,7 @@ int cmd_top(int argc, char **argv)
 		return usage_error("top", "did not expect \"%s\"", argv[optind]);
 	top_ask(&t);
 	if (t.err)
-		return ask_failed(t.err, NULL, &t.e);
+		return ask_failed(NULL, &t.e);
 	if (t.json && !times)
 		times = 1;
 	if (times)

@@ -52,6 +52,8 @@ static void handler(void *ctx, struct local_conn *c, const struct local_cred *wh
 		CU_ASSERT_EQUAL(local_row(c, json_pack("{s:s}", "row", s)), -EMSGSIZE);
 		local_ok(c, json_pack("{s:s}", "row", s));
 		free(s);
+	} else if (!strcmp(verb, "absent")) {
+		local_fail(c, ENOENT, "no such thing");
 	} else if (!strcmp(verb, "wait")) {
 		wait_gone(c);
 	} else if (strcmp(verb, "forget")) {
@@ -319,8 +321,14 @@ static void test_start(void)
 	fd = socket(AF_UNIX, SOCK_STREAM, 0);
 	CU_ASSERT_EQUAL(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
 	close(fd);
-	CU_ASSERT_EQUAL(local_call(p, request("echo"), NULL, NULL, NULL, NULL), -ECONNREFUSED);
+	e = (struct error){0};
+	CU_ASSERT_EQUAL(local_call(p, request("echo"), NULL, NULL, NULL, &e), -ECONNREFUSED);
+	CU_ASSERT_TRUE(e.absent);
 	CU_ASSERT_EQUAL_FATAL(local_server_start(p, 0600, handler, &server, &s, NULL), 0);
+	/* an errno of the daemon's own says nothing of whether it is there */
+	e = (struct error){0};
+	CU_ASSERT_EQUAL(local_call(p, request("absent"), NULL, NULL, NULL, &e), -ENOENT);
+	CU_ASSERT_FALSE(e.absent);
 	CU_ASSERT_EQUAL(local_call(p, request("echo"), NULL, NULL, NULL, NULL), 0);
 	unlink(p); /* somebody else's successor must not lose its socket */
 	close(open(p, O_CREAT | O_WRONLY, 0600));
