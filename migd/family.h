@@ -67,6 +67,7 @@ struct family {
 	struct rpc_stream *relay_stream; /* the relays' link */
 	bool relay_open;      /* guest: a thread keeps it up */
 	bool orphaned;	      /* guest: its home does not answer */
+	bool unnoted;	      /* guest: its last note did not get into the journal: again, from a tick */
 	char cgroup[CGROUP_NAME_MAX]; /* guest: its name, "" before it has a nest */
 	bool evicting;	      /* guest: has to go; off the CPU until it is on its way */
 	bool evict_by_hand;   /* guest: not for the owner's sake: it goes even if he has gone again */

@@ -94,7 +94,9 @@ static bool is_source(enum mig_state s)
 int guest_actor_journal(struct family *f, void *unused)
 {
 	_cleanup_free_ char *state = NULL;
+	bool before;
 	json_t *r;
+	int err;
 
 	(void)unused;
 	if (actor_save(f, &state))
@@ -114,11 +116,23 @@ int guest_actor_journal(struct family *f, void *unused)
 	json_object_set_new(r, "adopt", json_boolean(f->adopt));
 	json_object_set_new(r, "state", state ? json_string(state) : json_null());
 	pthread_mutex_unlock(&f->lock);
-	if (journal_note(f->m->journal, r))
-		log_warn("family %s: the journal cannot be written: a restarted migd will not find it", f->id);
-	else if (state && !f->adopt)
+	err = journal_note(f->m->journal, r);
+	pthread_mutex_lock(&f->lock);
+	before = f->unnoted;
+	f->unnoted = err;
+	pthread_mutex_unlock(&f->lock);
+	if (err && !before)
+		log_warn("family %s: the journal cannot be written (%s): until it can, a restarted migd will not find it", f->id, strerror(err < 0 ? -err : EIO));
+	else if (!err && state && !f->adopt)
 		eng_nest_held(f->eng);
-	return 0;
+	return err < 0 ? err : err ? -EIO : 0;
+}
+
+int guest_note(struct family *f, struct error *e)
+{
+	int err = guest_actor_journal(f, NULL);
+
+	return err ? error_set(e, -err, "its journal cannot be written: %s", strerror(-err)) : 0;
 }
 
 int guest_nest(struct family *f, int fd, const struct eng_hooks *hooks, struct error *e)
@@ -134,9 +148,7 @@ int guest_nest(struct family *f, int fd, const struct eng_hooks *hooks, struct e
 		err = eng_nest(fd, nest, hooks, &f->eng, e);
 	}
 	fault_point("nest");
-	if (!err)
-		guest_actor_journal(f, NULL);
-	return err;
+	return err ? err : guest_note(f, e);
 }
 
 /* ---- Prepare ---- */

@@ -11,6 +11,8 @@ int guest_actor_end(struct family *f, void *unused);
 int guest_actor_caught_up(struct family *f, void *unused);
 /* In the actor: what a restarted migd must know to find the nest again. */
 int guest_actor_journal(struct family *f, void *unused);
+/* The same; e: why it could not be written. */
+int guest_note(struct family *f, struct error *e);
 /* guest_adopt.c. May this host become its home? */
 int guest_may_be_adopted(struct migd *m, const Sprite__Mig__PrepareReq *r, struct error *e);
 /* In the actor: instead of a nest; as the user that its home says it is of, for this host knows what he may here. */

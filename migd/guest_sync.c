@@ -92,17 +92,22 @@ void guests_tick(struct migd *m)
 	for (size_t i = 0; i < n; i++) {
 		struct family *f = v[i];
 		uint64_t every = SYNC_RUN_S;
-		bool due;
+		bool due, unnoted;
 
 		pthread_mutex_lock(&f->lock);
 		if (f->machine.state == MS_DOUBT || f->machine.state == MD_DOUBT || f->machine.state == MD_READY)
 			every = SYNC_DOUBT_S;
 		if (!f->sync_ns)
 			f->sync_ns = now;
+		unnoted = f->unnoted && f->machine.state == MD_RUNNING;
+		if (unnoted)
+			every = SYNC_DOUBT_S;
 		due = !f->dead && now - f->sync_ns >= every * 1000000000ull;
 		if (due)
 			f->sync_ns = now;
 		pthread_mutex_unlock(&f->lock);
+		if (due && unnoted)
+			family_post(f, guest_actor_journal, NULL);
 		if (due && thread_run(sync_main, family_get(f)))
 			family_put(f);
 	}

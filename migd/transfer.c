@@ -543,14 +543,14 @@ static int work_fill(struct family *f, int fd, struct error *e)
 	if (!err)
 		err = eng_fill(f->eng, fd, &hooks, e);
 	f->whole = !err;
+	if (!err && f->role == FAM_GUEST) /* what a restarted migd would not find must not be committed to */
+		err = guest_note(f, e);
 	if (err && f->eng) {
 		eng_abandon(f->eng);
 		if (f->role == FAM_GUEST)
 			f->eng = NULL;
 	}
-	if (!err && f->role == FAM_GUEST)
-		guest_actor_journal(f, NULL);
-	else if (!err)
+	if (!err && f->role == FAM_HOME)
 		home_actor_saved(f);
 	arrival(f, false);
 	return err;

@@ -100,4 +100,17 @@ check "journal lost: its nest is there" test -n "$(keepers)"
 again ws2
 same "journal lost: its nest is ended before migd serves" "" "$(keepers)"
 same "journal lost: and its home sees it killed" 137 "$(job_status 60)"
+# the disk of a guest host is full: what its migd could not find again does not come in, and what is there is noted when there is room
+killed ws2; on ws2 sh -c 'mkdir /tmp/keep; cp -a /var/lib/sprite/. /tmp/keep/; mount -t tmpfs -o size=256k none /var/lib/sprite; cp -a /tmp/keep/. /var/lib/sprite/'; again ws2
+job "python3 hear.py"; until_true 10 on ws1 grep -q ready $JD/out
+check "disk full: it goes away" until_true 10 hop ws2
+on ws2 sh -c 'dd if=/dev/zero of=/var/lib/sprite/fill bs=4k' >/dev/null 2>&1
+full() { mig home $JOB >/dev/null; mig move -H ws2 $JOB >"$TMP/full" 2>&1 && return 1; grep -q "ws2: its journal cannot be written: No space left" "$TMP/full"; }
+check "disk full: it is refused in words" until_true 20 full || note "$(cat "$TMP/full")"
+check "disk full: and runs on at home" runs_on ws1 python3
+on ws2 rm /var/lib/sprite/fill
+check "disk full: with room it goes" until_true 10 hop ws2
+killed ws2; again ws2
+on ws1 kill -TERM $JOB
+same "disk full: and is found again" 7 "$(job_status 60)"
 finish
