@@ -2,6 +2,7 @@
 /* Typed readers of configuration values: see conf_read.h. */
 #include "conf/conf_read.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -332,7 +333,15 @@ void conf_read_addr(struct conf_reader *r, const char *where, json_t *v, const s
 
 static bool addr_is_all(const char *host)
 {
-	return !strcmp(host, "0.0.0.0") || strspn(host, "0:") == strlen(host);
+	struct in6_addr six;
+	struct in_addr four;
+	bool all = inet_pton(AF_INET6, host, &six) == 1;
+
+	if (!all)
+		return inet_aton(host, &four) && !four.s_addr; /* "0", "0.0" and "0x0" too */
+	for (int i = 0; all && i < 16; i++)
+		all = !six.s6_addr[i] || ((i == 10 || i == 11) && six.s6_addr[i] == 0xff); /* the same as an IPv4 address */
+	return all;
 }
 
 void conf_read_addrs(struct conf_reader *r, const char *where, json_t *v, const struct conf_key *k, void *base)

@@ -224,6 +224,17 @@ static void cert_names(X509 *x, char *buf, size_t size)
 		snprintf(buf, size, "(without a DNS name)");
 }
 
+/* Exactly so: X509_check_host() takes no notice of capitals, but hosts are known by the certificate's own words. */
+static bool is_listed(const char *names, const char *name)
+{
+	size_t n = strlen(name);
+
+	for (const char *at = names; at; at = strchr(at, ','), at += !!at)
+		if (!strncmp(at, name, n) && (!at[n] || at[n] == ','))
+			return true;
+	return false;
+}
+
 static void date_text(const ASN1_TIME *t, char *buf, size_t size)
 {
 	struct tm tm;
@@ -479,10 +490,10 @@ static int check_pair(const struct conf *c, struct error *e)
 		r = read_cert(c->tls_cert, &x, e);
 	if (!r && !X509_check_private_key(x, key))
 		r = error_set(e, EINVAL, "%s is not the key of %s", c->tls_key, c->tls_cert);
-	if (!r && c->name && X509_check_host(x, c->name, 0, flags, NULL) != 1) {
+	if (!r)
 		cert_names(x, names, sizeof(names));
+	if (!r && c->name && (X509_check_host(x, c->name, 0, flags, NULL) != 1 || !is_listed(names, c->name)))
 		r = error_set(e, EINVAL, "%s is for %s, expected %s", c->tls_cert, names, c->name);
-	}
 	X509_free(x);
 	EVP_PKEY_free(key);
 	ERR_clear_error();

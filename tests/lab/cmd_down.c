@@ -73,6 +73,7 @@ int cmd_down(const char *name, int argc, char **argv)
 	static struct lab lab;
 	struct error e = {0};
 	int rc, failed = 0;
+	bool absent;
 
 	(void)argv;
 	if (argc != 1)
@@ -81,15 +82,13 @@ int cmd_down(const char *name, int argc, char **argv)
 	if (rc < 0 && rc != -ENOENT)
 		return fail(&e);
 	rc = lab_lock(&lab, false, &e);
-	if (rc == -ENOENT) { /* control groups may be all that is left */
-		rc = lab_clear(&lab, &e);
-		if (rc < 0)
-			return fail(&e);
-		fprintf(stderr, "sprite-lab: lab %s is not up\n", name);
-		return 0;
-	}
+	absent = rc == -ENOENT;
+	if (absent) /* control groups may be all that is left; an `up` may begin now, and is not to be met half way */
+		rc = lab_lock(&lab, true, &e);
 	if (rc < 0)
 		return fail(&e);
+	if (absent && !lab_alive(&lab))
+		fprintf(stderr, "sprite-lab: lab %s is not up\n", name);
 	if (lab_alive(&lab)) {
 		failed = stop(&lab, false);
 		failed |= stop(&lab, true);
