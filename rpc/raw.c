@@ -288,7 +288,11 @@ int rpc_raw_listen(const struct conf_addr *addr, uint16_t *port, struct error *e
 	struct sockaddr_in6 own; /* an IPv4 address has its port at the same place */
 	socklen_t len = sizeof(own);
 	struct addrinfo *list, *a;
-	int fd = -1, err = EADDRNOTAVAIL, r = resolve(addr, AI_PASSIVE, &list, e);
+	struct conf_addr at = *addr;
+	int fd = -1, err = EADDRNOTAVAIL, r;
+
+	snprintf(at.host, sizeof(at.host), "%s", rpc_listen_host(addr->host));
+	r = resolve(&at, AI_PASSIVE, &list, e);
 
 	if (r < 0)
 		return r;

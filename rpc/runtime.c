@@ -5,12 +5,14 @@
  * Locking: `clock_lock` protects the timer list, `seq_lock` the numbers; neither is held while foreign code runs.
  */
 #include "rpc/internal.h"
+#include <arpa/inet.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <malloc.h>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -291,6 +293,36 @@ bool rpc_resolves(const char *host)
 	if (found)
 		freeaddrinfo(found);
 	return ok;
+}
+
+static bool is_loopback(const struct sockaddr *a)
+{
+	const struct sockaddr_in6 *six = (const void *)a;
+	const struct sockaddr_in *four = (const void *)a;
+
+	return a->sa_family == AF_INET ? ntohl(four->sin_addr.s_addr) >> 24 == 127 : a->sa_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&six->sin6_addr);
+}
+
+const char *rpc_listen_host(const char *host)
+{
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *found = NULL;
+	struct sockaddr_in6 any = { .sin6_family = AF_INET6 };
+	struct in6_addr number;
+	bool here = true;
+	int s;
+
+	if (inet_pton(AF_INET, host, &number) == 1 || inet_pton(AF_INET6, host, &number) == 1 || !strcmp(host, "localhost") || getaddrinfo(host, NULL, &hints, &found))
+		return host;
+	for (const struct addrinfo *a = found; a; a = a->ai_next)
+		here &= is_loopback(a->ai_addr);
+	freeaddrinfo(found);
+	if (!here)
+		return host;
+	s = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	here = s >= 0 && bind(s, (const struct sockaddr *)&any, sizeof(any)) == 0;
+	if (s >= 0)
+		close(s);
+	return here ? "::" : "0.0.0.0";
 }
 
 void rpc_init(void)

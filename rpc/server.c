@@ -323,12 +323,14 @@ static int listen_all(struct rpc_server *srv, struct error *e)
 	grpc_server_credentials *cred = tls_server_creds(srv->o.tls);
 	const struct conf_addr *a;
 	char addr[sizeof(a->host) + 16];
+	const char *host;
 	size_t i;
 	int port, r = 0;
 
 	for (i = 0; !r && i < srv->o.nlisten; i++) {
 		a = &srv->o.listen[i];
-		snprintf(addr, sizeof(addr), strchr(a->host, ':') ? "[%s]:%u" : "%s:%u", a->host, a->port);
+		host = rpc_listen_host(a->host);
+		snprintf(addr, sizeof(addr), strchr(host, ':') ? "[%s]:%u" : "%s:%u", host, a->port);
 		port = grpc_server_add_http2_port(srv->gs, addr, cred);
 		if (port <= 0 && !rpc_resolves(a->host))
 			r = error_set(e, EADDRNOTAVAIL, "cannot listen on %s: %s does not resolve (DNS or /etc/hosts)", addr, a->host);

@@ -72,6 +72,7 @@ struct path { /* pipe_path.c */
 	char *peer;
 	/* source: */
 	bool stopped; /* sends no more; the hub settles it */
+	bool asked;   /* the hub wants it settled */
 	bool blocked; /* does not read until there is room, or the connection takes more */
 	uint8_t *ring;
 	uint64_t sent, acked;
@@ -256,6 +257,8 @@ struct hub *hub_of(struct agent *a, struct server *s);
 void pipe_say(struct fifo *f, Sprite__Fs__PipeMsg__Kind kind, uint64_t id, size_t n, const void *bytes, size_t len);
 void pipe_report(struct fifo *f, uint64_t round);
 void pipe_answer(struct fifo *f, uint64_t round, bool alive); /* to `prove` */
+/* A path is over here: so many bytes have come by it. */
+void pipe_settled(struct fifo *f, uint64_t id, uint64_t n, bool unasked);
 /* OPEN, PLEDGE, TAKE, ORPHAN, DROP, RELEASED: what has a token or says what somebody opens for. */
 int pipe_tell(struct fifo *f, Sprite__Fs__PipeMsg__Kind kind, uint64_t id, bool r, bool w, uint64_t token);
 

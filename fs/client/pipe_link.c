@@ -43,6 +43,17 @@ void pipe_say(struct fifo *f, Sprite__Fs__PipeMsg__Kind kind, uint64_t id, size_
 	say(f, m, bytes, len);
 }
 
+void pipe_settled(struct fifo *f, uint64_t id, uint64_t n, bool unasked)
+{
+	Sprite__Fs__PipeMsg m = SPRITE__FS__PIPE_MSG__INIT;
+
+	m.kind = SPRITE__FS__PIPE_MSG__KIND__SETTLED;
+	m.id = id;
+	m.n = n;
+	m.gone = unasked;
+	say(f, m, NULL, 0);
+}
+
 void pipe_answer(struct fifo *f, uint64_t round, bool alive)
 {
 	Sprite__Fs__PipeMsg m = SPRITE__FS__PIPE_MSG__INIT;

@@ -37,7 +37,7 @@ void path_forget(struct agent *a, struct fifo *f)
 static void refuse(struct fifo *f, const Sprite__Fs__PipeMsg *m, bool unreachable)
 {
 	if (m->role == SINK)
-		pipe_say(f, SPRITE__FS__PIPE_MSG__KIND__SETTLED, m->id, 0, NULL, 0);
+		pipe_settled(f, m->id, 0, false);
 	else
 		pipe_say(f, SPRITE__FS__PIPE_MSG__KIND__SETTLE, m->id, unreachable, NULL, 0);
 }
@@ -83,7 +83,7 @@ static void resend(struct agent *a, struct fifo *f, uint64_t from)
 		pipe_say(f, SPRITE__FS__PIPE_MSG__KIND__DATA, 0, 0, p->ring + at, n);
 		from += n;
 	}
-	pipe_say(f, SPRITE__FS__PIPE_MSG__KIND__SETTLED, p->id, 0, NULL, 0);
+	pipe_settled(f, p->id, 0, false);
 	forget(a, f);
 	if (!pipe_pump(a, f))
 		pipe_report(f, 0);
@@ -93,8 +93,9 @@ void path_settle(struct agent *a, struct fifo *f, const Sprite__Fs__PipeMsg *m)
 {
 	struct path *p = &f->path;
 
+	p->asked |= p->id == m->id;
 	if (p->id != m->id) {
-		pipe_say(f, SPRITE__FS__PIPE_MSG__KIND__SETTLED, m->id, 0, NULL, 0);
+		pipe_settled(f, m->id, 0, false);
 	} else if (p->source) {
 		resend(a, f, m->n);
 	} else if (m->gone && !p->ended && (p->wire || wire_from(a, p->peer))) {
@@ -132,7 +133,7 @@ static void sink_stop(struct agent *a, struct fifo *f)
 		pipe_say(f, SPRITE__FS__PIPE_MSG__KIND__RETURN, 0, 0, all, n);
 	else
 		p->received -= n; /* no memory: the source has it still */
-	pipe_say(f, SPRITE__FS__PIPE_MSG__KIND__SETTLED, p->id, p->received, NULL, 0);
+	pipe_settled(f, p->id, p->received, !p->asked);
 	free(all);
 	forget(a, f);
 }

@@ -237,8 +237,15 @@ static void *listen_main(void *arg)
 	return NULL;
 }
 
+/* Who listens at all addresses is found by its name. */
+static const char *shown(const struct agent *a, const char *host)
+{
+	return strcmp(host, "::") && strcmp(host, "0.0.0.0") ? host : a->fs->conf->name;
+}
+
 static int listen_at(struct agent *a, struct conf_addr at, struct error *e)
 {
+	const char *host = shown(a, at.host);
 	struct listener *l = calloc(1, sizeof(*l));
 	int fd = l ? rpc_raw_listen(&at, &at.port, e) : -ENOMEM;
 	pthread_t t;
@@ -255,7 +262,7 @@ static int listen_at(struct agent *a, struct conf_addr at, struct error *e)
 	}
 	pthread_detach(t);
 	if (!a->address[0])
-		snprintf(a->address, sizeof(a->address), strchr(at.host, ':') ? "[%s]:%u" : "%s:%u", at.host, at.port);
+		snprintf(a->address, sizeof(a->address), strchr(host, ':') ? "[%s]:%u" : "%s:%u", host, at.port);
 	return 0;
 }
 

@@ -53,6 +53,7 @@ struct path { /* pipe_path.c */
 	uint64_t id;
 	struct member *source, *sink; /* NULL: is gone, or has answered */
 	bool again;		      /* a round is wanted when it is over */
+	bool on, failed;	      /* it has been ON; the source says that its connection came to nothing */
 };
 
 struct fifo {

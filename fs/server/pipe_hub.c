@@ -310,7 +310,8 @@ static int message(struct fsd *d, struct client *client, struct pipe_stream *st,
 		r = ps_settle(p, &k, st, m->id, m->n == 1);
 		break;
 	case SPRITE__FS__PIPE_MSG__KIND__SETTLED:
-		answered(st);
+		if (!m->gone) /* what it does by itself answers nothing: its answer to what may be on its way comes too */
+			answered(st);
 		r = ps_settled(p, &k, st, m->id, m->n);
 		break;
 	default:

@@ -20,7 +20,7 @@
 #include "fs/server/pipe_fifo.h"
 
 #define CARRIED	  8u /* so many pieces go through us before a path is worth its messages */
-#define RELUCTANT 3 /* a connection that could not be made, or broke: eight times as many before the next */
+#define RELUCTANT 3 /* a connection that could not be made, or broke: eight times as many before the next, until one has been given up for another reason */
 #define RELUCTANT_MAX 4
 
 static bool reachable(const struct ps *p, const struct member *m)
@@ -61,6 +61,8 @@ static void over(struct ps *p, struct fifo *f)
 {
 	bool again = f->path.again;
 
+	if (f->path.on && !f->path.failed)
+		f->reluctant = 0;
 	f->path = (struct path){0};
 	f->carried = 0;
 	ps_orphans(p, f);
@@ -135,6 +137,7 @@ int ps_path_ready(struct ps *p, const struct ps_key *k, void *node, uint64_t id)
 	if (!f || f->path.state != PATH_OFFERED || f->path.sink->node != node)
 		return 0; /* it is to be settled already */
 	f->path.state = PATH_ON;
+	f->path.on = true;
 	p->ops->path(p->arg, f->path.source->node, k, id, node, false);
 	return 0;
 }
@@ -145,6 +148,7 @@ int ps_settle(struct ps *p, const struct ps_key *k, void *node, uint64_t id, boo
 
 	if (!f || !f->path.source || f->path.source->node != node)
 		return 0;
+	f->path.failed |= failed;
 	f->reluctant += failed && f->reluctant < RELUCTANT_MAX;
 	ps_path_settle(p, f);
 	return 0;

@@ -65,6 +65,15 @@ PY
 same "one of us is let in" 20 "$(cat "$TMP/liar")"
 go f8001
 all "afterwards" f 8001
+# -- a host whose own name is, to itself, that of its loopback
+on ws2 sh -c "sed 's/^[^ ]* ws2\$/127.0.1.1 ws2/' /etc/hosts >/tmp/hosts; cat /tmp/hosts >/etc/hosts"
+same "its name leads it to itself" 127.0.1.1 "$(on ws2 getent ahostsv4 ws2 | awk '{ print $1; exit }')"
+lab kill ws2 spritefs
+until_true 60 lab start ws2 spritefs
+until_true 20 on ws2 test -p /sprite/p/f
+stream ws1 f 8002
+go f8002
+all "to its loopback's name" f 8002
 check "nobody says anything but what a cut connection is worth" sh_on ws2 '! grep -iE "pipe.*(error|protocol)" /var/log/sprite/spritefs.log'
 check "no daemon has died" sh -c '! "$0" ls --json | grep -E "\"state\": \"(dead|ended)\""' "$BIN/sprite-lab"
 finish
