@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # The semantics of named pipes: the same cases on a FIFO of one machine (tmpfs), of one node, of two and of three nodes must give the same answers.
-# usage: pipes.py SPRITE-LAB SRC [CASE...]   SRC: where a node sees tests/lab. Prints "ok - ..." and "not ok - ..." lines. REPEAT=N: each N times (but on one machine).
+# usage: pipes.py SPRITE-LAB SRC [CASE...]   SRC: where a node sees tests/lab. Prints "ok - ..." and "not ok - ..." lines. REPEAT=N: each N times (but on one machine). JOBS=N: N cases at a time.
 import os, subprocess, sys, threading, time
 LAB, SRC, ONLY, REPEAT = sys.argv[1], sys.argv[2], sys.argv[3:], int(os.environ.get("REPEAT", 1))
+JOBS = int(os.environ.get("JOBS", 1))
 SETTLE = 0.25 # that something has not happened can only be waited for
 
 class End: # a process on a node
@@ -348,29 +349,48 @@ def run(case, what, where):
         e.tidy()
     return t
 
-def main():
-    bad = 0
-    places = [(what, [End(n) for n in (na, nb, nc)] + [d]) for what, na, nb, nc, d in PLACES]
-    for what, where in places:
-        subprocess.run([LAB, "exec", where[0].node, "-T", "--", "mkdir", "-p", where[3]], check=True)
-    for case in CASES:
-        if case.__name__ not in ONLY if ONLY else case in LONG:
-            continue
-        want = run(case, *places[0])
-        for what, where in places[1:]:
+class Worker: # a set of processes on all places, which takes one case after the other
+    def __init__(self):
+        self.places = [(what, [End(n) for n in (na, nb, nc)] + [d]) for what, na, nb, nc, d in PLACES]
+    def case(self, case):
+        want, lines, bad = run(case, *self.places[0]), [], 0
+        for what, where in self.places[1:]:
             for i in range(REPEAT):
                 got = run(case, what, where)
                 if got != want:
                     break
             if got == want:
-                print("ok - %s: %s as on one machine" % (case.__name__, what), flush=True)
+                lines.append("ok - %s: %s as on one machine" % (case.__name__, what))
             else:
                 bad += 1
-                print("not ok - %s: %s differs from one machine%s" % (case.__name__, what, " (round %d)" % i if REPEAT > 1 else ""))
-                print("#   wanted: %s\n#   found:  %s" % (want, got), flush=True)
-    for what, where in places:
-        for e in where[:3]:
-            e.kill()
-    return 1 if bad else 0
+                lines.append("not ok - %s: %s differs from one machine%s" % (case.__name__, what, " (round %d)" % i if REPEAT > 1 else ""))
+                lines.append("#   wanted: %s\n#   found:  %s" % (want, got))
+        print("\n".join(lines), flush=True)
+        return bad
+    def end(self):
+        for what, where in self.places:
+            for e in where[:3]:
+                e.kill()
+
+def main():
+    for what, na, nb, nc, d in PLACES:
+        subprocess.run([LAB, "exec", na, "-T", "--", "mkdir", "-p", d], check=True)
+    todo = [c for c in CASES if (c.__name__ in ONLY if ONLY else c not in LONG)]
+    bad, lock = [], threading.Lock()
+    def work():
+        w = Worker()
+        while True:
+            with lock:
+                case = todo.pop(0) if todo else None
+            if not case:
+                break
+            bad.append(w.case(case))
+        w.end()
+    all = [threading.Thread(target=work) for i in range(JOBS)]
+    for t in all:
+        t.start()
+    for t in all:
+        t.join()
+    return 1 if sum(bad) else 0
 
 sys.exit(main())

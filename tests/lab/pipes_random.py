@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # Numbered streams through a named pipe (tests/tools/fifo_stream.c) whose writers and readers have their homes on random nodes, move to random hosts and are killed.
 # Every record must come: once; in order, where one process reads (who of several readers gets what is not defined); of a killed writer all up to its last one.
+# With CUTS=1 links between two of the nodes are cut for a while, too (the file server stays).
 # usage: pipes_random.py SPRITE-LAB SEED ROUNDS [WRITERS READERS KILLS COUNT]     prints "ok - ..." and "not ok - ..." lines
 import os, random, subprocess, sys, time
 LAB, SEED, ROUNDS = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 FIXED = [int(x) for x in sys.argv[4:]]
 PROG, NODES = "/opt/sprite/tests/tools/fifo_stream", ["ws1", "ws2", "ws3"]
+CUTS = os.environ.get("CUTS")
 rnd = random.Random(SEED)
 
 def lab(node, *cmd, user="sprite", **kw):
@@ -48,7 +50,7 @@ def round_run(n):
     keeper = Job("ws1", d, "keeper", "sh -c 'exec 9>f; echo open; exec sleep 1000'") # until the last writer has come in
     for i in range(writers):
         jobs["w%d" % i] = Job(rnd.choice(NODES), d, "w%d" % i, "%s w f w%d %d 512 %d" % (PROG, i, count, gap))
-    moves, refused, end = 0, [], time.time() + 300
+    moves, cuts, refused, end = 0, 0, [], time.time() + 300
     while not all(j.over() for j in jobs.values()) and time.time() < end:
         if not keeper.killed and all(j.over() for k, j in jobs.items() if k[0] == "w"):
             keeper.killed = True
@@ -61,6 +63,13 @@ def round_run(n):
         if kills and moves > 3 and name[0] == "w" and rnd.random() < 0.3:
             kills, j.killed = kills - 1, True
             lab(j.home, "kill", "-9", j.pid)
+            continue
+        if CUTS and rnd.random() < 0.2:
+            cut = rnd.sample(NODES, 2)
+            subprocess.run([LAB, "cut", *cut], check=True)
+            cuts += 1
+            time.sleep(rnd.choice([0.1, 1, 5])) # the last one is noticed
+            subprocess.run([LAB, "heal", *cut], check=True)
             continue
         r = j.move(rnd.choice(NODES))
         moves += r.returncode == 0
@@ -87,7 +96,7 @@ def round_run(n):
             bad.append("w%d: %d comes behind %d" % (i, got[at], got[at - 1]))
         if sorted(got) != list(range(len(got))) or (len(got) != count and not jobs["w%d" % i].killed):
             bad.append("w%d: %d records of %d, %d different, highest %d" % (i, len(got), count, len(set(got)), max(got, default=-1)))
-    what = "round %d (seed %d): %d writers, %d readers, %d records each, %d moves%s" % (n, SEED, writers, readers, count, moves, ", one killed" if any(j.killed for j in jobs.values()) else "")
+    what = "round %d (seed %d): %d writers, %d readers, %d records each, %d moves%s%s" % (n, SEED, writers, readers, count, moves, ", %d cuts" % cuts if CUTS else "", ", one killed" if any(j.killed for j in jobs.values()) else "")
     if bad:
         print("not ok - %s\n#   %s" % (what, "\n#   ".join(bad + refused[:3])), flush=True)
     else:

@@ -2,7 +2,7 @@
 # lab: own
 # long: yes
 # timeout: 3000
-# Named pipes on a busy machine: the cases of pipes.py REPEAT times (100) beside niced processes that compute; 1,000 FIFOs, 1,000 waiting openers; a node that is cut off
+# Named pipes on a busy machine: the cases of pipes.py REPEAT times (100), six at a time, beside niced processes that compute; 1,000 FIFOs, 1,000 waiting openers; a node that is cut off
 # with what nobody has read. CASES="a b": only these.
 . "$(dirname "$0")/lib.sh"
 lab_up -n 3 --bind "$HERE:/opt/sprite/lab"
@@ -11,7 +11,7 @@ for i in 1 2 3 4; do
 	nice -n 19 sh -c 'while :; do :; done' & BURN="$BURN $!"
 done
 trap 'kill $BURN; own_end' EXIT
-REPEAT=${REPEAT:-100} python3 "$HERE/pipes.py" "$BIN/sprite-lab" /opt/sprite/lab ${CASES:-} || FAILED=1
+REPEAT=${REPEAT:-100} JOBS=${JOBS:-6} python3 "$HERE/pipes.py" "$BIN/sprite-lab" /opt/sprite/lab ${CASES:-} || FAILED=1
 [ -n "${CASES:-}" ] || python3 "$HERE/pipes.py" "$BIN/sprite-lab" /opt/sprite/lab thousand crowd || FAILED=1
 
 # -- the writer's node is cut off; what its reader has left behind is nobody's
