@@ -27,6 +27,7 @@
 #include <unistd.h>
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "migd/connect.h"
 #include "migd/engine/aim.h"
 #include "migd/hosts.h"
 #include "migd/journal.h"
@@ -78,14 +79,20 @@ static void *ask_main(void *arg)
 {
 	struct asking *a = arg;
 	uint64_t end = clock_mono_ns() + PATIENCE_S * 1000000000ull;
-	int err;
+	int err, got = -1;
 
 	while ((err = ask(a)) && (host_lost(err) || err == -EAGAIN) && clock_mono_ns() < end)
 		usleep(AGAIN_US);
 	if (err)
 		a->c.ret = host_lost(err) || err == -EAGAIN ? -EHOSTDOWN : -ESRCH;
+	if (!err && a->c.nr == SYS_connect && a->c.ret == 0) {
+		got = connect_made(a->f, &a->c);
+		a->c.ret = got < 0 ? -ECONNREFUSED : 0;
+	}
 	log_debug("family %s: call %d of %d about a process at home: %lld", a->f->id, a->c.nr, a->c.pid, (long long)a->c.ret);
-	eng_call_answer(a->fd, &a->c);
+	eng_call_answer(a->fd, &a->c, got);
+	if (got >= 0)
+		close(got);
 	close(a->fd);
 	family_put(a->f);
 	free(a);
@@ -106,7 +113,7 @@ void forward_call(struct family *f, const struct eng_foreign *c)
 	}
 	no.ret = -EAGAIN;
 	if (fd >= 0) {
-		eng_call_answer(fd, &no);
+		eng_call_answer(fd, &no, -1);
 		close(fd);
 	}
 	free(a);
@@ -450,6 +457,10 @@ void forward_serve(void *ctx, struct rpc_request *rq)
 		if (f->gen == r->gen && !strcmp(f->host, rpc_request_peer(rq)))
 			err = 0;
 		pthread_mutex_unlock(&f->lock);
+	}
+	if (!err && r->nr == SYS_connect) {
+		connect_serve(f, rq);
+		return;
 	}
 	if (!err) {
 		s = calloc(1, sizeof(*s));

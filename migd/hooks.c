@@ -20,7 +20,7 @@
 #include "rpc/local.h"
 
 /* They are the same: engine/ and relay/ know nothing of each other. */
-_Static_assert((int)ENG_RELAY_SEQ == RELAY_SEQ && (int)ENG_RELAY_UDP == RELAY_UDP && (int)ENG_RELAY_LISTEN == RELAY_LISTEN && (int)ENG_RELAY_TCP == RELAY_TCP &&
+_Static_assert((int)ENG_RELAY_DGRAM == RELAY_DGRAM && (int)ENG_RELAY_SEQ == RELAY_SEQ && (int)ENG_RELAY_UDP == RELAY_UDP && (int)ENG_RELAY_LISTEN == RELAY_LISTEN && (int)ENG_RELAY_TCP == RELAY_TCP &&
 	(int)ENG_NET_V6ONLY == RELAY_NET_V6ONLY && (int)ENG_NET_REUSEPORT == RELAY_NET_REUSEPORT && (int)ENG_NET_PLACES == RELAY_SPACES, "as in engine.h");
 
 static int hook_found(void *ctx, const struct eng_relay *r)

@@ -19,7 +19,7 @@
 #include "migd/relay/half.h"
 #include "migd/relay/wire.h"
 
-enum { LISTEN_FD = 3, BACKLOG = 128, START_TRIES = 3 };
+enum { LISTEN_FD = 3, BACKLOG = 128, START_TRIES = 3, ANSWER_MS = 5000 };
 _Static_assert(RELAY_FRAME_BUF >= RELAY_CHUNK + sizeof(struct relay_packet), "a frame fits");
 
 struct relayd {
@@ -41,27 +41,40 @@ struct relays {
 
 /* ---- the process ---- */
 
+/* One that is stopped, or hangs, is not waited for longer than that; 0: without end. */
+static void wait_at_most(int s, uint64_t ms)
+{
+	struct timeval t = { .tv_sec = (time_t)(ms / 1000), .tv_usec = (suseconds_t)(ms % 1000 * 1000) };
+
+	setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof(t));
+	setsockopt(s, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof(t)); /* connect(2), too */
+}
+
 static int wire_connect(const struct relayd *d)
 {
 	_cleanup_close_ int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
+	if (s >= 0)
+		wait_at_most(s, ANSWER_MS);
 	if (s < 0 || connect(s, (const struct sockaddr *)&d->addr, sizeof(d->addr)))
-		return -errno;
+		return errno == EAGAIN ? -ETIME : -errno;
 	return steal_fd(&s);
 }
 
-/* Asks over s. fd: to go along, or -1; *got: what came, may be NULL. */
+/* Asks over s. -ETIME: it does not answer. fd: to go along, or -1; *got: what came, may be NULL. */
 static int ask_over(int s, struct relay_ask *a, int fd, struct relay_answer *r, int *got)
 {
 	ssize_t n;
 	int err;
 
 	a->version = RELAY_WIRE_VERSION;
+	if (a->op == RELAY_OP_DRAIN || a->op == RELAY_OP_QUIESCE || a->op == RELAY_OP_HOLD)
+		wait_at_most(s, ANSWER_MS + a->number);
 	err = wire_send(s, a, sizeof(*a), NULL, 0, fd);
 	if (err)
-		return err;
+		return err == -EAGAIN ? -ETIME : err;
 	n = wire_recv(s, r, sizeof(*r), got);
-	return n == sizeof(*r) ? r->result : n < 0 ? (int)n : -ECONNRESET;
+	return n == -EAGAIN ? -ETIME : n == sizeof(*r) ? r->result : n < 0 ? (int)n : -ECONNRESET;
 }
 
 static int listen_there(const struct relayd *d)
@@ -151,6 +164,10 @@ int relayd_open(struct migd *m, struct relayd **out, struct error *e)
 	err = own(d);
 	if (err == -EPROTO) { /* left by an upgrade, with relays of families that are away: all else works */
 		log_error("the sprite-relay that runs here is of another version: pipes and terminals of families away are cut, and no more are relayed, until it is killed");
+		return 0;
+	}
+	if (err == -ETIME) {
+		log_error("the sprite-relay that runs here does not answer: pipes and terminals of families away stand still, and no more are relayed");
 		return 0;
 	}
 	return err ? error_set(e, -err, "%s cannot be started: %s", m->relay, strerror(-err)) : 0;
@@ -306,6 +323,16 @@ int relays_add(struct relays *r, uint64_t id, enum relay_kind kind, int fd, pid_
 	return err;
 }
 
+int relays_bear(struct relays *r, uint64_t gen, uint64_t id, enum relay_kind kind, int fd)
+{
+	bool was = is_there(r);
+	int err = relays_add(r, id, kind, fd, 0);
+
+	if (!err && !was) /* no link comes to a hub that knows of no generation */
+		relays_reset(r, gen);
+	return err;
+}
+
 static int get_fd(struct relays *r, struct relay_ask *a)
 {
 	int fd = -1, err = hub_ask(r, a, -1, &fd);
@@ -401,8 +428,10 @@ int relays_link(struct relays *r, uint64_t gen)
 	for (int i = 0; i < 2; i++) {
 		s = wire_connect(r->d);
 		err = s < 0 ? s : ask_over(s, &a, -1, &ans, NULL);
-		if (!err)
+		if (!err) {
+			wait_at_most(s, 0); /* from here on it carries frames, and what is not read waits */
 			return steal_fd(&s);
+		}
 		if (!r->home || (err != -ENOENT && err != -ECONNREFUSED))
 			break;
 		if (s >= 0)

@@ -27,13 +27,16 @@ void relayd_sweep(struct relayd *d);
 int relays_new(struct migd *m, bool home, struct relays **out);
 void relays_close(struct relays *r); /* the family is over: lets go of all ends */
 void relays_free(struct relays *r);
-/* What they are known by. gen: guest: the generation. Before any of the following. */
+/* All of these: -ETIME: sprite-relay does not answer.
+ * What they are known by. gen: guest: the generation. Before any of the following. */
 void relays_name(struct relays *r, const char *family, uint64_t gen);
 /* After a restart: takes up those that are there. */
 void relays_find(struct relays *r);
 size_t relays_count(const struct relays *r);
 
 int relays_add(struct relays *r, uint64_t id, enum relay_kind kind, int fd, pid_t holder); /* fd is ours */
+/* Of the family that is away in generation gen: one more, which it makes there. */
+int relays_bear(struct relays *r, uint64_t gen, uint64_t id, enum relay_kind kind, int fd);
 int relays_original(struct relays *r, uint64_t id);
 int relays_make(struct relays *r, uint64_t id, enum relay_kind kind, const struct relay_net *net); /* net: of the network, else NULL */
 int relays_whose(struct relays *r, uint64_t ino, uint64_t *id);

@@ -415,7 +415,9 @@ static int send_family(struct family *f, struct send_plan *p, struct error *e)
 	/* A connection that it has not accepted cannot be put back into its queue at home. Who is evicted does not run, and loses it. */
 	int held = !err && f->role == FAM_GUEST && !f->evicting ? relays_hold(f->relays, HOLD_MS) : 0;
 
-	if (held == -EAGAIN)
+	if (held == -ETIME)
+		err = error_set(e, ETIME, "sprite-relay of %s, which has its pipes, does not answer", f->m->conf->name);
+	else if (held == -EAGAIN)
 		err = error_set(e, EBUSY, "messages wait in a unix seqpacket socket that %d (%s) does not read: try again later", f->pid, f->comm);
 	else if (held == -EBUSY && a.goes_home)
 		err = error_set(e, EBUSY, "a connection has come in that %d (%s) does not accept: try again later", f->pid, f->comm);
@@ -442,7 +444,7 @@ static int send_family(struct family *f, struct send_plan *p, struct error *e)
 		if (err)
 			error_set(e, ETIMEDOUT, "%s does not take the reports of %d", f->home, f->pid);
 		if (!err && (err = relays_quiesce(f->relays, DRAIN_MS)))
-			error_set(e, -err, "the output of %d (%s) is not read at its home: let its reader go on, then try again", f->pid, f->comm);
+			error_set(e, -err, err == -ETIME ? "what relays the pipes of %d (%s) does not answer" : "the output of %d (%s) is not read at its home: let its reader go on, then try again", f->pid, f->comm);
 	}
 	fault_point("dump");
 	if (!err) {

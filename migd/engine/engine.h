@@ -43,7 +43,7 @@ int eng_explain(pid_t pid, struct eng_reasons *why, struct eng_sizes *sizes, str
 struct eng_family;
 
 /* Which file descriptors the caller (migd) carries by itself: pipes, ttys and stream sockets whose other end stays. */
-enum eng_relay_kind { ENG_RELAY_PIPE_IN, ENG_RELAY_PIPE_OUT, ENG_RELAY_TTY, ENG_RELAY_SOCK, ENG_RELAY_TCP, ENG_RELAY_LISTEN, ENG_RELAY_UDP, ENG_RELAY_SEQ };
+enum eng_relay_kind { ENG_RELAY_PIPE_IN, ENG_RELAY_PIPE_OUT, ENG_RELAY_TTY, ENG_RELAY_SOCK, ENG_RELAY_TCP, ENG_RELAY_LISTEN, ENG_RELAY_UDP, ENG_RELAY_SEQ, ENG_RELAY_DGRAM };
 enum { ENG_NET_V6ONLY = 1, ENG_NET_REUSEPORT = 2, ENG_NET_PLACES = 64 /* so many sockets at one address and port */ };
 struct eng_net { /* names of a socket of the network: each a struct sockaddr_in or sockaddr_in6 */
 	uint16_t domain, flags;
@@ -75,7 +75,7 @@ struct eng_hooks {
 	int (*relay_open)(void *ctx, struct eng_relay *r);
 	/* Source: tells of each relayed description found while dumping, r->fd being a duplicate which the callee now owns. */
 	int (*relay_found)(void *ctx, const struct eng_relay *r);
-	/* Source on a guest host: of which connection that came in there is this socket (its inode) the family's end? 0 and *id, or -ENOENT. May be NULL. */
+	/* Source on a guest host: of which connection that was made there is this socket (its inode) the family's end? 0 and *id, or -ENOENT. May be NULL. */
 	int (*relay_whose)(void *ctx, uint64_t ino, uint64_t *id);
 	/* Destination: all that eng_precopy sent ahead is in place (by eng_fill, in the family's thread): the source may freeze. May be NULL. */
 	void (*ahead_done)(void *ctx);
@@ -196,7 +196,7 @@ int eng_signal(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info
 int eng_exit_told(struct eng_family *f, pid_t pid);
 /* Guest host: an ENG_CALL is answered over a descriptor of its own, from any thread, since the family's may be waiting for the caller to stop. */
 int eng_answer_fd(struct eng_family *f);
-int eng_call_answer(int fd, const struct eng_foreign *c);
+int eng_call_answer(int fd, const struct eng_foreign *c, int got); /* got: the descriptor that it gets (connect(2)), or -1; stays the caller's */
 /* Home: makes the call in the hollow of its caller (or of the root process, if it was born away); ret and out are filled. -errno: it could not be made. */
 int eng_hollow_call(struct eng_family *f, struct eng_foreign *c);
 /* Home: ends the hollow `pid` so that its parent sees exactly wait status `status`. */

@@ -10,6 +10,11 @@
 #include <stdint.h>
 
 enum { FOREIGN_MAX = 128 };
+#define CONNECT_HERE 0x53707269746578ull /* connect(2), argument 3: by the engine itself, and to somebody here */
+/*
+ * connect(2) to a socket file of the home is one too (keeper_connect.c, migd/connect.c): arg 0 the descriptor, 1 the socket's type, 4 and 5 uid and gid; `in` its name, in_arg 2. With the
+ * answer 0 comes an end of the relay that stands for it.
+ */
 struct eng_foreign {
 	uint64_t id;
 	int32_t pid; /* who calls, as the family sees it */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Calls about processes that are not here: kill(2) of a shell that stayed at home, getpgid(2) of its parent. A seccomp filter of the whole family hands a
+ * Calls about processes that are not here: kill(2) of a shell that stayed at home, getpgid(2) of its parent; connect(2) to one is keeper_connect.c. A seccomp filter of the whole family hands a
  * few calls to this listener (seccomp_unotify(2)); who is meant decides: a process of the family on this host, then the call is made as it stands;
  * somebody else, then the home makes it, in the caller's hollow, and its result is the call's.
  *
@@ -11,6 +11,7 @@
  * the answer. The keeper outlives migd, and asks a new one again under the same id, by which the home knows it.
  */
 #include "migd/engine/keeper_calls.h"
+#include "migd/engine/keeper_connect.h"
 #include "migd/engine/keeper_stat.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -62,10 +63,10 @@ int calls_statx(int dir, const char *path, int flags, unsigned mask, struct stat
  */
 static unsigned filter_make(struct sock_filter *f, unsigned stats)
 {
-	unsigned n = 0, tail = 4 + CALLS + stats; /* index of the first instruction behind the tables */
+	unsigned n = 0, tail = 5 + CALLS + stats; /* index of the first instruction behind the tables */
 
 	f[n++] = (struct sock_filter)LOAD(arch);
-	f[n++] = (struct sock_filter)EQ(AUDIT_ARCH_X86_64, 0, CALLS + stats + 1);
+	f[n++] = (struct sock_filter)EQ(AUDIT_ARCH_X86_64, 0, CALLS + stats + 2);
 	f[n++] = (struct sock_filter)LOAD(nr);
 	for (unsigned i = 0; i < CALLS; i++) { /* kill has a meaning for 0 of its own */
 		unsigned to = foreign_table[i].nr == SYS_kill ? tail + 4 : foreign_table[i].who == 0 ? tail : tail + 2;
@@ -73,6 +74,8 @@ static unsigned filter_make(struct sock_filter *f, unsigned stats)
 		f[n] = (struct sock_filter)EQ((unsigned)foreign_table[i].nr, to - n - 1, 0);
 		n++;
 	}
+	f[n] = (struct sock_filter)EQ(SYS_connect, tail + 4 - n - 1, 0);
+	n++;
 	for (unsigned i = 0; i < stats; i++, n++)
 		f[n] = (struct sock_filter)EQ(stat_calls[i], tail + 4 - n - 1, 0);
 	f[n++] = (struct sock_filter)RET(SECCOMP_RET_ALLOW);
@@ -204,6 +207,10 @@ void calls_take(bool (*here)(pid_t pid), void (*ask)(const struct keeper_msg *m)
 
 	if (stats_in >= 0 ? read(stats_in, &n, sizeof(n)) != sizeof(n) : ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &n) < 0)
 		return;
+	if (n.data.nr == SYS_connect) {
+		connect_take(&n, process_of((pid_t)n.pid));
+		return;
+	}
 	t = foreign_find(n.data.nr);
 	if (!t || (t->process_only >= 0 && (int)n.data.args[0] != t->process_only) || here(who(t, &n)))
 		calls_respond(n.id, 0, true);
@@ -211,8 +218,10 @@ void calls_take(bool (*here)(pid_t pid), void (*ask)(const struct keeper_msg *m)
 		ask_home(t, &n, ask);
 }
 
-void calls_answer(const struct eng_foreign *c)
+void calls_answer(const struct eng_foreign *c, int got)
 {
+	if (c->nr == SYS_connect)
+		connect_answer(listener, c, got);
 	for (unsigned i = 0; i < PENDING; i++) {
 		struct asked *a = &pending[i];
 		int64_t ret = c->ret;
@@ -232,6 +241,7 @@ void calls_answer(const struct eng_foreign *c)
 
 void calls_again(void (*ask)(const struct keeper_msg *m))
 {
+	connect_again(ask);
 	for (unsigned i = 0; i < PENDING; i++) {
 		struct keeper_msg m = {.op = KEEPER_CALL, .call = pending[i].c};
 

@@ -25,12 +25,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "migd/engine/keeper_calls.h"
+#include "migd/engine/keeper_connect.h"
 #include "migd/engine/keeper_nest.h"
 #include "migd/engine/keeper_stat.h"
 
 enum { SOCK = 3, LISTEN = 4, REPORT_IN = 5, REPORT_OUT = 6, CALLS = 7, OLD = 8 };
 static bool held; /* a migd that comes after ours can find us */
 static int calls = -1; /* readable: calls_take() */
+static int connects = -1; /* connect_ask() */
 static int conn = SOCK; /* -1: migd is away; events wait in the kernel as zombies and in the report pipe */
 
 void fail(const char *what)
@@ -354,12 +356,13 @@ static void signal_done(uint64_t seq)
 
 static void filter_on(void)
 {
+	connects = connect_start();
 	calls = calls_start(CALLS);
 	if (calls < 0)
 		fprintf(stderr, "sprite-keeper: calls about processes at home are not forwarded: %s\n", strerror(-calls));
 }
 
-static void handle(struct keeper_msg *m)
+static void handle(struct keeper_msg *m, int got)
 {
 	struct keeper_msg reply = {.op = m->op, .pid = m->pid};
 	int r = 0;
@@ -397,7 +400,7 @@ static void handle(struct keeper_msg *m)
 		told(m->pid);
 		return;
 	case KEEPER_ANSWER:
-		calls_answer(&m->call);
+		calls_answer(&m->call, got);
 		return;
 	case KEEPER_HELLO:
 		tell_again();
@@ -433,7 +436,7 @@ static void hear_old(void)
 
 	while ((n = recv(old, &m, sizeof(m), MSG_DONTWAIT)) == sizeof(m))
 		if (m.op == KEEPER_SELF_DONE || m.op == KEEPER_TOLD)
-			handle(&m);
+			handle(&m, -1);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	close(old);
@@ -459,6 +462,24 @@ static void take_connection(void)
 	else
 		conn = SOCK;
 	close(fd);
+}
+
+/* A message, and the descriptor that came along, or -1. */
+static ssize_t hear(struct keeper_msg *m, int *along)
+{
+	union {
+		char buf[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control;
+	struct iovec v = {m, sizeof(*m)};
+	struct msghdr h = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+	ssize_t n = recvmsg(conn, &h, MSG_CMSG_CLOEXEC);
+	struct cmsghdr *c = n >= 0 ? CMSG_FIRSTHDR(&h) : NULL;
+
+	*along = -1;
+	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
+		memcpy(along, CMSG_DATA(c), sizeof(*along));
+	return n;
 }
 
 void inner_main(const struct keeper_setup *s)
@@ -499,11 +520,12 @@ void inner_main(const struct keeper_setup *s)
 	if (send(conn, &m, sizeof(m), MSG_NOSIGNAL) < 0) /* nobody will ever know of this nest */
 		_exit(1);
 	for (;;) {
-		struct pollfd pf[6] = {{conn, POLLIN, 0}, {sfd, POLLIN, 0}, {conn >= 0 ? REPORT_IN : -1, POLLIN, 0}, {LISTEN, POLLIN, 0}, {calls, POLLIN, 0}, {old, POLLIN, 0}};
+		struct pollfd pf[7] = {{conn, POLLIN, 0}, {sfd, POLLIN, 0}, {conn >= 0 ? REPORT_IN : -1, POLLIN, 0}, {LISTEN, POLLIN, 0}, {calls, POLLIN, 0}, {old, POLLIN, 0}, {connects, POLLIN, 0}};
 		struct signalfd_siginfo ignored;
 		ssize_t n;
+		int along;
 
-		if (poll(pf, 6, -1) < 0)
+		if (poll(pf, 7, -1) < 0)
 			continue;
 		while (read(sfd, &ignored, sizeof(ignored)) > 0)
 			;
@@ -512,15 +534,19 @@ void inner_main(const struct keeper_setup *s)
 			tell(&got);
 		if (pf[4].revents & POLLIN)
 			calls_take(is_here, tell);
+		if (conn >= 0 && pf[6].revents & POLLIN)
+			connect_ask(tell);
 		if (pf[5].revents)
 			hear_old();
 		if (pf[3].revents & POLLIN)
 			take_connection();
 		if (conn < 0 || !(pf[0].revents & (POLLIN | POLLHUP)))
 			continue;
-		n = recv(conn, &got, sizeof(got), 0);
+		n = hear(&got, &along);
 		if (n == sizeof(got)) {
-			handle(&got);
+			handle(&got, along);
+			if (along >= 0)
+				close(along);
 		} else if (n == 0) {
 			if (!held) /* nobody knows of us, and nothing has run here yet */
 				_exit(1);

@@ -533,11 +533,23 @@ int eng_answer_fd(struct eng_family *f)
 	return fd < 0 ? -ESRCH : fd;
 }
 
-int eng_call_answer(int fd, const struct eng_foreign *c)
+int eng_call_answer(int fd, const struct eng_foreign *c, int got)
 {
 	struct keeper_msg m = {.op = KEEPER_ANSWER, .call = *c};
+	union {
+		char buf[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control = {0};
+	struct iovec v = {&m, sizeof(m)};
+	struct msghdr h = {.msg_iov = &v, .msg_iovlen = 1};
 
-	return send(fd, &m, sizeof(m), MSG_NOSIGNAL) == sizeof(m) ? 0 : -ESRCH;
+	if (got >= 0) {
+		h.msg_control = &control;
+		h.msg_controllen = sizeof(control);
+		*CMSG_FIRSTHDR(&h) = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&h)), &got, sizeof(got));
+	}
+	return sendmsg(fd, &h, MSG_NOSIGNAL) == sizeof(m) ? 0 : -ESRCH;
 }
 
 int nest_self_begin(struct eng_family *f, uint64_t seq)

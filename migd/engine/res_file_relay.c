@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Pipes and terminals, and for res_file_socket.c and res_file_inet.c sockets, whose other end stays.
+ * Pipes, and for res_file_tty.c terminals, res_file_socket.c and res_file_inet.c sockets, whose other end stays.
  *
  * A pipe with both ends in the family travels with its content. One with a single end there has the other at home: it is relayed (engine.h), and so are
  * terminals. The hollow keeps the original descriptor at its number; over there the caller's hook gives an end that stands for it.
@@ -125,6 +125,11 @@ static void owner_take(int fd, const Sprite__Img__File *m)
 		log_debug("engine: owner of %s: %s", m->path, strerror(errno));
 }
 
+static const char *why_not(int err)
+{
+	return err == ETIME ? "sprite-relay does not answer" : strerror(err);
+}
+
 /* Source: the description is (or becomes, at home) a relayed one. */
 int relay_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, enum eng_relay_kind kind, struct error *e)
 {
@@ -141,6 +146,8 @@ int relay_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, 
 		if (!r)
 			return -ENOMEM;
 		relay_key(&d->look.st, r->key);
+	}
+	if (f->home) { /* its hollow will have it there */
 		r->r.pid = d->holder->vpid;
 		r->r.num = d->look.num;
 	}
@@ -152,7 +159,7 @@ int relay_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, 
 	int k = h->relay_found(h->ctx, &found); /* owns found.fd from here on */
 
 	if (k < 0)
-		return error_set(e, -k, "cannot be relayed: %s", strerror(-k));
+		return error_set(e, -k, "cannot be relayed: %s", why_not(-k));
 	owner_put(d, m);
 	m->relay = r->r.id;
 	m->relay_kind = r->r.kind;
@@ -182,7 +189,9 @@ static int dead_end(const Sprite__Img__File *m)
 		return -ENOENT;
 	if (kind >= ENG_RELAY_TCP && kind <= ENG_RELAY_UDP)
 		return inet_dead_end(m);
-	if (kind >= ENG_RELAY_SOCK ? socketpair(AF_UNIX, (kind == ENG_RELAY_SEQ ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_CLOEXEC, 0, p) : pipe2(p, O_CLOEXEC))
+	int type = kind == ENG_RELAY_SEQ ? SOCK_SEQPACKET : kind == ENG_RELAY_DGRAM ? SOCK_DGRAM : SOCK_STREAM;
+
+	if (kind >= ENG_RELAY_SOCK ? socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, p) : pipe2(p, O_CLOEXEC))
 		return -errno;
 	close(p[!keep]);
 	return p[keep];
@@ -217,7 +226,7 @@ int relay_open(struct eng_family *f, struct file_desc *d, const struct eng_net *
 		k = 0;
 
 	if (k < 0 || r->r.fd < 0)
-		return error_set(e, k < 0 ? -k : EBADF, "relay %llu cannot be opened: %s", (unsigned long long)r->r.id, strerror(-k));
+		return error_set(e, k < 0 ? -k : EBADF, "relay %llu cannot be opened: %s", (unsigned long long)r->r.id, why_not(-k));
 	struct stat st;
 
 	if (!f->home && r->r.kind < ENG_RELAY_SOCK) /* there it is the original; a socket belongs to nobody */
@@ -234,64 +243,6 @@ int relay_open(struct eng_family *f, struct file_desc *d, const struct eng_net *
 
 	r->r.fd = -1;
 	return fd;
-}
-
-/* ---- terminals -------------------------------------------------------------------------------------- */
-
-static bool is_tty(const struct file_look *l)
-{
-	unsigned ma = major(l->st.st_rdev);
-
-	if (!S_ISCHR(l->st.st_mode) || l->flags & O_PATH)
-		return false;
-	return (ma >= 136 && ma <= 143) || ma == 3 || ma == 4 || (ma == 5 && minor(l->st.st_rdev) <= 1) || ma == 204;
-}
-
-static bool is_first_of(const struct file_look *l)
-{
-	char name[24];
-	struct stat st;
-
-	for (int i = 0; i < l->num; i++) {
-		snprintf(name, sizeof name, "fd/%d", i);
-		if (fstatat(l->dir, name, &st, 0) == 0 && S_ISCHR(st.st_mode) && st.st_rdev == l->st.st_rdev)
-			return false;
-	}
-	return true;
-}
-
-/*
- * A shell that controls jobs needs a terminal of which the kernel that runs it knows session and groups; a relayed one is known to the home's. It is told by what all such
- * shells do: to have a controlling terminal, and to ignore the three signals of job control.
- */
-static void tty_probe(struct eng_probe *p, const struct file_look *l)
-{
-	enum { JOBS = 1 << (SIGTSTP - 1) | 1 << (SIGTTIN - 1) | 1 << (SIGTTOU - 1) };
-	_cleanup_free_ char *status = eng_proc_read(l->dir, "status", NULL), *stat = eng_proc_read(l->dir, "stat", NULL);
-	char *after = stat ? strrchr(stat, ')') : NULL;
-	int tty = 0;
-
-	if (!status || !after || sscanf(after + 1, " %*c %*d %*d %*d %d", &tty) != 1 || !tty)
-		return;
-	if ((res_field_u64(status, "SigIgn", 16, 0) & JOBS) == JOBS && is_first_of(l))
-		file_reason(p, l, "controls the jobs of terminal %s, which stays here: start a shell there (mig shell)", l->link);
-}
-
-static int tty_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e)
-{
-	return relay_dump(f, d, m, ENG_RELAY_TTY, e);
-}
-
-static int tty_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)
-{
-	(void)p;
-	return d->image->relay ? relay_open(f, d, NULL, e) : res_bad_record(e, "terminals");
-}
-
-static bool tty_stays(struct eng_proc *p, const struct file_look *l)
-{
-	(void)p, (void)l;
-	return true;
 }
 
 /* ---- pipes ------------------------------------------------------------------------------------------ */
@@ -583,6 +534,5 @@ static void relays_release(struct eng_family *f, struct eng_proc *p)
 	*t = NULL;
 }
 
-const struct file_kind file_tty = {.name = "tty", .is = is_tty, .probe = tty_probe, .dump = tty_dump, .open = tty_open, .stays = tty_stays};
 const struct file_kind file_pipe = {.name = "pipe", .is = is_pipe, .outside = pipe_outside, .dump = pipe_dump, .open = pipe_open, .stays = pipe_stays};
 const struct eng_res res_relays = {.name = "relays", .finish = relays_finish, .save = relays_save, .restore = relays_restore, .release = relays_release};

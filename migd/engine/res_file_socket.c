@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Unix sockets whose both ends are in the family (socketpair(2), or connected over a name), with what is under way in them; fresh ones; listening and other
- * named ones. A connected stream socket whose peer stays at home is relayed, as a pipe is. TCP and UDP: res_file_inet.c. Everything else is refused by name: other families of
+ * named ones. A connected socket whose peer stays at home is relayed, as a pipe is;
+ * one of datagrams if it has no name itself (others could send to it). TCP and UDP: res_file_inet.c. Everything else is refused by name: other families of
  * sockets, other kinds of peers that stay, descriptors under way (SCM_RIGHTS), connections not yet accepted.
  *
  * A name in the file tree is bound again after the commit (before, the source may yet go on): the socket file is replaced by one of the same mode. While a family
@@ -207,11 +208,19 @@ const char *socket_state_reason(int fd, bool filter)
 	return NULL;
 }
 
+static bool has_name(int fd)
+{
+	struct sockaddr_un a;
+	socklen_t n = sizeof a;
+
+	return getsockname(fd, (struct sockaddr *)&a, &n) == 0 && n > sizeof a.sun_family;
+}
+
 /* Its peer is no member. */
 static const char *apart_reason(int fd, int type)
 {
-	if (type != SOCK_STREAM && type != SOCK_SEQPACKET)
-		return "whose other end stays here: close it first";
+	if (type == SOCK_DGRAM && has_name(fd))
+		return "that has a name, whose other end stays here: close it first";
 	if (socket_number(fd, SO_PASSCRED))
 		return "that asks who sends (SO_PASSCRED), whose other end stays here: close it first";
 	if (socket_number(fd, SO_PEEK_OFF) >= 0)
@@ -413,11 +422,20 @@ static int apart_dump(struct eng_family *f, struct file_desc *d, int fd, Sprite_
 
 	if (why)
 		return error_set(e, ENOTSUP, "unix socket %s", why);
-	enum eng_relay_kind kind = s->type == SOCK_SEQPACKET ? ENG_RELAY_SEQ : ENG_RELAY_SOCK;
+	enum eng_relay_kind kind = s->type == SOCK_SEQPACKET ? ENG_RELAY_SEQ : s->type == SOCK_DGRAM ? ENG_RELAY_DGRAM : ENG_RELAY_SOCK;
+	const struct eng_hooks *h = eng_hooks(f);
+	uint64_t id;
 
-	if (!f->home && !relay_known(f, &d->look.st, kind))
-		return error_set(e, ENOTSUP, "unix socket whose other end is not of its family");
-	r = f->home ? queue_dump(fd, s, e) : 0; /* no descriptor may be on its way; the bytes stay where they are */
+	if (!f->home && !relay_known(f, &d->look.st, kind)) { /* connected away, to one at home? */
+		if (!h->relay_whose || h->relay_whose(h->ctx, d->look.st.st_ino, &id) < 0)
+			return error_set(e, ENOTSUP, "unix socket whose other end is not of its family");
+		r = relay_learn(f, &d->look.st, id, kind);
+		if (r < 0)
+			return r;
+	}
+	r = relay_dump(f, d, m, kind, e);
+	if (r >= 0 && f->home) /* no descriptor may be on its way, and from here on none can be sent; the bytes stay where they are */
+		r = queue_dump(fd, s, e);
 	for (size_t i = 0; i < s->n_queue; i++)
 		free(s->queue[i].data);
 	free(s->queue);
@@ -425,7 +443,7 @@ static int apart_dump(struct eng_family *f, struct file_desc *d, int fd, Sprite_
 	s->n_queue = 0;
 	s->connected = false;
 	s->peer = 0;
-	return r < 0 ? r : relay_dump(f, d, m, kind, e);
+	return r;
 }
 
 static int socket_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, struct error *e)

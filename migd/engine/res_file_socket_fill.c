@@ -35,8 +35,8 @@ struct sockets_state { /* ->res[] of the family */
 
 const struct eng_res res_sockets;
 
-/* SO_PASSPIDFD, SO_PASSRIGHTS: younger than the C library's headers. */
-const int socket_options[] = {SO_RCVLOWAT, SO_OOBINLINE, SO_KEEPALIVE, SO_PRIORITY, SO_TIMESTAMP, SO_TIMESTAMPNS, SO_PASSSEC, 76, 83, 0};
+enum { PASSPIDFD = 76, PASSRIGHTS = 83 }; /* SO_...: younger than the C library's headers */
+const int socket_options[] = {SO_RCVLOWAT, SO_OOBINLINE, SO_KEEPALIVE, SO_PRIORITY, SO_TIMESTAMP, SO_TIMESTAMPNS, SO_PASSSEC, PASSPIDFD, PASSRIGHTS, 0};
 
 int socket_number(int fd, int option)
 {
@@ -155,6 +155,17 @@ static int pair_make(struct eng_family *f, struct eng_proc *p, const Sprite__Img
 	return r;
 }
 
+/* While it was away nobody could send it a descriptor (relay_sock_rights()); who denied that may have been killed. */
+static void rights_back(int fd, const Sprite__Img__Socket *m)
+{
+	int on = 1;
+
+	for (size_t i = 0; i + 1 < m->n_option; i += 2)
+		on = m->option[i] == PASSRIGHTS ? m->option[i + 1] : on;
+	if (socket_number(fd, PASSRIGHTS) != on)
+		setsockopt(fd, SOL_SOCKET, PASSRIGHTS, &on, sizeof on);
+}
+
 int socket_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)
 {
 	const Sprite__Img__Socket *m = d->image->socket;
@@ -168,6 +179,8 @@ int socket_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, s
 		r = relay_open(f, d, NULL, e);
 		if (r >= 0 && !f->home)
 			socket_options_set(r, m);
+		else if (r >= 0)
+			rights_back(r, m);
 		return r;
 	}
 	if (!m->connected) {
@@ -293,7 +306,7 @@ static void name_connect(const struct name_todo *t)
 
 	eng_scratch_reset(t->p);
 	uint64_t addr = put_name(t->p, t->m->to, &len);
-	long r = eng_syscall(t->p->threads[0], SYS_connect, (long)t->num, addr, (long)len);
+	long r = eng_syscall(t->p->threads[0], SYS_connect, (long)t->num, addr, (long)len, (long)CONNECT_HERE);
 
 	if (r < 0)
 		log_error("process %d: its datagram socket cannot be connected again: %s", t->p->vpid, strerror(-r));

@@ -31,7 +31,6 @@
 #include "migd/relay/hub_parts.h"
 
 enum { ROOM_MAX = 4, UNACCEPTED_MS = 5, ENDING_MS = 50, LISTEN_MS = 1000, FULL_MS = 100 };
-#define BORN (1ull << 62) /* numbers of connections that came in; those of others are the engine's */
 
 struct conn_new {
 	uint64_t parent;
@@ -304,14 +303,14 @@ void conn_offer(struct relay_hub *h)
 /* fd: a connection that came in at l. */
 static void take_in(struct relay_hub *h, struct relay *l, int fd)
 {
-	uint64_t now = clock_mono_ns() & (BORN - 1);
+	uint64_t now = clock_mono_ns() & (RELAY_BORN_UNIX - RELAY_BORN - 1);
 	struct relay *r = NULL;
 	struct relay_net net;
 
 	net_take_over(fd);
 	if (!net_of(fd, &net) && net_valid(&net, true)) {
 		h->last_born = now > h->last_born ? now : h->last_born + 1;
-		r = relay_new(h, BORN | h->last_born, RELAY_TCP);
+		r = relay_new(h, RELAY_BORN | h->last_born, RELAY_TCP);
 	} else {
 		log_warn("a connection came in from an address that means nothing elsewhere: it is refused");
 	}
@@ -361,16 +360,16 @@ static void home_connection(struct relay_hub *h, struct relay *r)
 		r->conn.reset_told = true;
 }
 
-/* The family, away, has closed those that the guest did not name. */
+/* The family, away, has closed those that the guest did not name; or who kept its end there was killed: then its peer must not take what came for all. */
 static void close_others(struct relay_hub *h)
 {
 	struct relay *r, *next;
 
 	list_each_safe(r, next, &h->relays, node) {
-		if (!relay_is_net(r) || r->conn.here || is_unaccepted(r))
+		if (r->conn.here || is_unaccepted(r) || !(relay_is_net(r) || (relay_was_born(r) && r->conn.seen))) /* one just connected is made over there next */
 			continue;
 		if (r->kind == RELAY_TCP)
-			net_break_at_close(r->original, r->conn.failed || r->conn.wrecked);
+			net_break_at_close(r->original, r->conn.failed || r->conn.wrecked || !(r->conn.said_all || (r->sink.end && !r->sink.have)));
 		r->conn.kept = true; /* it has been said how it shall end */
 		relay_drop(h, r);
 	}
@@ -478,7 +477,7 @@ int conn_input(struct relay_hub *h, const struct relay_frame *f)
 {
 	struct relay *r = hub_find(h, f->id);
 
-	if (r && !relay_is_net(r) && (r->kind != RELAY_SEQ || f->kind != RF_ROOM))
+	if (r && !relay_is_net(r) && !(relay_has_packets(r) && f->kind == RF_ROOM) && !(relay_was_born(r) && f->kind == RF_DONE))
 		return -EPROTO;
 	switch (f->kind) {
 	case RF_NEW:
@@ -516,7 +515,9 @@ int hub_whose(struct relay_hub *h, uint64_t ino, uint64_t *id)
 
 	pthread_mutex_lock(&h->lock);
 	list_each(r, &h->relays, node) {
-		if (h->home || r->kind != RELAY_TCP || !r->conn.parent || r->conn.over)
+		if (!h->home && relay_was_born(r) && !r->conn.over)
+			r->conn.ino = r->sink.reader;
+		else if (h->home || r->kind != RELAY_TCP || !r->conn.parent || r->conn.over)
 			continue;
 		if (!r->conn.ino && !net_look(r->conn.space, &r->conn.net, false, &l))
 			r->conn.ino = l.ino;

@@ -169,7 +169,7 @@ static int sync_up(struct relay_hub *h, const struct timespec *t)
 	return err ? err : wait_until(h, is_synced, t);
 }
 
-/* Of seqpacket sockets: what home took is not there any more. */
+/* Of sockets of packets: what home took is not there any more. */
 static bool packets_read(struct relay_hub *h)
 {
 	struct relay *r;
@@ -177,7 +177,7 @@ static bool packets_read(struct relay_hub *h)
 	list_each(r, &h->relays, node) {
 		const struct relay_sink *k = &r->sink;
 
-		if (r->kind == RELAY_SEQ && !k->closed && (k->have || k->acked != k->got || relay_sock_unread(k->reader) > 0))
+		if (relay_has_packets(r) && !k->closed && (k->have || k->acked != k->got || (r->kind == RELAY_SEQ ? relay_sock_unread(k->reader) > 0 : relay_sock_unsent(k->fd))))
 			return false;
 	}
 	return true;

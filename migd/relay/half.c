@@ -42,27 +42,32 @@ void relay_source_clear(struct relay_source *s)
 	s->win = NULL;
 }
 
-/* Descriptors cannot be relayed: their numbers mean nothing elsewhere. Whoever reads over there sees the bytes that they came with. */
-static void drop_passed(struct msghdr *h)
+/* Descriptors cannot be relayed: their numbers mean nothing elsewhere. True: there were any. */
+static bool were_passed(struct msghdr *h)
 {
+	bool any = false;
+
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(h); c; c = CMSG_NXTHDR(h, c)) {
 		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
 			continue;
 		for (size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++)
 			close(((int *)CMSG_DATA(c))[i]);
-		log_warn("a descriptor was sent (SCM_RIGHTS) through a socket whose other end is on another host: it is lost");
+		any = true;
 	}
+	if (any)
+		log_warn("a descriptor was sent (SCM_RIGHTS) through a socket whose other end is on another host, and this kernel cannot refuse that: the connection ends there");
+	return any;
 }
 
 static ssize_t sock_read(const struct relay_source *s, void *buf, size_t n, int flags)
 {
 	char control[512] __attribute__((aligned(8)));
 	struct iovec v = { buf, n };
-	struct msghdr h = { .msg_iov = &v, .msg_iovlen = 1, .msg_control = flags & MSG_PEEK ? NULL : control, .msg_controllen = flags & MSG_PEEK ? 0 : sizeof(control) };
+	struct msghdr h = { .msg_iov = &v, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control) };
 	ssize_t k = recvmsg(s->fd, &h, flags | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
-	if (k >= 0 && h.msg_control)
-		drop_passed(&h);
+	if (k >= 0 && were_passed(&h))
+		return 0;
 	return k < 0 && errno == ECONNRESET && !s->tcp ? 0 : k; /* the other side has gone without reading all: no more comes */
 }
 
@@ -101,8 +106,8 @@ static int fill_packets(struct relay_source *s)
 		ssize_t n = recv(s->fd, NULL, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
 		uint32_t len;
 
-		if (n < 0 && errno != ECONNRESET)
-			return errno == EAGAIN || errno == EINTR ? some : -errno;
+		if (n < 0 && (errno != ECONNRESET || s->datagrams))
+			return errno == EAGAIN || errno == EINTR || s->datagrams ? some : -errno;
 		if (n < 0 || (!n && poll(&p, 1, 0) > 0 && p.revents & (POLLRDHUP | POLLHUP))) {
 			s->end = true;
 			return 1;

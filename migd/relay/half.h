@@ -7,6 +7,7 @@
  * with tee(2) and takes bytes out only when the family has read them over there: what it has not read is still in the pipe when it comes home.
  * Of a socket the same is true: the home looks at what waits there (MSG_PEEK), and takes it when the family has read it. The flags of its description are the family's,
  * so each call says that it does not wait. A half of a socket that comes to its end shuts that direction down, whoever else has a descriptor of it.
+ * Descriptors cannot be relayed: who sends one through a socket is refused (relay_sock_rights()); where the kernel cannot do that, that direction ends.
  * Of a socket of packets (`packets`) each goes through as its length and what it says. The home takes them for good, and only while the guest wants them (hub.h: ROOM).
  * Sink: puts bytes into a descriptor. A *counting* sink (on the guest host, the same standard input) acknowledges what the family has read
  * (FIONREAD, for a socket what sock_diag(7) tells of it), any other what has been written.
@@ -27,7 +28,7 @@ enum { RELAY_WINDOW = 256 << 10, RELAY_CHUNK = 64 << 10 };
 
 struct relay_source {
 	int fd; /* non-blocking (a description of our own: the family's flags are its own business); -1: none (any more) */
-	bool tap, sock, tcp, packets;
+	bool tap, sock, tcp, packets, datagrams;
 	bool tty; /* a terminal at home: end of file is a key like any other */
 	int scratch[2]; /* tap: the pipe that tee() fills */
 	uint64_t acked, sent;
@@ -75,6 +76,12 @@ int relay_sink_flush(struct relay_sink *k); /* writes what fits; notices that no
 /* Offset to acknowledge now, true when it is news. relay_sink_acked() notes that it was sent. */
 bool relay_sink_ack_due(const struct relay_sink *k, uint64_t *offset);
 
+/*
+ * Denies, or allows again, that descriptors be sent to this socket: from Linux 6.16 on the sender's call fails (EPERM). False: nothing was changed.
+ */
+bool relay_sock_rights(int fd, bool on);
+/* Has what was sent from this socket not all been read, even if it says nothing? */
+bool relay_sock_unsent(int fd);
 /* What was written to a socket and waits at its other end, whose inode is `ino`, in this network namespace: bytes; -ENOENT: that has been closed; -errno. */
 ssize_t relay_sock_unread(uint32_t ino);
 

@@ -40,8 +40,23 @@ int hub_new(bool home, struct relay_hub **out)
 	return 0;
 }
 
+/* While it stands for an end on another host nobody can send it a descriptor. */
+void relay_rights_deny(struct relay *r)
+{
+	if (relay_is_unix(r) && !r->rights_off)
+		r->rights_off = relay_sock_rights(r->original, false);
+}
+
+static void rights_allow(struct relay *r)
+{
+	if (r->rights_off)
+		relay_sock_rights(r->original, true);
+	r->rights_off = false;
+}
+
 static void relay_free(struct relay *r)
 {
+	rights_allow(r);
 	if (relay_is_net(r))
 		conn_free(r);
 	if (r->has_source)
@@ -142,23 +157,26 @@ static int reopen(int fd, int flags)
 int relay_halves_at_home(struct relay *r)
 {
 	struct relay_source old = { .fd = -1, .scratch = { -1, -1 } };
-	bool sock = r->kind == RELAY_SOCK || r->kind == RELAY_TCP || r->kind == RELAY_SEQ;
+	bool sock = relay_is_unix(r) || r->kind == RELAY_TCP, packets = relay_has_packets(r);
 	int fd, err;
 
 	if (r->kind == RELAY_LISTEN || r->kind == RELAY_UDP)
 		return 0;
+	relay_rights_deny(r);
 	if (r->has_source)
 		old = r->source;
+	r->conn.said_all |= r->has_sink && r->sink.end && !r->sink.have;
 	if (r->has_sink)
 		relay_sink_clear(&r->sink);
 	r->has_source = r->has_sink = false;
 	if (r->kind != RELAY_OUT) {
 		fd = sock ? fcntl(r->original, F_DUPFD_CLOEXEC, 3) : reopen(r->original, O_RDONLY);
-		err = fd < 0 ? -errno : relay_source_init(&r->source, fd, r->kind == RELAY_IN || (sock && r->kind != RELAY_SEQ), sock);
+		err = fd < 0 ? -errno : relay_source_init(&r->source, fd, r->kind == RELAY_IN || (sock && !packets), sock);
 		r->has_source = fd >= 0;
 		r->source.tty = r->kind == RELAY_TTY;
 		r->source.tcp = r->kind == RELAY_TCP;
-		r->source.packets = r->kind == RELAY_SEQ;
+		r->source.packets = packets;
+		r->source.datagrams = r->kind == RELAY_DGRAM;
 		if (!err && r->kind == RELAY_TTY && old.have) /* typed, taken by us, not read by the family yet */
 			relay_source_carry(&r->source, &old);
 		relay_source_clear(&old);
@@ -171,7 +189,7 @@ int relay_halves_at_home(struct relay *r)
 			return -errno;
 		relay_sink_init(&r->sink, fd, false);
 		r->sink.sock = sock;
-		r->sink.packets = r->kind == RELAY_SEQ;
+		r->sink.packets = packets;
 		r->has_sink = true;
 		r->sink.closed = fd < 0;
 	}
@@ -194,6 +212,7 @@ int hub_add(struct relay_hub *h, uint64_t id, enum relay_kind kind, int fd, pid_
 		if (r) {
 			r->original = fd;
 			r->holder = holder;
+			r->hello_due = h->up; /* one that was connected away just now: over there it is made next */
 			err = relay_halves_at_home(r);
 			if (err) {
 				r->conn.kept = true; /* the family's as before */
@@ -219,6 +238,8 @@ int hub_original(struct relay_hub *h, uint64_t id)
 		fd = fcntl(r->original, F_DUPFD_CLOEXEC, 3);
 	if (r)
 		r->conn.kept = true;
+	if (r)
+		rights_allow(r);
 	if (r && r->kind == RELAY_TTY)
 		relay_tty_keep(&r->tty); /* what the image brings is the pty's, with our own bits in it */
 	pthread_mutex_unlock(&h->lock);
@@ -331,12 +352,13 @@ static int make_pty(struct relay *r, int *family_end)
 static int make_sock(struct relay *r, int *family_end)
 {
 	struct stat st;
-	bool seq = r->kind == RELAY_SEQ;
-	int s[2], err, room = 2 * RELAY_WINDOW;
+	bool packets = relay_has_packets(r);
+	int s[2], err, room = 2 * RELAY_WINDOW, type = r->kind == RELAY_SEQ ? SOCK_SEQPACKET : packets ? SOCK_DGRAM : SOCK_STREAM;
 
-	if (socketpair(AF_UNIX, (seq ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_CLOEXEC, 0, s))
+	if (socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, s))
 		return -errno;
-	if (seq && setsockopt(s[0], SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room))) /* for whatever fits into a window */
+	relay_sock_rights(s[0], false);
+	if (packets && setsockopt(s[0], SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room))) /* for whatever fits into a window */
 		log_debug("SO_SNDBUFFORCE: %s", strerror(errno));
 	if (fstat(s[1], &st)) {
 		err = -errno;
@@ -350,13 +372,14 @@ static int make_sock(struct relay *r, int *family_end)
 		return -EOPNOTSUPP;
 	}
 	*family_end = s[1];
-	relay_sink_init(&r->sink, fcntl(s[0], F_DUPFD_CLOEXEC, 3), !seq);
+	relay_sink_init(&r->sink, fcntl(s[0], F_DUPFD_CLOEXEC, 3), !packets);
 	r->sink.sock = true;
-	r->sink.packets = seq;
+	r->sink.packets = packets;
 	r->sink.reader = st.st_ino;
 	r->has_sink = true;
 	err = relay_source_init(&r->source, s[0], false, true);
-	r->source.packets = seq;
+	r->source.packets = packets;
+	r->source.datagrams = r->kind == RELAY_DGRAM;
 	r->has_source = true;
 	if (err)
 		close(s[1]);
@@ -373,11 +396,14 @@ int hub_make(struct relay_hub *h, uint64_t id, enum relay_kind kind, const struc
 	err = !r			? -EEXIST :
 	      relay_is_net(r)		? conn_make(h, r, net, &fd) :
 	      kind == RELAY_TTY		? make_pty(r, &fd) :
-	      kind == RELAY_SOCK || kind == RELAY_SEQ ? make_sock(r, &fd) :
+	      relay_is_unix(r)		? make_sock(r, &fd) :
 					  make_pipe(r, &fd);
+	if (!err && h->up)
+		hub_queue(h, id, RF_HELLO, 0, NULL, 0);
 	if (err && r)
 		relay_drop(h, r);
 	pthread_mutex_unlock(&h->lock);
+	if (!err)
+		hub_poke(h);
 	return err ? err : fd;
 }
-

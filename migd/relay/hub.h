@@ -10,7 +10,7 @@
  *   both ways       DATA{id, offset} + bytes, ACK{id, offset}, END{id, offset} (no more writers), CLOSED{id} (no more readers)
  *   guest -> home   SYNC{offset = token}: answered by SYNCED{token} when everything before it has been carried out
  *   home -> guest   GONE{id} instead of HELLO: home knows no such relay (any more)
- *   tty             TERMIOS (guest -> home) and WINSIZE (home -> guest) carry the kernel's structs
+ *   tty             TERMIOS (both ways, tty.h) and WINSIZE (home -> guest) carry the kernel's structs
  *   network         NEW, ROOM, ACCEPTED, RESET, DONE, ALL: conn.c; PACKET: udp.c
  *
  * Locking: hub.lock guards all; it is never held while sending. Any thread may call.
@@ -23,8 +23,11 @@
 #include <sys/types.h>
 #include "migd/relay/net.h"
 
-/* IN: the family reads. SOCK: a connected unix stream socket. TCP: a connection, LISTEN: one where they come in. UDP: one that has a name. SEQ: a connected unix seqpacket socket */
-enum relay_kind { RELAY_IN, RELAY_OUT, RELAY_TTY, RELAY_SOCK, RELAY_TCP, RELAY_LISTEN, RELAY_UDP, RELAY_SEQ };
+/* IN: the family reads. SOCK, SEQ, DGRAM: a connected unix socket, of streams, seqpackets, datagrams. TCP: a connection, LISTEN: one where they come in. UDP: one that has a name */
+enum relay_kind { RELAY_IN, RELAY_OUT, RELAY_TTY, RELAY_SOCK, RELAY_TCP, RELAY_LISTEN, RELAY_UDP, RELAY_SEQ, RELAY_DGRAM };
+/* Numbers with this bit are of connections that were made while the family was away (without it: the engine's): those that came in, and with the second one those to a socket file of the home. */
+#define RELAY_BORN	(1ull << 62)
+#define RELAY_BORN_UNIX (RELAY_BORN | 1ull << 61)
 enum { RELAY_SPACES = 64 }; /* of a hub (net.h): so many sockets of a family can be at one place */
 enum relay_frame_kind {
 	RF_HELLO, RF_DATA, RF_ACK, RF_END, RF_CLOSED, RF_SYNC, RF_SYNCED, RF_GONE, RF_TERMIOS, RF_WINSIZE,
@@ -56,7 +59,7 @@ int hub_add(struct relay_hub *h, uint64_t id, enum relay_kind kind, int fd, pid_
 int hub_original(struct relay_hub *h, uint64_t id);
 /* Guest: makes a fresh pipe, pty or socket and returns the family's end. net: names of a socket of the network. */
 int hub_make(struct relay_hub *h, uint64_t id, enum relay_kind kind, const struct relay_net *net);
-/* Guest: of which connection does the family's end have this inode? One that it has accepted here. -ENOENT */
+/* Guest: of which connection does the family's end have this inode? One that was made while it was here. -ENOENT */
 int hub_whose(struct relay_hub *h, uint64_t ino, uint64_t *id);
 /* Home: the family comes back: what was typed for it and not read goes back into its terminals. */
 void hub_unread(struct relay_hub *h);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the files of the hub share: hub.c (relays), pump.c (the thread and the link), drain.c (waiting until all is through), conn.c (the network). Lock and order: struct relay_hub. */
+/*
+ * What the files of the hub share: hub.c (relays), pump.c (the thread and the link), drain.c (waiting until all is through), conn.c (the network),
+ * born.c (unix sockets that were connected away). Lock and order: struct relay_hub. */
 #ifndef MIGD_RELAY_HUB_PARTS_H
 #define MIGD_RELAY_HUB_PARTS_H
 #include <pthread.h>
@@ -20,10 +22,11 @@ struct conn {
 	bool accepted_told;	 /* guest: home knows that */
 	uint32_t ino;		 /* guest, ... of its end */
 	bool offered;		 /* home, ... and this generation was told of it */
-	bool here;		 /* home: this link's guest has it */
+	bool here, seen;	 /* home: this link's guest has it; one had it */
 	bool kept;		 /* home: the family has the original again */
 	bool failed, wrecked;	 /* it broke; home: in writing, so that the socket itself no longer says so */
 	bool reset_told;	 /* home */
+	bool said_all;		 /* home: in a generation before, the family has ended its direction, and all of that is written */
 	unsigned reset;		 /* guest: home says that it broke: when all is read, or (2) at once */
 	bool over, clean, told;	 /* guest: nothing more goes through it; home knows */
 	uint64_t room, offers;	 /* listening, home: how many this generation takes; has been told of */
@@ -52,7 +55,8 @@ struct relay {
 	bool cr_held;	 /* guest, terminal: the last byte is a \r, and a \n may follow */
 	uint64_t cr_ns;	 /* ... since when */
 	uint64_t target; /* hub_drain(): what has to be with its reader */
-	struct conn conn; /* RELAY_TCP, RELAY_LISTEN, RELAY_UDP */
+	struct conn conn; /* RELAY_TCP, RELAY_LISTEN, RELAY_UDP; of unix sockets some of it: born.c */
+	bool rights_off; /* home, unix sockets: sock_rights() has been denied to the original */
 };
 
 struct relay_hub {
@@ -83,16 +87,26 @@ void hub_drop_out(struct relay_hub *h);
 struct relay *relay_new(struct relay_hub *h, uint64_t id, enum relay_kind kind);
 void relay_drop(struct relay_hub *h, struct relay *r);
 int relay_halves_at_home(struct relay *r);
+void relay_rights_deny(struct relay *r);
 
 /* conn.c; lock held */
 static inline bool relay_is_net(const struct relay *r)
 {
 	return r->kind == RELAY_TCP || r->kind == RELAY_LISTEN || r->kind == RELAY_UDP;
 }
+/* Of a unix socket whatever is said goes through as a whole. */
+static inline bool relay_has_packets(const struct relay *r)
+{
+	return r->kind == RELAY_SEQ || r->kind == RELAY_DGRAM;
+}
+static inline bool relay_is_unix(const struct relay *r)
+{
+	return r->kind == RELAY_SOCK || relay_has_packets(r);
+}
 /* Home takes from it only while it is asked to. */
 static inline bool relay_has_room(const struct relay *r)
 {
-	return r->kind == RELAY_LISTEN || r->kind == RELAY_UDP || r->kind == RELAY_SEQ;
+	return r->kind == RELAY_LISTEN || r->kind == RELAY_UDP || relay_has_packets(r);
 }
 int conn_make(struct relay_hub *h, struct relay *r, const struct relay_net *net, int *family);
 void conn_begin(struct relay *r);		  /* home: a generation is decided */
@@ -106,6 +120,14 @@ int conn_input(struct relay_hub *h, const struct relay_frame *f);
 bool conn_all_accepted(struct relay_hub *h);
 bool conn_all_told(struct relay_hub *h); /* guest, frozen: home knows of each whether the family has it */
 void conn_rooms(struct relay_hub *h);
+
+/* born.c; lock held */
+static inline bool relay_was_born(const struct relay *r)
+{
+	return (r->id & RELAY_BORN_UNIX) == RELAY_BORN_UNIX && relay_is_unix(r);
+}
+void born_step(struct relay_hub *h, struct relay *r);
+int born_tick(const struct relay_hub *h, const struct relay *r); /* as conn_tick() */
 
 /* udp.c; lock held */
 int udp_make(struct relay *r, const struct net_space *s, int *family);

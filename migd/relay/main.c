@@ -278,6 +278,14 @@ static void owner_serve(int sock)
 	pthread_mutex_unlock(&lock);
 }
 
+/* Who asked has given up (we were stopped, say): what it wanted made nobody would take. */
+static bool is_gone(int sock)
+{
+	struct pollfd p = { .fd = sock };
+
+	return poll(&p, 1, 0) > 0 && p.revents & (POLLHUP | POLLERR);
+}
+
 static void serve(int sock)
 {
 	struct relay_ask a;
@@ -288,6 +296,8 @@ static void serve(int sock)
 		answer(sock, -EPROTO, 0, -1, 0);
 		return;
 	}
+	if (a.op != RELAY_OP_FREE && a.op != RELAY_OP_SWEEP && is_gone(sock))
+		return;
 	switch (a.op) {
 	case RELAY_OP_OWNER:
 		owner_serve(sock);

@@ -104,7 +104,7 @@ static void source_step(struct relay_hub *h, struct relay *r)
 
 	if (r->kind == RELAY_TTY && h->home)
 		terminal_fill(r);
-	else if (!(h->home && r->kind == RELAY_SEQ && !r->conn.room) && relay_source_fill(s) < 0)
+	else if (!(h->home && relay_has_packets(r) && !r->conn.room) && relay_source_fill(s) < 0)
 		*(s->tcp ? &r->conn.failed : &s->end) = true;
 	if (r->kind == RELAY_TTY && !h->home) {
 		relay_mark_put(r);
@@ -134,7 +134,7 @@ static void sink_step(struct relay_hub *h, struct relay *r)
 
 	if (!h->paused)
 		relay_sink_flush(k);
-	if (k->fd >= 0 && r->kind != RELAY_TTY && r->kind != RELAY_TCP && poll(&p, 1, 0) > 0 && p.revents & (r->kind == RELAY_SOCK || r->kind == RELAY_SEQ ? POLLHUP | POLLERR : POLLERR)) {
+	if (k->fd >= 0 && r->kind != RELAY_TTY && r->kind != RELAY_TCP && poll(&p, 1, 0) > 0 && p.revents & (relay_is_unix(r) ? POLLHUP | POLLERR : POLLERR)) {
 		k->closed = true;
 		relay_sink_flush(k);
 	}
@@ -147,11 +147,13 @@ static void sink_step(struct relay_hub *h, struct relay *r)
 
 static void tty_step(struct relay_hub *h, struct relay *r)
 {
-	unsigned char data[128];
-	size_t n = relay_tty_news(&r->tty, data, sizeof(data));
+	struct termios tio;
+	struct winsize ws;
 
-	if (n)
-		hub_queue(h, r->id, h->home ? RF_WINSIZE : RF_TERMIOS, 0, data, n);
+	if (relay_tty_size(&r->tty, &ws))
+		hub_queue(h, r->id, RF_WINSIZE, 0, &ws, sizeof(ws));
+	if (!h->paused && relay_tty_set(&r->tty, &tio))
+		hub_queue(h, r->id, RF_TERMIOS, r->tty.count, &tio, sizeof(tio));
 }
 
 /* What to wait for. Returns the time-out: a tap with unread bytes, and a pipe whose reader must be watched, can only be looked at again. */
@@ -171,7 +173,7 @@ static int wait_for(struct relay_hub *h, struct pollfd *p, nfds_t *n)
 
 			if (r->kind == RELAY_TTY && h->home && !relay_tty_may_read(&r->tty))
 				timeout = TTY_TICK_MS;
-			else if (h->home && r->kind == RELAY_SEQ && !r->conn.room)
+			else if (h->home && relay_has_packets(r) && !r->conn.room)
 				; /* not now */
 			else if (idle_tap && s->have < RELAY_WINDOW)
 				p[(*n)++] = (struct pollfd){ .fd = s->fd, .events = POLLIN };
@@ -186,11 +188,11 @@ static int wait_for(struct relay_hub *h, struct pollfd *p, nfds_t *n)
 		}
 		if (r->kind == RELAY_TTY && timeout < 0)
 			timeout = TTY_TICK_MS;
-		if (relay_is_net(r)) {
-			int ms = conn_tick(h, r);
+		int ms = relay_is_net(r) ? conn_tick(h, r) : born_tick(h, r);
 
-			if (ms >= 0 && (timeout < 0 || ms < timeout))
-				timeout = ms;
+		if (ms >= 0 && (timeout < 0 || ms < timeout))
+			timeout = ms;
+		if (relay_is_net(r)) {
 			if (r->kind == RELAY_LISTEN && h->home && r->conn.here && !r->conn.full && r->conn.offers < r->conn.room)
 				p[(*n)++] = (struct pollfd){ .fd = r->original, .events = POLLIN };
 			if (r->kind == RELAY_UDP && h->home && r->conn.here && r->conn.room)
@@ -218,8 +220,9 @@ static void step_all(struct relay_hub *h)
 			sink_step(h, r);
 		if (relay_is_net(r))
 			conn_step(h, r);
-		else if (r->kind == RELAY_SEQ)
+		else if (relay_has_packets(r))
 			conn_rooms(h);
+		born_step(h, r);
 	}
 	pthread_cond_broadcast(&h->changed);
 }
@@ -307,6 +310,7 @@ int hub_up(struct relay_hub *h, uint64_t gen, const struct relay_link *link)
 		conn_offer(h);
 	list_each(r, &h->relays, node) {
 		conn_link(r);
+		relay_tty_link(&r->tty);
 		r->hello_due = true; /* send nothing new before the other side has said what it has */
 		r->sink.acked = 0;
 		r->sink.closed_told = false;
@@ -343,13 +347,16 @@ static int input_relay(struct relay_hub *h, struct relay *r, const struct relay_
 {
 	int err = 0;
 
-	r->conn.kept = false; /* a way home that came to nothing */
+	if (r->conn.kept) { /* a way home that came to nothing */
+		r->conn.kept = false;
+		relay_rights_deny(r);
+	}
 	switch (f->kind) {
 	case RF_HELLO:
 		if (r->has_source && !r->conn.over)
 			err = relay_source_rewind(&r->source, f->offset);
 		r->hello_due = false;
-		r->conn.here = true;
+		r->conn.here = r->conn.seen = true;
 		return err;
 	case RF_DATA:
 		return r->has_sink ? relay_sink_data(&r->sink, f->offset, f->data, f->len) : -EPROTO;
@@ -366,7 +373,7 @@ static int input_relay(struct relay_hub *h, struct relay *r, const struct relay_
 		return r->has_source ? 0 : -EPROTO;
 	case RF_TERMIOS:
 	case RF_WINSIZE:
-		return r->kind == RELAY_TTY && (f->kind == RF_TERMIOS) == h->home ? relay_tty_input(&r->tty, f->data, f->len) : -EPROTO;
+		return r->kind == RELAY_TTY ? relay_tty_input(&r->tty, f->kind == RF_WINSIZE, f->offset, f->data, f->len) : -EPROTO;
 	default:
 		return -EPROTO;
 	}
@@ -401,7 +408,7 @@ int hub_input(struct relay_hub *h, const void *ctx, const struct relay_frame *f)
 		err = conn_input(h, f);
 	} else {
 		r = hub_find(h, f->id);
-		if (r && f->kind == RF_GONE && !h->home && relay_is_net(r))
+		if (r && f->kind == RF_GONE && !h->home && (relay_is_net(r) || r->conn.over))
 			conn_gone(h, r);
 		else if (r && f->kind == RF_GONE && !h->home)
 			gone(r);

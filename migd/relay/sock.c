@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What waits unread at a unix socket that is not ours: unix_diag tells it by the inode (sock_diag(7)). The descriptor that the family has is not kept here, since its
+ * What only the kernel knows of a unix socket.
+ *
+ * What waits unread at one that is not ours: unix_diag tells it by the inode (sock_diag(7)). The descriptor that the family has is not kept here, since its
  * end could not be seen then. A question takes some microseconds; one netlink socket serves all.
  */
 #include <errno.h>
@@ -10,9 +12,12 @@
 #include <linux/unix_diag.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include "migd/relay/half.h"
+
+#define PASSRIGHTS 83 /* SO_PASSRIGHTS: younger than the C library's headers */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int nl = -1; /* lock */
@@ -61,4 +66,19 @@ ssize_t relay_sock_unread(uint32_t ino)
 		if (a->rta_type == UNIX_DIAG_RQLEN)
 			unread = ((struct unix_diag_rqlen *)RTA_DATA(a))->udiag_rqueue;
 	return unread;
+}
+
+bool relay_sock_rights(int fd, bool on)
+{
+	socklen_t n = sizeof(int);
+	int is = on, want = on;
+
+	return getsockopt(fd, SOL_SOCKET, PASSRIGHTS, &is, &n) == 0 && !!is != on && setsockopt(fd, SOL_SOCKET, PASSRIGHTS, &want, sizeof(want)) == 0;
+}
+
+bool relay_sock_unsent(int fd)
+{
+	int n = 0;
+
+	return fd >= 0 && ioctl(fd, TIOCOUTQ, &n) == 0 && n; /* SIOCOUTQ */
 }

@@ -26,9 +26,19 @@ void relay_tty_clear(struct relay_tty *t)
 	relay_tty_init(t);
 }
 
+static bool look(const struct relay_tty *t, struct termios *tio)
+{
+	memset(tio, 0, sizeof(*tio));
+	if (t->fd < 0 || tcgetattr(t->fd, tio))
+		return false;
+	tio->c_lflag &= ~(tcflag_t)EXTPROC;
+	return true;
+}
+
 void relay_tty_home(struct relay_tty *t, int fd, pid_t holder)
 {
 	*t = (struct relay_tty){ .fd = fd, .home = true, .holder = holder };
+	look(t, &t->seen);
 }
 
 static int ptys = -1; /* a devpts of our own, on no path: what a guest types must not look like input of this host's owner */
@@ -97,41 +107,53 @@ bool relay_tty_may_read(struct relay_tty *t)
 	return t->may_read && !t->left;
 }
 
-size_t relay_tty_news(struct relay_tty *t, void *buf, size_t n)
+bool relay_tty_size(struct relay_tty *t, struct winsize *ws)
 {
-	struct termios tio;
-	struct winsize ws;
-
-	if (t->fd < 0)
-		return 0;
-	if (t->home) {
-		if (n < sizeof(ws) || ioctl(t->fd, TIOCGWINSZ, &ws) || (t->told && !memcmp(&ws, &t->size, sizeof(ws))))
-			return 0;
-		t->size = ws;
-		t->told = true;
-		memcpy(buf, &ws, sizeof(ws));
-		return sizeof(ws);
-	}
-	memset(&tio, 0, sizeof(tio));
-	if (n < sizeof(tio) || tcgetattr(t->fd, &tio))
-		return 0;
-	tio.c_lflag &= ~(tcflag_t)EXTPROC;
-	t->cooked = tio.c_oflag & OPOST && tio.c_oflag & ONLCR;
-	if (!t->told || !memcmp(&tio, &t->seen, sizeof(tio))) { /* at first: what it had at home, which need not be carried there */
-		t->told = true;
-		t->seen = tio;
-		return 0;
-	}
-	t->seen = tio;
-	memcpy(buf, &tio, sizeof(tio));
-	return sizeof(tio);
+	if (t->fd < 0 || !t->home || ioctl(t->fd, TIOCGWINSZ, ws) || (t->told && !memcmp(ws, &t->size, sizeof(*ws))))
+		return false;
+	t->size = *ws;
+	t->told = true;
+	return true;
 }
 
-/* Home: what the family has set. */
-static int set_termios(struct relay_tty *t, const struct termios *want)
+bool relay_tty_set(struct relay_tty *t, struct termios *tio)
 {
-	tcsetattr(t->fd, TCSANOW, want); /* hung up: the family will see it */
-	return 0;
+	bool first = !t->told;
+
+	if (!look(t, tio))
+		return false;
+	if (t->home) {
+		/* While another job, or the shell, has the terminal its settings are that one's. */
+		if (!t->again && (!memcmp(tio, &t->seen, sizeof(*tio)) || !relay_tty_may_read(t) || !relay_tty_is_ours(t)))
+			return false;
+		t->count++;
+	} else {
+		t->cooked = tio->c_oflag & OPOST && tio->c_oflag & ONLCR;
+		t->told = true;
+		if (!t->again && (first || !memcmp(tio, &t->seen, sizeof(*tio)))) { /* at first: what it had at home, which need not be carried there */
+			t->seen = *tio;
+			return false;
+		}
+		t->set = true;
+	}
+	t->again = false;
+	t->seen = *tio;
+	return true;
+}
+
+void relay_tty_link(struct relay_tty *t)
+{
+	t->count = 0;
+	t->again = !t->home && t->set;
+	if (t->home)
+		t->told = false;
+}
+
+/* What the other side has. Hung up: the family will see it. */
+static void settle(struct relay_tty *t, const struct termios *want)
+{
+	tcsetattr(t->fd, TCSANOW, want);
+	look(t, &t->seen);
 }
 
 size_t relay_tty_uncook(struct relay_tty *t, unsigned char *p, size_t n)
@@ -173,13 +195,13 @@ ssize_t relay_tty_write(int master, int slave, const unsigned char *p, size_t n)
 
 void relay_tty_keep(struct relay_tty *t)
 {
-	t->kept = t->fd >= 0 && !tcgetattr(t->fd, &t->seen);
+	t->kept = t->fd >= 0 && !tcgetattr(t->fd, &t->before);
 }
 
 void relay_tty_back(struct relay_tty *t)
 {
 	if (t->kept)
-		tcsetattr(t->fd, TCSANOW, &t->seen);
+		settle(t, &t->before);
 	t->kept = false;
 }
 
@@ -200,22 +222,25 @@ void relay_tty_unread(struct relay_tty *t, const unsigned char *p, size_t n)
 	tcsetattr(t->fd, TCSANOW, &was);
 }
 
-int relay_tty_input(struct relay_tty *t, const void *data, size_t n)
+int relay_tty_input(struct relay_tty *t, bool size, uint64_t count, const void *data, size_t n)
 {
 	struct termios tio;
 	struct winsize ws;
 
 	if (t->fd < 0)
 		return 0;
-	if (t->home) {
-		if (n != sizeof(tio))
-			return -EPROTO;
-		memcpy(&tio, data, sizeof(tio));
-		return set_termios(t, &tio);
-	}
-	if (n != sizeof(ws))
+	if (n != (size ? sizeof(ws) : sizeof(tio)) || (size && t->home))
 		return -EPROTO;
-	memcpy(&ws, data, sizeof(ws));
-	ioctl(t->fd, TIOCSWINSZ, &ws);
+	if (size) {
+		memcpy(&ws, data, sizeof(ws));
+		ioctl(t->fd, TIOCSWINSZ, &ws);
+		return 0;
+	}
+	memcpy(&tio, data, sizeof(tio));
+	settle(t, &tio);
+	if (t->home)
+		t->again = count < t->count; /* it did not know ours, which is there now */
+	else
+		t->count = count;
 	return 0;
 }

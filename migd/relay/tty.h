@@ -3,7 +3,8 @@
  * A terminal that stays at home. On the guest host the family has a pty, with the settings of the real one, so that what it reads with tcgetattr(), and may
  * set again after it has gone home, is true. The line discipline at home does the work (echo, editing, signals); the pty's is kept from doing it twice:
  * input is written under EXTPROC while ECHO is on, and \r\n of OPOST becomes \n again on the way. What the family sets is carried home in order with its
- * output, the window size is carried the other way.
+ * output, the window size is carried the other way; so is what somebody sets at home while the family is the foreground job (stty(1) before fg, or from elsewhere). Settings that have crossed:
+ * each side counts those of the home, and what the family set without having seen the last one is told it again, as the last one. So both are the same when nobody sets anything.
  * At home the terminal is read only while the family is its foreground job, so that the shell's input stays the shell's.
  *
  * No locking: the hub's lock is held.
@@ -21,11 +22,15 @@ struct relay_tty {
 	int fd; /* home: the terminal (borrowed). guest: the pty's master (borrowed) */
 	bool home;
 	pid_t holder; /* home: a process of the family */
-	struct termios seen; /* guest: what the family has set last */
+	struct termios seen; /* as it is on both sides, as far as we know */
+	uint64_t count;	     /* settings of the home over this link: sent, or (guest) received */
+	bool set;	     /* guest: the family has set something; a new link has to say so */
+	bool again;	     /* to be sent, whether it is new or not */
 	struct winsize size;
-	bool kept;	     /* home: seen holds what relay_tty_keep() noted */
+	bool kept;	     /* home: relay_tty_keep() has noted */
+	struct termios before; /* ... this */
 	bool cooked;	     /* guest: the pty turns \n into \r\n */
-	bool told;	     /* seen/size have been sent once */
+	bool told;	     /* guest: seen is known; home: size has been sent */
 	bool left;	     /* home: the holder has ended or is stopped, or is about to be: the terminal is its shell's */
 	bool may_read;	     /* home: the last answer */
 	uint64_t looked_ns; /* ... and when */
@@ -38,8 +43,10 @@ int relay_tty_guest(struct relay_tty *t, int *master, int *slave);
 /* Is there any use in waiting for input? Some milliseconds old: before a read ask relay_tty_is_ours(). */
 bool relay_tty_may_read(struct relay_tty *t);
 bool relay_tty_is_ours(struct relay_tty *t);
-/* What must be told the other side: struct termios (guest) or struct winsize (home). Returns bytes, 0: nothing new. */
-size_t relay_tty_news(struct relay_tty *t, void *buf, size_t n);
+/* What must be told the other side: settings, and of the home the window's size. True: *tio is to be sent, with t->count. */
+bool relay_tty_set(struct relay_tty *t, struct termios *tio);
+bool relay_tty_size(struct relay_tty *t, struct winsize *ws);
+void relay_tty_link(struct relay_tty *t); /* a new link: what was on its way may be lost */
 /* Home: notes the terminal's settings before the engine fills the hollows, and sets them again afterwards. */
 void relay_tty_keep(struct relay_tty *t);
 void relay_tty_back(struct relay_tty *t);
@@ -49,6 +56,7 @@ void relay_tty_unread(struct relay_tty *t, const unsigned char *p, size_t n);
 size_t relay_tty_uncook(struct relay_tty *t, unsigned char *p, size_t n);
 /* Guest: write(2) of input to the pty, without echo. */
 ssize_t relay_tty_write(int master, int slave, const unsigned char *p, size_t n);
-int relay_tty_input(struct relay_tty *t, const void *data, size_t n);
+/* What came of the other side. -EPROTO */
+int relay_tty_input(struct relay_tty *t, bool size, uint64_t count, const void *data, size_t n);
 
 #endif

@@ -16,7 +16,7 @@
 #include <sys/types.h>
 #include "migd/relay/net.h"
 
-enum { RELAY_WIRE_VERSION = 2, RELAY_HUB_NAME_MAX = 160 };
+enum { RELAY_WIRE_VERSION = 3, RELAY_HUB_NAME_MAX = 160 };
 enum relay_op {
 	RELAY_OP_OWNER,
 	RELAY_OP_FIND,	/* is there such a hub? -ENOENT */

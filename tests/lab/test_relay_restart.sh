@@ -129,6 +129,19 @@ for who in ${LONG:+ws1} ws2; do
 	as sprite ws1 touch $JD/stop
 	same "sprite-relay of $who killed: and is heard" "0 done" "$(job_status 60) $(on ws1 cat $JD/out)"
 done
+# One that does not answer is not waited for without end, on neither side: the move fails, and all goes on as it was.
+pipeline '(sh -c "echo \$\$ >pid.new; mv pid.new pid; exec python3 count.py"; echo $? >rc.new) | cat >out; mv rc.new rc'
+on ws2 kill -STOP "$(relay_pid ws2)"
+refused "sprite-relay of ws2 stands: nothing moves there" 1 "does not answer" hop ws2
+check "and it goes on at home" until_true 20 has_lines $(($(lines) + 20))
+on ws2 kill -CONT "$(relay_pid ws2)"
+check "then it does" until_true 20 hop ws2
+on ws2 kill -STOP "$(relay_pid ws2)"
+refused "nor does anything come home from there" 1 "does not answer" hop home
+on ws2 kill -CONT "$(relay_pid ws2)"
+check "then it comes" until_true 20 hop home
+as sprite ws1 touch $JD/stop
+same "its exit status, and all lines" "3 all" "$(job_status 60) $(in_order)"
 # Nothing of it is left where there is no migd and no job away.
 for n in ws1 ws2; do
 	lab kill $n migd TERM >/dev/null

@@ -26,8 +26,10 @@ def serve(c):
         for i in range(1, 200001): c.sendall(b"%d\n" % i)
     elif verb[0] == "pass":
         while not os.path.exists("away"): time.sleep(0.02)
-        r, w = os.pipe(); socket.send_fds(c, [b"with one\n"], [w]); os.close(w); c.sendall(b"after\n")
-        c.sendall(b"eof\n" if os.read(r, 1) == b"" else b"?\n")
+        try: socket.send_fds(c, [b"with one\n"], [0]); c.sendall(b"sent\n")
+        except PermissionError: c.sendall(b"refused\n")
+        assert f.readline() == b"home\n"
+        socket.send_fds(c, [b"one\n"], [0])
     c.close()
 s = socket.socket(socket.AF_UNIX); s.bind("/tmp/" + sys.argv[1]); s.listen(8); print("ready", flush=True)
 while True: threading.Thread(target=serve, args=[s.accept()[0]], daemon=True).start()
@@ -71,8 +73,11 @@ elif verb == "flood":
     except BrokenPipeError: pass
 elif verb == "pass":
     until("away")
-    c.sendall(b""); assert f.readline() == b"with one\n" and f.readline() == b"after\n"
-    assert f.readline() == b"eof\n" # it has not come through, and nobody has it
+    try: socket.send_fds(c, [b"with one\n"], [0]); print("sent")
+    except PermissionError: pass
+    assert c.recv(9) == b"refused\n"; print("refused", flush=True)
+    until("on1"); c.sendall(b"home\n")
+    m, fds, *_ = socket.recv_fds(c, 9, 1); assert m == b"one\n" and len(fds) == 1
 print("well", flush=True)
 PY
 for f in stay.py go.py; do as sprite ws1 sh -c "cat >$JD/$f" <"$TMP/$f"; done
@@ -122,12 +127,16 @@ end "a peer that ends"
 begin pass
 check "a descriptor that is sent: moves" until_true 10 hop ws2
 as sprite ws1 touch $JD/away
-end "a descriptor that is sent"
+check "a descriptor that is sent: is refused, both ways" until_true 20 said refused
+check "a descriptor that is sent: moves home" until_true 10 hop home
+as sprite ws1 touch $JD/on1
+end "a descriptor that is sent: at home it arrives"
 
-# Packets keep their borders.
+# Packets keep their borders; so do datagrams.
 as sprite ws1 sh -c "cat >$JD/seq.py" <<'PY'
 import os, socket, time
-a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+import sys
+a, b = socket.socketpair(socket.AF_UNIX, getattr(socket, sys.argv[1]))
 if os.fork() == 0: # says what it hears, and how long it was
     a.close(); os.setsid(); print("kid", os.getpid(), flush=True)
     null = os.open("/dev/null", os.O_RDWR); os.dup2(null, 1); os.dup2(null, 2) # else it shares offsets with its parent
@@ -144,16 +153,18 @@ while not os.path.exists("stop"):
     time.sleep(0.002)
 a.send(b"end"); os.wait(); print("well", flush=True)
 PY
-as sprite ws1 rm -f $JD/stop
-job "python3 seq.py"; until_true 20 said kid
-STAYS=$JOB; JOB=$(on ws1 awk '/^kid/ { print $2 }' $JD/out)
-for where in ws2 ws3 home ws2; do
-	check "packets: moves to $where" until_true 10 hop $where
-	check "packets: go on" further
+for kind in SEQPACKET DGRAM; do
+	as sprite ws1 rm -f $JD/stop
+	job "python3 seq.py SOCK_$kind"; until_true 20 said kid
+	STAYS=$JOB; JOB=$(on ws1 awk '/^kid/ { print $2 }' $JD/out)
+	for where in ws2 ws3 home ws2; do
+		check "$kind: moves to $where" until_true 10 hop $where
+		check "$kind: go on" further
+	done
+	as sprite ws1 touch $JD/stop
+	JOB=$STAYS
+	end $kind
 done
-as sprite ws1 touch $JD/stop
-JOB=$STAYS
-end packets
 
 # Refused: a socket that one who stays has too: if it is closed away, that is not his end.
 as sprite ws1 sh -c "cat >$JD/shares.py" <<'PY'
@@ -171,17 +182,18 @@ cat >"$TMP/odd.py" <<'PY'
 import os, socket, sys
 a, b = socket.socketpair(socket.AF_UNIX, getattr(socket, sys.argv[1].split("+")[0]))
 if "pass" in sys.argv[1]: b.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+if "name" in sys.argv[1]: b.bind("")
 if os.fork():
     b.close(); print("pid", os.getpid(), flush=True); a.recv(10)
 else:
     a.close(); os.setsid(); print("kid", os.getpid(), flush=True); b.recv(10)
 PY
 as sprite ws1 sh -c "cat >$JD/odd.py" <"$TMP/odd.py"
-for kind in SOCK_DGRAM SOCK_SEQPACKET+pass SOCK_STREAM+pass; do
+for kind in SOCK_DGRAM+name SOCK_SEQPACKET+pass SOCK_STREAM+pass; do
 	job "python3 odd.py $kind"; until_true 20 said kid
 	kid=$(on ws1 awk '/^kid/ { print $2 }' $JD/out)
-	words="whose other end stays here"
-	[ $kind = SOCK_DGRAM ] || words="SO_PASSCRED"
+	words="has a name, whose other end stays here"
+	[ $kind = SOCK_DGRAM+name ] || words="SO_PASSCRED"
 	refused "$kind: refused by name" 1 "$words" mig explain "$kid"
 	on ws1 kill "$kid" "$(on ws1 cat $JD/pid)"
 done

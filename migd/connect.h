@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Connections to socket files of a home, made by its processes that are away (engine/keeper_connect.c, relay/born.c). */
+#ifndef MIGD_CONNECT_H
+#define MIGD_CONNECT_H
+#include "migd/family.h"
+#include "rpc/rpc.h"
+
+/* Home: an rpc Call of connect(2), of the family in its generation: makes the connection and keeps it as one more relay. Takes over the reference, and answers. */
+void connect_serve(struct family *f, struct rpc_request *rq);
+/* Guest host: the home has it: an end that stands for it, or -errno. */
+int connect_made(struct family *f, const struct eng_foreign *c);
+
+#endif

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * connect(2) to a socket file of the home (an ssh-agent, a syslog, an X server that stayed there): the file is in the family's tree, but who listens is in another kernel.
+ * Is there somebody here, the call is made as it stands; else the home connects, and what it has got is relayed: the caller's descriptor becomes an end of that.
+ *
+ * Whether somebody is here a socket of our own is told, of the wrong type: EPROTOTYPE, or that it is connected. It makes no connection, and nobody sees it.
+ * The name is looked up here, as the caller's root and working directory have it, and goes home as a whole; whether he may connect is asked there, as him.
+ *
+ * The engine's own calls in the family's processes carry CONNECT_HERE in an argument that connect(2) does not have.
+ *
+ * A thread for each call looks, since a name may have to be asked for at the home: it gives the main loop what is to be asked (a pointer through a pipe). `asked` is the main loop's.
+ */
+#include "migd/engine/keeper_connect.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum { THREADS = 64, STACK = 128 << 10 };
+
+struct connecting {
+	struct connecting *next;
+	struct seccomp_notif n;
+	pid_t process;
+	int sock;	/* the caller's */
+	bool connected; /* it is, and only of datagrams could be again */
+	unsigned flags; /* of its descriptor and description */
+	struct eng_foreign c;
+};
+
+static struct connecting *asked;
+static int ready[2] = {-1, -1};
+static atomic_int threads;
+
+static void drop(struct connecting *k)
+{
+	if (k->sock >= 0)
+		close(k->sock);
+	free(k);
+}
+
+static void as_it_stands(struct connecting *k)
+{
+	calls_respond(k->n.id, 0, true);
+	drop(k);
+}
+
+/* ---- looking: a thread of its own ---- */
+
+static bool read_name(const struct connecting *k, struct sockaddr_un *a)
+{
+	uint64_t len = k->n.data.args[2];
+
+	memset(a, 0, sizeof(*a));
+	return len > offsetof(struct sockaddr_un, sun_path) && len <= sizeof(*a) && calls_copy((pid_t)k->n.pid, k->n.data.args[1], a, len, false) &&
+	       a->sun_family == AF_UNIX && a->sun_path[0];
+}
+
+/* This thread looks at files with the rights of the caller: the home's tree is his, not ours. */
+static bool become(struct connecting *k)
+{
+	enum { GROUPS = 1024 };
+	char name[32], text[16384], *u, *g, *list;
+	uint32_t groups[GROUPS];
+	size_t n = 0;
+	ssize_t got;
+	int fd;
+
+	snprintf(name, sizeof(name), "/proc/%d/status", k->n.pid);
+	fd = open(name, O_RDONLY | O_CLOEXEC);
+	got = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	if (fd >= 0)
+		close(fd);
+	text[got > 0 ? got : 0] = 0;
+	u = strstr(text, "\nUid:");
+	g = strstr(text, "\nGid:");
+	list = strstr(text, "\nGroups:");
+	if (!u || !g || !list || sscanf(u + 5, "%*u %*u %*u %lu", &k->c.arg[4]) != 1 || sscanf(g + 5, "%*u %*u %*u %lu", &k->c.arg[5]) != 1)
+		return false;
+	for (char *at = list + 8, *end = strchr(at, '\n'); n < GROUPS && end; n++) {
+		at += strspn(at, "\t ");
+		if (at >= end)
+			break;
+		groups[n] = (uint32_t)strtoul(at, &at, 10);
+	}
+	if (syscall(SYS_setgroups, n, groups) < 0)
+		return false;
+	syscall(SYS_setfsgid, k->c.arg[5]);
+	syscall(SYS_setfsuid, k->c.arg[4]);
+	return true;
+}
+
+/* Where names begin for the caller. */
+static int open_start(const struct connecting *k, const char *path)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "/proc/%d/%s", k->n.pid, *path == '/' ? "root" : "cwd");
+	return open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+}
+
+static bool is_nobodys(int file)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	int s = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), err;
+
+	snprintf(a.sun_path, sizeof(a.sun_path), "/proc/self/fd/%d", file);
+	err = s < 0 ? 0 : calls_own(SYS_connect, s, (long)&a, sizeof(a), 0) < 0 ? errno : 0;
+	if (s >= 0)
+		close(s);
+	return err == ECONNREFUSED;
+}
+
+/* A unix socket, and how the caller has it open. */
+static bool take_socket(struct connecting *k)
+{
+	int pidfd = (int)syscall(SYS_pidfd_open, k->process, 0), domain = 0, type = 0, num = (int)k->n.data.args[0];
+	struct sockaddr_un peer;
+	socklen_t n = sizeof(int), len = sizeof(peer);
+	char name[64], text[512], *flags;
+	ssize_t got;
+	int fd;
+
+	k->sock = pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, num, 0);
+	if (pidfd >= 0)
+		close(pidfd);
+	if (k->sock < 0 || getsockopt(k->sock, SOL_SOCKET, SO_DOMAIN, &domain, &n) < 0 || getsockopt(k->sock, SOL_SOCKET, SO_TYPE, &type, &n) < 0 || domain != AF_UNIX ||
+	    (type != SOCK_STREAM && type != SOCK_SEQPACKET && type != SOCK_DGRAM))
+		return false;
+	k->connected = type != SOCK_DGRAM && getpeername(k->sock, (struct sockaddr *)&peer, &len) == 0;
+	k->c.arg[1] = (uint64_t)type;
+	snprintf(name, sizeof(name), "/proc/%d/fdinfo/%d", k->n.pid, num);
+	fd = open(name, O_RDONLY | O_CLOEXEC);
+	got = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	if (fd >= 0)
+		close(fd);
+	text[got > 0 ? got : 0] = 0;
+	flags = strstr(text, "flags:");
+	k->flags = flags ? (unsigned)strtoul(flags + 6, NULL, 8) : 0;
+	return flags;
+}
+
+/* Its name in the family's tree. */
+static bool describe(struct connecting *k, int file)
+{
+	char name[32], path[sizeof(k->c.in)];
+	struct sockaddr_un a;
+	ssize_t n;
+
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", file);
+	n = readlink(name, path, sizeof(path));
+	if (n <= 0 || n >= (ssize_t)sizeof(a.sun_path) || path[0] != '/')
+		return false;
+	memcpy(k->c.in, path, (size_t)n);
+	k->c.in_len = (uint16_t)n;
+	k->c.id = k->n.id;
+	k->c.pid = k->process;
+	k->c.nr = SYS_connect;
+	k->c.in_arg = 2;
+	k->c.out_arg = -1;
+	k->c.arg[0] = k->n.data.args[0];
+	return true;
+}
+
+static bool is_for_home(struct connecting *k)
+{
+	int start = -1, file = -1;
+	struct sockaddr_un a;
+	char path[sizeof(a.sun_path) + 1] = "";
+	bool yes = false;
+
+	if (read_name(k, &a) && take_socket(k)) {
+		memcpy(path, a.sun_path, sizeof(a.sun_path));
+		start = open_start(k, path);
+		file = start >= 0 && become(k) ? openat(start, *path == '/' ? path + strspn(path, "/") : path, O_PATH | O_CLOEXEC) : -1;
+		yes = file >= 0 && is_nobodys(file) && describe(k, file);
+	}
+	if (start >= 0)
+		close(start);
+	if (file >= 0)
+		close(file);
+	return yes;
+}
+
+static void *look(void *arg)
+{
+	struct connecting *k = arg;
+
+	if (is_for_home(k) && k->connected) {
+		calls_respond(k->n.id, -EISCONN, false);
+		drop(k);
+	} else if (!k->c.id || write(ready[1], &k, sizeof(k)) != sizeof(k)) {
+		as_it_stands(k);
+	}
+	atomic_fetch_sub(&threads, 1);
+	return NULL;
+}
+
+/* ---- the main loop ---- */
+
+int connect_start(void)
+{
+	if (pipe2(ready, O_CLOEXEC) < 0)
+		return -errno;
+	return ready[0];
+}
+
+void connect_take(const struct seccomp_notif *n, pid_t process)
+{
+	struct connecting *k = NULL;
+	sa_family_t family = 0;
+	pthread_attr_t attr;
+	pthread_t t;
+	bool goes;
+
+	/* most are for the network: no thread for those */
+	if (ready[1] >= 0 && n->data.args[3] != CONNECT_HERE && calls_copy((pid_t)n->pid, n->data.args[1], &family, sizeof(family), false) && family == AF_UNIX)
+		k = calloc(1, sizeof(*k));
+	if (!k) {
+		calls_respond(n->id, 0, true);
+		return;
+	}
+	*k = (struct connecting){.n = *n, .process = process, .sock = -1};
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	goes = atomic_fetch_add(&threads, 1) < THREADS && pthread_create(&t, &attr, look, k) == 0;
+	pthread_attr_destroy(&attr);
+	if (goes)
+		return;
+	atomic_fetch_sub(&threads, 1);
+	as_it_stands(k);
+}
+
+void connect_ask(void (*ask)(const struct keeper_msg *m))
+{
+	struct keeper_msg m = {.op = KEEPER_CALL};
+	struct connecting *k;
+
+	if (read(ready[0], &k, sizeof(k)) != sizeof(k))
+		return;
+	k->next = asked;
+	asked = k;
+	m.call = k->c;
+	ask(&m);
+}
+
+void connect_again(void (*ask)(const struct keeper_msg *m))
+{
+	for (struct connecting *k = asked; k; k = k->next) {
+		struct keeper_msg m = {.op = KEEPER_CALL, .call = k->c};
+
+		ask(&m);
+	}
+}
+
+/* What the program has set on its socket and may rely on. */
+static void as_before(int from, int to)
+{
+	static const int times[] = {SO_RCVTIMEO, SO_SNDTIMEO};
+	struct timeval t;
+
+	for (unsigned i = 0; i < 2; i++) {
+		socklen_t n = sizeof(t);
+
+		if (getsockopt(from, SOL_SOCKET, times[i], &t, &n) == 0)
+			setsockopt(to, SOL_SOCKET, times[i], &t, sizeof(t));
+	}
+}
+
+void connect_answer(int listener, const struct eng_foreign *c, int got)
+{
+	struct connecting **at = &asked, *k;
+	int64_t ret = c->ret;
+
+	while (*at && (*at)->c.id != c->id)
+		at = &(*at)->next;
+	k = *at;
+	if (!k)
+		return;
+	*at = k->next;
+	if (ret == 0 && got >= 0) {
+		struct seccomp_notif_addfd a = {.id = k->c.id, .flags = SECCOMP_ADDFD_FLAG_SETFD, .srcfd = (uint32_t)got, .newfd = (uint32_t)k->c.arg[0],
+			.newfd_flags = k->flags & O_CLOEXEC};
+
+		as_before(k->sock, got);
+		fcntl(got, F_SETFL, (int)(k->flags & (O_NONBLOCK | O_ASYNC)));
+		if (ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &a) < 0)
+			ret = -errno;
+	} else if (ret == 0) {
+		ret = -ECONNREFUSED; /* a migd that cannot give it */
+	}
+	calls_respond(k->c.id, ret, false);
+	drop(k);
+}
