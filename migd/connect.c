@@ -186,9 +186,18 @@ static void *make_main(void *arg)
 void connect_serve(struct family *f, struct rpc_request *rq)
 {
 	const Sprite__Mig__CallReq *r = (const Sprite__Mig__CallReq *)rpc_request_msg(rq)->msg;
+	size_t run = strlen(f->m->conf->run_dir);
 	Sprite__Mig__CallRep no = SPRITE__MIG__CALL_REP__INIT;
 	struct making *k = calloc(1, sizeof(*k));
 
+	/* Our own daemons ask who is at the other end, and mean a process of this host. */
+	if (r->in.len > run && !memcmp(r->in.data, f->m->conf->run_dir, run) && r->in.data[run] == '/') {
+		no.ret = -ECONNREFUSED;
+		free(k);
+		rpc_reply(rq, 0, &no.base, NULL, 0, NULL, NULL);
+		family_put(f);
+		return;
+	}
 	if (k && r->n_arg == 6 && kind_of(r->arg[1], &k->kind) && r->in.len && r->in.len < sizeof(k->to.sun_path) && r->in.data[0] == '/' && !memchr(r->in.data, 0, r->in.len)) {
 		k->f = f;
 		k->rq = rq;

@@ -10,7 +10,7 @@
  *   both ways       DATA{id, offset} + bytes, ACK{id, offset}, END{id, offset} (no more writers), CLOSED{id} (no more readers)
  *   guest -> home   SYNC{offset = token}: answered by SYNCED{token} when everything before it has been carried out
  *   home -> guest   GONE{id} instead of HELLO: home knows no such relay (any more)
- *   tty             TERMIOS (both ways, tty.h) and WINSIZE (home -> guest) carry the kernel's structs
+ *   tty             TERMIOS (both ways, tty.h) and WINSIZE (home -> guest) carry the kernel's structs; WINSIZE{1}, of one that has changed, is answered by WINSIZE
  *   network         NEW, ROOM, ACCEPTED, RESET, DONE, ALL: conn.c; PACKET: udp.c
  *
  * Locking: hub.lock guards all; it is never held while sending. Any thread may call.

@@ -149,9 +149,10 @@ static void tty_step(struct relay_hub *h, struct relay *r)
 {
 	struct termios tio;
 	struct winsize ws;
+	bool changed;
 
-	if (relay_tty_size(&r->tty, &ws))
-		hub_queue(h, r->id, RF_WINSIZE, 0, &ws, sizeof(ws));
+	if (relay_tty_size(&r->tty, &ws, &changed))
+		hub_queue(h, r->id, RF_WINSIZE, changed, &ws, sizeof(ws));
 	if (!h->paused && relay_tty_set(&r->tty, &tio))
 		hub_queue(h, r->id, RF_TERMIOS, r->tty.count, &tio, sizeof(tio));
 }
@@ -371,8 +372,15 @@ static int input_relay(struct relay_hub *h, struct relay *r, const struct relay_
 		if (r->has_source)
 			relay_source_peer_closed(&r->source);
 		return r->has_source ? 0 : -EPROTO;
-	case RF_TERMIOS:
 	case RF_WINSIZE:
+		if (r->kind == RELAY_TTY && h->home) {
+			relay_tty_sized(&r->tty);
+			return 0;
+		}
+		if (f->offset)
+			hub_queue(h, r->id, RF_WINSIZE, 0, NULL, 0);
+		/* fall through */
+	case RF_TERMIOS:
 		return r->kind == RELAY_TTY ? relay_tty_input(&r->tty, f->kind == RF_WINSIZE, f->offset, f->data, f->len) : -EPROTO;
 	default:
 		return -EPROTO;

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,6 +40,7 @@ void relay_tty_home(struct relay_tty *t, int fd, pid_t holder)
 {
 	*t = (struct relay_tty){ .fd = fd, .home = true, .holder = holder };
 	look(t, &t->seen);
+	ioctl(fd, TIOCGWINSZ, &t->size);
 }
 
 static int ptys = -1; /* a devpts of our own, on no path: what a guest types must not look like input of this host's owner */
@@ -107,13 +109,22 @@ bool relay_tty_may_read(struct relay_tty *t)
 	return t->may_read && !t->left;
 }
 
-bool relay_tty_size(struct relay_tty *t, struct winsize *ws)
+bool relay_tty_size(struct relay_tty *t, struct winsize *ws, bool *changed)
 {
 	if (t->fd < 0 || !t->home || ioctl(t->fd, TIOCGWINSZ, ws) || (t->told && !memcmp(ws, &t->size, sizeof(*ws))))
 		return false;
+	*changed = memcmp(ws, &t->size, sizeof(*ws)) != 0;
 	t->size = *ws;
 	t->told = true;
 	return true;
+}
+
+void relay_tty_sized(struct relay_tty *t)
+{
+	pid_t group = t->home && relay_tty_is_ours(t) ? getpgid(t->holder) : -1;
+
+	if (group > 1)
+		kill(-group, SIGWINCH);
 }
 
 bool relay_tty_set(struct relay_tty *t, struct termios *tio)

@@ -45,7 +45,9 @@ bool relay_tty_may_read(struct relay_tty *t);
 bool relay_tty_is_ours(struct relay_tty *t);
 /* What must be told the other side: settings, and of the home the window's size. True: *tio is to be sent, with t->count. */
 bool relay_tty_set(struct relay_tty *t, struct termios *tio);
-bool relay_tty_size(struct relay_tty *t, struct winsize *ws);
+bool relay_tty_size(struct relay_tty *t, struct winsize *ws, bool *changed); /* changed: since the terminal came here; not merely told again */
+/* Home: the family has the new size. The signal that the kernel sent may have been there before it: here is another one. */
+void relay_tty_sized(struct relay_tty *t);
 void relay_tty_link(struct relay_tty *t); /* a new link: what was on its way may be lost */
 /* Home: notes the terminal's settings before the engine fills the hollows, and sets them again afterwards. */
 void relay_tty_keep(struct relay_tty *t);

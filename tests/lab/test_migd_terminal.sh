@@ -29,7 +29,7 @@ send("bg\n"); expect("PROMPT> "); send("echo sti''ll to the shell\n"); expect("s
 send("fg\n"); expect("mig run.*\r\n"); send("two\n"); expect("two\r\ngot two\r\n"); send("\x04"); expect("PROMPT> "); send("echo st''=$?\n"); expect("st=0\r\n"); expect("PROMPT> "); ok("Ctrl-Z, bg, fg; what is typed is for who is in front")
 send("mig run -H ws2 -- sh -c 'stty -echo; echo rea''dy; read x; stty echo; echo got $x; read x; echo got $x'\n"); expect("ready\r\n")
 send("secret\n"); expect("^got secret\r\n"); send("seen\n"); expect("seen\r\ngot seen\r\n"); expect("PROMPT> "); ok("settings that it makes are the terminal's")
-wait = "import os, signal; s = [signal.SIGWINCH]; signal.pthread_sigmask(0, s); print(\"wai\" \"ting\", flush=True); signal.sigwait(s); print(\"WIN\" \"CH\", *os.get_terminal_size())"
+wait = "import os, signal; s = [signal.SIGWINCH]; signal.pthread_sigmask(0, s); print(\"wai\" \"ting\", flush=True); \nwhile os.get_terminal_size() != (100, 40): signal.sigwait(s)\nprint(\"WIN\" \"CH\", *os.get_terminal_size())"
 send("mig run -H ws2 -- python3 -c '%s'\n" % wait); expect("waiting\r\n"); t.size(40, 100); expect(r"WINCH 100 40\r\n"); expect("PROMPT> "); ok("the size of the window, and SIGWINCH")
 send("echo tty $(tty)\n"); pts = expect(r"tty (/dev/pts/\d+)\r\n").group(1).decode(); expect("PROMPT> ")
 show = "import sys, termios\nfor line in sys.stdin: print(\"intr\", termios.tcgetattr(0)[6][0], flush=True)"
