@@ -17,6 +17,9 @@ static bool lane_is_up(struct rpc_channel *c)
 	bool up = false;
 
 	for (int i = 0; i < 4000 && !up; i++) {
+		pthread_mutex_lock(&c->lock);
+		c->lane_after = 0; /* at once, not in a second */
+		pthread_mutex_unlock(&c->lock);
 		call(c, &kit_echo, 1, 0, NULL);
 		rpc_channel_direct(c, &up);
 		if (!up)
