@@ -184,8 +184,10 @@ void clients_sweep(struct clients *t, uint64_t now, bool (*in_the_way)(void *arg
 		}
 	pthread_mutex_lock(&t->lock);
 	while ((c = hash_next(&t->by_name, &it)))
-		if (is_over(c, now, is_one_of(c, asked, n))) /* who called meanwhile is not */
+		if (is_over(c, now, is_one_of(c, asked, n))) { /* who called meanwhile is not */
+			atomic_store(&c->given_up, true);
 			take_out(t, c, gone);
+		}
 	pthread_mutex_unlock(&t->lock);
 	for (size_t i = 0; i < n; i++)
 		client_put(asked[i]);

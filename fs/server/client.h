@@ -50,6 +50,7 @@ struct client {
 	atomic_int nopens, nwaiting, nparked;
 	atomic_uint_fast64_t calls;
 	atomic_bool gone;
+	atomic_bool given_up; /* it was silent: it may come back, as another client */
 	atomic_bool noted;		    /* on the list of clients on disk (recover.h) */
 	atomic_bool leases;		    /* it takes leases */
 	atomic_uint_fast64_t fenced;	    /* since when its calls are refused (boot time, ns); 0: they are not */

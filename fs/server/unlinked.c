@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/clock.h"
 #include "conf/fault.h"
 #include "conf/log.h"
 #include "fs/server/mounts.h"
@@ -16,7 +17,9 @@
 
 struct unlinked {
 	pthread_mutex_t lock;
-	struct hash kept, due; /* struct inode_key -> struct export, where its name is; due: somebody has closed it */
+	struct hash kept, due; /* struct inode_key -> struct export, where its name is; due: somebody has closed it, */
+	struct hash late;      /* or was given up, and may come back for it */
+	uint64_t late_until;   /* for so long: all of them */
 	atomic_size_t n, ndue; /* of them, for those who look without the lock */
 	bool warned, swept;
 };
@@ -59,6 +62,7 @@ static int drop(struct unlinked *u, const struct export *ex, const struct inode_
 	if (dir >= 0)
 		unlinkat(dir, name, 0);
 	hash_take(&u->due, k, sizeof(*k));
+	hash_take(&u->late, k, sizeof(*k));
 	atomic_store(&u->ndue, u->due.count);
 	hash_take(&u->kept, k, sizeof(*k));
 	atomic_store(&u->n, u->kept.count);
@@ -118,6 +122,7 @@ void unlinked_stop(struct fsd *d)
 		return;
 	hash_clear(&d->unlinked->kept, NULL);
 	hash_clear(&d->unlinked->due, NULL);
+	hash_clear(&d->unlinked->late, NULL);
 	pthread_mutex_destroy(&d->unlinked->lock);
 	free(d->unlinked);
 	d->unlinked = NULL;
@@ -192,8 +197,12 @@ void unlinked_closed(struct fsd *d, const struct open *f)
 	if (!u || !atomic_load(&u->n) || d->stopping) /* clients come back to the next run */
 		return;
 	pthread_mutex_lock(&u->lock);
-	if (hash_get(&u->kept, &k, sizeof(k)))
+	if (hash_get(&u->kept, &k, sizeof(k)) && atomic_load(&f->client->given_up)) {
+		hash_set(&u->late, &k, sizeof(k), f->ex, NULL);
+		u->late_until = clock_boot_ns() + CLIENT_FORGET_NS;
+	} else if (hash_get(&u->kept, &k, sizeof(k))) {
 		hash_set(&u->due, &k, sizeof(k), f->ex, NULL); /* no memory: it stays until the next start */
+	}
 	atomic_store(&u->ndue, u->due.count);
 	pthread_mutex_unlock(&u->lock);
 }
@@ -218,7 +227,7 @@ static size_t let_go(struct fsd *d, struct hash *h)
 			if (!openstate_is_open(&d->opens, (dev_t)k.dev, (ino_t)k.ino))
 				fds[n++] = drop(u, ex, &k);
 			else
-				hash_take(&u->due, &k, sizeof(k));
+				hash_take(h == &u->late ? &u->late : &u->due, &k, sizeof(k));
 		}
 		atomic_store(&u->ndue, u->due.count);
 		pthread_mutex_unlock(&u->lock);
@@ -244,6 +253,10 @@ void unlinked_tick(struct fsd *d)
 	struct unlinked *u = d->unlinked;
 
 	unlinked_run(d);
+	if (u->late_until && clock_boot_ns() > u->late_until && !atomic_load(&d->grace_hint)) {
+		u->late_until = 0;
+		let_go(d, &u->late);
+	}
 	if (u->swept || atomic_load(&d->grace_hint))
 		return;
 	u->swept = true;
