@@ -38,6 +38,7 @@ struct op {
 	bool brief;	       /* as it stood when it was parked: a few system calls, none that frees many blocks */
 	bool hurried;	       /* run by a thread that must not wait: what is being changed by another is for a runner (busy) */
 	bool busy;
+	bool waited; /* for room on the disk */
 	bool lingers;	       /* answered; there until others have given up what it broke */
 	struct list rerun;     /* leases.lock */
 	struct cs_need *hopes; /* Readdir: what was asked of others for the page (hoped), the directory first */

@@ -8,7 +8,11 @@
 #include "fs/server/unlinked.h"
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 #include "conf/clock.h"
+
+#define ROOM_TRIES 25
+#define ROOM_US	   20000
 
 static const op_handler handlers[FS_NOPS] = {
 	[FS_PREFIXES] = op_prefixes,
@@ -53,6 +57,20 @@ static void parked_count(struct op *o, int d)
 	atomic_fetch_add(&o->client->host->parked_bytes, d * (long)(o->in->bulk_len + (size_t)o->nhopes * 2 * sizeof(*o->hopes)));
 }
 
+/* A removed file may be open only because its close is still on its way (clients send them together, every 100 ms), or is just being freed by somebody else. Once for an operation. */
+static bool wait_for_room(struct op *o)
+{
+	bool waits = unlinked_busy(o->d);
+
+	o->waited = true;
+	for (int i = 0; i < ROOM_TRIES && unlinked_busy(o->d); i++) {
+		usleep(ROOM_US);
+		if (unlinked_run(o->d) + graves_expire(&o->d->graves, UINT64_MAX))
+			break;
+	}
+	return waits;
+}
+
 void op_run(struct op *o)
 {
 	bool hurried;
@@ -71,7 +89,7 @@ void op_run(struct op *o)
 			return;
 		if (r == -ENOSPC) { /* perhaps what we keep of removed files was the last of it: once more */
 			op_root(o);
-			if (unlinked_run(o->d) + graves_expire(&o->d->graves, UINT64_MAX))
+			if (unlinked_run(o->d) + graves_expire(&o->d->graves, UINT64_MAX) || (!o->waited && wait_for_room(o)))
 				continue;
 		}
 		if (r != OP_PARK) {

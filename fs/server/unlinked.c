@@ -21,6 +21,7 @@ struct unlinked {
 	struct hash late;      /* or was given up, and may come back for it */
 	uint64_t late_until;   /* for so long: all of them */
 	atomic_size_t n, ndue; /* of them, for those who look without the lock */
+	atomic_size_t freeing; /* names are gone, and the inodes are going */
 	bool warned, swept;
 };
 
@@ -230,13 +231,20 @@ static size_t let_go(struct fsd *d, struct hash *h)
 				hash_take(h == &u->late ? &u->late : &u->due, &k, sizeof(k));
 		}
 		atomic_store(&u->ndue, u->due.count);
+		atomic_fetch_add(&u->freeing, (size_t)n);
 		pthread_mutex_unlock(&u->lock);
 		for (int i = 0; i < n; i++)
 			if (fds[i] >= 0)
 				close(fds[i]);
+		atomic_fetch_sub(&u->freeing, (size_t)n);
 		count += (size_t)n;
 	} while (n == (int)(sizeof(fds) / sizeof(fds[0])));
 	return count;
+}
+
+bool unlinked_busy(struct fsd *d)
+{
+	return d->unlinked && atomic_load(&d->unlinked->n) + atomic_load(&d->unlinked->freeing);
 }
 
 size_t unlinked_run(struct fsd *d)

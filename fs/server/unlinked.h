@@ -22,6 +22,7 @@ bool unlinked_keep(struct op *o, const struct object *dir, const char *name, con
 void unlinked_undo(struct op *o, const struct object *dir, const struct stat *st);
 /* An open of it has gone: noted only, since who closes may act as somebody else. */
 void unlinked_closed(struct fsd *d, const struct open *f);
+bool unlinked_busy(struct fsd *d); /* are there any, or are some just going? */
 /* As root: what was noted goes unless it was opened again; returns how many went. */
 size_t unlinked_run(struct fsd *d);
 /* Once a second. When grace is over what nobody has taken again goes. */
