@@ -80,7 +80,9 @@ static bool flags_of(pid_t tid, const char *call, unsigned long long *flags)
 		return false;
 	if (nr == SYS_open) {
 		*flags = a[1];
-	} else if (nr == SYS_openat) {
+	} else if (nr == SYS_creat) {
+		*flags = O_WRONLY;
+	} else if (nr == SYS_openat || nr == SYS_open_by_handle_at) {
 		*flags = a[2];
 	} else if (nr == SYS_openat2) {
 		struct iovec to = {&how, sizeof(how.flags)}, from = {(void *)(uintptr_t)a[2], sizeof(how.flags)};

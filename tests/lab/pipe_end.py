@@ -21,6 +21,12 @@ def run(verb, a):
     if verb == "open": # name path mode [n]
         fds[a[0]] = os.open(a[1], MODES[a[2]] | (os.O_NONBLOCK if len(a) > 3 else 0))
         return "ok"
+    if verb == "creat": # name path: as tar does
+        fd = libc.creat(a[1].encode(), 0o666)
+        if fd < 0:
+            raise OSError(ctypes.get_errno(), "creat")
+        fds[a[0]] = fd
+        return "ok"
     if verb == "close":
         fd = fds.pop(a[0])
         fd.close() if hasattr(fd, "close") else os.close(fd)
