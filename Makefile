@@ -19,7 +19,8 @@ ifneq ($(V),1)
 Q := @
 endif
 DEPS := gcc make pkg-config libfuse3-dev fuse3 libgrpc-dev protobuf-c-compiler libprotobuf-c-dev protobuf-compiler \
-	libjansson-dev libcunit1-dev libssl-dev openssl libsystemd-dev libncurses-dev iproute2 xz-utils python3 attr acl procps util-linux gcc-multilib dbus-daemon less vim tmux
+	libjansson-dev libcunit1-dev libssl-dev openssl libsystemd-dev libncurses-dev iproute2 xz-utils python3 attr acl procps util-linux gcc-multilib dbus-daemon less vim tmux \
+	redis-tools curl openssh-client
 
 .PHONY: all deps check check-long unit-check lab-check bench fuzz lint asan tsan install deb demo clean
 all: programs
