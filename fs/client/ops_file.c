@@ -391,6 +391,7 @@ static void op_release(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 {
 	struct fs *fs = fuse_req_userdata(req);
 	struct stream *st = stream_at(fs, fi->fh);
+	struct inode *ino;
 	uint64_t owner = 0;
 	bool more;
 
@@ -410,9 +411,15 @@ static void op_release(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
 			ops_unlock_owner(fs, inode_hold(fs, st->ino), owner, NULL);
 	} while (more);
 	(void)id;
-	if (fi->flock_release)
-		recover_note_lock(st->ino, fi->lock_owner, true, F_UNLCK, 0, INT64_MAX, 0, NULL);
+	ino = inode_hold(fs, st->ino);
+	if (fi->flock_release) { /* in this order: a lock that finds no note of it any more finds that it is being given up */
+		ops_unlock_begin(ino);
+		recover_note_lock(ino, fi->lock_owner, true, F_UNLCK, 0, INT64_MAX, 0, NULL);
+	}
 	stream_release(fs, st, fi->flock_release, fi->lock_owner);
+	if (fi->flock_release)
+		ops_unlock_end(ino);
+	inode_put(fs, ino);
 	fuse_reply_err(req, 0);
 }
 

@@ -276,9 +276,9 @@ void ops_unlock_owner(struct fs *fs, struct inode *ino, uint64_t owner, fuse_req
 	c->m.lock.owner = owner;
 	c->m.lock.type = F_UNLCK;
 	c->m.lock.end = INT64_MAX;
-	recover_note_lock(ino, owner, false, F_UNLCK, 0, INT64_MAX, 0, NULL);
 	if (!req)
 		ops_unlock_begin(ino);
+	recover_note_lock(ino, owner, false, F_UNLCK, 0, INT64_MAX, 0, NULL);
 	call_submit(c);
 }
 
