@@ -256,7 +256,7 @@ static void on_pledge(struct agent *a, struct pipe_call *call)
 	c->pledge = true;
 	if (c->r) /* without it we could not tell whether writers of this node rely on a reader that never comes to life */
 		c->end[0] = fifo_open(a->fs, c->fifo->ino, O_RDONLY);
-	if (c->r && c->fifo->w && too_much(c->fifo, c->end[0])) {
+	if (c->r && too_much(c->fifo, c->end[0]) && c->fifo->w) { /* asked without writers, too: they may be on their way here, to a pipe that is still large */
 		call_answer(call, -EBUSY);
 		pledge_free(a, c);
 		return;

@@ -148,7 +148,7 @@ int stack_front(struct stack *s, int r, int w)
 	int err = -EAGAIN;
 
 	sched_setscheduler(0, SCHED_FIFO, &high); /* the less time is lost, the less has to be tried again */
-	for (int i = 0; i < PLACE_TRIES && err == -EAGAIN; i++) {
+	for (int i = 0; i < PLACE_TRIES && (err == -EAGAIN || (err == -EFBIG && i == 1)); i++) { /* one that was large already is made small first */
 		while (i && fcntl(w, F_SETPIPE_SZ, PAGE) < 0 && errno == EBUSY && s->len < GROWN_MAX)
 			stack_drain(s, r);
 		err = stack_try(s, r, w);

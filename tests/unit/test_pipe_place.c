@@ -6,10 +6,12 @@
 #include <CUnit/Basic.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include "fs/client/pipe_int.h"
 
@@ -20,6 +22,7 @@ struct writer {
 	size_t most;	 /* numbers in one write */
 	unsigned pause;	 /* us after each */
 	bool first;	 /* runs before us whenever it can */
+	int size;	 /* of the pipe; 0: as they are made */
 	pthread_t thread;
 };
 
@@ -122,6 +125,8 @@ static int round_run(struct writer *w, size_t taken)
 	r = again(p[0], O_RDONLY);
 	end = again(p[1], O_WRONLY);
 	w->fd = p[1];
+	if (w->size)
+		CU_ASSERT_EQUAL(fcntl(end, F_SETPIPE_SZ, w->size), w->size);
 	CU_ASSERT_EQUAL_FATAL(pthread_create(&w->thread, NULL, writer_main, w), 0);
 	take(&s, r, taken);
 	err = stack_front(&s, r, end);
@@ -176,6 +181,20 @@ static void test_slips(void)
 	CU_ASSERT(rounds((struct writer){.most = 2048, .pause = 20, .first = true}, 16000, 10) > 0);
 }
 
+/* The pipe is as large as we may make one, as it is when a reader that is slow moves time and again: there is no larger one to put the bytes into. */
+static void test_grown(void)
+{
+	struct __user_cap_header_struct h = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct old[2], d[2];
+
+	CU_ASSERT_EQUAL_FATAL(syscall(SYS_capget, &h, old), 0);
+	memcpy(d, old, sizeof(d));
+	d[0].effective &= ~(1u << CAP_SYS_RESOURCE);
+	CU_ASSERT_EQUAL_FATAL(syscall(SYS_capset, &h, d), 0);
+	CU_ASSERT(rounds((struct writer){.most = 64, .pause = 50, .size = 1 << 20}, 16000, 10) > 5);
+	CU_ASSERT_EQUAL(syscall(SYS_capset, &h, old), 0);
+}
+
 int main(void)
 {
 	CU_pSuite s;
@@ -185,8 +204,9 @@ int main(void)
 	CU_add_test(s, "small writes", test_small);
 	CU_add_test(s, "large writes", test_large);
 	CU_add_test(s, "little to put back", test_little);
+	CU_add_test(s, "a pipe that cannot be larger", test_grown);
 	CU_add_test(s, "a writer that is always quicker", test_always_late);
 	CU_add_test(s, "one that is quicker by a little", test_slips);
 	CU_basic_run_tests();
-	return CU_get_number_of_failures() || CU_get_number_of_tests_run() != 5;
+	return CU_get_number_of_failures() || CU_get_number_of_tests_run() != 6;
 }
