@@ -65,7 +65,7 @@ $(BUILD)/bin/spritefsd: $(BUILD)/obj/fs/server/main.o $(O_SERVER) $(O_FS) $(O_RP
 	$(link) $(L_RPC)
 $(BUILD)/bin/spritefs: $(BUILD)/obj/fs/client/main.o $(O_CLIENT) $(O_FS) $(O_RPC) $(O_CONF)
 	$(link) $(L_RPC) -lfuse3
-$(BUILD)/bin/sprite-holder: $(BUILD)/obj/fs/client/holder_main.o $(O_CONF)
+$(BUILD)/bin/sprite-holder: $(BUILD)/obj/fs/client/holder_main.o $(BUILD)/obj/fs/hold.o $(BUILD)/obj/fs/hold_serve.o $(O_CONF)
 	$(link) $(L_CONF)
 $(BUILD)/bin/sprite-relay: $(BUILD)/obj/migd/relay/main.o $(O_RELAY) $(O_CONF)
 	$(link) $(L_CONF)

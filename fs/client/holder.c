@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 #include "conf/log.h"
@@ -21,46 +20,10 @@ static struct held {
 } *got;
 static unsigned ngot;
 
-static int receive(struct hold_msg *m, int *fd)
-{
-	union {
-		struct cmsghdr h;
-		char buf[CMSG_SPACE(sizeof(int))];
-	} c;
-	struct iovec iov = {m, sizeof(*m)};
-	struct msghdr h = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &c, .msg_controllen = sizeof(c)};
-	ssize_t n = recvmsg(sock, &h, MSG_CMSG_CLOEXEC);
-	struct cmsghdr *x = CMSG_FIRSTHDR(&h);
-
-	*fd = -1;
-	if (x && x->cmsg_type == SCM_RIGHTS)
-		memcpy(fd, CMSG_DATA(x), sizeof(*fd));
-	return n < 0 ? -errno : n == (ssize_t)sizeof(*m) ? 0 : -EPROTO;
-}
-
 static void tell(uint32_t op, uint64_t key, int fd)
 {
-	union {
-		struct cmsghdr h;
-		char buf[CMSG_SPACE(sizeof(int))];
-	} c;
-	struct hold_msg m = {.op = op, .key = key};
-	struct iovec iov = {&m, sizeof(m)};
-	struct msghdr h = {.msg_iov = &iov, .msg_iovlen = 1};
-
-	if (sock < 0)
-		return;
-	if (fd >= 0) {
-		memset(&c, 0, sizeof(c));
-		c.h.cmsg_level = SOL_SOCKET;
-		c.h.cmsg_type = SCM_RIGHTS;
-		c.h.cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(&c.h), &fd, sizeof(int));
-		h.msg_control = &c;
-		h.msg_controllen = sizeof(c);
-	}
-	while (sendmsg(sock, &h, MSG_NOSIGNAL) < 0 && errno == EINTR)
-		;
+	if (sock >= 0)
+		hold_send(sock, op, key, NULL, 0, fd);
 }
 
 /* Its end tells the holder of ours. It is never in the kernel for long, so that it dies at once, whatever others hang in. */
@@ -92,7 +55,7 @@ int hold_begin(void)
 	unsetenv(HOLD_ENV);
 	if (fcntl(sock, F_SETFD, FD_CLOEXEC) < 0)
 		return -errno;
-	while ((r = receive(&m, &fd)) == 0 && m.op == HOLD_KEEP) {
+	while ((r = hold_receive(sock, &m, &fd, 0)) == 0 && m.op == HOLD_KEEP) {
 		more = realloc(got, (ngot + 1) * sizeof(*got));
 		if (!more)
 			return -ENOMEM;
@@ -167,7 +130,8 @@ int hold_exec(char **argv, int up)
 	if (n <= 0)
 		return -errno;
 	self[n] = 0;
-	snprintf(holder, sizeof(holder), "%.*s/sprite-holder", (int)(strrchr(self, '/') - self), self);
+	if ((i = hold_program(holder, sizeof(holder))) < 0)
+		return i;
 	for (i = 0; argv[i]; i++)
 		;
 	args = calloc((size_t)i + 3, sizeof(*args));

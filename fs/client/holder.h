@@ -2,7 +2,7 @@
 /*
  * The holder: sprite-holder (holder_main.c), the parent of spritefs. It keeps descriptors open that the mount lives by - /dev/fuse and its clones, the
  * memfd of keep.h, the lock file - and starts spritefs again when that dies by a signal. They talk over a socket (SOCK_SEQPACKET) whose number is in
- * $SPRITE_HOLDER: one struct hold_msg a datagram, with a descriptor where there is one.
+ * $SPRITE_HOLDER, by the messages of fs/hold.h.
  *
  *	holder -> spritefs	HOLD_KEEP for everything it holds, then HOLD_END
  *	spritefs -> holder	HOLD_ALIVE (key: a thread that never does anything), HOLD_KEEP, HOLD_DROP, HOLD_READY (in service), HOLD_BYE (key: exit
@@ -12,15 +12,10 @@
 #define FS_CLIENT_HOLDER_H
 #include <stdbool.h>
 #include <stdint.h>
+#include "fs/hold.h"
 
 #define HOLD_ENV    "SPRITE_HOLDER"
 #define HOLD_UP_ENV "SPRITE_HOLDER_UP" /* a descriptor: a zero byte when spritefs is ready, for who waits for --background */
-
-enum hold_op { HOLD_KEEP = 1, HOLD_DROP, HOLD_READY, HOLD_BYE, HOLD_END, HOLD_ALIVE };
-struct hold_msg {
-	uint32_t op, pad;
-	uint64_t key;
-};
 
 enum {
 	HOLD_DEV = 1, /* /dev/fuse of the mount */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * sprite-holder SPRITEFS [ARGUMENT...]: runs spritefs and keeps what a mount lives by while no spritefs does; see holder.h.
+ * sprite-holder --keep PATH: spritefsd's, see hold.h.
  *
  *	START -> RUNNING -(ends without a word)-> WAITING -(none of its threads runs any more)-> START
  *	START -(cannot be started)-> WAITING
@@ -50,15 +51,9 @@
 #define GIVE_UP_NS 300000000000ull
 #define STUCK_MS  500 /* a thread that sleeps uninterruptibly for so long will take no request any more */
 
-struct kept {
-	uint64_t key;
-	int fd;
-};
-
 struct holder {
 	char **args; /* of spritefs */
-	struct kept *kept;
-	unsigned nkept;
+	struct hold_store store;
 	int signals, sock, pidfd, alive, up;
 	pid_t pid, old[FAILS_MAX]; /* old: dead, but not whole */
 	sigset_t mask;		   /* that we were started with */
@@ -68,61 +63,6 @@ struct holder {
 	bool stopping, bye, ready, served; /* served: some life was ready */
 	int status;
 };
-
-static void drop(struct holder *h, uint64_t key)
-{
-	unsigned i;
-
-	for (i = 0; i < h->nkept; i++)
-		if (h->kept[i].key == key) {
-			close(h->kept[i].fd);
-			h->kept[i] = h->kept[--h->nkept];
-			return;
-		}
-}
-
-static void keep(struct holder *h, uint64_t key, int fd)
-{
-	struct kept *more;
-
-	drop(h, key);
-	more = realloc(h->kept, (h->nkept + 1) * sizeof(*more));
-	if (!more) {
-		close(fd);
-		return;
-	}
-	h->kept = more;
-	h->kept[h->nkept++] = (struct kept){key, fd};
-}
-
-static int send_msg(int sock, uint32_t op, uint64_t key, int fd)
-{
-	union {
-		struct cmsghdr h;
-		char buf[CMSG_SPACE(sizeof(int))];
-	} c = {.h = {.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int))}};
-	struct hold_msg m = {.op = op, .key = key};
-	struct iovec iov = {&m, sizeof(m)};
-	struct msghdr h = {.msg_iov = &iov, .msg_iovlen = 1};
-
-	if (fd >= 0) {
-		memcpy(CMSG_DATA(&c.h), &fd, sizeof(fd));
-		h.msg_control = &c;
-		h.msg_controllen = sizeof(c);
-	}
-	return sendmsg(sock, &h, MSG_NOSIGNAL) < 0 ? -errno : 0;
-}
-
-static void oom_set(const char *adj)
-{
-	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return;
-	if (write(fd, adj, strlen(adj)) < 0)
-		log_debug("oom_score_adj: %s", strerror(errno));
-	close(fd);
-}
 
 static void __attribute__((noreturn)) child(struct holder *h, int sock, pid_t parent)
 {
@@ -139,7 +79,7 @@ static void __attribute__((noreturn)) child(struct holder *h, int sock, pid_t pa
 	fcntl(sock, F_SETFD, 0);
 	setenv(HOLD_ENV, number, 1);
 	unsetenv("NOTIFY_SOCKET"); /* we speak to it */
-	oom_set(h->oom);
+	hold_oom(h->oom, NULL);
 	execv(h->args[0], h->args);
 	log_error("%s: %s", h->args[0], strerror(errno));
 	_exit(1);
@@ -149,7 +89,6 @@ static void __attribute__((noreturn)) child(struct holder *h, int sock, pid_t pa
 static int start(struct holder *h)
 {
 	pid_t parent = getpid();
-	unsigned i;
 	int s[2], r = 0;
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, s) < 0)
@@ -174,10 +113,7 @@ static int start(struct holder *h)
 	h->bye = h->ready = false;
 	h->alive = -1;
 	h->started = clock_boot_ns();
-	for (i = 0; i < h->nkept && !r; i++)
-		r = send_msg(h->sock, HOLD_KEEP, h->kept[i].key, h->kept[i].fd);
-	if (!r)
-		send_msg(h->sock, HOLD_END, 0, -1);
+	hold_store_give(&h->store, h->sock);
 	if (h->stopping) /* the last one died with it */
 		kill(h->pid, SIGTERM);
 	return 0; /* one that does not take what we hold has died, which we are told */
@@ -207,30 +143,15 @@ static void alive(struct holder *h, pid_t tid)
 /* One message; false: no more. */
 static bool hear(struct holder *h)
 {
-	union {
-		struct cmsghdr h;
-		char buf[CMSG_SPACE(sizeof(int))];
-	} c;
-	struct hold_msg m = {0};
-	struct iovec iov = {&m, sizeof(m)};
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &c, .msg_controllen = sizeof(c)};
-	ssize_t n = recvmsg(h->sock, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-	int fds[2] = {-1, -1}; /* as many as fit, the padding included */
-	struct cmsghdr *x;
+	struct hold_msg m;
+	int fd, r = hold_receive(h->sock, &m, &fd, MSG_DONTWAIT);
 
-	if (n <= 0)
-		return false;
-	x = CMSG_FIRSTHDR(&msg);
-	if (x && x->cmsg_type == SCM_RIGHTS && x->cmsg_len <= CMSG_LEN(sizeof(fds)))
-		memcpy(fds, CMSG_DATA(x), x->cmsg_len - CMSG_LEN(0));
-	if (fds[0] >= 0 && m.op == HOLD_KEEP)
-		keep(h, m.key, fds[0]);
-	else if (fds[0] >= 0)
-		close(fds[0]);
-	if (fds[1] >= 0)
-		close(fds[1]);
+	if (r < 0)
+		return r == -EPROTO;
+	if (fd >= 0)
+		hold_store_keep(&h->store, &m, fd);
 	if (m.op == HOLD_DROP)
-		drop(h, m.key);
+		hold_store_drop(&h->store, m.key);
 	else if (m.op == HOLD_READY)
 		ready(h);
 	else if (m.op == HOLD_ALIVE)
@@ -339,12 +260,9 @@ static bool died(struct holder *h)
 /* Asked to end, but no spritefs lives that could unmount. */
 static void unmount(struct holder *h)
 {
-	struct keep_head *head = NULL;
-	unsigned i;
+	int fd = hold_store_fd(&h->store, HOLD_STATE);
+	struct keep_head *head = fd < 0 ? NULL : mmap(NULL, sizeof(*head), PROT_READ, MAP_SHARED, fd, 0);
 
-	for (i = 0; i < h->nkept; i++)
-		if (h->kept[i].key == HOLD_STATE)
-			head = mmap(NULL, sizeof(*head), PROT_READ, MAP_SHARED, h->kept[i].fd, 0);
 	if (head && head != MAP_FAILED && *head->mount && umount2(head->mount, MNT_DETACH) < 0)
 		log_warn("%s: cannot unmount: %s", head->mount, strerror(errno));
 }
@@ -392,7 +310,6 @@ static void setup(struct holder *h, char **argv)
 {
 	const char *up = getenv(HOLD_UP_ENV);
 	sigset_t set;
-	int fd;
 
 	h->args = argv + 1;
 	h->up = -1;
@@ -408,12 +325,7 @@ static void setup(struct holder *h, char **argv)
 	sigaddset(&set, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &set, &h->mask);
 	h->signals = signalfd(-1, &set, SFD_CLOEXEC);
-	fd = open("/proc/self/oom_score_adj", O_RDONLY | O_CLOEXEC);
-	if (fd < 0 || read(fd, h->oom, sizeof(h->oom) - 1) <= 0)
-		strcpy(h->oom, "0");
-	if (fd >= 0)
-		close(fd);
-	oom_set("-900");
+	hold_oom(HOLD_SPARED, h->oom);
 }
 
 /* Until it is dead. */
@@ -451,11 +363,16 @@ static bool live(struct holder *h)
 int main(int argc, char **argv)
 {
 	static const char usage[] = "usage: sprite-holder SPRITEFS [ARGUMENT...]\n"
-				    "Keeps what a mount lives by while a killed spritefs is started again. Started by spritefs itself. Details: sprite-holder(8)\n";
+				    "       sprite-holder --keep SOCKET\n"
+				    "Keeps what a mount lives by while a killed spritefs is started again; what spritefsd has locked until another has started. They start it themselves. Details: sprite-holder(8)\n";
 	struct holder h = {0};
 
 	if (daemon_part_asked(argc, argv, "sprite-holder", usage))
 		return 0;
+	if (argc == 3 && !strcmp(argv[1], "--keep")) {
+		log_init("sprite-locks");
+		return hold_serve(argv[2]);
+	}
 	if (argc < 2 || argv[1][0] == '-') {
 		fputs(usage, stderr);
 		return 64;
@@ -469,6 +386,6 @@ int main(int argc, char **argv)
 	h.well = clock_boot_ns();
 	while (live(&h) && again(&h))
 		;
-	free(h.kept);
+	hold_store_clear(&h.store);
 	return h.status;
 }

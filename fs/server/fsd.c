@@ -278,6 +278,7 @@ void fsd_tick(struct fsd *d)
 	size_t expired = 0;
 
 	recover_tick(d);
+	locks_tick(d);
 	pipes_tick(d);
 	graves_expire(&d->graves, now);
 	unlinked_tick(d);

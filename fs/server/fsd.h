@@ -117,6 +117,9 @@ void locks_drop_client(struct fsd *d, uint64_t client);
 void locks_mark(struct fsd *d, const struct open *o, const Sprite__Fs__HandReq *in, uint64_t mark);
 void locks_drop_flock(struct fsd *d, const struct open *o, uint64_t owner);
 bool locks_in_the_way(struct fsd *d, uint64_t client); /* it holds one, and somebody waits */
+/* Clients of the last run have said what they hold: what was kept for others is let go of. Nothing to do: at once. */
+void locks_settle(struct fsd *d);
+void locks_tick(struct fsd *d);
 void locks_count(struct fsd *d, size_t *held, size_t *waiting);
 
 #endif

@@ -5,7 +5,8 @@
  * a copy, for counts and bounds; deadlocks are not looked for. An owner's description is closed when it holds nothing any more.
  *
  * Who waits is tried again, at once when somebody lets go of something by us, else every few ms: the kernel tells nobody that a lock is free who is not in its queue, and a thread there for each
- * could not be called off. After a restart of the server the clients take their locks again; who was quicker at home has them then.
+ * could not be called off. While no server runs a child of the last one keeps the descriptions open (lock_keep.c), so that nobody at home is quicker than the clients, who take their locks again: on what
+is held for them.
  *
  * Locking: all under locks.lock, lock calls on the home's own files too: none of these waits on a local filesystem. Opens do, for who watches them (fanotify(7)), and are made without it.
  */
@@ -26,19 +27,10 @@ enum { AGAIN_MS = 2, AGAIN_MAX_MS = 20, AGAIN_LATE_MS = 100 };
 #define LATE_NS 10000000000ull /* who has waited for so long is tried less often, unless somebody lets go by us */
 #define NO_DESCRIPTION 1      /* from native_get(): one is to be opened first */
 
-struct native {
-	struct list link; /* locks.natives */
-	struct lock_owner who;
-	struct lock_table *t;
-	unsigned waiting;
-	bool write;
-	bool placed;		/* major, minor, inode: as the kernel calls the file in /proc/locks, which is not what stat(2) says on btrfs */
-	unsigned major, minor;
-	unsigned long inode;
-	int fd;
-	size_t len;
-	unsigned char handle[HANDLE_MAX];
-};
+static struct flock place_of(const struct lock_range *r, short type)
+{
+	return (struct flock){.l_type = type, .l_whence = SEEK_SET, .l_start = r->start, .l_len = r->end == LOCK_EOF ? 0 : r->end - r->start + 1};
+}
 
 /* ---- descriptions */
 
@@ -52,18 +44,57 @@ static struct native *find(const struct locks *l, const struct lock_table *t, co
 	return NULL;
 }
 
-static void native_free(struct native *n)
+struct native *native_new(struct locks *l, struct lock_table *t, const char *peer, uint64_t epoch, struct lock_owner who, const void *handle, size_t len)
+{
+	struct native *n = calloc(1, sizeof(*n));
+
+	if (!n)
+		return NULL;
+	*n = (struct native){.who = who, .epoch = epoch, .peer = strdup(peer), .t = t, .fd = -1, .len = len};
+	if (!n->peer) {
+		free(n);
+		return NULL;
+	}
+	memcpy(n->handle, handle, len);
+	list_add_tail(&l->natives, &n->link);
+	return n;
+}
+
+/* Forgets it. What it holds is let go of, unless somebody else has the description. */
+static void native_close(struct native *n)
 {
 	list_del(&n->link);
 	close(n->fd);
+	free(n->peer);
 	free(n);
 }
 
-/* It may have been the last of what it was for. */
-static void settle(struct native *n)
+static void unlock(const struct native *n, int fd, const struct lock_range *r)
 {
-	if (!n->waiting && !lock_holds(n->t, n->handle, n->len, n->who))
-		native_free(n);
+	struct flock fl = place_of(r, F_UNLCK);
+
+	if (n->t->whole)
+		flock(fd, LOCK_UN);
+	else
+		fcntl(fd, F_OFD_SETLK, &fl);
+}
+
+static const struct lock_range everything = {.end = LOCK_EOF};
+
+static void native_free(struct locks *l, struct native *n)
+{
+	l->inherited -= n->inherited;
+	if (n->held)
+		unlock(n, n->fd, &everything);
+	lock_keep_drop(l, n);
+	native_close(n);
+}
+
+/* It may have been the last of what it was for. */
+static void settle(struct locks *l, struct native *n)
+{
+	if (!n->waiting && !n->inherited && !lock_holds(n->t, n->handle, n->len, n->who))
+		native_free(l, n);
 }
 
 /* An OFD lock wants a descriptor of its own kind; an open for writing is seen by others (inotify(7), ETXTBSY), so only where it is needed. */
@@ -104,23 +135,29 @@ static int open_for(struct op *o, const Sprite__Fs__LockReq *in, bool write)
 }
 
 /* Those that are held to read go on being held: they are in nobody's way whom the old description was not in. */
-static void replace(struct native *n, int fd)
+static void replace(struct locks *l, struct native *n, int fd)
 {
 	struct lock_range r;
+	int old = n->fd;
 
 	for (int64_t at = 0; lock_next(n->t, n->handle, n->len, n->who, at, &r); at = r.end + 1) {
-		struct flock fl = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = r.start, .l_len = r.end == LOCK_EOF ? 0 : r.end - r.start + 1};
+		struct flock fl = place_of(&r, F_RDLCK);
 
 		if (fcntl(fd, F_OFD_SETLK, &fl) < 0 || r.end == LOCK_EOF)
 			break;
 	}
-	close(n->fd);
 	n->fd = fd;
 	n->write = true;
+	if (n->held) {
+		lock_keep(l, n);
+		unlock(n, old, &everything);
+	}
+	close(old);
 }
 
 /* Lock held. *fd: a new description, or -1; -1 afterwards: it was made use of. */
-static int native_get(struct locks *l, struct lock_table *t, const Sprite__Fs__LockReq *in, const struct lock_range *range, int *fd, struct native **out)
+static int native_get(struct locks *l, struct lock_table *t, const struct client *c, const Sprite__Fs__LockReq *in, const struct lock_range *range, int *fd,
+	struct native **out)
 {
 	bool write = !t->whole && range->type == RANGE_WRITE;
 	struct native *n = find(l, t, in->handle.data, in->handle.len, range->who);
@@ -131,14 +168,13 @@ static int native_get(struct locks *l, struct lock_table *t, const Sprite__Fs__L
 	if (*fd < 0)
 		return NO_DESCRIPTION;
 	if (n) {
-		replace(n, *fd);
+		replace(l, n, *fd);
 	} else {
-		n = calloc(1, sizeof(*n));
+		n = native_new(l, t, c->peer, c->epoch, range->who, in->handle.data, in->handle.len);
 		if (!n)
 			return -ENOMEM;
-		*n = (struct native){.who = range->who, .t = t, .write = write, .fd = *fd, .len = in->handle.len};
-		memcpy(n->handle, in->handle.data, in->handle.len);
-		list_add_tail(&l->natives, &n->link);
+		n->write = write;
+		n->fd = *fd;
 		*out = n;
 	}
 	*fd = -1;
@@ -146,21 +182,6 @@ static int native_get(struct locks *l, struct lock_table *t, const Sprite__Fs__L
 }
 
 /* ---- the kernel's locks */
-
-static struct flock place_of(const struct lock_range *r, short type)
-{
-	return (struct flock){.l_type = type, .l_whence = SEEK_SET, .l_start = r->start, .l_len = r->end == LOCK_EOF ? 0 : r->end - r->start + 1};
-}
-
-static void native_drop(struct native *n, const struct lock_range *r)
-{
-	struct flock fl = place_of(r, F_UNLCK);
-
-	if (n->t->whole)
-		flock(n->fd, LOCK_UN);
-	else
-		fcntl(n->fd, F_OFD_SETLK, &fl);
-}
 
 /* Somebody has let go of something. */
 static void kick(struct locks *l)
@@ -190,7 +211,9 @@ static int native_take(struct locks *l, struct native *n, const struct lock_rang
 	else
 		return r;
 	if (r < 0)
-		native_drop(n, want);
+		unlock(n, n->fd, want);
+	else if (!n->held)
+		lock_keep(l, n);
 	return r;
 }
 
@@ -279,11 +302,10 @@ void home_forget(struct locks *l, struct parked *p)
 {
 	struct native *n = p->n;
 
-	(void)l;
 	list_del(&p->in_home);
 	p->n = NULL;
 	n->waiting--;
-	settle(n);
+	settle(l, n);
 }
 
 /* ---- requests */
@@ -293,7 +315,7 @@ static int take_locked(struct op *o, struct lock_table *t, const Sprite__Fs__Loc
 {
 	struct locks *l = o->d->locks;
 	struct native *n = NULL;
-	int r = atomic_load(&o->client->gone) ? -ESTALE : p && p->cancelled ? -EINTR : native_get(l, t, in, range, fd, &n);
+	int r = atomic_load(&o->client->gone) ? -ESTALE : p && p->cancelled ? -EINTR : native_get(l, t, o->client, in, range, fd, &n);
 
 	if (r == 0)
 		r = native_take(l, n, range);
@@ -302,7 +324,7 @@ static int take_locked(struct op *o, struct lock_table *t, const Sprite__Fs__Loc
 	if (p)
 		p->parked = r == -EINPROGRESS;
 	if (n)
-		settle(n);
+		settle(l, n);
 	return r;
 }
 
@@ -335,9 +357,9 @@ static void drop(struct locks *l, struct lock_table *t, const Sprite__Fs__LockRe
 	pthread_mutex_lock(&l->lock);
 	n = find(l, t, in->handle.data, in->handle.len, range->who);
 	if (n) {
-		native_drop(n, range);
+		unlock(n, n->fd, range);
 		lock_drop(t, n->handle, n->len, range->who, range->start, range->end, &granted);
-		settle(n);
+		settle(l, n);
 		kick(l);
 	}
 	pthread_mutex_unlock(&l->lock);
@@ -411,13 +433,13 @@ void home_drop(struct locks *l, const void *handle, size_t len, struct lock_owne
 
 	list_each_safe(n, next, &l->natives, link)
 		if (n->who.client == who.client && n->who.owner == who.owner && n->len == len && !memcmp(n->handle, handle, len)) {
-			native_drop(n, &(struct lock_range){.end = LOCK_EOF});
-			settle(n); /* the tables have let go of it before */
+			unlock(n, n->fd, &everything);
+			settle(l, n); /* the tables have let go of it before */
 			kick(l);
 		}
 }
 
-void home_drop_client(struct locks *l, uint64_t client, struct list *orphans)
+void home_drop_client(struct locks *l, uint64_t client, bool stopping, struct list *orphans)
 {
 	struct parked *p, *next;
 	struct native *n, *after;
@@ -428,8 +450,8 @@ void home_drop_client(struct locks *l, uint64_t client, struct list *orphans)
 			list_add_tail(orphans, &p->in_home);
 		}
 	list_each_safe(n, after, &l->natives, link)
-		if (n->who.client == client) {
-			native_free(n);
+		if (n->who.client == client && !stopping) {
+			native_free(l, n);
 			kick(l);
 		}
 }
@@ -484,7 +506,54 @@ bool home_in_the_way(struct locks *l, uint64_t client)
 	return found;
 }
 
-int homes_start(struct locks *l)
+void home_claim(struct locks *l, const struct client *c)
+{
+	struct native *n;
+
+	pthread_mutex_lock(&l->lock);
+	if (l->inherited && !atomic_load(&c->gone)) /* else that life of it is over, and the next one's turn */
+		list_each(n, &l->natives, link)
+			if (!n->who.client && n->epoch == c->epoch && !strcmp(n->peer, c->peer))
+				n->who.client = c->id;
+	pthread_mutex_unlock(&l->lock);
+}
+
+/* The kernel's locks of what the table does not have. */
+static void unlock_others(const struct native *n)
+{
+	struct lock_range r, gap = everything;
+
+	if (n->t->whole && lock_holds(n->t, n->handle, n->len, n->who))
+		return;
+	while (!n->t->whole && lock_next(n->t, n->handle, n->len, n->who, gap.start, &r)) {
+		gap.end = r.start - 1;
+		if (gap.start <= gap.end)
+			unlock(n, n->fd, &gap);
+		if (r.end == LOCK_EOF)
+			return;
+		gap = (struct lock_range){.start = r.end + 1, .end = LOCK_EOF};
+	}
+	unlock(n, n->fd, &gap);
+}
+
+void homes_settle(struct locks *l)
+{
+	struct native *n, *next;
+
+	pthread_mutex_lock(&l->lock);
+	if (l->inherited)
+		list_each_safe(n, next, &l->natives, link)
+			if (n->inherited) {
+				n->inherited = false;
+				l->inherited--;
+				unlock_others(n);
+				settle(l, n);
+				kick(l);
+			}
+	pthread_mutex_unlock(&l->lock);
+}
+
+int homes_start(struct locks *l, const char *run_dir)
 {
 	pthread_condattr_t attr;
 
@@ -494,6 +563,7 @@ int homes_start(struct locks *l)
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&l->wake, &attr);
 	pthread_condattr_destroy(&attr);
+	lock_keep_start(l, run_dir);
 	return 0;
 }
 
@@ -509,6 +579,7 @@ void homes_stop(struct locks *l)
 	if (l->running)
 		pthread_join(l->thread, NULL);
 	while ((x = l->natives.next) != &l->natives)
-		native_free(list_entry(x, struct native, link));
+		native_close(list_entry(x, struct native, link));
+	lock_keep_stop(l);
 	pthread_cond_destroy(&l->wake);
 }

@@ -21,7 +21,7 @@ int locks_start(struct fsd *d)
 	lock_table_init(&d->locks->fcntl, false);
 	lock_table_init(&d->locks->flock, true);
 	d->locks->fcntl.account_max = d->locks->flock.account_max = CLIENT_MAX_LOCKS;
-	return homes_start(d->locks);
+	return homes_start(d->locks, d->conf->run_dir);
 }
 
 void locks_stop(struct fsd *d)
@@ -192,6 +192,7 @@ static bool by_kernel(struct op *o, const struct lock_table *t, struct export *e
 {
 	if (!ex->conf->home)
 		return false;
+	home_claim(o->d->locks, o->client);
 	if (in->type == F_UNLCK && !in->test) /* the mount may be gone */
 		return home_has(o->d->locks, t, in, who);
 	return export_is_local(ex, h);
@@ -248,6 +249,8 @@ void locks_drop_flock(struct fsd *d, const struct open *f, uint64_t owner)
 	struct lock_owner who = {f->client->id, owner};
 	struct list granted = LIST_INIT(granted);
 
+	if (f->ex->conf->home)
+		home_claim(d->locks, f->client);
 	pthread_mutex_lock(&d->locks->lock);
 	lock_drop(&d->locks->flock, f->handle, f->handle_len, who, 0, LOCK_EOF, &granted);
 	lock_drop(&d->locks->fcntl, f->handle, f->handle_len, who, 0, LOCK_EOF, &granted); /* OFD locks */
@@ -264,7 +267,7 @@ void locks_drop_client(struct fsd *d, uint64_t client)
 	pthread_mutex_lock(&d->locks->lock);
 	lock_drop_client(&d->locks->fcntl, client, &granted, &orphans);
 	lock_drop_client(&d->locks->flock, client, &granted, &orphans);
-	home_drop_client(d->locks, client, &home);
+	home_drop_client(d->locks, client, d->stopping, &home);
 	pthread_mutex_unlock(&d->locks->lock);
 	answer_all(&granted, 0);
 	answer_all(&orphans, ESTALE);
@@ -280,6 +283,18 @@ bool locks_in_the_way(struct fsd *d, uint64_t client)
 	r = lock_blocks(&d->locks->fcntl, client) || lock_blocks(&d->locks->flock, client) || home_in_the_way(d->locks, client);
 	pthread_mutex_unlock(&d->locks->lock);
 	return r;
+}
+
+void locks_settle(struct fsd *d)
+{
+	homes_settle(d->locks);
+}
+
+void locks_tick(struct fsd *d)
+{
+	pthread_mutex_lock(&d->locks->lock);
+	lock_keep_tick(d->locks);
+	pthread_mutex_unlock(&d->locks->lock);
 }
 
 void locks_count(struct fsd *d, size_t *held, size_t *waiting)

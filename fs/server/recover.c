@@ -209,6 +209,8 @@ static void run_all(struct fsd *d, struct list *run)
 {
 	struct list *n;
 
+	if (!d->stopping && !recover_in_grace(d)) /* before others ask for it */
+		locks_settle(d);
 	while ((n = list_pop(run)))
 		lease_requeue(d, list_entry(n, struct op, rerun));
 }

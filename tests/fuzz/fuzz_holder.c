@@ -57,9 +57,7 @@ static void one(const uint8_t *p, size_t len)
 	close(s[1]);
 	if (h.alive >= 0)
 		close(h.alive);
-	for (unsigned i = 0; i < h.nkept; i++)
-		close(h.kept[i].fd);
-	free(h.kept);
+	hold_store_clear(&h.store);
 	if (open_files() != before)
 		abort(); /* a descriptor that nobody knows of */
 }

@@ -66,18 +66,45 @@ except BlockingIOError: sys.exit(11)"; fi
 	check "$kind: it had it" on ws1 test -e $F.$kind.next
 done
 
-# the home's server is killed: what a guest holds is taken again; a guest that is killed lets go
+# the home's server is killed, or stopped: what a guest holds is nobody else's meanwhile, and the guest's again; a guest that is killed lets go
 JOBS=()
-held_k() { # what each holds: a lock of the file, one of its first bytes
-	! tries flock -n $F.k true && ! tries python3 -c "import fcntl; fcntl.lockf(open('$F.kf', 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB, 100)" 2>/dev/null
-}
+first_bytes() { tries python3 -c "import fcntl; fcntl.lockf(open('$F.kf', 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB, 100)" 2>/dev/null; }
+held_k() { ! tries flock -n $F.k true && ! first_bytes; } # what each holds: a lock of the file, one of its first bytes
+count_k() { on ws1 spritefsd --status | python3 -c 'import json, sys; s = json.load(sys.stdin); print(s["locks"]["held"], s["grace"])'; }
+keeper() { on ws1 pgrep -x sprite-locks; }
 job ws2 $F.k flock hold $F.k.has $F.k.never
 job ws2 $F.kf fcntl hold $F.kf.has $F.k.never
 until_true 20 on ws1 test -e $F.k.has -a -e $F.kf.has || flunk "guests get them"
 check "they are not free at home" held_k
+again() { # WHAT: the server starts
+	check "what guests hold is not free while no server runs ($1)" held_k
+	until_true 20 lab start ws1 spritefsd || flunk "the home's server starts again ($1)"
+	check "nor when the next one does" held_k
+	check "the guests hold it by that one" until_true 20 eval '[ "$(count_k)" = "2 False" ]'
+	check "it is still not free" held_k
+}
 lab kill ws1 spritefsd KILL
-until_true 20 lab start ws1 spritefsd || flunk "the home's server starts again"
-check "what guests hold is held again by a new server" until_true 20 held_k
+again killed
+lab kill ws1 spritefsd TERM
+again stopped
+old=$(keeper)
+on ws1 kill -9 "$old"
+check "who keeps them meanwhile is killed: another has them" until_true 20 eval '[ -n "$(keeper)" ] && [ "$(keeper)" != "$old" ]'
+lab kill ws1 spritefsd KILL
+again "killed, after who keeps them"
 on ws1 sh -c "kill -9 \$(pgrep -f '[k] flock hold') \$(pgrep -f '[k]f fcntl hold')"
 check "a guest that was killed holds nothing" until_true 10 tries flock -n $F.k true
+check "the other neither" until_true 10 first_bytes
+
+# one that ends while no server runs is not held for
+JOBS=()
+job ws2 $F.l flock hold $F.l.has $F.l.never
+until_true 20 on ws1 test -e $F.l.has || flunk "a guest gets one"
+lab kill ws1 spritefsd KILL
+on ws2 sh -c "kill -9 \$(pgrep -f '[l] flock hold')"
+until_true 20 lab start ws1 spritefsd || flunk "the home's server starts again"
+check "what a guest held that has ended meanwhile is free" until_true 20 tries flock -n $F.l true
+lab kill ws1 spritefsd TERM
+check "a server that holds nothing leaves nobody behind when it stops" until_true 10 eval '! keeper'
+lab start ws1 spritefsd
 finish
