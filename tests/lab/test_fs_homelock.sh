@@ -96,14 +96,6 @@ on ws1 sh -c "kill -9 \$(pgrep -f '[k] flock hold') \$(pgrep -f '[k]f fcntl hold
 check "a guest that was killed holds nothing" until_true 10 tries flock -n $F.k true
 check "the other neither" until_true 10 first_bytes
 
-# one that ends while no server runs is not held for
-JOBS=()
-job ws2 $F.l flock hold $F.l.has $F.l.never
-until_true 20 on ws1 test -e $F.l.has || flunk "a guest gets one"
-lab kill ws1 spritefsd KILL
-on ws2 sh -c "kill -9 \$(pgrep -f '[l] flock hold')"
-until_true 20 lab start ws1 spritefsd || flunk "the home's server starts again"
-check "what a guest held that has ended meanwhile is free" until_true 20 tries flock -n $F.l true
 lab kill ws1 spritefsd TERM
 check "a server that holds nothing leaves nobody behind when it stops" until_true 10 eval '! keeper'
 lab start ws1 spritefsd
