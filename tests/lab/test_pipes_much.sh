@@ -10,7 +10,8 @@ on ws1 sh -c 'mkdir -m 777 /sprite/m; cd /sprite/m; mkfifo -m 666 a b c d' || fl
 # gen N: N MB that look like nothing, but are the same each time; half: of which every second one is zeros
 gen() { echo "openssl enc -aes-128-ctr -K 0123456789abcdef0123456789abcdef -iv 00000000000000000000000000000000 </dev/zero 2>/dev/null | head -c ${1}M"; }
 sum() { bash -c "$(gen "$1")" | md5sum | cut -d' ' -f1; }
-bg() { "$BIN/sprite-lab" exec "$1" -T -u sprite -- bash -c "cd /sprite/m; $2" >"$TMP/$3" 2>&1 </dev/null & }
+# what they say goes into the node's own tree: a file of this machine keeps them where they are
+bg() { "$BIN/sprite-lab" exec "$1" -T -u sprite -- bash -c "cd /sprite/m; exec 2>err.$3; $2" >"$TMP/$3" </dev/null & }
 got() { same "$1" "$2" "$(cut -d' ' -f1 "$TMP/$3")"; }
 want=$(sum $((GB * 1024)))
 
@@ -37,4 +38,5 @@ until_true 30 on ws1 test -s /sprite/m/m1 -a -s /sprite/m/m2
 for where in ws3 ws2 ws3; do mig move -q -H $where "$(on ws1 cat /sprite/m/m1)" >"$TMP/say" 2>&1 || note "$(cat "$TMP/say")"; done
 check "one is moved in the middle" mig home -q "$(on ws1 cat /sprite/m/m2)"
 wait; got "mig run | mig run | md5sum" "$(sum $((GB * 256)))" relayed
+[ $FAILED = 0 ] || on ws1 sh -c 'tail -n 5 /sprite/m/err.*'
 finish
