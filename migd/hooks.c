@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/fault.h"
 #include "conf/log.h"
 #include "migd/guest_parts.h"
 #include "migd/held.h"
@@ -92,6 +93,7 @@ static void hook_ahead_done(void *ctx)
 	Sprite__Mig__ImageFrame ready = SPRITE__MIG__IMAGE_FRAME__INIT;
 	struct family *f = ctx;
 
+	fault_point("ahead");
 	ready.ready = true;
 	if (f->image && rpc_stream_send(f->image, &ready.base, NULL, 0))
 		log_debug("family %s: the source does not hear that all is ready", f->id); /* and the image ends early */

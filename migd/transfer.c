@@ -547,6 +547,8 @@ static int work_fill(struct family *f, int fd, struct error *e)
 	f->whole = !err;
 	if (!err && f->role == FAM_GUEST) /* what a restarted migd would not find must not be committed to */
 		err = guest_note(f, e);
+	if (!err && f->role == FAM_GUEST && f->adopt)
+		eng_adopt_noted(f->eng);
 	if (err && f->eng) {
 		eng_abandon(f->eng);
 		if (f->role == FAM_GUEST)

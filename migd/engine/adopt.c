@@ -27,6 +27,7 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "migd/engine/aim.h"
+#include "migd/engine/inject.h"
 #include "migd/engine/procfs.h"
 #include "migd/engine/res_files.h"
 #include "migd/engine/res_sysv.h"
@@ -52,8 +53,10 @@ static void give_up(int out)
 }
 
 /* Whoever forks the next one ends when that has joined what it is to inherit; the last is the seat, whose parent is then this host's init. */
-static void sit(const img_proc *m, int out)
+static void sit(const img_proc *m, int out, int tie)
 {
+	char c;
+
 	pid_t pid;
 
 	prctl(PR_SET_NAME, "sprite-adopt");
@@ -73,45 +76,58 @@ static void sit(const img_proc *m, int out)
 		_exit(0);
 	if (m->sid == m->pid || m->sid <= 1 ? setsid() < 0 : m->pgid == m->pid && setpgid(0, 0) < 0)
 		give_up(out);
-	syscall(SYS_close_range, 0, ~0U, 0);
-	for (;;)
-		syscall(SYS_ppoll, NULL, 0, NULL, NULL, 0);
+	dup2(tie, 0);
+	syscall(SYS_close_range, 1, ~0U, 0);
+	while (read(0, &c, 1) < 0)
+		;
+	_exit(1); /* migd is gone before it had us */
 }
 
 /* 0 or an errno, positive. */
-static int seat_once(const img_proc *m)
+static int seat_once(const img_proc *m, int *tie)
 {
 	sigset_t all, was;
-	int out[2], err = 0, st;
+	int out[2], hold[2], err = 0, st;
 	pid_t first;
 
 	if (pipe2(out, O_CLOEXEC) < 0)
 		return errno;
+	if (pipe2(hold, O_CLOEXEC) < 0) {
+		err = errno;
+		close(out[0]);
+		close(out[1]);
+		return err;
+	}
 	sigfillset(&all);
 	aim_hold();
 	pthread_sigmask(SIG_SETMASK, &all, &was);
 	first = clone_as(m->sid > 1 && m->sid != m->pid ? m->sid : 0);
 	if (first == 0)
-		sit(m, out[1]);
+		sit(m, out[1], hold[0]);
 	pthread_sigmask(SIG_SETMASK, &was, NULL);
 	aim_let_go();
 	err = first < 0 ? errno : 0;
 	close(out[1]);
+	close(hold[0]);
 	if (first > 0 && read(out[0], &err, sizeof(err)) != sizeof(err)) /* the seat has closed it */
 		err = 0;
 	close(out[0]);
 	if (first > 0)
 		waitpid(first, &st, 0);
+	if (err)
+		close(hold[1]);
+	else
+		*tie = hold[1];
 	return err;
 }
 
-int adopt_seat(const img_proc *m, struct error *e)
+int adopt_seat(const img_proc *m, int *tie, struct error *e)
 {
-	int err = seat_once(m);
+	int err = seat_once(m, tie);
 
 	for (int i = 0; i < TRIES && err == EEXIST; i++) { /* somebody who is soon gone, perhaps: a thread of ours */
 		nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
-		err = seat_once(m);
+		err = seat_once(m, tie);
 	}
 	if (err == EEXIST)
 		return error_set(e, EEXIST, "the number of process %d, or of its group %d or session %d, is taken here: try again later, or another host", m->pid, m->pgid, m->sid);
@@ -171,10 +187,18 @@ int eng_adopt(const struct eng_hooks *h, bool any, uid_t uid, const gid_t *group
 	f->nadopt_groups = ngroups;
 	f->adopt_any = any;
 	f->adopt_uid = uid;
-	f->home = f->adopted = true;
+	f->home = f->adopted = f->mortal = true;
 	f->state = ENG_HOLLOW; /* of nobody yet */
 	*out = f;
 	return 0;
+}
+
+void eng_adopt_noted(struct eng_family *f)
+{
+	f->mortal = false;
+	for (size_t i = 0; i < f->nprocs; i++)
+		for (unsigned k = 0; k < f->procs[i]->nthreads; k++)
+			inject_filters_sleep(f->procs[i]->threads[k]);
 }
 
 /* ---- may it go, by the old home ---------------------------------------------------------------------- */

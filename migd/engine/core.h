@@ -99,6 +99,7 @@ struct eng_family {
 	enum eng_state state;
 	bool home;	   /* hollows (or about to be); false: a nest */
 	bool adopted;	   /* destination: this host becomes its home (adopt.c), */
+	bool mortal;	   /* until the caller has noted it: nobody would find it again (eng_adopt_noted()) */
 	bool adopt_any;	   /* with whatever rights it comes, */
 	uint32_t adopt_uid, *adopt_groups; /* or as this user of this host, who has these groups */
 	size_t nadopt_groups;

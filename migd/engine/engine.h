@@ -145,6 +145,8 @@ int eng_nest_held(struct eng_family *f);
 void eng_clocks(uint64_t *mono_ns, uint64_t *boot_ns); /* as processes of this host see them */
 /* any: of root, whose image is believed. Else it must be of that user of this host, with no more groups than he has here, and no capabilities. */
 int eng_adopt(const struct eng_hooks *h, bool any, uid_t uid, const gid_t *groups, size_t ngroups, struct eng_family **out);
+/* Filled, and noted where a successor of ours finds what eng_save() gives: from now on it outlives us, parked. Until then it ends with us. */
+void eng_adopt_noted(struct eng_family *f);
 int eng_explain_rehome(pid_t pid, const char *tree, struct eng_reasons *why);
 /* Reads the rest of the image into the vessels (from eng_nest) or hollows (eng_hollow, at home; reads the head too). Ends parked. */
 int eng_fill(struct eng_family *f, int fd, const struct eng_hooks *h, struct error *e);

@@ -139,7 +139,7 @@ static int await_stop(struct eng_thread *t, struct error *e)
 			if (WSTOPSIG(st) != SIGTRAP)
 				t->proc->core->stop_sig = WSTOPSIG(st);
 			t->core->stopped = true;
-			inject_filters_sleep(t->tid);
+			inject_filters_sleep(t);
 			return 0;
 		}
 		/* a delivery: let it happen (the handler's frame is then part of the state); another event: on */
@@ -252,7 +252,7 @@ static int proc_round(struct eng_proc *p, bool ours, struct error *e)
 			t->core->gone = true; /* not ours */
 			return r;
 		}
-		r = ours ? thread_take_over(t) : inject_seize(t->tid);
+		r = ours ? thread_take_over(t) : inject_seize(t);
 		if (r == -ESRCH || (r == -EPERM && thread_ended(t))) {
 			t->core->gone = true;
 			continue;

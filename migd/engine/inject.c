@@ -71,14 +71,22 @@ int inject_wait(struct eng_thread *t, int *status)
 	return r;
 }
 
-int inject_seize(pid_t tid)
+/* Who is mortal ends with us, and so does whom it makes, who is ours from birth. */
+static int options(const struct eng_thread *t)
 {
-	return ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD) < 0 || ptrace(PTRACE_INTERRUPT, tid, 0, 0) < 0 ? -errno : 0;
+	return PTRACE_O_TRACESYSGOOD | (t->proc->family->mortal ? PTRACE_O_EXITKILL | PTRACE_O_TRACEFORK | PTRACE_O_TRACECLONE : 0);
 }
 
-int inject_filters_sleep(pid_t tid)
+int inject_seize(struct eng_thread *t)
 {
-	return ptrace(PTRACE_SETOPTIONS, tid, 0, PTRACE_O_TRACESYSGOOD | 1 << 21 /* PTRACE_O_SUSPEND_SECCOMP */) < 0 ? -errno : 0;
+	if (ptrace(PTRACE_SEIZE, t->tid, 0, options(t)) < 0)
+		return errno == EPERM && t->proc->family->mortal ? 0 : -errno; /* ours already, and about to stop */
+	return ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0 ? -errno : 0;
+}
+
+int inject_filters_sleep(struct eng_thread *t)
+{
+	return ptrace(PTRACE_SETOPTIONS, t->tid, 0, options(t) | 1 << 21 /* PTRACE_O_SUSPEND_SECCOMP */) < 0 ? -errno : 0;
 }
 
 int regs_set(struct eng_thread *t, const struct user_regs_struct *r)

@@ -13,10 +13,10 @@
  */
 int inject_wait(struct eng_thread *t, int *status);
 /* Ours from now on, and on its way into an interrupt's stop. 0 or -errno. */
-int inject_seize(pid_t tid);
+int inject_seize(struct eng_thread *t);
 /* Of a stopped thread: neither its own seccomp filters nor the guest's (keeper_calls.c) are for what we inject. Never before it has stopped: they are for what
  * it calls until then. */
-int inject_filters_sleep(pid_t tid); /* -errno: where there is no seccomp */
+int inject_filters_sleep(struct eng_thread *t); /* -errno: where there is no seccomp */
 /* Makes the kernel keep AMX's tiles for this thread; its process is permitted to use them. */
 int inject_tiles(struct eng_thread *t);
 /* One call by moving the instruction pointer to a `syscall` in the target. Leaves the registers changed. */

@@ -275,7 +275,7 @@ static int seccomp_finish(struct eng_proc *p, struct error *e)
 
 		if (!t)
 			return res_bad_record(e, "seccomp filters");
-		int r = inject_filters_sleep(t->tid);
+		int r = inject_filters_sleep(t);
 
 		if (r < 0)
 			return error_set(e, -r, "seccomp filters cannot be put to sleep here: %s", strerror(-r));

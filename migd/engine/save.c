@@ -258,14 +258,14 @@ static int take_thread(struct eng_thread *t)
 		}
 	if (!t->core->slot)
 		return -ENOENT;
-	r = inject_seize(t->tid);
+	r = inject_seize(t);
 	if (r < 0)
 		return r;
 	t->core->how = PTRACE_CONT;
 	r = await_found(t);
 	if (r < 0)
 		return r;
-	inject_filters_sleep(t->tid);
+	inject_filters_sleep(t);
 	t->regs = s.regs;
 	if ((long)t->regs.rax == -516 && (long)t->regs.orig_rax >= 0) /* its restart block may be of another task: the call is made again */
 		t->regs.rax = -514;

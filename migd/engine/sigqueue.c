@@ -75,7 +75,7 @@ static int wait_ready(pid_t pid, pid_t tid)
 /* Into an interrupt's stop; signals that were on their way are let through first. */
 static int stop(struct eng_thread *t)
 {
-	int st, s = inject_seize(t->tid);
+	int st, s = inject_seize(t);
 
 	if (s < 0)
 		return s;
@@ -90,7 +90,7 @@ static int stop(struct eng_thread *t)
 		}
 		if (st >> 16 == PTRACE_EVENT_STOP) {
 			t->core->stopped = true;
-			inject_filters_sleep(t->tid);
+			inject_filters_sleep(t);
 			return WSTOPSIG(st) == SIGTRAP ? 0 : -EAGAIN; /* group stop */
 		}
 		ptrace(PTRACE_CONT, t->tid, 0, st >> 16 ? 0 : WSTOPSIG(st) & 0x7f);

@@ -29,14 +29,14 @@ enum { TRIES = 50 }; /* for a number at home, which every fork there takes a cha
 int vessel_catch(struct eng_thread *t)
 {
 	uint64_t mask = ~(1ULL << (SIGTRAP - 1));
-	int r = inject_seize(t->tid);
+	int r = inject_seize(t);
 
 	if (r < 0)
 		return r;
 	t->core->how = PTRACE_CONT;
 	r = inject_wait(t, NULL);
 	if (r == 0)
-		inject_filters_sleep(t->tid);
+		inject_filters_sleep(t);
 	if (r == 0 && ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) < 0)
 		r = -errno;
 	if (r == 0)
@@ -135,9 +135,11 @@ static int forget_libc(struct eng_thread *t)
 		uint64_t ptr;
 		uint32_t size, signature, flags, pad;
 	} conf = {0};
-	struct eng_call c[3] = {{.nr = SYS_set_tid_address, .arg = {0}}, {.nr = SYS_set_robust_list, .arg = {0, 24}}};
+	struct eng_call c[4] = {{.nr = SYS_set_tid_address, .arg = {0}}, {.nr = SYS_set_robust_list, .arg = {0, 24}}};
 	size_t n = 2;
 
+	if (t->proc->family->adopted && !t->proc->parent)
+		c[n++] = (struct eng_call){.nr = SYS_close, .arg = {0}}; /* its tie */
 	if (ptrace(0x420f /* PTRACE_GET_RSEQ_CONFIGURATION */, t->tid, sizeof(conf), &conf) == sizeof(conf) && conf.ptr)
 		c[n++] = (struct eng_call){.nr = SYS_rseq, .arg = {conf.ptr, conf.size, 1, conf.signature}};
 	return eng_batch(t, c, n, NULL);
@@ -174,7 +176,8 @@ int vessel_root(struct eng_family *f, const img_proc *m, struct error *e)
 {
 	struct eng_proc *p;
 	pid_t pid = m->pid;
-	int r = f->nest ? nest_vessel(f->nest, m->pid, m->ppid, m->pgid, m->sid, &pid, e) : adopt_seat(m, e);
+	_cleanup_close_ int tie = -1;
+	int r = f->nest ? nest_vessel(f->nest, m->pid, m->ppid, m->pgid, m->sid, &pid, e) : adopt_seat(m, &tie, e);
 
 	if (r < 0)
 		return r;

@@ -9,7 +9,7 @@
 rehome_up
 for n in ws1 ws2; do lab kill $n migd TERM >/dev/null; again $n; done
 
-for f in ws2:fill:ws1 ws2:prepared:ws1 ws1:commit:ws1 ws1:committed:ws2 ws2:go:ws2 ws2:running:ws2 ws2:adopted:ws2 ws1:done:ws2; do
+for f in ws2:fill:ws1 ws2:ahead:ws1 ws2:prepared:ws1 ws1:commit:ws1 ws1:committed:ws2 ws2:go:ws2 ws2:running:ws2 ws2:adopted:ws2 ws1:done:ws2; do
 	IFS=: read -r who step side <<<"$f"
 	orphan $who-$step
 	on $who sh -c "echo die >$FAULT/$step"
