@@ -107,6 +107,7 @@ static int hook_fifo(void *ctx, enum eng_fifo_verb verb, const struct eng_fifo *
 	static const char *const words[] = {[ENG_FIFO_KNOWN] = "known", [ENG_FIFO_HOLD] = "hold", [ENG_FIFO_UNHOLD] = "unhold",
 		[ENG_FIFO_PLEDGE] = "pledge", [ENG_FIFO_TAKE] = "take"};
 	struct family *f = ctx;
+	struct error why;
 	_cleanup_free_ char *path = NULL;
 	json_t *rq = json_pack("{s:s, s:s, s:i, s:i, s:I, s:b, s:b}", "verb", "pipe", "do", words[verb], "pid", (int)x->pid, "fd", x->num, "token", (json_int_t)x->token,
 		"r", (int)x->reads, "w", (int)x->writes);
@@ -118,13 +119,14 @@ static int hook_fifo(void *ctx, enum eng_fifo_verb verb, const struct eng_fifo *
 	}
 	/* One that is killed is started again by its holder, and knows what was answered: what was not is asked again. */
 	for (int i = 0;; i++) {
-		r = local_call(path, json_incref(rq), NULL, NULL, NULL, e);
-		if ((r != -ECONNREFUSED && r != -ENOENT && r != -ECONNRESET) || i == FIFO_TRIES)
+		why = (struct error){ 0 };
+		r = local_call(path, json_incref(rq), NULL, NULL, NULL, &why);
+		if ((!why.absent && r != -ECONNRESET) || i == FIFO_TRIES)
 			break;
 		usleep(50000);
 	}
 	json_decref(rq);
-	return r;
+	return r ? error_set(e, -r, "%s", why.text) : 0;
 }
 
 void hooks_of(struct family *f, struct eng_hooks *out)
