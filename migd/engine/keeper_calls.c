@@ -144,21 +144,23 @@ static pid_t who(const struct foreign_call *t, struct seccomp_notif *n)
 	return pid;
 }
 
+void calls_read(const char *path, char *text, size_t room)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, room - 1);
+
+	if (fd >= 0)
+		close(fd);
+	text[n > 0 ? n : 0] = 0;
+}
+
 /* Thread -> process, in the numbers of this namespace. */
 static pid_t process_of(pid_t tid)
 {
 	char path[64], text[4096], *s;
-	ssize_t n;
-	int fd;
 
 	snprintf(path, sizeof(path), "/proc/%d/status", tid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-	if (fd >= 0)
-		close(fd);
-	if (n <= 0)
-		return tid;
-	text[n] = 0;
+	calls_read(path, text, sizeof(text));
 	s = strstr(text, "\nTgid:");
 	return s ? atoi(s + 6) : tid;
 }

@@ -12,6 +12,8 @@ int calls_start(int num);
 /* A system call of the keeper's own, which the filter lets pass. */
 long calls_own(long nr, long a, long b, long c, long d);
 int calls_statx(int dir, const char *path, int flags, unsigned mask, struct statx *out);
+/* A file of /proc as text; what cannot be read is empty. */
+void calls_read(const char *path, char *text, size_t room);
 /* From or to (out) the memory of a thread that waits for an answer. */
 bool calls_copy(pid_t tid, uint64_t addr, void *buf, size_t len, bool out);
 void calls_respond(uint64_t id, int64_t ret, bool as_it_stands);

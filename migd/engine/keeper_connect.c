@@ -73,15 +73,9 @@ static bool become(struct connecting *k)
 	char name[32], text[16384], *u, *g, *list;
 	uint32_t groups[GROUPS];
 	size_t n = 0;
-	ssize_t got;
-	int fd;
 
 	snprintf(name, sizeof(name), "/proc/%d/status", k->n.pid);
-	fd = open(name, O_RDONLY | O_CLOEXEC);
-	got = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-	if (fd >= 0)
-		close(fd);
-	text[got > 0 ? got : 0] = 0;
+	calls_read(name, text, sizeof(text));
 	u = strstr(text, "\nUid:");
 	g = strstr(text, "\nGid:");
 	list = strstr(text, "\nGroups:");
@@ -128,8 +122,6 @@ static bool take_socket(struct connecting *k)
 	struct sockaddr_un peer;
 	socklen_t n = sizeof(int), len = sizeof(peer);
 	char name[64], text[512], *flags;
-	ssize_t got;
-	int fd;
 
 	k->sock = pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, num, 0);
 	if (pidfd >= 0)
@@ -140,11 +132,7 @@ static bool take_socket(struct connecting *k)
 	k->connected = type != SOCK_DGRAM && getpeername(k->sock, (struct sockaddr *)&peer, &len) == 0;
 	k->c.arg[1] = (uint64_t)type;
 	snprintf(name, sizeof(name), "/proc/%d/fdinfo/%d", k->n.pid, num);
-	fd = open(name, O_RDONLY | O_CLOEXEC);
-	got = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-	if (fd >= 0)
-		close(fd);
-	text[got > 0 ? got : 0] = 0;
+	calls_read(name, text, sizeof(text));
 	flags = strstr(text, "flags:");
 	k->flags = flags ? (unsigned)strtoul(flags + 6, NULL, 8) : 0;
 	return flags;
