@@ -179,9 +179,9 @@ int cmd_rehome(int argc, char **argv)
 	const char *host = NULL;
 	int c, status = 0;
 
-	while ((c = getopt_long(argc, argv, "nH:q", options, NULL)) != -1) {
+	while ((c = getopt_long(argc, argv, ":nH:q", options, NULL)) != -1) {
 		if (c != 'n' && c != 'H' && c != 'q' && c != 'J')
-			return usage_error("rehome", "unknown or incomplete option \"%s\"", argv[optind - 1]);
+			return option_error("rehome", c, argv);
 		host = c == 'H' ? optarg : host;
 		dry |= c == 'n';
 		quiet |= c == 'q';
