@@ -160,6 +160,9 @@ static int may_come(struct migd *m, const Sprite__Mig__PrepareReq *r, const char
 	if (strcmp(peer, r->home) || strncmp(r->family, r->home, n) || r->family[n] != '.' || strlen(r->family) >= FAMILY_ID_MAX || strchr(r->family, '/') ||
 		n >= HOST_NAME_MAX_ || strlen(r->source) >= HOST_NAME_MAX_)
 		return error_set(e, EACCES, "%s may not speak for family %s", peer, r->family);
+	const char *missing = *r->cpu ? eng_cpu_missing(r->cpu, (const char *const *)m->conf->cpu_hide) : NULL;
+	if (missing)
+		return error_set(e, EOPNOTSUPP, "the CPU of %s lacks %s (name it in cpu_hide everywhere, and start the program again)", m->conf->name, missing);
 	if (r->adopt)
 		return guest_may_be_adopted(m, r, e);
 	if (!m->lend)
@@ -170,9 +173,6 @@ static int may_come(struct migd *m, const Sprite__Mig__PrepareReq *r, const char
 		return error_set(e, EPERM, "%s takes %s (migd.imports in its sprite.conf)", m->conf->name, m->conf->imports[0] == 'n' ? "no guests" : "processes of root only");
 	if (r->assigned && !owner_is_idle(m->owner)) /* the master could not know yet; a host that was named is another matter */
 		return error_set(e, EBUSY, "%s is in use again", m->conf->name);
-	const char *missing = *r->cpu ? eng_cpu_missing(r->cpu, (const char *const *)m->conf->cpu_hide) : NULL;
-	if (missing)
-		return error_set(e, EOPNOTSUPP, "the CPU of %s lacks %s (name it in cpu_hide everywhere, and start the program again)", m->conf->name, missing);
 	return 0;
 }
 

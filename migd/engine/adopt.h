@@ -11,6 +11,8 @@
 int adopt_seat(const img_proc *m, int *tie, struct error *e);
 /* Has the one whom it is taken in for these rights here? Also true of a family that is not adopted. */
 bool adopt_may(const struct eng_family *f, uint32_t uid, uint32_t gid, const uint32_t *groups, size_t n);
+/* Root's, or not adopted: then what puts it before others here is believed. */
+bool adopt_privileged(const struct eng_family *f);
 /* The family's clocks were never later than ours are now: 0, else -EOPNOTSUPP with e filled. */
 int adopt_clock(const img_head *h, struct error *e);
 #endif

@@ -17,6 +17,7 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/log.h"
+#include "migd/engine/adopt.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/res_memory.h"
 #include "migd/engine/res_util.h"
@@ -131,8 +132,8 @@ static void shm_owner(struct eng_family *f, uint32_t *uid, uint32_t *gid)
 {
 	struct stat st;
 
-	if (f->adopted && !f->adopt_any)
-		*uid = f->adopt_uid;
+	if (!adopt_may(f, *uid, *gid, NULL, 0))
+		*uid = f->adopt_uid, *gid = f->adopt_groups[0];
 	else if (f->home && !f->adopted && fstat(f->procs[0]->dir, &st) == 0 && st.st_uid)
 		*uid = st.st_uid, *gid = st.st_gid;
 }

@@ -165,7 +165,7 @@ static int creds_dump(struct eng_proc *p, struct eng_image *out, struct error *e
 /* An image is not believed where it would be this host's own. */
 static bool may_have(const struct eng_family *f, const Sprite__Img__Cred *c)
 {
-	if (!f->adopted || f->adopt_any)
+	if (adopt_privileged(f))
 		return true;
 	return !c->permitted && !c->effective && !c->inheritable && !c->ambient && adopt_may(f, c->ruid, c->rgid, c->groups, c->n_groups) &&
 	       adopt_may(f, c->euid, c->egid, NULL, 0) && adopt_may(f, c->suid, c->sgid, NULL, 0) && adopt_may(f, c->fsuid, c->fsgid, NULL, 0);

@@ -16,7 +16,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
-#include "migd/engine/core.h"
+#include "migd/engine/adopt.h"
 #include "migd/engine/res_files.h"
 #include "migd/engine/res_memory.h"
 
@@ -102,6 +102,8 @@ static int memory_open(struct eng_family *f, struct eng_proc *p, struct file_des
 		return same;
 	if (object < 0)
 		return res_bad_record(e, "files without a name");
+	if (!adopt_may(f, m->uid, m->gid, NULL, 0))
+		return error_set(e, EPERM, "%s is of a user or a group that process %d is not here", m->path, p->vpid);
 	if (d->kind != &file_shm && (fchmod(object, m->mode & 07777) < 0 || fchown(object, m->uid, m->gid) < 0))
 		return error_set(e, errno, "%s: %s", m->path, strerror(errno));
 	snprintf(name, sizeof name, "/proc/self/fd/%d", object);

@@ -22,6 +22,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "migd/engine/adopt.h"
 #include "migd/engine/core.h"
 #include "migd/engine/procfs.h"
 #include "rpc/image_res.pb-c.h"
@@ -392,17 +393,33 @@ static int limits_dump(struct eng_proc *p, struct eng_image *out, struct error *
 
 /* ---- fill ----------------------------------------------------------------------------------------- */
 
+/* What sets it before others of its host no user gives himself. */
+static void without_privileges(Sprite__Img__Limits *m)
+{
+	m->oom_score_adj = m->oom_score_adj < 0 ? 0 : m->oom_score_adj;
+	for (size_t i = 0; i < m->n_thread; i++) {
+		m->thread[i]->nice = m->thread[i]->nice < 0 ? 0 : m->thread[i]->nice;
+		if (m->thread[i]->ioprio >> 13 == 1) /* IOPRIO_CLASS_RT */
+			m->thread[i]->ioprio = 0;
+	}
+	for (size_t i = 0; i < m->n_rlimit; i++)
+		if (m->rlimit[i]->which == RLIMIT_NICE || m->rlimit[i]->which == RLIMIT_RTPRIO)
+			m->rlimit[i]->soft = m->rlimit[i]->hard = 0;
+}
+
 static int limits_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, const void *body, size_t len, struct error *e)
 {
 	struct limits_state *s = p ? state_of(p) : NULL;
 
-	(void)f, (void)type;
+	(void)type;
 	if (!s)
 		return res_bad_record(e, "limits");
 	if (s->image)
 		sprite__img__limits__free_unpacked(s->image, NULL);
 	s->image = sprite__img__limits__unpack(NULL, len, body);
 	s->said = 0;
+	if (s->image && !adopt_privileged(f))
+		without_privileges(s->image);
 	if (!p->core->caps && p->core->left_known && rlimits_read(p, s->now) == 0) /* before others raise what they need */
 		for (int i = 0; i < RLIM_NLIMITS; i++)
 			s->said |= (uint32_t)(memcmp(&s->now[i], &p->core->left[i], sizeof s->now[i]) != 0) << i;

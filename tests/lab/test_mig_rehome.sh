@@ -19,6 +19,25 @@ JOB=$(on ws1 pgrep -n -u sprite python3)
 refused "files of the home's own disk" 1 "/tmp/own is this host's own" mig rehome -n -H ws2 $JOB
 refused "a directory of it" 1 "working directory /tmp" mig rehome -n -H ws2 $JOB
 on ws1 kill $JOB
+# stays WHAT REGEX PYTHON [OPEN]: a process that does that is refused, by name. OPEN: a redirection by root.
+stays() {
+	sh_on ws1 "exec 5<${4:-/dev/null}; cd $JD; rm -f up; setsid -f setpriv --reuid sprite --regid sprite --init-groups python3 -c 'import mmap, os, socket, time
+$3
+open(\"up\", \"w\").write(\"up\"); time.sleep(1000)' </dev/null >/dev/null 2>&1"
+	until_true 20 on ws1 test -s $JD/up
+	JOB=$(on ws1 pgrep -n -u sprite python3)
+	refused "$1" 1 "$2" mig rehome -n -H ws2 $JOB
+	on ws1 kill $JOB
+}
+stays "a pipe to somebody else" "pipe:.* leads to process" 'r, w = os.pipe()
+if not os.fork():
+    os.setsid(); os.fork() and os._exit(0); os.close(w); os.read(r, 1); os._exit(0)
+os.close(r)'
+stays "an object of /dev/shm with a name" "an object of /dev/shm with a name" 'f = open("/dev/shm/named", "w+b"); f.truncate(4096); m = mmap.mmap(f.fileno(), 4096); f.close()'
+stays "a shared map of the own disk" "a shared map of /tmp/own" 'f = open("/tmp/own", "w+b"); f.truncate(4096); m = mmap.mmap(f.fileno(), 4096); f.close()'
+on ws1 mknod /dev/log11 c 1 11
+stays "a device that tells of the host" "/dev/log11" '' /dev/log11
+on ws1 rm /dev/shm/named /dev/log11
 as sprite ws1 sh -c "cd $JD; setsid -f python3 -c 'import ctypes, time
 i = ctypes.CDLL(None).semget(4711, 1, 0o1600); ctypes.CDLL(None).semop(i, ctypes.create_string_buffer(bytes([0, 0, 1, 0, 0, 0])), 1)
 open(\"$JD/sysv\", \"w\").write(\"up\"); time.sleep(1000)' </dev/null >/dev/null 2>&1"
@@ -29,10 +48,14 @@ on ws1 sh -c "kill $JOB; ipcrm --all"
 
 # for good; and from there on as from any home
 orphan one
-adopts() { on ws2 sed -i "s/\"adopts\": *\"[a-z]*\"/\"adopts\": \"$1\"/" /etc/sprite/sprite.conf; lab kill ws2 migd TERM >/dev/null; again ws2; }
+conf2() { on ws2 sed -i "$1" /etc/sprite/sprite.conf; lab kill ws2 migd TERM >/dev/null; again ws2; }
+adopts() { conf2 "s/\"adopts\": *\"[a-z]*\"/\"adopts\": \"$1\"/"; }
 adopts root
 refused "a host that is not willing" 1 "becomes the home of no such process .*adopts" mig rehome -H ws2 $JOB
 adopts all
+conf2 '1s/{/{ "cpu_hide": ["sse2"],/;'
+refused "one whose processor lacks something" 1 "CPU of ws2 lacks sse2" mig rehome -H ws2 $JOB
+conf2 's/"cpu_hide": \["sse2"\],//'
 check "it goes on" goes_on one
 same "nothing forbids it" "$JOB: can move to ws2" "$(mig rehome -n -H ws2 $JOB)"
 check "another home" mig rehome -H ws2 $JOB
@@ -57,6 +80,20 @@ same "session and group are what they were" "$(on ws1 cat $JD/two.ids)" "$(on ws
 check "it goes on" goes_on two
 ended two
 check "all was as it should" sound two
+
+# what root has given it there it has not here
+orphan four
+on ws1 sh -c "renice -n -5 -p $JOB && echo -500 >/proc/$JOB/oom_score_adj && prlimit --nice=30 -p $JOB" >/dev/null
+check "with a place before others" mig rehome -H ws2 $JOB
+same "here it has none" "0 0 0" "$(sh_on ws2 'echo $(ps -o ni= -p $1; cat /proc/$1/oom_score_adj; sed -n "s/Max nice priority *\([0-9]*\) .*/\1/p" /proc/$1/limits)' $JOB)"
+ended four
+check "all was as it should" sound four
+as sprite ws1 sh -c "cd $JD; rm -f up; setsid -f python3 -c 'import os, time; f = os.memfd_create(\"x\"); open(\"up\", \"w\").write(str(f)); time.sleep(1000)' </dev/null >/dev/null 2>&1"
+until_true 20 on ws1 test -s $JD/up
+JOB=$(on ws1 pgrep -n -u sprite python3)
+sh_on ws1 "chown root: /proc/$JOB/fd/\$(cat $JD/up); chmod 4755 /proc/$JOB/fd/\$(cat $JD/up)"
+refused "a file without a name that is root's" 1 "is of a user or a group that process $JOB is not here" mig rehome -H ws2 $JOB
+on ws1 kill $JOB
 
 # its number is taken there
 orphan three
