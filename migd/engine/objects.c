@@ -24,8 +24,8 @@
 #include "rpc/image.pb-c.h"
 
 struct object {
-	uint64_t dev, ino;
-	int fd; /* source: the object itself; destination: ours */
+	uint64_t dev, ino; /* destination: 0 */
+	int fd; /* source: the object itself; destination: ours; -1: found again, known by what it is */
 	char *shm; /* its name in /dev/shm, or NULL */
 };
 struct objects {
@@ -72,6 +72,11 @@ static struct object *object_find(struct eng_family *f, uint64_t dev, uint64_t i
 		if (f->objects->v[i].dev == dev && f->objects->v[i].ino == ino)
 			return &f->objects->v[i];
 	return NULL;
+}
+
+static uint64_t device_of(const struct stat *st)
+{
+	return (uint64_t)major(st->st_dev) << 32 | minor(st->st_dev); /* as procfs_maps() has it */
 }
 
 int object_number(struct eng_proc *p, const struct map *m, uint32_t *number)
@@ -159,6 +164,44 @@ static int shm_make(struct eng_family *f, const Sprite__Image__ImgObject *im)
 	return -1;
 }
 
+static bool is_object(const struct object *x, const struct stat *st)
+{
+	return x->ino == st->st_ino && x->dev == device_of(st);
+}
+
+static bool leads_to(int dir, const struct object *x)
+{
+	struct stat st;
+
+	return fstatat(dir, x->shm, &st, AT_SYMLINK_NOFOLLOW) == 0 && is_object(x, &st);
+}
+
+/* Below /proc/PID/`where`, by what it is: a descriptor, or -1. */
+static int find_below(const struct eng_proc *p, const char *where, const struct object *x)
+{
+	int at = openat(p->dir, where, O_RDONLY | O_DIRECTORY | O_CLOEXEC), found = -1;
+	DIR *d = at < 0 ? NULL : fdopendir(at);
+	struct stat st;
+
+	if (at >= 0 && !d)
+		close(at);
+	for (struct dirent *e; d && found < 0 && (e = readdir(d));)
+		if (*e->d_name != '.' && fstatat(at, e->d_name, &st, 0) == 0 && is_object(x, &st))
+			found = openat(at, e->d_name, O_PATH | O_CLOEXEC);
+	if (d)
+		closedir(d);
+	return found;
+}
+
+static void find_again(struct eng_family *f, struct object *x)
+{
+	for (size_t i = 0; i < f->nprocs && x->fd < 0; i++) {
+		x->fd = find_below(f->procs[i], "map_files", x);
+		if (x->fd < 0)
+			x->fd = find_below(f->procs[i], "fd", x);
+	}
+}
+
 static void shm_link(struct eng_proc *p)
 {
 	struct objects *o = p->family->objects;
@@ -168,13 +211,18 @@ static void shm_link(struct eng_proc *p)
 	if (p != p->family->procs[0])
 		return;
 	for (size_t i = 0; o && i < o->n; i++) {
-		if (!o->v[i].shm)
+		struct object *x = &o->v[i];
+
+		if (!x->shm)
 			continue;
 		if (dir < 0)
 			dir = shm_directory(p->dir);
-		snprintf(path, sizeof(path), "/proc/self/fd/%d", o->v[i].fd);
-		if (linkat(AT_FDCWD, path, dir, o->v[i].shm, AT_SYMLINK_FOLLOW) < 0)
-			log_warn("engine: process %d: /dev/shm/%s cannot have its name here: %s", p->vpid, o->v[i].shm, strerror(errno));
+		if (x->ino && leads_to(dir, x)) /* by our predecessor */
+			continue;
+		find_again(p->family, x);
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", x->fd);
+		if (linkat(AT_FDCWD, path, dir, x->shm, AT_SYMLINK_FOLLOW) < 0)
+			log_warn("engine: process %d: /dev/shm/%s cannot have its name here: %s", p->vpid, x->shm, strerror(errno));
 	}
 }
 
@@ -200,12 +248,52 @@ static int objects_hollow(struct eng_proc *p, struct error *e)
 	(void)e;
 	for (size_t i = 0; o && p == p->family->procs[0] && i < o->n; i++) {
 		_cleanup_close_ int dir = o->v[i].shm ? shm_directory(p->dir) : -1;
-		struct stat st, is;
 
-		if (dir >= 0 && fstat(o->v[i].fd, &st) == 0 && fstatat(dir, o->v[i].shm, &is, AT_SYMLINK_NOFOLLOW) == 0 && is.st_ino == st.st_ino && is.st_dev == st.st_dev)
+		if (dir >= 0 && leads_to(dir, &o->v[i]))
 			unlinkat(dir, o->v[i].shm, 0);
 	}
 	return 0;
+}
+
+/* shm DEV INO NAME: whoever finds the family parked takes the name away, or gives it. */
+static int objects_save(const struct eng_family *f, FILE *out)
+{
+	const struct objects *o = f->nest ? NULL : f->objects;
+
+	for (size_t i = 0; o && i < o->n; i++) {
+		const struct object *x = &o->v[i];
+		struct stat st;
+
+		if (!x->shm)
+			continue;
+		if (!x->ino && fstat(x->fd, &st) < 0)
+			continue;
+		fprintf(out, "shm %lx %lx ", (long)(x->ino ? x->dev : device_of(&st)), (long)(x->ino ? x->ino : st.st_ino));
+		res_save_name(out, x->shm);
+	}
+	return 0;
+}
+
+static int objects_restore(struct eng_family *f, const char *line, bool hollow)
+{
+	struct object *x;
+	unsigned long dev, ino;
+	int at = 0;
+	char *name;
+
+	if (strncmp(line, "shm ", 4))
+		return 0;
+	if (sscanf(line, "shm %lx %lx %n", &dev, &ino, &at) != 2 || !at)
+		return -EPROTO;
+	if (hollow) /* the name is gone, and the object */
+		return 1;
+	name = res_load_name(line + at);
+	x = name && shm_valid(name) ? object_add(f, dev, ino, -1) : NULL;
+	if (x)
+		x->shm = name;
+	else
+		free(name);
+	return x ? 1 : -ENOMEM;
 }
 
 /* ---- out, in ------------------------------------------------------------------------------------------ */
@@ -250,7 +338,7 @@ int object_put(struct eng_proc *p, struct eng_image *out, int fd, const char *pa
 		close(fd);
 		return r;
 	}
-	dev = (uint64_t)major(st.st_dev) << 32 | minor(st.st_dev); /* as procfs_maps() has it */
+	dev = device_of(&st);
 	o = object_find(f, dev, st.st_ino);
 	if (o) {
 		close(fd);
@@ -353,5 +441,7 @@ const struct eng_res res_objects = {
 	.finish = objects_finish,
 	.resume = objects_resume,
 	.hollow = objects_hollow,
+	.save = objects_save,
+	.restore = objects_restore,
 	.release = objects_free,
 };

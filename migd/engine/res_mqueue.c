@@ -415,13 +415,13 @@ static int mq_save(const struct eng_family *f, FILE *o)
 	const struct mq_state *s = f->nest ? NULL : f->res[eng_res_index(&res_mqueue)];
 
 	for (size_t i = 0; s && i < s->nleft; i++)
-		if (!strpbrk(s->left[i].name, "\n"))
-			fprintf(o, "mqueue %o %s\n", s->left[i].mode, s->left[i].name);
+		fprintf(o, "mqueue %o ", s->left[i].mode), res_save_name(o, s->left[i].name);
 	return 0;
 }
 
 static int mq_restore(struct eng_family *f, const char *line, bool hollow)
 {
+	_cleanup_free_ char *name = NULL;
 	struct mq_state *s;
 	unsigned mode;
 	int at = 0;
@@ -431,7 +431,8 @@ static int mq_restore(struct eng_family *f, const char *line, bool hollow)
 	if (sscanf(line, "mqueue %o %n", &mode, &at) != 1 || !at || !line[at])
 		return -EPROTO;
 	s = state_of(f);
-	if (!s || !queue_add(&s->left, &s->nleft, 0, line + at, -1, mode))
+	name = res_load_name(line + at);
+	if (!s || !name || !queue_add(&s->left, &s->nleft, 0, name, -1, mode))
 		return -ENOMEM;
 	s->shells = hollow;
 	return 1;

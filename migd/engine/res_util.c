@@ -332,6 +332,30 @@ int res_removed_directory(int flags)
 	return fd < 0 ? -err : fd;
 }
 
+/* As in a URL: the lines are JSON's, which takes no bytes that are no text. */
+void res_save_name(FILE *o, const char *name)
+{
+	for (const unsigned char *s = (const unsigned char *)name; *s; s++)
+		fprintf(o, *s <= ' ' || *s == '%' || *s >= 0x7f ? "%%%02x" : "%c", *s);
+	fputc('\n', o);
+}
+
+char *res_load_name(const char *text)
+{
+	char *name = strdup(text), *to = name;
+	unsigned byte;
+
+	for (const char *s = text; name && *s; s++) {
+		bool escaped = *s == '%' && sscanf(s + 1, "%2x", &byte) == 1 && byte;
+
+		*to++ = escaped ? (char)byte : *s;
+		s += escaped ? 2 : 0;
+	}
+	if (name)
+		*to = 0;
+	return name;
+}
+
 int res_bad_record(struct error *e, const char *what)
 {
 	return error_set(e, EBADMSG, "image: damaged record of %s", what);

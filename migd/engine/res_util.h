@@ -4,6 +4,7 @@
 #define ENGINE_RES_UTIL_H
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <time.h>
@@ -96,6 +97,10 @@ bool res_may(int dir, const char *path, int mode);
 bool res_inside(const struct eng_probe *p, pid_t pid);
 /* First process outside of the family that maps that inode; 0: none. (res_misc.c) */
 pid_t res_mapper_outside(struct eng_probe *p, unsigned major, unsigned minor, uint64_t ino);
+
+/* A name of any bytes as the rest of a line of eng_save(); and back (malloc'd; NULL: no memory). */
+void res_save_name(FILE *o, const char *name);
+char *res_load_name(const char *text);
 
 /* Text for "cannot unpack record". -EBADMSG with `e` filled. */
 int res_bad_record(struct error *e, const char *what);

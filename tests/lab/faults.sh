@@ -6,18 +6,25 @@ faults_up() {
 	lab_up -n 3
 	job_dir
 	cat >"$TMP/count.py" <<-'PY'
-		import os, sys, time
+		import mmap, os, sys, time
 		n = 0
+		with open("/dev/shm/count", "w+b") as f:
+		    f.truncate(4096); m = mmap.mmap(f.fileno(), 4096)
 		while not os.path.exists("stop"):
 		    n += 1
+		    if not os.path.exists("/dev/shm/count"):
+		        sys.exit(41)
 		    print(n, flush=True)
 		    time.sleep(0.01)
+		os.unlink("/dev/shm/count")
 		sys.exit(42)
 	PY
 	as sprite ws1 sh -c "cat >$JD/count.py" <"$TMP/count.py"
 	for n in ws1 ws2 ws3; do on $n mkdir -p $FAULT; lab kill $n migd TERM >/dev/null; again $n; done
 }
 again() { until_true 10 lab start "$1" migd SPRITE_FAULT=$FAULT && until_true 10 on "$1" mig ps; }
+# Its object of /dev/shm has its name where it runs, and not at home while it is away.
+named() { if [ -z "$(mig ps --no-header)" ]; then on ws1 test -e /dev/shm/count; else ! on ws1 test -e /dev/shm/count; fi; }
 lines() { on ws1 sh -c "wc -l <$JD/out"; }
 grows() { local a; a=$(lines); until_true 10 eval '[ "$(lines)" -gt '$a' ]'; }
 whole() { on ws1 sh -c "awk '\$1 != NR { bad = 1 } END { exit bad }' $JD/out"; }
@@ -64,6 +71,7 @@ round() {
 	else
 		check "$say: it goes on" until_true 30 grows || { on ws1 mig ps -a; for n in ws1 ws2 ws3; do lab logs $n migd | tail -5; done; }
 		check "$say: exactly one copy" until_true 15 one_copy # one that was abandoned may stand there, parked, until it has asked
+		check "$say: its name in /dev/shm is with it" until_true 10 named
 		check "$say: it can still be brought home" until_true 30 eval 'mig home "$JOB" || [ -z "$(mig ps --no-header)" ]'
 		on ws1 touch $JD/stop
 		same "$say: exit status" 42 "$(job_status 20)"
