@@ -99,6 +99,16 @@ static int actor_frozen(struct family *f, const struct freeze_arg *a)
 	return 0;
 }
 
+/* What it may not take along to a new home it may have got since that was looked at first. */
+static int look_again(struct family *f, struct eng_reasons *why)
+{
+	int r = eng_explain_rehome(f->pid, f->m->conf->mount, why);
+
+	if (r)
+		transfer_thaw(f, NULL);
+	return r;
+}
+
 static int actor_freeze(struct family *f, void *arg)
 {
 	struct freeze_arg *a = arg;
@@ -109,11 +119,15 @@ static int actor_freeze(struct family *f, void *arg)
 	hooks_of(f, &hooks);
 	hooks.goes_home = a->goes_home;
 	r = eng_freeze(f->pid, &hooks, &f->eng, &why, a->e);
+	if (r == 0 && f->role == FAM_HOME && f->adopt)
+		r = look_again(f, &why);
 	if (r > 0 || (r < 0 && why.n)) {
+		const char *what = f->role == FAM_HOME && f->adopt ? "change its home" : "move";
+
 		if (why.n == 1)
-			error_set(a->e, EOPNOTSUPP, "cannot move: %s", why.line[0]);
+			error_set(a->e, EOPNOTSUPP, "cannot %s: %s", what, why.line[0]);
 		else
-			error_set(a->e, EOPNOTSUPP, "cannot move: %s (and %zu more reasons: mig explain %d)", why.n ? why.line[0] : "?",
+			error_set(a->e, EOPNOTSUPP, "cannot %s: %s (and %zu more reasons: mig explain %d)", what, why.n ? why.line[0] : "?",
 				why.n ? why.n - 1 : 0, f->pid);
 		eng_reasons_clear(&why);
 		return -EOPNOTSUPP;

@@ -210,6 +210,7 @@ void eng_adopt_noted(struct eng_family *f)
 struct look {
 	struct eng_probe *p;
 	const char *tree; /* the cluster's */
+	struct outside outside;
 };
 
 static bool below(const char *path, const char *tree)
@@ -227,44 +228,16 @@ static bool harmless(const struct stat *st)
 	return S_ISCHR(st->st_mode) && major(st->st_rdev) == 1 && (n == 3 || n == 5 || (n >= 7 && n <= 9));
 }
 
-/* A process that is not of the family and has the other end, or this one, open: 0, none. */
-static pid_t other_holder(struct eng_probe *p, const char *link)
-{
-	DIR *proc = opendir("/proc");
-	char path[64], to[64];
-	pid_t found = 0;
-
-	for (struct dirent *one; proc && !found && (one = readdir(proc));) {
-		pid_t pid = atoi(one->d_name);
-
-		if (pid <= 0 || pid == getpid() || res_inside(p, pid))
-			continue;
-		snprintf(path, sizeof(path), "/proc/%d/fd", pid);
-		DIR *d = opendir(path);
-
-		for (struct dirent *f; d && !found && (f = readdir(d));)
-			if (*f->d_name != '.' && res_readlink(dirfd(d), f->d_name, to, sizeof(to)) > 0 && !strcmp(to, link))
-				found = pid;
-		if (d)
-			closedir(d);
-	}
-	if (proc)
-		closedir(proc);
-	return found;
-}
-
 static int look_at_file(const struct file_look *l, void *ctx)
 {
 	struct look *x = ctx;
-	pid_t who;
 
-	if (*l->link != '/') { /* pipes, sockets, and what the kernel keeps for the process alone */
-		who = strncmp(l->link, "pipe:", 5) && strncmp(l->link, "socket:", 7) ? 0 : other_holder(x->p, l->link);
-		if (who)
-			file_reason(x->p, l, "%s leads to process %d, which stays: a new home has no way back to it; use files", l->link, who);
-	} else if (!below(l->link, x->tree) && !harmless(&l->st) && strncmp(l->link, "/memfd:", 7)) {
+	if (!strncmp(l->link, "pipe:", 5) || !strncmp(l->link, "socket:", 7)) /* other things without a path the kernel keeps for the process alone */
+		return outside_add(&x->outside, l, OUTSIDE_NOBODY);
+	if (*l->link != '/')
+		return 0;
+	if (!below(l->link, x->tree) && !harmless(&l->st) && strncmp(l->link, "/memfd:", 7))
 		file_reason(x->p, l, "%s is this host's own: a new home has it not; use files below %s, or /dev/null", l->link, x->tree);
-	}
 	return 0;
 }
 
@@ -303,6 +276,8 @@ static void look_at_one(struct look *x)
 	if (res_readlink(p->dir, "cwd", cwd, sizeof(cwd)) > 0 && strcmp(cwd, "/") && !below(cwd, x->tree))
 		eng_reason(p, "working directory %s is this host's own: cd to / or below %s", cwd, x->tree);
 	files_each(p->pid, p->dir, look_at_file, x);
+	outside_report(p, &x->outside);
+	outside_free(&x->outside);
 	if (procfs_maps(p->dir, false, &maps) < 0)
 		return;
 	for (size_t i = 0; i < maps->n; i++) {

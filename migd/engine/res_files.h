@@ -38,7 +38,7 @@ struct file_desc { /* one open file description */
 	struct file_desc *next, *bucket;
 };
 
-enum outside_rule { OUTSIDE_ALL = 0, OUTSIDE_NOT_OFFSET, OUTSIDE_NOT_FILE, OUTSIDE_NOT_PIPE };
+enum outside_rule { OUTSIDE_ALL = 0, OUTSIDE_NOT_OFFSET, OUTSIDE_NOT_FILE, OUTSIDE_NOT_PIPE, OUTSIDE_NOBODY };
 struct file_kind {
 	const char *name; /* also its name in an image */
 	bool (*is)(const struct file_look *l);

@@ -26,7 +26,7 @@ struct outside_item {
 	char *link;
 	uint64_t hash;
 	bool by_inode, told;
-	bool pipe;
+	bool pipe, nobody;
 	int inside; /* pipe: has the family an end for writing too? -1: not known yet */
 	dev_t dev;
 	ino_t ino;
@@ -56,7 +56,7 @@ int outside_add(struct outside *o, const struct file_look *l, enum outside_rule 
 		return -ENOMEM;
 	o->v = v;
 	v[o->n] = (struct outside_item){.num = l->num, .link = strdup(l->link), .hash = hash, .by_inode = by_inode, .dev = l->st.st_dev, .ino = l->st.st_ino,
-					.pipe = rule == OUTSIDE_NOT_PIPE, .inside = -1};
+					.pipe = rule == OUTSIDE_NOT_PIPE, .nobody = rule == OUTSIDE_NOBODY, .inside = -1};
 	if (!v[o->n].link)
 		return -ENOMEM;
 	o->n++;
@@ -77,7 +77,9 @@ static void tell(struct eng_probe *p, struct outside_item *x, pid_t who)
 	struct file_look l = {.pid = p->pid, .dir = p->dir, .num = x->num};
 
 	x->told = true;
-	if (x->pipe)
+	if (x->nobody)
+		file_reason(p, &l, "%s leads to process %d, which stays: a new home has no way back to it; use files", x->link, who);
+	else if (x->pipe)
 		file_reason(p, &l, "%s is %s process %d too, which stays: move that one, or give one of them another", x->link, x->inside > 0 ? "open in" : "read by", who);
 	else if (x->by_inode)
 		file_reason(p, &l, "%s is open in process %d too, which stays: move that one, or close it first", x->link, who);
@@ -196,7 +198,7 @@ void outside_report(struct eng_probe *p, struct outside *o)
 	DIR *proc;
 
 	for (size_t i = 0; i < o->n; i++)
-		left += !(o->v[i].told = ours && !o->v[i].pipe);
+		left += !(o->v[i].told = ours && !o->v[i].pipe && !o->v[i].nobody);
 	proc = left ? opendir("/proc") : NULL;
 
 	for (struct dirent *e; proc && (e = readdir(proc));) {

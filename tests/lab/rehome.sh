@@ -10,6 +10,7 @@ out = open(sys.argv[1], "a", buffering=1); n = 0
 child = subprocess.Popen(["sleep", "1000"]); r, w = os.pipe(); t = threading.Thread(target=time.sleep, args=(100000,), daemon=True); t.start()
 t0 = time.monotonic()
 while not os.path.exists(sys.argv[1] + ".stop"):
+    if os.path.exists(sys.argv[1] + ".open"): own = open("/tmp/own", "w")
     n += 1; now = time.monotonic(); os.write(w, b"x"); os.read(r, 1)
     print(n, os.getpid(), os.uname().nodename, "back" if now < t0 else "on", os.getuid(), file=out); t0 = now; time.sleep(0.01)
 child.kill(); print("end", child.wait(), file=out)

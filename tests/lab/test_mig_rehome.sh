@@ -95,6 +95,22 @@ sh_on ws1 "chown root: /proc/$JOB/fd/\$(cat $JD/up); chmod 4755 /proc/$JOB/fd/\$
 refused "a file without a name that is root's" 1 "is of a user or a group that process $JOB is not here" mig rehome -H ws2 $JOB
 on ws1 kill $JOB
 
+# what it gets in the middle of it
+orphan five
+lab kill ws1 migd TERM >/dev/null; again ws1
+on ws1 sh -c "echo hold >$FAULT/freeze"
+mig rehome -H ws2 $JOB >"$TMP/say" 2>&1 &
+until_true 20 on ws1 test -e $FAULT/freeze.held
+on ws1 touch $JD/five.open
+check "it goes on meanwhile" goes_on five
+on ws1 rm $FAULT/freeze.held
+wait $!; rc=$?
+refused "a file of the own disk, opened since" 1 "/tmp/own is this host's own" sh -c "cat $TMP/say; exit $rc"
+check "it goes on here" goes_on five
+same "here" ws1 "$(where five)"
+ended five
+check "all was as it should" sound five
+
 # its number is taken there
 orphan three
 on ws2 sh -c "echo $((JOB - 1)) >/proc/sys/kernel/ns_last_pid; sleep 1000 </dev/null >/dev/null 2>&1 &"
