@@ -90,6 +90,7 @@ void guest_event(struct family *f, const struct eng_event *ev)
 		r.comm = (char *)ev->comm;
 		r.pgid = ev->pgid;
 		r.sid = ev->sid;
+		r.exit_signal = ev->exit_signal;
 		break;
 	default:
 		return;

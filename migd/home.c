@@ -182,7 +182,7 @@ static void mirror_stop(struct family *f, pid_t pid, bool stop, int sig, uint64_
  */
 static void mirror_birth(struct family *f, const Sprite__Mig__ReportReq *r)
 {
-	struct eng_event ev = { .kind = ENG_BORN, .pid = r->pid, .ppid = r->ppid, .pgid = r->pgid, .sid = r->sid };
+	struct eng_event ev = { .kind = ENG_BORN, .pid = r->pid, .ppid = r->ppid, .pgid = r->pgid, .sid = r->sid, .exit_signal = r->exit_signal };
 	_cleanup_free_ char *state = NULL;
 	struct error e = { 0 };
 	struct member *m;

@@ -180,7 +180,8 @@ struct eng_event {
 	uint32_t nr;
 	int status;
 	struct rusage usage;
-	pid_t pgid, sid; /* ENG_BORN */
+	pid_t pgid, sid; /* ENG_BORN, */
+	unsigned exit_signal; /* and 1 + what its end sends to its parent, 0: not known */
 	char comm[17];
 	struct eng_foreign call;
 };

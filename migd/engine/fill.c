@@ -227,7 +227,7 @@ static void set_name(struct eng_proc *p, const char *name)
 int eng_hollow_born(struct eng_family *f, const struct eng_event *b, struct error *e)
 {
 	int32_t tid = b->pid;
-	img_proc m = {.pid = b->pid, .ppid = b->ppid, .pgid = b->pgid, .sid = b->sid, .n_tids = 1, .tids = &tid, .comm = (char *)b->comm};
+	img_proc m = {.pid = b->pid, .ppid = b->ppid, .pgid = b->pgid, .sid = b->sid, .n_tids = 1, .tids = &tid, .comm = (char *)b->comm, .exit_signal = b->exit_signal};
 	struct eng_proc *parent = living_hollow(f, b->ppid), *p = eng_proc_by_vpid(f, b->pid);
 	struct blob_slot slot = {.taken = (uint32_t)clock_mono_ns(), .vtid = b->pid};
 	size_t known;
@@ -268,7 +268,7 @@ int eng_hollow_born(struct eng_family *f, const struct eng_event *b, struct erro
 	if (r < 0 && p) { /* half made: nobody shall see it */
 		p->core->exit_sent = true;
 		vessel_die(p, SIGKILL);
-		hollow_reap_zombie(parent, b->pid, SIGCHLD);
+		hollow_reap_zombie(parent, b->pid, p->core->exit_signal);
 		proc_drop(f, f->nprocs - 1);
 	}
 	if (waits)

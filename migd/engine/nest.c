@@ -376,6 +376,7 @@ static void tell_born(struct eng_family *f, struct eng_proc *p)
 		return;
 	ev.pgid = family_number_of(st.pgid);
 	ev.sid = family_number_of(st.sid);
+	ev.exit_signal = 1 + st.exit_signal;
 	snprintf(ev.comm, sizeof(ev.comm), "%.16s", st.comm);
 	event_push(f, &ev);
 }

@@ -135,7 +135,7 @@ static int revive_ended(struct eng_family *f, const img_head *h)
 		struct eng_proc *parent = eng_proc_by_vpid(f, f->zombies[i].parent);
 
 		if (parent && !in_head(h, f->zombies[i].vpid))
-			hollow_reap_zombie(parent, f->zombies[i].vpid, SIGCHLD);
+			hollow_reap_zombie(parent, f->zombies[i].vpid, f->zombies[i].exit_signal);
 	}
 	return r;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Children that have ended and are not yet waited for, with exit status or signal; orphans that a subreaper gets. */
+/* Children that have ended and are not yet waited for, with exit status or signal; orphans that a subreaper gets; one whose end is told by another signal (clone(2)). */
 #include "move.h"
 #include <sys/prctl.h>
 
@@ -18,6 +18,25 @@ static pid_t make(int i)
 	_exit(i * 17 + 1);
 }
 
+static volatile sig_atomic_t told;
+
+static void on_end(int sig)
+{
+	(void)sig;
+	told++;
+}
+
+/* It lives long enough to be known at home, wherever it was born. */
+static pid_t make_other(void)
+{
+	pid_t kid = SYS(syscall(SYS_clone, SIGUSR2, 0, 0, 0, 0));
+
+	if (kid)
+		return kid;
+	move_nap(600000);
+	_exit(77);
+}
+
 static void check_end(int i, int st)
 {
 	if (i % 3 == 2)
@@ -30,9 +49,11 @@ int main(int argc, char **argv)
 {
 	move_begin(argc, argv);
 	SYS(prctl(PR_SET_CHILD_SUBREAPER, 1));
+	struct sigaction sa = {.sa_handler = on_end, .sa_flags = SA_RESTART};
+	SYS(sigaction(SIGUSR2, &sa, NULL));
 	move_ready();
 	while (move_more()) {
-		pid_t kid[KIDS], orphan;
+		pid_t kid[KIDS], orphan, other = make_other();
 		int p[2], st;
 		for (int i = 0; i < KIDS; i++)
 			kid[i] = make(i);
@@ -65,6 +86,9 @@ int main(int argc, char **argv)
 		SYS(waitpid(middle, &st, 0));
 		CHECK(waitpid(orphan, &st, 0) == orphan, "the orphan %d did not come to its subreaper: %s", orphan, strerror(errno));
 		CHECK(WIFEXITED(st) && WEXITSTATUS(st) == 99, "orphan: status %x", st);
+		CHECK(waitpid(other, &st, __WALL) == other && WIFEXITED(st) && WEXITSTATUS(st) == 77, "the child of clone(2): %s, status %x", strerror(errno), st);
+		CHECK(told == 1, "its end was told %d times", (int)told);
+		told = 0;
 		CHECK(waitpid(-1, &st, WNOHANG) < 0 && errno == ECHILD, "a child too many");
 	}
 	return move_pass();
