@@ -35,7 +35,7 @@ another() { local p; p=$(shower); [ -n "$p" ] && [ "$p" != "$old" ]; }
 old=$(shower)
 check "the spritefs that shows its home is killed" on ws2 kill -9 "$old"
 check "it goes on after that" goes_on
-check "there is another" another
+check "there is another" until_true 10 another
 lab kill ws1 spritefsd TERM; until_true 10 lab start ws1 spritefsd
 check "and after a restart in order" goes_on
 # who is let in, and as whom
@@ -64,7 +64,7 @@ ends_unheard() { # WHAT DURING: while spritefsd is down
 	until_true 10 lab start ws1 spritefsd
 	check "$1: its host is refused when spritefsd is back" until_true 20 kept_out
 }
-check "no guest, no files" kept_out
+check "no guest, no files" until_true 20 kept_out
 ends_unheard "spritefsd down" :
 ends_unheard "and migd killed" "lab kill ws1 migd KILL; until_true 10 lab start ws1 migd"
 finish
