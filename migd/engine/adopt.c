@@ -176,6 +176,11 @@ bool adopt_may(const struct eng_family *f, uint32_t uid, uint32_t gid, const uin
 	return true;
 }
 
+int adopt_refuse(pid_t vpid, struct error *e)
+{
+	return error_set(e, EPERM, "process %d has rights that its user has not here (ids, groups or capabilities): it cannot have its home here", vpid);
+}
+
 int eng_adopt(const struct eng_hooks *h, bool any, uid_t uid, const gid_t *groups, size_t ngroups, struct eng_family **out)
 {
 	struct eng_family *f = family_new(h);

@@ -13,6 +13,7 @@ int adopt_seat(const img_proc *m, int *tie, struct error *e);
 bool adopt_may(const struct eng_family *f, uint32_t uid, uint32_t gid, const uint32_t *groups, size_t n);
 /* Root's, or not adopted: then what puts it before others here is believed. */
 bool adopt_privileged(const struct eng_family *f);
+int adopt_refuse(pid_t vpid, struct error *e); /* if not: -EPERM */
 /* The family's clocks were never later than ours are now: 0, else -EOPNOTSUPP with e filled. */
 int adopt_clock(const img_head *h, struct error *e);
 #endif

@@ -185,7 +185,7 @@ static int creds_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, c
 	*s = m;
 	for (size_t i = 0; m && i < m->n_cred; i++)
 		if (!may_have(f, m->cred[i]))
-			return error_set(e, EPERM, "process %d has rights that its user has not here (ids, groups or capabilities): it cannot have its home here", p->vpid);
+			return adopt_refuse(p->vpid, e);
 	return m && m->n_cred ? 0 : res_bad_record(e, "credentials");
 }
 

@@ -225,7 +225,7 @@ int vessels_reconcile(struct eng_family *f, const img_head *h, struct error *e)
 
 		if (h->ahead && (!m || m->zombie || f->procs[i]->core->dead))
 			continue;
-		r = vessel_credentials(f->procs[i], m);
+		r = vessel_credentials(f->procs[i], m, e);
 		if (r == 0)
 			r = revive_one(f->procs[i], m, h->ahead, e);
 	}

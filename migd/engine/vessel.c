@@ -99,10 +99,10 @@ int vessel_thread(struct eng_proc *p, unsigned slot, pid_t vtid, struct error *e
 }
 
 /* ---- vessels --------------------------------------------------------------------------------------- */
-int vessel_credentials(struct eng_proc *p, const img_proc *m)
+int vessel_credentials(struct eng_proc *p, const img_proc *m, struct error *e)
 {
 	if (!adopt_may(p->family, m->uid, m->gid, m->groups, m->n_groups))
-		return -EPERM;
+		return adopt_refuse(p->vpid, e);
 	p->core->uid = m->uid;
 	p->core->gid = m->gid;
 	free(p->core->groups);
@@ -188,7 +188,7 @@ int vessel_root(struct eng_family *f, const img_proc *m, struct error *e)
 	vessel_numbers(p, m);
 	r = proc_open(p);
 	if (r == 0)
-		r = vessel_credentials(p, m);
+		r = vessel_credentials(p, m, e);
 	if (r == 0)
 		r = vessel_catch(p->threads[0]);
 	if (r < 0)
@@ -252,7 +252,7 @@ int vessel_child(struct eng_family *f, struct eng_proc *parent, const img_proc *
 	t->core->slot = parent->threads[0]->core->slot;
 	r = proc_open(p);
 	if (r == 0)
-		r = vessel_credentials(p, m);
+		r = vessel_credentials(p, m, e);
 	if (r == 0)
 		r = vessel_catch(t);
 	if (r == 0 && (p->core->blob_in = true))

@@ -14,7 +14,7 @@ int vessel_root(struct eng_family *f, const img_proc *m, struct error *e);
 int find_tid(struct eng_proc *p, pid_t vtid, pid_t *tid);
 int vessel_child(struct eng_family *f, struct eng_proc *parent, const img_proc *m, struct error *e);
 int vessel_thread(struct eng_proc *p, unsigned slot, pid_t vtid, struct error *e);
-int vessel_credentials(struct eng_proc *p, const img_proc *m); /* for whom it opens files */
+int vessel_credentials(struct eng_proc *p, const img_proc *m, struct error *e); /* for whom it opens files */
 void vessel_numbers(struct eng_proc *p, const img_proc *m);
 int vessel_join(struct eng_family *f, const img_proc *m, struct error *e); /* its group or session, once all are there */
 int vessel_zombie(struct eng_family *f, const img_proc *m, struct error *e);

@@ -111,6 +111,15 @@ same "here" ws1 "$(where five)"
 ended five
 check "all was as it should" sound five
 
+# of a group that its user is not in there; and with a capability
+for how in "--groups 0" "--init-groups --inh-caps +net_raw --ambient-caps +net_raw"; do
+	on ws1 sh -c "rm -f $JD/up; cd $JD; setsid -f setpriv --reuid sprite --regid sprite $how python3 -c 'import time; open(\"up\", \"w\").write(\"up\"); time.sleep(1000)' </dev/null >/dev/null 2>&1"
+	until_true 20 on ws1 test -s $JD/up
+	JOB=$(on ws1 pgrep -n -u sprite python3)
+	refused "rights that its user has not there ($how)" 1 "process $JOB has rights that its user has not here" on ws1 mig rehome -H ws2 $JOB
+	on ws1 kill $JOB
+done
+
 # its number is taken there
 orphan three
 on ws2 sh -c "echo $((JOB - 1)) >/proc/sys/kernel/ns_last_pid; sleep 1000 </dev/null >/dev/null 2>&1 &"
