@@ -343,6 +343,8 @@ int session_bump_epoch(struct fs *fs); /* the kernel looks up every name again; 
 bool session_kill_suid(void); /* of the request being handled: the kernel wants set-id bits cleared */
 /* Returns when each RELEASE that the kernel had handed out before has come to its handler. */
 void session_settle_releases(void);
+/* Has every request that the kernel asks again, after a spritefs that was killed, come to its handler? May say no for a while longer. */
+bool session_asked_again(struct fs *fs);
 void *session_buffer_take(void); /* the handler keeps the request's buffer */
 void session_buffer_give(void *buf);
 /* Is somebody serving this directory already? 1 yes, 0 no (a dead mount has been removed), -errno. */

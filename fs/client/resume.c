@@ -9,7 +9,8 @@
  *  2. Unsent data are in their chunks before the first recall can come: it sends them, then acknowledges.
  *  3. The kernel asks again whatever it had not been answered. A call that changes something goes out under the number it was sent under before
  *     (KEEP_CALL): the server answers it from its reply cache, or executes it if it had not come that far.
- *  4. A request whose process has died meanwhile is not asked again. What it left, an open at the server perhaps, is looked for after CLAIM_NS; so are opens of
+ *  4. A request whose process has died meanwhile is not asked again. What it left, an open at the server perhaps, is looked for after CLAIM_NS, when all that the
+ *     kernel does ask again has come to its handler (on a busy machine that may be later: one that came after would be executed a second time); so are opens of
  *     ours that were under way (files that had been open here only).
  *  5. A server restarted, or that gave us up, while nobody listened is found out by the next Renew, as ever: lease.c, recover.c.
  *
@@ -286,7 +287,7 @@ void resume_tick(struct fs *fs, uint64_t now)
 	struct hash_iter it;
 	struct keep *k;
 
-	if (!fs->old_until || now < fs->old_until)
+	if (!fs->old_until || now < fs->old_until || !session_asked_again(fs))
 		return;
 	fs->old_until = 0;
 	do {

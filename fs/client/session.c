@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,7 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 #include "conf/clock.h"
+#include "conf/fault.h"
 #include "conf/log.h"
 #include "fs/client/holder.h"
 #include "fs/client/kept.h"
@@ -281,20 +283,21 @@ struct reader {
 	pthread_t thread;
 	int fd;
 	_Atomic pid_t tid;
-	_Atomic uint32_t doing; /* the request's opcode; 0: it reads */
+	_Atomic uint32_t doing; /* the request's opcode, | AGAIN; 0: it reads */
 };
 
-static struct reader readers[THREADS];
+#define AGAIN (1u << 31) /* the kernel asks again */
 
-/* Has it taken a RELEASE from the kernel, or may it have, that its handler has not seen? One that sleeps in its read(2) has taken nothing. */
-static bool release_on_its_way(struct reader *r)
+static struct reader readers[THREADS];
+static atomic_bool none_again; /* no reader will be given such a one any more: they come first */
+
+/* Has it taken a request from the kernel, or may it have, that its handler has not seen? One that sleeps in its read(2) has taken nothing. */
+static bool may_have_taken(struct reader *r)
 {
 	char path[64], stat[256], *p;
 	ssize_t n;
 	int fd;
 
-	if (atomic_load(&r->doing))
-		return atomic_load(&r->doing) == FUSE_RELEASE;
 	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", atomic_load(&r->tid));
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	n = fd < 0 ? -1 : read(fd, stat, sizeof(stat) - 1);
@@ -307,11 +310,41 @@ static bool release_on_its_way(struct reader *r)
 	return p && p[1] && p[2] != 'S';
 }
 
+static bool release_on_its_way(struct reader *r)
+{
+	uint32_t doing = atomic_load(&r->doing);
+
+	return doing ? (doing & ~AGAIN) == FUSE_RELEASE : may_have_taken(r);
+}
+
+bool session_asked_again(struct fs *fs)
+{
+	struct pollfd p = {fs->dev, POLLIN, 0};
+
+	if (!atomic_load(&none_again) && poll(&p, 1, 0) != 0)
+		return false;
+	for (unsigned i = 0; i < THREADS && readers[i].fs; i++) {
+		uint32_t doing = atomic_load(&readers[i].doing);
+
+		if (doing ? doing & AGAIN : may_have_taken(&readers[i]))
+			return false;
+	}
+	return true;
+}
+
 void session_settle_releases(void)
 {
 	for (unsigned i = 0; i < THREADS; i++)
 		for (unsigned n = 0; n < SETTLE_TRIES && release_on_its_way(&readers[i]); n++)
 			usleep(SETTLE_US);
+}
+
+static void took(struct reader *r, const struct fuse_in_header *h)
+{
+	atomic_store(&r->doing, h->opcode | (h->unique & RESENT ? AGAIN : 0));
+	/* these have queues of their own */
+	if (!(h->unique & RESENT) && h->opcode != FUSE_FORGET && h->opcode != FUSE_BATCH_FORGET && h->opcode != FUSE_INTERRUPT)
+		atomic_store(&none_again, true);
 }
 
 /* One request; 0, or -errno when the mount has gone. */
@@ -326,7 +359,7 @@ static int request_read(struct reader *r)
 	atomic_store(&r->doing, 0);
 	n = read(r->fd, buffer, BUFFER);
 	if (n > 0)
-		atomic_store(&r->doing, ((struct fuse_in_header *)buffer)->opcode);
+		took(r, buffer);
 	if (n < 0)
 		return errno == ENODEV || errno == EBADF ? -errno : 0;
 	if (n == 0)
@@ -385,6 +418,7 @@ int session_run(struct fs *fs)
 	struct reader *r = readers;
 	int i, n = 0;
 
+	fault_point("spritefs-reads");
 	for (i = 0; i < THREADS; i++) {
 		r[i].fs = fs;
 		r[i].fd = clones[i];
