@@ -120,7 +120,7 @@ void fsd_prefixes_load(struct fsd *d)
 
 static int server_start(struct fsd *d, struct error *e)
 {
-	struct rpc_server_opts opts = {.tls = d->tls, .workers = WORKERS, .lanes = false /* DESIGN.md, Known defects */, .ctx = d, .listen = d->conf->fs_listen, .nlisten = d->conf->fs_nlisten};
+	struct rpc_server_opts opts = {.tls = d->tls, .workers = WORKERS, .lanes = true, .ctx = d, .listen = d->conf->fs_listen, .nlisten = d->conf->fs_nlisten};
 
 	opts.services = fsd_services(&opts.nservices);
 	return rpc_server_start(&opts, &d->server, e);

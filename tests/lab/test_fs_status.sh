@@ -27,12 +27,16 @@ calls() { file rpc | awk '$1 == "Make" { print $2 }'; }
 before=$(calls); on ws1 sh -c 'mkdir /sprite/status.d && rmdir /sprite/status.d && rm /sprite/status.lock'
 check "a call is counted" test "$(calls)" -gt "${before:-0}"
 check "Prometheus text: each sample is of a described metric" sh_on ws1 "awk '/^# TYPE/ { t[\$3] = 1; next } /^#/ { next } { n = \$1; sub(/{.*/, \"\", n); if (!t[n] || NF != 2) exit 1; k++ } END { exit k < 10 }' $S/metrics"
+direct() { on ws1 stat /sprite/.nothing$RANDOM 2>/dev/null; file rpc | grep -qE '^direct fs1 calls=[1-9][0-9]* connections=2'; }
+until_true 20 direct
+check "calls go by direct connections" direct
 # the server's own word
 S=$(on fs1 spritefsd --status)
 has() { python3 -c 'import json, sys
 s = json.load(sys.stdin)
 assert s["domains"] and s["prefixes"] and "grants" in s and s["opens"] >= 0 and s["recalls_owed"] >= 0 and s["locks"]["waiting"] >= 0, s
 c = [c for c in s["clients"] if c["host"] == "ws1" and c["instance"] == "/sprite"]; assert len(c) == 1 and c[0]["leases"] > 0 and c[0]["calls"] > 0, c
+assert s["direct_calls"] > 0 and s["direct_connections"] >= 2, s
 r = s["rpc"]["Make"]; assert r["calls"] == sum(r["took"]) and 0 < r["median_us"] <= r["p99_us"], r' <<<"$S"; }
 check "spritefsd --status: domains, clients, leases, locks, recalls, calls and how long they took" has
 check "spritefsd --metrics: each sample is of a described metric, buckets add up" sh_on fs1 "spritefsd --metrics | awk '/^# TYPE/ { t[\$3] = 1; next } /^#/ { next }

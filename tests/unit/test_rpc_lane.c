@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Calls by direct connections (rpc/lane.h): as by gRPC, and when the connection is cut at any moment; who comes without a certificate, or with rubbish. */
 #include "tests/unit/rpc_kit.h"
+#include <semaphore.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
 #include "conf/clock.h"
 #include "rpc/channel.h"
 
@@ -435,10 +439,134 @@ static int suite_end(void)
 	return pair_end();
 }
 
-int main(void)
+/* ---- a process is killed, and the next one goes on as the same client, as spritefs does */
+enum { LIVES = 15, THREADS = 4, OPS = KIT_SEQ_MAX / 2, FIRST = KIT_SEQ_MAX / 2 };
+struct lives {
+	_Atomic uint64_t next_seq, epoch, lanes, bad;
+	_Atomic uint32_t taken;
+	uint64_t seq[OPS];	 /* 0: not sent */
+	_Atomic bool done[OPS];
+};
+static struct lives *lives;
+static _Atomic uint32_t again_at;
+static uint32_t before; /* so many were taken by earlier lives */
+
+struct one_op {
+	uint32_t i;
+	sem_t over;
+};
+
+static void op_done(void *arg, int status, struct rpc_msg *out)
+{
+	struct one_op *o = arg;
+
+	if (status || out->err)
+		lives->bad++;
+	lives->done[o->i] = true; /* here: until we return the server keeps the answer */
+	rpc_msg_clear(out);
+	sem_post(&o->over);
+}
+
+static void one_op(struct rpc_channel *c, uint32_t i)
+{
+	Num in = num(FIRST + i, i % 16 ? 0 : 3);
+	struct one_op o = {.i = i};
+
+	sem_init(&o.over, 0, 0);
+	rpc_seq_use(lives->seq[i]);
+	rpc_seq_note(&lives->seq[i]);
+	rpc_call_async(c, &kit_add, &in.base, NULL, 0, -1, op_done, &o);
+	while (sem_wait(&o.over) < 0)
+		;
+}
+
+static void *life_thread(void *arg)
+{
+	uint32_t i;
+
+	while ((i = again_at++) < before) /* what was under way comes first, or beside what is new */
+		if (lives->seq[i] && !lives->done[i])
+			one_op(arg, i);
+	while ((i = lives->taken++) < OPS)
+		one_op(arg, i);
+	return NULL;
+}
+
+static void __attribute__((noreturn)) life(char **argv)
+{
+	pthread_t t[THREADS];
+	struct rpc_channel *c;
+	bool up;
+
+	lives = mmap(NULL, sizeof(*lives), PROT_READ | PROT_WRITE, MAP_SHARED, atoi(argv[2]), 0);
+	strcpy(kit_dir, argv[4]);
+	log_init("life");
+	rpc_init();
+	if (lives->epoch)
+		clock_epoch_adopt(lives->epoch);
+	lives->epoch = clock_epoch();
+	rpc_seq_keep(&lives->next_seq);
+	before = lives->taken < OPS ? lives->taken : OPS;
+	for (uint32_t i = 0; i < before; i++)
+		if (lives->seq[i] && !lives->done[i])
+			rpc_seq_hold(lives->seq[i]);
+	c = kit_channel(kit_tls("ws1"), (uint16_t)atoi(argv[3]), "fs1");
+	for (int i = 0; i < THREADS; i++)
+		pthread_create(&t[i], NULL, life_thread, c);
+	for (;;) {
+		uint64_t was = rpc_channel_direct(c, &up);
+
+		kit_sleep(5);
+		lives->lanes += rpc_channel_direct(c, &up) - was;
+	}
+}
+
+static void test_once_over_kills(void)
+{
+	int fd = memfd_create("lives", 0);
+	char number[2][16], *argv[] = {"life", "life", number[0], number[1], kit_dir, NULL};
+	uint32_t i, n, twice = 0, lost = 0;
+	pid_t pid;
+
+	CU_ASSERT_EQUAL_FATAL(ftruncate(fd, sizeof(*lives)), 0);
+	lives = mmap(NULL, sizeof(*lives), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	snprintf(number[0], sizeof(number[0]), "%d", fd);
+	snprintf(number[1], sizeof(number[1]), "%u", port);
+	for (unsigned k = 0; k < LIVES; k++) {
+		uint32_t first = lives->taken;
+		uint64_t by_lane = lives->lanes;
+
+		pid = fork();
+		if (pid == 0) {
+			execv("/proc/self/exe", argv);
+			_exit(1);
+		}
+		for (i = 0; i < 2000 && (lives->taken == first || lives->lanes == by_lane); i++)
+			kit_sleep(5);
+		usleep((useconds_t)(rand() % 60000)); /* a random moment: decides nothing */
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+	}
+	n = lives->taken < OPS ? lives->taken : OPS;
+	for (i = 0; i < n; i++) {
+		twice += kit_executed[FIRST + i] > 1;
+		lost += lives->done[i] && !kit_executed[FIRST + i];
+	}
+	CU_ASSERT_EQUAL(twice, 0);
+	CU_ASSERT_EQUAL(lost, 0);
+	CU_ASSERT_EQUAL(lives->bad, 0);
+	CU_ASSERT_TRUE(lives->lanes > 0);
+	fprintf(stderr, "%u calls, %u lives, %u by lane ", n, LIVES, (unsigned)lives->lanes);
+	munmap(lives, sizeof(*lives));
+	close(fd);
+}
+
+int main(int argc, char **argv)
 {
 	CU_pSuite s;
 
+	if (argc == 5)
+		life(argv);
 	kit_begin();
 	CU_initialize_registry();
 	s = CU_add_suite("lane", suite_begin, suite_end);
@@ -448,6 +576,7 @@ int main(void)
 	CU_ADD_TEST(s, test_cancel);
 	CU_ADD_TEST(s, test_once_over_cuts);
 	CU_ADD_TEST(s, test_once_while_running);
+	CU_ADD_TEST(s, test_once_over_kills);
 	CU_ADD_TEST(s, test_wait_survives_cut);
 	CU_ADD_TEST(s, test_lost);
 	CU_ADD_TEST(s, test_close);
