@@ -90,10 +90,10 @@ static void native_free(struct locks *l, struct native *n)
 	native_close(n);
 }
 
-/* It may have been the last of what it was for. */
+/* It may have been the last of what it was for. What the last run held, or the next one is to find, stays. */
 static void settle(struct locks *l, struct native *n)
 {
-	if (!n->waiting && !n->inherited && !lock_holds(n->t, n->handle, n->len, n->who))
+	if (!n->waiting && !n->inherited && !(n->held && l->leaving) && !lock_holds(n->t, n->handle, n->len, n->who))
 		native_free(l, n);
 }
 
@@ -444,6 +444,7 @@ void home_drop_client(struct locks *l, uint64_t client, bool stopping, struct li
 	struct parked *p, *next;
 	struct native *n, *after;
 
+	l->leaving = stopping;
 	list_each_safe(p, next, &l->waiting, in_home)
 		if (p->w.want.who.client == client) {
 			home_forget(l, p);

@@ -41,6 +41,7 @@ struct locks {
 	pthread_cond_t wake;
 	pthread_t thread;
 	bool running, stop, kick;
+	bool leaving;	  /* the server stops: its clients will come to the next one */
 	size_t inherited; /* natives by the last run */
 	struct lock_keeper keeper;
 };
