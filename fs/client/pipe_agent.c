@@ -161,10 +161,12 @@ static void on_open(struct agent *a, struct inode *ino, struct opener *o)
 	struct fifo *f, *g;
 	struct opener *old, *tmp;
 
-	/* whatever this thread was opening before, it has left that */
+	/* whatever this thread was opening before, it has left that; what was given back because it stood still is kept for it until it is let in */
 	list_each(g, &a->fifos, link)
 		list_each_safe(old, tmp, &g->openers, link)
 			if (old->who.tid == o->who.tid && !old->req) {
+				if (g->ino == ino)
+					o->stood = old->stood;
 				list_del(&old->link);
 				free(old);
 			}

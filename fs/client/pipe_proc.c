@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 
 #define SLEEP_TRIES 5000 /* seconds */
 #define OPEN_TICKS 10 /* 100 ms of CPU: no open takes that much, it must have left it */
+#define EXITING 0x4 /* PF_EXITING of linux/sched.h */
 
 static int read_line(pid_t tid, const char *what, char *to, size_t size)
 {
@@ -36,38 +38,35 @@ static int read_line(pid_t tid, const char *what, char *to, size_t size)
 	return n ? 0 : -ESRCH;
 }
 
-/* utime and stime, the 14th and 15th field of proc_pid_stat(5), together: the kernel divides them by guessing. 0 when it cannot be read. */
-static unsigned long long cpu_time(pid_t tid)
+/* proc_pid_stat(5) of one thread; /proc/TID/stat would give the CPU time of its whole process. */
+struct thread_stat {
+	char state;		       /* field 3 */
+	bool dies;		       /* PF_EXITING (field 9), or a SIGKILL that waits (field 31): each thread of a process that is killed has one */
+	unsigned long long cpu, born; /* fields 14 and 15 together (the kernel divides them by guessing), 22 */
+};
+
+static bool thread_stat(pid_t tid, struct thread_stat *out)
 {
-	unsigned long long ut = 0, st = 0;
-	char buf[1024], *p;
+	unsigned long long ut, st, waits;
+	char what[32], buf[1024], *p;
+	unsigned flags;
 
-	if (read_line(tid, "stat", buf, sizeof(buf)) || !(p = strrchr(buf, ')')))
-		return 0;
-	sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &ut, &st);
-	return ut + st;
-}
-
-/*
- * Its state is one of these. A stopped thread (by a signal, or by migd, which moves it) has left its open, though its registers still tell of it: it stops where signals are
- * delivered. Either it has got what it opened, or the call will be made again, and told again.
- */
-static bool state_of(pid_t tid, const char *any)
-{
-	char buf[1024], *p;
-
-	return read_line(tid, "stat", buf, sizeof(buf)) == 0 && (p = strrchr(buf, ')')) && p[1] && p[2] && strchr(any, p[2]);
+	snprintf(what, sizeof(what), "task/%d/stat", tid);
+	*out = (struct thread_stat){0};
+	if (read_line(tid, what, buf, sizeof(buf)) || !(p = strrchr(buf, ')')) ||
+	    sscanf(p + 1, " %c %*d %*d %*d %*d %*d %u %*u %*u %*u %*u %llu %llu %*d %*d %*d %*d %*d %*d %llu %*u %*d %*u %*u %*u %*u %*u %*u %llu", &out->state, &flags, &ut,
+		   &st, &out->born, &waits) != 6)
+		return false;
+	out->dies = flags & EXITING || waits & 1ull << (SIGKILL - 1);
+	out->cpu = ut + st;
+	return true;
 }
 
 uint64_t pipe_proc_born(pid_t pid)
 {
-	unsigned long long born = 0;
-	char buf[1024], *p;
+	struct thread_stat st;
 
-	if (read_line(pid, "stat", buf, sizeof(buf)) || !(p = strrchr(buf, ')')))
-		return 0;
-	sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &born);
-	return born;
+	return thread_stat(pid, &st) ? st.born : 0;
 }
 
 static bool flags_of(pid_t tid, const char *call, unsigned long long *flags)
@@ -99,6 +98,7 @@ static bool flags_of(pid_t tid, const char *call, unsigned long long *flags)
 bool pipe_proc_opening(pid_t tid, struct pipe_proc *out)
 {
 	unsigned long long flags;
+	struct thread_stat st;
 	char own[64];
 	int tries;
 
@@ -118,21 +118,28 @@ bool pipe_proc_opening(pid_t tid, struct pipe_proc *out)
 		return false;
 	out->r = (flags & O_ACCMODE) != O_WRONLY;
 	out->w = (flags & O_ACCMODE) != O_RDONLY;
-	out->cpu = cpu_time(tid);
+	out->cpu = thread_stat(tid, &st) ? st.cpu : 0;
 	return true;
 }
 
+/*
+ * A stopped thread (by a signal, or by migd, which moves it) has left its open, though its registers still tell of it: it stops where signals are delivered. Either it has got what it
+ * opened, or the call will be made again, and told again. One that dies has left it for good, though it may run, or wait in it, for some time yet: what it was let in by it will never use.
+ */
 enum pipe_where pipe_proc_where(const struct pipe_proc *p)
 {
 	char call[sizeof(p->call)];
+	struct thread_stat st;
 
-	if (read_line(p->tid, "syscall", call, sizeof(call)))
+	if (read_line(p->tid, "syscall", call, sizeof(call)) || !thread_stat(p->tid, &st))
 		return PIPE_LEFT;
 	if (!strcmp(call, "running"))
-		return cpu_time(p->tid) > p->cpu + OPEN_TICKS ? PIPE_LEFT : PIPE_IN;
+		return st.dies || st.cpu > p->cpu + OPEN_TICKS ? PIPE_LEFT : PIPE_IN;
 	if (strcmp(call, p->call))
 		return PIPE_LEFT;
-	return state_of(p->tid, "tT") ? PIPE_STANDS : state_of(p->tid, "ZX") ? PIPE_LEFT : PIPE_IN;
+	if (st.state == 't' || st.state == 'T')
+		return PIPE_STANDS;
+	return st.dies || st.state == 'Z' || st.state == 'X' ? PIPE_LEFT : PIPE_IN;
 }
 
 /* We, or the machine, have no room to look: that tells nothing. */
