@@ -46,7 +46,10 @@ void rpc_init(void);
 void rpc_shutdown(void);
 /* Has that host name an address? For messages: what does not resolve and what does not answer are mended at different places. May wait for a name server. */
 bool rpc_resolves(const char *host);
-/* Where one listens by that name: everywhere, if it is only that of this host's own loopback (Debian's installer writes "127.0.1.1 NAME" into /etc/hosts), where nobody else would come. */
+/*
+ * Where one listens by that name: everywhere, if it is this host's own and its loopback's (Debian's installer writes "127.0.1.1 NAME" into /etc/hosts), where nobody else would come. There, if it
+ * is another name of the loopback, or a number.
+ */
 const char *rpc_listen_host(const char *host);
 
 /* A received message. Owned by the receiver: rpc_msg_clear() frees; `iov` points into it. */

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Connections without gRPC: bytes both ways with a full socket in between, the end, and who is refused by whom, in which words. */
 #include "tests/unit/rpc_kit.h"
+#include <sched.h>
+#include <sys/mount.h>
 #include "rpc/raw.h"
 
 static struct pki_ca other, gone;
@@ -216,6 +218,42 @@ static void test_nobody_there(void)
 	CU_ASSERT_PTR_NULL(raw);
 }
 
+/* With an /etc/hosts and a name of its own, which go with the thread. */
+static void *hosts_main(void *arg)
+{
+	static const char hosts[] = "127.0.0.1 localhost\n127.0.0.1 inside here.example\n127.0.1.1 debian\n127.0.0.9 other.here\n192.0.2.1 outside\n";
+	char path[] = "/tmp/test_rpc_raw.XXXXXX";
+	int fd = mkstemp(path);
+	bool done = fd >= 0 && write(fd, hosts, sizeof(hosts) - 1) == (ssize_t)sizeof(hosts) - 1 && !unshare(CLONE_NEWNS | CLONE_NEWUTS) &&
+		    !mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) && !mount(path, "/etc/hosts", NULL, MS_BIND, NULL) && !sethostname("here", 4);
+
+	if (fd >= 0)
+		close(fd);
+	if (done) {
+		CU_ASSERT_STRING_EQUAL(rpc_listen_host("inside"), "inside");
+		CU_ASSERT_STRING_EQUAL(rpc_listen_host("other.here"), "other.here");
+		CU_ASSERT_STRING_EQUAL(rpc_listen_host("localhost"), "localhost");
+		CU_ASSERT_STRING_EQUAL(rpc_listen_host("outside"), "outside");
+		CU_ASSERT_STRING_EQUAL(rpc_listen_host("127.0.1.1"), "127.0.1.1");
+		CU_ASSERT_STRING_NOT_EQUAL(rpc_listen_host("debian"), "debian");
+		CU_ASSERT_STRING_NOT_EQUAL(rpc_listen_host("here.example"), "here.example");
+	}
+	unlink(path);
+	return done ? arg : NULL;
+}
+
+/* Everywhere by this host's own name, when that is its loopback's; not by any other that is. */
+static void test_listen_host(void)
+{
+	void *done = NULL;
+	pthread_t t;
+
+	CU_ASSERT_FATAL(!pthread_create(&t, NULL, hosts_main, ""));
+	pthread_join(t, &done);
+	if (!done)
+		puts("(no namespaces of its own: not tested)");
+}
+
 int main(void)
 {
 	CU_pSuite s;
@@ -230,6 +268,7 @@ int main(void)
 	CU_ADD_TEST(s, test_server_refused);
 	CU_ADD_TEST(s, test_no_tls);
 	CU_ADD_TEST(s, test_nobody_there);
+	CU_ADD_TEST(s, test_listen_host);
 	CU_basic_set_mode(CU_BRM_VERBOSE);
 	CU_basic_run_tests();
 	return kit_end();
