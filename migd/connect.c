@@ -43,13 +43,18 @@ static bool kind_of(uint64_t type, enum relay_kind *kind)
 int connect_made(struct family *f, const struct eng_foreign *c)
 {
 	enum relay_kind kind;
-	int fd = kind_of(c->arg[1], &kind) ? relays_make(f->relays, number(c->id), kind, NULL) : -EINVAL;
+	int fd = kind_of(c->arg[1], &kind) ? relays_make_born(f->relays, number(c->id), kind) : -EINVAL;
 
 	if (fd >= 0)
 		relay_rpc_open(f);
 	else
 		log_warn("family %s: a connection to %.*s of its home cannot be relayed: %s", f->id, c->in_len, (const char *)c->in, strerror(-fd));
 	return fd;
+}
+
+void connect_taken(struct family *f, const struct eng_foreign *c)
+{
+	relays_taken(f->relays, number(c->id));
 }
 
 /* ---- home ---- */

@@ -9,5 +9,6 @@
 void connect_serve(struct family *f, struct rpc_request *rq);
 /* Guest host: the home has it: an end that stands for it, or -errno. */
 int connect_made(struct family *f, const struct eng_foreign *c);
+void connect_taken(struct family *f, const struct eng_foreign *c); /* it has been handed to the caller; who asks again before that gets the same one */
 
 #endif

@@ -26,6 +26,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "conf/clock.h"
+#include "conf/fault.h"
 #include "conf/log.h"
 #include "migd/connect.h"
 #include "migd/engine/aim.h"
@@ -90,9 +91,13 @@ static void *ask_main(void *arg)
 		a->c.ret = got < 0 ? -ECONNREFUSED : 0;
 	}
 	log_debug("family %s: call %d of %d about a process at home: %lld", a->f->id, a->c.nr, a->c.pid, (long long)a->c.ret);
-	eng_call_answer(a->fd, &a->c, got);
 	if (got >= 0)
+		fault_point("connected");
+	eng_call_answer(a->fd, &a->c, got);
+	if (got >= 0) {
 		close(got);
+		connect_taken(a->f, &a->c);
+	}
 	close(a->fd);
 	family_put(a->f);
 	free(a);

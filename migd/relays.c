@@ -359,6 +359,22 @@ int relays_make(struct relays *r, uint64_t id, enum relay_kind kind, const struc
 	return err ? err : get_fd(r, &a);
 }
 
+void relays_taken(struct relays *r, uint64_t id)
+{
+	struct relay_ask a = { .op = RELAY_OP_TAKEN, .id = id };
+
+	if (is_there(r))
+		hub_ask(r, &a, -1, NULL);
+}
+
+int relays_make_born(struct relays *r, uint64_t id, enum relay_kind kind)
+{
+	struct relay_ask a = { .op = RELAY_OP_OPEN, .id = id, .kind = kind, .number = 1 };
+	int err = make_hub(r);
+
+	return err ? err : get_fd(r, &a);
+}
+
 int relays_whose(struct relays *r, uint64_t ino, uint64_t *id)
 {
 	struct relay_ask a = { .op = RELAY_OP_WHOSE, .number = ino };

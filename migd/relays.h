@@ -39,6 +39,8 @@ int relays_add(struct relays *r, uint64_t id, enum relay_kind kind, int fd, pid_
 int relays_bear(struct relays *r, uint64_t gen, uint64_t id, enum relay_kind kind, int fd);
 int relays_original(struct relays *r, uint64_t id);
 int relays_make(struct relays *r, uint64_t id, enum relay_kind kind, const struct relay_net *net); /* net: of the network, else NULL */
+int relays_make_born(struct relays *r, uint64_t id, enum relay_kind kind); /* of relays_bear(); the same one again, until relays_taken() */
+void relays_taken(struct relays *r, uint64_t id);
 int relays_whose(struct relays *r, uint64_t ino, uint64_t *id);
 void relays_reset(struct relays *r, uint64_t gen);
 void relays_unread(struct relays *r);

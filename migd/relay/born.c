@@ -6,10 +6,27 @@
  * Lock: the hub's.
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
 #include "conf/clock.h"
 #include "migd/relay/hub_parts.h"
 
-enum { LOOK_MS = 1000 };
+enum { LOOK_MS = 1000, TAKEN_MS = 60000 };
+
+/* An end that we hold hides that the family has closed its. */
+void born_taken(struct relay *r)
+{
+	if (r->spare >= 0)
+		close(r->spare);
+	r->spare = -1;
+}
+
+int born_again(const struct relay *r, enum relay_kind kind)
+{
+	int fd = r->spare < 0 || r->kind != kind ? -EEXIST : fcntl(r->spare, F_DUPFD_CLOEXEC, 3);
+
+	return fd < 0 && fd != -EEXIST ? -errno : fd;
+}
 
 /* All that the family has said is at home, and nothing more can come either way. */
 static bool is_over(struct relay *r)
@@ -34,6 +51,8 @@ void born_step(struct relay_hub *h, struct relay *r)
 {
 	if (h->home || h->paused || !relay_was_born(r))
 		return;
+	if (clock_mono_ns() - r->made_ns > TAKEN_MS * 1000000ull) /* whoever asked for it does so no more */
+		born_taken(r);
 	r->conn.over |= is_over(r);
 	if (r->conn.over && !r->conn.told && !r->hello_due && !hub_queue(h, r->id, RF_DONE, 0, NULL, 0))
 		r->conn.told = true;
@@ -41,5 +60,5 @@ void born_step(struct relay_hub *h, struct relay *r)
 
 int born_tick(const struct relay_hub *h, const struct relay *r)
 {
-	return !h->home && r->kind == RELAY_DGRAM && relay_was_born(r) && !r->conn.over ? LOOK_MS : -1;
+	return !h->home && relay_was_born(r) && !r->conn.over && (r->kind == RELAY_DGRAM || r->spare >= 0) ? LOOK_MS : -1;
 }

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/clock.h"
 #include "conf/log.h"
 #include "migd/relay/hub_parts.h"
 
@@ -64,6 +65,7 @@ static void relay_free(struct relay *r)
 	if (r->has_sink)
 		relay_sink_clear(&r->sink);
 	relay_tty_clear(&r->tty);
+	born_taken(r);
 	if (r->original >= 0)
 		close(r->original);
 	list_del(&r->node);
@@ -137,7 +139,8 @@ struct relay *relay_new(struct relay_hub *h, uint64_t id, enum relay_kind kind)
 	r->id = id;
 	r->kind = kind;
 	r->original = -1;
-	r->source.fd = r->sink.fd = -1;
+	r->source.fd = r->sink.fd = r->spare = -1;
+	r->made_ns = clock_mono_ns();
 	relay_tty_init(&r->tty);
 	list_add_tail(&h->relays, &r->node);
 	h->nrelays++;
@@ -386,14 +389,43 @@ static int make_sock(struct relay *r, int *family_end)
 	return err;
 }
 
+void hub_keep(struct relay_hub *h, uint64_t id, int fd)
+{
+	struct relay *r;
+
+	pthread_mutex_lock(&h->lock);
+	r = hub_find(h, id);
+	if (r && r->spare < 0)
+		r->spare = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	pthread_mutex_unlock(&h->lock);
+}
+
+void hub_taken(struct relay_hub *h, uint64_t id)
+{
+	struct relay *r;
+
+	pthread_mutex_lock(&h->lock);
+	r = hub_find(h, id);
+	if (r)
+		born_taken(r);
+	pthread_mutex_unlock(&h->lock);
+	hub_poke(h);
+}
+
 int hub_make(struct relay_hub *h, uint64_t id, enum relay_kind kind, const struct relay_net *net)
 {
 	struct relay *r;
 	int fd = -1, err;
 
 	pthread_mutex_lock(&h->lock);
-	r = hub_find(h, id) ? NULL : relay_new(h, id, kind);
-	err = !r			? -EEXIST :
+	r = hub_find(h, id);
+	if (r) { /* a migd that was killed did not hand it on, perhaps */
+		fd = h->home ? -EEXIST : born_again(r, kind);
+		pthread_mutex_unlock(&h->lock);
+		return fd;
+	}
+	r = relay_new(h, id, kind);
+	err = !r			? -ENFILE :
 	      relay_is_net(r)		? conn_make(h, r, net, &fd) :
 	      kind == RELAY_TTY		? make_pty(r, &fd) :
 	      relay_is_unix(r)		? make_sock(r, &fd) :

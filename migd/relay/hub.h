@@ -59,6 +59,9 @@ int hub_add(struct relay_hub *h, uint64_t id, enum relay_kind kind, int fd, pid_
 int hub_original(struct relay_hub *h, uint64_t id);
 /* Guest: makes a fresh pipe, pty or socket and returns the family's end. net: names of a socket of the network. */
 int hub_make(struct relay_hub *h, uint64_t id, enum relay_kind kind, const struct relay_net *net);
+/* Guest: of a connection to a socket file: keeps a duplicate of the end that was made until the family has it (but not for longer than a minute): hub_make() gives that to who asks again. */
+void hub_keep(struct relay_hub *h, uint64_t id, int fd);
+void hub_taken(struct relay_hub *h, uint64_t id);
 /* Guest: of which connection does the family's end have this inode? One that was made while it was here. -ENOENT */
 int hub_whose(struct relay_hub *h, uint64_t ino, uint64_t *id);
 /* Home: the family comes back: what was typed for it and not read goes back into its terminals. */

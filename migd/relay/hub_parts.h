@@ -56,6 +56,8 @@ struct relay {
 	uint64_t cr_ns;	 /* ... since when */
 	uint64_t target; /* hub_drain(): what has to be with its reader */
 	struct conn conn; /* RELAY_TCP, RELAY_LISTEN, RELAY_UDP; of unix sockets some of it: born.c */
+	int spare;	 /* guest, born.c: the family's end, until it has it; -1: it has */
+	uint64_t made_ns; /* born.c: when it came to be here */
 	bool rights_off; /* home, unix sockets: sock_rights() has been denied to the original */
 };
 
@@ -126,6 +128,8 @@ static inline bool relay_was_born(const struct relay *r)
 {
 	return (r->id & RELAY_BORN_UNIX) == RELAY_BORN_UNIX && relay_is_unix(r);
 }
+int born_again(const struct relay *r, enum relay_kind kind); /* guest: a duplicate of the end that was made and not taken, or -EEXIST */
+void born_taken(struct relay *r);
 void born_step(struct relay_hub *h, struct relay *r);
 int born_tick(const struct relay_hub *h, const struct relay *r); /* as conn_tick() */
 

@@ -203,6 +203,8 @@ static int carry_out(struct entry *e, const struct relay_ask *a, int *in, int *o
 	case RELAY_OP_OPEN:
 		fd = a->op == RELAY_OP_OPEN ? hub_make(h, a->id, a->kind, &a->net) : hub_original(h, a->id);
 		*out = fd;
+		if (fd >= 0 && a->op == RELAY_OP_OPEN && a->number)
+			hub_keep(h, a->id, fd);
 		return fd < 0 ? fd : 0;
 	case RELAY_OP_RESET:
 		hub_reset(h, a->number);
@@ -229,6 +231,9 @@ static int carry_out(struct entry *e, const struct relay_ask *a, int *in, int *o
 		return hub_whose(h, a->number, id);
 	case RELAY_OP_DOWN:
 		hub_down(h);
+		return 0;
+	case RELAY_OP_TAKEN:
+		hub_taken(h, a->id);
 		return 0;
 	default:
 		return -ENOSYS;
@@ -278,7 +283,26 @@ static void owner_serve(int sock)
 	pthread_mutex_unlock(&lock);
 }
 
-/* Who asked has given up (we were stopped, say): what it wanted made nobody would take. */
+/* Not a question but what has come to pass: a migd that is killed meanwhile has said it, and the next one does not know that it was not heard. */
+static bool is_told(uint32_t op)
+{
+	switch (op) {
+	case RELAY_OP_FREE:
+	case RELAY_OP_SWEEP:
+	case RELAY_OP_RESET:
+	case RELAY_OP_UNREAD:
+	case RELAY_OP_LEFT:
+	case RELAY_OP_BACK:
+	case RELAY_OP_RESUME:
+	case RELAY_OP_DOWN:
+	case RELAY_OP_TAKEN:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* Who asked has given up (we were stopped, say): what it wanted made, or handed out, nobody would take, and what was to stand still until it says otherwise would do so for ever. */
 static bool is_gone(int sock)
 {
 	struct pollfd p = { .fd = sock };
@@ -296,7 +320,7 @@ static void serve(int sock)
 		answer(sock, -EPROTO, 0, -1, 0);
 		return;
 	}
-	if (a.op != RELAY_OP_FREE && a.op != RELAY_OP_SWEEP && is_gone(sock))
+	if (!is_told(a.op) && is_gone(sock))
 		return;
 	switch (a.op) {
 	case RELAY_OP_OWNER:

@@ -25,7 +25,7 @@ enum relay_op {
 	RELAY_OP_SWEEP,
 	RELAY_OP_ADD,	/* these as in hub.h */
 	RELAY_OP_ORIGINAL,
-	RELAY_OP_OPEN,
+	RELAY_OP_OPEN, /* number: 1: kept for who asks again, until it is TAKEN */
 	RELAY_OP_RESET, /* number: generation */
 	RELAY_OP_UNREAD,
 	RELAY_OP_LEFT,	/* kind: it has ended */
@@ -36,7 +36,8 @@ enum relay_op {
 	RELAY_OP_HOLD,	/* number: ms */
 	RELAY_OP_WHOSE, /* number: inode; -ENOENT */
 	RELAY_OP_LINK,	/* number: generation */
-	RELAY_OP_DOWN
+	RELAY_OP_DOWN,
+	RELAY_OP_TAKEN
 };
 struct relay_ask {
 	uint32_t version, op;

@@ -110,6 +110,45 @@ ok("a terminal outlives migd on either side")
 PY
 PYTHONPATH=$HERE timeout 400 python3 "$TMP/term.py" "$BIN/sprite-lab" || FAILED=1
 
+# Connections to a socket file of its home, again and again; and one whose end has been made there, and was not handed on.
+cat >"$TMP/serve.py" <<'PY'
+import os, socket, sys, threading
+def serve(c): m = c.recv(99); c.sendall(b"got " + m); c.close()
+s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(64); print("ready", flush=True)
+while True: threading.Thread(target=serve, args=[s.accept()[0]], daemon=True).start()
+PY
+cat >"$TMP/connects.py" <<'PY'
+import os, socket, sys
+n = 0
+while not os.path.exists("stop") or n % 50:
+    n += 1
+    s = socket.socket(socket.AF_UNIX); s.settimeout(120); s.connect(sys.argv[1]); s.sendall(b"%d" % n)
+    m = s.recv(99)
+    if m != b"got %d" % n or s.recv(9): print("line", n, "is", m, flush=True); break
+    s.close(); print(n, flush=True)
+print("end", n, flush=True)
+sys.exit(7)
+PY
+for f in serve.py connects.py; do as sprite ws1 sh -c "cat >$JD/$f" <"$TMP/$f"; done
+as sprite ws1 python3 $JD/serve.py /tmp/relay_restart.sock >"$TMP/served" 2>&1 </dev/null & SERVER=$!
+until_true 20 grep -q ready "$TMP/served"
+FAULT=/run/sprite/fault
+job "mig run -H ws2 -- python3 connects.py /tmp/relay_restart.sock"
+breaks connect ws2
+breaks connect ws1
+killed ws2
+on ws2 mkdir -p $FAULT
+until_true 10 lab start ws2 migd SPRITE_FAULT=$FAULT; until_true 10 up ws2
+on ws2 sh -c "echo die >$FAULT/connected"
+check "connect: migd is killed with an end in its hands" until_true 30 eval '! up ws2'
+again ws2
+check "connect: it goes on" until_true 30 has_lines $(($(lines) + 20))
+as sprite ws1 touch $JD/stop
+same "connect: its exit status" 7 "$(job_status 60)" || on ws1 tail -n 5 $JD/out $JD/err
+same "connect: each was answered" all "$(in_order)"
+check "connect: nothing is left" until_true 20 eval '[ -z "$(residue)" ] && [ -z "$(mig ps --no-header)" ]'
+kill $SERVER; on ws1 pkill -f "[s]erve.py /tmp/relay_restart.sock"
+
 # Who keeps the ends is killed: those at the other end are told, as if it had been them.
 for who in ${LONG:+ws1} ws2; do
 	pipeline '(sh -c "echo \$\$ >pid.new; mv pid.new pid; exec python3 count.py" 2>err; echo $? >rc.new) | cat >out; mv rc.new rc'
