@@ -212,7 +212,8 @@ static void on_opened(struct agent *a, struct fifo *f, uint64_t id)
 			pipe_place(a, f);
 		opener_answer(o);
 		f->front &= reader_waits(f);
-		if (o->who.r && (!pipe_pump(a, f) || kept_close(f)))
+		f->passing |= o->who.r && f->kept >= 0;
+		if (o->who.r && !pipe_pump(a, f))
 			pipe_report(f, 0);
 		return;
 	}
@@ -437,7 +438,7 @@ static uint64_t due(struct agent *a)
 		list_each(o, &f->openers, link)
 			if (o->req && now - o->since > ANSWER_NS && !f->hub->stream)
 				opener_answer(o);
-		if (f->again && f->again <= now && (f->end >= 0 || f->guard >= 0 || f->put_off) && !pipe_pump(a, f))
+		if (f->again && f->again <= now && (f->end >= 0 || f->guard >= 0 || f->put_off || f->passing) && !pipe_pump(a, f))
 			pipe_report(f, 0);
 		claims_tick(a, f);
 		if (f->again && f->again < next)

@@ -235,6 +235,7 @@ static void share(struct agent *a, struct fifo *f)
 	ioctl(f->end, FIONREAD, &n);
 	if (n && n == f->unread) {
 		give_back(a, f, false);
+		f->gave = true;
 		n = 0;
 	}
 	f->idle = n ? 0 : f->idle + 1;
@@ -421,6 +422,8 @@ bool pipe_pump(struct agent *a, struct fifo *f)
 	f->again = 0;
 	if (f->silent)
 		return true;
+	if (f->passing && kept_pass(f))
+		pipe_report(f, 0);
 	if (put_off) {
 		role_take(a, f, put_off);
 		return f->role == NONE; /* else it is to be told */
@@ -521,8 +524,22 @@ static bool may_be_sink(struct agent *a, struct fifo *f)
 	return r && guard_open(a, f);
 }
 
+/*
+ * What a shared sink has given back may cross the message that it is a sink no more, since the queue is empty: its readers would see an end before these bytes. So it stays one for once, and says
+ * so, behind them; the hub asks again if it is to be.
+ */
+static bool crosses(struct fifo *f, int role)
+{
+	bool yes = f->gave && f->role == SINK && role == NONE;
+
+	f->gave = false;
+	return yes;
+}
+
 void pipe_role(struct agent *a, struct fifo *f, int role, bool shared)
 {
+	if (crosses(f, role))
+		role = SINK;
 	f->unread = 0;
 	f->put_off = NONE;
 	if (f->role == role) {

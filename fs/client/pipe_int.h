@@ -92,6 +92,8 @@ struct fifo {
 	struct path path;
 	int guard, past; /* pipe_guard.c; -1: none */
 	int kept;      /* pipe_last.c: a write end that keeps unread bytes alive; -1: none */
+	bool passing;  /* a reader of this node has been let in to them */
+	bool gave;     /* SINK and shared: has given back bytes that a role which is on its way to us may not know of */
 	int put_off;   /* the role that we could not take yet, for want of something; NONE */
 	bool warned;
 	bool check; /* role_check() is to be made, */
@@ -230,6 +232,8 @@ void pipe_place(struct agent *a, struct fifo *f);
 /* We are about to be a source no more: what is unread in the pipe stays, whether its writers do or not. Then settle: if there is nothing, our end goes again. */
 void kept_open(struct agent *a, struct fifo *f);
 void kept_settle(struct fifo *f);
+/* A reader was let in: closes ours when its end is there, which is looked at again until then. True: closed. */
+bool kept_pass(struct fifo *f);
 /* True: there was one. Somebody else's end, or nobody, sees to it. */
 bool kept_close(struct fifo *f);
 void last_prove(struct agent *a, struct fifo *f, uint64_t round);

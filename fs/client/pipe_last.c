@@ -4,7 +4,7 @@
  *
  * `kept`: the readers of a source have gone, so our read end must: its writers are to see a broken pipe. What they wrote before is for the next reader, wherever, as long
  * as anybody has the FIFO open, and the kernel would drop it with this node's last writer. So a write end of ours stays beside it, until there is another end of ours (a role),
- * a reader of this node is let in, or nobody is left.
+ * a reader of this node is in, or nobody is left.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +15,13 @@
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "fs/client/pipe_int.h"
+
+static bool hung_up(int end, short what)
+{
+	struct pollfd p = {.fd = end};
+
+	return poll(&p, 1, 0) > 0 && p.revents & (what | POLLNVAL);
+}
 
 void kept_open(struct agent *a, struct fifo *f)
 {
@@ -42,11 +49,21 @@ bool kept_close(struct fifo *f)
 	return true;
 }
 
-static bool hung_up(int end, short what)
+bool kept_pass(struct fifo *f)
 {
-	struct pollfd p = {.fd = end};
+	bool coming = f->kept >= 0 && pipe_coming(f, true);
 
-	return poll(&p, 1, 0) > 0 && p.revents & (what | POLLNVAL);
+	if (coming || (f->kept >= 0 && pipe_standing(f))) {
+		look_at(f, clock_mono_ns() + (coming ? AGAIN_NS : 10 * AGAIN_NS));
+		return false;
+	}
+	f->passing = false;
+	if (f->kept < 0)
+		return false;
+	if (!hung_up(f->kept, POLLERR))
+		return kept_close(f);
+	kept_settle(f); /* it has gone, or did not come: what it did not read is for the next one */
+	return f->kept < 0;
 }
 
 /* By a read end, without taking anything out. 0: there is no writer, and nothing. */
