@@ -99,7 +99,7 @@ def run(verb, a):
         os.set_blocking(fds[a[0]], False)
         n, p = 0, select.poll()
         p.register(fds[a[0]], select.POLLOUT)
-        while p.poll(500):
+        while p.poll(1500):
             try:
                 n += os.write(fds[a[0]], b"x" * 4096)
             except BlockingIOError:

@@ -12,14 +12,14 @@ class End: # a process on a node
         self.p = subprocess.Popen([LAB, "exec", node, "-T", "--", "python3", SRC + "/pipe_end.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.got, self.new = {}, threading.Condition()
         threading.Thread(target=self.listen, daemon=True).start()
-        self.wait(0, 90)
+        self.wait(0)
     def listen(self):
         for line in self.p.stdout:
             ident, _, text = line.rstrip("\n").partition(" ")
             with self.new:
                 self.got[int(ident)] = text
                 self.new.notify_all()
-    def wait(self, n, t=90):
+    def wait(self, n, t=180):
         with self.new:
             self.new.wait_for(lambda: n in self.got, t)
             return self.got.get(n, "BLOCKED")
@@ -35,6 +35,12 @@ class End: # a process on a node
     def blocked(self, n):
         time.sleep(SETTLE)
         return self.wait(n, 0)
+    def full(self, name): # what it writes there has come to a stand
+        quiet, end = 0, time.monotonic() + 180
+        while quiet < 4 and time.monotonic() < end:
+            quiet = quiet + 1 if self.do("poll", name, "out", "0") == "poll" else 0
+            time.sleep(SETTLE)
+        return quiet
     def kill(self): # the process, on its node
         self.dead = True
         self.p.stdin.close() # ends it: its descriptors close, whatever its threads wait for
@@ -120,7 +126,7 @@ def records_here(a, b, c): # the same with a writer on the reader's node, and re
     t = [a.wait(r), a.wait(g), b.wait(w), c.wait(v)]
     n = a.start("check", "f", "1000")
     x = [(e, e.start("records", d, l, "1000", "3000")) for e, d, l in ((a, "g", "a"), (b, "f", "b"), (c, "f", "c"))]
-    return t + [e.wait(i, 120) for e, i in x] + [a.do("close", "g"), b.do("close", "f"), c.do("close", "f"), a.wait(n), a.do("close", "f")]
+    return t + [e.wait(i) for e, i in x] + [a.do("close", "g"), b.do("close", "f"), c.do("close", "f"), a.wait(n), a.do("close", "f")]
 
 def killed_writer(a, b, c):
     r, w = a.open("f", "r"), b.open("f", "w")
@@ -155,7 +161,7 @@ def idle_reader(a, b, c): # one that has it open and does not read keeps nothing
 def tokens(a, b, c): # make --jobserver-style=fifo: everybody takes tokens and gives them back; none may get lost or stuck
     t = [e.wait(e.open("f", "rw")) for e in (a, b, c)] + [a.do("write", "f", "1234")]
     n = [(e, e.start("tokens", "f", "60")) for e in (a, b, c) for i in range(3)]
-    t += [e.wait(i, 120) for e, i in n]
+    t += [e.wait(i) for e, i in n]
     return t + ["".join(sorted(c.do("readn", "f", "4"))), c.do("poll", "f", "in", "100")]
 
 def reader_leaves(a, b, c): # the only reader of a writer's node goes: others read elsewhere, so there is no broken pipe
@@ -209,7 +215,7 @@ def kept_for_next(a, b, c): # the reader goes, and the writer whose bytes they a
     r, w, v = a.open("f", "r"), b.open("f", "w"), c.open("f", "w")
     t = [a.wait(r), b.wait(w), c.wait(v)]
     p = b.start("pour", "f")
-    t += [b.blocked(p), a.do("readn", "f", "5"), a.do("close", "f")]
+    t += [b.full("f"), a.do("readn", "f", "5"), a.do("close", "f")]
     why, n = b.wait(p).split()
     t += [why, int(n) >= 65536, b.do("close", "f"), a.wait(a.open("f", "r"))]
     e, x = c.start("write", "f", "end"), a.start("count", "f")
@@ -314,7 +320,7 @@ def direct_here(a, b, c): # a writer comes to the reader's node: records stay wh
     t = warm(a, b) + [a.wait(a.open("g", "w"))]
     n = a.start("check", "f", "1000")
     x = [(e, e.start("records", d, l, "1000", "2000")) for e, d, l in ((a, "g", "a"), (b, "f", "b"))]
-    return t + [e.wait(i, 120) for e, i in x] + [a.do("close", "g"), b.do("close", "f"), a.wait(n), a.do("close", "f")]
+    return t + [e.wait(i) for e, i in x] + [a.do("close", "g"), b.do("close", "f"), a.wait(n), a.do("close", "f")]
 
 def direct_killed(a, b, c):
     t = warm(a, b) + [b.do("write", "f", "last")]

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: own
-# timeout: 60
 # The jobserver of GNU make over a named pipe with clients on several nodes: no token is doubled, lost or stuck where nobody reads; with make itself, where it knows that (from 4.4 on).
 . "$(dirname "$0")/lib.sh"
 lab_up -n 3 --bind "$SPRITE_TESTS:/opt/sprite/tests"
@@ -13,7 +12,7 @@ for n in ws1 ws2 ws3; do
 done
 for n in $C; do wait "$n" || flunk "its clients get tokens: $(cat "$TMP"/ws?)"; done
 check "nine clients on three nodes had three tokens 40 times each" test ! -s "$TMP/ws1" -a ! -s "$TMP/ws2" -a ! -s "$TMP/ws3"
-same "and all are there, once" abc "$(as sprite ws3 timeout 60 $P /sprite/j/f left 3)"
+same "and all are there, once" abc "$(as sprite ws3 timeout 200 $P /sprite/j/f left 3)"
 on ws1 pkill -u sprite -x jobserver
 wait $PUT
 

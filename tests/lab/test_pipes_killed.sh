@@ -31,7 +31,7 @@ killed_at() {
 	same "it moves, with spritefs of $node killed at $step" "0 " "$? $(cat "$TMP/say")"
 }
 
-start ws3 w "$P w f a 40000 512 1000 go"
+start ws3 w "$P w f a 40000 512 3000 go"
 start ws1 r "$P r f log"
 until_true 20 reads log
 killed_at $PID ws2 prepared
@@ -39,7 +39,7 @@ hurry go
 same "a reader gets all" "0 0 end 40000" "$(over w) $(over r) $(numbers log)"
 
 start ws1 r2 "$P r g log2"
-start ws1 w2 "$P w g a 40000 512 1000 go2"
+start ws1 w2 "$P w g a 40000 512 3000 go2"
 until_true 20 reads log2
 killed_at $PID ws1 sent
 hurry go2
@@ -48,7 +48,7 @@ same "a reader at home gets all of a writer" "0 0 end 40000" "$(over w2) $(over 
 # -- from one guest host to another
 start ws1 r5 "$P r g log5"
 R=$PID
-start ws1 w5 "$P w g a 40000 512 1000 go5"
+start ws1 w5 "$P w g a 40000 512 3000 go5"
 W=$PID
 until_true 20 reads log5
 check "both ends move to one host" eval 'mig move -q -H ws2 $R && mig move -q -H ws2 $W'
@@ -58,7 +58,7 @@ same "a reader that is away gets all of a writer that leaves" "0 0 end 40000" "$
 
 # -- without a move: both ends on a node whose spritefs is killed go on, and others find them
 start ws1 r3 "$P r h log3"
-start ws1 w3 "$P w h a 40000 512 1000 go3"
+start ws1 w3 "$P w h a 40000 512 3000 go3"
 until_true 20 reads log3
 fault spritefs:ws1
 until_true 20 on ws1 test -d /sprite/p

@@ -15,7 +15,7 @@ in_call() { sh_on $1 'for p in $(pgrep -x "$1"); do [ "$(cut -d" " -f1 /proc/$p/
 start ws1 w "$P w f a 4000"
 W=$PID
 check "a writer waits for a reader" until_true 20 in_call ws1 fifo_stream 257
-check "it moves while it waits" mig move -q -H ws2 $W
+check "it moves while it waits" until_true 10 mig move -q -H ws2 $W
 check "and waits over there" until_true 20 in_call ws2 fifo_stream 257
 start ws3 r "$P r f log"
 same "a reader on a third host lets it in; all comes" "0 0 end 4000" "$(over w) $(over r) $(numbers log)"
@@ -25,9 +25,9 @@ W=$PID
 start ws3 r2 "sh -c 'exec 3<g; kill -STOP \$\$; exec $P r /dev/fd/3 log2'"
 R=$PID
 check "a full pipe stops a writer" until_true 20 in_call ws1 fifo_stream 1
-check "it moves while it waits for room" mig move -q -H ws2 $W
-check "to where the reader is" mig move -q -H ws3 $W
-check "and home" mig home -q $W
+check "it moves while it waits for room" until_true 10 mig move -q -H ws2 $W
+check "to where the reader is" until_true 10 mig move -q -H ws3 $W
+check "and home" until_true 10 mig home -q $W
 as sprite ws3 kill -CONT $R
 same "all comes" "0 0 end 4000" "$(over w2) $(over r2) $(numbers log2)"
 [ $FAILED = 0 ] || for n in ws1 ws2 ws3; do lab logs $n spritefs | tail -n 20 | sed "s/^/#   $n: /"; done

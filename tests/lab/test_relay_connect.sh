@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: shared
-# timeout: 120
+# timeout: 240
 # Who is away connects to a socket file of its home (an ssh-agent, a syslog): it is answered from there, over moves and back home; who may not is refused, nobody's is refused, and
 # one that a member of the family listens at is answered there. Connections that are over leave nothing.
 . "$(dirname "$0")/lib.sh"
@@ -38,7 +38,7 @@ def name(f):
     try: return f() or "none"
     except OSError as e: return type(e).__name__
 def to(n, type=socket.SOCK_STREAM):
-    s = socket.socket(socket.AF_UNIX, type); s.settimeout(60); s.connect(n); return s
+    s = socket.socket(socket.AF_UNIX, type); s.settimeout(200); s.connect(n); return s
 print("mine", name(lambda: to(d + "/mine")), flush=True)
 print("left", name(lambda: to(d + "/left")), flush=True)
 print("missing", name(lambda: to(d + "/missing")), flush=True)

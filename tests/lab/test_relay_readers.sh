@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: shared
-# timeout: 60
 # Two readers of one pipe on two hosts would each be shown what the other one takes: who shares what it reads with a process that stays does not move, and says so; but a
 # shell whose standard input its command has too does not read while the command runs.
 . "$(dirname "$0")/lib.sh"

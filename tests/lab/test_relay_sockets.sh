@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: shared
-# timeout: 120
+# timeout: 400
 # A process is away, the other end of its unix socket stays: what they say arrives once and in order, over moves; half-close, back-pressure, a peer that ends; back at
 # home the socket (and a pipe) is the very one that it was. What cannot be relayed is refused by name before anything stops.
 . "$(dirname "$0")/lib.sh"
@@ -59,7 +59,7 @@ elif verb == "slow":
         if not out: n += 1; out = b"%d %s\n" % (n, b"." * 60)
         try: k = c.send(out); out = out[k:]; sent += k
         except BlockingIOError:
-            if not select.select([], [c], [], 1)[1]: break
+            if not select.select([], [c], [], 4)[1]: break
     print("blocked", sent, flush=True)
     c.setblocking(True); c.sendall(out); c.shutdown(socket.SHUT_WR); assert f.readline() == b"all %d\n" % n
 elif verb == "flood":

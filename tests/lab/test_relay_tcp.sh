@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: shared
-# timeout: 120
+# timeout: 300
 # A server moves away from under its clients (redis, http, and one of our own): connections that are there go on, new ones come in, names are those of home; ends, breaks,
 # back-pressure; then home, with everything. What cannot be carried is refused by name.
 . "$(dirname "$0")/lib.sh"
@@ -74,8 +74,8 @@ elif verb == "late":
     f.readline(); c.sendall(b"the answer\n"); print("asked", flush=True); print(f.readline().decode().strip(), f.read(), flush=True)
 PY
 for f in incr.py serve.py ask.py; do as sprite ws1 sh -c "cat >$JD/$f" <"$TMP/$f"; done
-ask() { as sprite ws3 timeout 60 sh -c "cd $JD && exec python3 ask.py ws1 $PORT2 $1" 2>&1; }
-redis() { as sprite ws3 timeout 60 redis-cli -h ws1 -p $PORT "$@" 2>&1; }
+ask() { as sprite ws3 timeout 400 sh -c "cd $JD && exec python3 ask.py ws1 $PORT2 $1" 2>&1; }
+redis() { as sprite ws3 timeout 400 redis-cli -h ws1 -p $PORT "$@" 2>&1; }
 lines() { wc -l <"$TMP/$1"; }
 further() { local n; n=$(lines incr); until_true 20 eval "[ \$(lines incr) -gt $((n + 3)) ]"; }
 
@@ -130,7 +130,7 @@ PORT3=$((PORT + 2))
 job "python3 -m http.server $PORT3"
 as sprite ws1 sh -c "head -c 12000000 /dev/urandom >$JD/big"
 sum=$(on ws1 sh -c "md5sum <$JD/big")
-get() { as sprite ws3 timeout 60 curl -sS --retry 20 --retry-connrefused --retry-delay 1 "$@" http://ws1:$PORT3/big; }
+get() { as sprite ws3 timeout 400 curl -sS --retry 20 --retry-connrefused --retry-delay 1 "$@" http://ws1:$PORT3/big; }
 check "http: moves" until_true 10 hop ws2
 get --limit-rate 6M >"$TMP/big" & GET=$!
 until_true 20 test -s "$TMP/big"
