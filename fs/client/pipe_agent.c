@@ -341,6 +341,8 @@ static void on_down(struct agent *a, struct hub *h)
 	struct fifo *f;
 
 	h->stream = NULL;
+	if (!a->fs->stopping)
+		log_warn("named pipes: the connection to their server is lost; who has a partner on another node sees an end, or a broken pipe");
 	list_each(f, &a->fifos, link) {
 		if (f->hub != h)
 			continue;

@@ -138,6 +138,7 @@ for f in serve.py connects.py; do as sprite ws1 sh -c "cat >$JD/$f" <"$TMP/$f"; 
 as sprite ws1 python3 $JD/serve.py /tmp/relay_restart.sock >"$TMP/served" 2>&1 </dev/null & SERVER=$!
 until_true 20 grep -q ready "$TMP/served"
 FAULT=/run/sprite/fault
+as sprite ws1 rm -f $JD/stop
 job "mig run -H ws2 -- python3 connects.py /tmp/relay_restart.sock"
 breaks connect ws2
 breaks connect ws1
