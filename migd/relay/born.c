@@ -21,6 +21,12 @@ void born_taken(struct relay *r)
 	r->spare = -1;
 }
 
+/* Whoever asked for it has given up, or has been answered, by now. */
+bool born_lost(const struct relay *r)
+{
+	return clock_mono_ns() - r->made_ns > TAKEN_MS * 1000000ull;
+}
+
 int born_again(const struct relay *r, enum relay_kind kind)
 {
 	int fd = r->spare < 0 || r->kind != kind ? -EEXIST : fcntl(r->spare, F_DUPFD_CLOEXEC, 3);
@@ -51,7 +57,7 @@ void born_step(struct relay_hub *h, struct relay *r)
 {
 	if (h->home || h->paused || !relay_was_born(r))
 		return;
-	if (clock_mono_ns() - r->made_ns > TAKEN_MS * 1000000ull) /* whoever asked for it does so no more */
+	if (born_lost(r))
 		born_taken(r);
 	r->conn.over |= is_over(r);
 	if (r->conn.over && !r->conn.told && !r->hello_due && !hub_queue(h, r->id, RF_DONE, 0, NULL, 0))

@@ -366,7 +366,7 @@ static void close_others(struct relay_hub *h)
 	struct relay *r, *next;
 
 	list_each_safe(r, next, &h->relays, node) {
-		if (r->conn.here || is_unaccepted(r) || !(relay_is_net(r) || (relay_was_born(r) && r->conn.seen))) /* one just connected is made over there next */
+		if (r->conn.here || is_unaccepted(r) || !(relay_is_net(r) || (relay_was_born(r) && (r->conn.seen || born_lost(r))))) /* one just connected is made over there next */
 			continue;
 		if (r->kind == RELAY_TCP)
 			net_break_at_close(r->original, r->conn.failed || r->conn.wrecked || !(r->conn.said_all || (r->sink.end && !r->sink.have)));

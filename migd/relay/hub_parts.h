@@ -130,6 +130,7 @@ static inline bool relay_was_born(const struct relay *r)
 }
 int born_again(const struct relay *r, enum relay_kind kind); /* guest: a duplicate of the end that was made and not taken, or -EEXIST */
 void born_taken(struct relay *r);
+bool born_lost(const struct relay *r); /* nobody asks for it any more */
 void born_step(struct relay_hub *h, struct relay *r);
 int born_tick(const struct relay_hub *h, const struct relay *r); /* as conn_tick() */
 
