@@ -116,6 +116,17 @@ static struct msghdr message(struct made *m, struct iovec *v)
 	return (struct msghdr){ .msg_iov = v, .msg_iovlen = 1, .msg_control = &m->control, .msg_controllen = sizeof(m->control) };
 }
 
+/* Our own daemons ask who is at the other end, and mean a process of this host. By whatever path: it is told by the name that they gave their socket. */
+static bool is_our_own(const struct making *k, int fd)
+{
+	const char *run = k->f->m->conf->run_dir;
+	struct sockaddr_un peer = { 0 };
+	socklen_t len = sizeof(peer) - 1;
+	size_t n = strlen(run);
+
+	return getpeername(fd, (struct sockaddr *)&peer, &len) || (!strncmp(peer.sun_path, run, n) && peer.sun_path[n] == '/');
+}
+
 /* In a process of its own. Raw calls: nobody else of our threads lives here. */
 static void child_main(const struct making *k, int answer)
 {
@@ -127,7 +138,7 @@ static void child_main(const struct making *k, int answer)
 	if (!syscall(SYS_setgroups, k->ngroups, k->groups) && !syscall(SYS_setresgid, k->gid, k->gid, k->gid) && !syscall(SYS_setresuid, k->uid, k->uid, k->uid) &&
 		!prctl(PR_SET_DUMPABLE, 0) && !prctl(PR_SET_PDEATHSIG, SIGKILL)) { /* not this user's to look into; nor does it stay when we die */
 		fd = socket(AF_UNIX, k->type | SOCK_CLOEXEC, 0);
-		m.err = fd < 0 || connect(fd, (const struct sockaddr *)&k->to, sizeof(k->to)) ? -errno : 0;
+		m.err = fd < 0 || connect(fd, (const struct sockaddr *)&k->to, sizeof(k->to)) ? -errno : is_our_own(k, fd) ? -ECONNREFUSED : 0;
 	}
 	h = message(&m, &v);
 	*CMSG_FIRSTHDR(&h) = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS };
@@ -191,18 +202,9 @@ static void *make_main(void *arg)
 void connect_serve(struct family *f, struct rpc_request *rq)
 {
 	const Sprite__Mig__CallReq *r = (const Sprite__Mig__CallReq *)rpc_request_msg(rq)->msg;
-	size_t run = strlen(f->m->conf->run_dir);
 	Sprite__Mig__CallRep no = SPRITE__MIG__CALL_REP__INIT;
 	struct making *k = calloc(1, sizeof(*k));
 
-	/* Our own daemons ask who is at the other end, and mean a process of this host. */
-	if (r->in.len > run && !memcmp(r->in.data, f->m->conf->run_dir, run) && r->in.data[run] == '/') {
-		no.ret = -ECONNREFUSED;
-		free(k);
-		rpc_reply(rq, 0, &no.base, NULL, 0, NULL, NULL);
-		family_put(f);
-		return;
-	}
 	if (k && r->n_arg == 6 && kind_of(r->arg[1], &k->kind) && r->in.len && r->in.len < sizeof(k->to.sun_path) && r->in.data[0] == '/' && !memchr(r->in.data, 0, r->in.len)) {
 		k->f = f;
 		k->rq = rq;

@@ -42,6 +42,7 @@ def to(n, type=socket.SOCK_STREAM):
 print("mine", name(lambda: to(d + "/mine")), flush=True)
 print("left", name(lambda: to(d + "/left")), flush=True)
 print("missing", name(lambda: to(d + "/missing")), flush=True)
+for own in ("/run/sprite/migd.sock", "/run/../run//sprite/migd.sock"): print("daemon", name(lambda: to(own)), flush=True)
 print("type", name(lambda: to(d + "/stream", socket.SOCK_SEQPACKET)), flush=True)
 os.chdir(d)
 stream, seq, log = to("stream"), to(d + "/seq", socket.SOCK_SEQPACKET), to(d + "/dgram", socket.SOCK_DGRAM)
@@ -76,6 +77,7 @@ check "away, it connects, again and again" until_true 60 said many || on ws1 cat
 same "one that is not its to open" "mine PermissionError" "$(line mine)"
 same "one where nobody listens" "left ConnectionRefusedError" "$(line left)"
 same "one that is not there" "missing FileNotFoundError" "$(line missing)"
+same "one of our own daemons, by whatever path" "daemon ConnectionRefusedError daemon ConnectionRefusedError" "$(line daemon | xargs)"
 same "one of another type" "type OSError" "$(line type)"
 same "a second time" "twice OSError" "$(line twice)"
 same "where one of its own listens, it is that one" "own here" "$(line own)"
