@@ -27,6 +27,14 @@ def run(verb, a):
             raise OSError(ctypes.get_errno(), "creat")
         fds[a[0]] = fd
         return "ok"
+    if verb == "handle": # name path mode: open_by_handle_at(2)
+        h, mount, at = ctypes.create_string_buffer(struct.pack("Ii", 128, 0) + bytes(128)), ctypes.c_int(), os.open(os.path.dirname(a[1]), os.O_RDONLY)
+        fd = libc.name_to_handle_at(-100, a[1].encode(), h, ctypes.byref(mount), 0) or libc.open_by_handle_at(at, h, MODES[a[2]])
+        os.close(at)
+        if fd < 0:
+            raise OSError(ctypes.get_errno(), "handle")
+        fds[a[0]] = fd
+        return "ok"
     if verb == "close":
         fd = fds.pop(a[0])
         fd.close() if hasattr(fd, "close") else os.close(fd)

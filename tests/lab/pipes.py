@@ -69,6 +69,12 @@ def creates(a, b, c): # creat(2)
     r = a.open("f", "r")
     return t + [a.wait(r), b.wait(w), b.do("write", "f", "hello"), a.do("read", "f", "100"), b.do("close", "f"), a.do("read", "f", "100"), a.do("close", "f")]
 
+def by_handle(a, b, c): # open_by_handle_at(2)
+    w = b.start("handle", "f", b.path, "w")
+    t = [b.blocked(w)]
+    r = a.start("handle", "f", a.path, "r")
+    return t + [a.wait(r), b.wait(w), b.do("write", "f", "hello"), a.do("read", "f", "100"), b.do("close", "f"), a.do("read", "f", "100"), a.do("close", "f")]
+
 def nonblock_writer(a, b, c):
     t = [b.wait(b.open("f", "w", "n"))] # ENXIO
     r = a.open("f", "r")
@@ -337,7 +343,7 @@ def crowd(a, b, c): # who wait for one reader
     t = [c.wait(c.open("f", "rw")), len(c.wait(c.start("readn", "f", "4000"), 280))]
     return t + [a.wait(x), b.wait(y), c.do("close", "f")]
 
-CASES = [reader_first, writer_first, creates, nonblock_writer, nonblock_reader, epipe, epipe_while_full, two_writers, second_reader, both_ways, much, records, records_here, killed_writer,
+CASES = [reader_first, writer_first, creates, by_handle, nonblock_writer, nonblock_reader, epipe, epipe_while_full, two_writers, second_reader, both_ways, much, records, records_here, killed_writer,
          killed_opener, several_readers, idle_reader, tokens, reader_leaves, reader_comes, end_for_all,
          left_over, left_at_once, left_by_killed, kept_for_next, sigpipe, readiness, edges, room_edges, bound, interrupted, names, sizes, spliced,
          direct_end, direct_left, direct_full, direct_third, direct_here, direct_killed,
