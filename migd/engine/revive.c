@@ -167,7 +167,8 @@ static int revive_orphan(struct eng_family *f, const img_head *h, const img_proc
 {
 	struct eng_proc *root = f->procs[0], *mid;
 	int32_t tid = spare_number(h, m->pid);
-	img_proc between = {.pid = tid, .ppid = root->vpid, .pgid = root->pgid, .sid = root->sid, .n_tids = 1, .tids = &tid, .blob = root->core->blob, .comm = ""};
+	img_proc between = {.pid = tid, .ppid = root->vpid, .pgid = root->pgid, .sid = root->sid, .n_tids = 1, .tids = &tid, .uid = root->core->uid,
+		.gid = root->core->gid, .blob = root->core->blob, .comm = ""};
 	int r = vessel_child(f, root, &between, e);
 
 	mid = r == 0 ? eng_proc_by_vpid(f, tid) : NULL;

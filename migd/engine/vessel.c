@@ -307,6 +307,9 @@ int vessel_zombie(struct eng_family *f, const img_proc *m, struct error *e)
 
 	if (!parent)
 		return error_set(e, EPROTO, "image: ended process %d has no parent in the family", m->pid);
+	full.uid = parent->core->uid; /* whoever it was */
+	full.gid = parent->core->gid;
+	full.n_groups = 0;
 	full.n_tids = 1;
 	full.tids = &tid;
 	full.blob = parent->core->blob;
@@ -327,9 +330,10 @@ int vessel_zombie(struct eng_family *f, const img_proc *m, struct error *e)
 /* A group or session whose leader has long ended: somebody has to be it for the moment in which its members join. */
 static int with_ghost(struct eng_family *f, struct eng_proc *member, const img_proc *m, struct error *e)
 {
+	const struct eng_proc_core *root = f->procs[0]->core;
 	int32_t tid = m->pgid;
-	img_proc ghost = {.pid = m->pgid, .ppid = f->procs[0]->vpid, .pgid = m->pgid, .sid = m->sid, .n_tids = 1, .tids = &tid,
-		.blob = f->procs[0]->core->blob, .comm = ""};
+	img_proc ghost = {.pid = m->pgid, .ppid = f->procs[0]->vpid, .pgid = m->pgid, .sid = m->sid, .n_tids = 1, .tids = &tid, .uid = root->uid, .gid = root->gid,
+		.blob = root->blob, .comm = ""};
 	struct eng_proc *g;
 	int r = vessel_child(f, f->procs[0], &ghost, e);
 

@@ -7,13 +7,18 @@ rehome_up() {
 	as sprite ws1 sh -c "cat >$JD/count.py" <<'P'
 import os, subprocess, sys, threading, time
 out = open(sys.argv[1], "a", buffering=1); n = 0
+lead = subprocess.Popen(["true"], preexec_fn=os.setpgrp) # a group whose leader has ended
+member = subprocess.Popen(["sleep", "1000"], preexec_fn=lambda: os.setpgid(0, lead.pid)); lead.wait()
+ended = subprocess.Popen(["true"]); os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT) # not waited for
 child = subprocess.Popen(["sleep", "1000"]); r, w = os.pipe(); t = threading.Thread(target=time.sleep, args=(100000,), daemon=True); t.start()
 t0 = time.monotonic()
 while not os.path.exists(sys.argv[1] + ".stop"):
     if os.path.exists(sys.argv[1] + ".open"): own = open("/tmp/own", "w")
     n += 1; now = time.monotonic(); os.write(w, b"x"); os.read(r, 1)
     print(n, os.getpid(), os.uname().nodename, "back" if now < t0 else "on", os.getuid(), file=out); t0 = now; time.sleep(0.01)
-child.kill(); print("end", child.wait(), file=out)
+well = os.getpgid(member.pid) == lead.pid and ended.wait() == 0
+for c in member, child: c.kill()
+print("end", child.wait() if well and member.wait() == -9 else "badly", file=out)
 P
 }
 # orphan NAME [HOW]: one that is nobody's child, writes to $JD/NAME, in $JD; its number in $JOB
