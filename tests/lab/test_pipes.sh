@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: own
-# timeout: 500
+# timeout: 900
 # Named pipes between nodes behave as on one machine (pipes.py has the cases); permissions hold; a lost server or node ends them in bounded time,
 # and they work again afterwards.
 . "$(dirname "$0")/lib.sh"
