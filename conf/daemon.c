@@ -3,6 +3,8 @@
 #include "conf/daemon.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -144,7 +146,7 @@ bool daemon_begin(struct daemon *d, int argc, char **argv, int *status)
 		return false;
 	}
 	log_init(d->program);
-	d->check = p.check;
+	d->only_check = p.check;
 	*status = EX_NOPERM;
 	if (d->root && !p.check && geteuid()) {
 		log_error("needs root");
@@ -153,8 +155,11 @@ bool daemon_begin(struct daemon *d, int argc, char **argv, int *status)
 	*status = CONF_EXIT;
 	if (conf_load(p.config, &d->conf))
 		return false;
-	if (p.check && d->check_more && d->check_more(d->conf, &e) < 0) {
-		fprintf(stderr, "%s: %s\n", d->conf->file, e.text); /* as the other errors of a check */
+	if ((d->check && d->check(d->conf, &e) < 0) || (p.check && d->check_more && d->check_more(d->conf, &e) < 0)) {
+		if (p.check)
+			fprintf(stderr, "%s: %s\n", d->conf->file, e.text); /* as the other errors of a check */
+		else
+			log_error("%s: %s", d->conf->file, e.text);
 		daemon_end(d);
 		return false;
 	}
@@ -185,6 +190,30 @@ bool daemon_part_asked(int argc, char **argv, const char *program, const char *u
 	else
 		return false;
 	return true;
+}
+
+int daemon_alone(const char *program, const char *dir, struct error *e)
+{
+	struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET}, other = l;
+	char path[PATH_MAX];
+	int fd, r;
+
+	if (snprintf(path, sizeof(path), "%s/%s.lock", dir, program) >= (int)sizeof(path))
+		return error_set(e, ENAMETOOLONG, "%s: %s", dir, strerror(ENAMETOOLONG));
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return error_set(e, errno, "%s: %s", path, strerror(errno));
+	if (fcntl(fd, F_SETLK, &l) == 0)
+		return 0; /* it stays open */
+	r = errno;
+	if (r != EAGAIN && r != EACCES)
+		error_set(e, r, "%s: %s", path, strerror(r));
+	else if (fcntl(fd, F_GETLK, &other) == 0 && other.l_type != F_UNLCK && other.l_pid > 0)
+		error_set(e, EBUSY, "another %s runs here (process %d)", program, (int)other.l_pid);
+	else
+		error_set(e, EBUSY, "another %s runs here", program);
+	close(fd);
+	return r == EAGAIN || r == EACCES ? -EBUSY : -r;
 }
 
 int daemon_signal(struct daemon *d)

@@ -39,13 +39,14 @@ struct daemon_option {
 struct daemon {
 	const char *program, *summary;
 	const struct daemon_option *options; /* may be NULL */
-	int (*check_more)(const struct conf *c, struct error *e); /* what --check looks at beside the configuration; 0 or -errno; may be NULL */
+	int (*check)(const struct conf *c, struct error *e);	  /* what is looked at beside the configuration, at each start: 0 or -errno and a text, which is told with the file's name; may be NULL */
+	int (*check_more)(const struct conf *c, struct error *e); /* what --check looks at, too: it may be otherwise in a minute; may be NULL */
 	const char *operands;		     /* for the usage line, "[SOURCE] [DIR]"; NULL: none allowed */
 	bool root;			     /* runs as root only; --check is for everybody */
 
 	/* filled by daemon_begin() */
 	struct conf *conf;
-	bool check;    /* was it only --check (daemon_begin() has returned false then) */
+	bool only_check; /* was it --check (daemon_begin() has returned false then) */
 	int signal_fd; /* SIGTERM, SIGINT and SIGHUP, which are blocked from then on: readable when one came */
 	char **args;   /* operands, NULL-terminated */
 };
@@ -55,6 +56,12 @@ struct daemon {
  * exit status: 0 after --help, --version and a good --check; 64 (EX_USAGE) for a wrong command line; 77 (EX_NOPERM) without the rights; 78 for a bad configuration.
  */
 bool daemon_begin(struct daemon *d, int argc, char **argv, int *status);
+
+/*
+ * Before anything there is touched: no other process by the name of `program` works on the directory `dir`, and none will until this one ends (fcntl(2): children do not
+ * have this lock). -EBUSY: one does.
+ */
+int daemon_alone(const char *program, const char *dir, struct error *e);
 
 /* Waits for SIGTERM or SIGINT and returns it. SIGHUP: calls hup(arg) if not NULL and goes on. */
 int daemon_wait(struct daemon *d, void (*hup)(void *arg), void *arg);

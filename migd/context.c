@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/daemon.h"
 #include "conf/log.h"
 #include "migd/agent.h"
 #include "migd/ahead.h"
@@ -114,6 +115,8 @@ int context_open(const struct conf *conf, struct migd **out, struct error *e)
 		err = make_dir(conf->run_dir, e);
 	if (!err)
 		err = make_dir(conf->state_dir, e);
+	if (!err)
+		err = daemon_alone("migd", conf->state_dir, e);
 	if (!err)
 		err = rpc_tls_load(conf, &m->tls, e);
 	if (!err)

@@ -58,19 +58,26 @@ static void run(struct daemon *d, struct migd *m)
 /* A process that moves takes its names along: the tree has this one in every nest. */
 static int tree_check(const struct conf *c, struct error *e)
 {
-	return strcmp(c->mount, "/sprite") ? error_set(e, EINVAL, "%s: mount: expected \"/sprite\" where migd runs, found \"%s\": programs that move find the tree by one name on all hosts", c->file, c->mount) : 0;
+	return strcmp(c->mount, "/sprite") ? error_set(e, EINVAL, "mount: expected \"/sprite\" where migd runs, found \"%s\": programs that move find the tree by one name on all hosts", c->mount) : 0;
+}
+
+static int check(const struct conf *c, struct error *e)
+{
+	int r = tree_check(c, e);
+
+	return r < 0 ? r : rpc_tls_check_pair(c, e);
 }
 
 static int check_more(const struct conf *c, struct error *e)
 {
-	int r = tree_check(c, e);
+	int r = rpc_tls_check(c, e);
 
-	return r < 0 ? r : rpc_tls_check(c, e);
+	return r < 0 ? r : rpc_listen_check(c->mig_listen, c->mig_nlisten, false, e);
 }
 
 int main(int argc, char **argv)
 {
-	struct daemon d = { .program = "migd", .summary = "moves processes between workstations", .check_more = check_more, .root = true };
+	struct daemon d = { .program = "migd", .summary = "moves processes between workstations", .check = check, .check_more = check_more, .root = true };
 	struct rlimit files = { 65536, 65536 };
 	static struct migd *m; /* never freed: actors of families that live on without us may look at it until the process is gone */
 	struct error e = { 0 };
@@ -78,11 +85,6 @@ int main(int argc, char **argv)
 
 	if (!daemon_begin(&d, argc, argv, &status))
 		return status;
-	if (tree_check(d.conf, &e) < 0) {
-		log_error("%s", e.text);
-		daemon_end(&d);
-		return CONF_EXIT;
-	}
 	setrlimit(RLIMIT_NOFILE, &files);
 	mallopt(M_ARENA_MAX, ARENAS);
 	rpc_init();

@@ -477,8 +477,7 @@ static int read_key(const char *path, EVP_PKEY **out, struct error *e)
 	return *out ? 0 : error_set(e, EINVAL, "%s: no private key in PEM form", path);
 }
 
-/* Certificate and key belong together, and the certificate is ours. */
-static int check_pair(const struct conf *c, struct error *e)
+int rpc_tls_check_pair(const struct conf *c, struct error *e)
 {
 	const unsigned flags = X509_CHECK_FLAG_NO_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT;
 	EVP_PKEY *key = NULL;
@@ -505,7 +504,7 @@ static int read_files(const struct conf *c, struct rpc_tls **out, struct error *
 {
 	struct error own = { 0 };
 	struct rpc_tls *t;
-	int r = check_pair(c, e);
+	int r = rpc_tls_check_pair(c, e);
 
 	if (r)
 		return r;

@@ -51,6 +51,8 @@ bool rpc_resolves(const char *host);
  * is another name of the loopback, or a number.
  */
 const char *rpc_listen_host(const char *host);
+/* Are these addresses of this host, and (ports) does nobody listen there? 0, or -errno and what is in the way. */
+int rpc_listen_check(const struct conf_addr *a, size_t n, bool ports, struct error *e);
 
 /* A received message. Owned by the receiver: rpc_msg_clear() frees; `iov` points into it. */
 struct rpc_msg {
@@ -70,6 +72,8 @@ struct rpc_channel;
 struct rpc_tls; /* CA, certificate and key, reloaded when the files change */
 
 int rpc_tls_load(const struct conf *c, struct rpc_tls **out, struct error *e);
+/* Do certificate and key belong together, and is the certificate of this host? No other one will be good tomorrow: 0 or -errno. */
+int rpc_tls_check_pair(const struct conf *c, struct error *e);
 /* Would others believe us: do certificate, key, CA and list of the revoked belong together, today? 0 or -errno. Needs no rpc_init(). */
 int rpc_tls_check(const struct conf *c, struct error *e);
 void rpc_tls_free(struct rpc_tls *t);

@@ -332,10 +332,10 @@ static int listen_all(struct rpc_server *srv, struct error *e)
 		host = rpc_listen_host(a->host);
 		snprintf(addr, sizeof(addr), strchr(host, ':') ? "[%s]:%u" : "%s:%u", host, a->port);
 		port = grpc_server_add_http2_port(srv->gs, addr, cred);
-		if (port <= 0 && !rpc_resolves(a->host))
-			r = error_set(e, EADDRNOTAVAIL, "cannot listen on %s: %s does not resolve (DNS or /etc/hosts)", addr, a->host);
-		else if (port <= 0)
-			r = error_set(e, EADDRNOTAVAIL, "cannot listen on %s: the address is not ours, or the port is taken", addr);
+		if (port <= 0)
+			r = rpc_listen_check(a, 1, true, e);
+		if (port <= 0 && r == 0)
+			r = error_set(e, EADDRNOTAVAIL, "cannot listen on %s", addr);
 		srv->ports[i] = port;
 	}
 	grpc_server_credentials_release(cred);

@@ -357,9 +357,16 @@ static void end(struct fs *fs)
 	lock_drop(fs);
 }
 
+static int check_more(const struct conf *c, struct error *e)
+{
+	int r = rpc_tls_check(c, e);
+
+	return r < 0 ? r : rpc_listen_check(c->pipe_listen, c->pipe_nlisten, false, e);
+}
+
 int main(int argc, char **argv)
 {
-	struct daemon d = {.program = "spritefs", .summary = "mounts the single image", .options = options, .check_more = rpc_tls_check, .root = true};
+	struct daemon d = {.program = "spritefs", .summary = "mounts the single image", .options = options, .check = rpc_tls_check_pair, .check_more = check_more, .root = true};
 	static struct fs fs;
 	struct error e = {0};
 	pthread_t session;

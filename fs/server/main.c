@@ -61,7 +61,7 @@ static int dirs_make(const struct conf *c, struct error *e)
 		return error_set(e, errno, "%s: %s", c->run_dir, strerror(errno));
 	if ((mkdir(c->state_dir, 0700) < 0 && errno != EEXIST))
 		return error_set(e, errno, "%s: %s", c->state_dir, strerror(errno));
-	return 0;
+	return daemon_alone("spritefsd", c->state_dir, e);
 }
 
 static void run(struct fsd *d, struct daemon *dm)
@@ -141,9 +141,16 @@ static const struct daemon_option options[] = {
 	{0},
 };
 
+static int check_more(const struct conf *c, struct error *e)
+{
+	int r = rpc_tls_check(c, e);
+
+	return r < 0 ? r : rpc_listen_check(c->fs_listen, c->fs_nlisten, false, e);
+}
+
 int main(int argc, char **argv)
 {
-	struct daemon dm = {.program = "spritefsd", .summary = "serves directories as domains of /sprite", .options = options, .check_more = rpc_tls_check,
+	struct daemon dm = {.program = "spritefsd", .summary = "serves directories as domains of /sprite", .options = options, .check = rpc_tls_check_pair, .check_more = check_more,
 			    .root = true};
 	int status;
 

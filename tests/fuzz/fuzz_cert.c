@@ -104,7 +104,7 @@ static void files(const uint8_t *data, size_t len)
 		one_line(&e);
 	X509_CRL_free(crl);
 	e = (struct error){0};
-	if (check_pair(&c, &e))
+	if (rpc_tls_check_pair(&c, &e))
 		one_line(&e);
 }
 

@@ -24,6 +24,7 @@ check "after removal there is room again" sh_on ws2 'head -c 8M /dev/zero >/spri
 # -- a second spritefs
 refused "a second spritefs on the mount point is refused" 1 'mount|already|runs' on ws1 timeout 20 spritefs --config /etc/sprite/sprite.conf
 check "the first is none the worse" sh_on ws1 'echo x >/sprite/x && cat /sprite/x && [ $(grep -c " /sprite fuse" /proc/mounts) = 1 ]'
+refused "a second spritefsd is refused" 1 'another spritefsd runs here \(process [0-9]+\)' on fs1 timeout 20 spritefsd
 
 # -- names that do not resolve are told from hosts that do not answer
 sh_on ws1 'sed "s/\"root_server\": *\"fs1\"/\"root_server\": \"nofs\"/; s/\"name\"/\"run_dir\": \"\/tmp\/r\", \"state_dir\": \"\/tmp\/r\", \"name\"/" /etc/sprite/sprite.conf >/tmp/lost.conf; mkdir -p /tmp/r /tmp/m'
@@ -59,7 +60,7 @@ forge() { # HOW: makes tls in $TMP/tls
 	rm -rf "$TMP/tls" "$TMP/ca"; mkdir "$TMP/tls"
 	case $1 in
 	other-ca) "$BIN/sprite-pki" init "$TMP/ca" && "$BIN/sprite-pki" host "$TMP/ca" ws2 && cp "$TMP/ca/hosts/ws2/"* "$TMP/tls" && cp $PKI/ca.crt "$TMP/tls" ;;
-	other-name) "$BIN/sprite-pki" host $PKI elsewhere && cp $PKI/hosts/elsewhere/* "$TMP/tls" ;;
+	other-name) { [ -e $PKI/hosts/elsewhere ] || "$BIN/sprite-pki" host $PKI elsewhere; } && cp $PKI/hosts/elsewhere/* "$TMP/tls" ;;
 	expired)
 		cp $PKI/hosts/ws2/* "$TMP/tls" && openssl req -new -key "$TMP/tls/host.key" -subj /CN=ws2 -out "$TMP/csr" && echo subjectAltName=DNS:ws2 >"$TMP/ext" &&
 			openssl x509 -req -in "$TMP/csr" -CA $PKI/ca.crt -CAkey $PKI/ca.key -days -1 -extfile "$TMP/ext" -out "$TMP/tls/host.crt" ;;
@@ -70,6 +71,9 @@ gone() { sh_on ws2 '! grep -q " /sprite fuse" /proc/mounts && ! pgrep -x "sprite
 said() { lab logs ws2 spritefs | tail -n +$((own + 1)); lab logs fs1 spritefsd | tail -n +$((theirs + 1)); }
 named() { said | grep -E "$1" | tail -1 | grep .; }
 declare -A WORDS=([other-ca]="was not signed by the cluster's CA" [expired]="certificate of ws2 has expired on" [other-name]="host.crt is for elsewhere, expected ws2")
+forge other-name; on ws2 mkdir /tmp/elsewhere; tar cf - -C "$TMP/tls" . | on ws2 tar xf - -C /tmp/elsewhere; on ws2 chown -R root:root /tmp/elsewhere
+# a certificate that will never be ours ends it for good (the units do not start it again after a 78); one that may be good tomorrow does not
+refused "certificate: other-name: the exit status of a start" 78 'sprite.conf: .*host.crt is for elsewhere, expected ws2' sh_on ws2 'sed "s|/etc/sprite/tls/host|/tmp/elsewhere/host|g" /etc/sprite/sprite.conf >/tmp/elsewhere/sprite.conf; spritefs --config /tmp/elsewhere/sprite.conf'
 for how in "${!WORDS[@]}"; do
 	words=${WORDS[$how]}
 	forge $how || { flunk "make a certificate: $how"; continue; }

@@ -32,6 +32,18 @@ refused "nor does ws3 give away its own root" 1 'root_guests' on ws3 sh -c 'mig 
 check "home again" mig home "$JOB"
 on ws1 kill "$R"
 
+# a second migd, where the home is and where the guest is: it is told so before it has touched anything, and all is found again by the next one
+for n in ws1 ws2; do
+	hop ws2 || flunk "it goes to ws2"
+	refused "$n: a second migd" 1 'another migd runs here \(process [0-9]+\)' on $n timeout 30 migd
+	check "$n: the guest runs on" on ws2 pgrep -u sprite -x sleep
+	lab kill $n migd TERM; until_true 20 lab start $n migd || flunk "$n: migd starts again"
+	check "$n: and comes home, after its migd was started again" until_true 20 mig home -q "$JOB"
+	refused "$n: nothing of it is left there" 1 "" on ws2 pgrep -u sprite -x sleep
+	check "$n: it runs" on ws1 sh -c "[ \$(ps -o state= -p $JOB) = S ]"
+done
+refused "an address of another host" 78 'sprite.conf: cannot listen on 10.9.8.7:7701: 10.9.8.7 is no address of this host' sh_on ws2 'mkdir /tmp/x; sed "s/\"migd\": *{/\"migd\": {\"listen\": [\"10.9.8.7\"], /" /etc/sprite/sprite.conf >/tmp/x/sprite.conf; migd --config /tmp/x/sprite.conf --check'
+
 # certificates: of another CA, of another name, expired
 P=$TMP/pki
 on ws2 sh -c 'cp -r /etc/sprite/tls /etc/sprite/tls.good'
