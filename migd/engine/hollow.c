@@ -485,12 +485,13 @@ static int exit_by_code(struct eng_proc *p, int code)
 void hollow_drain(struct eng_proc *parent, pid_t child, int sig)
 {
 	struct eng_thread *t = parent->threads[0];
-	uint64_t set = 1ULL << (sig - 1), at, info;
+	uint64_t set, at, info;
 	struct timespec none = {0, 0};
 	siginfo_t si = {0};
 
 	if (sig <= 0)
 		return;
+	set = 1ULL << (sig - 1);
 	eng_scratch_reset(parent);
 	at = eng_scratch_put(parent, &set, sizeof(set));
 	info = eng_scratch_put(parent, &si, sizeof(si));
