@@ -175,6 +175,7 @@ install: programs
 	install -m 755 $(PROGRAMS) $(DESTDIR)$(LIBDIR)
 	$(Q)for p in $(filter $(USER_PROGRAMS),$(notdir $(PROGRAMS))); do ln -sf ../lib/sprite/$$p $(DESTDIR)$(PREFIX)/bin/$$p; done
 	$(Q)for p in $(filter-out $(USER_PROGRAMS) sprite-keeper sprite-relay sprite-sh sprite-holder,$(notdir $(PROGRAMS))); do ln -sf ../lib/sprite/$$p $(DESTDIR)$(PREFIX)/sbin/$$p; done
+	$(Q)[ $(PREFIX) = /usr ] || { install -d $(DESTDIR)/sbin && ln -sf $(LIBDIR)/mount.sprite $(DESTDIR)/sbin/mount.sprite; } # the only place where mount(8) looks
 	$(Q)for f in man/*.[1-8]; do install -D -m 644 $$f $(DESTDIR)$(MANDIR)/man$${f##*.}/$${f##*/}; done
 	$(Q)for f in units/*; do sed 's#/usr/sbin/#$(PREFIX)/sbin/#g' $$f > $(DESTDIR)$(UNITDIR)/$${f##*/} && chmod 644 $(DESTDIR)$(UNITDIR)/$${f##*/}; done
 	install -m 644 $(wildcard completion/*) $(DESTDIR)$(COMPDIR)
