@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: shared
-# timeout: 240
-# A terminal stays at home: what runs elsewhere reads and writes it, line by line and key by key; end of file, Ctrl-C, Ctrl-Z, fg and bg, its size, settings that are made on either side; vim moves;
+# timeout: 400
+# A terminal stays at home: what runs elsewhere reads and writes it, line by line and key by key; end of file, Ctrl-C, Ctrl-Z, fg and bg, its size, settings that are made on either side; vim, less and what runs in a tmux pane move;
 # what a guest types does not look like input of the guest host's owner.
 . "$(dirname "$0")/lib.sh"
 job_dir
@@ -44,6 +44,16 @@ if t.on("ws1", "sh", "-c", "command -v vim"):
         mig("move", "-q", "-H", where, p) if where else mig("home", "-q", p)
         send(word); expect(word.strip())
     send("\x1b:wq\r"); expect("PROMPT> "); send("cat file\n"); expect("hello from vim that moves\r\n"); expect("PROMPT> "); ok("vim, in the middle of a word")
+def moved(p, *steps): # (WHERE or None for home, keys, what must come)
+    for where, keys, what in steps:
+        mig("move", "-q", "-H", where, p) if where else mig("home", "-q", p)
+        send(keys); expect(what)
+if t.on("ws1", "sh", "-c", "command -v less"):
+    send("seq 1 5000 >many; LESS= less many\n"); expect("\n9\r\n"); p = t.on("ws1", "pgrep", "-u", "sprite", "-nx", "less").strip()
+    moved(p, ("ws2", "G", "5000"), ("ws3", "?^4321\n", "4321"), (None, "1G", "[M\n]9\r\n")); send("q"); expect("PROMPT> "); ok("less that moves")
+if t.on("ws1", "sh", "-c", "command -v tmux"):
+    send("tmux -L t$$ -f /dev/null new 'echo pi''d $$; exec cat'\n"); p = expect(r"pid (\d+)").group(1).decode()
+    moved(p, ("ws2", "one\r", "one(.|\n)*one"), ("ws3", "two\r", "two(.|\n)*two"), (None, "three\r", "three(.|\n)*three")); send("\x04"); expect("PROMPT> "); ok("a job in a tmux pane moves")
 send("python3\n"); expect(">>> "); send("import os; print('pid', os.getpid())\n"); p = expect(r"pid (\d+)\r\n").group(1).decode(); expect(">>> ")
 for where in ("ws2", "ws3", None, "ws2", None):
     mig("move", "-q", "-H", where, p) if where else mig("home", "-q", p)
