@@ -120,7 +120,7 @@ static void attempt_over(struct call *c)
 		r = -EPROTO;
 		channel_log_failure(c->ch, r, "no reply in the answer");
 	} else {
-		r = channel_failure(c->ch, c->status, c->details, c->cancelled, c->m->mutates);
+		r = channel_failure(c->ch, c->line, c->status, c->details, c->cancelled, c->m->mutates);
 		if (r == -EHOSTDOWN && c->cancelled)
 			r = -ECANCELED; /* its lane was quicker */
 	}
@@ -134,8 +134,13 @@ static void attempt_over(struct call *c)
 		c->ch->last_logged = 0;
 		if (!c->lane)
 			channel_lane_hint(c->ch, h.lane);
+		if (c->line)
+			line_served(c->line);
 	}
 	lane_leave(c);
+	if (c->line)
+		line_put(c->line);
+	c->line = NULL;
 	if (r && park(c, &r))
 		return;
 	if (r == -EAGAIN)
@@ -235,7 +240,9 @@ static bool attempt_by_lane(struct call *c)
 	if (n > frame_limit(c->m) || gpr_time_cmp(c->deadline, gpr_inf_future(GPR_CLOCK_MONOTONIC)))
 		return false;
 	pthread_mutex_lock(&ch->lock);
-	if (ch->lane && !ch->closing && !c->cancelled) {
+	if (ch->lane && ch->lane->files != tls_generation(ch->tls)) {
+		lane_retire(ch->lane);
+	} else if (ch->lane && !ch->closing && !c->cancelled) {
 		c->by_lane.done = lane_over;
 		c->by_lane.hold = &c->hold;
 		c->hold.count = 2; /* its end, and we */
@@ -303,7 +310,7 @@ static int attempt(struct call *c)
 		grpc_byte_buffer_destroy(c->send); /* nothing but this holds the slices */
 		return -ECANCELED;
 	}
-	gcall = c->gcall = channel_new_call_locked(ch, c->m, c->deadline, &c->cost);
+	gcall = c->gcall = channel_new_call_locked(ch, c->m, c->deadline, &c->cost, &c->line);
 	grpc_call_ref(gcall); /* a quick end drops the other reference before start_batch returns */
 	pthread_mutex_unlock(&ch->lock);
 	rt_start(gcall, op, 6, &c->tag);

@@ -4,6 +4,10 @@
  *
  * Beside gRPC's connection a channel has a lane (lane.h) when the server's replies tell of a port for it. It is made in a thread of its own, and again a second after it was lost or could not
  * be made, then less and less often; without one everything goes by gRPC. A gRPC connection that is lost takes the lane with it: it is gRPC that finds out about a server that stands still.
+ *
+ * A connection shows the certificate that was there when it was made. When files have come in its place, the next call begins another connection, and goes by the old one as all do until the other one
+ * stands. Nothing is cut off: what is under way, streams above all, stays where it is until it ends. A server that refuses a call for our certificate is connected to anew at once, and the call is
+ * sent again: it tells in the handshake whether it believes what is there now.
  */
 #include "rpc/channel.h"
 #include <arpa/inet.h>
@@ -58,45 +62,96 @@ static void kick_parked(struct rpc_channel *ch)
 			rt_timer_hurry(&c->park);
 }
 
-static void watch_more(struct rpc_channel *ch)
+static void watch_more(struct line *n)
 {
-	HANDOVER_GIVE(&ch->watch);
-	grpc_channel_watch_connectivity_state(ch->gc, ch->state, gpr_inf_future(GPR_CLOCK_MONOTONIC), rt_cq(), &ch->watch);
+	HANDOVER_GIVE(&n->watch);
+	grpc_channel_watch_connectivity_state(n->gc, n->state, gpr_inf_future(GPR_CLOCK_MONOTONIC), rt_cq(), &n->watch);
+}
+
+/* Lock held. */
+static void line_over(struct line *n)
+{
+	if (n->gc || n->watching)
+		return;
+	n->ch->nlines--;
+	pthread_cond_broadcast(&n->ch->idle);
+	free(n);
+}
+
+void line_put(struct line *n)
+{
+	struct rpc_channel *ch = n->ch;
+	bool last;
+
+	pthread_mutex_lock(&ch->lock);
+	last = !--n->users;
+	pthread_mutex_unlock(&ch->lock);
+	if (!last)
+		return;
+	grpc_channel_destroy(n->gc); /* ends the watch */
+	pthread_mutex_lock(&ch->lock);
+	n->gc = NULL;
+	line_over(n);
+	pthread_mutex_unlock(&ch->lock);
+}
+
+void line_served(struct line *n)
+{
+	atomic_store_explicit(&n->served, true, memory_order_relaxed);
+}
+
+/* Lock held. The old one, to be given back. */
+static struct line *line_switch(struct rpc_channel *ch, struct line *n)
+{
+	struct line *old = ch->line;
+
+	ch->line = n;
+	for (size_t i = 0; i < METHODS_MAX; i++)
+		ch->methods[i].handle = NULL;
+	return old;
 }
 
 static void watch_fired(struct rt_tag *t, bool ok)
 {
-	struct rpc_channel *ch = container_of(t, struct rpc_channel, watch);
+	struct line *n = container_of(t, struct line, watch), *old = NULL;
+	struct rpc_channel *ch = n->ch;
 	void (*changed)(void *, bool) = NULL;
 	void *arg = NULL;
 	bool up;
 
 	(void)ok;
 	pthread_mutex_lock(&ch->lock);
-	if (ch->closing) {
-		ch->watching = false;
-		pthread_cond_broadcast(&ch->idle);
+	if (ch->closing || (n != ch->line && n != ch->next)) {
+		n->watching = false;
+		line_over(n);
 		pthread_mutex_unlock(&ch->lock);
 		return;
 	}
 	/* A channel that was used once reconnects by itself: a lost server is noticed to be back without anybody calling it. */
-	ch->state = grpc_channel_check_connectivity_state(ch->gc, ch->wanted);
-	up = ch->state == GRPC_CHANNEL_READY;
-	if (up != ch->up) {
+	n->state = grpc_channel_check_connectivity_state(n->gc, ch->wanted);
+	up = n->state == GRPC_CHANNEL_READY;
+	if (n == ch->next && up) {
+		ch->next = NULL;
+		old = line_switch(ch, n);
+	}
+	if (n == ch->line && up != ch->up) {
 		ch->up = up;
 		changed = ch->changed;
 		arg = ch->changed_arg;
 		if (up) {
 			ch->refusals = 0;
+			ch->words[0] = 0;
 			kick_parked(ch);
 		} else if (ch->lane) {
 			lane_kill(ch->lane);
 		}
 	}
-	watch_more(ch);
+	watch_more(n);
 	pthread_mutex_unlock(&ch->lock);
 	if (changed)
 		changed(arg, up);
+	if (old)
+		line_put(old);
 }
 
 static char *target_of(const struct conf_addr *a)
@@ -157,6 +212,42 @@ static grpc_channel *open_grpc(struct rpc_tls *t, const char *target, const char
 	return gc;
 }
 
+/* Lock held. */
+static struct line *line_new(struct rpc_channel *ch)
+{
+	struct line *n = calloc(1, sizeof(*n));
+
+	if (!n)
+		return NULL;
+	n->ch = ch;
+	n->files = tls_generation(ch->tls);
+	n->gc = open_grpc(ch->tls, ch->target, ch->server);
+	n->users = 1;
+	n->born_ns = rt_now_ns();
+	n->watch.fn = watch_fired;
+	n->watching = true;
+	n->state = GRPC_CHANNEL_IDLE;
+	ch->nlines++;
+	watch_more(n);
+	return n;
+}
+
+/* Lock held. Do the files that our connection was made with still count? One that has still to be made, or made again, shows those that are there then. */
+static void line_look(struct rpc_channel *ch)
+{
+	uint64_t files = tls_generation(ch->tls);
+
+	if (ch->line->files == files || ch->next)
+		return;
+	if (!ch->up) {
+		ch->line->files = files;
+		return;
+	}
+	ch->next = line_new(ch);
+	if (ch->next)
+		grpc_channel_check_connectivity_state(ch->next->gc, 1);
+}
+
 struct rpc_channel *rpc_channel_open(struct rpc_tls *t, const struct conf_addr *addr, const char *server, const char *tag)
 {
 	struct rpc_channel *ch = calloc(1, sizeof(*ch));
@@ -169,19 +260,17 @@ struct rpc_channel *rpc_channel_open(struct rpc_tls *t, const struct conf_addr *
 	ch->addr = *addr;
 	ch->server = strdup(server);
 	ch->target = target_of(addr);
-	if (!ch->server || !ch->target) {
-		free(ch->server);
-		free(ch->target);
-		free(ch);
-		return NULL;
-	}
 	ch->tls = tls_ref(t);
-	ch->gc = open_grpc(t, ch->target, server);
-	ch->watch.fn = watch_fired;
-	ch->watching = true;
-	ch->state = GRPC_CHANNEL_IDLE;
-	watch_more(ch);
-	return ch;
+	pthread_mutex_lock(&ch->lock);
+	ch->line = ch->server && ch->target ? line_new(ch) : NULL;
+	pthread_mutex_unlock(&ch->lock);
+	if (ch->line)
+		return ch;
+	rpc_tls_free(ch->tls);
+	free(ch->server);
+	free(ch->target);
+	free(ch);
+	return NULL;
 }
 
 void rpc_channel_watch(struct rpc_channel *ch, void (*changed)(void *arg, bool up), void *arg)
@@ -190,7 +279,7 @@ void rpc_channel_watch(struct rpc_channel *ch, void (*changed)(void *arg, bool u
 	ch->changed = changed;
 	ch->changed_arg = arg;
 	ch->wanted = true;
-	grpc_channel_check_connectivity_state(ch->gc, 1);
+	grpc_channel_check_connectivity_state(ch->line->gc, 1);
 	pthread_mutex_unlock(&ch->lock);
 }
 
@@ -212,6 +301,8 @@ void rpc_channel_cancel(struct rpc_channel *ch)
 
 void rpc_channel_close(struct rpc_channel *ch)
 {
+	struct line *next;
+
 	if (!ch)
 		return;
 	rpc_channel_cancel(ch);
@@ -219,10 +310,14 @@ void rpc_channel_close(struct rpc_channel *ch)
 	pthread_mutex_lock(&ch->lock);
 	while (!LIST_EMPTY(&ch->calls) || ch->nstreams || ch->lane || ch->laning)
 		pthread_cond_wait(&ch->idle, &ch->lock);
+	next = ch->next;
+	ch->next = NULL;
 	pthread_mutex_unlock(&ch->lock);
-	grpc_channel_destroy(ch->gc); /* ends the watch */
+	if (next)
+		line_put(next);
+	line_put(ch->line);
 	pthread_mutex_lock(&ch->lock);
-	while (ch->watching)
+	while (ch->nlines)
 		pthread_cond_wait(&ch->idle, &ch->lock);
 	pthread_mutex_unlock(&ch->lock);
 	pthread_cond_destroy(&ch->idle);
@@ -239,31 +334,33 @@ void *channel_method(struct rpc_channel *ch, const struct rpc_method *m, struct 
 
 	for (n = 0; n < METHODS_MAX; n++, i = (i + 1) % METHODS_MAX) {
 		*cost = &ch->methods[i].cost;
-		if (ch->methods[i].m == m)
-			return ch->methods[i].handle;
-		if (!ch->methods[i].m) {
-			ch->methods[i].m = m;
-			ch->methods[i].handle = grpc_channel_register_call(ch->gc, m->name, NULL, NULL);
-			return ch->methods[i].handle;
-		}
+		if (ch->methods[i].m && ch->methods[i].m != m)
+			continue;
+		ch->methods[i].m = m;
+		if (!ch->methods[i].handle)
+			ch->methods[i].handle = grpc_channel_register_call(ch->line->gc, m->name, NULL, NULL);
+		return ch->methods[i].handle;
 	}
 	abort(); /* more methods than any protocol of ours has */
 }
 
-grpc_call *channel_new_call_locked(struct rpc_channel *ch, const struct rpc_method *m, gpr_timespec deadline, struct rt_cost **cost)
+grpc_call *channel_new_call_locked(struct rpc_channel *ch, const struct rpc_method *m, gpr_timespec deadline, struct rt_cost **cost, struct line **line)
 {
 	ch->wanted = true;
-	return grpc_channel_create_registered_call(ch->gc, NULL, GRPC_PROPAGATE_DEFAULTS, rt_cq(), channel_method(ch, m, cost), deadline, NULL);
+	line_look(ch);
+	ch->line->users++;
+	*line = ch->line;
+	return grpc_channel_create_registered_call(ch->line->gc, NULL, GRPC_PROPAGATE_DEFAULTS, rt_cq(), channel_method(ch, m, cost), deadline, NULL);
 }
 
-grpc_call *channel_new_call(struct rpc_channel *ch, const struct rpc_method *m, gpr_timespec deadline)
+grpc_call *channel_new_call(struct rpc_channel *ch, const struct rpc_method *m, gpr_timespec deadline, struct line **line)
 {
 	grpc_call *gc = NULL;
 	struct rt_cost *none;
 
 	pthread_mutex_lock(&ch->lock);
 	if (!ch->closing)
-		gc = channel_new_call_locked(ch, m, deadline, &none);
+		gc = channel_new_call_locked(ch, m, deadline, &none, line);
 	pthread_mutex_unlock(&ch->lock);
 	return gc;
 }
@@ -307,6 +404,7 @@ static void *lane_main(void *arg)
 	struct rpc_raw *raw = NULL;
 	struct lane *l = NULL;
 	struct error e = {0};
+	uint64_t files = tls_generation(ch->tls);
 	int r = lanes_start();
 
 	addr.port = ch->lane_port;
@@ -324,6 +422,7 @@ static void *lane_main(void *arg)
 		lane_unref(l);
 	} else {
 		ch->lane = l; /* with ours */
+		l->files = files;
 		ch->lane_failures = 0;
 		lane_go(l);
 	}
@@ -395,6 +494,7 @@ static int refused_by_peer(struct rpc_channel *ch, bool mutates)
 {
 	uint64_t now = rt_now_ns();
 	struct error own = { 0 };
+	char words[sizeof(ch->words)];
 	uint64_t since;
 	unsigned n;
 
@@ -412,14 +512,53 @@ static int refused_by_peer(struct rpc_channel *ch, bool mutates)
 	}
 	n = ch->refusals;
 	since = ch->refused_since;
+	memcpy(words, ch->words, sizeof(words));
 	pthread_mutex_unlock(&ch->lock);
 	if (n < 3 || now - since < REFUSED_NS)
 		return -EAGAIN;
-	channel_log_failure(ch, -EACCES, "the server closes the connection after the handshake: it does not believe our certificate; its log says why");
+	channel_log_failure(ch, -EACCES, *words ? words : "the server closes the connection after the handshake: it does not believe our certificate; its log says why");
 	return mutates ? -EAGAIN : -EACCES;
 }
 
-int channel_failure(struct rpc_channel *ch, grpc_status_code code, grpc_slice details, bool cancelled, bool mutates)
+/*
+ * The server has let the connection stand, and believes its certificate no more. A connection that was of use is made anew, and the call is sent again; one that was not is no better the next
+ * time: then it is not the certificate's age that is wrong with us.
+ */
+static int refused_call(struct rpc_channel *ch, struct line *by, const char *text)
+{
+	void (*changed)(void *, bool) = NULL;
+	struct line *n = NULL, *old = NULL;
+	void *arg = NULL;
+
+	pthread_mutex_lock(&ch->lock);
+	snprintf(ch->words, sizeof(ch->words), "%s", text);
+	if (by && by == ch->line && !ch->closing && (by->served || rt_now_ns() - by->born_ns > REFUSED_NS)) {
+		n = ch->next ? ch->next : line_new(ch);
+		ch->next = NULL;
+	}
+	if (n) {
+		old = line_switch(ch, n);
+		grpc_channel_check_connectivity_state(n->gc, 1);
+		if (ch->up)
+			changed = ch->changed;
+		arg = ch->changed_arg;
+		ch->up = false;
+		if (ch->lane)
+			lane_kill(ch->lane);
+	}
+	n = ch->line;
+	pthread_mutex_unlock(&ch->lock);
+	if (changed)
+		changed(arg, false);
+	if (old)
+		line_put(old);
+	if (by != n)
+		return -EAGAIN;
+	channel_log_failure(ch, -EACCES, text);
+	return -EACCES;
+}
+
+int channel_failure(struct rpc_channel *ch, struct line *line, grpc_status_code code, grpc_slice details, bool cancelled, bool mutates)
 {
 	char *text = grpc_slice_to_c_string(details);
 	const char *words = text;
@@ -427,7 +566,10 @@ int channel_failure(struct rpc_channel *ch, grpc_status_code code, grpc_slice de
 
 	if (r == -ECANCELED && !cancelled)
 		r = -EHOSTDOWN; /* the server gave up on it: it is going down */
-	if (r == -EHOSTDOWN) {
+	if (code == GRPC_STATUS_UNAUTHENTICATED) {
+		r = refused_call(ch, line, text);
+		words = NULL; /* has been logged */
+	} else if (r == -EHOSTDOWN) {
 		switch (tls_refusal_of(text, &words)) {
 		case TLS_REFUSED_BY_US:
 			r = -EACCES;

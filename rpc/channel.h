@@ -28,6 +28,7 @@ struct call {
 	struct rt_cost *cost;	 /* NULL: not sent yet */
 	/* of the attempt */
 	grpc_call *gcall;	 /* ch->lock */
+	struct line *line;	 /* NULL: it goes by the lane */
 	grpc_byte_buffer *send, *recv;
 	grpc_metadata_array md_init, md_trail;
 	grpc_status_code status;
@@ -37,10 +38,28 @@ struct call {
 };
 LIST_HEAD(call_list, call);
 
+/*
+ * A connection of gRPC's. When our certificate has been replaced, or was refused, the channel goes on by another one; what is under way by the old one ends there. Locking: ch->lock; `gc` is used by
+ * its users alone.
+ */
+struct line {
+	struct rpc_channel *ch;
+	grpc_channel *gc; /* NULL: given back */
+	struct rt_tag watch;
+	bool watching;
+	grpc_connectivity_state state;
+	unsigned users; /* calls, streams, and the channel itself */
+	uint64_t files; /* tls_generation() that it shows, or a later one */
+	uint64_t born_ns;
+	_Atomic bool served; /* a call, or a stream */
+};
+
 struct rpc_channel {
 	pthread_mutex_t lock;
 	pthread_cond_t idle;
-	grpc_channel *gc;
+	struct line *line; /* that calls go by; */
+	struct line *next; /* and will go by when it is connected, or NULL */
+	unsigned nlines;   /* with old ones */
 	char *server;
 	char *target;
 	struct call_list calls;
@@ -50,6 +69,7 @@ struct rpc_channel {
 	bool closing, wanted, up;
 	unsigned refusals;   /* connections in a row that the server closed after the handshake */
 	uint64_t refused_ns, refused_since; /* the last of them, the first */
+	char words[200]; /* of the server's last refusal, until a connection is there */
 	_Atomic int last_logged; /* errno of the last failure that was logged, 0 after a success */
 	void (*changed)(void *arg, bool up);
 	void *changed_arg;
@@ -60,20 +80,17 @@ struct rpc_channel {
 	unsigned lane_failures;	  /* in a row */
 	_Atomic uint64_t lane_calls;
 	struct conf_addr addr;
-	struct rt_tag watch;
-	bool watching;
-	grpc_connectivity_state state;
 	struct {
 		const struct rpc_method *m;
-		void *handle;
+		void *handle;	     /* of `line`; NULL: not registered yet */
 		struct rt_cost cost; /* of what is done with its replies */
 	} methods[METHODS_MAX];
 };
 
 /* With the lock: the registered handle of a method, and what its replies cost. */
 void *channel_method(struct rpc_channel *ch, const struct rpc_method *m, struct rt_cost **cost);
-/* The same, as a gRPC call. */
-grpc_call *channel_new_call_locked(struct rpc_channel *ch, const struct rpc_method *m, gpr_timespec deadline, struct rt_cost **cost);
+/* The same, as a gRPC call; the caller uses *line until line_put(). */
+grpc_call *channel_new_call_locked(struct rpc_channel *ch, const struct rpc_method *m, gpr_timespec deadline, struct rt_cost **cost, struct line **line);
 void channel_log_failure(struct rpc_channel *ch, int err, const char *text);
 /* A reply by gRPC told of that port for lanes. */
 void channel_lane_hint(struct rpc_channel *ch, uint32_t port);

@@ -8,9 +8,9 @@
  * counts until it is replaced, even past its nextUpdate: a list that nobody renews shall not take the cluster down.
  *
  * gRPC's file watcher reads the files again every few seconds: new connections use what is there now, so that certificates are replaced without a
- * restart. The CA file and the list of revoked certificates are read here as well, when they have changed.
+ * restart (and channels connect anew: channel.c). The CA file and the list of revoked certificates are read here as well, when they have changed.
  *
- * Locking: t->lock protects trust and stamps, t->judged_lock the verdicts; never both. References: the user's, and one per set of credentials and channel.
+ * Locking: t->lock protects trust, stamps and what was told, t->judged_lock the verdicts; never both. References: the user's, and one per set of credentials and channel.
  */
 #include "rpc/internal.h"
 #include <errno.h>
@@ -29,12 +29,21 @@
 #define RELOAD_SECONDS 5
 #define JUDGED_MAX     64 /* certificates whose verdict is remembered */
 #define JUDGED_NS      5000000000ull
+#define TOLD_MAX       64
+#define TOLD_NS	       60000000000ull
+#define SECOND_NS      1000000000ull
 
 /* A connection lives for days; its certificate may be revoked or expire meanwhile. So each call asks, and mostly finds the answer here. */
 struct judged {
 	char *pem;
 	uint64_t when_ns;
 	struct error verdict;
+};
+
+/* What was said in the log, by its hash. */
+struct told {
+	uint32_t hash;
+	uint64_t when_ns; /* 0: nothing */
 };
 
 struct rpc_tls {
@@ -45,7 +54,12 @@ struct rpc_tls {
 	X509_STORE *store;
 	X509_CRL *revoked;	    /* may be NULL */
 	struct stat stamp[2];	    /* of the CA and CRL files when they were read */
-	_Atomic uint64_t last_warn_ns;
+	struct stat shown[2];	    /* of certificate and key when they were looked at last, */
+	_Atomic uint64_t look_ns;   /* before then they are not, */
+	uint64_t moved_ns;	    /* and when they were found to be others, 0: that has been counted */
+	_Atomic uint64_t generation;
+	struct told told[TOLD_MAX];
+	uint64_t last_warn_ns;
 	pthread_mutex_t judged_lock;
 	struct judged judged[JUDGED_MAX];
 };
@@ -310,12 +324,25 @@ static int judge(struct rpc_tls *t, X509 *x, int purpose, const char *host, stru
 	return code == X509_V_OK ? 0 : explain(x, code, host, e);
 }
 
-static void warn_refused(struct rpc_tls *t, const char *text)
+/* Whoever makes certificates of his own can make a new text each time: so no more than one a second of all. */
+bool tls_may_warn(struct rpc_tls *t, const char *text)
 {
-	uint64_t now = rt_now_ns(), last = atomic_load(&t->last_warn_ns);
+	uint64_t now = rt_now_ns();
+	struct told *k;
+	uint32_t h = 0;
+	bool may;
 
-	if (now - last > 1000000000ull && atomic_compare_exchange_strong(&t->last_warn_ns, &last, now))
-		log_warn("connection refused: %s", text);
+	for (const char *p = text; *p; p++)
+		h = h * 31 + (unsigned char)*p;
+	k = &t->told[(h ^ h >> 16) % TOLD_MAX];
+	pthread_mutex_lock(&t->lock);
+	may = (!k->when_ns || k->hash != h || now - k->when_ns > TOLD_NS) && (!t->last_warn_ns || now - t->last_warn_ns > SECOND_NS);
+	if (may) {
+		*k = (struct told){ h, now };
+		t->last_warn_ns = now;
+	}
+	pthread_mutex_unlock(&t->lock);
+	return may;
 }
 
 static int judge_pem(struct rpc_tls *t, const char *pem, int purpose, const char *host, struct error *e)
@@ -355,8 +382,8 @@ static int verify(void *data, grpc_tls_custom_verification_check_request *rq, gr
 	*status = r ? GRPC_STATUS_UNAUTHENTICATED : GRPC_STATUS_OK;
 	if (r) {
 		*details = gpr_strdup(e.text);
-		if (v->server)
-			warn_refused(v->t, e.text);
+		if (v->server && tls_may_warn(v->t, e.text))
+			log_warn("connection refused: %s", e.text); /* gRPC does not tell from where */
 	}
 	return 1;
 }
@@ -414,6 +441,30 @@ grpc_server_credentials *tls_server_creds(struct rpc_tls *t)
 	return grpc_tls_server_credentials_create(o);
 }
 
+/*
+ * gRPC's file watcher tells nobody what it has read: so files count when they have been there unchanged for longer than it takes between two looks. Whoever is connected to too early all the same
+ * shows the old ones once more, and is served until they end.
+ */
+uint64_t tls_generation(struct rpc_tls *t)
+{
+	uint64_t now = rt_now_ns(), look = atomic_load(&t->look_ns);
+	bool moved;
+
+	if (now < look || !atomic_compare_exchange_strong(&t->look_ns, &look, now + RELOAD_SECONDS * SECOND_NS))
+		return atomic_load(&t->generation);
+	pthread_mutex_lock(&t->lock);
+	moved = changed(t->cert, &t->shown[0]);
+	moved |= changed(t->key, &t->shown[1]);
+	if (moved) {
+		t->moved_ns = now;
+	} else if (t->moved_ns && now - t->moved_ns >= 2 * RELOAD_SECONDS * SECOND_NS) {
+		t->moved_ns = 0;
+		atomic_fetch_add(&t->generation, 1);
+	}
+	pthread_mutex_unlock(&t->lock);
+	return atomic_load(&t->generation);
+}
+
 int tls_self_check(struct rpc_tls *t, struct error *e)
 {
 	X509 *x = NULL;
@@ -433,9 +484,7 @@ int tls_judge(struct rpc_tls *t, X509 *x, bool server, const char *host, struct 
 {
 	if (!x)
 		return error_set(e, EACCES, "no certificate that can be read");
-	if (judge(t, x, server ? X509_PURPOSE_SSL_SERVER : X509_PURPOSE_SSL_CLIENT, host, e) < 0 && !server)
-		warn_refused(t, e->text);
-	return -e->code;
+	return judge(t, x, server ? X509_PURPOSE_SSL_SERVER : X509_PURPOSE_SSL_CLIENT, host, e);
 }
 
 void tls_files(const struct rpc_tls *t, const char **cert, const char **key)
@@ -522,6 +571,8 @@ static int read_files(const struct conf *c, struct rpc_tls **out, struct error *
 		tls_unref(t);
 		return error_set(e, ENOMEM, "out of memory");
 	}
+	changed(t->cert, &t->shown[0]);
+	changed(t->key, &t->shown[1]);
 	r = refresh(t, &own);
 	if (!r && (!t->store || (t->crl && !t->revoked)))
 		r = error_set(&own, ENOENT, "%s: cannot be read", t->store ? t->crl : t->ca);

@@ -148,6 +148,10 @@ grpc_channel_credentials *tls_channel_creds(struct rpc_tls *t);
 grpc_server_credentials *tls_server_creds(struct rpc_tls *t);
 /* The first DNS name in the caller's certificate, after looking whether that is still to be believed. -EACCES with the reason. */
 int tls_peer(struct rpc_tls *t, grpc_call *call, char *name, size_t size, struct error *e);
+/* Counts how often our certificate and its key have been replaced; what is connected now shows them. */
+uint64_t tls_generation(struct rpc_tls *t);
+/* Of a refusal that would be told every second: once, and then each minute. */
+bool tls_may_warn(struct rpc_tls *t, const char *text);
 /* Is the certificate of a server of that name, or of any client, to be believed? -EACCES with the reason. */
 int tls_judge(struct rpc_tls *t, X509 *x, bool server, const char *host, struct error *e);
 void tls_files(const struct rpc_tls *t, const char **cert, const char **key);
@@ -166,12 +170,15 @@ enum tls_refusal tls_refusal_of(const char *details, const char **words);
 /* ---- channel.c ---- */
 int status_to_errno(grpc_status_code code);
 struct rpc_stream;
-grpc_call *channel_new_call(struct rpc_channel *ch, const struct rpc_method *m, gpr_timespec deadline);
+struct line;
+grpc_call *channel_new_call(struct rpc_channel *ch, const struct rpc_method *m, gpr_timespec deadline, struct line **line);
+void line_served(struct line *n);
+void line_put(struct line *n); /* not with a lock of ours */
 int channel_add_stream(struct rpc_channel *ch, struct rpc_stream *s);
 void channel_del_stream(struct rpc_channel *ch, struct rpc_stream *s);
 gpr_timespec deadline_of(int ms);
-/* The errno of a failed call; counts refusals and logs a failure that is new. -EAGAIN: perhaps a refusal, ask once more. */
-int channel_failure(struct rpc_channel *ch, grpc_status_code code, grpc_slice details, bool cancelled, bool mutates);
+/* The errno of a failed call, line NULL: by the lane; counts refusals and logs a failure that is new. -EAGAIN: perhaps a refusal, ask once more. */
+int channel_failure(struct rpc_channel *ch, struct line *line, grpc_status_code code, grpc_slice details, bool cancelled, bool mutates);
 
 /* ---- stream.c ---- */
 struct stream_link {

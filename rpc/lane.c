@@ -373,6 +373,14 @@ bool lane_forget(struct lane *l, struct lane_call *c)
 	return id;
 }
 
+void lane_retire(struct lane *l)
+{
+	pthread_mutex_lock(&l->lock);
+	if (!l->n)
+		lane_kill(l);
+	pthread_mutex_unlock(&l->lock);
+}
+
 /* ---- the server's requests ---- */
 void lane_add(struct lane *l, struct rpc_request *rq)
 {

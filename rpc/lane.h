@@ -53,6 +53,7 @@ struct lane {
 	/* client */
 	struct lane_call *calls[LANE_CALLS];
 	uint64_t ids;
+	uint64_t files; /* tls_generation() that it shows */
 	/* both: unanswered */
 	unsigned n;
 	size_t bytes;
@@ -76,6 +77,9 @@ bool lane_begin(struct lane *l, struct lane_call *c, size_t bytes);
 bool lane_send(struct lane *l, const struct lane_call *c, const struct rpc_method *m, grpc_slice control, const struct iovec *bulk, int nbulk);
 /* True: it was under way, and `done` will not run; the server is told. */
 bool lane_forget(struct lane *l, struct lane_call *c);
+
+/* Client: nothing more is begun on it; ends it when nothing is under way any more. */
+void lane_retire(struct lane *l);
 
 /* Server. Notes it among those that are unanswered; of who reads. */
 void lane_add(struct lane *l, struct rpc_request *rq);

@@ -49,29 +49,33 @@ static const struct rpc_service *service(const struct rpc_server *srv, const cha
 }
 
 /* Certificates are revoked, and expire, while connections live. Of who reads. */
-static bool believed(struct rpc_server *srv, struct lane *l)
+static bool believed(struct rpc_server *srv, struct lane *l, struct error *e)
 {
-	struct error e = {0};
+	char *addr;
 	int r = 0;
 
 	if (rt_now_ns() - l->judged_ns > JUDGE_NS) {
 		pthread_mutex_lock(&l->lock);
-		r = rpc_raw_judge(l->raw, srv->o.tls, &e);
+		r = rpc_raw_judge(l->raw, srv->o.tls, e);
 		pthread_mutex_unlock(&l->lock);
 		l->judged_ns = rt_now_ns();
 	}
-	if (r < 0 && server_may_warn(srv))
-		log_warn("%s: refused: %s", rpc_raw_peer(l->raw), e.text);
+	if (r < 0 && tls_may_warn(srv->o.tls, e->text)) {
+		addr = lane_addr(l);
+		log_warn("%s: refused: %s", addr, e->text);
+		gpr_free(addr);
+	}
 	return r == 0;
 }
 
 struct rpc_request *server_lane_call(struct rpc_server *srv, struct lane *l, uint64_t id, const char *name, size_t len, grpc_slice frame)
 {
 	const struct rpc_service *svc = service(srv, name, len);
+	struct error e = {0};
 	struct rpc_request *rq;
 
-	if (!svc || !believed(srv, l)) {
-		lane_refuse(l, id, svc ? GRPC_STATUS_UNAUTHENTICATED : GRPC_STATUS_UNIMPLEMENTED, svc ? "the certificate is refused" : "no such method");
+	if (!svc || !believed(srv, l, &e)) {
+		lane_refuse(l, id, svc ? GRPC_STATUS_UNAUTHENTICATED : GRPC_STATUS_UNIMPLEMENTED, svc ? e.text : "no such method");
 		grpc_slice_unref(frame);
 		if (svc)
 			lane_kill(l);
@@ -126,7 +130,7 @@ static void *shake(void *arg)
 
 	if (rpc_raw_accept(srv->o.tls, s->fd, &raw, &e) == 0)
 		welcome(srv, raw);
-	else if (server_may_warn(srv))
+	else if (e.code != EACCES && server_may_warn(srv)) /* a certificate: has been told */
 		log_note("a direct connection from another host: %s", e.text);
 	pthread_mutex_lock(&srv->lock);
 	LIST_REMOVE(s, link);

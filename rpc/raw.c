@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include "conf/cleanup.h"
+#include "conf/log.h"
 #include "rpc/internal.h"
 
 #define DEAD_MS	    4000
@@ -128,7 +130,19 @@ struct judge {
 	struct rpc_tls *t;
 	const char *server; /* NULL: we are the server */
 	struct error *e;
+	int fd;
 };
+
+static void warn_refused(const struct judge *j)
+{
+	struct sockaddr_storage a = {0};
+	socklen_t len = sizeof(a);
+	char host[INET6_ADDRSTRLEN] = "?";
+
+	getpeername(j->fd, (struct sockaddr *)&a, &len);
+	getnameinfo((struct sockaddr *)&a, len, host, sizeof(host), NULL, 0, NI_NUMERICHOST);
+	log_warn("%s: connection refused: %s", host, j->e->text);
+}
 
 static int believe(X509_STORE_CTX *ctx, void *arg)
 {
@@ -136,6 +150,8 @@ static int believe(X509_STORE_CTX *ctx, void *arg)
 
 	if (tls_judge(j->t, X509_STORE_CTX_get0_cert(ctx), j->server != NULL, j->server, j->e) == 0)
 		return 1;
+	if (!j->server && tls_may_warn(j->t, j->e->text))
+		warn_refused(j);
 	X509_STORE_CTX_set_error(ctx, X509_V_ERR_CERT_REJECTED);
 	return 0;
 }
@@ -196,6 +212,7 @@ static int handshake(struct judge *j, int fd, struct rpc_raw **out)
 	SSL_CTX *c = r ? context(j) : NULL;
 	int n = -1;
 
+	j->fd = fd;
 	if (!r)
 		error_set(j->e, ENOMEM, "out of memory");
 	if (!c) {
@@ -259,7 +276,7 @@ static int resolve(const struct conf_addr *addr, int flags, struct addrinfo **li
 
 int rpc_raw_connect(struct rpc_tls *t, const struct conf_addr *addr, const char *server, struct rpc_raw **out, struct error *e)
 {
-	struct judge j = {t, server, e};
+	struct judge j = {t, server, e, -1};
 	struct addrinfo *list, *a;
 	int fd = -EHOSTUNREACH, r = resolve(addr, 0, &list, e);
 
@@ -278,7 +295,7 @@ int rpc_raw_connect(struct rpc_tls *t, const struct conf_addr *addr, const char 
 
 int rpc_raw_accept(struct rpc_tls *t, int fd, struct rpc_raw **out, struct error *e)
 {
-	struct judge j = {t, NULL, e};
+	struct judge j = {t, NULL, e, -1};
 
 	return handshake(&j, fd, out);
 }

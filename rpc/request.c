@@ -420,7 +420,7 @@ void request_run(struct rpc_request *rq)
 	struct error e;
 
 	if (!rq->lane && tls_peer(rq->srv->o.tls, rq->call, rq->peer, sizeof(rq->peer), &e) < 0) {
-		if (server_may_warn(rq->srv))
+		if (tls_may_warn(rq->srv->o.tls, e.text))
 			log_warn("%s: refused: %s", rpc_request_addr(rq), e.text);
 		send_status(rq, GRPC_STATUS_UNAUTHENTICATED, e.text);
 	} else if (r) {

@@ -142,11 +142,15 @@ static void take_stream(struct slot *sl)
 	struct error e = { 0 };
 	struct rpc_stream *s;
 	pthread_t t;
+	char *addr;
 	bool full;
 
 	if (!st || tls_peer(srv->o.tls, sl->call, peer, sizeof(peer), &e) < 0) {
-		if (e.code && server_may_warn(srv))
-			log_warn("stream refused: %s", e.text);
+		if (e.code && tls_may_warn(srv->o.tls, e.text)) {
+			addr = grpc_call_get_peer(sl->call);
+			log_warn("%s: stream refused: %s", addr, e.text);
+			gpr_free(addr);
+		}
 		grpc_call_cancel_with_status(sl->call, GRPC_STATUS_UNAUTHENTICATED, e.text, NULL);
 		grpc_call_unref(sl->call);
 		free(st);

@@ -99,7 +99,7 @@ static void end_over(struct rt_tag *t, bool ok)
 
 	(void)ok;
 	if (s->ch && s->status != GRPC_STATUS_OK)
-		err = channel_failure(s->ch, s->status, s->details, false, false);
+		err = channel_failure(s->ch, s->line, s->status, s->details, false, false);
 	pthread_mutex_lock(&s->lock);
 	s->err = err == -EAGAIN ? -EHOSTDOWN : err;
 	s->over = true;
@@ -147,6 +147,8 @@ static void stream_free(struct rpc_stream *s)
 	grpc_slice_unref(s->details);
 	if (s->call)
 		grpc_call_unref(s->call);
+	if (s->line)
+		line_put(s->line);
 	pthread_mutex_destroy(&s->lock);
 	pthread_mutex_destroy(&s->send_lock);
 	pthread_cond_destroy(&s->changed);
@@ -204,7 +206,7 @@ int rpc_stream_open(struct rpc_channel *ch, const struct rpc_method *m, int dead
 	if (!s)
 		return -ENOMEM;
 	s->ch = ch;
-	s->call = channel_new_call(ch, m, deadline_of(deadline_ms));
+	s->call = channel_new_call(ch, m, deadline_of(deadline_ms), &s->line);
 	if (!s->call || channel_add_stream(ch, s) < 0) {
 		stream_free(s);
 		return -ECANCELED;
@@ -216,6 +218,8 @@ int rpc_stream_open(struct rpc_channel *ch, const struct rpc_method *m, int dead
 		stream_wait(s);
 	if (s->over && s->status != GRPC_STATUS_OK)
 		r = stream_broken(s);
+	else
+		line_served(s->line);
 	stream_more(s);
 	pthread_mutex_unlock(&s->lock);
 	if (r) {
@@ -282,9 +286,9 @@ void stream_recheck(struct rpc_stream *s, struct rpc_tls *t)
 
 	pthread_mutex_lock(&s->lock);
 	if (s->call && !s->cancelled && tls_peer(t, s->call, name, sizeof(name), &e) < 0) {
-		log_warn("stream of %s ended: %s", s->peer, e.text);
+		log_warn("stream of %s ended: %s", s->peer, e.text); /* once: it ends */
 		s->cancelled = true;
-		grpc_call_cancel_with_status(s->call, GRPC_STATUS_UNAUTHENTICATED, "certificate is not valid any more", NULL);
+		grpc_call_cancel_with_status(s->call, GRPC_STATUS_UNAUTHENTICATED, e.text, NULL);
 		pthread_cond_broadcast(&s->changed);
 	}
 	pthread_mutex_unlock(&s->lock);

@@ -13,6 +13,7 @@ struct rpc_stream {
 	struct rpc_server *srv; /* server */
 	const struct rpc_method *m;
 	grpc_call *call; /* NULL after a send that failed */
+	struct line *line; /* client */
 	uint64_t epoch;
 	pthread_mutex_t send_lock, lock;
 	pthread_cond_t changed, ended; /* ended: nothing comes any more, for who waits for that alone (take) */

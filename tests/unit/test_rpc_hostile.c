@@ -28,7 +28,8 @@ static grpc_status_code raw_call(const struct rpc_method *m, const void *p, size
 {
 	grpc_slice sl = grpc_slice_from_copied_buffer(p, n == SIZE_MAX ? 0 : n), details = grpc_empty_slice();
 	grpc_byte_buffer *bb = grpc_raw_byte_buffer_create(&sl, 1), *back = NULL;
-	grpc_call *call = channel_new_call(ch, m, deadline_of(5000));
+	struct line *line;
+	grpc_call *call = channel_new_call(ch, m, deadline_of(5000), &line);
 	struct raw r = { .tag.fn = raw_over };
 	grpc_metadata_array a, b;
 	grpc_status_code status;
@@ -58,6 +59,7 @@ static grpc_status_code raw_call(const struct rpc_method *m, const void *p, size
 	grpc_slice_unref(sl);
 	grpc_byte_buffer_destroy(bb);
 	grpc_byte_buffer_destroy(back);
+	line_put(line);
 	grpc_metadata_array_destroy(&a);
 	grpc_metadata_array_destroy(&b);
 	grpc_call_unref(call);

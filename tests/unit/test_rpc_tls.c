@@ -224,6 +224,64 @@ static bool peer_is_after(void)
 	return call_with(live, port, "fs1") == 0 && !strcmp(kit_last_peer, "after");
 }
 
+/* Calls until the server sees the new certificate. The -errno of the first call that failed. */
+static int call_until_after(struct rpc_channel *c)
+{
+	uint64_t t0 = kit_ms();
+	int r = 0;
+
+	strcpy(kit_last_peer, "");
+	while (!r && strcmp(kit_last_peer, "after") && kit_ms() - t0 < 60000) {
+		r = kit_num(c, &kit_echo, 1, 0, 20000, NULL);
+		kit_sleep(50);
+	}
+	return r;
+}
+
+/* What is open goes on with the new certificate, and no call fails; what is under way stays where it is. */
+static void test_renewed(void)
+{
+	struct relay *r = relay_start(port);
+	struct rpc_stream *s = NULL;
+	struct rpc_channel *c;
+	struct rpc_msg m;
+	Num n = num(7, 0);
+
+	kit_host("open", &kit_ca, "DNS:before", -3600, 86400);
+	live = kit_tls("open");
+	c = kit_channel(live, r->port, "fs1");
+	CU_ASSERT_EQUAL(kit_num(c, &kit_echo, 1, 0, 5000, NULL), 0);
+	CU_ASSERT_STRING_EQUAL(kit_last_peer, "before");
+	CU_ASSERT_EQUAL_FATAL(rpc_stream_open(c, &kit_str, -1, &s), 0);
+	kit_host("open", &kit_ca, "DNS:after", -3600, 86400);
+	CU_ASSERT_EQUAL(call_until_after(c), 0);
+	CU_ASSERT_STRING_EQUAL(kit_last_peer, "after");
+	CU_ASSERT_EQUAL(rpc_stream_send(s, &n.base, NULL, 0), 0);
+	CU_ASSERT_EQUAL_FATAL(rpc_stream_recv(s, &m, 5000), 1);
+	rpc_msg_clear(&m);
+	CU_ASSERT_EQUAL(rpc_stream_finish(s, 0), ENOTTY);
+	CU_ASSERT_EQUAL(r->accepted, 2);
+	rpc_channel_close(c);
+	relay_stop(r);
+	rpc_tls_free(live);
+}
+
+/* The new one came so late that the old one ends before it is looked at: the server refuses a call, which is sent again. */
+static void test_renewed_late(void)
+{
+	struct rpc_channel *c;
+
+	kit_host("brief", &kit_ca, "DNS:before", -3600, 8);
+	live = kit_tls("brief");
+	c = kit_channel(live, port, "fs1");
+	CU_ASSERT_EQUAL(kit_num(c, &kit_echo, 1, 0, 5000, NULL), 0);
+	kit_host("brief", &kit_ca, "DNS:after", -3600, 86400);
+	CU_ASSERT_EQUAL(call_until_after(c), 0);
+	CU_ASSERT_STRING_EQUAL(kit_last_peer, "after");
+	rpc_channel_close(c);
+	rpc_tls_free(live);
+}
+
 static bool peer_gone_refused(void)
 {
 	return call_with(live, port, "fs1") == -EACCES;
@@ -258,6 +316,11 @@ static void test_revoke(void)
 	while (kit_ms() - t0 < 15000 && (r = kit_num(ch, &kit_echo, 1, 0, 5000, NULL)) == 0)
 		kit_sleep(200);
 	CU_ASSERT_EQUAL(r, -EACCES); /* and the connection that was there is of no use any more */
+	kit_host("gone", &kit_ca, "DNS:gone", -3600, 86400);
+	t0 = kit_ms();
+	while (kit_ms() - t0 < 60000 && (r = kit_num(ch, &kit_echo, 1, 0, 5000, NULL)) != 0)
+		kit_sleep(200);
+	CU_ASSERT_EQUAL(r, 0); /* until there is another certificate */
 	rpc_channel_close(ch);
 	rpc_tls_free(live);
 }
@@ -278,6 +341,8 @@ int main(void)
 	CU_ADD_TEST(s, test_versions);
 	CU_ADD_TEST(s, test_reload);
 	CU_ADD_TEST(s, test_revoke);
+	CU_ADD_TEST(s, test_renewed);
+	CU_ADD_TEST(s, test_renewed_late);
 	CU_basic_set_mode(CU_BRM_VERBOSE);
 	CU_basic_run_tests();
 	return kit_end();
