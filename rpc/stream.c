@@ -286,7 +286,8 @@ void stream_recheck(struct rpc_stream *s, struct rpc_tls *t)
 
 	pthread_mutex_lock(&s->lock);
 	if (s->call && !s->cancelled && tls_peer(t, s->call, name, sizeof(name), &e) < 0) {
-		log_warn("stream of %s ended: %s", s->peer, e.text); /* once: it ends */
+		if (tls_may_warn(t, e.text))
+			log_warn("stream of %s ended: %s", s->peer, e.text);
 		s->cancelled = true;
 		grpc_call_cancel_with_status(s->call, GRPC_STATUS_UNAUTHENTICATED, e.text, NULL);
 		pthread_cond_broadcast(&s->changed);
