@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: own
+# long: yes
 # timeout: 300
 # Certificates are replaced while everything runs. In time: nothing is cut off when the old ones end. After one was revoked: its host is back by itself.
 . "$(dirname "$0")/lib.sh"
