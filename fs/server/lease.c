@@ -478,17 +478,19 @@ static struct op *carry_out_but_one(struct fsd *d, struct cs_out *out)
 	struct op *last = list_empty(&out->runnable) ? NULL : container_of(list_entry(out->runnable.prev, struct cs_op, link), struct op, cs);
 	int is = OP_PARKED;
 
-	if (last && is_short(last)) {
+	if (last)
 		list_del(&last->cs.link);
-		if (!atomic_compare_exchange_strong(&last->park, &is, OP_RUNNING)) { /* still on its way out of its handler */
-			op_wake(d->leases, last);
-			last = NULL;
-		}
-	} else {
-		last = NULL;
-	}
 	carry_out(d, out);
-	return last;
+	if (!last)
+		return NULL;
+	if (!atomic_compare_exchange_strong(&last->park, &is, OP_RUNNING)) { /* still on its way out of its handler, which may give its request back: not to be looked at */
+		op_wake(d->leases, last);
+		return NULL;
+	}
+	if (is_short(last))
+		return last;
+	queue_op(d->leases, last);
+	return NULL;
 }
 
 void lease_ack(struct fsd *d, uint64_t client, uint64_t id, struct rpc_stream *s)
