@@ -532,8 +532,10 @@ int rpc_tls_check_pair(const struct conf *c, struct error *e)
 	EVP_PKEY *key = NULL;
 	X509 *x = NULL;
 	char names[200];
-	int r = read_key(c->tls_key, &key, e);
+	int r;
 
+	rt_openssl_stays();
+	r = read_key(c->tls_key, &key, e);
 	if (!r)
 		r = read_cert(c->tls_cert, &x, e);
 	if (!r && !X509_check_private_key(x, key))

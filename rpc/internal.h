@@ -42,6 +42,7 @@ struct rt_tag {
 void rt_start(grpc_call *call, const grpc_op *op, size_t n, struct rt_tag *t);
 grpc_completion_queue *rt_cq(void);
 int rt_poll_start(void);
+void rt_openssl_stays(void); /* before the first use of OpenSSL */
 void rt_poll_stop(void); /* when nothing is under way */
 enum rt_which { RT_CALLS, RT_LANES }; /* the completion queue; the connections of lane.c */
 /* n more (less) of that queue's threads may be busy in handlers for long. */

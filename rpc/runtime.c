@@ -348,6 +348,15 @@ const char *rpc_listen_host(const char *host)
 	return here ? "::" : "0.0.0.0";
 }
 
+void rt_openssl_stays(void)
+{
+	/*
+	 * At exit(3) OpenSSL would take down what threads of gRPC that are still ending (it does not join all) use, and what each of them has of its own would
+	 * be lost: the 984 bytes of a thread's errors and random numbers that the leak checker saw now and then. Only its first initialisation decides that.
+	 */
+	OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
+}
+
 void rpc_init(void)
 {
 	sigset_t all, old;
@@ -364,11 +373,7 @@ void rpc_init(void)
 	if (cpus <= 2)
 		rt_long_ns = RT_LONG_FEW_CPUS_NS;
 	no_deadlock_search();
-	/*
-	 * At exit(3) OpenSSL would take down what threads of gRPC that are still ending (it does not join all) use, and what each of them has of its own would
-	 * be lost: the 984 bytes of a thread's errors and random numbers that the leak checker saw now and then.
-	 */
-	OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
+	rt_openssl_stays();
 	setenv("GRPC_POLL_STRATEGY", "epoll1", 0);
 	setenv("GRPC_DNS_RESOLVER", "native", 1); /* getaddrinfo: /etc/hosts counts */
 	setenv("GRPC_SSL_CIPHER_SUITES", CIPHERS_WITHOUT_TLS12, 1);
