@@ -34,7 +34,8 @@ static bool is_jobctl(int sig)
 	return sig == SIGSTOP || sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU;
 }
 
-static int wait_stop(struct eng_thread *t, int *status)
+/* asked: the stop of PTRACE_INTERRUPT is waited for, which in a group that is stopped has a job-control signal in the place of SIGTRAP. */
+static int wait_stop(struct eng_thread *t, bool asked, int *status)
 {
 	int st;
 
@@ -50,7 +51,7 @@ static int wait_stop(struct eng_thread *t, int *status)
 				event_exit_seen(t->proc, t, st);
 			return thread_lost(t);
 		}
-		if (WIFSTOPPED(st) && is_jobctl(WSTOPSIG(st))) { /* delivery of SIGSTOP, or the group stop it makes */
+		if (WIFSTOPPED(st) && is_jobctl(WSTOPSIG(st)) && !(asked && st >> 16 == PTRACE_EVENT_STOP)) { /* delivery of SIGSTOP, or the group stop it makes */
 			t->proc->core->stop_sig = WSTOPSIG(st);
 			ptrace(t->core->how, t->tid, 0, 0);
 			continue;
@@ -63,12 +64,23 @@ static int wait_stop(struct eng_thread *t, int *status)
 	return 0;
 }
 
-int inject_wait(struct eng_thread *t, int *status)
+static int wait_for(struct eng_thread *t, bool asked, int *status)
 {
-	int place = events_await(t->tid), r = wait_stop(t, status);
+	int place = events_await(t->tid), r = wait_stop(t, asked, status);
 
 	events_awaited(place);
 	return r;
+}
+
+int inject_wait(struct eng_thread *t, int *status)
+{
+	return wait_for(t, false, status);
+}
+
+int inject_interrupt(struct eng_thread *t)
+{
+	t->core->how = PTRACE_CONT;
+	return ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0 || ptrace(PTRACE_CONT, t->tid, 0, 0) < 0 ? -ESRCH : wait_for(t, true, NULL);
 }
 
 /* Who is mortal ends with us, and so does whom it makes, who is ours from birth. */

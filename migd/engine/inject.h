@@ -12,6 +12,8 @@
  * kept in core->stop_sig and passed over. 0, -ESRCH.
  */
 int inject_wait(struct eng_thread *t, int *status);
+/* Lets a thread go that stands at the entry of a call, and stops it in the call, or at its end if that comes first. 0 or -ESRCH. */
+int inject_interrupt(struct eng_thread *t);
 /* Ours from now on, and on its way into an interrupt's stop. 0 or -errno. */
 int inject_seize(struct eng_thread *t);
 /* Of a stopped thread: neither its own seccomp filters nor the guest's (keeper_calls.c) are for what we inject. Never before it has stopped: they are for what

@@ -315,8 +315,7 @@ int regs_rearm(struct eng_thread *t)
 	t->core->how = PTRACE_SYSCALL;
 	if (ptrace(PTRACE_SYSCALL, t->tid, 0, 0) < 0 || inject_wait(t, &st) < 0) /* at its entry ... */
 		return -ESRCH;
-	t->core->how = PTRACE_CONT;
-	if (ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0 || ptrace(PTRACE_CONT, t->tid, 0, 0) < 0 || inject_wait(t, &st) < 0 || regs_get(t, &r) < 0)
+	if (inject_interrupt(t) < 0 || regs_get(t, &r) < 0)
 		return -ESRCH; /* ... it finds itself interrupted */
 	t->regs.rax = r.rax;
 	t->regs.orig_rax = (long)r.rax == -ERESTART_RESTARTBLOCK || (long)r.rax == -ERESTARTNOHAND ? (uint64_t)t->core->wait_nr : (uint64_t)-1;

@@ -23,7 +23,7 @@ PY
 as sprite ws1 sh -c "cat >$JD/sig.py" <"$TMP/sig.py"
 start() { job "python3 sig.py"; until_true 10 on ws1 grep -q ready $JD/out; hop ws2 >/dev/null || flunk "move"; }
 state() { on ws1 ps -o state= -p "$JOB" | cut -c1; }
-remote_state() { sh_on ws2 'ps -o state= -p $(pgrep -x python3 | head -1)' | cut -c1; }
+remote_state() { sh_on ws2 'ps -o state= -p $(pgrep -u sprite -x "$1" | head -1)' ${1:-python3} | cut -c1; }
 
 start
 for i in $(seq 20); do as sprite ws1 kill -USR1 "$JOB"; done
@@ -49,6 +49,18 @@ check "and is stopped there" until_true 5 eval '[[ "$(state)" == [Tt] ]]'
 as sprite ws1 kill -CONT "$JOB"; hop ws3 >/dev/null || flunk "move on"
 as sprite ws1 kill -HUP "$JOB"
 same "it ends by itself on a signal: exit status" 3 "$(job_status)"
+
+# stopped in a wait that the kernel takes up again where it was
+for what in "sleep 600" "python3 -c 'import select; select.poll().poll(600000)'"; do
+	job "$what"; hop ws2 >/dev/null || flunk "away"
+	as sprite ws1 kill -STOP "$JOB"; until_true 10 eval '[[ "$(remote_state ${what%% *})" =~ [Tt] ]]' || flunk "stopped away: $what"
+	check "stopped in ${what%% *}: it comes home" timeout 60 "$BIN/sprite-lab" exec ws1 -u sprite -- mig home -q "$JOB"
+	check "and is stopped there" until_true 5 eval '[[ "$(state)" == [Tt] ]]'
+	as sprite ws1 kill -CONT "$JOB"
+	check "continued, it waits on" until_true 5 eval '[[ "$(state)" == S ]]'
+	as sprite ws1 kill "$JOB"
+	same "and can be ended" 143 "$(job_status)"
+done
 
 # continued in the very moment in which it comes home
 start; lost=0
