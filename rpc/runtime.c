@@ -5,18 +5,14 @@
  * Locking: `clock_lock` protects the timer list, `seq_lock` the numbers; neither is held while foreign code runs.
  */
 #include "rpc/internal.h"
-#include <arpa/inet.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <malloc.h>
-#include <netdb.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -285,68 +281,6 @@ static void grpc_to_log(gpr_log_func_args *a)
  * and a pre-shared-key cipher can never be agreed on by us. 1.3 has its own list.
  */
 #define CIPHERS_WITHOUT_TLS12 "PSK-AES256-GCM-SHA384"
-
-bool rpc_resolves(const char *host)
-{
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *found = NULL;
-	bool ok = getaddrinfo(host, NULL, &hints, &found) == 0;
-
-	if (found)
-		freeaddrinfo(found);
-	return ok;
-}
-
-static bool is_loopback(const struct sockaddr *a)
-{
-	const struct sockaddr_in6 *six = (const void *)a;
-	const struct sockaddr_in *four = (const void *)a;
-
-	return a->sa_family == AF_INET ? ntohl(four->sin_addr.s_addr) >> 24 == 127 : a->sa_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&six->sin6_addr);
-}
-
-/* Debian's: any other name of a loopback is there because somebody wants to be reached by nobody else. */
-static bool is_installers(const struct sockaddr *a)
-{
-	const struct sockaddr_in *four = (const void *)a;
-
-	return a->sa_family == AF_INET && ntohl(four->sin_addr.s_addr) == 0x7f000101;
-}
-
-/* This host's own, with or without its domain. */
-static bool is_own(const char *host)
-{
-	char own[HOST_NAME_MAX + 1] = "";
-	size_t n, m;
-
-	gethostname(own, sizeof(own) - 1);
-	n = strcspn(own, ".");
-	m = strcspn(host, ".");
-	return n && n == m && !strncasecmp(own, host, n) && (!own[n] || !host[m] || !strcasecmp(own, host));
-}
-
-const char *rpc_listen_host(const char *host)
-{
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *found = NULL;
-	struct sockaddr_in6 any = { .sin6_family = AF_INET6 };
-	struct in6_addr number;
-	bool here = true, installers = false;
-	int s;
-
-	if (inet_pton(AF_INET, host, &number) == 1 || inet_pton(AF_INET6, host, &number) == 1 || !strcmp(host, "localhost") || getaddrinfo(host, NULL, &hints, &found))
-		return host;
-	for (const struct addrinfo *a = found; a; a = a->ai_next) {
-		here &= is_loopback(a->ai_addr);
-		installers |= is_installers(a->ai_addr);
-	}
-	freeaddrinfo(found);
-	if (!here || !(installers || is_own(host)))
-		return host;
-	s = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	here = s >= 0 && bind(s, (const struct sockaddr *)&any, sizeof(any)) == 0;
-	if (s >= 0)
-		close(s);
-	return here ? "::" : "0.0.0.0";
-}
 
 void rt_openssl_stays(void)
 {

@@ -311,7 +311,7 @@ static void call_completed(void *arg, int status, struct rpc_msg *out)
 	pthread_mutex_unlock(&fs->wait_lock);
 	if (status) {
 		if (!cancelled && !status_means_away(status))
-			log_warn("%s: %s: %s", call_op_name(c->op), c->dom ? c->dom->prefix : "?", strerror(-status));
+			log_warn("%s: %s: %s", call_op_name(c->op), c->dom ? c->dom->prefix : c->server ? c->server->name : "?", strerror(-status));
 		call_finish(c, cancelled ? EINTR : status_means_away(status) ? EHOSTDOWN : status == -EPROTO ? EIO : -status, NULL);
 	} else if (out->err == FS_EREOPEN && c->st && c->op != FS_CLOSE && c->reopened++ < REOPEN_MAX) {
 		rpc_msg_clear(out);

@@ -55,9 +55,8 @@ static void give_up(int out)
 /* Whoever forks the next one ends when that has joined what it is to inherit; the last is the seat, whose parent is then this host's init. */
 static void sit(const img_proc *m, int out, int tie)
 {
-	char c;
-
 	pid_t pid;
+	char c;
 
 	prctl(PR_SET_NAME, "sprite-adopt");
 	if (m->sid > 1 && m->sid != m->pid && setsid() < 0)
