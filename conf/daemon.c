@@ -241,6 +241,13 @@ int daemon_wait(struct daemon *d, void (*hup)(void *arg), void *arg)
 	}
 }
 
+bool daemon_told_to_end(void)
+{
+	sigset_t set;
+
+	return sigpending(&set) == 0 && (sigismember(&set, SIGTERM) == 1 || sigismember(&set, SIGINT) == 1);
+}
+
 void daemon_end(struct daemon *d)
 {
 	if (d->signal_fd >= 0)

@@ -67,6 +67,8 @@ int daemon_alone(const char *program, const char *dir, struct error *e);
 int daemon_wait(struct daemon *d, void (*hup)(void *arg), void *arg);
 /* Reads one pending signal: its number, or 0 when there is none. */
 int daemon_signal(struct daemon *d);
+/* For a start that waits: SIGTERM or SIGINT has come, and is still there for daemon_wait(). */
+bool daemon_told_to_end(void);
 void daemon_end(struct daemon *d);
 /* A program that nobody starts by hand: prints `usage` for --help, the version for --version, and returns true. */
 bool daemon_part_asked(int argc, char **argv, const char *program, const char *usage);

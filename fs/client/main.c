@@ -132,7 +132,7 @@ static int mount_point(struct fs *fs, struct error *e)
 	return 0;
 }
 
-/* Waits until the root is attached, or the server has refused it, or `ms` are over. Returns 0, -EACCES, -ETIMEDOUT. */
+/* Waits until the root is attached, or the server has refused it, we are told to end, or `ms` are over. Returns 0, -EACCES, -EINTR, -ETIMEDOUT. */
 static int root_wait(struct fs *fs, int ms)
 {
 	struct domain *d = fs->root->dom;
@@ -153,6 +153,8 @@ static int root_wait(struct fs *fs, int ms)
 				return -EACCES;
 			prefix_attach(fs, d);
 		}
+		if (daemon_told_to_end())
+			return -EINTR;
 		usleep(10000);
 	}
 	return -ETIMEDOUT;
@@ -275,10 +277,11 @@ static int start(struct fs *fs, struct error *e)
 	if (r < 0)
 		return error_set(e, -r, "cannot start: %s", strerror(-r));
 	if (!fs->whole && (r = root_wait(fs, 15000)) < 0)
-		return r == -EACCES
-		       ? error_set(e, EACCES, "%s: its server does not let this host in", fs->prefix)
-		       : error_set(e, ETIMEDOUT, fs->table_known && !fs->root->dom->server ? "%s: no such domain in the prefix table" : "%s: its server, or the root server, is away",
-				 fs->prefix);
+		return error_set(e, -r, "%s: %s", fs->prefix,
+			r == -EACCES					 ? "its server does not let this host in"
+			: r == -EINTR					 ? "told to end before its server answered"
+			: fs->table_known && !fs->root->dom->server ? "no such domain in the prefix table"
+								     : "its server, or the root server, is away");
 	r = session_new(fs, e);
 	if (r == 0)
 		r = recall_start(fs);

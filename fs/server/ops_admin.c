@@ -55,8 +55,10 @@ static int register_rows(struct op *o, const Sprite__Fs__RegisterReq *in, struct
 
 		if (!prefix_valid(w->prefix) || w->port == 0 || w->port > UINT16_MAX || w->mig_port > UINT16_MAX)
 			return -EINVAL;
-		if (!may_register(o->d, o->client->peer, w))
+		if (!may_register(o->d, o->client->peer, w)) {
+			log_info("%s: %s is not for it to add: expected its name in spritefsd.servers here (its own /hosts/%s needs no leave)", o->client->peer, w->prefix, o->client->peer);
 			return -EPERM;
+		}
 		rows[i] = (struct prefix){w->prefix, w->server, w->host, (uint16_t)w->port, (uint16_t)w->mig_port, w->domain, w->home,
 			now + PREFIX_TTL_NS};
 		r = prefix_table_put(&o->d->prefixes, &rows[i], now);

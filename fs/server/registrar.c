@@ -79,7 +79,9 @@ static void *registrar_run(void *arg)
 		r = register_once(rg);
 		if (r != last && r < 0)
 			log_warn("root server %s: registration: %s", rg->d->conf->root_server.host,
-				r == -EHOSTDOWN && !rpc_resolves(rg->d->conf->root_server.host) ? "it does not resolve (DNS or /etc/hosts)" : strerror(-r));
+				r == -EHOSTDOWN && !rpc_resolves(rg->d->conf->root_server.host) ? "it does not resolve (DNS or /etc/hosts)"
+				: r == -EPERM ? "it lets this host add no domain but its own home (spritefsd.servers there names who may)"
+					      : strerror(-r));
 		else if (r != last)
 			log_note("registered with root server %s", rg->d->conf->root_server.host);
 		last = r;

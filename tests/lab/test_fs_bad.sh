@@ -36,6 +36,7 @@ out=$(on ws1 sh -c 'sed "s/\"root_server\"/\"spritefsd\": {\"listen\": [\"nohost
 check "a name of one's own that does not resolve" grep -q "nohost does not resolve" <<<"$out" || note "$out"
 # a prefix that there is not: it is looked for a while, beside what follows
 sh_on ws1 'mkdir /tmp/none; spritefs --mount /tmp/none --prefix /none >/tmp/none.out 2>&1; echo $? >/tmp/none.rc' & none=$!
+same "who is told to end while it looks for one ends" "124 1" "$(sh_on ws1 'mkdir /tmp/told; timeout -k 8 1 spritefs --mount /tmp/told --prefix /never >/tmp/told.out 2>&1; echo $?; grep -c "/never: told to end" /tmp/told.out' | xargs)"
 
 # -- configurations
 refused "mig: a configuration that is not there" 78 '^/nope: expected a configuration file, found: No such file' as sprite ws1 env SPRITE_CONF=/nope mig ps

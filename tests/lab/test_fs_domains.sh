@@ -24,7 +24,7 @@ same "no rename and no link leaves its domain" "" "$(on ws1 python3 - <"$TMP/cro
 same "mv takes the bytes across" "of fs2" "$(on ws1 sh -c 'mv /sprite/fs2/f /sprite/fs3/moved && ! test -e /sprite/fs2/f' && on ws2 cat /sprite/fs3/moved)"
 # conf NODE PYTHON: changes its list of exports `e`, and starts its server again
 conf() {
-	on $1 python3 -c "import json; p = '/etc/sprite/sprite.conf'; c = json.load(open(p)); e = c['spritefsd']['exports']
+	on $1 python3 -c "import json; p = '/etc/sprite/sprite.conf'; c = json.load(open(p)); e = c.setdefault('spritefsd', {}).setdefault('exports', [])
 $2
 json.dump(c, open(p, 'w'))" && lab kill $1 spritefsd TERM && until_true 20 lab start $1 spritefsd
 }
@@ -56,4 +56,8 @@ for n in ws1 ws2; do
 done
 on ws1 sh -c 'echo new >/sprite/fs3/new'
 same "and what is written is there" "new new" "$(on fs2 cat /srv/three/new) $(on ws2 cat /sprite/fs3/new)"
+# who may not add a domain is told so
+on ws1 mkdir /srv/mine
+check "a host that the root server does not name offers a domain" conf ws1 "e += [{'prefix': '/hosts/ws1', 'path': '/', 'home': True}, {'prefix': '/mine', 'path': '/srv/mine'}]"
+check "and is told why there is none" until_true 20 eval 'lab logs ws1 spritefsd | grep -q "lets this host add no domain but its own home (spritefsd.servers"'
 finish
