@@ -156,8 +156,6 @@ bool tls_may_warn(struct rpc_tls *t, const char *text);
 /* Is the certificate of a server of that name, or of any client, to be believed? -EACCES with the reason. */
 int tls_judge(struct rpc_tls *t, X509 *x, bool server, const char *host, struct error *e);
 void tls_files(const struct rpc_tls *t, const char **cert, const char **key);
-/* Its first DNS name; false: none that may be. */
-bool tls_name(X509 *x, char *name, size_t size);
 /* Would others believe our own certificate? -EACCES with the reason. */
 int tls_self_check(struct rpc_tls *t, struct error *e);
 enum tls_refusal {

@@ -18,6 +18,7 @@
 #include <openssl/ssl.h>
 #include "conf/cleanup.h"
 #include "conf/log.h"
+#include "rpc/certs.h"
 #include "rpc/internal.h"
 
 #define DEAD_MS	    4000
@@ -199,7 +200,7 @@ static void options(int fd)
 static bool peer_name(struct rpc_raw *r)
 {
 	X509 *x = SSL_get1_peer_certificate(r->ssl);
-	bool ok = x && tls_name(x, r->peer, sizeof(r->peer));
+	bool ok = x && certs_name(x, r->peer, sizeof(r->peer));
 
 	X509_free(x);
 	return ok;

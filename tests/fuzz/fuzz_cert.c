@@ -94,12 +94,12 @@ static void files(const uint8_t *data, size_t len)
 	X509_CRL *crl;
 
 	put(data, len);
-	store = read_store(file_path, &e);
+	store = certs_store(file_path, &e);
 	if (!store)
 		one_line(&e);
 	X509_STORE_free(store);
 	e = (struct error){0};
-	crl = read_crl(file_path, trusted.store, &e);
+	crl = certs_revoked(file_path, trusted.store, &e);
 	if (!crl)
 		one_line(&e);
 	X509_CRL_free(crl);
@@ -115,7 +115,7 @@ static void list_of_revoked(const uint8_t *der, size_t len)
 	X509_CRL *crl;
 
 	put((const uint8_t *)pem, strlen(pem));
-	crl = read_crl(file_path, trusted.store, &e);
+	crl = certs_revoked(file_path, trusted.store, &e);
 	if (!crl)
 		one_line(&e);
 	X509_CRL_free(crl);
@@ -173,7 +173,7 @@ int main(int argc, char **argv)
 	pthread_mutex_init(&trusted.lock, NULL);
 	trusted.ca = ca_path;
 	changed(ca_path, &trusted.stamp[0]);
-	trusted.store = read_store(ca_path, &e);
+	trusted.store = certs_store(ca_path, &e);
 	good_len = i2d_X509(host.cert, &good);
 	if (!trusted.store || good_len <= 0)
 		return 2;
