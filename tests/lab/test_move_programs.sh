@@ -32,12 +32,13 @@ many() {
 }
 # lane FUNCTION: beside the others, in a directory of its own
 LANES=()
-lane() { (job_dir; $1; on ws1 rm -rf $JD; exit $FAILED) & LANES+=($!); }
+lane() { (job_dir; $1; on ws1 rm -rf $JD; echo "# $1: $SECONDS s"; exit $FAILED) & LANES+=($!); }
 
-# What an unmoved run gives comes first.
+# What an unmoved run gives comes first. Blocks of xz -3 are 12 MiB, so that both threads have one each; those of -6 are 24, and its memory makes this lane the longest.
 xz_moves() {
-	as sprite ws1 bash -c "cd $JD; tar cf in.tar -C / usr/include usr/share/perl 2>/dev/null; head -c 24000000 in.tar >in; rm in.tar; xz -6 -T2 -c in >ref.xz"
-	many "xz -T2" "xz -6 -T2 -c in >out.xz" "sha1sum <out.xz" "0 $(on ws1 sh -c "cd $JD; sha1sum <ref.xz")"
+	local level=$([ -n "${LONG:-}" ] && echo 6 || echo 3) bytes=$([ -n "${LONG:-}" ] && echo 60000000 || echo 25200000)
+	as sprite ws1 bash -c "cd $JD; tar cf in.tar -C / usr/include usr/share/perl 2>/dev/null; head -c $bytes in.tar >in; rm in.tar; xz -$level -T2 -c in >ref.xz"
+	many "xz -T2" "xz -$level -T2 -c in >out.xz" "sha1sum <out.xz" "0 $(on ws1 sh -c "cd $JD; sha1sum <ref.xz")"
 }
 
 cat >"$TMP/hash.py" <<'PY'
@@ -52,7 +53,7 @@ python_moves() {
 }
 
 # 2500 functions make a compiler of 320 MB, and two minutes of this lane: in `make check` it is less
-python3 - $([ -n "${LONG:-}" ] && echo 2500 || echo 1000) >"$TMP/long.c" <<'PY'
+python3 - $([ -n "${LONG:-}" ] && echo 2500 || echo 600) >"$TMP/long.c" <<'PY'
 import sys
 n = int(sys.argv[1])
 for i in range(n):
