@@ -452,9 +452,7 @@ static int timers_probe(struct eng_probe *p)
 	for (const char *s = text ? strstr(text, "ClockID: ") : NULL; s; s = strstr(s + 9, "ClockID: ")) {
 		int clock = atoi(s + 9);
 
-		if (clock < 0 && (clock & 7) == 3)
-			eng_reason(p, "POSIX timer on a device clock: delete it first");
-		else if (clock < 0 && !(clock & 4) && ~(clock >> 3) && ~(clock >> 3) != res_vpid(p->dir))
+		if (clock < 0 && !(clock & 4) && ~(clock >> 3) && ~(clock >> 3) != res_vpid(p->dir))
 			eng_reason(p, "POSIX timer on the CPU clock of process %d: delete it first", ~(clock >> 3));
 	}
 	return 0;

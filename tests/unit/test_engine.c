@@ -13,6 +13,7 @@
 #include "migd/engine/core.h"
 #include "migd/engine/memory.h"
 #include "migd/engine/procfs.h"
+#include "migd/engine/vessel.h"
 
 static void image_round_trip(void)
 {
@@ -76,6 +77,50 @@ static void image_reader_gone(void)
 	CU_ASSERT_EQUAL(eng_image_put(out, 101, 1, big, sizeof(big)), -EPIPE); /* and no SIGPIPE */
 	image_free(out);
 	close(sv[0]);
+}
+
+/* What a host cannot take is told from the head of the image, in the words of sprite-state(7), before anything is made for it. */
+static void other_hosts(void)
+{
+	uint32_t layout[1] = {2};
+	int32_t tid = 4242;
+	img_proc one = SPRITE__IMAGE__IMG_PROC__INIT, *procs[] = {&one};
+	const struct {
+		uint32_t version;
+		uint64_t page, vdso;
+		size_t parts;
+		const char *cpu, *expect;
+	} row[] = {
+		{ENG_VERSION + 1, 4096, 0, 0, "", "image: no head, or of another version of sprite"},
+		{ENG_VERSION, 4096, 0, 0, "nonsense1", "this processor has no nonsense1"},
+		{ENG_VERSION, 65536, 0, 0, "", "this host has another page size"},
+		{ENG_VERSION, 4096, 1, 0, "", "another kernel runs here (its vdso differs): the same kernel build is needed"},
+		{ENG_VERSION, 4096, 0, 1, "", "image: the processor's layout is not what it should be"},
+	};
+
+	one.pid = tid, one.n_tids = 1, one.tids = &tid;
+	for (size_t i = 0; i < ARRAY_SIZE(row); i++) {
+		img_head h = SPRITE__IMAGE__IMG_HEAD__INIT;
+		struct eng_hooks hooks = {0};
+		struct eng_family *f = NULL;
+		struct error e = {0};
+		int sv[2];
+
+		CU_ASSERT_EQUAL_FATAL(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), 0);
+		struct eng_image *out = image_writer(sv[0]);
+
+		h.version = row[i].version, h.page_size = row[i].page, h.vdso = row[i].vdso;
+		h.n_proc = 1, h.proc = procs;
+		h.n_xsave = row[i].parts, h.xsave = layout, h.cpu = (char *)row[i].cpu;
+		CU_ASSERT_EQUAL(eng_image_put_msg(out, IMG_HEAD, 0, &h.base), 0);
+		CU_ASSERT_EQUAL(image_flush(out), 0);
+		CU_ASSERT(eng_nest(sv[1], NULL, &hooks, &f, &e) < 0);
+		if (strcmp(e.text, row[i].expect))
+			printf("\n%zu: %s\n", i, e.text);
+		CU_ASSERT_STRING_EQUAL(e.text, row[i].expect);
+		image_free(out);
+		close(sv[0]), close(sv[1]);
+	}
 }
 
 static void blob_place(void)
@@ -238,6 +283,7 @@ int main(void)
 	CU_add_test(s, "records go through as they were", image_round_trip);
 	CU_add_test(s, "too long and cut off records are refused", image_refuses);
 	CU_add_test(s, "a reader that went away is an error", image_reader_gone);
+	CU_add_test(s, "what another host cannot take is named", other_hosts);
 	CU_add_test(s, "the blob finds a free place", blob_place);
 	CU_add_test(s, "runs of pages join", runs_join);
 	CU_add_test(s, "a missing CPU feature is named", cpu_features);

@@ -7,9 +7,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
+#include <glob.h>
+#include <ifaddrs.h>
 #include <linux/aio_abi.h>
 #include <linux/bpf.h>
 #include <linux/filter.h>
+#include <linux/if_packet.h>
 #include <linux/io_uring.h>
 #include <linux/netlink.h>
 #include <linux/perf_event.h>
@@ -17,6 +20,7 @@
 #include <linux/userfaultfd.h>
 #include <mqueue.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -26,6 +30,7 @@
 #include <sys/fanotify.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/msg.h>
@@ -36,262 +41,15 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "migd/engine/engine.h"
+#include "tests/unit/refuse_files.h"
 
-static char dir[] = "/tmp/test-refuse-XXXXXX";
-static int shared_fd = -1, unlinked_fd = -1, half_fd = -1, half_packets_fd = -1, other_half = -1; /* shared with the outsider */
-static int report = -1; /* the child's end: closed when the state is there */
-static int shared_mq = -1, shared_segment, shared_sem, shared_queue; /* SysV objects that the outsider uses */
-static int *left; /* SysV objects that a child made: a page shared with us */
-static pid_t outsider;	/* a process that is not in the family and lives as long as the test */
-
-static int has(long r) /* 0: brought about; 1: not to be had here */
-{
-	return r < 0;
-}
-static int at(const char *name, int flags)
-{
-	char path[200];
-
-	snprintf(path, sizeof path, "%s/%s", dir, name);
-	return open(path, flags | O_CREAT, 0600);
-}
-
-static int s_none(void)
-{
-	signal(SIGUSR1, SIG_IGN);
-	return has(at("plain", O_RDWR | O_APPEND));
-}
-static int s_tcp(void)
-{
-	return has(socket(AF_INET, SOCK_STREAM, 0));
-}
-static int s_tcp_bound(void)
-{
-	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
-
-	return fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 ? -1 : has(fd);
-}
-static int s_mptcp(void)
-{
-	return has(socket(AF_INET, SOCK_STREAM, 262 /* IPPROTO_MPTCP */));
-}
-static int s_udp6(void)
-{
-	return has(socket(AF_INET6, SOCK_DGRAM, 0));
-}
-static int s_udp_bound(void)
-{
-	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	int fd = socket(AF_INET, SOCK_DGRAM, 0);
-
-	return fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 ? -1 : has(fd);
-}
-static int s_unix(void)
-{
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-
-	snprintf(a.sun_path, sizeof a.sun_path, "%s/sock", dir);
-	return has(bind(fd, (struct sockaddr *)&a, sizeof a)) || has(listen(fd, 1));
-}
-static int s_unix_named(void)
-{
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-
-	snprintf(a.sun_path, sizeof a.sun_path, "%s/named", dir);
-	return has(bind(socket(AF_UNIX, SOCK_DGRAM, 0), (struct sockaddr *)&a, sizeof a));
-}
-static int s_unix_half(void)
-{
-	return has(fcntl(half_fd, F_DUPFD, 0));
-}
-static int s_unix_half_packets(void)
-{
-	return has(fcntl(half_packets_fd, F_DUPFD, 0));
-}
-static int s_unix_oob(void)
-{
-	int s[2];
-
-	return has(socketpair(AF_UNIX, SOCK_STREAM, 0, s)) || has(send(s[0], "ab", 2, MSG_OOB));
-}
-static int s_unix_error(void)
-{
-	int s[2], r = has(socketpair(AF_UNIX, SOCK_STREAM, 0, s)) || has(send(s[0], "ab", 2, 0));
-
-	close(s[1]);
-	return r;
-}
-static int s_unix_filter(void)
-{
-	struct sock_filter all = { BPF_RET | BPF_K, 0, 0, ~0u };
-	struct sock_fprog prog = { 1, &all };
-	int s[2];
-
-	return has(socketpair(AF_UNIX, SOCK_DGRAM, 0, s)) || has(setsockopt(s[0], SOL_SOCKET, SO_ATTACH_FILTER, &prog, sizeof(prog)));
-}
-static int s_unix_pair(void)
-{
-	int s[2];
-
-	return has(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, s));
-}
-static int s_netlink(void)
-{
-	return has(socket(AF_NETLINK, SOCK_RAW, 0));
-}
-static int s_memfd(void)
-{
-	return has(memfd_create("thing", 0));
-}
-static int s_inotify(void)
-{
-	return has(inotify_init1(0));
-}
-static int s_fanotify(void)
-{
-	return has(fanotify_init(FAN_CLASS_NOTIF, O_RDONLY));
-}
-static int s_uring(void)
-{
-	struct io_uring_params p = {0};
-
-	return has(syscall(SYS_io_uring_setup, 4, &p));
-}
-static int s_uffd(void)
-{
-	return has(syscall(SYS_userfaultfd, 0));
-}
-static int s_perf(void)
-{
-	struct perf_event_attr a = {.type = PERF_TYPE_SOFTWARE, .size = sizeof a, .config = PERF_COUNT_SW_TASK_CLOCK};
-
-	return has(syscall(SYS_perf_event_open, &a, 0, -1, -1, 0));
-}
-static int s_bpf(void)
-{
-	union bpf_attr a = {.map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 4, .max_entries = 1};
-
-	return has(syscall(SYS_bpf, BPF_MAP_CREATE, &a, sizeof a));
-}
-static int s_mq(void)
-{
-	char name[40];
-
-	snprintf(name, sizeof name, "/test-refuse-%d", getpid());
-	mqd_t q = mq_open(name, O_CREAT | O_RDWR, 0600, NULL);
-
-	mq_unlink(name);
-	return has(q);
-}
-static int s_mq_notify(void)
-{
-	char name[40];
-	struct sigevent e = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1};
-
-	snprintf(name, sizeof name, "/test-refuse-%d", getpid());
-	mqd_t q = mq_open(name, O_CREAT | O_RDWR, 0600, NULL);
-
-	mq_unlink(name);
-	return has(q) || has(mq_notify(q, &e));
-}
-static int s_mq_shared(void)
-{
-	return has(fcntl(shared_mq, F_DUPFD, 100));
-}
-static int s_fifo(void)
-{
-	char path[200];
-
-	snprintf(path, sizeof path, "%s/fifo", dir);
-	return has(mkfifo(path, 0600)) || has(open(path, O_RDWR));
-}
-static int s_unlinked(void)
-{
-	char path[200];
-
-	snprintf(path, sizeof path, "%s/gone", dir);
-	return has(at("gone", O_RDWR)) || has(unlink(path));
-}
-static int s_renamed(void)
-{
-	char path[200], other[200];
-
-	snprintf(path, sizeof path, "%s/first", dir);
-	snprintf(other, sizeof other, "%s/second", dir);
-	return has(at("first", O_RDWR | O_APPEND)) || has(link(path, other)) || has(unlink(path));
-}
-/* As a network file system does that forgets a name for a while: /proc says "deleted", and it is there. */
-static int s_returned(void)
-{
-	char path[200], other[200];
-
-	snprintf(path, sizeof path, "%s/returned", dir);
-	snprintf(other, sizeof other, "%s/aside", dir);
-	int fd = at("returned", O_RDWR);
-
-	return has(ftruncate(fd, 4096)) || mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED || has(link(path, other)) ||
-	       has(unlink(path)) || has(link(other, path)) || has(unlink(other));
-}
-static int s_proc(void)
-{
-	return has(open("/proc/meminfo", O_RDONLY));
-}
-static int s_kmsg(void)
-{
-	return has(open("/dev/kmsg", O_RDONLY | O_NONBLOCK));
-}
-static int s_flock(void)
-{
-	return has(flock(at("flock", O_RDWR), LOCK_EX));
-}
-static int s_fcntl(void)
-{
-	struct flock l = {.l_type = F_WRLCK};
-
-	return has(fcntl(at("fcntl", O_RDWR), F_SETLK, &l));
-}
-static int s_ofd(void)
-{
-	struct flock l = {.l_type = F_RDLCK};
-
-	return has(fcntl(at("ofd", O_RDWR), F_OFD_SETLK, &l));
-}
-static int s_lease(void)
-{
-	return has(fcntl(at("lease", O_RDONLY), F_SETLEASE, F_RDLCK));
-}
-static int s_offset(void)
-{
-	return has(fcntl(shared_fd, F_DUPFD, 0));
-}
-static int s_unlinked_shared(void)
-{
-	return has(fcntl(unlinked_fd, F_DUPFD, 0));
-}
-static int s_unlinked_big(void)
-{
-	int fd = at("big", O_RDWR);
-	char path[200];
-
-	snprintf(path, sizeof path, "%s/big", dir);
-	return has(unlink(path)) || has(fallocate(fd, 0, 0, 65 << 20));
-}
-static int s_pidfd(void)
-{
-	return has(syscall(SYS_pidfd_open, outsider, 0));
-}
-static int s_nsfd(void)
-{
-	return has(open("/proc/self/ns/net", O_RDONLY));
-}
 static int s_chroot(void)
 {
 	return has(chdir(dir)) || has(chroot(dir)) || has(chdir("/"));
@@ -556,6 +314,35 @@ static int s_zombie(void)
 {
 	_exit(0);
 }
+/* Who has closed the pipe to the test once the first thread may only read and write. */
+static void *watch_strict(void *unused)
+{
+	char text[4096], *is = NULL;
+
+	do {
+		int fd = open("/proc/self/status", O_RDONLY);
+		ssize_t n = read(fd, text, sizeof text - 1);
+
+		close(fd);
+		text[n > 0 ? n : 0] = 0;
+		is = strstr(text, "\nSeccomp:");
+	} while (is && atoi(is + 9) != 1);
+	close(report);
+	for (;;)
+		pause();
+	return unused;
+}
+static int s_strict(void)
+{
+	pthread_t t;
+	int p[2];
+	char c;
+
+	if (pipe(p) || pthread_create(&t, NULL, watch_strict, NULL))
+		return 1;
+	close_range(50, 99, 0); /* what run() would close */
+	return has(prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT)) || read(p[0], &c, 1) != 1;
+}
 static void *outlive_main(void *unused)
 {
 	char path[64], text[512], *s;
@@ -614,12 +401,21 @@ static const struct state {
 	{"TCP socket", s_tcp, NULL},
 	{"TCP socket, bound only", s_tcp_bound, "fd *: TCP socket is bound, and neither listens nor is connected yet: try again later"},
 	{"MPTCP socket", s_mptcp, "fd *: TCP socket of another protocol (MPTCP): close it first"},
+	{"TCP socket, being connected", s_tcp_connecting, "fd *: TCP socket is just being connected: try again later"},
+	{"TCP socket, unread error", s_tcp_error, "fd *: TCP socket with an error that has not been read yet (its peer has gone): try again later"},
+	{"TCP socket, out-of-band byte", s_tcp_oob, "fd *: TCP socket with an out-of-band byte under way (MSG_OOB): try again later"},
+	{"TCP socket, TLS in the kernel", s_tcp_ulp, "fd *: TCP socket with a protocol of its own upon it (TCP_ULP: TLS in the kernel): close it first"},
+	{"TCP socket, one link", s_tcp_link, "fd *: TCP (IPv6) socket with an address that means something on one link only: close it first"},
+	{"packet socket's ring", s_packet_ring, "memory * socket:*: a packet socket's ring is mapped: close it first"},
 	{"UDP socket", s_udp6, NULL},
 	{"UDP socket, bound", s_udp_bound, NULL},
 	{"unix socket", s_unix, NULL},
 	{"named unix socket", s_unix_named, NULL},
 	{"unix socket, other end stays, shared", s_unix_half, "fd *: socket:* is open in process * too, which stays: move that one, or close it first"},
 	{"unix packets, other end stays, shared", s_unix_half_packets, "fd *: socket:* is open in process * too, which stays: move that one, or close it first"},
+	{"unix socket, other end stays, peeked", s_unix_half_peeked, "fd *: unix stream socket with a peek offset (SO_PEEK_OFF), whose other end stays here: close it first"},
+	{"unix packets, other end stays, asks who", s_unix_half_asks,
+		"fd *: unix seqpacket socket that asks who sends (SO_PASSCRED), whose other end stays here: close it first"},
 	{"unix socket, out-of-band byte", s_unix_oob, "fd *: unix stream socket with an out-of-band byte under way (MSG_OOB): try again later"},
 	{"unix socket, unread error", s_unix_error, "fd *: unix stream socket with an error that has not been read yet (its peer has gone): try again later"},
 	{"unix socket, filter", s_unix_filter, "fd *: unix datagram socket with a filter (SO_ATTACH_FILTER): detach it first"},
@@ -627,11 +423,17 @@ static const struct state {
 	{"netlink socket", s_netlink, "fd *: netlink socket: close it first"},
 	{"memfd", s_memfd, NULL},
 	{"inotify", s_inotify, NULL},
+	{"inotify, name gone", s_inotify_lost, "fd *: inotify watches a file (inode *) whose name cannot be found: watch it by another name"},
 	{"fanotify", s_fanotify, "fd *: fanotify watches files from this host: close it first"},
 	{"io_uring", s_uring, "fd *: io_uring ring: close it first"},
 	{"userfaultfd", s_uffd, "fd *: userfaultfd: its owner handles page faults from outside; close it first"},
 	{"perf event", s_perf, "fd *: performance counter of this host's CPU: close it first"},
 	{"BPF map", s_bpf, "fd *: BPF map: belongs to this kernel; close it first"},
+	{"BPF program", s_bpf_program, "fd *: BPF program: belongs to this kernel; close it first"},
+	{"virtual machine", s_kvm, "fd *: virtual machine (KVM): shut it down first"},
+	{"file system context", s_fsopen, "fd *: file system context: close it first"},
+	{"Landlock rules", s_landlock, "fd *: Landlock rules: cannot be carried; close it first"},
+	{"seccomp listener", s_supervises, "fd *: seccomp listener: supervises another process; close it first"},
 	{"message queue", s_mq, NULL},
 	{"message queue, mq_notify", s_mq_notify,
 		"fd *: a signal or thread waits for a message in queue /test-refuse-* (deleted) (mq_notify): end that first (mq_notify(queue, NULL))"},
@@ -646,6 +448,12 @@ static const struct state {
 	{"name that came back", s_returned, NULL},
 	{"/proc file", s_proc, "fd *: /proc/meminfo belongs to this host alone: close it first"},
 	{"device", s_kmsg, "fd *: /dev/kmsg is a device of this host: close it first"},
+	{"disk", s_disk, "fd *: */disk is a disk of this host: close it first"},
+	{"device, mapped", s_device_map, "memory * */mem: a device is mapped: close it first"},
+	{"rights that are gone", s_rights, "fd *: */roots was opened with rights that the process no longer has: let its user have them (chmod, chown)"},
+	{"object of /dev/shm, two names", s_shm_names,
+		"map_files/*: a file of /dev/shm that has more names than one, or one in a directory there: remove those"},
+	{"object of /dev/shm, another's", s_shm_owner, "map_files/*: /dev/shm/test-refuse-* belongs to another user: unmap or close it first"},
 	{"flock", s_flock, "fd *: flock held on */flock: release it first"},
 	{"fcntl lock", s_fcntl, "fd *: fcntl lock held on */fcntl: release it first"},
 	{"OFD lock", s_ofd, "fd *: OFD lock held on */ofd: release it first"},
@@ -674,6 +482,7 @@ static const struct state {
 	{"protection key", s_pkey, "memory *: has a protection key (pkey_mprotect), which is not carried: give it key 0 first"},
 	{"ring of a counter", s_ring, "memory *[[]perf_event]*: *"},
 	{"seccomp filter", s_filter, NULL},
+	{"strict seccomp", s_strict, "is in strict seccomp mode: cannot be carried; start it without"},
 	{"SysV semaphore", s_sem, NULL},
 	{"SysV semaphore, shared", s_sem_shared,
 		"shares SysV semaphores (id *, key 0x0) with process *, which stays: move that one, or remove it first (ipcrm -s *)"},
@@ -798,12 +607,12 @@ static void test_nobody(void)
 /* What the children left in the kernel: only their own. */
 static void sweep(void)
 {
-	char cmd[300];
+	char cmd[340];
 
 	shmctl(shared_segment, IPC_RMID, NULL);
 	semctl(shared_sem, 0, IPC_RMID);
 	msgctl(shared_queue, IPC_RMID, NULL);
-	snprintf(cmd, sizeof cmd, "rm -rf %s", dir);
+	snprintf(cmd, sizeof cmd, "rm -rf %s /dev/shm/test-refuse-*", dir);
 	if (system(cmd))
 		printf("%s: not removed\n", dir);
 }

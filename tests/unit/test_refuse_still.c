@@ -8,15 +8,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/io.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -65,6 +69,53 @@ static int f_descriptor_under_way(void)
 	*CMSG_FIRSTHDR(&m) = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof fd)};
 	memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)), &fd, sizeof fd);
 	return has(sendmsg(s[0], &m, 0));
+}
+static int f_senders_credentials(void)
+{
+	int s[2];
+
+	return has(socketpair(AF_UNIX, SOCK_DGRAM, 0, s)) || has(setsockopt(s[1], SOL_SOCKET, SO_PASSCRED, &(int){1}, sizeof(int))) || has(send(s[0], "x", 1, 0));
+}
+/* To nobody in particular: it has no peer that could send it again. */
+static int f_waiting_packet(void)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	int l = socket(AF_UNIX, SOCK_DGRAM, 0), c = socket(AF_UNIX, SOCK_DGRAM, 0);
+
+	return has(bind(l, (struct sockaddr *)&a, sizeof a.sun_family)) || has(getsockname(l, (struct sockaddr *)&a, &(socklen_t){sizeof a})) ||
+	       has(sendto(c, "x", 1, 0, (struct sockaddr *)&a, sizeof(short) + 6));
+}
+static int f_unread_event(void)
+{
+	int fd = inotify_init1(0);
+
+	return has(inotify_add_watch(fd, "/tmp", IN_ATTRIB)) || has(utimensat(AT_FDCWD, "/tmp", NULL, 0));
+}
+/* The other end stays, in the test. */
+static int packets_fd = -1;
+static int f_packet_mode(void)
+{
+	return has(fcntl(packets_fd, F_DUPFD, 0));
+}
+static int filtered(int nr, uint32_t answer)
+{
+	struct sock_filter f[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0 /* nr */),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, answer),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = {ARRAY_SIZE(f), f};
+
+	return has(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) || has(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog));
+}
+static int f_sleepless(void)
+{
+	return filtered(SYS_ppoll, SECCOMP_RET_ERRNO | EPERM);
+}
+static int f_supervised(void)
+{
+	return filtered(SYS_mknod, SECCOMP_RET_USER_NOTIF);
 }
 static int f_ldt(void)
 {
@@ -123,6 +174,13 @@ static const struct state frozen[] = {
 	{"own system calls", f_own_calls, "*thread * catches its own system calls (PR_SET_SYSCALL_USER_DISPATCH): cannot be carried; start it without*"},
 	{"waiting connection", f_waiting_connection, "*a connection waits to be accepted: try again later*"},
 	{"descriptor under way", f_descriptor_under_way, "*descriptors are under way in a unix socket (SCM_RIGHTS): try again later*"},
+	{"senders' credentials", f_senders_credentials, "*messages with their senders' credentials wait in a unix socket (SO_PASSCRED): try again later*"},
+	{"waiting packet", f_waiting_packet, "*messages wait in a unix datagram socket: try again later*"},
+	{"unread event", f_unread_event, "*inotify has events that the program does not read: let it read them*"},
+	{"packets of a pipe whose other end stays", f_packet_mode, "*pipe in packet mode (O_DIRECT) whose other end stays here*"},
+	{"filter that forbids to sleep", f_sleepless,
+		"*its seccomp filter forbids ppoll, which it needs to sleep at home while it is away: start it without (--no-sandbox and the like)*"},
+	{"filter that asks", f_supervised, "*its seccomp filter asks a supervisor: end that first*"},
 	{"segments", f_ldt, "*has segments of its own (modify_ldt): cannot be carried*"},
 	{"ports", f_ports, "*thread * may use I/O ports of this host (ioperm, iopl): cannot be carried*"},
 	{"signals to somebody else", f_signals_others, "*fd * signals a process outside of its family (F_SETOWN): turn O_ASYNC off first*"},
@@ -160,9 +218,13 @@ static void run_frozen(const struct state *s)
 		sigemptyset(&set);
 		sigaddset(&set, SIGUSR1);
 		sigprocmask(SIG_BLOCK, &set, NULL);
-		close_range(3, answer[1] - 1, 0);
-		close_range(answer[1] + 1, ~0u, 0);
+		for (int fd = 3; fd < 64; fd++)
+			if (fd != answer[1] && fd != packets_fd)
+				close(fd);
+		close_range(64, ~0u, 0);
 		int missing = s->make() != 0;
+
+		close(packets_fd);
 
 		if (write(answer[1], missing ? "x" : "y", 1) != 1)
 			_exit(1);
@@ -209,6 +271,11 @@ int main(void)
 		printf("needs root\n");
 		return 77;
 	}
+	int pair[2];
+
+	if (pipe2(pair, O_DIRECT | O_CLOEXEC))
+		return 1;
+	packets_fd = pair[1];
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	signal(SIGIO, SIG_IGN); /* f_signals_others() */
 	CU_initialize_registry();
