@@ -393,7 +393,7 @@ static int limits_dump(struct eng_proc *p, struct eng_image *out, struct error *
 
 /* ---- fill ----------------------------------------------------------------------------------------- */
 
-/* What sets it before others of its host no user gives himself. */
+/* What sets it before others of its host no user gives himself; nor more than this host's first process has, which is what a login begins with (pam_limits(8)). */
 static void without_privileges(Sprite__Img__Limits *m)
 {
 	m->oom_score_adj = m->oom_score_adj < 0 ? 0 : m->oom_score_adj;
@@ -402,9 +402,16 @@ static void without_privileges(Sprite__Img__Limits *m)
 		if (m->thread[i]->ioprio >> 13 == 1) /* IOPRIO_CLASS_RT */
 			m->thread[i]->ioprio = 0;
 	}
-	for (size_t i = 0; i < m->n_rlimit; i++)
-		if (m->rlimit[i]->which == RLIMIT_NICE || m->rlimit[i]->which == RLIMIT_RTPRIO)
-			m->rlimit[i]->soft = m->rlimit[i]->hard = 0;
+	for (size_t i = 0; i < m->n_rlimit; i++) {
+		Sprite__Img__RLimit *is = m->rlimit[i];
+		bool ahead = is->which == RLIMIT_NICE || is->which == RLIMIT_RTPRIO;
+		struct rlimit most = {0};
+
+		if (!ahead && prlimit(1, is->which, NULL, &most) < 0)
+			getrlimit(is->which, &most);
+		is->hard = is->hard < most.rlim_max ? is->hard : most.rlim_max; /* none is the highest number */
+		is->soft = is->soft < is->hard ? is->soft : is->hard;
+	}
 }
 
 static int limits_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, const void *body, size_t len, struct error *e)

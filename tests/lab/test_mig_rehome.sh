@@ -19,9 +19,9 @@ JOB=$(on ws1 pgrep -n -u sprite python3)
 refused "files of the home's own disk" 1 "/tmp/own is this host's own" mig rehome -n -H ws2 $JOB
 refused "a directory of it" 1 "working directory /tmp" mig rehome -n -H ws2 $JOB
 on ws1 kill $JOB
-# stays WHAT REGEX PYTHON [OPEN]: a process that does that is refused, by name. OPEN: a redirection by root.
+# stays WHAT REGEX PYTHON: a process that does that is refused, by name
 stays() {
-	sh_on ws1 "exec 5<${4:-/dev/null}; cd $JD; rm -f up; setsid -f setpriv --reuid sprite --regid sprite --init-groups python3 -c 'import mmap, os, socket, time
+	sh_on ws1 "cd $JD; rm -f up; setsid -f setpriv --reuid sprite --regid sprite --init-groups python3 -c 'import mmap, os, socket, time
 $3
 open(\"up\", \"w\").write(\"up\"); time.sleep(1000)' </dev/null >/dev/null 2>&1"
 	until_true 20 on ws1 test -s $JD/up
@@ -35,9 +35,9 @@ if not os.fork():
 os.close(r)'
 stays "an object of /dev/shm with a name" "an object of /dev/shm with a name" 'f = open("/dev/shm/named", "w+b"); f.truncate(4096); m = mmap.mmap(f.fileno(), 4096); f.close()'
 stays "a shared map of the own disk" "a shared map of /tmp/own" 'f = open("/tmp/own", "w+b"); f.truncate(4096); m = mmap.mmap(f.fileno(), 4096); f.close()'
-on ws1 mknod /dev/log11 c 1 11
-stays "a device that tells of the host" "/dev/log11" '' /dev/log11
-on ws1 rm /dev/shm/named /dev/log11
+stays "a terminal" "/dev/pts/[0-9]* is this host's own" 'import pty
+if pty.fork()[0]: os.wait(); os._exit(0)'
+on ws1 rm /dev/shm/named
 as sprite ws1 sh -c "cd $JD; setsid -f python3 -c 'import ctypes, time
 i = ctypes.CDLL(None).semget(4711, 1, 0o1600); ctypes.CDLL(None).semop(i, ctypes.create_string_buffer(bytes([0, 0, 1, 0, 0, 0])), 1)
 open(\"$JD/sysv\", \"w\").write(\"up\"); time.sleep(1000)' </dev/null >/dev/null 2>&1"
@@ -83,8 +83,12 @@ check "all was as it should" sound two
 
 # what root has given it there it has not here
 orphan four
-on ws1 sh -c "renice -n -5 -p $JOB && echo -500 >/proc/$JOB/oom_score_adj && prlimit --nice=30 -p $JOB" >/dev/null
+on ws1 sh -c "renice -n -5 -p $JOB && echo -500 >/proc/$JOB/oom_score_adj" >/dev/null
+as sprite ws1 prlimit --core=2000000:3000000 --stack=4000000: -p $JOB
+on ws2 prlimit --core=1000000:1000000 -p 1
 check "with a place before others" mig rehome -H ws2 $JOB
+same "nor more than a login here begins with" "1000000 1000000" "$(on ws2 sed -n 's/^Max core file size *\([0-9]*\) *\([0-9]*\) .*/\1 \2/p' /proc/$JOB/limits)"
+same "less than that stays less" 4000000 "$(on ws2 sed -n 's/^Max stack size *\([0-9]*\) .*/\1/p' /proc/$JOB/limits)"
 same "here it has none" "0 0 0" "$(sh_on ws2 'echo $(ps -o ni= -p $1; cat /proc/$1/oom_score_adj; sed -n "s/Max nice priority *\([0-9]*\) .*/\1/p" /proc/$1/limits)' $JOB)"
 ended four
 check "all was as it should" sound four

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: own
 # timeout: 240
-# long: yes
 # A migd dies in the middle of mig rehome: one copy, on the side that the old home's journal says, and nothing of it on the other.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/faults.sh"
