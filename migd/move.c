@@ -260,9 +260,9 @@ static int do_release(struct move *v)
 
 static void deliver_here(const struct family *f, pid_t pid, pid_t tid, siginfo_t *info)
 {
-	long r = -1;
+	long r = f->eng ? eng_queue_put(f->eng, pid, tid, info) : -1;
 
-	if (info->si_code < 0 && info->si_code != SI_TKILL)
+	if (r && info->si_code < 0 && info->si_code != SI_TKILL)
 		r = tid ? syscall(SYS_rt_tgsigqueueinfo, pid, tid, info->si_signo, info) : syscall(SYS_rt_sigqueueinfo, pid, info->si_signo, info);
 	if (r)
 		r = tid ? syscall(SYS_tgkill, pid, tid, info->si_signo) : kill(pid, info->si_signo);

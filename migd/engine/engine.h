@@ -152,6 +152,8 @@ int eng_explain_rehome(pid_t pid, const char *tree, struct eng_reasons *why);
 int eng_fill(struct eng_family *f, int fd, const struct eng_hooks *h, struct error *e);
 /* At home, filled: what is sent to its processes between the two takes its place behind what came with the image, before what was sent here since it left. */
 void eng_queue_open(struct eng_family *f);
+/* For signals that only their target may queue with their siginfo: it does. -EINVAL: it need not be so (or cannot: stops, SIGKILL). */
+int eng_queue_put(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info);
 void eng_queue_close(struct eng_family *f);
 /* After the commit: lets it run. At home, unless `f` is kept by the caller for nothing more, frees f (returns with *f gone). */
 int eng_resume(struct eng_family *f, struct error *e);

@@ -25,6 +25,7 @@
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
 #include "migd/engine/nest.h"
+#include "migd/engine/res_signals.h"
 #include "migd/engine/res_util.h"
 
 static int check_head(const img_head *h, struct error *e)
@@ -450,6 +451,14 @@ void eng_queue_open(struct eng_family *f)
 	for (size_t i = 0; i < f->nprocs && f->state == ENG_FILLED; i++)
 		if (!f->procs[i]->core->dead)
 			signals_queue_open(f->procs[i]);
+}
+
+int eng_queue_put(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info)
+{
+	struct eng_proc *p = f->state == ENG_FILLED && sigqueue_needed(info) ? eng_proc_by_vpid(f, pid) : NULL;
+	struct eng_thread *t = p && !p->core->dead && p->nthreads ? (tid ? res_thread_by_vtid(p, tid) : p->threads[0]) : NULL;
+
+	return t ? sigqueue_put(t, tid == 0, info) : -EINVAL;
 }
 
 void eng_queue_close(struct eng_family *f)

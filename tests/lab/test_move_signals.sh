@@ -79,11 +79,12 @@ start; as sprite ws1 kill -TERM "$JOB"
 same "ended by SIGTERM" 143 "$(job_status)"
 start; refused "another user cannot signal it" 1 'not permitted' as guest ws1 bash -c "kill -TERM $JOB"
 # signals on the way while it moves: none lost
-"$BIN/sprite-lab" exec ws1 -u sprite -- bash -c "for i in \$(seq 200); do kill -s RTMIN+1 $JOB; read -t 0.005 <> <(:); done" >/dev/null 2>&1 &
+"$BIN/sprite-lab" exec ws1 -u sprite -- bash -c "echo \$\$ >$JD/sender; for i in \$(seq 200); do kill -s RTMIN+1 $JOB; read -t 0.005 <> <(:); done" >/dev/null 2>&1 &
 k=$!
 for w in ws3 home ws2 ws3 home; do hop $w >/dev/null || flunk "move to $w under signals"; done
 wait $k
 check "200 real-time signals during five moves: all came, once each" until_true 5 eval "[ \$(on ws1 grep -c '^got 1' $JD/out) = 200 ]" || note "$(on ws1 grep -c '^got 1' $JD/out) came"
+same "each from who has sent it" "" "$(on ws1 sh -c "grep '^got 1' $JD/out | grep -v \"pid \$(cat $JD/sender) uid 1000\" | sort | uniq -c")"
 as sprite ws1 kill -KILL "$JOB"; job_status >/dev/null
 
 # the order of queued signals over moves: those of the image, and those that came to the hollow since
