@@ -8,10 +8,11 @@
 #include <string.h>
 #include <time.h>
 #include "conf/cleanup.h"
+#include "conf/clock.h"
 #include "conf/list.h"
 #include "conf/log.h"
 
-enum { ANSWER_MS = 5000, COMPARE_MS = 5000, AGAIN_MS = 200, AGAIN_MAX_MS = 1000 };
+enum { ANSWER_MS = 5000, COMPARE_MS = 5000, COMPARE_NONE_MS = 30000, AGAIN_MS = 200, AGAIN_MAX_MS = 1000 };
 
 struct guest_host {
 	struct list node;
@@ -112,6 +113,8 @@ static int add(struct access *a, const char *host, uid_t uid, const char *family
 		guest_host_free(g);
 		return -ENOMEM;
 	}
+	if (list_empty(&a->list))
+		pthread_cond_signal(&a->cond);
 	list_add_tail(&a->list, &g->node);
 	return 1;
 }
@@ -154,28 +157,38 @@ static void differs(struct access *a)
 	pthread_cond_signal(&a->cond);
 }
 
+/* With the lock. Until it is time to tell it all again. What is let in to none, a new spritefsd cannot be without: add() ends that rest. */
+static void rest(struct access *a, unsigned again_ms)
+{
+	uint64_t since = clock_host_mono_ns(), due;
+	bool differed = a->differs;
+
+	do {
+		struct timespec t;
+
+		due = since + (differed ? again_ms : list_empty(&a->list) ? COMPARE_NONE_MS : COMPARE_MS) * 1000000ull;
+		t = (struct timespec){ .tv_sec = (time_t)(due / 1000000000), .tv_nsec = (long)(due % 1000000000) };
+		pthread_cond_timedwait(&a->cond, &a->lock, &t);
+	} while (!a->stopping && a->differs == differed && clock_host_mono_ns() < due);
+}
+
 static void *compare_main(void *arg)
 {
 	struct access *a = arg;
 	bool told = false; /* in the log */
-	unsigned ms = AGAIN_MS;
+	unsigned ms = 0;
 
 	pthread_setname_np(pthread_self(), "access");
 	pthread_mutex_lock(&a->lock);
 	while (!a->stopping) {
 		struct error e = { 0 };
-		struct timespec t;
 
 		a->differs = tell_all(a, &e) != 0;
 		if (a->differs && !told && !list_empty(&a->list))
 			log_warn("spritefsd does not hear who may get at the files of this host: %s; it is told again until it does", e.text);
 		told = a->differs;
-		ms = !a->differs ? COMPARE_MS : ms < AGAIN_MAX_MS ? ms + AGAIN_MS : ms > AGAIN_MAX_MS ? AGAIN_MS : ms;
-		clock_gettime(CLOCK_MONOTONIC, &t);
-		t.tv_nsec += (long)(ms % 1000) * 1000000;
-		t.tv_sec += ms / 1000 + t.tv_nsec / 1000000000;
-		t.tv_nsec %= 1000000000;
-		pthread_cond_timedwait(&a->cond, &a->lock, &t); /* one time too many does no harm */
+		ms = !a->differs ? 0 : ms < AGAIN_MAX_MS ? ms + AGAIN_MS : AGAIN_MAX_MS;
+		rest(a, ms);
 	}
 	pthread_mutex_unlock(&a->lock);
 	return NULL;

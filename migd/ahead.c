@@ -320,6 +320,16 @@ int aheads_take(struct aheads *a, const char *home, char cgroup[CGROUP_NAME_MAX]
 	return *out ? 0 : make(a->m, home, cgroup, out, e);
 }
 
+bool aheads_any(struct aheads *a)
+{
+	bool any;
+
+	pthread_mutex_lock(&a->lock);
+	any = !list_empty(&a->list) || !list_empty(&a->soon);
+	pthread_mutex_unlock(&a->lock);
+	return any;
+}
+
 void aheads_tick(struct aheads *a)
 {
 	struct ahead *x, *tmp;

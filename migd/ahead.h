@@ -21,4 +21,6 @@ void aheads_want_soon(struct aheads *a, const char *home);
 int aheads_take(struct aheads *a, const char *home, char cgroup[CGROUP_NAME_MAX], struct nest **out, struct error *e);
 /* Every second: what has not been wanted for a while ends. */
 void aheads_tick(struct aheads *a);
+/* Is there anything that a tick could find? */
+bool aheads_any(struct aheads *a);
 #endif

@@ -203,6 +203,16 @@ int hosts_refresh(struct hosts *h, int max_age_ms, struct error *e)
 	return err;
 }
 
+struct host *hosts_known(struct hosts *h, const char *name)
+{
+	struct host *x;
+
+	pthread_mutex_lock(&h->lock);
+	x = lookup(h, name);
+	pthread_mutex_unlock(&h->lock);
+	return x;
+}
+
 struct host *hosts_find(struct hosts *h, const char *name, struct error *e)
 {
 	struct error own = { 0 };
@@ -211,9 +221,7 @@ struct host *hosts_find(struct hosts *h, const char *name, struct error *e)
 	for (int i = 0; i < 2; i++) { /* what is not in a table of a second ago may be in a new one */
 		own.code = 0;
 		hosts_refresh(h, i ? 0 : 1000, &own);
-		pthread_mutex_lock(&h->lock);
-		x = lookup(h, name);
-		pthread_mutex_unlock(&h->lock);
+		x = hosts_known(h, name);
 		if (x)
 			return x; /* also one that fell out of the table a moment ago: calling it tells */
 	}

@@ -22,6 +22,8 @@ void hosts_close(struct hosts *h);
 int hosts_refresh(struct hosts *h, int max_age_ms, struct error *e);
 /* NULL with e filled: no such host (ENXIO), or the list cannot be had. */
 struct host *hosts_find(struct hosts *h, const char *name, struct error *e);
+/* By what is known already, nobody is asked: NULL: not known. */
+struct host *hosts_known(struct hosts *h, const char *name);
 /* Does the table say that it runs no migd? */
 bool host_without_migd(struct host *h);
 const char *host_name(const struct host *h);

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/input.h>
+#include <paths.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,6 +57,8 @@ struct idle_watch {
 	char logind[120], power[120];
 	bool logind_ok, power_ok;
 	bool battery, lid_closed;
+	struct timespec utmp; /* its mtime when it was read last */
+	bool utmp_read;	      /* for these devices */
 };
 
 static struct device *device_find(struct idle_watch *w, const char *path)
@@ -99,6 +102,7 @@ static void device_add(struct idle_watch *w, enum device_kind kind, const char *
 	if (!d) {
 		if (w->ndev == DEVICES_MAX)
 			return;
+		w->utmp_read = false;
 		d = &w->dev[w->ndev++];
 		*d = (struct device){.kind = kind, .fd = -1, .wd = -1};
 		snprintf(d->path, sizeof d->path, "%s", path);
@@ -222,7 +226,14 @@ bool idle_poll(struct idle_watch *w)
 static void find_remote(struct idle_watch *w)
 {
 	struct utmpx *u;
+	struct stat st;
 
+	if (stat(_PATH_UTMP, &st))
+		memset(&st, 0, sizeof st);
+	if (w->utmp_read && st.st_mtim.tv_sec == w->utmp.tv_sec && st.st_mtim.tv_nsec == w->utmp.tv_nsec)
+		return;
+	w->utmp = st.st_mtim;
+	w->utmp_read = true;
 	for (size_t i = 0; i < w->ndev; i++)
 		w->dev[i].remote = false;
 	setutxent();

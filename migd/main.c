@@ -21,7 +21,13 @@
 #include "migd/home.h"
 #include "migd/view.h"
 
-enum { TICK_MS = 1000, HOMES_EVERY = 3, TRIM_EVERY = 4, ARENAS = 2 };
+/* CALM_MS: a tick of a host that has nobody away and no guest. */
+enum { TICK_MS = 1000, CALM_MS = 4000, HOMES_EVERY = 3, TRIM_EVERY = 4, ARENAS = 2, GRPC_SLACK_MS = 400 };
+
+static bool calm(struct migd *m)
+{
+	return !families_count(m->families, FAM_HOME) && !families_count(m->families, FAM_GUEST) && !aheads_any(m->aheads);
+}
 
 static void run(struct daemon *d, struct migd *m)
 {
@@ -31,7 +37,7 @@ static void run(struct daemon *d, struct migd *m)
 
 	for (unsigned n = 1;; n++) {
 		notify_alive();
-		if (poll(&p, 1, TICK_MS) > 0) {
+		if (poll(&p, 1, calm(m) ? CALM_MS : TICK_MS) > 0) {
 			int sig = daemon_signal(d);
 
 			if (sig == SIGTERM || sig == SIGINT)
@@ -87,6 +93,7 @@ int main(int argc, char **argv)
 		return status;
 	setrlimit(RLIMIT_NOFILE, &files);
 	mallopt(M_ARENA_MAX, ARENAS);
+	rpc_init_slack(GRPC_SLACK_MS);
 	rpc_init();
 	if (context_open(d.conf, &m, &e) || context_start(m, &e)) {
 		log_error("cannot start: %s", e.text);

@@ -18,7 +18,9 @@
 #include "migd/owner.h"
 #include "rpc/master.pb-c.h"
 
-#define REPORT_NS 5000000000ull
+#define REPORT_NS 6000000000ull /* the time of two elections, with the second of which it goes: this host wakes once for both */
+#define REPORT_EARLY_NS 1000000000ull
+#define REPORT_AGAIN_NS 2000000000ull /* one that was not heard */
 enum { ELECT_MS = 2000, TURN_MS = 1000, SPREAD_MS = 200, REPORT_CALL_MS = 2000 };
 
 struct office {
@@ -32,6 +34,7 @@ struct office {
 	uint64_t until_ns;     /* lock: we hold the office until then; 0: not at all */
 	uint64_t term;	       /* lock: the highest heard of */
 	char master[256];      /* lock */
+	bool reported;	       /* the thread's: the master heard the last report */
 	bool heard, told;      /* the thread's: the last election was answered; it was said that the first was not */
 	uint64_t due_ns;       /* lock: before that an election would change nothing */
 };
@@ -116,11 +119,12 @@ static bool report(struct office *o)
 	r.slots = own->cpus;
 	if (!strcmp(master, o->m->conf->name)) {
 		master_host(o->m->master, master, &r);
-	} else if (master[0] && (h = hosts_find(o->m->hosts, master, &e))) {
+	} else if (master[0] && ((h = o->reported ? hosts_known(o->m->hosts, master) : NULL) || (h = hosts_find(o->m->hosts, master, &e)))) {
 		err = host_call(h, MIG_MASTER_REPORT, &r.base, REPORT_CALL_MS, &out, &e);
 		heard = !err && ((const Sprite__Master__ReportRep *)out.msg)->master;
 		rpc_msg_clear(&out);
 	}
+	o->reported = heard;
 	host_own_free(own);
 	return heard;
 }
@@ -174,15 +178,17 @@ static void *office_main(void *arg)
 		master_tick(o->m->master, office_holding(o));
 		offer = offers(o->m);
 		pthread_mutex_lock(&o->lock);
-		now = o->report || offer != told || clock_boot_ns() >= report_ns;
+		now = o->report || offer != told || clock_boot_ns() + (due ? REPORT_EARLY_NS : 0) >= report_ns;
 		o->report = false;
 		pthread_mutex_unlock(&o->lock);
 		told = offer;
 		if (!now)
 			continue;
 		report_ns = clock_boot_ns() + REPORT_NS;
-		if (!report(o))
+		if (!report(o)) {
+			report_ns -= REPORT_NS - REPORT_AGAIN_NS;
 			office_look_soon(o);
+		}
 	} while (rest(o, report_ns));
 	return NULL;
 }

@@ -26,8 +26,11 @@
 #include "migd/proc.h"
 #include "migd/stats.h"
 
-/* SAMPLE_MS: how often sources are looked at that cannot call; ALL_EVERY: of those, how often the dear ones. TURN_MS: while guests are to leave. */
-enum { SAMPLE_MS = 2000, ALL_EVERY = 5, TURN_MS = 500, SOURCES = 32 };
+/*
+ * SAMPLE_MS: how often sources are looked at that cannot call; CALM_MS: on a host that is idle, with no guest that its owner could be disturbed by; ALL_MS: of those the dear ones.
+ * TURN_MS: while guests are to leave.
+ */
+enum { SAMPLE_MS = 2000, CALM_MS = 5000, ALL_MS = 10000, TURN_MS = 500, SOURCES = 32 };
 
 struct owner {
 	struct migd *m;
@@ -36,7 +39,7 @@ struct owner {
 	int stop_fd, kick_fd;
 	struct idle_watch *watch; /* the thread's */
 	struct idle_rules rules;
-	unsigned samples;      /* the thread's */
+	uint64_t all_ns;       /* the thread's: when all sources were looked at last; 0: not yet */
 	uint64_t evict_ns;     /* the thread's: when those began that are still to leave; 0: nobody is */
 	struct idle_view view; /* lock */
 	bool idle;	       /* lock */
@@ -174,11 +177,14 @@ static void on_input(struct owner *o)
 static bool look(struct owner *o)
 {
 	struct idle_source src[SOURCES];
-	bool was, idle, all = o->samples++ % ALL_EVERY == 0;
+	uint64_t now = clock_mono_ns();
+	bool was, idle, all = !o->all_ns || now - o->all_ns > (ALL_MS - SAMPLE_MS / 2) * 1000000ull;
 	struct idle_view v;
 	const char *why;
 	size_t n;
 
+	if (all)
+		o->all_ns = now;
 	idle_sample(o->watch, all, all ? guests_running(o->m) : 0, &v);
 	n = idle_sources(o->watch, src, SOURCES);
 	pthread_mutex_lock(&o->lock);
@@ -231,8 +237,9 @@ static void *owner_main(void *arg)
 
 	for (;;) {
 		bool input = false;
+		int every = idle && !families_count(o->m->families, FAM_GUEST) ? CALM_MS : SAMPLE_MS; /* a guest that comes kicks us */
 
-		poll(p, 3, o->evict_ns ? TURN_MS : SAMPLE_MS);
+		poll(p, 3, o->evict_ns ? TURN_MS : every);
 		if (p[0].revents)
 			return NULL;
 		if (p[1].revents)
@@ -241,7 +248,7 @@ static void *owner_main(void *arg)
 			continue;
 		if (input && families_count(o->m->families, FAM_GUEST))
 			on_input(o);
-		if (input || clock_mono_ns() - last > SAMPLE_MS * 900000ull) {
+		if (input || clock_mono_ns() - last > (uint64_t)every * 900000) {
 			last = clock_mono_ns();
 			idle = look(o);
 			lend_check(o->m);

@@ -10,7 +10,7 @@
  *        ^                                            | the queue is given up: rt_handover(), before what is known to be long or waits; or
  *        +-------------------- end -- RUNNING ALONE <-+ the watcher takes it, after a tick without end
  *
- * The watcher is one of the parked. It looks each TICK_US while events come, and sleeps when none does. So whatever runs for long, known or not, holds up the others
+ * The watcher is one of the parked. It looks each TICK_US while events come, and sleeps when none does, or when the only one since it woke is over. So whatever runs for long, known or not, holds up the others
  * for two ticks at most; and no wait of rpc's own (rt_event, streams) holds the queue.
  *
  * Locking: `lock` for all but `run` and `asleep`. `run` grows: even, the queue is polled or free; odd, its poller is in an event. Whoever changes it from odd
@@ -118,7 +118,7 @@ static void doze(struct queue *q)
 /* With the lock. True: an event took too long, and the queue is ours now. False: look whether it is free. */
 static bool watch(struct queue *q)
 {
-	uint64_t last = atomic_load(&q->run), now;
+	uint64_t last = atomic_load(&q->run), woken = last, now;
 	int idle = 0;
 
 	while (!q->free && !q->stop) {
@@ -127,13 +127,15 @@ static bool watch(struct queue *q)
 		} else {
 			doze(q);
 			idle = 0;
-			last = atomic_load(&q->run);
+			woken = last = atomic_load(&q->run);
 			continue;
 		}
 		now = atomic_load(&q->run);
 		if (!q->free && (now & 1) && now == last && atomic_compare_exchange_strong(&q->run, &now, now + 1))
 			return true;
 		idle = now == last ? idle + 1 : 0;
+		if (!(now & 1) && now - woken < 4) /* what woke us, and nothing else: on a host where nothing happens each tick is the CPU out of its sleep */
+			idle = IDLE_TICKS;
 		last = now;
 	}
 	return false;

@@ -43,6 +43,8 @@ struct rpc_method {
 
 /* Call once in main, after daemonising and forking (gRPC cannot fork later; use posix_spawn). Sets the malloc tunables. */
 void rpc_init(void);
+/* Before rpc_init(): time-outs of calls and connections may be late by so much on a host where nothing else happens, so that gRPC need not wake it for each by itself. */
+void rpc_init_slack(unsigned ms);
 void rpc_shutdown(void);
 /* Has that host name an address? For messages: what does not resolve and what does not answer are mended at different places. May wait for a name server. */
 bool rpc_resolves(const char *host);
