@@ -65,6 +65,18 @@ while True:
 	printf '  %-15s key to all stopped: median %5.1f  worst %5.1f   to the end of all CPU use: median %6.1f  worst %6.1f   to all gone: median %6.0f  worst %6.0f\n' "${what%%|*}" \
 		"$(ms stop median)" "$(ms stop worst)" "$(ms used median)" "$(ms used worst)" "$(median <$TMP/gone)" "$(worst <$TMP/gone)"
 done
+# One of 1 GiB: as fast as evict_mb_s allows, by default 3/4 of the link (a lab's has no speed: 1 Gbit/s is taken)
+until_true 60 idle2
+as sprite ws1 bash -c "cd $JD && mig run -H ws2 python3 -c 'import os, time
+x=os.urandom(1<<30)
+open(\"big.there\", \"w\")
+while True: time.sleep(0.01)' >big.out 2>&1 </dev/null" </dev/null >/dev/null 2>&1 &
+until_true 60 on ws1 test -e $JD/big.there
+n=$(on ws2 grep -c "all guests have left" /var/log/sprite/migd.log)
+on ws2 mig evict --all
+until_true 120 eval '[ "$(on ws2 grep -c "all guests have left" /var/log/sprite/migd.log)" -gt '"$n"' ]'
+left | awk '{ printf "  %-15s to all gone: %.1f s, %.0f MB/s (3/4 of 1 Gbit/s are 94)\n", "1 GiB", $1 / 1000, 1073741824 / 1000 / $1 }'
+on ws1 pkill -9 -u sprite python3; until_true 30 all_home
 # The owner's shell: a program started, 50 times
 shell() { on ws2 bash -c 'for i in $(seq 50); do a=$EPOCHREALTIME; /bin/true; b=$EPOCHREALTIME; echo $(((${b/./} - ${a/./}))); done' | sort -g | awk '{ v[NR] = $1 } END { printf "median %5.1f  worst %6.1f ms\n", v[int(NR / 2)] / 1000, v[NR] / 1000 }'; }
 as sprite ws1 bash -c "cat >$JD/bomb" <<'X'

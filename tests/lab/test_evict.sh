@@ -68,4 +68,25 @@ lab input ws3
 check "home, when no other host is idle" until_true 30 home o
 end o
 same "stats tell of it" 1 "$(mig stats --no-header -o onward | xargs)"
+
+# in order, and no more than the owner's link is let carry: three that have memory of their own, one at a time, the smallest first
+conf ws1 '{"evicted_onward": false}'
+conf ws2 '{"evict_mb_s": 10, "evict_at_once": 1}'
+check "ws2 is idle" until_true 60 idle ws2
+for mb in 45 25 35; do
+	as sprite ws1 bash -c "cd $D; echo \$\$ >count.$mb.pid; exec mig run -H ws2 python3 -c '
+import os, sys, time
+x = os.urandom(int(sys.argv[1]) << 20); i = 0
+while True:
+    i += 1
+    open(f\"count.m{sys.argv[1]}.new\", \"w\").write(str(i)); os.rename(f\"count.m{sys.argv[1]}.new\", f\"count.m{sys.argv[1]}\"); time.sleep(0.05)' $mb >/dev/null 2>big.err </dev/null" </dev/null >/dev/null 2>&1 &
+	check "one of $mb MiB runs on ws2" until_true 30 counts m$mb
+done
+check "its owner wants it back, for good" as sprite ws2 mig evict --all
+check "all leave" until_true 120 sh_on ws2 'tail -1 /var/log/sprite/migd.log | grep -q "all guests have left"' || note "$(lab logs ws2 migd | tail -5)"
+took=$(sh_on ws2 'tail -1 /var/log/sprite/migd.log | grep -o "left: [0-9]*" | cut -d" " -f2')
+check "at 10 MiB a second, for 105 MiB ($took ms)" test "$took" -gt 9000
+same "the smallest first" "25 35 45" "$(for p in $(sh_on ws2 'grep -oE "[0-9]+ \(python3\) has left" /var/log/sprite/migd.log | cut -d" " -f1'); do for mb in 25 35 45; do [ "$(on ws1 cat $D/count.$mb.pid)" != $p ] || echo $mb; done; done | xargs)" || note "$(lab logs ws2 migd | tail -12)"
+for mb in 45 25 35; do check "the one of $mb MiB goes on at home" counts m$mb; done
+on ws1 pkill -9 -u sprite -x python3
 finish
