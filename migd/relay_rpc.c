@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Relay frames between sprite-relay (relays.h) and the other host: one thread carries each way, and knows nothing of what is in them. Whatever is lost here when one
- * side breaks is sent again over the next link.
+ * Relay frames between sprite-relay (relays.h) and the other host: one thread carries each way, and knows nothing of what is in them, but that a pipe which the family has
+ * no longer is not the hollows' either. Whatever is lost here when one side breaks is sent again over the next link.
  */
 #include "migd/relay_rpc.h"
 #include <errno.h>
@@ -65,6 +65,15 @@ static bool is_current(struct family *f, struct rpc_stream *s)
 	return yes;
 }
 
+static int actor_let_go(struct family *f, void *id)
+{
+	int err = f->eng ? eng_hollow_let_go(f->eng, (uintptr_t)id) : 0;
+
+	if (err)
+		log_debug("family %s: its hollows keep pipe %llu open: %s", f->id, (unsigned long long)(uintptr_t)id, strerror(-err));
+	return 0;
+}
+
 static int frame_take(struct way *w, struct rpc_msg *m)
 {
 	const Sprite__Mig__RelayFrame *r = (const Sprite__Mig__RelayFrame *)m->msg;
@@ -80,6 +89,8 @@ static int frame_take(struct way *w, struct rpc_msg *m)
 		rpc_msg_copy(m, copy, m->bulk_len);
 		in.data = copy;
 	}
+	if (w->f->role == FAM_HOME && (in.kind == RF_END || in.kind == RF_CLOSED)) /* told again over each link */
+		family_post(w->f, actor_let_go, (void *)(uintptr_t)in.id);
 	return in.kind < RF_KINDS ? relay_frame_send(w->link, &in) : -EPROTO;
 }
 

@@ -204,6 +204,11 @@ int eng_answer_fd(struct eng_family *f);
 int eng_call_answer(int fd, const struct eng_foreign *c, int got); /* got: the descriptor that it gets (connect(2)), or -1; stays the caller's */
 /* Home: makes the call in the hollow of its caller (or of the root process, if it was born away); ret and out are filled. -errno: it could not be made. */
 int eng_hollow_call(struct eng_family *f, struct eng_foreign *c);
+/*
+ * Home: nobody in the family has the pipe of relay `id` any more: its hollows close it too, or those at its other end would wait for them. 0 also for a relay that is no pipe or not known;
+ * -EBUSY: the family is not away; -EAGAIN: one hollow is stopped, and keeps it.
+ */
+int eng_hollow_let_go(struct eng_family *f, uint64_t id);
 /* Home: ends the hollow `pid` so that its parent sees exactly wait status `status`. */
 int eng_exit_hollow(struct eng_family *f, pid_t pid, int status);
 /*

@@ -260,7 +260,9 @@ int eng_hollow_born(struct eng_family *f, const struct eng_event *b, struct erro
 		vessel_join(f, &m, NULL); /* a group whose leader is not here: it stays in its parent's */
 		set_name(p, b->comm);
 		inject_transfer_close(p);
-		r = eng_poke(p, p->threads[0]->core->slot, &slot, sizeof(slot));
+		r = (int)ENG_SYS(p->threads[0], SYS_close_range, 0, ~0U, 0); /* what its parent has is not for it to keep open */
+		if (r == 0)
+			r = eng_poke(p, p->threads[0]->core->slot, &slot, sizeof(slot));
 		if (r == 0)
 			r = inject_set_mode(p, BLOB_WATCH);
 		if (r == 0)

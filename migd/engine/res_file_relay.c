@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
@@ -536,3 +537,58 @@ static void relays_release(struct eng_family *f, struct eng_proc *p)
 
 const struct file_kind file_pipe = {.name = "pipe", .is = is_pipe, .outside = pipe_outside, .dump = pipe_dump, .open = pipe_open, .stays = pipe_stays};
 const struct eng_res res_relays = {.name = "relays", .finish = relays_finish, .save = relays_save, .restore = relays_restore, .release = relays_release};
+
+/* ---- hollows ---------------------------------------------------------------------------------------- */
+struct letting {
+	struct eng_proc *p;
+	const struct relay *r;
+	bool now;
+	unsigned n;
+};
+
+static int let_go(const struct file_look *l, void *ctx)
+{
+	struct letting *c = ctx;
+	uint64_t key[2];
+
+	relay_key(&l->st, key);
+	if (!is_pipe(l) || key[0] != c->r->key[0] || key[1] != c->r->key[1] || !(c->r->r.kind == ENG_RELAY_PIPE_IN ? reads(l->flags) : writes(l->flags)))
+		return 0;
+	c->n++;
+	return c->now ? (int)ENG_SYS(c->p->threads[0], SYS_close, l->num) : 0;
+}
+
+int eng_hollow_let_go(struct eng_family *f, uint64_t id)
+{
+	struct relay_table *t = table_of(f);
+	struct letting c = {0};
+	int r = 0;
+
+	for (c.r = t ? t->first : NULL; c.r && c.r->r.id != id; c.r = c.r->next)
+		;
+	if (!c.r || (c.r->r.kind != ENG_RELAY_PIPE_IN && c.r->r.kind != ENG_RELAY_PIPE_OUT))
+		return 0;
+	if (f->nest || f->state != ENG_HOLLOW)
+		return -EBUSY;
+	for (size_t i = 0; i < f->nprocs; i++) {
+		c.p = f->procs[i];
+		c.n = 0;
+		c.now = false;
+		if (c.p->core->dead || files_each(c.p->pid, c.p->dir, let_go, &c) < 0 || !c.n)
+			continue;
+		if (c.p->core->stop_sig) { /* a stopped program makes no calls */
+			r = -EAGAIN;
+			continue;
+		}
+		c.now = true;
+		int one = hollow_stop_one(c.p);
+
+		if (one == 0)
+			one = files_each(c.p->pid, c.p->dir, let_go, &c);
+		if (!c.p->threads[0]->core->gone)
+			hollow_watch_one(c.p);
+		if (one < 0)
+			r = one;
+	}
+	return r;
+}

@@ -207,6 +207,7 @@ static int drain_all(struct relay_hub *h, bool pause, int timeout_ms)
 		err = sync_up(h, &t);
 	if (!err && pause && !packets_read(h))
 		err = -EAGAIN;
+	h->settled = pause && !err;
 	pthread_mutex_unlock(&h->lock);
 	pthread_mutex_unlock(&h->drains);
 	return err;
@@ -265,7 +266,7 @@ int hub_hold(struct relay_hub *h, int timeout_ms)
 void hub_resume(struct relay_hub *h)
 {
 	pthread_mutex_lock(&h->lock);
-	h->paused = h->holding = false;
+	h->paused = h->holding = h->settled = false;
 	pthread_mutex_unlock(&h->lock);
 	hub_poke(h);
 }

@@ -163,7 +163,7 @@ int relay_halves_at_home(struct relay *r)
 	bool sock = relay_is_unix(r) || r->kind == RELAY_TCP, packets = relay_has_packets(r);
 	int fd, err;
 
-	if (r->kind == RELAY_LISTEN || r->kind == RELAY_UDP)
+	if (r->kind == RELAY_LISTEN || r->kind == RELAY_UDP || r->original < 0)
 		return 0;
 	relay_rights_deny(r);
 	if (r->has_source)

@@ -43,7 +43,7 @@ struct relay {
 	uint64_t id;
 	enum relay_kind kind;
 	pid_t holder; /* at home: whose foreground state decides who reads the terminal */
-	int original; /* home: the end as the family has it */
+	int original; /* home: the end as the family has it; -1: a pipe that it has let go of */
 	bool has_source, has_sink;
 	struct relay_source source;
 	struct relay_sink sink;
@@ -75,6 +75,7 @@ struct relay_hub {
 	uint64_t gen; /* lock, home: of the decided copy, 0: none yet */
 	bool up, stop, broken, paused; /* lock. paused: sinks write nothing more (the family is frozen) */
 	bool stalled;		       /* lock: a drain was given up, and nothing has been taken since */
+	bool settled;		       /* lock, guest: the family is frozen and all is told. An end that shows now is the end of this copy of it, which is nobody's business */
 	uint64_t token, synced;	       /* lock: of SYNC */
 	int wake;
 	pthread_t thread;

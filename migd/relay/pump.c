@@ -122,7 +122,7 @@ static void source_step(struct relay_hub *h, struct relay *r)
 			return;
 		relay_source_sent(s, n);
 	}
-	if (!r->hello_due && s->end && !r->conn.failed && !r->conn.wrecked && !s->end_sent && s->sent - s->acked == s->have && !hub_queue(h, r->id, RF_END, s->sent, NULL, 0))
+	if (!r->hello_due && !h->settled && s->end && !r->conn.failed && !r->conn.wrecked && !s->end_sent && s->sent - s->acked == s->have && !hub_queue(h, r->id, RF_END, s->sent, NULL, 0))
 		s->end_sent = true;
 }
 
@@ -141,8 +141,22 @@ static void sink_step(struct relay_hub *h, struct relay *r)
 	/* How much of it has been read comes before that nobody reads any more. */
 	if (relay_sink_ack_due(k, &off) && !hub_queue(h, r->id, RF_ACK, off, NULL, 0))
 		k->acked = off;
-	if (k->closed && r->kind != RELAY_TCP && !k->closed_told && !hub_queue(h, r->id, RF_CLOSED, 0, NULL, 0))
+	if (k->closed && !h->settled && r->kind != RELAY_TCP && !k->closed_told && !hub_queue(h, r->id, RF_CLOSED, 0, NULL, 0))
 		k->closed_told = true;
+}
+
+/*
+ * Home: nobody in the family has this pipe any more, so those at its other end must not wait for us. (Of a socket both directions have been shut down by now, which holds for every
+ * descriptor of it; a terminal can be opened again by name.)
+ */
+static void original_step(struct relay *r)
+{
+	bool over = r->kind == RELAY_OUT ? r->sink.end && r->sink.fd < 0 : r->kind == RELAY_IN && r->source.peer_closed;
+
+	if (over && r->original >= 0) {
+		close(r->original);
+		r->original = -1;
+	}
 }
 
 static void tty_step(struct relay_hub *h, struct relay *r)
@@ -219,6 +233,8 @@ static void step_all(struct relay_hub *h)
 			source_step(h, r);
 		if (r->has_sink && !r->conn.over)
 			sink_step(h, r);
+		if (h->home)
+			original_step(r);
 		if (relay_is_net(r))
 			conn_step(h, r);
 		else if (relay_has_packets(r))
