@@ -35,4 +35,5 @@ round ws3 fill ws2 ws3 kill:ws2
 round ws2 dump ws2 ws1 kill:ws1
 round ws2 running ws1 ws2 spritefs:ws2
 round ws2 prepared ws1 ws2 keeper:ws2
+round ws3 nest ws2 ws3 keeper:ws2
 finish
