@@ -347,23 +347,18 @@ static int queue_dump(int fd, Sprite__Img__Socket *m, struct error *e)
 	return r < 0 ? error_set(e, -r, "unix socket: what is under way cannot be read: %s", strerror(-r)) : 0;
 }
 
-/* Those that a fresh socket of its type has otherwise. */
+/* All of them, changed or not: one that was changed at home may be changed back away. */
 static int options_dump(int fd, Sprite__Img__Socket *m)
 {
-	_cleanup_close_ int fresh = socket(AF_UNIX, m->type | SOCK_CLOEXEC, 0);
-
-	if (fresh < 0)
-		return -errno;
+	m->option = calloc(2 * SOCKET_OPTIONS_MAX, sizeof *m->option);
+	if (!m->option)
+		return -ENOMEM;
 	for (const int *o = socket_options; *o; o++) {
-		int v = socket_number(fd, *o);
+		socklen_t n = sizeof(int);
+		int v = 0;
 
-		if (v == socket_number(fresh, *o))
+		if (getsockopt(fd, SOL_SOCKET, *o, &v, &n) < 0)
 			continue;
-		void *more = realloc(m->option, (m->n_option + 2) * sizeof *m->option);
-
-		if (!more)
-			return -ENOMEM;
-		m->option = more;
 		m->option[m->n_option++] = *o;
 		m->option[m->n_option++] = v;
 	}

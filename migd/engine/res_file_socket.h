@@ -11,8 +11,9 @@ const char *socket_state_reason(int fd, bool filter); /* what cannot be taken ou
 int socket_by_target(struct eng_proc *p, int domain, int type, bool pair, int fd[2]);
 /* Buffers, time-outs and what m lists of SOL_SOCKET. */
 void socket_options_set(int fd, const Sprite__Img__Socket *m);
-/* Options that are numbers, carried if they are not what a fresh socket has; ends with 0. */
-extern const int socket_options[];
+/* Options that are numbers; ends with 0. */
+enum { SOCKET_OPTIONS_MAX = 10 };
+extern const int socket_options[SOCKET_OPTIONS_MAX];
 /* file_kind's open and finish */
 int socket_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e);
 int socket_finish(struct eng_proc *p, struct file_desc *d, int num, struct error *e);

@@ -36,7 +36,7 @@ struct sockets_state { /* ->res[] of the family */
 const struct eng_res res_sockets;
 
 enum { PASSPIDFD = 76, PASSRIGHTS = 83 }; /* SO_...: younger than the C library's headers */
-const int socket_options[] = {SO_RCVLOWAT, SO_OOBINLINE, SO_KEEPALIVE, SO_PRIORITY, SO_TIMESTAMP, SO_TIMESTAMPNS, SO_PASSSEC, PASSPIDFD, PASSRIGHTS, 0};
+const int socket_options[SOCKET_OPTIONS_MAX] = {SO_RCVLOWAT, SO_OOBINLINE, SO_KEEPALIVE, SO_PRIORITY, SO_TIMESTAMP, SO_TIMESTAMPNS, SO_PASSSEC, PASSPIDFD, PASSRIGHTS, 0};
 
 int socket_number(int fd, int option)
 {
@@ -102,7 +102,8 @@ void socket_options_set(int fd, const Sprite__Img__Socket *m)
 	if (socket_number(fd, SO_RCVBUF) != (int)m->rcvbuf && setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &rcvbuf, sizeof rcvbuf) < 0)
 		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &rcvbuf, sizeof rcvbuf);
 	for (size_t i = 0; i + 1 < m->n_option; i += 2)
-		setsockopt(fd, SOL_SOCKET, m->option[i], &m->option[i + 1], sizeof m->option[i + 1]);
+		if (socket_number(fd, m->option[i]) != m->option[i + 1])
+			setsockopt(fd, SOL_SOCKET, m->option[i], &m->option[i + 1], sizeof m->option[i + 1]);
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &r, sizeof r);
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &s, sizeof s);
 	if (pass)
@@ -177,9 +178,9 @@ int socket_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, s
 		return inet_open(f, p, d, e);
 	if (d->image->relay) {
 		r = relay_open(f, d, NULL, e);
-		if (r >= 0 && !f->home)
-			socket_options_set(r, m);
-		else if (r >= 0)
+		if (r >= 0)
+			socket_options_set(r, m); /* at home too: they may have been changed away */
+		if (r >= 0 && f->home)
 			rights_back(r, m);
 		return r;
 	}

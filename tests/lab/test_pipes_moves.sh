@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: own
 # timeout: 200
-# Who has ends of a named pipe open moves: while it waits for a partner, for room, for bytes, and while bytes go through, both ends at once. No record is lost,
+# Who has ends of a named pipe open moves: while it waits for a partner, for room, for bytes, in each call that can, and while bytes go through, both ends at once. No record is lost,
 # doubled or out of order, and nobody sees an end or a broken pipe.
 . "$(dirname "$0")/lib.sh"
 . "$HERE/fifo_jobs.sh"
@@ -30,6 +30,50 @@ check "to where the reader is" until_true 10 mig move -q -H ws3 $W
 check "and home" until_true 10 mig home -q $W
 as sprite ws3 kill -CONT $R
 same "all comes" "0 0 end 4000" "$(over w2) $(over r2) $(numbers log2)"
+# -- readers that wait in each of the calls that can move, again and again, and are woken by what comes then; so by the end
+as sprite ws1 sh -c 'cat >/sprite/p/waits.py; cd /sprite/p; for c in read readv poll select epoll edge splice tee open; do mkfifo -m 666 $c.f; done' <<'PY'
+import ctypes, os, select, sys, threading, time
+P, calls = select, ["read", "readv", "poll", "select", "epoll", "edge", "splice", "tee"]
+def until(name):
+    while not os.path.exists(name): time.sleep(0.02)
+def is_(want, got):
+    if want != got: print("wanted", want, "got", got, flush=True)
+if sys.argv[1:]: # who writes
+    fds = [os.open(c + ".f", os.O_WRONLY) for c in calls]
+    until("go1"); fds.append(os.open("open.f", os.O_WRONLY))
+    for fd in fds: os.write(fd, b"abc")
+    until("go2"); sys.exit()
+libc = ctypes.CDLL(None)
+def wait(call, f, e, ended):
+    r, w = os.pipe(); n, what = 0 if ended else 3, P.POLLHUP if ended else P.POLLIN
+    if call == "readv": b = [bytearray(9)]; is_(n, os.readv(f, b)); return bytes(b[0][:n])
+    if call == "splice": is_(n, libc.splice(f, None, w, None, 9, 0)); os.close(w); return os.read(r, 9)
+    if call == "tee": is_(n, libc.tee(f, w, 9, 0))
+    if call == "poll": p = P.poll(); p.register(f, P.POLLIN); is_([(f, what)], p.poll())
+    if call == "select": is_(([f], [], []), P.select([f], [], []))
+    if e: is_([(f, what)], e.poll())
+    return os.read(f, 9)
+def run(call, f):
+    if f < 0: f = os.open(call + ".f", os.O_RDONLY)
+    e = P.epoll() if call in ("epoll", "edge") else None
+    if e: e.register(f, P.EPOLLIN | (P.EPOLLET if call == "edge" else 0))
+    for i in range(2): print(call, wait(call, f, e, i).decode() or "end", flush=True)
+all = [threading.Thread(target=run, args=x) for x in [(c, os.open(c + ".f", os.O_RDONLY)) for c in calls] + [("open", -1)]]
+for t in all: t.start()
+print("wait", flush=True)
+for t in all: t.join()
+PY
+start ws3 ww "python3 waits.py write"
+start ws1 wr "python3 waits.py"
+R=$PID
+said() { [ "$(on ws1 grep -c "$1" /sprite/p/wr.out)" = $2 ]; }
+check "nine threads wait" until_true 20 said wait 1
+for n in ws2 ws3 ws1 ws2; do check "they move to $n" until_true 10 mig move -q -H $n $R; done
+as sprite ws1 touch /sprite/p/go1
+check "each gets what comes" until_true 20 said abc 9
+for n in ws3 ws1; do check "they wait again, and move to $n" until_true 10 mig move -q -H $n $R; done
+as sprite ws1 touch /sprite/p/go2
+same "and sees the end" "0 0 9 19" "$(over ww) $(over wr) $(on ws1 grep -c end /sprite/p/wr.out) $(on ws1 sh -c 'wc -l </sprite/p/wr.out')"
 [ $FAILED = 0 ] || for n in ws1 ws2 ws3; do lab logs $n spritefs | tail -n 20 | sed "s/^/#   $n: /"; done
 python3 "$HERE/pipes_random.py" "$BIN/sprite-lab" 1 2 1 1 0 200000 || FAILED=1
 finish

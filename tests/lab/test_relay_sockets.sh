@@ -132,6 +132,26 @@ check "a descriptor that is sent: moves home" until_true 10 hop home
 as sprite ws1 touch $JD/on1
 end "a descriptor that is sent: at home it arrives"
 
+# What is set on it while it is away, or taken back, is so at home: it is the same socket for who has it.
+as sprite ws1 sh -c "cat >$JD/sets.py" <<'PY'
+import os, socket, struct, sys, time
+S = socket; c = S.socket(S.AF_UNIX); c.connect("/tmp/" + sys.argv[1]); c.sendall(b"echo\n"); c.setsockopt(S.SOL_SOCKET, S.SO_PRIORITY, 3)
+def now(): return [c.getsockopt(S.SOL_SOCKET, o) for o in (S.SO_RCVLOWAT, S.SO_KEEPALIVE, S.SO_PRIORITY, S.SO_SNDBUF, S.SO_RCVBUF)] + [struct.unpack("ll", c.getsockopt(S.SOL_SOCKET, o, 16)) for o in (S.SO_RCVTIMEO, S.SO_SNDTIMEO)]
+was = now(); print("ready", flush=True)
+def until(name):
+    while not os.path.exists(name): time.sleep(0.02)
+until("away"); assert now() == was, now()
+for o, v in ((S.SO_RCVLOWAT, 2), (S.SO_KEEPALIVE, 1), (S.SO_PRIORITY, 0), (S.SO_SNDBUF, 50000), (S.SO_RCVBUF, 60000)): c.setsockopt(S.SOL_SOCKET, o, v)
+for o in (S.SO_RCVTIMEO, S.SO_SNDTIMEO): c.setsockopt(S.SOL_SOCKET, o, struct.pack("ll", o, 0))
+is_ = now(); print("set", flush=True); until("home"); assert now() == is_, (is_, now()); print("well", flush=True)
+PY
+as sprite ws1 sh -c "cd $JD; rm -f away home"; job "python3 sets.py $S"; until_true 20 said ready
+check "options: moves" until_true 10 hop ws2
+as sprite ws1 touch $JD/away; until_true 20 said set
+check "options: moves home" until_true 10 hop home
+as sprite ws1 touch $JD/home
+end "options"
+
 # Packets keep their borders; so do datagrams.
 as sprite ws1 sh -c "cat >$JD/seq.py" <<'PY'
 import os, socket, time

@@ -20,6 +20,8 @@ on ws1 sh -c "kill -TERM \$(cat $JD/pid)"; wait $k
 same "output to a pipe, all of it, in order" "$(seq 20000 | sha1sum)" "$(as sprite ws1 mig run -H ws2 seq 20000 | sha1sum)"
 same "input from a pipe" "$(seq 20000 | sha1sum)" "$(seq 20000 | as sprite ws1 bash -c 'cat | mig run -H ws3 cat | cat' | sha1sum)"
 same "a pipeline with two away" "$(seq 5000 | sort -r | sha1sum)" "$(as sprite ws1 bash -c 'seq 5000 | mig run -H ws2 cat | mig run -H ws3 sort -r' | sha1sum)"
+same "who writes to a pipe that nobody reads any more is told by SIGPIPE" "y 141" "$(as sprite ws1 bash -c 'mig run -H ws2 yes | head -1; echo ${PIPESTATUS[0]}' | xargs)"
+same "and so is who waits for room" "141" "$(as sprite ws1 bash -c 'mig run -H ws2 head -c 5000000 /dev/zero | (sleep 1; exec true); echo ${PIPESTATUS[0]}')"
 same "input by /dev/stdin" abc "$(as sprite ws1 bash -c 'echo abc | mig run -H ws2 cat /dev/stdin')"
 same "output by /dev/stdout" abc "$(as sprite ws1 bash -c 'mig run -H ws2 sh -c "echo abc >/dev/stdout" | cat')"
 same "a shell's <(...)" "1a2" "$(as sprite ws1 bash -c "mig run -H ws2 bash -c 'diff <(echo a) <(printf \"a\nb\n\")' | head -1")"
