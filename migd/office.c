@@ -96,6 +96,14 @@ static void stand(struct office *o, bool resign)
 	json_decref(rep);
 }
 
+/* Whom guest.c would refuse is not to be sent by the master. */
+static enum select_policy import_policy(const struct conf *c, bool root_guests)
+{
+	if (!strcmp(c->imports, "none") || (!strcmp(c->imports, "root") && !root_guests))
+		return POLICY_NONE;
+	return !strcmp(c->imports, "root") ? POLICY_ROOT : root_guests ? POLICY_ALL : POLICY_USERS;
+}
+
 /* false: who is thought to be the master does not hear it, or is not. */
 static bool report(struct office *o)
 {
@@ -114,7 +122,7 @@ static bool report(struct office *o)
 	r.arch = o->arch;
 	r.features = own->cpu;
 	r.offers = own->lend && own->idle;
-	r.import = own->root_guests ? POLICY_ALL : POLICY_USERS;
+	r.import = import_policy(o->m->conf, own->root_guests);
 	r.idle_ms = own->idle_ms;
 	r.slots = own->cpus;
 	if (!strcmp(master, o->m->conf->name)) {

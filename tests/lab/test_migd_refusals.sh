@@ -32,6 +32,26 @@ refused "nor does ws3 give away its own root" 1 'root_guests' on ws3 sh -c 'mig 
 check "home again" mig home "$JOB"
 on ws1 kill "$R"
 
+# whose work may come, and whose may go
+idle() { [ "$(mig hosts --no-header -o NAME,STATE | grep -cE "^($1) +idle")" = "$2" ]; }
+placed() { as sprite ws1 bash -c 'mig run true </dev/null 2>&1 | cat; exit ${PIPESTATUS[0]}'; }
+check "ws2 takes no guests" conf ws2 'c["migd"]["imports"]="none"'
+check "ws3 takes those of root" conf ws3 'c["migd"].update(imports="root", root_guests=True)'
+check "both are idle" until_true 60 idle 'ws2|ws3' 2
+refused "nobody may come to ws2" 1 'ws2 takes no guests \(migd.imports' mig move -H ws2 "$JOB"
+refused "no user's process to ws3" 1 'ws3 takes processes of root only \(migd.imports' mig move -H ws3 "$JOB"
+check "root's may" until_true 20 on ws1 bash -c 'mig run true </dev/null 2>&1 | cat; exit ${PIPESTATUS[0]}'
+refused "the master gives a user neither" 125 'no host is idle' placed
+check "all may come again" eval 'conf ws2 "c[\"migd\"][\"imports\"]=\"all\"" && conf ws3 "c[\"migd\"][\"imports\"]=\"all\""'
+check "nobody may leave ws1" conf ws1 'c["migd"]["exports"]="none"'
+refused "nobody is moved away" 1 'ws1 lets no processes leave \(migd.exports' mig move -H ws2 "$JOB"
+refused "nor placed" 125 'ws1 lets no processes leave' placed
+check "root may leave" conf ws1 'c["migd"]["exports"]="root"'
+refused "a user's is not moved" 1 'ws1 lets only processes of root leave' mig move -H ws2 "$JOB"
+check "all may leave again" conf ws1 'c["migd"]["exports"]="all"'
+check "and do" mig move -H ws2 "$JOB"
+check "and come home" mig home "$JOB"
+
 # a second migd, where the home is and where the guest is: it is told so before it has touched anything, and all is found again by the next one
 for n in ws1 ws2; do
 	hop ws2 || flunk "it goes to ws2"
