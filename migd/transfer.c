@@ -309,6 +309,8 @@ static int actor_give_up_precopy(struct family *f, void *unused)
 	if (f->role == FAM_HOME && f->eng) {
 		eng_thaw(f->eng);
 		f->eng = NULL;
+	} else if (f->eng) {
+		eng_precopy_over(f->eng);
 	}
 	return 0;
 }
@@ -435,12 +437,10 @@ static int send_family(struct family *f, struct send_plan *p, struct error *e)
 		err = error_set(e, EBUSY, "messages wait in a unix seqpacket socket that %d (%s) does not read: try again later", f->pid, f->comm);
 	else if (held == -EBUSY && a.goes_home)
 		err = error_set(e, EBUSY, "a connection has come in that %d (%s) does not accept: try again later", f->pid, f->comm);
-	if (!err) {
+	if (!err)
 		err = family_call(f, actor_freeze, &a);
-		if (err && s)
-			family_call(f, actor_give_up_precopy, NULL);
-	}
 	if (err && s) {
+		family_call(f, actor_give_up_precopy, NULL);
 		rpc_stream_cancel(s);
 		rpc_stream_finish(s, 0);
 	}

@@ -104,6 +104,8 @@ int eng_freeze(pid_t pid, const struct eng_hooks *h, struct eng_family **out, st
  * since it has children, or cannot move (eng_freeze tells why). Failure: all runs on, *out unchanged.
  */
 int eng_precopy(pid_t pid, int fd, unsigned max_ms, const struct eng_hooks *h, struct eng_family **out, struct error *e);
+/* Guest host: no eng_freeze will follow after all. Nothing if there was none, or it has failed. */
+void eng_precopy_over(struct eng_family *f);
 /* Source: writes the image to fd (blocking writes; the caller reads the other end in another thread). Ends with every thread parked. */
 int eng_dump(struct eng_family *f, int fd, struct error *e);
 /* Source, before the commit: back to where it was, running. Frees f. */

@@ -629,7 +629,7 @@ int eng_freeze(pid_t pid, const struct eng_hooks *h, struct eng_family **out, st
 	r = host < 0 ? error_set(e, -host, "no process %d in this family", pid) : explain_first(f, host, h && h->goes_home, why, e);
 	if (r == 0 && !(f && f->devices))
 		devices = look_at_devices(host);
-	if (r < 0 && (ahead || (f && f->state == ENG_TRACKED))) /* or its ends would not be told (nest_collect) */
+	if (r < 0 && ahead)
 		eng_thaw(f);
 	else if (r == 0)
 		r = attempts(&f, host, pid, h, why, e);

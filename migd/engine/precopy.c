@@ -309,6 +309,12 @@ static int watch_and_send(struct eng_family *f, struct eng_image *im, unsigned m
 	return r < 0 ? r : rounds(f, im, max_ms);
 }
 
+void eng_precopy_over(struct eng_family *f)
+{
+	if (f->state == ENG_TRACKED)
+		eng_thaw(f);
+}
+
 /* Announced; now the memory, where that is worth a short stop. *f: as in eng_precopy. */
 static int send_ahead(struct eng_family **f, pid_t pid, struct eng_image *im, unsigned max_ms, const struct eng_hooks *h, struct error *e)
 {

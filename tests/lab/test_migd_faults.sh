@@ -36,4 +36,15 @@ round ws2 dump ws2 ws1 kill:ws1
 round ws2 running ws1 ws2 spritefs:ws2
 round ws2 prepared ws1 ws2 keeper:ws2
 round ws3 nest ws2 ws3 keeper:ws2
+# a move that fails when memory has gone ahead: of what runs on everything is told as before
+job "python3 count.py"; until_true 10 on ws1 test -s $JD/out
+check "away" until_true 20 hop ws2
+on ws3 sh -c "echo die >$FAULT/nest"
+refused "its next host dies" 1 ws3 mig move -H ws3 "$JOB"
+on ws3 rm -f $FAULT/nest
+again ws3
+check "it goes on" until_true 30 grows
+fault keeper:ws2
+same "then its keeper is killed: that is its end" 137 "$(job_status 20)"
+check "nothing is left" until_true 10 eval '[ -z "$(residue)" ] && [ -z "$(mig ps --no-header)" ]'
 finish
