@@ -385,7 +385,11 @@ static int s_kmsg(void)
 }
 static int s_rights(void)
 {
-	return has(at("roots", O_RDWR)) || has(setresgid(65534, 65534, 65534)) || has(setresuid(65534, 65534, 65534));
+	char self[PATH_MAX] = "";
+
+	/* Whoever may not read this program itself, or enter its directory, is refused for that too: below /root, say. */
+	return has(readlink("/proc/self/exe", self, sizeof self - 1)) || has(chdir("/")) || has(at("roots", O_RDWR)) || has(setresgid(65534, 65534, 65534)) ||
+	       has(setresuid(65534, 65534, 65534)) || has(access(self, R_OK));
 }
 /* The first disk that there is, under a name of ours. */
 static int s_disk(void)
