@@ -152,8 +152,10 @@ static int await(struct eng_family *f, struct nest *n, uint32_t op, struct keepe
 			return r;
 		if (m->op == op || (m->op == KEEPER_READY && m->err))
 			return m->err ? -m->err : 0;
+		n->awaited = true;
 		if (f)
 			on_event(f, m);
+		n->awaited = false;
 	}
 }
 
@@ -430,7 +432,7 @@ static void scan(struct eng_family *f)
 	for (size_t i = 0; i < f->nprocs; i++)
 		f->procs[i]->core->seen = false;
 	scan_below(f, f->nest->keeper, 1);
-	for (size_t i = f->nprocs; i-- > 1;) {
+	for (size_t i = f->nest->awaited ? 0 : f->nprocs; i-- > 1;) {
 		struct eng_proc *p = f->procs[i];
 		struct eng_event ev = {.kind = ENG_EXITED, .pid = p->vpid};
 

@@ -11,6 +11,7 @@ struct nest {
 	int sock;
 	bool lost;	/* the keeper has died, and all in its namespaces with it */
 	int timer;	/* births and deaths are looked for at its ticks */
+	bool awaited;	/* a reply of the keeper is: who waits for it may have a process in hand, so none is let go of */
 	char name[64]; /* abstract socket for a restarted migd */
 };
 /* 0 or -errno: n is the nest of f from now on, in any case, and its clocks are set. */
