@@ -207,7 +207,8 @@ static int drain_all(struct relay_hub *h, bool pause, int timeout_ms)
 		err = sync_up(h, &t);
 	if (!err && pause && !packets_read(h))
 		err = -EAGAIN;
-	h->settled = pause && !err;
+	if (pause) /* a drain for the end of a process may come later */
+		h->settled = !err;
 	pthread_mutex_unlock(&h->lock);
 	pthread_mutex_unlock(&h->drains);
 	return err;

@@ -72,4 +72,24 @@ check "with the child that was born away" run_here
 on ws1 touch $JD/go
 same "status" 5 "$(job_status 30)"
 on ws1 sh -c "kill $B \$(pgrep -P $B)"
+
+# a signal's target ends, and so does another, while migd waits for the keeper's word on that signal: nothing is lost but they
+as sprite ws1 bash -c "cd $JD; (exec mig run -H ws2 -- bash -c 'sleep 1001 & A=\$!; (sleep 1002 & echo \$! >orphan); echo \$A \$(cat orphan) >both.new; mv both.new both; while :; do wait; sleep 0.2; done') & echo \$! >root; wait" </dev/null >/dev/null 2>&1 &
+until_true 20 on ws1 test -s $JD/both
+read -r A O < <(on ws1 cat $JD/both)
+both_known() { on ws1 kill -0 "$A" "$O"; }
+check "a child and an orphan have placeholders" until_true 20 both_known
+read -r THERE_A THERE_O KEEPER < <(sh_on ws2 'o=$(pgrep -xf "sleep 1002"); echo $(pgrep -xf "sleep 1001") $o $(ps -o ppid= -p $o)')
+MIGD=$(on ws2 pgrep -x migd)
+on ws2 kill -STOP "$KEEPER"
+on ws1 kill -USR1 "$A"
+sleep 0.5 # its signal is with the keeper, which does not answer
+on ws2 kill -KILL "$THERE_A" "$THERE_O"
+check "the child is gone there" until_true 10 eval '! on ws2 kill -0 '$THERE_A
+on ws2 kill -CONT "$KEEPER"
+none_known() { ! on ws1 kill -0 "$A" && ! on ws1 kill -0 "$O"; }
+check "both have ended at home too" until_true 20 none_known
+same "migd there is the same" "$MIGD" "$(on ws2 pgrep -x migd)"
+check "the rest of them comes home" until_true 20 mig home "$(on ws1 cat $JD/root)"
+on ws1 sh -c "kill -KILL \$(cat $JD/root)"
 finish

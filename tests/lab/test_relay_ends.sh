@@ -63,6 +63,19 @@ for role in in-parent in-close; do
 	check "$role: while one of the family runs on over there" lives_on
 	over
 done
+# what a dead migd did not hear, or did not carry out, is told to the next
+for n in ws1 ws2; do
+	for role in close in-close; do
+		begin $role
+		lab kill $n migd KILL
+		on ws1 touch $JD/go
+		check "$role: it goes on without $n's migd" until_true 20 on ws1 test -e $JD/without
+		until_true 20 lab start $n migd || flunk "$n: migd starts again"
+		check "$role: and the end is told to the next" until_true 20 on ws1 sh -c "test -e $JD/ended || test -s $JD/writer"
+		check "$role: while it runs on over there" lives_on
+		over
+	done
+done
 begin two
 on ws1 touch $JD/go
 until_true 10 on ws1 test -e $JD/without
