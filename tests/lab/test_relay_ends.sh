@@ -45,6 +45,9 @@ begin() {
 	JOB=$(on ws1 cat $JD/pid)
 	hop ws2 >/dev/null || flunk "$1: moves"
 }
+# what its writer wrote at home is with it: what has not come before its migd is killed does not come before the next starts
+fed() { on ws2 sh -c 'python3 -c "import array, fcntl, os, sys, termios
+n = array.array(\"i\", [0]); fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY | os.O_NONBLOCK), termios.FIONREAD, n); sys.exit(n[0] < 4)" /proc/$(pgrep -u sprite python3)/fd/0'; }
 lives_on() { [ -n "$(on ws2 pgrep -u sprite python3)" ]; }
 over() { on ws1 touch $JD/stop; wait $SHELL_PID; until_true 10 eval '[ -z "$(residue)" ]' || note "$(residue)"; }
 for role in parent close born; do
@@ -67,6 +70,7 @@ done
 for n in ws1 ws2; do
 	for role in close in-close; do
 		begin $role
+		[ $role = close ] || until_true 10 fed || note "nothing comes to it"
 		lab kill $n migd KILL
 		on ws1 touch $JD/go
 		check "$role: it goes on without $n's migd" until_true 20 on ws1 test -e $JD/without
