@@ -28,8 +28,10 @@
 #include "rpc/certs.h"
 
 #define RELOAD_SECONDS 5
-#define JUDGED_MAX     64 /* certificates whose verdict is remembered */
+#define JUDGED_MAX     256 /* certificates whose verdict is remembered, each in one of */
+#define JUDGED_WAYS    4   /* places */
 #define JUDGED_NS      5000000000ull
+#define SHOWN_NS       60000000000ull /* so long after a certificate was shown last its host is there with it */
 #define TOLD_MAX       64
 #define TOLD_NS	       60000000000ull
 #define SECOND_NS      1000000000ull
@@ -37,7 +39,9 @@
 /* A connection lives for days; its certificate may be revoked or expire meanwhile. So each call asks, and mostly finds the answer here. */
 struct judged {
 	char *pem;
+	char name[PEER_MAX]; /* "": none that may be */
 	uint64_t when_ns;
+	bool ended; /* all that is wrong with it */
 	struct error verdict;
 };
 
@@ -149,8 +153,8 @@ static void trust(struct rpc_tls *t, X509_STORE **store, X509_CRL **revoked)
 }
 
 /* ---- judging ---- */
-/* host NULL: any name. -EACCES with the reason. */
-static int judge(struct rpc_tls *t, X509 *x, int purpose, const char *host, struct error *e)
+/* host NULL: any name. -EACCES with the reason; *ended: it was to be believed until its time was over. */
+static int judge(struct rpc_tls *t, X509 *x, int purpose, const char *host, bool *ended, struct error *e)
 {
 	X509_REVOKED *entry;
 	X509_STORE *store;
@@ -159,12 +163,14 @@ static int judge(struct rpc_tls *t, X509 *x, int purpose, const char *host, stru
 
 	trust(t, &store, &revoked);
 	code = certs_verify(store, x, purpose, host);
-	if (code == X509_V_OK && revoked && X509_NAME_cmp(X509_CRL_get_issuer(revoked), X509_get_issuer_name(x)) == 0 &&
+	if ((code == X509_V_OK || code == X509_V_ERR_CERT_HAS_EXPIRED) && revoked && X509_NAME_cmp(X509_CRL_get_issuer(revoked), X509_get_issuer_name(x)) == 0 &&
 		X509_CRL_get0_by_cert(revoked, &entry, x) == 1)
 		code = X509_V_ERR_CERT_REVOKED;
 	X509_STORE_free(store);
 	X509_CRL_free(revoked);
 	ERR_clear_error();
+	if (ended)
+		*ended = code == X509_V_ERR_CERT_HAS_EXPIRED;
 	return code == X509_V_OK ? 0 : certs_explain(x, code, host, e);
 }
 
@@ -189,16 +195,23 @@ bool tls_may_warn(struct rpc_tls *t, const char *text)
 	return may;
 }
 
-static int judge_pem(struct rpc_tls *t, const char *pem, int purpose, const char *host, struct error *e)
+/* j, unless NULL, is told its name and whether it has merely ended. */
+static int judge_pem(struct rpc_tls *t, const char *pem, int purpose, const char *host, struct judged *j, struct error *e)
 {
 	BIO *bio = pem ? BIO_new_mem_buf(pem, -1) : NULL;
 	X509 *x = bio ? PEM_read_bio_X509(bio, NULL, NULL, NULL) : NULL;
+	bool ended = false;
 	int r;
 
 	if (x)
-		r = judge(t, x, purpose, host, e);
+		r = judge(t, x, purpose, host, &ended, e);
 	else
 		r = error_set(e, EACCES, "no certificate that can be read");
+	if (j) {
+		j->ended = ended;
+		if (!x || !certs_name(x, j->name, sizeof(j->name)))
+			j->name[0] = 0;
+	}
 	X509_free(x);
 	BIO_free(bio);
 	ERR_clear_error();
@@ -218,9 +231,9 @@ static int verify(void *data, grpc_tls_custom_verification_check_request *rq, gr
 	(void)cb_arg;
 	HANDOVER_TAKE(v);
 	if (v->server)
-		r = judge_pem(v->t, pem, X509_PURPOSE_SSL_CLIENT, NULL, &e);
+		r = judge_pem(v->t, pem, X509_PURPOSE_SSL_CLIENT, NULL, NULL, &e);
 	else if (rq->target_name && *rq->target_name)
-		r = judge_pem(v->t, pem, X509_PURPOSE_SSL_SERVER, rq->target_name, &e);
+		r = judge_pem(v->t, pem, X509_PURPOSE_SSL_SERVER, rq->target_name, NULL, &e);
 	else
 		r = error_set(&e, EACCES, "no name to expect");
 	*status = r ? GRPC_STATUS_UNAUTHENTICATED : GRPC_STATUS_OK;
@@ -316,7 +329,7 @@ int tls_self_check(struct rpc_tls *t, struct error *e)
 
 	if (r)
 		return r;
-	r = judge(t, x, X509_PURPOSE_SSL_CLIENT, NULL, e);
+	r = judge(t, x, X509_PURPOSE_SSL_CLIENT, NULL, NULL, e);
 	if (r)
 		error_prefix(e, "our own %s", t->cert);
 	X509_free(x);
@@ -328,7 +341,7 @@ int tls_judge(struct rpc_tls *t, X509 *x, bool server, const char *host, struct 
 {
 	if (!x)
 		return error_set(e, EACCES, "no certificate that can be read");
-	return judge(t, x, server ? X509_PURPOSE_SSL_SERVER : X509_PURPOSE_SSL_CLIENT, host, e);
+	return judge(t, x, server ? X509_PURPOSE_SSL_SERVER : X509_PURPOSE_SSL_CLIENT, host, NULL, e);
 }
 
 void tls_files(const struct rpc_tls *t, const char **cert, const char **key)
@@ -418,38 +431,50 @@ static const char *property(grpc_auth_context *ctx, const char *name, size_t *le
 	return p ? p->value : NULL;
 }
 
-/* The end of a certificate is its signature: as good as random. */
-static struct judged *judged_slot(struct rpc_tls *t, const char *pem, size_t len)
+/* Its place, or that which has been of no use for longest; lock held. The end of a certificate is its signature: as good as random. */
+static struct judged *judged_place(struct rpc_tls *t, const char *pem, size_t len)
 {
+	struct judged *j, *old;
 	size_t i, n = len < 64 ? len : 64;
 	uint32_t h = 0;
 
 	for (i = len - n; i < len; i++)
 		h = h * 31 + (unsigned char)pem[i];
-	return &t->judged[(h ^ h >> 16) % JUDGED_MAX];
+	j = old = &t->judged[(h ^ h >> 16) % (JUDGED_MAX / JUDGED_WAYS) * JUDGED_WAYS];
+	for (i = 0; i < JUDGED_WAYS; i++, j++) {
+		if (j->pem && !strcmp(j->pem, pem))
+			return j;
+		if (j->when_ns < old->when_ns)
+			old = j;
+	}
+	return old;
 }
 
 static int judge_again(struct rpc_tls *t, const char *pem, size_t len, struct error *e)
 {
-	struct judged *j = judged_slot(t, pem, len);
+	struct judged *j, about = { 0 };
 	struct error fresh = { 0 };
 	uint64_t now = rt_now_ns();
 	bool known;
 
 	pthread_mutex_lock(&t->judged_lock);
+	j = judged_place(t, pem, len);
 	known = j->pem && now - j->when_ns < JUDGED_NS && !strcmp(j->pem, pem);
 	if (known && j->verdict.code)
 		*e = j->verdict;
 	pthread_mutex_unlock(&t->judged_lock);
 	if (known)
 		return -e->code;
-	if (judge_pem(t, pem, X509_PURPOSE_SSL_CLIENT, NULL, &fresh) < 0)
+	if (judge_pem(t, pem, X509_PURPOSE_SSL_CLIENT, NULL, &about, &fresh) < 0)
 		*e = fresh;
 	pthread_mutex_lock(&t->judged_lock);
+	j = judged_place(t, pem, len);
 	if (!j->pem || strcmp(j->pem, pem)) {
 		free(j->pem);
 		j->pem = strdup(pem);
 	}
+	strcpy(j->name, about.name);
+	j->ended = about.ended;
 	j->when_ns = now;
 	j->verdict = fresh;
 	pthread_mutex_unlock(&t->judged_lock);
@@ -477,6 +502,31 @@ int tls_peer(struct rpc_tls *t, grpc_call *call, char *name, size_t size, struct
 		error_set(e, EACCES, "connection without a certificate");
 	grpc_auth_context_release(ctx);
 	return -e->code;
+}
+
+bool tls_succeeded(struct rpc_tls *t, grpc_call *call)
+{
+	grpc_auth_context *ctx = grpc_call_auth_context(call);
+	uint64_t now = rt_now_ns();
+	bool found = false;
+	const char *pem;
+	size_t len;
+
+	pem = ctx ? property(ctx, GRPC_X509_PEM_CERT_PROPERTY_NAME, &len) : NULL;
+	if (pem) {
+		pthread_mutex_lock(&t->judged_lock);
+		const struct judged *old = judged_place(t, pem, len);
+
+		if (old->pem && !strcmp(old->pem, pem) && old->ended && old->name[0])
+			for (size_t i = 0; i < JUDGED_MAX && !found; i++) {
+				const struct judged *j = &t->judged[i];
+
+				found = j->pem && !j->verdict.code && now - j->when_ns < SHOWN_NS && !strcmp(j->name, old->name);
+			}
+		pthread_mutex_unlock(&t->judged_lock);
+	}
+	grpc_auth_context_release(ctx);
+	return found;
 }
 
 /*

@@ -20,6 +20,7 @@
 
 #define RPC_VERSION	1
 #define RPC_VERSION_MIN 1 /* peers that speak less are refused */
+#define PEER_MAX 256 /* bytes of a peer's name with its NUL: what DNS allows */
 #define RPC_MD_ERRNO	"sprite-errno" /* trailing metadata of a stream */
 #define RPC_MD_EPOCH	"sprite-epoch" /* initial metadata of a stream */
 
@@ -149,6 +150,8 @@ grpc_channel_credentials *tls_channel_creds(struct rpc_tls *t);
 grpc_server_credentials *tls_server_creds(struct rpc_tls *t);
 /* The first DNS name in the caller's certificate, after looking whether that is still to be believed. -EACCES with the reason. */
 int tls_peer(struct rpc_tls *t, grpc_call *call, char *name, size_t size, struct error *e);
+/* After tls_peer() has refused it: its certificate has merely ended, and its host has shown another one within the last minute, which was believed. */
+bool tls_succeeded(struct rpc_tls *t, grpc_call *call);
 /* Counts how often our certificate and its key have been replaced; what is connected now shows them. */
 uint64_t tls_generation(struct rpc_tls *t);
 /* Of a refusal that would be told every second: once, and then each minute. */

@@ -11,8 +11,6 @@
 #include "rpc/lane.h"
 #include "rpc/replycache.h"
 
-#define PEER_MAX 256 /* bytes of a peer's name with its NUL: what DNS allows */
-
 struct slot {
 	struct rt_tag tag;
 	struct rpc_server *srv;

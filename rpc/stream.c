@@ -285,7 +285,8 @@ void stream_recheck(struct rpc_stream *s, struct rpc_tls *t)
 	char name[256];
 
 	pthread_mutex_lock(&s->lock);
-	if (s->call && !s->cancelled && tls_peer(t, s->call, name, sizeof(name), &e) < 0) {
+	/* One that was replaced in time is no reason to end what cannot be begun again (bytes of named pipes): who is at the other end has not changed. */
+	if (s->call && !s->cancelled && tls_peer(t, s->call, name, sizeof(name), &e) < 0 && !tls_succeeded(t, s->call)) {
 		if (tls_may_warn(t, e.text))
 			log_warn("stream of %s ended: %s", s->peer, e.text);
 		s->cancelled = true;

@@ -17,6 +17,7 @@
 #define REFUSED_NS  30000000000ull /* a node that could not be reached is left alone for so long; one whose connection broke: */
 #define BROKEN_NS   2000000000ull
 #define UNUSED_NS   60000000000ull
+#define JUDGE_NS    5000000000ull
 #define ACCEPTED_MAX 8 /* of one host */
 #define UNSENT_MAX  (2u << 20)
 #define SMALL	    4096u
@@ -197,7 +198,7 @@ void wire_mail(struct agent *a, struct wire *w, struct rpc_raw *raw)
 		return;
 	}
 	w->raw = raw;
-	w->used = clock_mono_ns();
+	w->used = w->judged = clock_mono_ns();
 	w->retry = w->used + REFUSED_NS;
 	w->state = raw ? WIRE_UP : WIRE_DOWN;
 	if (!raw)
@@ -409,6 +410,20 @@ void wire_event(struct agent *a, struct wire *w, uint32_t events)
 
 /* ---- life ---- */
 
+/* Certificates are revoked, and end, while connections live. What goes by this one goes by the file server then, and by another one if the other side shows a certificate that is good. */
+static void judge(struct wire *w, uint64_t now)
+{
+	struct error e = {0};
+
+	if (w->state != WIRE_UP || now - w->judged < JUDGE_NS)
+		return;
+	w->judged = now;
+	if (rpc_raw_judge(w->raw, w->a->fs->tls, &e) < 0) {
+		log_note("named pipes: connection with %s ended: %s", w->peer, e.text);
+		wire_fail(w, "not believed any more");
+	}
+}
+
 void wires_tick(struct agent *a)
 {
 	struct wire *w, *tmp;
@@ -434,6 +449,7 @@ void wires_tick(struct agent *a)
 		return;
 	a->wires_looked = now;
 	list_each_safe(w, tmp, &a->wires, link) {
+		judge(w, now);
 		if (w->state == WIRE_UP && path_uses(a, w))
 			w->used = now;
 		else if (w->state == WIRE_UP && now - w->used > (w->ours ? UNUSED_NS : 2 * UNUSED_NS)) /* who made it closes it first */

@@ -30,6 +30,7 @@ struct wire {
 	char peer[CONF_ADDR_MAX];
 	struct rpc_raw *raw;
 	uint64_t used, retry; /* UP: when it had a path last; DOWN: not to be tried again until then */
+	uint64_t judged; /* UP: when its certificate was looked at last */
 	struct head head; /* of what is being received: its first `got` bytes, then `left` of what follows */
 	size_t got, left;
 	uint8_t number[8]; /* of an ACK */

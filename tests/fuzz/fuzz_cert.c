@@ -60,7 +60,7 @@ static void shown(const uint8_t *der, size_t len)
 	uint8_t *a = NULL, *b = NULL;
 	struct error e = {0};
 
-	if (judge_pem(&trusted, pem, X509_PURPOSE_SSL_CLIENT, NULL, &e)) {
+	if (judge_pem(&trusted, pem, X509_PURPOSE_SSL_CLIENT, NULL, NULL, &e)) {
 		one_line(&e);
 	} else { /* nothing of what the CA has signed has changed */
 		int n = signed_part(der, (long)len, &a);
@@ -68,7 +68,7 @@ static void shown(const uint8_t *der, size_t len)
 			abort();
 	}
 	e = (struct error){0};
-	if (judge_pem(&trusted, pem, X509_PURPOSE_SSL_SERVER, "elsewhere", &e) == 0)
+	if (judge_pem(&trusted, pem, X509_PURPOSE_SSL_SERVER, "elsewhere", NULL, &e) == 0)
 		abort(); /* of another name, whatever is done to it */
 	one_line(&e);
 	OPENSSL_free(a);
@@ -81,7 +81,7 @@ static void text_shown(const uint8_t *data, size_t len)
 	char *pem = strndup((const char *)data, len);
 	struct error e = {0};
 
-	if (judge_pem(&trusted, pem, X509_PURPOSE_SSL_CLIENT, NULL, &e))
+	if (judge_pem(&trusted, pem, X509_PURPOSE_SSL_CLIENT, NULL, NULL, &e))
 		one_line(&e);
 	free(pem);
 }

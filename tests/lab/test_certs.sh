@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # lab: own
 # long: yes
-# timeout: 300
+# timeout: 400
 # Certificates are replaced while everything runs. In time: nothing is cut off when the old ones end. After one was revoked: its host is back by itself.
 . "$(dirname "$0")/lib.sh"
 lab_up -n 2
@@ -59,6 +59,13 @@ job 'bash -c "exec 3<>own; n=0; while [ ! -e stop ]; do n=\$((n + 1)); echo \$n 
 check "a guest" hop ws2
 counts() { a=$(on ws1 cat $JD/now); until_true 20 eval '[ "$(on ws1 cat $JD/now)" -gt "${a:-0}" ]'; }
 check "it counts" counts
+# -- numbers from ws1 to ws2 by a named pipe; after eight of them by a connection of the two hosts' own
+. "$HERE/fifo_jobs.sh"
+on ws1 sh -c 'mkdir -m 777 /sprite/p; mkfifo -m 666 /sprite/p/f'
+D=$(carried ws1 direct)
+start ws2 r "cat f"
+start ws1 w "bash -c 'exec 3>f; for ((n = 1; ; n++)); do echo \$n >&3 || exit 9; [ -e stop ] && exit 0; sleep 0.05; done'"
+check "bytes go by a connection of its own" until_true 20 more ws1 direct $D
 
 # -- renewed in time
 logs() { for h in $HOSTS; do for d in spritefsd spritefs migd; do lab logs $h $d 2>/dev/null | sed "s/^/$h: /"; done; done; }
@@ -81,12 +88,19 @@ same "no host was away while the old certificates ended" "" "$failed"
 logs >"$TMP/after"
 same "nobody went without" "" "$(diff "$TMP/before" "$TMP/after" | grep -E 'Permission denied|orphan' | head -5)"
 check "the guest counts on" counts
+check "what goes through a named pipe goes on" on ws1 test ! -e /sprite/p/w.rc
+check "by another connection" until_true 60 more ws1 direct $(($(carried ws1 direct) + 100))
 check "it is where it was" runs_on ws2 bash
 check "it comes home" hop home
 check "it goes out again" hop ws2
 
 # -- revoked, and another one a while later
 "$BIN/sprite-pki" revoke $PKI ws2 >/dev/null || flunk "revoke"
+put ws1 crl.pem $PKI/crl.pem
+B=$(carried ws1 by_server)
+check "who has heard of it has no connection with it: what is in a pipe goes by the server" until_true 60 more ws1 by_server $((B + 100))
+as sprite ws1 touch /sprite/p/stop
+same "all of it has come" "0 0 ok" "$(over w) $(over r) $(on ws1 awk '$1 != NR { exit } END { print $1 == NR ? "ok" : "not in order at " NR }' /sprite/p/r.out)"
 crl
 check "a revoked host is away" until_true 30 eval '! up ws2'
 "$BIN/sprite-pki" host --force $PKI ws2 >/dev/null 2>&1 || flunk "another certificate"

@@ -282,6 +282,56 @@ static void test_renewed_late(void)
 	rpc_tls_free(live);
 }
 
+/* A stream whose certificate ends: it stays if its host shows another one, and was not revoked; else it ends, too. */
+static void test_stream_of_before(void)
+{
+	struct { /* of each: its name, its stream, what came of that */
+		const char *name;
+		struct rpc_tls *t;
+		struct rpc_channel *c;
+		struct rpc_stream *s;
+		int r;
+	} h[] = { { .name = "renews" }, { .name = "forgets" }, { .name = "loses" } };
+	struct pki_ca lost = pki_make(kit_dir, "loses", "DNS:loses", &kit_ca, -3600, 12);
+	X509 *revoked[2] = { NULL, NULL };
+	uint64_t t0 = kit_ms();
+	Num n = num(7, 0);
+	struct rpc_msg m;
+
+	kit_host("renews", &kit_ca, "DNS:renews", -3600, 12);
+	kit_host("forgets", &kit_ca, "DNS:forgets", -3600, 12);
+	for (size_t i = 0; i < ARRAY_SIZE(h); i++) {
+		h[i].t = kit_tls(h[i].name);
+		h[i].c = kit_channel(h[i].t, port, "fs1");
+		CU_ASSERT_EQUAL_FATAL(rpc_stream_open(h[i].c, &kit_str, -1, &h[i].s), 0);
+	}
+	kit_host("renews", &kit_ca, "DNS:renews", -3600, 86400);
+	kit_host("loses", &kit_ca, "DNS:loses", -3600, 86400);
+	revoked[0] = lost.cert;
+	pki_revoke(kit_dir, "list", &kit_ca, revoked);
+	for (uint64_t ended = 0; kit_ms() - t0 < 60000 && (!ended || kit_ms() - ended < 11000);) { /* 11 s: all streams have been looked at since */
+		CU_ASSERT_EQUAL(kit_num(h[0].c, &kit_echo, 1, 0, 20000, NULL), 0);
+		kit_num(h[2].c, &kit_echo, 1, 0, 20000, NULL); /* until it shows the other one it is refused */
+		for (size_t i = 1; i < ARRAY_SIZE(h); i++)
+			if (!h[i].r && (h[i].r = rpc_stream_recv(h[i].s, &m, 200)) == -ETIMEDOUT)
+				h[i].r = 0;
+		if (h[1].r && h[2].r && !ended)
+			ended = kit_ms();
+	}
+	CU_ASSERT_TRUE(h[1].r < 0 && h[2].r < 0);
+	CU_ASSERT_EQUAL(rpc_stream_send(h[0].s, &n.base, NULL, 0), 0);
+	CU_ASSERT_EQUAL(rpc_stream_recv(h[0].s, &m, 5000), 1);
+	rpc_msg_clear(&m);
+	CU_ASSERT_EQUAL(rpc_stream_finish(h[0].s, 0), ENOTTY);
+	for (size_t i = 0; i < ARRAY_SIZE(h); i++) {
+		if (i)
+			rpc_stream_finish(h[i].s, 0);
+		rpc_channel_close(h[i].c);
+		rpc_tls_free(h[i].t);
+	}
+	pki_free(&lost);
+}
+
 static bool peer_gone_refused(void)
 {
 	return call_with(live, port, "fs1") == -EACCES;
@@ -342,6 +392,7 @@ int main(void)
 	CU_ADD_TEST(s, test_reload);
 	CU_ADD_TEST(s, test_revoke);
 	CU_ADD_TEST(s, test_renewed);
+	CU_ADD_TEST(s, test_stream_of_before);
 	CU_ADD_TEST(s, test_renewed_late);
 	CU_basic_set_mode(CU_BRM_VERBOSE);
 	CU_basic_run_tests();
