@@ -109,9 +109,9 @@ static int hook_fifo(void *ctx, enum eng_fifo_verb verb, const struct eng_fifo *
 	struct family *f = ctx;
 	struct error why;
 	_cleanup_free_ char *path = NULL;
-	json_t *rq = json_pack("{s:s, s:s, s:i, s:i, s:I, s:b, s:b}", "verb", "pipe", "do", words[verb], "pid", (int)x->pid, "fd", x->num, "token", (json_int_t)x->token,
-		"r", (int)x->reads, "w", (int)x->writes);
-	int r;
+	json_t *rq = json_pack("{s:s, s:s, s:i, s:i, s:I, s:b, s:b, s:i}", "verb", "pipe", "do", words[verb], "pid", (int)x->pid, "fd", x->num, "token", (json_int_t)x->token,
+		"r", (int)x->reads, "w", (int)x->writes, "size", x->size), *answer = NULL;
+	int r, size;
 
 	if (!rq || asprintf(&path, "%s/spritefs.sock", f->m->conf->run_dir) < 0) {
 		json_decref(rq);
@@ -120,13 +120,15 @@ static int hook_fifo(void *ctx, enum eng_fifo_verb verb, const struct eng_fifo *
 	/* One that is killed is started again by its holder, and knows what was answered: what was not is asked again. */
 	for (int i = 0;; i++) {
 		why = (struct error){ 0 };
-		r = local_call(path, json_incref(rq), NULL, NULL, NULL, &why);
+		r = local_call(path, json_incref(rq), NULL, NULL, &answer, &why);
 		if ((!why.absent && r != -ECONNRESET) || i == FIFO_TRIES)
 			break;
 		usleep(50000);
 	}
 	json_decref(rq);
-	return r ? error_set(e, -r, "%s", why.text) : 0;
+	size = (int)json_integer_value(json_object_get(answer, "size"));
+	json_decref(answer);
+	return r ? error_set(e, -r, "%s", why.text) : size > 0 ? size : 0;
 }
 
 void hooks_of(struct family *f, struct eng_hooks *out)

@@ -5,7 +5,7 @@
  *	{"verb": "status"}	what this mount is and how it does: {"mount", "prefix", "pid", "attached", "servers": [...], "ops": {...}, "pipes": {...}}
  *	{"verb": "elect", "office": ..., "value": ..., "term": N, "holding": BOOL, "resign": BOOL}   (root only) an election on the root server:
  *				{"holder", "value", "term", "you", "ttl_ms"}; at most a second
- *	{"verb": "pipe", "do": "known"|"hold"|"unhold"|"pledge"|"take", "pid", "fd", "token", "r", "w"}   (root only) see pipe_agent.h
+ *	{"verb": "pipe", "do": "known"|"hold"|"unhold"|"pledge"|"take", "pid", "fd", "token", "r", "w", "size"}   (root only; hold: {"size"}) see pipe_agent.h
  *	{"verb": "prefixes"}	the table, one row a prefix: {"prefix", "server", "host", "port", "domain", "home", "mig_port"}
  */
 #include "fs/client/client.h"
@@ -130,20 +130,20 @@ static void pipe_move(struct fs *fs, struct local_conn *c, const struct local_cr
 	static const char *const verbs[] = {[PIPE_KNOWN] = "known", [PIPE_HOLD] = "hold", [PIPE_UNHOLD] = "unhold", [PIPE_PLEDGE] = "pledge", [PIPE_TAKE] = "take"};
 	const char *what = "";
 	json_int_t pid = 0, fd = -1, token = 0;
-	int v = 0, r = 0, w = 0;
+	int v = 0, r = 0, w = 0, size = 0;
 
 	if (who->uid != 0) {
 		local_fail(c, EPERM, "only root may move ends of pipes");
 		return;
 	}
-	json_unpack(request, "{s?s, s?I, s?I, s?I, s?b, s?b}", "do", &what, "pid", &pid, "fd", &fd, "token", &token, "r", &r, "w", &w);
+	json_unpack(request, "{s?s, s?I, s?I, s?I, s?b, s?b, s?i}", "do", &what, "pid", &pid, "fd", &fd, "token", &token, "r", &r, "w", &w, "size", &size);
 	while (v <= PIPE_TAKE && strcmp(verbs[v], what))
 		v++;
 	if (v > PIPE_TAKE || pid <= 0 || pid > INT_MAX || fd > INT_MAX) {
 		local_fail(c, EINVAL, "pipe: \"do\" must be known, hold, unhold, pledge or take, \"pid\" a process");
 		return;
 	}
-	r = pipe_agent_call(fs, who->pid, (enum pipe_verb)v, (pid_t)pid, (int)fd, (uint64_t)token, r, w);
+	r = pipe_agent_call(fs, who->pid, (enum pipe_verb)v, (pid_t)pid, (int)fd, (uint64_t)token, r, w, size);
 	if (r == -EOPNOTSUPP)
 		local_fail(c, EOPNOTSUPP, "descriptor %d of process %d is no named pipe of a served domain", (int)fd, (int)pid);
 	else if (r == -EBUSY)
@@ -151,7 +151,7 @@ static void pipe_move(struct fs *fs, struct local_conn *c, const struct local_cr
 	else if (r < 0)
 		local_fail(c, -r, "named pipe (descriptor %d of process %d): %s", (int)fd, (int)pid, strerror(-r));
 	else
-		local_ok(c, NULL);
+		local_ok(c, json_pack("{s:i}", "size", r));
 }
 
 static void handle(void *ctx, struct local_conn *c, const struct local_cred *who, json_t *request)

@@ -19,13 +19,13 @@ bool pipe_agent_open(struct fs *fs, fuse_req_t req, int fd, struct inode *ino, c
 /*
  * For migd, when a process with ends of FIFOs moves (pipe_move.c tells the protocol). All block until it is done; -errno.
  *	KNOWN	is descriptor `fd` of `pid` a FIFO that is bridged? -EOPNOTSUPP: not one of this mount. Opens of the caller's threads are let through from now on.
- *	HOLD	source: pid, which is stopped, leaves: stand for its ends (r, w) of fd
+ *	HOLD	source: pid, which is stopped, leaves: stand for its ends (r, w) of fd. The size of the pipe (F_SETPIPE_SZ)
  *	UNHOLD	source: pid stays after all
- *	PLEDGE	destination: pid, which is stopped, has opened the same ends and may come to life
+ *	PLEDGE	destination: pid, which is stopped, has opened the same ends and may come to life; size: of the pipe that it had, 0: as it is
  *	TAKE	destination: it does: the ends are its own, and all that it wrote or has not read is in its place
  */
 enum pipe_verb { PIPE_KNOWN, PIPE_HOLD, PIPE_UNHOLD, PIPE_PLEDGE, PIPE_TAKE };
-int pipe_agent_call(struct fs *fs, pid_t caller, enum pipe_verb verb, pid_t pid, int fd, uint64_t token, bool r, bool w);
+int pipe_agent_call(struct fs *fs, pid_t caller, enum pipe_verb verb, pid_t pid, int fd, uint64_t token, bool r, bool w, int size);
 
 /* What a spritefs that was killed knew of a process that moves (KEEP_PIPE); takes over the record and a reference of ino. -errno: neither. */
 struct keep;

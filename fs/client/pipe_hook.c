@@ -123,9 +123,9 @@ void pipe_agent_look(struct fs *fs)
 	pipe_post(a, m);
 }
 
-int pipe_agent_call(struct fs *fs, pid_t caller, enum pipe_verb verb, pid_t pid, int fd, uint64_t token, bool r, bool w)
+int pipe_agent_call(struct fs *fs, pid_t caller, enum pipe_verb verb, pid_t pid, int fd, uint64_t token, bool r, bool w, int size)
 {
-	struct pipe_call c = {.verb = verb, .pid = pid, .token = token, .r = r, .w = w, .since = clock_mono_ns()};
+	struct pipe_call c = {.verb = verb, .pid = pid, .token = token, .r = r, .w = w, .size = size, .since = clock_mono_ns()};
 	struct agent *a = agent_of(fs);
 	struct mail *m;
 	int err = 0;

@@ -132,6 +132,7 @@ struct pipe_call {
 	pid_t pid;
 	uint64_t token;
 	bool r, w;
+	int size; /* PLEDGE */
 	struct inode *ino; /* HOLD, PLEDGE: a reference */
 	uint64_t since;
 	unsigned waits; /* TAKE: claims that are not answered yet */

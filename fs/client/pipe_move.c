@@ -112,6 +112,33 @@ static int hold_ends(struct agent *a, struct claim *c)
 	return c->r && c->end[0] < 0 ? c->end[0] : c->w && c->end[1] < 0 ? c->end[1] : 0;
 }
 
+/* As the programs know it: we may have made it a page, or large. */
+static int size_known(const struct fifo *f, int end)
+{
+	int size = f->size ? f->size : f->grown ? f->grown : fcntl(end, F_GETPIPE_SZ);
+
+	return size > 0 ? size : 0;
+}
+
+/* The pipe of one who comes was so large: so is this one, unless others have it open here, and it is larger. */
+static void size_take(struct agent *a, struct fifo *f, int want)
+{
+	bool others = f->r || f->w || f->role != NONE;
+	int is;
+
+	if (f->size || f->grown) {
+		int *later = f->size ? &f->size : &f->grown;
+
+		*later = want > *later ? want : *later;
+		return;
+	}
+	_cleanup_close_ int end = fifo_open(a->fs, f->ino, O_RDWR);
+
+	is = end < 0 ? -1 : fcntl(end, F_GETPIPE_SZ);
+	if (is > 0 && (others ? is < want : is != want) && fcntl(end, F_SETPIPE_SZ, want) < 0)
+		log_note("a named pipe keeps its %d bytes; that of a process which comes here had %d: %s", is, want, strerror(errno));
+}
+
 static void on_hold(struct agent *a, struct pipe_call *call)
 {
 	struct claim *c = claim_make(a, call), *old, *tmp;
@@ -139,7 +166,7 @@ static void on_hold(struct agent *a, struct pipe_call *call)
 	c->fifo->w |= c->w;
 	pipe_tell(c->fifo, SPRITE__FS__PIPE_MSG__KIND__OPEN, ++a->next_id, c->r, c->w, 0); /* should it not know */
 	claim_keep(c);
-	call_answer(call, 0);
+	call_answer(call, size_known(c->fifo, c->r ? c->end[0] : c->end[1]));
 }
 
 static void look_again(struct agent *a, struct fifo *f)
@@ -261,6 +288,8 @@ static void on_pledge(struct agent *a, struct pipe_call *call)
 		pledge_free(a, c);
 		return;
 	}
+	if (call->size > 0)
+		size_take(a, c->fifo, call->size);
 	c->id = ++a->next_id;
 	c->call = call;
 	/* without a stream: claims_up() sends it, or claims_tick() gives up */

@@ -66,6 +66,7 @@ struct eng_fifo {
 	pid_t pid;	/* this host's, and its number; UNHOLD, TAKE: all of that process */
 	int num;
 	bool reads, writes;
+	int size; /* PLEDGE: of the pipe that it had, 0: any */
 };
 
 struct eng_hooks {
@@ -79,7 +80,7 @@ struct eng_hooks {
 	int (*relay_whose)(void *ctx, uint64_t ino, uint64_t *id);
 	/* Destination: all that eng_precopy sent ahead is in place (by eng_fill, in the family's thread): the source may freeze. May be NULL. */
 	void (*ahead_done)(void *ctx);
-	/* Both: may wait for other hosts. NULL: named pipes cannot be carried. */
+	/* Both: may wait for other hosts. HOLD: the size of the pipe (F_GETPIPE_SZ), 0: not known. NULL: named pipes cannot be carried. */
 	int (*fifo)(void *ctx, enum eng_fifo_verb verb, const struct eng_fifo *x, struct error *e);
 	/*
 	 * At home: the file of this host that a guest has open, whatever has become of its name (`path` was one): a descriptor (O_PATH) of ours, and in *access

@@ -3,7 +3,7 @@
  * Ends of named pipes in the cluster's tree. What is in the pipe, and that nobody sees it end meanwhile, is the business of the file system's pipe agents on both
  * hosts, which the caller reaches by the `fifo` hook (engine.h): HOLD while it is dumped, PLEDGE when it has been filled, TAKE when it resumes; UNHOLD when it stays.
  * Over there the ends are opened by their path, without waiting for anybody: the family is parked, and its agents know what that open means.
- * Its size (F_SETPIPE_SZ) is a matter of each host's pipe and stays there.
+ * Its size (F_SETPIPE_SZ) is a matter of each host's pipe: the agents know what it was before they changed it, and set it there.
  * A process that was stopped within open(2) has no descriptor yet: its call is made again.
  */
 #include <errno.h>
@@ -113,15 +113,16 @@ static int fifo_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__Fil
 
 	while (!same_pipe(first, d))
 		first = first->next;
-	int r = first == d ? hold(f, d, e) : 0;
+	int size = first == d ? hold(f, d, e) : 0;
 
-	if (r < 0)
-		return r;
+	if (size < 0)
+		return size;
 	m->pipe = malloc(sizeof *m->pipe);
 	if (!m->pipe)
 		return -ENOMEM;
 	sprite__img__pipe__init(m->pipe);
 	m->pipe->pipe = first->id;
+	m->pipe->size = size;
 	m->fifo = state_of(f)->token;
 	return 0;
 }
@@ -211,7 +212,7 @@ static int fifo_finish(struct eng_proc *p, struct file_desc *d, int num, struct 
 {
 	const Sprite__Img__File *m = d->image;
 	struct fifos_state *s = state_of(p->family);
-	struct eng_fifo x = {.token = m->fifo, .pid = p->pid, .num = num};
+	struct eng_fifo x = {.token = m->fifo, .pid = p->pid, .num = num, .size = m->pipe->size <= INT32_MAX ? (int)m->pipe->size : 0};
 
 	if (m->pipe->pipe != d->id)
 		return 0;

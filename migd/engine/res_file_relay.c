@@ -32,6 +32,7 @@ struct relay {
 	struct eng_relay r;
 	uint64_t key[2]; /* how it looks on this host: device, inode (terminals: 0, rdev) */
 	int open_fd;	 /* destination, during a fill: what the hook gave */
+	int size;	 /* pipes: when it was dumped or made last; 0: not here */
 };
 struct pair { /* a pipe being made at the destination: its ends until every description has its own */
 	struct pair *next;
@@ -153,10 +154,21 @@ int relay_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, 
 		r->r.num = d->look.num;
 	}
 	struct eng_relay found = r->r;
+	int size;
 
 	found.fd = eng_fd_get(d->holder, d->look.num);
 	if (found.fd < 0)
 		return found.fd;
+	size = kind <= ENG_RELAY_PIPE_OUT ? fcntl(found.fd, F_GETPIPE_SZ) : 0;
+	if (size > 0) {
+		m->pipe = malloc(sizeof *m->pipe);
+		if (!m->pipe) {
+			close(found.fd);
+			return -ENOMEM;
+		}
+		sprite__img__pipe__init(m->pipe);
+		m->pipe->size = r->size = size;
+	}
 	int k = h->relay_found(h->ctx, &found); /* owns found.fd from here on */
 
 	if (k < 0)
@@ -198,6 +210,18 @@ static int dead_end(const Sprite__Img__File *m)
 	return p[keep];
 }
 
+/* The pipe at home and the one that stands for it are as large as the other was when the family left it: at home only if that was changed away. */
+static void size_take(const struct eng_family *f, struct relay *r, const Sprite__Img__File *m)
+{
+	int was = r->size, want = m->pipe && m->pipe->size <= INT32_MAX ? (int)m->pipe->size : 0;
+
+	if (r->r.kind > ENG_RELAY_PIPE_OUT || !want || (f->home && want == was))
+		return;
+	r->size = want;
+	if (fcntl(r->r.fd, F_GETPIPE_SZ) != want && fcntl(r->r.fd, F_SETPIPE_SZ, want) < 0)
+		log_debug("engine: relay %llu: a pipe of %d bytes: %s", (unsigned long long)r->r.id, want, strerror(errno));
+}
+
 /* Destination. The first description of a relay is what the hook gave. */
 int relay_open(struct eng_family *f, struct file_desc *d, const struct eng_net *net, struct error *e)
 {
@@ -230,6 +254,7 @@ int relay_open(struct eng_family *f, struct file_desc *d, const struct eng_net *
 		return error_set(e, k < 0 ? -k : EBADF, "relay %llu cannot be opened: %s", (unsigned long long)r->r.id, why_not(-k));
 	struct stat st;
 
+	size_take(f, r, m);
 	if (!f->home && r->r.kind < ENG_RELAY_SOCK) /* there it is the original; a socket belongs to nobody */
 		owner_take(r->r.fd, m);
 	uid_t uid = eng_proc_at(f, 0)->core->uid;

@@ -74,6 +74,42 @@ check "each gets what comes" until_true 20 said abc 9
 for n in ws3 ws1; do check "they wait again, and move to $n" until_true 10 mig move -q -H $n $R; done
 as sprite ws1 touch /sprite/p/go2
 same "and sees the end" "0 0 9 19" "$(over ww) $(over wr) $(on ws1 grep -c end /sprite/p/wr.out) $(on ws1 sh -c 'wc -l </sprite/p/wr.out')"
+# -- F_SETPIPE_SZ, of a pipe that goes along, of one whose other end stays at home, of named pipes: it stays as it is, and may be changed anywhere
+as sprite ws1 sh -c 'cat >/sprite/p/sizes.py; mkfifo -m 666 /sprite/p/own /sprite/p/out' <<'PY'
+import fcntl, os, time
+GET, SET = fcntl.F_GETPIPE_SZ, fcntl.F_SETPIPE_SZ
+fds = [os.pipe()[1], 0, 1, os.open("own", os.O_RDWR), os.open("out", os.O_WRONLY)]
+for fd, size in zip(fds, (131072, 16384, 131072, 32768, 262144)): fcntl.fcntl(fd, SET, size)
+open("sizes.pid", "w").write(str(os.getpid()))
+while not os.path.exists("sizes.stop"):
+    time.sleep(0.02)
+    if not os.path.exists("sizes.ask"): continue
+    new = open("sizes.ask").read().split()
+    for fd, size in zip(fds, new): fcntl.fcntl(fd, SET, int(size))
+    os.unlink("sizes.ask")
+    with open("sizes.new", "w") as f: print(*[fcntl.fcntl(fd, GET) for fd in fds], file=f)
+    os.rename("sizes.new", "sizes.are")
+PY
+sizes() { # SIZE...: to be set
+	as sprite ws1 sh -c 'cd /sprite/p; rm -f sizes.are; echo "$*" >ask.new; mv ask.new sizes.ask' sh "$@"
+	until_true 20 on ws1 test -e /sprite/p/sizes.are; on ws1 cat /sprite/p/sizes.are
+}
+start ws3 out "cat out"
+"$BIN/sprite-lab" exec ws1 -T -u sprite -- bash -c 'cd /sprite/p; sleep 1000 | python3 sizes.py 2>sizes.err | cat' </dev/null >/dev/null 2>&1 &
+until_true 20 on ws1 test -s /sprite/p/sizes.pid || flunk "start of sizes.py"
+S=$(on ws1 cat /sprite/p/sizes.pid)
+same "sizes of pipes" "131072 16384 131072 32768 262144" "$(sizes)"
+for n in ws2 ws3; do
+	check "it moves to $n" mig move -q -H $n $S
+	same "they are the same on $n" "131072 16384 131072 32768 262144" "$(sizes)"
+done
+same "others, set there" "65536 131072 32768 8192 131072" "$(sizes 65536 131072 32768 8192 131072)"
+check "it moves to ws2" mig move -q -H ws2 $S
+same "and those stay" "65536 131072 32768 8192 131072" "$(sizes)"
+check "it comes home" mig home -q $S
+same "at home, too" "65536 131072 32768 8192 131072" "$(sizes)"
+as sprite ws1 touch /sprite/p/sizes.stop
+same "the reader of one sees its end" 0 "$(over out)"
 [ $FAILED = 0 ] || for n in ws1 ws2 ws3; do lab logs $n spritefs | tail -n 20 | sed "s/^/#   $n: /"; done
 python3 "$HERE/pipes_random.py" "$BIN/sprite-lab" 1 2 1 1 0 200000 || FAILED=1
 finish
