@@ -113,5 +113,63 @@ fi
 ok force "$PKI" init --force other
 ok "a new authority starts empty" test ! -e other/hosts/ws1
 ok "no work folders are left" test -z "$(find . -name '.work-*')"
+
+# A full folder: a verb works and all of it is whole, or it fails with one line and nothing is changed; with room again it works.
+full_part() {
+	local k was verb now
+	whole_ca() { openssl verify -CAfile "$1/ca.crt" "$1/ca.crt" && openssl pkey -in "$1/ca.key" -noout && test -s "$1/index.txt"; }
+	state() { (cd "$1" && find . | sort && find . -type f -exec sha256sum {} + | sort); }
+	whole_host() { openssl verify -CAfile full/ca.crt "$1/host.crt" && [[ "$(openssl pkey -in "$1/host.key" -pubout)" == "$(openssl x509 -in "$1/host.crt" -noout -pubkey)" ]]; }
+	one_line() { [[ $(wc -l <out) == 1 ]] || { echo "not ok: $1: more than one line"; sed 's/^/    /' out; failed=1; }; }
+	mkdir full
+	for k in 1 2 3 4 5 6 7 8 10 12; do
+		mount -t tmpfs -o size=$((k * 4))k full full || return
+		if "$PKI" init full/new/ca >out 2>&1; then
+			ok "init in $k pages: whole" whole_ca full/new/ca
+			was="$was i"
+		else
+			one_line "init in $k pages"
+			ok "init in $k pages: nothing is left" test -z "$(ls -A full)"
+		fi
+		mount -o remount,size=1m full
+		[[ -e full/new ]] || ok "init with room again" "$PKI" init full/new/ca
+		umount full
+	done
+	mount -t tmpfs -o size=400k full full
+	ok init "$PKI" init full
+	ok host "$PKI" host full h0
+	for verb in "host full h1" "host --force full h0" "revoke full h0" "init --force full"; do
+		for k in 0 1 2 3 4 5 6 7 8 10 12; do
+			was=$(state full)
+			: >full/filler
+			dd if=/dev/zero of=full/filler bs=4k >/dev/null 2>&1
+			truncate -s -$((k * 4))k full/filler
+			# shellcheck disable=SC2086
+			"$PKI" $verb >out 2>&1
+			now=$?
+			rm full/filler
+			((now)) || break
+			one_line "$verb with $k pages"
+			[[ $(state full) == "$was" ]] || { echo "not ok: $verb with $k pages: failed and changed:"; diff <(echo "$was") <(state full) | sed 's/^/    /'; failed=1; }
+		done
+		# shellcheck disable=SC2086
+		((now == 0)) || ok "$verb, with room again" "$PKI" $verb
+		((k)) || { echo "not ok: $verb: no room was needed"; failed=1; }
+		case $verb in
+		host*) ok "$verb: whole" whole_host "full/hosts/${verb##* }" ;;
+		revoke*) ok "$verb: whole" test "$(openssl crl -in full/crl.pem -noout -text | grep -c 'Serial Number:')" = 2 ;;
+		init*) ok "$verb: whole" whole_ca full ;;
+		esac
+	done
+	umount full
+	((failed)) || echo "full folders: all good"
+}
+if unshare -rm true 2>/dev/null; then
+	export PKI failed
+	export -f ok full_part
+	unshare -rm bash -c 'full_part; exit $failed' || failed=1
+else
+	echo "test_pki: full folders not tested: no mounts here"
+fi
 ((failed)) || echo "test_pki: all good"
 exit $failed
