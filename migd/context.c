@@ -17,6 +17,7 @@
 #include "migd/ahead.h"
 #include "migd/cgroup.h"
 #include "migd/ctl.h"
+#include "migd/engine/engine.h"
 #include "migd/env.h"
 #include "migd/family.h"
 #include "migd/forward.h"
@@ -146,6 +147,7 @@ int context_start(struct migd *m, struct error *e)
 	if (!err) {
 		guests_replayed(m);
 		homes_replayed(m);
+		eng_end_strays();
 		relayd_sweep(m->relayd);
 	}
 	json_decref(m->replay_later);

@@ -204,6 +204,8 @@ static int actor_reattach(struct family *f, void *unused)
 	log_debug("family %s: found %s", f->id, state);
 	if (f->replay_commit)
 		return 0;
+	if (!f->replay_away && !strcmp(state, "hollow"))
+		return -EBADMSG; /* it has left, and the record of that is lost */
 	if (f->replay_away) {
 		if (strcmp(state, "hollow"))
 			eng_abandon(f->eng); /* it was coming home, undecided */
@@ -224,6 +226,11 @@ static void replay_end(struct family *f)
 	if (f->replay_commit)
 		outbox_delivered(f->outbox, f->signal_seq); /* they are in the image that was decided for */
 	r = family_call(f, actor_reattach, NULL);
+	if (r == -EBADMSG) {
+		snprintf(f->host, sizeof(f->host), "a host");
+		home_bury(f, "the journal does not tell which");
+		return;
+	}
 	if (r) {
 		if (r > 0) {
 			log_note("family %s: %d (%s) runs here", f->id, f->pid, f->comm);

@@ -196,8 +196,8 @@ static void keep_live(json_t *live, json_t *r)
 		json_array_append_new(live, r);
 }
 
-/* All whole records of the file, in order, reduced to what is live. Lines that are no records (torn writes) are passed over. */
-static int read_live(const char *path, json_t *live, struct error *e)
+/* All whole records of the file, in order, reduced to what is live. Lines that are no records are passed over, and counted; the last one may be half written. */
+static int read_live(const char *path, json_t *live, size_t *damaged, struct error *e)
 {
 	_cleanup_fclose_ FILE *f = fopen(path, "re");
 	_cleanup_free_ char *line = NULL;
@@ -214,6 +214,8 @@ static int read_live(const char *path, json_t *live, struct error *e)
 		r = journal_parse(line, n - 1);
 		if (r)
 			keep_live(live, r);
+		else
+			++*damaged;
 	}
 	return ferror(f) ? error_set(e, EIO, "%s: cannot read the journal", path) : 0;
 }
@@ -271,6 +273,19 @@ static int rewrite(const char *path, json_t *live, size_t *bytes, struct error *
 	return steal_fd(&fd);
 }
 
+/* What a disk, or a hand, did to it is said, and left to look at: what is missing now may be all that was known of a family. */
+static void keep_damaged(const char *path, size_t damaged)
+{
+	_cleanup_free_ char *kept = NULL;
+
+	if (asprintf(&kept, "%s.damaged", path) < 0)
+		return;
+	unlink(kept);
+	if (link(path, kept))
+		kept[0] = 0;
+	log_warn("%s: %zu of its lines are damaged, and passed over; what they told is not known any more%s%s", path, damaged, kept[0] ? "; all of it is kept as " : "", kept);
+}
+
 static void journal_free(struct journal *j)
 {
 	if (j->fd >= 0)
@@ -284,15 +299,17 @@ int journal_open(const char *path, journal_fn live_fn, void *arg, struct journal
 {
 	struct journal *j = calloc(1, sizeof(*j));
 	json_t *live = json_array(), *r;
+	size_t i, damaged = 0;
 	int err;
-	size_t i;
 
 	if (j) {
 		j->fd = -1;
 		pthread_mutex_init(&j->lock, NULL);
 		j->path = strdup(path);
 	}
-	err = live && j && j->path ? read_live(path, live, e) : error_set(e, ENOMEM, "out of memory");
+	err = live && j && j->path ? read_live(path, live, &damaged, e) : error_set(e, ENOMEM, "out of memory");
+	if (!err && damaged)
+		keep_damaged(path, damaged);
 	if (!err) {
 		j->fd = rewrite(path, live, &j->live, e);
 		err = j->fd < 0 ? j->fd : 0;
@@ -323,8 +340,8 @@ static void shorten(struct journal *j)
 {
 	json_t *live = json_array();
 	struct error e = { 0 };
-	size_t bytes;
-	int fd = live && !read_live(j->path, live, &e) ? rewrite(j->path, live, &bytes, &e) : -1;
+	size_t bytes, damaged = 0;
+	int fd = live && !read_live(j->path, live, &damaged, &e) ? rewrite(j->path, live, &bytes, &e) : -1;
 
 	j->added = 0;
 	if (fd >= 0) {

@@ -2,7 +2,8 @@
 /*
  * The journal of this host's migd: what it decided as a home and what it holds as a guest host, so that a restarted migd goes on where the dead one was.
  * One line per record: crc32 of the rest in 8 hex digits, a space, a JSON object {"t": type, "f": family, "g": generation, ...}, a newline.
- * A record counts only when its line is whole and its sum is right; the file ends at the first one that is not (a torn write), and is cut there.
+ * A record counts only when its line is whole and its sum is right. A last line without its newline is a torn write, and nothing is said of it; of other lines
+ * that are no records journal_open() warns, and the file stays as PATH.damaged.
  * journal_write() returns after fdatasync(): a COMMIT that was reported written is found after any crash.
  *
  * On opening, what is still live is told to the caller record by record, and the file is rewritten with those records only; so it is when it has grown by

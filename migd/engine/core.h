@@ -203,6 +203,7 @@ struct clocks {
 	uint64_t mono, boot, real;
 };
 void clocks_read(struct clocks *c); /* of one moment: read again when we were interrupted in between (a busy host) */
+int blob_find(struct eng_proc *p, struct blob_head *head, const struct maps *maps); /* where the blob is in p: 1 and *head; 0: not in it */
 struct maps *dump_maps(struct eng_proc *p); /* frozen: as they were before the blob came in, read once; NULL: it has ended */
 int dump_blob_in(struct eng_proc *p, struct error *e);
 /*

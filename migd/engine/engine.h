@@ -225,6 +225,8 @@ int eng_stop_hollow(struct eng_family *f, pid_t pid, int sig);
 /* migd restarted: find the hollows (or the nest, through its keeper's socket in run_dir) again. state: what eng_save() gave. */
 int eng_save(const struct eng_family *f, char **text);
 int eng_reattach(const char *state, const struct eng_hooks *h, struct eng_family **out, struct error *e);
+/* After all families have been found again: hollows of which nobody knows any more end by SIGKILL. */
+void eng_end_strays(void);
 /*
  * What the family is, also after eng_reattach(), which looks at the processes themselves: "parked" (dumped: eng_thaw, eng_hollow or eng_discard), "hollow",
  * "filled" (eng_resume or eng_abandon), "running" (a guest), "frozen", "nested".

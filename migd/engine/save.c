@@ -197,8 +197,7 @@ static int read_modules(struct eng_family *f, const char *state, bool hollow, st
 }
 
 /* ---- looking ---------------------------------------------------------------------------------------- */
-/* Where the blob is in p: 1 and *head, 0: not in it. */
-static int find_blob(struct eng_proc *p, struct blob_head *head, struct maps *maps)
+int blob_find(struct eng_proc *p, struct blob_head *head, const struct maps *maps)
 {
 	for (size_t i = 0; i < maps->n; i++) {
 		uint64_t base = maps->m[i].start;
@@ -294,7 +293,7 @@ static int take_proc(struct eng_proc *p, struct error *e, enum eng_state *state)
 		return error_set(e, -r, "process %d has ended", p->vpid);
 	p->core->exit_signal = procfs_stat(p->dir, &st) < 0 ? SIGCHLD : st.exit_signal;
 	inject_prepare(p, maps);
-	r = find_blob(p, &head, maps);
+	r = blob_find(p, &head, maps);
 	maps_free(maps);
 	if (r == 0) {
 		*state = ENG_RUNNING;

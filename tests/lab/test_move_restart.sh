@@ -60,4 +60,21 @@ check "and goes on" goes_on
 on ws1 kill -KILL "$beats"
 check "nothing is left" until_true 10 eval '[ -z "$(residue)" ] && [ -z "$(mig ps --no-header)" ]'
 same "no SysV object is left shut" "" "$(sh_on ws1 'awk "FNR > 1 && \$3 == 0 { print FILENAME, \$1, \$2 }" /proc/sysvipc/shm /proc/sysvipc/sem /proc/sysvipc/msg')"
+# what the journal told of a family is lost: the home says so, keeps the file, and ends who would wait for ever
+JOURNAL=/var/lib/sprite/migd.journal
+damaged() { # WHAT COMMAND: on the journal of a family that is away
+	job "sleep 1000"
+	check "$1: a family goes away" hop ws2
+	lab kill ws1 migd KILL
+	on ws1 sh -c "$2"
+	check "$1: another migd is there" until_true 10 lab start ws1 migd
+	same "$1: who waits for it hears of its end" 137 "$(job_status 20)"
+	check "$1: so does its host" until_true 20 eval '[ -z "$(residue)" ]'
+	same "$1: and nobody has it" "" "$(mig ps --no-header)"
+}
+damaged emptied ": >$JOURNAL"
+damaged garbled "sed -i 's/./X/' $JOURNAL"
+check "garbled: its home says so" eval 'lab logs ws1 migd | grep -q "migd.journal: [0-9]* of its lines are damaged.*kept as $JOURNAL.damaged"'
+check "garbled: and keeps it" on ws1 test -s $JOURNAL.damaged
+damaged "without its decision" "sed -i -E '/\"t\":\"(commit|away)\"/s/./X/' $JOURNAL"
 finish
