@@ -100,6 +100,7 @@ struct family {
 	struct eng_family *eng;	  /* the actor's */
 	char *saved;		  /* home: what eng_save() gave at the end of the dump or fill, by the actor for the driver, which waits for that */
 	bool goes_home;		  /* guest: the attempt that is under way leads there */
+	uint64_t to_gen;	  /* of that attempt */
 	bool no_pipes;		  /* likewise: nothing is to be let go of (eng_let_go) */
 	bool whole;		  /* guest, the actor's: the image has come in whole */
 	bool ended;		  /* guest, the actor's: its last process has ended, and the home is being told */

@@ -28,7 +28,7 @@ void home_forget(struct family *f);
 /* Writes what a restarted migd must know of a family that is away. */
 int home_journal(struct family *f);
 /* In the actor: it is frozen for attempt `gen`; if we die from here on it may be found parked. */
-void home_actor_journal_move(struct family *f, uint64_t gen);
+void home_actor_journal_move(struct family *f, struct eng_family *standing);
 /* In the actor: what the commit's record will say of its processes here. */
 void home_actor_saved(struct family *f);
 /* The decision, synced. */

@@ -84,13 +84,13 @@ int home_journal(struct family *f)
 	return home_note_unless_dead(f, home_record(f, "away", f->gen));
 }
 
-void home_actor_journal_move(struct family *f, uint64_t gen)
+void home_actor_journal_move(struct family *f, struct eng_family *standing)
 {
 	_cleanup_free_ char *state = NULL;
 
-	if (home_actor_save(f, &state))
+	if (eng_save(standing, &state))
 		state = NULL;
-	if (journal_note(f->m->journal, home_record_with(f, "move", gen, state)))
+	if (journal_note(f->m->journal, home_record_with(f, "move", f->to_gen, state)))
 		log_warn("family %s: the journal cannot be written", f->id);
 }
 

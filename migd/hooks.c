@@ -15,6 +15,7 @@
 #include "conf/log.h"
 #include "migd/guest_parts.h"
 #include "migd/held.h"
+#include "migd/home.h"
 #include "migd/mig_rpc.h"
 #include "migd/relays.h"
 #include "migd/terminal.h"
@@ -87,6 +88,17 @@ static int hook_whose(void *ctx, uint64_t ino, uint64_t *id)
 	return relays_whose(((struct family *)ctx)->relays, ino, id);
 }
 
+/* If we die now it must be found again: what stands still is let go by the next migd. Journal notes: they do not wait for the disk. */
+static void hook_standing(void *ctx, struct eng_family *standing)
+{
+	struct family *f = ctx;
+
+	if (f->role == FAM_HOME)
+		home_actor_journal_move(f, standing);
+	else
+		guest_actor_journal(f, NULL);
+}
+
 /* The source, which still runs there, may freeze now. */
 static void hook_ahead_done(void *ctx)
 {
@@ -133,6 +145,6 @@ static int hook_fifo(void *ctx, enum eng_fifo_verb verb, const struct eng_fifo *
 
 void hooks_of(struct family *f, struct eng_hooks *out)
 {
-	*out = (struct eng_hooks){ .ctx = f, .relay_open = hook_open, .relay_found = hook_found, .relay_whose = hook_whose,
+	*out = (struct eng_hooks){ .ctx = f, .relay_open = hook_open, .standing = hook_standing, .relay_found = hook_found, .relay_whose = hook_whose,
 		.fifo = hook_fifo, .by_inode = held_open, .ahead_done = hook_ahead_done };
 }

@@ -83,21 +83,8 @@ static int engine_job_wait(struct engine_job *j)
 
 struct freeze_arg {
 	struct error *e;
-	uint64_t gen;
 	bool goes_home;
 };
-
-/* Frozen. From the dump on it would stay parked if we died: we must find it again then. In the freeze all goes without a switch to another thread that can. */
-static int actor_frozen(struct family *f, const struct freeze_arg *a)
-{
-	if (f->role == FAM_HOME) {
-		home_actor_journal_move(f, a->gen);
-	} else {
-		guest_actor_journal(f, NULL);
-		family_events(f); /* what it has said so far */
-	}
-	return 0;
-}
 
 /* What it may not take along to a new home it may have got since that was looked at first. */
 static int look_again(struct family *f, struct eng_reasons *why)
@@ -133,7 +120,9 @@ static int actor_freeze(struct family *f, void *arg)
 		return -EOPNOTSUPP;
 	}
 	eng_reasons_clear(&why);
-	return r ? error_set(a->e, -r, "%d (%s) cannot be stopped: %s", f->pid, f->comm, strerror(-r)) : actor_frozen(f, a);
+	if (r == 0 && f->role == FAM_GUEST)
+		family_events(f); /* what it has said so far */
+	return r ? error_set(a->e, -r, "%d (%s) cannot be stopped: %s", f->pid, f->comm, strerror(-r)) : 0;
 }
 
 int transfer_thaw(struct family *f, void *unused)
@@ -410,7 +399,7 @@ static int give_up(struct family *f, struct send_plan *p, enum mig_event ev)
 
 static int send_family(struct family *f, struct send_plan *p, struct error *e)
 {
-	struct freeze_arg a = { .e = e, .gen = p->to_gen, .goes_home = f->role == FAM_GUEST && !strcmp(host_name(p->dest), f->home) };
+	struct freeze_arg a = { .e = e, .goes_home = f->role == FAM_GUEST && !strcmp(host_name(p->dest), f->home) };
 	enum mig_action act = MA_NONE;
 	struct rpc_stream *s = NULL;
 	uint64_t t0;
@@ -426,6 +415,7 @@ static int send_family(struct family *f, struct send_plan *p, struct error *e)
 	f->m->images++;
 	fault_point("freeze");
 	f->goes_home = a.goes_home;
+	f->to_gen = p->to_gen;
 	/* Nothing goes ahead of who stands still: a program that has just been called, and who is evicted and has run here for the last time. */
 	err = f->exec_entry || f->evicting ? 0 : precopy(f, p, &s, e);
 	/* A connection that it has not accepted cannot be put back into its queue at home. Who is evicted does not run, and loses it. */

@@ -15,6 +15,9 @@
 enum { ENG_VERSION = 3 };
 enum eng_state { ENG_TRACKED, ENG_FROZEN, ENG_PARKED, ENG_HOLLOW, ENG_NESTED, ENG_FILLED, ENG_RUNNING };
 
+/* What a thread blocks from the freeze on, as the kernel says it: all but SIGTRAP (and KILL and STOP). Nobody else's mask: C libraries block SIGTRAP with all others. */
+#define FROZEN_MASK 0xfffffffffffbfeefULL
+
 struct ksigaction { /* the kernel's, not libc's */
 	uint64_t handler, flags, restorer, mask;
 };

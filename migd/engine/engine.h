@@ -74,6 +74,11 @@ struct eng_hooks {
 	/* Path as the family sees it -> open it at the destination. The engine does that inside the vessel's own root view; no hook needed for files. */
 	/* Destination: give the engine an fd (a fresh pipe end, pty slave) that stands for relay `r->id`; it is dup'd into the vessels and closed. At home: the original. */
 	int (*relay_open)(void *ctx, struct eng_relay *r);
+	/*
+	 * Source: all stand still, by eng_freeze or for a moment by eng_precopy, and nothing has been put into them yet. If we die from here on they stand, parked, until
+	 * eng_reattach finds them by what eng_save says of f now. May be NULL.
+	 */
+	void (*standing)(void *ctx, struct eng_family *f);
 	/* Source: tells of each relayed description found while dumping, r->fd being a duplicate which the callee now owns. */
 	int (*relay_found)(void *ctx, const struct eng_relay *r);
 	/* Source on a guest host: of which connection that was made there is this socket (its inode) the family's end? 0 and *id, or -ENOENT. May be NULL. */

@@ -487,7 +487,7 @@ static int family_look(struct eng_family *f, struct eng_reasons *why, struct err
 		struct eng_proc *p = f->procs[i];
 		int r = proc_order(p, e);
 
-		uint64_t mask = ~(1ULL << (SIGTRAP - 1)), vdso = 0, vdso_end = 0;
+		uint64_t mask = FROZEN_MASK, vdso = 0, vdso_end = 0;
 
 		maps_free(p->core->maps);
 		p->core->maps = NULL;
@@ -641,6 +641,8 @@ int eng_freeze(pid_t pid, const struct eng_hooks *h, struct eng_family **out, st
 		*out = f;
 	else if (ahead)
 		*out = NULL;
+	if (r == 0 && f->hooks.standing)
+		f->hooks.standing(f->hooks.ctx, f);
 	events_catch_up();
 	return r;
 }

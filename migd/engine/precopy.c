@@ -19,6 +19,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "conf/clock.h"
+#include "conf/fault.h"
 #include "conf/log.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
@@ -303,6 +304,7 @@ static int watch_and_send(struct eng_family *f, struct eng_image *im, unsigned m
 
 	pin_self(f, &was);
 	r = begin(f, im, e);
+	fault_point("watched");
 	thaw_processes(f);
 	pin_self_end(&was);
 	f->state = ENG_TRACKED;

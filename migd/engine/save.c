@@ -7,15 +7,17 @@
  *
  *   kind home|nest|adopted MONO BOOT HOSTNAME      nest NAME PID START      device MAJOR:MINOR POINT (devices.h)
  *   proc VPID PID START BLOB PPID PGID SID STOP CAPS UID GID PARENT
- *   thread VTID TID SLOT                   (of the proc before it)
+ *   thread VTID TID SLOT MASK              (of the proc before it; the mask counts if it was stopped then)
  *   what modules keep of a family that is away (eng_res.save)
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
@@ -24,6 +26,7 @@
 #include "migd/engine/memory.h"
 #include "migd/engine/nest.h"
 #include "migd/engine/res_signals.h"
+#include "migd/engine/res_util.h"
 
 static uint64_t start_of(pid_t pid)
 {
@@ -71,7 +74,7 @@ int eng_save(const struct eng_family *f, char **text)
 			f->nest ? c->home_ppid : p->ppid, f->nest ? c->home_pgid : p->pgid, f->nest ? c->home_sid : p->sid, c->stop_sig, c->caps, c->uid,
 			c->gid, p->parent ? p->parent->vpid : 0);
 		for (unsigned k = 0; k < p->nthreads; k++)
-			fprintf(o, "thread %d %d %lx\n", p->threads[k]->vtid, p->threads[k]->tid, (long)p->threads[k]->core->slot);
+			fprintf(o, "thread %d %d %lx %lx\n", p->threads[k]->vtid, p->threads[k]->tid, (long)p->threads[k]->core->slot, (long)p->threads[k]->sigmask);
 	}
 	for (size_t k = 0; eng_res_table[k]; k++)
 		if (eng_res_table[k]->save)
@@ -120,15 +123,16 @@ static int read_proc(struct eng_family *f, const char *l, bool *skipped, struct 
 static int read_thread(struct eng_family *f, const char *l, struct error *e)
 {
 	struct eng_thread *t;
-	unsigned long slot;
+	unsigned long slot, mask = FROZEN_MASK;
 	int vtid, tid;
 
-	if (!f->nprocs || sscanf(l, "thread %d %d %lx", &vtid, &tid, &slot) != 3)
+	if (!f->nprocs || sscanf(l, "thread %d %d %lx %lx", &vtid, &tid, &slot, &mask) < 3) /* three: of an older migd */
 		return error_set(e, EPROTO, "saved state: %s", l);
 	t = thread_new(f->procs[f->nprocs - 1], tid, vtid);
 	if (!t)
 		return error_set(e, ENOMEM, "no memory");
 	t->core->slot = slot;
+	t->sigmask = mask;
 	return 0;
 }
 
@@ -240,6 +244,37 @@ static int await_found(struct eng_thread *t)
 	return 0;
 }
 
+/* Stopped. It has the mask of a freeze, and runs. */
+static int mask_back(struct eng_thread *t, uint64_t mask)
+{
+	uint64_t now;
+
+	if (ptrace(PTRACE_GETSIGMASK, t->tid, 8, &now) < 0)
+		return -ESRCH;
+	return now != FROZEN_MASK || ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) == 0 ? 0 : -errno;
+}
+
+/* Nothing has been put into p, or nothing is left in it. Were its threads stopped already (their signals wait)? */
+static void unmask(struct eng_proc *p)
+{
+	for (unsigned i = 0; i < p->nthreads; i++) {
+		struct eng_thread *t = p->threads[i];
+		char path[64];
+
+		snprintf(path, sizeof(path), "task/%d/status", t->tid);
+		_cleanup_free_ char *status = eng_proc_read(p->dir, path, NULL);
+
+		if (t->sigmask == FROZEN_MASK || res_field_u64(status, "SigBlk", 16, 0) != FROZEN_MASK || inject_seize(t) < 0)
+			continue;
+		t->core->how = PTRACE_CONT;
+		if (await_found(t) < 0)
+			continue;
+		mask_back(t, t->sigmask);
+		t->core->stopped = false;
+		ptrace(PTRACE_DETACH, t->tid, 0, 0);
+	}
+}
+
 static int take_thread(struct eng_thread *t)
 {
 	struct eng_proc_core *c = t->proc->core;
@@ -265,6 +300,9 @@ static int take_thread(struct eng_thread *t)
 	if (r < 0)
 		return r;
 	inject_filters_sleep(t);
+	r = regs_get(t, &t->regs);
+	if (r == 0 && t->regs.rip - t->proc->core->blob >= BLOB_HEAD) /* it had not been put into the blob, or was out of it again, and runs on its own */
+		return mask_back(t, s.sigmask);
 	t->regs = s.regs;
 	if ((long)t->regs.rax == -516 && (long)t->regs.orig_rax >= 0) /* its restart block may be of another task: the call is made again */
 		t->regs.rax = -514;
@@ -279,6 +317,27 @@ static int take_thread(struct eng_thread *t)
 		t->core->rseq_sig = conf.signature;
 	}
 	return 0;
+}
+
+/* A descriptor that pre-copy had made in it (no program that has one of its own is moved). */
+static void close_watch(struct eng_proc *p)
+{
+	_cleanup_close_ int dir = openat(p->dir, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *d = dir < 0 ? NULL : fdopendir(dir);
+	const struct dirent *de;
+	char what[64];
+
+	if (!d)
+		return;
+	dir = -1;
+	while ((de = readdir(d))) {
+		ssize_t n = readlinkat(dirfd(d), de->d_name, what, sizeof(what) - 1);
+
+		what[n < 0 ? 0 : n] = 0;
+		if (!strcmp(what, "anon_inode:[userfaultfd]"))
+			ENG_SYS(p->threads[0], SYS_close, atoi(de->d_name));
+	}
+	closedir(d);
 }
 
 /* What state p is in, and if it is ours: caught. */
@@ -297,6 +356,7 @@ static int take_proc(struct eng_proc *p, struct error *e, enum eng_state *state)
 	maps_free(maps);
 	if (r == 0) {
 		*state = ENG_RUNNING;
+		unmask(p);
 		return 0;
 	}
 	*state = head.mode == BLOB_WATCH ? ENG_HOLLOW : p->family->nest && !head.state ? ENG_FILLED : ENG_PARKED;
@@ -309,6 +369,8 @@ static int take_proc(struct eng_proc *p, struct error *e, enum eng_state *state)
 		r = take_thread(p->threads[i]);
 	if (r == 0)
 		sigqueue_room_found(p, &head);
+	if (r == 0 && *state == ENG_PARKED && p->nthreads && p->threads[0]->core->masked)
+		close_watch(p);
 	return r < 0 ? error_set(e, -r, "process %d cannot be caught: %s", p->vpid, strerror(-r)) : 0;
 }
 
