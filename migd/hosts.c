@@ -12,7 +12,7 @@
 #include "conf/list.h"
 #include "conf/text.h"
 
-enum { TABLE_MS = 5000, /* for spritefs to tell it */ PING_MS = 8000, AGAIN_US = 200000 };
+enum { TABLE_MS = 5000, /* for spritefs to tell it */ PING_MS = 8000, LOOK_S = 2, AGAIN_US = 200000 };
 
 struct host {
 	struct list node;
@@ -311,26 +311,29 @@ static int call_failed(struct host *h, int err, struct error *e)
 	}
 }
 
+/* Steals the reply. */
+static int take_reply(struct rpc_msg *reply, struct rpc_msg *out, struct error *e)
+{
+	const char *text = reply_text(reply);
+	int err = reply->err ? error_set(e, reply->err, "%s", text && *text ? text : strerror(reply->err)) : 0;
+
+	if (out && !err)
+		*out = *reply;
+	else
+		rpc_msg_clear(reply);
+	return err;
+}
+
 int host_call(struct host *h, enum mig_method method, const ProtobufCMessage *in, int deadline_ms, struct rpc_msg *out, struct error *e)
 {
 	struct rpc_channel *ch = host_channel(h);
 	struct rpc_msg local = { 0 };
-	const char *text;
 	int err;
 
 	if (!ch)
 		return error_set(e, ENOMEM, "cannot open a channel to %s", h->name);
 	err = rpc_call(ch, &mig_methods[method], in, NULL, 0, deadline_ms, &local);
-	if (err)
-		return call_failed(h, err, e);
-	text = reply_text(&local);
-	if (local.err)
-		err = error_set(e, local.err, "%s", text && *text ? text : strerror(local.err));
-	if (out && !err)
-		*out = local;
-	else
-		rpc_msg_clear(&local);
-	return err;
+	return err ? call_failed(h, err, e) : take_reply(&local, out, e);
 }
 
 int host_answers(struct host *h, struct error *e)
@@ -348,6 +351,51 @@ int host_answers(struct host *h, struct error *e)
 		}
 		return err ? error_set(e, -err, "%s", why.text) : 0;
 	}
+}
+
+struct long_call {
+	sem_t done;
+	int status;
+	struct rpc_msg reply;
+};
+
+static void long_done(void *arg, int status, struct rpc_msg *out)
+{
+	struct long_call *c = arg;
+
+	c->status = status;
+	c->reply = *out;
+	sem_post(&c->done);
+}
+
+int host_call_long(struct host *h, enum mig_method method, const ProtobufCMessage *in, struct rpc_msg *out, struct error *e)
+{
+	struct rpc_channel *ch = host_channel(h);
+	struct long_call c = { 0 };
+	struct error silent = { 0 };
+	struct timespec until;
+	bool over = false;
+	uint64_t ticket;
+
+	if (!ch)
+		return error_set(e, ENOMEM, "cannot open a channel to %s", h->name);
+	sem_init(&c.done, 0, 0);
+	ticket = rpc_call_async(ch, &mig_methods[method], in, NULL, 0, -1, long_done, &c);
+	while (!over) {
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_sec += LOOK_S;
+		over = sem_timedwait(&c.done, &until) == 0;
+		if (!over && errno == ETIMEDOUT && host_answers(h, &silent)) {
+			rpc_cancel(ch, ticket);
+			while (sem_wait(&c.done))
+				;
+			over = true;
+		}
+	}
+	sem_destroy(&c.done);
+	if (c.status && silent.code)
+		return error_set(e, silent.code, "%s", silent.text);
+	return c.status ? call_failed(h, c.status, e) : take_reply(&c.reply, out, e);
 }
 
 /* ---- asking everybody at once ---- */

@@ -35,6 +35,8 @@ struct rpc_channel *host_bulk_channel(struct host *h); /* images and relays */
 /* One call with its words: 0, a negative errno of the transport, or -(errno of the reply) with the words in e. */
 int host_answers(struct host *h, struct error *e); /* does its migd? It may be starting, and our channel waiting to try again */
 int host_call(struct host *h, enum mig_method method, const ProtobufCMessage *in, int deadline_ms, struct rpc_msg *out, struct error *e);
+/* The same for a call that takes as long as it takes: ended only when the host does not answer other calls meanwhile. */
+int host_call_long(struct host *h, enum mig_method method, const ProtobufCMessage *in, struct rpc_msg *out, struct error *e);
 /* Did it fail because nobody knows what happened there? (As opposed to: the other side said no.) */
 bool host_lost(int err);
 

@@ -25,7 +25,7 @@
 #include "migd/ticker.h"
 #include "migd/transfer.h"
 
-enum { PREPARE_MS = 30000, SEND_MS = 3600 * 1000, RELEASE_MS = 3000, GO_MS = 3000, ABORT_MS = 2000, AGAIN_US = 200000, STILL_MS = 20 };
+enum { PREPARE_MS = 30000, RELEASE_MS = 3000, GO_MS = 3000, ABORT_MS = 2000, AGAIN_US = 200000, STILL_MS = 20 };
 
 struct move {
 	struct family *f;
@@ -139,7 +139,7 @@ static int send_from_there(struct move *v)
 	r.to_gen = v->gen;
 	r.dest = (char *)v->o->dest;
 	r.max_freeze_ms = v->o->max_freeze_ms;
-	err = host_call(v->source, MIG_SEND, &r.base, SEND_MS, &out, v->e);
+	err = host_call_long(v->source, MIG_SEND, &r.base, &out, v->e);
 	if (err)
 		return err;
 	rep = (const Sprite__Mig__SendRep *)out.msg;

@@ -75,8 +75,8 @@ struct eng_hooks {
 	/* Destination: give the engine an fd (a fresh pipe end, pty slave) that stands for relay `r->id`; it is dup'd into the vessels and closed. At home: the original. */
 	int (*relay_open)(void *ctx, struct eng_relay *r);
 	/*
-	 * Source: all stand still, by eng_freeze or for a moment by eng_precopy, and nothing has been put into them yet. If we die from here on they stand, parked, until
-	 * eng_reattach finds them by what eng_save says of f now. May be NULL.
+	 * Source: all stand still, for eng_freeze or for a moment of eng_precopy, and nothing of them has been changed yet. If we die from here on, they stand, parked, or run
+	 * with all signals blocked, until eng_reattach finds them by what eng_save says of f now. It may still fail, or be tried again. May be NULL.
 	 */
 	void (*standing)(void *ctx, struct eng_family *f);
 	/* Source: tells of each relayed description found while dumping, r->fd being a duplicate which the callee now owns. */

@@ -481,13 +481,33 @@ static void find_vdso(const struct maps *maps, uint64_t *start, uint64_t *end)
 		}
 }
 
-static int family_look(struct eng_family *f, struct eng_reasons *why, struct error *e)
+static int died(const struct eng_proc *p, struct error *e)
+{
+	return error_set(e, ESRCH, "process %d ended while it was stopped", p->vpid);
+}
+
+/* What each thread blocks by itself, before that is changed. */
+static int masks_read(struct eng_family *f, struct error *e)
 {
 	for (size_t i = 0; i < f->nprocs; i++) {
 		struct eng_proc *p = f->procs[i];
 		int r = proc_order(p, e);
 
+		if (r < 0)
+			return r;
+		for (unsigned k = 0; k < p->nthreads; k++)
+			if (ptrace(PTRACE_GETSIGMASK, p->threads[k]->tid, 8, &p->threads[k]->sigmask) < 0)
+				return died(p, e);
+	}
+	return 0;
+}
+
+static int family_look(struct eng_family *f, struct eng_reasons *why, struct error *e)
+{
+	for (size_t i = 0; i < f->nprocs; i++) {
+		struct eng_proc *p = f->procs[i];
 		uint64_t mask = FROZEN_MASK, vdso = 0, vdso_end = 0;
+		int r = 0;
 
 		maps_free(p->core->maps);
 		p->core->maps = NULL;
@@ -496,7 +516,7 @@ static int family_look(struct eng_family *f, struct eng_reasons *why, struct err
 		for (unsigned k = 0; k < p->nthreads && r == 0; k++) {
 			struct eng_thread *t = p->threads[k];
 
-			if (ptrace(PTRACE_GETSIGMASK, t->tid, 8, &t->sigmask) < 0 || ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) < 0)
+			if (ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) < 0)
 				r = -ESRCH;
 			else
 				t->core->masked = true;
@@ -506,7 +526,7 @@ static int family_look(struct eng_family *f, struct eng_reasons *why, struct err
 				r = regs_frozen(t, why, e);
 		}
 		if (r < 0)
-			return error_set(e, -r, "process %d ended while it was stopped", p->vpid);
+			return died(p, e);
 		for (size_t k = 0; eng_res_table[k] && r == 0; k++)
 			r = eng_res_table[k]->settled ? eng_res_table[k]->settled(p, e) : 0;
 		if (r < 0)
@@ -536,6 +556,10 @@ static int freeze_all(struct eng_family *f, pid_t pid, struct eng_reasons *why, 
 		r = -ESRCH;
 	if (r >= 0)
 		r = freeze_tree(f, e);
+	if (r >= 0)
+		r = masks_read(f, e);
+	if (r >= 0 && f->hooks.standing)
+		f->hooks.standing(f->hooks.ctx, f);
 	if (r >= 0)
 		r = family_look(f, why, e);
 	if (r == -ESRCH)
@@ -641,8 +665,6 @@ int eng_freeze(pid_t pid, const struct eng_hooks *h, struct eng_family **out, st
 		*out = f;
 	else if (ahead)
 		*out = NULL;
-	if (r == 0 && f->hooks.standing)
-		f->hooks.standing(f->hooks.ctx, f);
 	events_catch_up();
 	return r;
 }

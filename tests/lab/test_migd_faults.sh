@@ -38,6 +38,18 @@ round ws2 dump ws2 ws1 kill:ws1
 round ws2 running ws1 ws2 spritefs:ws2
 round ws2 prepared ws1 ws2 keeper:ws2
 round ws3 nest ws2 ws3 keeper:ws2
+# its host dies on the way home, and is not started again: the move is given up
+job "python3 count.py"; until_true 10 on ws1 test -s $JD/out
+check "away" until_true 20 hop ws2
+on ws2 sh -c "echo die >$FAULT/dump"
+refused "its host dies as it comes home" 1 "ws2 does not answer" timeout 60 "$BIN/sprite-lab" exec ws1 -u sprite -- mig home "$JOB"
+again ws2
+check "it goes on there" until_true 30 grows
+check "and comes home" until_true 30 hop home
+on ws1 touch $JD/stop
+same "and ends well" 42 "$(job_status 20)"
+check "whole" whole
+on ws1 rm -f $JD/stop
 # a move that fails when memory has gone ahead: of what runs on everything is told as before
 job "python3 count.py"; until_true 10 on ws1 test -s $JD/out
 check "away" until_true 20 hop ws2
