@@ -1,31 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * See connect.h. The connection is made by a process with the family's ids, so that the rights of the socket file, and who the server sees (SO_PEERCRED: uid and gid; the number
+ * See connect.h. The connection is made by a process with the family's ids (user.c), so that the rights of the socket file, and who the server sees (SO_PEERCRED: uid and gid; the number
  * is of one that has ended), are as they would be. Its number as a relay comes from that of the call, so that one that is asked for again is the same.
  *
- * A guest host is not believed about whose the process is, but of a family of root, which could be anybody.
+ * A datagram is sent by one that has them for files alone: to say who sends, by the number of the caller's hollow (a service manager tells by that whose message it is), takes root.
  */
 #include "migd/connect.h"
 #include <errno.h>
-#include <poll.h>
-#include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
-#include "conf/cleanup.h"
 #include "conf/log.h"
-#include "migd/engine/aim.h"
 #include "migd/mig_rpc.h"
 #include "migd/relay_rpc.h"
 #include "migd/relays.h"
+#include "migd/user.h"
 
-enum { MADE_MS = 2000, GROUPS = 1024 };
+enum { MADE_MS = 2000 };
 
 static uint64_t number(uint64_t call)
 {
@@ -66,60 +60,12 @@ struct making {
 	enum relay_kind kind;
 	int type;
 	struct sockaddr_un to;
-	uid_t uid;
-	gid_t gid, groups[GROUPS];
-	size_t ngroups;
+	struct user_ids user;
 };
-
-/* Those of the hollow, which are the process's own as it left. */
-static void read_groups(struct making *k, pid_t pid)
-{
-	_cleanup_free_ char *line = NULL;
-	char path[40];
-	size_t room = 0;
-	FILE *f;
-
-	pthread_mutex_lock(&k->f->lock);
-	const struct member *m = family_member(k->f, pid);
-
-	if (!m || !m->hollow)
-		pid = k->f->pid;
-	pthread_mutex_unlock(&k->f->lock);
-	k->groups[k->ngroups++] = k->gid;
-	snprintf(path, sizeof(path), "/proc/%d/status", pid);
-	f = fopen(path, "re");
-	while (f && getline(&line, &room, f) > 0) {
-		char *s = line + 7, *end;
-
-		if (strncmp(line, "Groups:", 7))
-			continue;
-		for (unsigned long g = strtoul(s, &end, 10); end != s && k->ngroups < GROUPS; g = strtoul(s, &end, 10)) {
-			k->groups[k->ngroups++] = (gid_t)g;
-			s = end;
-		}
-	}
-	if (f)
-		fclose(f);
-}
-
-struct made {
-	int err;
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} control;
-};
-
-static struct msghdr message(struct made *m, struct iovec *v)
-{
-	*v = (struct iovec){ &m->err, sizeof(m->err) };
-	return (struct msghdr){ .msg_iov = v, .msg_iovlen = 1, .msg_control = &m->control, .msg_controllen = sizeof(m->control) };
-}
 
 /* Our own daemons ask who is at the other end, and mean a process of this host. By whatever path: it is told by the name that they gave their socket. */
-static bool is_our_own(const struct making *k, int fd)
+static bool is_our_own(const char *run, int fd)
 {
-	const char *run = k->f->m->conf->run_dir;
 	struct sockaddr_un peer = { 0 };
 	socklen_t len = sizeof(peer) - 1;
 	size_t n = strlen(run);
@@ -127,55 +73,42 @@ static bool is_our_own(const struct making *k, int fd)
 	return getpeername(fd, (struct sockaddr *)&peer, &len) || (!strncmp(peer.sun_path, run, n) && peer.sun_path[n] == '/');
 }
 
-/* In a process of its own. Raw calls: nobody else of our threads lives here. */
-static void child_main(const struct making *k, int answer)
+/* A socket that is connected to it, or -errno. */
+static int connect_to(const struct sockaddr_un *to, int type, const char *run)
 {
-	struct made m = { .err = -EPERM };
-	struct iovec v;
-	struct msghdr h;
-	int fd = -1;
+	int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
+	int err = fd < 0 || connect(fd, (const struct sockaddr *)to, sizeof(*to)) ? -errno : is_our_own(run, fd) ? -ECONNREFUSED : 0;
 
-	if (!syscall(SYS_setgroups, k->ngroups, k->groups) && !syscall(SYS_setresgid, k->gid, k->gid, k->gid) && !syscall(SYS_setresuid, k->uid, k->uid, k->uid) &&
-		!prctl(PR_SET_DUMPABLE, 0) && !prctl(PR_SET_PDEATHSIG, SIGKILL)) { /* not this user's to look into; nor does it stay when we die */
-		fd = socket(AF_UNIX, k->type | SOCK_CLOEXEC, 0);
-		m.err = fd < 0 || connect(fd, (const struct sockaddr *)&k->to, sizeof(k->to)) ? -errno : is_our_own(k, fd) ? -ECONNREFUSED : 0;
-	}
-	h = message(&m, &v);
-	*CMSG_FIRSTHDR(&h) = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS };
-	memcpy(CMSG_DATA(CMSG_FIRSTHDR(&h)), &fd, sizeof(fd));
-	if (m.err)
-		h.msg_controllen = 0;
-	_exit(sendmsg(answer, &h, MSG_NOSIGNAL) != sizeof(m.err));
+	return err ? err : fd;
+}
+
+/* As a guest host tells it. */
+static bool name_of(struct sockaddr_un *to, const uint8_t *p, size_t len)
+{
+	if (!len || len >= sizeof(to->sun_path) || p[0] != '/' || memchr(p, 0, len))
+		return false;
+	*to = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	memcpy(to->sun_path, p, len);
+	return true;
+}
+
+/* In a process of its own. */
+static int child_connect(const void *arg, void *answer)
+{
+	const struct making *k = arg;
+	int *err = answer;
+	int fd = user_become(&k->user) ? connect_to(&k->to, k->type, k->f->m->conf->run_dir) : -EPERM;
+
+	*err = fd < 0 ? fd : 0;
+	return fd < 0 ? -1 : fd;
 }
 
 /* The connection or -errno; -EAGAIN: the server does not take it just now. */
 static int connect_as_user(const struct making *k)
 {
-	struct pollfd p = { .events = POLLIN };
-	struct made m = { .err = -EAGAIN };
-	struct iovec v;
-	struct msghdr h = message(&m, &v);
-	int s[2], fd = -1;
-	pid_t pid;
+	int fd = -1, err, r = user_run(child_connect, k, MADE_MS, &err, sizeof(err), &fd);
 
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, s))
-		return -errno;
-	aim_hold();
-	pid = _Fork();
-	if (!pid)
-		child_main(k, s[1]);
-	aim_let_go();
-	close(s[1]);
-	p.fd = s[0];
-	if (pid > 0 && poll(&p, 1, MADE_MS) == 1 && recvmsg(s[0], &h, MSG_CMSG_CLOEXEC) == sizeof(m.err) && !m.err && CMSG_FIRSTHDR(&h))
-		memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&h)), sizeof(fd));
-	close(s[0]);
-	if (pid > 0) {
-		kill(pid, SIGKILL);
-		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-			;
-	}
-	return fd >= 0 ? fd : m.err ? m.err : -EAGAIN;
+	return r ? r : err ? err : fd >= 0 ? fd : -EAGAIN;
 }
 
 static void *make_main(void *arg)
@@ -205,22 +138,89 @@ void connect_serve(struct family *f, struct rpc_request *rq)
 	Sprite__Mig__CallRep no = SPRITE__MIG__CALL_REP__INIT;
 	struct making *k = calloc(1, sizeof(*k));
 
-	if (k && r->n_arg == 6 && kind_of(r->arg[1], &k->kind) && r->in.len && r->in.len < sizeof(k->to.sun_path) && r->in.data[0] == '/' && !memchr(r->in.data, 0, r->in.len)) {
+	if (k && r->n_arg == 6 && kind_of(r->arg[1], &k->kind) && name_of(&k->to, r->in.data, r->in.len)) {
 		k->f = f;
 		k->rq = rq;
 		k->gen = r->gen;
 		k->id = number(r->id);
 		k->type = (int)r->arg[1];
-		k->to.sun_family = AF_UNIX;
-		memcpy(k->to.sun_path, r->in.data, r->in.len);
-		k->uid = f->uid ? f->uid : (uid_t)r->arg[4];
-		k->gid = f->uid ? f->gid : (gid_t)r->arg[5];
-		if (f->uid || !k->uid)
-			read_groups(k, r->pid);
+		user_of(&k->user, f, r->pid, (uid_t)r->arg[4], (gid_t)r->arg[5]);
 		if (!thread_run(make_main, k))
 			return;
 	}
 	free(k);
 	rpc_reply(rq, EINVAL, &no.base, NULL, 0, NULL, NULL);
 	family_put(f);
+}
+
+struct sending {
+	struct user_ids user;
+	struct sockaddr_un to;
+	const char *run;
+	pid_t pid;
+	const void *data;
+	size_t len;
+};
+
+/* In a process of its own. */
+static int child_send(const void *arg, void *answer)
+{
+	const struct sending *s = arg;
+	union {
+		char buf[CMSG_SPACE(sizeof(struct ucred))];
+		struct cmsghdr align;
+	} control = { 0 };
+	struct iovec v = { (void *)s->data, s->len };
+	struct msghdr h = { .msg_iov = &v, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
+	struct ucred who = { s->pid, s->user.uid, s->user.gid };
+	int64_t *ret = answer;
+	int fd = user_files(&s->user) ? connect_to(&s->to, SOCK_DGRAM, s->run) : -EPERM;
+
+	*ret = fd;
+	if (fd < 0)
+		return -1;
+	*CMSG_FIRSTHDR(&h) = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof(who)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_CREDENTIALS };
+	memcpy(CMSG_DATA(CMSG_FIRSTHDR(&h)), &who, sizeof(who));
+	*ret = sendmsg(fd, &h, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (*ret < 0)
+		*ret = -errno;
+	return -1;
+}
+
+bool connect_send_valid(const struct eng_foreign *c)
+{
+	struct sockaddr_un to;
+
+	return c->nr == SYS_sendto && c->in_arg == 4 && c->out_arg == -1 && name_of(&to, c->in, c->in_len);
+}
+
+int64_t connect_send(struct family *f, const struct eng_foreign *c, const void *data, size_t len)
+{
+	struct sending *s = calloc(1, sizeof(*s));
+	const struct member *m;
+	int64_t ret = -ENOMEM;
+
+	if (!s || !name_of(&s->to, c->in, c->in_len)) {
+		free(s);
+		return ret;
+	}
+	if (c->arg[2]) {
+		log_warn("family %s: a datagram for %s cannot be sent from another host: %s", f->id, s->to.sun_path,
+			c->arg[2] & SEND_DESCRIPTORS ? "it carries descriptors (SCM_RIGHTS)" : "its socket has a name, to which no answer would find");
+		free(s);
+		return -EOPNOTSUPP;
+	}
+	user_of(&s->user, f, c->pid, (uid_t)c->arg[4], (gid_t)c->arg[5]);
+	s->run = f->m->conf->run_dir;
+	s->data = data;
+	s->len = len;
+	pthread_mutex_lock(&f->lock);
+	m = family_member(f, c->pid);
+	s->pid = m && m->hollow ? c->pid : f->pid;
+	pthread_mutex_unlock(&f->lock);
+	if (user_run(child_send, s, MADE_MS, &ret, sizeof(ret), NULL))
+		ret = -EHOSTDOWN;
+	log_debug("family %s: %zu bytes to %s: %lld", f->id, len, s->to.sun_path, (long long)ret);
+	free(s);
+	return ret;
 }

@@ -5,10 +5,10 @@
  * Guest host: a thread a call, since the family's actor may just be waiting for the caller to stop (a freeze). It asks until it has an answer; a home that cannot be
  * reached for PATIENCE_S is EHOSTDOWN to the caller, and the call may or may not have been made, as with any lost link.
  * Home: the actor makes the call in the hollow. While the family is on its way the hollows are not to be had: then a process with the family's ids makes it. Which of the
- * two does is decided by one compare-and-swap.
+ * two does is decided by one compare-and-swap. Datagrams are sent by such a process at any time (connect.c).
  *
  * Once: the home keeps the last PLACES calls by their id. One that is asked again while it is being made waits for that; one that was made is answered again. What
- * does harm when it is done twice (a signal) is in the journal before it is made, and its result before it is answered. A migd that finds only the first of the two
+ * does harm when it is done twice (a signal, a datagram) is in the journal before it is made, and its result before it is answered. A migd that finds only the first of the two
  * cannot know whether it was made: it does not make it, and answers EHOSTDOWN.
  *
  * Locking: f->lock for the places.
@@ -16,22 +16,19 @@
 #include "migd/forward.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #include "conf/clock.h"
 #include "conf/fault.h"
 #include "conf/log.h"
 #include "migd/connect.h"
-#include "migd/engine/aim.h"
 #include "migd/hosts.h"
 #include "migd/journal.h"
+#include "migd/user.h"
 
 enum { CALL_MS = 3000, AGAIN_US = 20000, PATIENCE_S = 15, ACTOR_MS = 50, CHILD_MS = 2000, PLACES = 64 };
 
@@ -41,6 +38,8 @@ struct asking {
 	struct family *f;
 	struct eng_foreign c;
 	int fd;
+	size_t len;
+	uint8_t data[]; /* of sendto */
 };
 
 static int ask(struct asking *a)
@@ -65,6 +64,7 @@ static int ask(struct asking *a)
 	r.in = (ProtobufCBinaryData){ c->in_len, c->in };
 	r.out_arg = c->out_arg;
 	r.out_len = c->out_len;
+	r.data = (ProtobufCBinaryData){ a->len, a->data };
 	err = h ? host_call(h, MIG_CALL, &r.base, CALL_MS, &out, NULL) : -EHOSTDOWN;
 	if (err)
 		return err;
@@ -84,7 +84,9 @@ static void *ask_main(void *arg)
 
 	while ((err = ask(a)) && (host_lost(err) || err == -EAGAIN) && clock_mono_ns() < end)
 		usleep(AGAIN_US);
-	if (err)
+	if (err == -EAGAIN && a->c.nr == SYS_sendto)
+		a->c.ret = -EAGAIN; /* who receives them takes none: as if SO_SNDTIMEO were that long */
+	else if (err)
 		a->c.ret = host_lost(err) || err == -EAGAIN ? -EHOSTDOWN : -ESRCH;
 	if (!err && a->c.nr == SYS_connect && a->c.ret == 0) {
 		got = connect_made(a->f, &a->c);
@@ -104,14 +106,16 @@ static void *ask_main(void *arg)
 	return NULL;
 }
 
-void forward_call(struct family *f, const struct eng_foreign *c)
+void forward_call(struct family *f, const struct eng_foreign *c, const void *data, size_t len)
 {
-	struct asking *a = malloc(sizeof(*a));
+	struct asking *a = malloc(sizeof(*a) + len);
 	struct eng_foreign no = *c;
 	int fd = eng_answer_fd(f->eng);
 
 	if (a && fd >= 0) {
-		*a = (struct asking){ family_get(f), *c, fd };
+		*a = (struct asking){ family_get(f), *c, fd, len };
+		if (len)
+			memcpy(a->data, data, len);
 		if (!thread_run(ask_main, a))
 			return;
 		family_put(f);
@@ -141,6 +145,8 @@ struct calls {
 struct making {
 	struct family *f;
 	struct eng_foreign c;
+	uint8_t *data; /* sendto */
+	size_t len;
 	int err;
 	atomic_int refs, claimed; /* claimed: by whom it is made, the first */
 	pthread_mutex_t lock;
@@ -155,6 +161,7 @@ static void making_put(struct making *k)
 	pthread_mutex_destroy(&k->lock);
 	pthread_cond_destroy(&k->cond);
 	family_put(k->f);
+	free(k->data);
 	free(k);
 }
 
@@ -188,26 +195,31 @@ struct made {
 	int64_t ret;
 	uint8_t out[FOREIGN_MAX];
 };
+struct call_of {
+	const struct user_ids *u;
+	const struct eng_foreign *c;
+};
 
-/* In a process of its own: becomes the family's user and makes the call. Raw calls: nobody else of our threads lives here. */
-static void child_main(const struct family *f, struct eng_foreign *c, int answer)
+/* In a process of its own. */
+static int child_call(const void *arg, void *answer)
 {
-	struct made m = { .ret = -EPERM };
+	const struct call_of *x = arg;
+	const struct eng_foreign *c = x->c;
+	struct made *m = answer;
 	uint64_t a[6];
-	gid_t gid = f->gid;
 
 	memcpy(a, c->arg, sizeof(a));
 	if (c->in_arg >= 0)
 		a[c->in_arg] = (uintptr_t)c->in;
 	if (c->out_arg >= 0)
-		a[c->out_arg] = (uintptr_t)m.out;
-	if (!syscall(SYS_setgroups, 1, &gid) && !syscall(SYS_setresgid, gid, gid, gid) && !syscall(SYS_setresuid, f->uid, f->uid, f->uid) &&
-		!prctl(PR_SET_DUMPABLE, 0) && !prctl(PR_SET_PDEATHSIG, SIGKILL)) { /* not this user's to look into; nor does it stay when we die */
-		m.ret = syscall(c->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
-		if (m.ret < 0)
-			m.ret = -errno;
+		a[c->out_arg] = (uintptr_t)m->out;
+	m->ret = -EPERM;
+	if (user_become(x->u)) {
+		m->ret = syscall(c->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+		if (m->ret < 0)
+			m->ret = -errno;
 	}
-	_exit(write(answer, &m, sizeof(m)) != sizeof(m));
+	return -1;
 }
 
 /*
@@ -216,32 +228,15 @@ static void child_main(const struct family *f, struct eng_foreign *c, int answer
  */
 static void make_as_user(struct making *k)
 {
-	struct pollfd p = { .events = POLLIN };
-	struct eng_foreign *c = &k->c;
+	struct user_ids u = { .uid = k->f->uid, .gid = k->f->gid, .groups = { k->f->gid }, .ngroups = 1 };
+	struct call_of x = { &u, &k->c };
 	struct made m;
-	int pipe[2];
-	pid_t pid;
 
-	c->ret = -EHOSTDOWN;
-	if (pipe2(pipe, O_CLOEXEC))
+	k->c.ret = -EHOSTDOWN;
+	if (user_run(child_call, &x, CHILD_MS, &m, sizeof(m), NULL))
 		return;
-	aim_hold();
-	pid = _Fork();
-	if (!pid)
-		child_main(k->f, c, pipe[1]);
-	aim_let_go();
-	close(pipe[1]);
-	p.fd = pipe[0];
-	if (pid > 0 && poll(&p, 1, CHILD_MS) == 1 && read(pipe[0], &m, sizeof(m)) == sizeof(m)) {
-		c->ret = m.ret;
-		memcpy(c->out, m.out, c->out_len);
-	}
-	close(pipe[0]);
-	if (pid > 0) {
-		kill(pid, SIGKILL);
-		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-			;
-	}
+	k->c.ret = m.ret;
+	memcpy(k->c.out, m.out, k->c.out_len);
 }
 
 static bool wait_done(struct making *k, int ms)
@@ -264,7 +259,7 @@ static bool wait_done(struct making *k, int ms)
 /* Does it do harm when it is made twice? */
 static bool once_only(int nr)
 {
-	return nr == SYS_kill || nr == SYS_tkill || nr == SYS_tgkill || nr == SYS_rt_sigqueueinfo || nr == SYS_rt_tgsigqueueinfo;
+	return nr == SYS_sendto || nr == SYS_kill || nr == SYS_tkill || nr == SYS_tgkill || nr == SYS_rt_sigqueueinfo || nr == SYS_rt_tgsigqueueinfo;
 }
 
 /* f->lock held. c NULL: it was not made, and may be asked for again; made: its result is known. */
@@ -389,6 +384,12 @@ static int make(struct making *k)
 	}
 	if (what != 2)
 		return what;
+	if (k->c.nr == SYS_sendto) {
+		k->c.ret = connect_send(k->f, &k->c, k->data, k->len);
+		set_done(k, k->c.ret == -EAGAIN && !k->c.arg[3] ? -EAGAIN : 0); /* it waits for room over there */
+		finished(k, p);
+		return k->err;
+	}
 	atomic_fetch_add(&k->refs, 1);
 	if (family_post(k->f, actor_make, k))
 		making_put(k);
@@ -441,7 +442,11 @@ static struct making *making_new(struct family *f, const Sprite__Mig__CallReq *r
 	memcpy(k->c.arg, r->arg, sizeof(k->c.arg));
 	if (r->in.len)
 		memcpy(k->c.in, r->in.data, r->in.len);
-	if (foreign_valid(&k->c))
+	if (r->data.len && (k->data = malloc(r->data.len))) {
+		memcpy(k->data, r->data.data, r->data.len);
+		k->len = r->data.len;
+	}
+	if (k->len == r->data.len && (k->c.nr == SYS_sendto ? connect_send_valid(&k->c) : !k->len && foreign_valid(&k->c)))
 		return k;
 	k->f = NULL;
 	making_put(k);

@@ -7,7 +7,7 @@
 #include "rpc/rpc.h"
 
 /* Guest host, in the actor: asks the home, and answers from a thread of its own. */
-void forward_call(struct family *f, const struct eng_foreign *c);
+void forward_call(struct family *f, const struct eng_foreign *c, const void *data, size_t len);
 /* Home: rpc Call. */
 void forward_serve(void *ctx, struct rpc_request *rq);
 /* Home, after a restart: what is known of a call that was made, or was to be made. */

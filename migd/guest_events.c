@@ -3,7 +3,6 @@
 #include "migd/guest_parts.h"
 #include "conf/log.h"
 #include "migd/ahead.h"
-#include "migd/forward.h"
 #include "migd/outbox.h"
 
 int guest_actor_end(struct family *f, void *unused)
@@ -64,9 +63,6 @@ void guest_event(struct family *f, const struct eng_event *ev)
 	r.pid = ev->pid;
 	r.ppid = ev->ppid;
 	switch (ev->kind) {
-	case ENG_CALL:
-		forward_call(f, &ev->call);
-		return;
 	case ENG_EXITED:
 		r.kind = SPRITE__MIG__REPORT_REQ__KIND__EXITED;
 		r.status = ev->status;

@@ -13,6 +13,7 @@
 #include "conf/cleanup.h"
 #include "conf/fault.h"
 #include "conf/log.h"
+#include "migd/forward.h"
 #include "migd/guest_parts.h"
 #include "migd/held.h"
 #include "migd/home.h"
@@ -143,8 +144,13 @@ static int hook_fifo(void *ctx, enum eng_fifo_verb verb, const struct eng_fifo *
 	return r ? error_set(e, -r, "%s", why.text) : size > 0 ? size : 0;
 }
 
+static void hook_call(void *ctx, const struct eng_foreign *c, const void *data, size_t len)
+{
+	forward_call(ctx, c, data, len);
+}
+
 void hooks_of(struct family *f, struct eng_hooks *out)
 {
 	*out = (struct eng_hooks){ .ctx = f, .relay_open = hook_open, .standing = hook_standing, .relay_found = hook_found, .relay_whose = hook_whose,
-		.fifo = hook_fifo, .by_inode = held_open, .ahead_done = hook_ahead_done };
+		.fifo = hook_fifo, .by_inode = held_open, .ahead_done = hook_ahead_done, .call = hook_call };
 }

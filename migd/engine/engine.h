@@ -92,6 +92,11 @@ struct eng_hooks {
 	 * how it has it open (R_OK, W_OK); or -errno. ino: as it is seen away; mode: its type, 0: any. May be NULL.
 	 */
 	int (*by_inode)(void *ctx, uint64_t ino, uint32_t mode, const char *path, int *access);
+	/*
+	 * Guest host: a call about what is not here, to be made at home and answered (eng_call_answer()); data: of sendto(2). At any time, also while the family is being stopped: its threads
+	 * stop when they are answered. Must not wait. May be NULL.
+	 */
+	void (*call)(void *ctx, const struct eng_foreign *c, const void *data, size_t len);
 	bool goes_home; /* source on a guest host: to where its files are */
 };
 
@@ -176,7 +181,6 @@ enum eng_event_kind {
 	ENG_CONTINUED,
 	ENG_EXITED,	/* guest host: process `pid` ended with wait status `status` (its zombie has been reaped). At home: the hollow was killed (SIGKILL) */
 	ENG_BORN,	/* guest host: new process `pid` of parent `ppid` that has lived for some time, or whose parent ends: told before that end */
-	ENG_CALL,	/* guest host: `call` is about a process that is not here: to be made at home, and answered */
 };
 struct eng_event {
 	enum eng_event_kind kind;
@@ -193,7 +197,6 @@ struct eng_event {
 	pid_t pgid, sid; /* ENG_BORN, */
 	unsigned exit_signal; /* and 1 + what its end sends to its parent, 0: not known */
 	char comm[17];
-	struct eng_foreign call;
 };
 /* fd to poll; readable when eng_next_event() has something. */
 int eng_event_fd(struct eng_family *f);
@@ -207,7 +210,7 @@ int eng_next_event(struct eng_family *f, struct eng_event *ev);
 int eng_signal(struct eng_family *f, pid_t pid, pid_t tid, const siginfo_t *info, uint64_t seq);
 /* Guest host: the home knows of the end of `pid`. Until it is told so, the keeper tells every new migd of that end again. */
 int eng_exit_told(struct eng_family *f, pid_t pid);
-/* Guest host: an ENG_CALL is answered over a descriptor of its own, from any thread, since the family's may be waiting for the caller to stop. */
+/* Guest host: a call (eng_hooks.call) is answered over a descriptor of its own, from any thread, since the family's may be waiting for the caller to stop. */
 int eng_answer_fd(struct eng_family *f);
 int eng_call_answer(int fd, const struct eng_foreign *c, int got); /* got: the descriptor that it gets (connect(2)), or -1; stays the caller's */
 /* Home: makes the call in the hollow of its caller (or of the root process, if it was born away); ret and out are filled. -errno: it could not be made. */

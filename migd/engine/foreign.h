@@ -9,12 +9,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FOREIGN_MAX = 128 };
+enum { FOREIGN_MAX = 128, FOREIGN_DATA_MAX = 32768 };
 #define CONNECT_HERE 0x53707269746578ull /* connect(2), argument 3: by the engine itself, and to somebody here */
 /*
  * connect(2) to a socket file of the home is one too (keeper_connect.c, migd/connect.c): arg 0 the descriptor, 1 the socket's type, 4 and 5 uid and gid; `in` its name, in_arg 2. With the
  * answer 0 comes an end of the relay that stands for it.
+ *
+ * sendto(2) to one (sendmsg(2) and sendmmsg(2) are that call, too): arg 0 the descriptor, 2 what cannot be carried (enum send_with), 3 MSG_DONTWAIT or 0, 4 and 5 uid and gid; `in` the name,
+ * in_arg 4. The bytes, FOREIGN_DATA_MAX at most, go beside it.
  */
+enum send_with { SEND_NAME = 1, SEND_DESCRIPTORS = 2 }; /* from a socket that has a name, and may be answered; with SCM_RIGHTS */
 struct eng_foreign {
 	uint64_t id;
 	int32_t pid; /* who calls, as the family sees it */

@@ -34,6 +34,7 @@
  * tried again.
  */
 static const uint64_t stop_limit_ns = 100000000ULL, busy_limit_ns = 3000000000ULL; /* in an uninterruptible wait; on a busy machine */
+static const uint64_t hear_ns = 20000000;
 enum { ATTEMPTS = 40, ATTEMPT_PAUSE_MS = 30, ATTEMPT_PAUSE_MOST_MS = 150 };
 
 /* Root process of `mig run`: already ours, in the stop of its exec. */
@@ -98,6 +99,17 @@ static bool asks_of_file(const struct eng_thread *t)
 	return is && wchan && !strncmp(wchan, "seccomp_do_user_notif", 21);
 }
 
+/* Waits for an answer of the home's (keeper_calls.c), and stops when that has come. */
+static bool asks_home(const struct eng_thread *t)
+{
+	char name[64];
+
+	snprintf(name, sizeof(name), "task/%d/wchan", t->tid);
+	_cleanup_free_ char *wchan = t->proc->family->nest ? eng_proc_read(t->proc->dir, name, NULL) : NULL;
+
+	return wchan && !strncmp(wchan, "seccomp_do_user_notif", 21);
+}
+
 /* Before it is seized. */
 static int thread_interruptible(struct eng_thread *t, struct error *e)
 {
@@ -106,6 +118,7 @@ static int thread_interruptible(struct eng_thread *t, struct error *e)
 	while (thread_state(t) == 'D') {
 		if (clock_mono_ns() > end)
 			return asks_of_file(t) ? 0 : uninterruptible(t, e);
+		nest_hear(t->proc->family);
 		nanosleep(&(struct timespec){.tv_nsec = 300000}, NULL);
 	}
 	return 0;
@@ -115,17 +128,23 @@ static int thread_interruptible(struct eng_thread *t, struct error *e)
 static int await_stop(struct eng_thread *t, struct error *e)
 {
 	uint64_t begun = clock_mono_ns();
-	bool hurried = !t->proc->family->nest || !t->proc->family->devices;
+	bool hurried = !t->proc->family->nest || !t->proc->family->devices, heard = !t->proc->family->nest;
 	int st, r;
 
 	for (;;) {
-		r = freeze_wait_until(t->tid, &st, clock_mono_ns() + stop_limit_ns);
+		r = freeze_wait_until(t->tid, &st, clock_mono_ns() + (heard ? stop_limit_ns : hear_ns));
+		if (r == 0)
+			nest_hear(t->proc->family); /* what it waits for is perhaps still to be asked, and it is we who ask */
+		if (r == 0 && !heard) {
+			heard = true;
+			continue;
+		}
 		if (r == 0 && !hurried) {
 			nest_hurry(t->proc->family, t->vtid);
 			hurried = true;
 			continue;
 		}
-		if (r == 0 && thread_state(t) != 'D' && clock_mono_ns() < begun + busy_limit_ns)
+		if (r == 0 && (thread_state(t) != 'D' || asks_home(t)) && clock_mono_ns() < begun + busy_limit_ns)
 			continue;
 		if (r == 0)
 			return uninterruptible(t, e);

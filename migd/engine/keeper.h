@@ -23,7 +23,7 @@ enum keeper_op {
 	KEEPER_EXIT,	  /* <- event: pid ended, status, usage */
 	KEEPER_STOP,	  /* <- event: pid stopped by status */
 	KEEPER_CONT,	  /* <- event */
-	KEEPER_CALL,	  /* <- event: a call about a process that is not here (after a reconnect again, if it was not answered) */
+	KEEPER_CALL,	  /* <- event: a call about a process that is not here (after a reconnect again, if it was not answered); `status` bytes of a datagram follow in the packet */
 	KEEPER_ANSWER,	  /* -> its result */
 	KEEPER_HELLO,	  /* -> after a reconnect; <- every KEEPER_EXIT that was not KEEPER_TOLD, then KEEPER_READY */
 	KEEPER_TOLD,	  /* -> the end of pid is known at its home: no need to keep it. No reply */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Calls about processes that are not here: kill(2) of a shell that stayed at home, getpgid(2) of its parent; connect(2) to one is keeper_connect.c. A seccomp filter of the whole family hands a
+ * Calls about processes that are not here: kill(2) of a shell that stayed at home, getpgid(2) of its parent; connect(2) and sendto(2) to one are keeper_connect.c. A seccomp filter of the whole family hands a
  * few calls to this listener (seccomp_unotify(2)); who is meant decides: a process of the family on this host, then the call is made as it stands;
  * somebody else, then the home makes it, in the caller's hollow, and its result is the call's.
  *
@@ -59,14 +59,16 @@ int calls_statx(int dir, const char *path, int flags, unsigned mask, struct stat
 #define RET(k)	      BPF_STMT(BPF_RET | BPF_K, (k))
 
 /*
- * arch, number against the tables; then: oneself (0; a group for kill) passes, ours pass. Jumps are counted from the next instruction.
+ * arch, number against the tables; then: oneself (0; a group for kill) passes, sendto(2) without an address (send(2)), ours pass. sendmsg(2) has its address in memory, where no filter looks.
+ * Jumps are counted from the next instruction.
  */
 static unsigned filter_make(struct sock_filter *f, unsigned stats)
 {
-	unsigned n = 0, tail = 5 + CALLS + stats; /* index of the first instruction behind the tables */
+	static const unsigned other[] = {SYS_connect, SYS_sendto, SYS_sendmsg, SYS_sendmmsg};
+	unsigned n = 0, tail = 8 + CALLS + stats; /* index of the first instruction behind the tables */
 
 	f[n++] = (struct sock_filter)LOAD(arch);
-	f[n++] = (struct sock_filter)EQ(AUDIT_ARCH_X86_64, 0, CALLS + stats + 2);
+	f[n++] = (struct sock_filter)EQ(AUDIT_ARCH_X86_64, 0, CALLS + stats + 5);
 	f[n++] = (struct sock_filter)LOAD(nr);
 	for (unsigned i = 0; i < CALLS; i++) { /* kill has a meaning for 0 of its own */
 		unsigned to = foreign_table[i].nr == SYS_kill ? tail + 4 : foreign_table[i].who == 0 ? tail : tail + 2;
@@ -74,8 +76,8 @@ static unsigned filter_make(struct sock_filter *f, unsigned stats)
 		f[n] = (struct sock_filter)EQ((unsigned)foreign_table[i].nr, to - n - 1, 0);
 		n++;
 	}
-	f[n] = (struct sock_filter)EQ(SYS_connect, tail + 4 - n - 1, 0);
-	n++;
+	for (unsigned i = 0; i < sizeof(other) / sizeof(*other); i++, n++)
+		f[n] = (struct sock_filter)EQ(other[i], (other[i] == SYS_sendto ? tail + 10 : tail + 4) - n - 1, 0);
 	for (unsigned i = 0; i < stats; i++, n++)
 		f[n] = (struct sock_filter)EQ(stat_calls[i], tail + 4 - n - 1, 0);
 	f[n++] = (struct sock_filter)RET(SECCOMP_RET_ALLOW);
@@ -89,12 +91,18 @@ static unsigned filter_make(struct sock_filter *f, unsigned stats)
 	f[n++] = (struct sock_filter)EQ((uint32_t)(cookie >> 32), 0, 1);
 	f[n++] = (struct sock_filter)RET(SECCOMP_RET_ALLOW);
 	f[n++] = (struct sock_filter)RET(SECCOMP_RET_USER_NOTIF);
+	f[n++] = (struct sock_filter)LOAD_ARG(4); /* tail + 10 */
+	f[n++] = (struct sock_filter)EQ(0, 0, 3);
+	f[n++] = (struct sock_filter)LOAD_HIGH(4);
+	f[n++] = (struct sock_filter)EQ(0, 0, 1);
+	f[n++] = (struct sock_filter)RET(SECCOMP_RET_ALLOW);
+	f[n++] = (struct sock_filter)RET(SECCOMP_RET_USER_NOTIF);
 	return n;
 }
 
 int calls_start(int num)
 {
-	struct sock_filter f[CALLS + STAT_CALLS + 20];
+	struct sock_filter f[CALLS + STAT_CALLS + 30];
 	struct sock_fprog prog;
 	int fd;
 
@@ -121,6 +129,11 @@ void calls_respond(uint64_t id, int64_t ret, bool as_it_stands)
 	else if (!as_it_stands)
 		r.val = ret;
 	ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &r); /* it may have been killed meanwhile */
+}
+
+bool calls_waits(uint64_t id)
+{
+	return ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0;
 }
 
 bool calls_copy(pid_t tid, uint64_t addr, void *buf, size_t len, bool out)
@@ -154,8 +167,7 @@ void calls_read(const char *path, char *text, size_t room)
 	text[n > 0 ? n : 0] = 0;
 }
 
-/* Thread -> process, in the numbers of this namespace. */
-static pid_t process_of(pid_t tid)
+pid_t calls_process(pid_t tid)
 {
 	char path[64], text[4096], *s;
 
@@ -167,7 +179,7 @@ static pid_t process_of(pid_t tid)
 
 static int describe(const struct foreign_call *t, const struct seccomp_notif *n, struct asked *a)
 {
-	*a = (struct asked){.c = {.id = n->id, .pid = process_of(n->pid), .nr = n->data.nr, .in_arg = -1, .out_arg = -1}, .tid = n->pid};
+	*a = (struct asked){.c = {.id = n->id, .pid = calls_process(n->pid), .nr = n->data.nr, .in_arg = -1, .out_arg = -1}, .tid = n->pid};
 	memcpy(a->c.arg, n->data.args, sizeof(a->c.arg));
 	if (t->in >= 0 && n->data.args[t->in]) {
 		a->c.in_arg = t->in;
@@ -183,7 +195,7 @@ static int describe(const struct foreign_call *t, const struct seccomp_notif *n,
 	return 0;
 }
 
-static void ask_home(const struct foreign_call *t, const struct seccomp_notif *n, void (*ask)(const struct keeper_msg *m))
+static void ask_home(const struct foreign_call *t, const struct seccomp_notif *n, connect_ask_fn ask)
 {
 	struct keeper_msg m = {.op = KEEPER_CALL};
 	struct asked *a = NULL;
@@ -199,18 +211,18 @@ static void ask_home(const struct foreign_call *t, const struct seccomp_notif *n
 	}
 	a->used = true;
 	m.call = a->c;
-	ask(&m);
+	ask(&m, NULL);
 }
 
-void calls_take(bool (*here)(pid_t pid), void (*ask)(const struct keeper_msg *m))
+void calls_take(bool (*here)(pid_t pid), connect_ask_fn ask)
 {
 	struct seccomp_notif n = {0};
 	const struct foreign_call *t;
 
 	if (stats_in >= 0 ? read(stats_in, &n, sizeof(n)) != sizeof(n) : ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &n) < 0)
 		return;
-	if (n.data.nr == SYS_connect) {
-		connect_take(&n, process_of((pid_t)n.pid));
+	if (connect_is(n.data.nr)) {
+		connect_take(&n);
 		return;
 	}
 	t = foreign_find(n.data.nr);
@@ -222,7 +234,7 @@ void calls_take(bool (*here)(pid_t pid), void (*ask)(const struct keeper_msg *m)
 
 void calls_answer(const struct eng_foreign *c, int got)
 {
-	if (c->nr == SYS_connect)
+	if (connect_is(c->nr))
 		connect_answer(listener, c, got);
 	for (unsigned i = 0; i < PENDING; i++) {
 		struct asked *a = &pending[i];
@@ -233,7 +245,7 @@ void calls_answer(const struct eng_foreign *c, int got)
 		if (!a->used || a->c.id != c->id)
 			continue;
 		a->used = false;
-		if (ret >= 0 && a->out_addr && ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &c->id) == 0 &&
+		if (ret >= 0 && a->out_addr && calls_waits(c->id) &&
 		    !calls_copy(a->tid, a->out_addr, (void *)c->out, len, true))
 			ret = -EFAULT;
 		calls_respond(c->id, ret, false);
@@ -241,14 +253,14 @@ void calls_answer(const struct eng_foreign *c, int got)
 	}
 }
 
-void calls_again(void (*ask)(const struct keeper_msg *m))
+void calls_again(connect_ask_fn ask)
 {
 	connect_again(ask);
 	for (unsigned i = 0; i < PENDING; i++) {
 		struct keeper_msg m = {.op = KEEPER_CALL, .call = pending[i].c};
 
-		if (pending[i].used && ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &pending[i].c.id) == 0)
-			ask(&m);
+		if (pending[i].used && calls_waits(pending[i].c.id))
+			ask(&m, NULL);
 		else
 			pending[i].used = false;
 	}

@@ -16,11 +16,13 @@ int calls_statx(int dir, const char *path, int flags, unsigned mask, struct stat
 void calls_read(const char *path, char *text, size_t room);
 /* From or to (out) the memory of a thread that waits for an answer. */
 bool calls_copy(pid_t tid, uint64_t addr, void *buf, size_t len, bool out);
+bool calls_waits(uint64_t id); /* has it not been killed? */
+pid_t calls_process(pid_t tid); /* of a thread, in the numbers of this namespace */
 void calls_respond(uint64_t id, int64_t ret, bool as_it_stands);
 /* The listener is readable: answers what is about somebody here, gives the rest to `ask`. here: is that number one of the family's on this host (negative: a group)? */
-void calls_take(bool (*here)(pid_t pid), void (*ask)(const struct keeper_msg *m));
+void calls_take(bool (*here)(pid_t pid), void (*ask)(const struct keeper_msg *m, const void *data));
 void calls_answer(const struct eng_foreign *c, int got); /* got: a descriptor that came along, or -1 */
 /* migd was restarted: what it owes an answer for is asked again. */
-void calls_again(void (*ask)(const struct keeper_msg *m));
+void calls_again(void (*ask)(const struct keeper_msg *m, const void *data));
 
 #endif

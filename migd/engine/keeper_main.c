@@ -104,6 +104,15 @@ static void tell(const struct keeper_msg *m)
 	send(conn, m, sizeof(*m), MSG_NOSIGNAL);
 }
 
+/* KEEPER_CALL, with its data in the same packet. */
+static void tell_call(const struct keeper_msg *m, const void *data)
+{
+	struct iovec v[2] = {{(void *)m, sizeof(*m)}, {(void *)data, (size_t)m->status}};
+	struct msghdr h = {.msg_iov = v, .msg_iovlen = data ? 2 : 1};
+
+	calls_own(SYS_sendmsg, conn, (long)&h, MSG_NOSIGNAL, 0);
+}
+
 static void tell_again(void)
 {
 	for (size_t i = 0; i < nuntold; i++)
@@ -406,7 +415,7 @@ static void handle(struct keeper_msg *m, int got)
 		tell_again();
 		reply.op = KEEPER_READY;
 		send(conn, &reply, sizeof(reply), MSG_NOSIGNAL);
-		calls_again(tell);
+		calls_again(tell_call);
 		return;
 	default:
 		r = -EINVAL;
@@ -533,9 +542,9 @@ void inner_main(const struct keeper_setup *s)
 		if (conn >= 0 && pf[2].revents & POLLIN && read(REPORT_IN, &got, sizeof(got)) == sizeof(got) && !is_standin(got.pid))
 			tell(&got);
 		if (pf[4].revents & POLLIN)
-			calls_take(is_here, tell);
+			calls_take(is_here, tell_call);
 		if (conn >= 0 && pf[6].revents & POLLIN)
-			connect_ask(tell);
+			connect_ask(tell_call);
 		if (pf[5].revents)
 			hear_old();
 		if (pf[3].revents & POLLIN)

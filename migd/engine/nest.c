@@ -74,8 +74,8 @@ static pid_t spawn(const char *keeper, int sock, int lsock)
 static int receive(struct nest *n, struct keeper_msg *m, pid_t *sender, int ms)
 {
 	char space[CMSG_SPACE(sizeof(struct ucred))];
-	struct iovec v = {m, sizeof(*m)};
-	struct msghdr h = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof(space)};
+	struct iovec v[2] = {{m, sizeof(*m)}, {n->data, sizeof(n->data)}};
+	struct msghdr h = {.msg_iov = v, .msg_iovlen = 2, .msg_control = space, .msg_controllen = sizeof(space)};
 	struct pollfd pf = {n->sock, POLLIN, 0};
 	struct cmsghdr *c;
 	ssize_t got;
@@ -86,7 +86,7 @@ static int receive(struct nest *n, struct keeper_msg *m, pid_t *sender, int ms)
 	if (r <= 0)
 		return r < 0 ? -errno : -ETIMEDOUT;
 	got = recvmsg(n->sock, &h, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-	if (got != sizeof(*m))
+	if (got < (ssize_t)sizeof(*m) || (size_t)got - sizeof(*m) != (m->op == KEEPER_CALL ? (size_t)m->status : 0))
 		return got < 0 ? -errno : -ECONNRESET;
 	if (sender)
 		*sender = 0;
@@ -132,10 +132,9 @@ static void on_event(struct eng_family *f, const struct keeper_msg *m)
 		ev.kind = ENG_CONTINUED;
 		break;
 	case KEEPER_CALL:
-		ev.kind = ENG_CALL;
-		ev.call = m->call;
-		ev.pid = m->call.pid;
-		break;
+		if (f->hooks.call)
+			f->hooks.call(f->hooks.ctx, &m->call, f->nest->data, (size_t)m->status);
+		return;
 	default:
 		return;
 	}
@@ -227,6 +226,18 @@ static void give_devices(struct eng_family *f, struct nest *n)
 	r = send(n->sock, &m, sizeof(m), MSG_NOSIGNAL) < 0 || send(n->sock, f->devices, len, MSG_NOSIGNAL) < 0 ? -errno : await(f, n, KEEPER_DEVICES, &m, NULL);
 	if (r < 0)
 		log_warn("engine: the family of process %d sees other device numbers (st_dev) here than at home: %s", f->nprocs ? f->procs[0]->vpid : 0, strerror(-r));
+}
+
+void nest_hear(struct eng_family *f)
+{
+	struct keeper_msg m;
+
+	if (!f->nest || f->nest->lost)
+		return;
+	f->nest->awaited = true;
+	while (receive(f->nest, &m, NULL, 0) == 0)
+		on_event(f, &m);
+	f->nest->awaited = false;
 }
 
 void nest_hurry(struct eng_family *f, pid_t vtid)

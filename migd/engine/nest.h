@@ -13,11 +13,14 @@ struct nest {
 	int timer;	/* births and deaths are looked for at its ticks */
 	bool awaited;	/* a reply of the keeper is: who waits for it may have a process in hand, so none is let go of */
 	char name[64]; /* abstract socket for a restarted migd */
+	uint8_t data[FOREIGN_DATA_MAX]; /* what came with the last message, a KEEPER_CALL */
 };
 /* 0 or -errno: n is the nest of f from now on, in any case, and its clocks are set. */
 int nest_settle(struct eng_family *f, struct nest *n, int64_t mono_offset, int64_t boot_offset, struct error *e);
 /* A thread that is seized and told to stop does not: perhaps it waits for what the keeper tells of a file, and the keeper for a server. It makes that call again later. */
 void nest_hurry(struct eng_family *f, pid_t vtid);
+/* What the keeper has told, while the actor waits for something else: a call that waits for the home would wait for him, and he for it. Without a nest nothing. */
+void nest_hear(struct eng_family *f);
 /* A nest of a migd before us. nest_hello(), once its members are in f: the keeper tells of all ends that home does not know of; they are queued when it returns. */
 int nest_attach(struct eng_family *f, const char *name, pid_t keeper, struct error *e);
 int nest_hello(struct eng_family *f, struct error *e);
