@@ -79,7 +79,7 @@ uint64_t proc_start_time(pid_t pid); /* 0: no such process, or dead */
 int write_file(const char *path, const char *text, mode_t mode);
 int read_file(const char *path, char *buf, size_t size); /* bytes read, NUL-terminated, or -errno */
 int make_dirs(const char *path, mode_t mode);		 /* mkdir -p; 0 when it is there */
-int remove_tree(const char *path);			 /* stays on one filesystem */
+int remove_tree(const char *path, struct error *e);	 /* stays on one filesystem; of any depth */
 int copy_file(const char *from, const char *to, mode_t mode);
 int run_program(const char *const *argv, const char *input, struct error *e); /* waits; output goes into e when it fails */
 void *xcalloc(size_t n, size_t size);						/* of memory there is none: says so and exits */

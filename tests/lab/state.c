@@ -250,7 +250,7 @@ int lab_disk_make(struct lab *lab, struct error *e)
 }
 
 /* Ours, and those of our name that an earlier life of this machine left. */
-static int disks_clear(const struct lab *lab)
+static int disks_clear(const struct lab *lab, struct error *e)
 {
 	size_t len = strlen(lab->name);
 	DIR *d = opendir(LAB_DISK);
@@ -265,9 +265,9 @@ static int disks_clear(const struct lab *lab)
 			continue;
 		fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 		if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
-			rc = rc ? rc : remove_tree(path);
+			rc = rc ? rc : remove_tree(path, e);
 		else if (strcmp(path, lab->disk) == 0)
-			rc = -EBUSY;
+			rc = error_set(e, EBUSY, "%s: somebody holds it", path);
 	}
 	if (d)
 		closedir(d);
@@ -293,11 +293,11 @@ int lab_clear(struct lab *lab, struct error *e)
 	rc = cgroup_lab_remove(lab);
 	if (rc < 0)
 		return error_set(e, -rc, "lab %s: its control groups do not go away: %s", lab->name, strerror(-rc));
-	rc = disks_clear(lab);
+	rc = disks_clear(lab, e);
 	if (rc == 0)
-		rc = remove_tree(lab->dir);
+		rc = remove_tree(lab->dir, e);
 	if (rc < 0)
-		return error_set(e, -rc, "%s or %s: %s", lab->disk, lab->dir, strerror(-rc));
+		return rc;
 	rmdir(LAB_DISK); /* only when no other lab is there */
 	rmdir(LAB_RUN);
 	return 0;

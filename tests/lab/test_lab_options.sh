@@ -45,4 +45,11 @@ lab kill ws1 migd STOP
 check "kill with a signal" until_true 10 sh_on ws1 'ps -o state= -p $(pgrep -o -x migd) | grep -q T'
 check "down, though one of them stands still" lab down
 refused "down has ended it" 1 'not up' lab ls
+check "up again by that name, with a disk on this machine's" lab up -n 1
+check "a path too long for any name" on ws1 python3 -c 'import os
+os.chdir("/sprite")
+for i in range(40): os.mkdir("d" * 200); os.chdir("d" * 200)'
+check "down, with what is there" lab down
+check "and up" lab up -n 1
+check "and down" lab down
 finish

@@ -3,7 +3,6 @@
 #include "lab.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -72,20 +71,10 @@ int make_dirs(const char *path, mode_t mode)
 	return chmod(part, mode) < 0 ? -errno : 0; /* whatever the umask */
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+int remove_tree(const char *path, struct error *e)
 {
-	(void)st;
-	(void)ftw;
-	if (type == FTW_DP || type == FTW_D || type == FTW_DNR)
-		return rmdir(path) < 0 && errno != ENOENT ? -1 : 0;
-	return unlink(path) < 0 && errno != ENOENT ? -1 : 0;
-}
-
-int remove_tree(const char *path)
-{
-	if (access(path, F_OK) < 0 && errno == ENOENT)
-		return 0;
-	return nftw(path, remove_one, 32, FTW_PHYS | FTW_DEPTH | FTW_MOUNT) < 0 ? -errno : 0;
+	/* not nftw(3), which takes no path of more than PATH_MAX */
+	return run_program((const char *const[]){"rm", "-rf", "--one-file-system", "--", path, NULL}, NULL, e);
 }
 
 int copy_file(const char *from, const char *to, mode_t mode)
