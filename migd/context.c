@@ -37,6 +37,12 @@
 
 enum { WORKERS = 8 };
 
+/*
+ * One migd a host: what its journal does not know it takes for left over, among the cgroups and processes of the whole host. So the lock that says so is where no
+ * configuration leads elsewhere.
+ */
+#define MIGD_OF_THE_HOST "/run/sprite"
+
 static const struct rpc_service services[] = {
 	{ &mig_methods[MIG_STATUS], status_serve, NULL },
 	{ &mig_methods[MIG_PREPARE], guest_prepare, NULL },
@@ -113,10 +119,14 @@ int context_open(const struct conf *conf, struct migd **out, struct error *e)
 	if (!m->keeper || !m->spritefs || !m->relay)
 		err = error_set(e, ENOENT, "cannot find where this program lies");
 	else
+		err = make_dir(MIGD_OF_THE_HOST, e);
+	if (!err) /* wherever our state is */
+		err = daemon_alone("migd", MIGD_OF_THE_HOST, e);
+	if (!err)
 		err = make_dir(conf->run_dir, e);
 	if (!err)
 		err = make_dir(conf->state_dir, e);
-	if (!err)
+	if (!err) /* which another host's, or a container's, may be by mistake */
 		err = daemon_alone("migd", conf->state_dir, e);
 	if (!err)
 		err = rpc_tls_load(conf, &m->tls, e);

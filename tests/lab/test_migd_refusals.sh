@@ -56,6 +56,11 @@ check "and come home" mig home "$JOB"
 for n in ws1 ws2; do
 	hop ws2 || flunk "it goes to ws2"
 	refused "$n: a second migd" 1 'another migd runs here \(process [0-9]+\)' on $n timeout 30 migd
+	refused "$n: a second migd of another configuration" 1 'another migd runs here \(process [0-9]+\)' sh_on $n 'python3 -c "
+import json
+c=json.load(open(\"/etc/sprite/sprite.conf\")); c.update(state_dir=\"/tmp/s9\", run_dir=\"/tmp/r9\"); c[\"migd\"][\"listen\"]=[\"$0:7799\"]
+json.dump(c,open(\"/tmp/c9.json\",\"w\"))"; timeout 30 migd --config /tmp/c9.json'
+	check "$n: it made nothing" on $n test ! -e /tmp/s9 -a ! -e /tmp/r9
 	check "$n: the guest runs on" on ws2 pgrep -u sprite -x sleep
 	lab kill $n migd TERM; until_true 20 lab start $n migd || flunk "$n: migd starts again"
 	check "$n: and comes home, after its migd was started again" until_true 20 mig home -q "$JOB"
