@@ -2,7 +2,8 @@
 /*
  * Who may use the home domain from elsewhere: a guest host, as the uid of a process that it hosts now. migd of this host grants and revokes by family; a
  * (host, uid) may act while any family of it is there. With a grant come the groups that the user has here, and no others, so
- * that a host cannot add a group to a user. They are kept in a file: a restart of the server must not take their files from guests. Those of an earlier boot
+ * that a host cannot add a group to a user. A grant of uid 0 is one of all uids and groups, since it could become them (op.c). They are kept in a file:
+ * a restart of the server must not take their files from guests. Those of an earlier boot
  * of this host are void, as its families are. What the list must be migd knows, and says again when it may not have been heard (grants_only()).
  *
  * Locking: one mutex; nothing is called under it.

@@ -30,11 +30,17 @@ static bool host_allowed(struct op *o, const struct export *ex)
 	return host_listed(ex->conf, o->client->peer) || (ex->conf->home && grants_host(&o->d->grants, o->client->peer));
 }
 
+/* Who acts here as root may as well be anybody: a guest of root that changes its uid away. It gains nothing, and a guest of a user never has this. */
+static bool root_granted(struct op *o)
+{
+	return o->d->conf->root_guests && grants_allow(&o->d->grants, o->client->peer, 0);
+}
+
 static bool home_uid_allowed(struct op *o, const struct export *ex, uid_t uid)
 {
 	if (uid == 0 && !o->d->conf->root_guests)
 		return false;
-	return host_listed(ex->conf, o->client->peer) || grants_allow(&o->d->grants, o->client->peer, uid);
+	return host_listed(ex->conf, o->client->peer) || grants_allow(&o->d->grants, o->client->peer, uid) || root_granted(o);
 }
 
 int op_access(struct op *o, struct export *ex, const Sprite__Fs__Cred *cred)
@@ -45,7 +51,7 @@ int op_access(struct op *o, struct export *ex, const Sprite__Fs__Cred *cred)
 
 	if (!host_allowed(o, ex))
 		return -EACCES;
-	if (ex->conf->home) /* exactly as the uid that was granted, never as somebody else */
+	if (ex->conf->home) /* exactly as the uid that was granted, never mapped to somebody else */
 		rule = (struct ids_rule){false, 0, UINT32_MAX - 1};
 	if (ex->conf->home && cred && cred->uid == 0 && !home_uid_allowed(o, ex, 0) &&
 		grants_stand_in(&o->d->grants, o->client->peer, &stand_in.uid, &stand_in.gid)) {
@@ -57,7 +63,7 @@ int op_access(struct op *o, struct export *ex, const Sprite__Fs__Cred *cred)
 		return r;
 	if (!home_uid_allowed(o, ex, o->ids.uid))
 		return -EACCES;
-	if (!host_listed(ex->conf, o->client->peer))
+	if (!host_listed(ex->conf, o->client->peer) && !root_granted(o))
 		grants_trim(&o->d->grants, o->client->peer, &o->ids);
 	return 0;
 }

@@ -104,4 +104,35 @@ same "all it saw away is what it saw at home" "" "$(diff "$TMP/answer.0" "$TMP/a
 same "and at home again" "" "$(diff "$TMP/answer.0" "$TMP/answer.2")"
 on ws1 cat $JD/signals | sort | uniq -c >"$TMP/signals" # the same three from all three places
 same "its signals reached the parent, from it, with the same code, each once" "3 3 3" "$(awk '/ from kid uid 1000$/ { printf "%s%s", n++ ? " " : "", $1 }' "$TMP/signals")" || cat "$TMP/signals"
+
+# root's, which becomes somebody else: with its home's files it does there what it does at home, and a host that has only guests of a user may not
+cat >"$TMP/changes.py" <<'P'
+import errno, os, subprocess, time
+def tried(fn, *a):
+    try: return fn(*a)
+    except OSError as e: return errno.errorcode[e.errno]
+d = "/home/guest/changes"
+os.mkdir(d); os.chown(d, 1001, 1001); os.chdir(d)
+log = os.open("log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+os.mkdir("root", 0o700)
+for n in "01":
+    open("ready." + n, "w").close()
+    while not os.path.exists("/tmp/ask." + n): time.sleep(0.02)
+    os.setegid(1001); os.seteuid(1001)
+    v = [tried(os.write, log, b"line\n"), tried(lambda: open("mine." + n, "w").close()), tried(lambda: os.stat("mine." + n).st_uid),
+         tried(os.listdir, "root"), tried(os.open, "log", os.O_RDONLY), tried(lambda: len(os.listdir("/usr/bin")) > 10),
+         tried(lambda: subprocess.run(["id"], capture_output=True).stdout.decode())]
+    os.seteuid(0); os.setegid(0)
+    open("/tmp/answer.new", "w").write(repr(v)); os.rename("/tmp/answer.new", "/tmp/changes." + n)
+P
+on ws1 sh -c 'rm -rf /home/guest/changes /tmp/ask.? /tmp/changes.?; cat >/tmp/changes.py' <"$TMP/changes.py"
+R=$(on ws1 sh -c 'setsid python3 /tmp/changes.py </dev/null >/tmp/changes.err 2>&1 & echo $!')
+check "root's program starts" until_true 10 on ws1 test -e /home/guest/changes/ready.0
+on ws1 touch /tmp/ask.0
+check "it has been another user at home" until_true 10 on ws1 test -e /home/guest/changes/ready.1
+check "and goes away" on ws1 mig move -H ws2 "$R"
+on ws1 touch /tmp/ask.1
+check "it has been another user there" until_true 10 on ws1 test -e /tmp/changes.1 || on ws1 cat /tmp/changes.err
+same "who could do there what it could at home" "$(on ws1 cat /tmp/changes.0)" "$(on ws1 cat /tmp/changes.1)"
+same "no line is missing" 2 "$(on ws1 grep -c line /home/guest/changes/log)"
 finish

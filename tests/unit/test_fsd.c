@@ -258,6 +258,18 @@ static void test_home(void)
 	CU_ASSERT_EQUAL(grants_only(&server.grants, rows), 1);
 	CU_ASSERT_EQUAL(call(0, FS_READ, &rd.base, NULL), EACCES);
 	json_decref(rows);
+	/* root may be anybody, where root's guests may leave from; that host alone, and no longer */
+	CU_ASSERT_EQUAL(grants_add(&server.grants, "ws1", 0, "f4", NULL, 0), 0);
+	CU_ASSERT_EQUAL(lookup(0, 1001, &home, "file", &f), EACCES);
+	server_conf.root_guests = true;
+	CU_ASSERT_EQUAL(lookup(0, 1001, &home, "file", &f), 0);
+	CU_ASSERT_EQUAL(grants_add(&server.grants, "ws2", 1000, "f5", NULL, 0), 0);
+	CU_ASSERT_EQUAL(lookup(1, 1000, &home, "file", &f), 0);
+	CU_ASSERT_EQUAL(lookup(1, 1001, &home, "file", &f), EACCES);
+	CU_ASSERT_EQUAL(grants_remove(&server.grants, "ws2", 1000, "f5"), 0);
+	CU_ASSERT_EQUAL(grants_remove(&server.grants, "ws1", 0, "f4"), 0);
+	CU_ASSERT_EQUAL(lookup(0, 1001, &home, "file", &f), EACCES);
+	server_conf.root_guests = false;
 }
 
 static void test_another_clients_open(void)
