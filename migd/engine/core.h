@@ -62,6 +62,11 @@ struct eng_proc_core {
 	uint64_t blob;	  /* base of the blob, 0: not yet chosen */
 	unsigned nslots;  /* slots the mapped blob has room for */
 	uint64_t sysinsn; /* address of a `syscall` instruction in the target, for calls without the blob */
+	uint64_t vdso, vdso_end; /* where that is, if it is the vdso's; else 0 */
+	uint64_t guard;	  /* guard.c: its code and frame, 0: none; */
+	size_t guard_len;
+	unsigned char *guard_was; /* what was there; */
+	struct eng_thread *guarded;
 	size_t scratch;	  /* bytes in use */
 	struct ksigaction trap; /* the program's own action for SIGTRAP */
 	int exit_signal;  /* what its end sends its parent */
@@ -181,6 +186,7 @@ void freeze_order(struct eng_family *f); /* parents before children */
 void thaw_processes(struct eng_family *f); /* all run on; the objects stay, without threads */
 bool thaw_waits(const struct eng_proc *p, int sig); /* has it such a signal waiting? */
 bool thaw_stop(struct eng_proc *p); /* before its threads: one that is stopped by job control stays so, if nobody has continued it since. Does it? */
+int thaw_unblob(struct eng_proc *p, const struct user_regs_struct *first); /* its first thread has these registers then */
 int thaw_thread(struct eng_thread *t); /* true registers, true mask, detached */
 
 /* pin.c: onto the family's processor; what that changed is noted anew; as it was. And this thread itself, while it injects much. */

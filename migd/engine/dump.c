@@ -18,6 +18,7 @@
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "migd/engine/guard.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
 #include "rpc/image.pb-c.h"
@@ -64,9 +65,13 @@ int dump_blob_in(struct eng_proc *p, struct error *e)
 		return error_set(e, -r, "process %d: no system call instruction found in it", p->vpid);
 	if (!p->core->blob)
 		return error_set(e, ENOMEM, "process %d: its address space has no room for the engine", p->vpid);
+	guard_up(p->threads[0], &p->threads[0]->core->frozen);
 	r = inject_blob(p, p->nthreads + SPARE_SLOTS, e);
 	if (r == 0)
 		r = park_all(p);
+	else if (p->core->guard)
+		regs_set(p->threads[0], &p->threads[0]->core->frozen);
+	guard_down(p);
 	return r < 0 ? error_set(e, -r, "process %d ended while it was read", p->vpid) : 0;
 }
 

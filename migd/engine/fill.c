@@ -429,7 +429,7 @@ static void release_one(struct eng_proc *p)
 	for (unsigned k = 0; k < p->nthreads; k++)
 		if (p->threads[k]->core->has_remaining)
 			regs_rearm(p->threads[k]);
-	inject_unblob(p);
+	thaw_unblob(p, &p->threads[0]->regs);
 	stops = thaw_stop(p);
 	for (unsigned k = 0; k < p->nthreads; k++) {
 		p->threads[k]->core->frozen = p->threads[k]->regs;

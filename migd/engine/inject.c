@@ -15,6 +15,7 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/log.h"
+#include "migd/engine/guard.h"
 #include "migd/engine/procfs.h"
 
 static int thread_lost_at(struct eng_thread *t, int line)
@@ -162,7 +163,8 @@ static long raw(struct eng_thread *t, long nr, const uint64_t arg[6], const uint
 	r.r10 = arg[3];
 	r.r8 = arg[4];
 	r.r9 = arg[5];
-	r.rip = t->proc->core->sysinsn;
+	if (!guard_call(t, &r))
+		r.rip = t->proc->core->sysinsn;
 	r.eflags = 0x202;
 	if (regs_set(t, &r) < 0)
 		return thread_lost(t);
@@ -207,6 +209,8 @@ int inject_prepare(struct eng_proc *p, const struct maps *maps)
 			hit = memmem(text, len, "\x0f\x05", 2);
 			if (hit) {
 				p->core->sysinsn = m->start + (hit - text);
+				p->core->vdso = pass ? 0 : m->start;
+				p->core->vdso_end = m->end;
 				return 0;
 			}
 		}

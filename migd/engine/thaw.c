@@ -14,6 +14,7 @@
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "migd/engine/guard.h"
 #include "migd/engine/inject.h"
 #include "migd/engine/memory.h"
 #include "migd/engine/nest.h"
@@ -132,12 +133,23 @@ bool thaw_stop(struct eng_proc *p)
 	return p->core->stop_sig && syscall(SYS_pidfd_send_signal, p->pidfd, SIGSTOP, NULL, 0) == 0;
 }
 
+int thaw_unblob(struct eng_proc *p, const struct user_regs_struct *first)
+{
+	int r;
+
+	guard_up(p->threads[0], first);
+	r = inject_unblob(p);
+	regs_set(p->threads[0], first);
+	guard_down(p);
+	return r;
+}
+
 /* But for who has not stopped: thaw_processes(). */
 static void proc_thaw(struct eng_proc *p)
 {
 	if (p->core->blob_in) {
 		inject_transfer_close(p);
-		if (inject_unblob(p) < 0 && !p->core->dead)
+		if (thaw_unblob(p, &p->threads[0]->core->frozen) < 0 && !p->core->dead)
 			log_error("engine: process %d: the engine's pages stay behind", p->vpid);
 	}
 	thaw_stop(p);

@@ -67,6 +67,10 @@ static int move_all(struct eng_proc *p, struct special *s, int64_t by)
 	r = eng_batch(p->threads[0], c, s->n, NULL);
 	if (r == 0)
 		p->core->sysinsn += by;
+	if (r == 0 && p->core->vdso) {
+		p->core->vdso += by;
+		p->core->vdso_end += by;
+	}
 	s->vvar += by;
 	s->vdso += by;
 	s->end += by;

@@ -246,6 +246,8 @@ int vessel_child(struct eng_family *f, struct eng_proc *parent, const img_proc *
 	p->core->caps = parent->core->caps;
 	vessel_numbers(p, m);
 	p->core->sysinsn = parent->core->sysinsn;
+	p->core->vdso = parent->core->vdso;
+	p->core->vdso_end = parent->core->vdso_end;
 	p->core->blob = parent->core->blob;
 	p->core->nslots = parent->core->nslots;
 	p->core->trap = parent->core->trap;
