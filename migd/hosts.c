@@ -382,9 +382,9 @@ int host_call_long(struct host *h, enum mig_method method, const ProtobufCMessag
 	sem_init(&c.done, 0, 0);
 	ticket = rpc_call_async(ch, &mig_methods[method], in, NULL, 0, -1, long_done, &c);
 	while (!over) {
-		clock_gettime(CLOCK_REALTIME, &until);
+		clock_gettime(CLOCK_MONOTONIC, &until);
 		until.tv_sec += LOOK_S;
-		over = sem_timedwait(&c.done, &until) == 0;
+		over = sem_clockwait(&c.done, CLOCK_MONOTONIC, &until) == 0;
 		if (!over && errno == ETIMEDOUT && host_answers(h, &silent)) {
 			rpc_cancel(ch, ticket);
 			while (sem_wait(&c.done))

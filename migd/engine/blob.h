@@ -55,7 +55,7 @@ struct blob_slot {
 _Static_assert(sizeof(struct blob_slot) <= BLOB_SLOT, "slot");
 
 /* The code, to be copied to the base; and the entries as offsets in it. */
-extern const char blob_code_start[], blob_code_end[], blob_code_batch[], blob_code_park[], blob_code_took[], blob_code_noted[], blob_code_handler[], blob_code_restorer[],
+extern const char blob_code_start[], blob_code_end[], blob_code_batch[], blob_code_park[], blob_code_took[], blob_code_noted[], blob_code_sleep[], blob_code_handler[], blob_code_restorer[],
 	blob_code_tiles[];
 #define BLOB_AT(label) ((uint64_t)(blob_code_##label - blob_code_start))
 

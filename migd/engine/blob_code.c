@@ -6,6 +6,7 @@
  * batch: rbp = calls (struct eng_call), r13 = how many, r15 = slot of this thread. [rbp-8] gets the number of calls done.
  *        A clone3 child starts at park with the slot that the call's arg[5] named.
  * park:  r15 = slot.
+ * sleep: r15 = slot, rbx = head. Another wait than that of park, after which it parks (regs_rearm()).
  * tiles: rdi = a configuration of AMX. Uses a tile, for the kernel makes room for them at the first use, by the thread itself.
  */
 #include "migd/engine/blob.h"
@@ -18,7 +19,7 @@ _Static_assert(offsetof(struct blob_slot, full) == 128 && offsetof(struct blob_s
 
 __asm__(".pushsection .rodata\n"
 	".balign 16\n"
-	".globl blob_code_start, blob_code_end, blob_code_batch, blob_code_park, blob_code_took, blob_code_noted, blob_code_handler, blob_code_restorer, blob_code_tiles\n"
+	".globl blob_code_start, blob_code_end, blob_code_batch, blob_code_park, blob_code_took, blob_code_noted, blob_code_sleep, blob_code_handler, blob_code_restorer, blob_code_tiles\n"
 	"blob_code_start:\n"
 	"blob_code_batch:\n"
 	"	mov %rbp, %r12\n"
@@ -85,6 +86,7 @@ __asm__(".pushsection .rodata\n"
 	"	xor %edx, %edx\n"
 	"	xor %r10d, %r10d\n"
 	"	xor %r8d, %r8d\n"
+	"blob_code_sleep:\n"
 	"	syscall\n"
 	"	cmpl $1, 8(%rbx)\n"
 	"	jne 3b\n"

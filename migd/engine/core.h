@@ -47,6 +47,7 @@ struct eng_thread_core {
 	bool has_remaining;
 	bool amx; /* its process may use AMX (arch_prctl(2)) */
 	unsigned ncpus;			 /* it is kept on one processor; what it was allowed before, in bytes */
+	unsigned nnoted;		 /* bytes of cpus as noted before that (pin_note()), 0: not */
 	uint8_t cpus[PIN_BYTES];
 	bool asked;			 /* source: the next three are as found in this dump, for res_creds.c */
 	int securebits, pdeath_sig, dumpable;
@@ -65,7 +66,6 @@ struct eng_proc_core {
 	uint64_t vdso, vdso_end; /* where that is, if it is the vdso's; else 0 */
 	uint64_t guard;	  /* guard.c: its code and frame, 0: none; */
 	size_t guard_len;
-	unsigned char *guard_was; /* what was there; */
 	struct eng_thread *guarded;
 	size_t scratch;	  /* bytes in use */
 	struct ksigaction trap; /* the program's own action for SIGTRAP */
@@ -190,6 +190,8 @@ int thaw_unblob(struct eng_proc *p, const struct user_regs_struct *first); /* it
 int thaw_thread(struct eng_thread *t); /* true registers, true mask, detached */
 
 /* pin.c: onto the family's processor; what that changed is noted anew; as it was. And this thread itself, while it injects much. */
+void pin_note(struct eng_thread *t); /* what it is allowed, for who lets it go after our death */
+bool pin_left(struct eng_thread *t); /* it was noted, and a migd that died left it on one processor: pin_release() gives it back */
 void pin_thread(struct eng_thread *t);
 void pin_again(struct eng_thread *t);
 void pin_release(struct eng_thread *t);

@@ -505,8 +505,8 @@ static int died(const struct eng_proc *p, struct error *e)
 	return error_set(e, ESRCH, "process %d ended while it was stopped", p->vpid);
 }
 
-/* What each thread blocks by itself, before that is changed. */
-static int masks_read(struct eng_family *f, struct error *e)
+/* What each thread blocks by itself, and where it may run, before that is changed. */
+static int threads_note(struct eng_family *f, struct error *e)
 {
 	for (size_t i = 0; i < f->nprocs; i++) {
 		struct eng_proc *p = f->procs[i];
@@ -514,9 +514,11 @@ static int masks_read(struct eng_family *f, struct error *e)
 
 		if (r < 0)
 			return r;
-		for (unsigned k = 0; k < p->nthreads; k++)
+		for (unsigned k = 0; k < p->nthreads; k++) {
 			if (ptrace(PTRACE_GETSIGMASK, p->threads[k]->tid, 8, &p->threads[k]->sigmask) < 0)
 				return died(p, e);
+			pin_note(p->threads[k]);
+		}
 	}
 	return 0;
 }
@@ -576,7 +578,7 @@ static int freeze_all(struct eng_family *f, pid_t pid, struct eng_reasons *why, 
 	if (r >= 0)
 		r = freeze_tree(f, e);
 	if (r >= 0)
-		r = masks_read(f, e);
+		r = threads_note(f, e);
 	if (r >= 0 && f->hooks.standing)
 		f->hooks.standing(f->hooks.ctx, f);
 	if (r >= 0)

@@ -5,7 +5,7 @@
  * a signal handler had come to its end. While we live that is never reached: the thread is stopped as it leaves the call.
  *
  * Their place is the end of the vdso, behind all that is mapped for use (its section headers and padding; see elf(5)): no memory of the program is touched, and it can
- * be read and executed in every state of the program. What was there is put back. No guard where that place is too small for the thread's vector registers, as with
+ * be read and executed in every state of the program. What was there is put back, from our own vdso. No guard where that place is too small for the thread's vector registers, as with
  * AVX-512; then the call is made as it is.
  *
  * The frame: arch/x86/include/uapi/asm/sigcontext.h and ucontext.h of the kernel; what it checks of the vector registers is in kernel/fpu/signal.c there.
@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
 #include "conf/cleanup.h"
@@ -21,7 +22,7 @@
 #include "migd/engine/guard.h"
 #include "migd/engine/inject.h"
 
-enum { VDSO_MAX = 4 * 4096, XSTATE_AREA = 2560, SW_BYTES = 464, FX_LEN = 512, HEADER_LEN = 64 };
+enum { SW_BYTES = 464, FX_LEN = 512, HEADER_LEN = 64 };
 enum { MAGIC1 = 0x46505853, MAGIC2 = 0x46505845, UC_ALL = 7 /* vector registers, SS and its strict restore */, NO_SUCH_STACK = 0xff };
 
 static const unsigned char code[16] = {
@@ -89,7 +90,7 @@ static void registers(struct frame *f, const struct user_regs_struct *r)
 /* As the kernel writes it for a handler; its length, 0: too much for the place. */
 static size_t vectors(struct eng_thread *t, unsigned char *area, size_t room)
 {
-	struct iovec v = {area, room < XSTATE_AREA ? room : XSTATE_AREA};
+	struct iovec v = {area, room}; /* of more we get the beginning, and no room behind it */
 	uint32_t word;
 
 	if (room < FX_LEN + HEADER_LEN + 4 || ptrace(PTRACE_GETREGSET, t->tid, NT_X86_XSTATE, &v) < 0 || v.iov_len < FX_LEN + HEADER_LEN || v.iov_len + 4 > room)
@@ -107,34 +108,42 @@ static size_t vectors(struct eng_thread *t, unsigned char *area, size_t room)
 	return v.iov_len + 4;
 }
 
+/* What rt_sigreturn(2) does not set: a vessel has not got these yet. */
+static void bases(struct eng_thread *t, const struct user_regs_struct *r)
+{
+	struct user_regs_struct now;
+
+	if (regs_get(t, &now) < 0 || (now.fs_base == r->fs_base && now.gs_base == r->gs_base))
+		return;
+	now.fs_base = r->fs_base;
+	now.gs_base = r->gs_base;
+	regs_set(t, &now);
+}
+
 void guard_up(struct eng_thread *t, const struct user_regs_struct *r)
 {
 	struct eng_proc_core *c = t->proc->core;
-	size_t len = c->vdso_end - c->vdso, at, n;
-	_cleanup_free_ unsigned char *image = NULL;
+	const unsigned char *image = (const unsigned char *)getauxval(AT_SYSINFO_EHDR); /* ours: this kernel has but one */
 	struct frame f = {.flags = UC_ALL, .stack_flags = NO_SUCH_STACK, .sigmask = t->sigmask};
+	_cleanup_free_ unsigned char *all = NULL;
+	size_t at, n, len = c->vdso ? c->vdso_end - c->vdso : 0;
 
-	if (c->guard || !c->vdso || len > VDSO_MAX)
-		return;
-	image = malloc(len);
-	if (!image || eng_peek(t->proc, c->vdso, image, len) < 0)
+	if (c->guard || !len || !image)
 		return;
 	at = unused_from(image, len);
-	if (!at || at + sizeof(f) > len)
+	all = at && at + sizeof(f) < len ? malloc(len - at) : NULL;
+	if (!all)
 		return;
-	c->guard_was = malloc(len - at);
-	if (!c->guard_was)
-		return;
-	memcpy(c->guard_was, image + at, len - at);
 	memcpy(f.code, code, sizeof(code));
 	registers(&f, r);
+	bases(t, r);
 	f.xstate = c->vdso + at + sizeof(f);
-	n = vectors(t, image + at + sizeof(f), len - at - sizeof(f));
-	memcpy(image + at, &f, sizeof(f));
-	c->guard_len = sizeof(f) + n;
+	memcpy(all, &f, sizeof(f));
+	n = vectors(t, all + sizeof(f), len - at - sizeof(f));
 	c->guard = c->vdso + at;
+	c->guard_len = sizeof(f) + n;
 	c->guarded = t;
-	if (n && eng_poke(t->proc, c->guard, image + at, c->guard_len) == 0)
+	if (n && eng_poke(t->proc, c->guard, all, c->guard_len) == 0)
 		return;
 	log_debug("engine: process %d: its registers are not guarded", t->proc->vpid);
 	guard_down(t->proc);
@@ -143,11 +152,10 @@ void guard_up(struct eng_thread *t, const struct user_regs_struct *r)
 void guard_down(struct eng_proc *p)
 {
 	struct eng_proc_core *c = p->core;
+	const unsigned char *image = (const unsigned char *)getauxval(AT_SYSINFO_EHDR);
 
-	if (c->guard && !c->dead)
-		eng_poke(p, c->guard, c->guard_was, c->guard_len);
-	free(c->guard_was);
-	c->guard_was = NULL;
+	if (c->guard && !c->dead) /* also what a migd that died has left there */
+		eng_poke(p, c->guard, image + (c->guard - c->vdso), c->vdso_end - c->guard);
 	c->guard = 0;
 	c->guarded = NULL;
 }

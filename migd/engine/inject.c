@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/fault.h"
 #include "conf/log.h"
 #include "migd/engine/guard.h"
 #include "migd/engine/procfs.h"
@@ -274,6 +275,7 @@ int inject_unblob(struct eng_proc *p)
 	r = eng_poke(p, scratch, &c->trap, sizeof(c->trap));
 	if (r == 0)
 		r = INJECT_RAW(t, SYS_rt_sigaction, SIGTRAP, scratch, 0, 8);
+	fault_point("leaving");
 	if (r == 0)
 		r = INJECT_RAW(t, SYS_munmap, c->blob, blob_size(c->nslots));
 	c->blob_in = false;

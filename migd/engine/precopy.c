@@ -159,6 +159,7 @@ static int open_uffd(struct eng_proc *p)
 	if (num < 0)
 		return num;
 	fd = eng_fd_get(p, num);
+	fault_point("watching");
 	ENG_SYS(p->threads[0], SYS_close, num);
 	if (fd >= 0 && ioctl(fd, UFFDIO_API, &api) < 0) {
 		int r = -errno;

@@ -278,7 +278,9 @@ static void rearm_regs(struct eng_thread *t, struct user_regs_struct *r, uint64_
 	r->r9 = w->r9;
 	r->rax = t->core->wait_nr;
 	r->orig_rax = -1;
-	r->rip = t->proc->core->sysinsn;
+	r->rbx = t->proc->core->blob + BLOB_HEAD;
+	r->r15 = t->core->slot;
+	r->rip = t->proc->core->blob + BLOB_AT(sleep);
 	switch (t->core->wait_nr) {
 	case SYS_poll:
 		r->rdx = (t->core->remaining + 999999) / 1000000;
@@ -296,7 +298,7 @@ static void rearm_regs(struct eng_thread *t, struct user_regs_struct *r, uint64_
 
 /*
  * Only the kernel can make a restart block, when a call that it belongs to is interrupted. So: start the same wait for the time that is left, from the
- * blob, interrupt it, and let the true registers say "restart". If the call ended at once (what it waited for is there) that is its result.
+ * blob, interrupt it, and let the true registers say "restart". (If we die meanwhile it parks when that time is over.) If the call ended at once (what it waited for is there) that is its result.
  */
 int regs_rearm(struct eng_thread *t)
 {

@@ -7,7 +7,7 @@
  *
  *   kind home|nest|adopted MONO BOOT HOSTNAME      nest NAME PID START      device MAJOR:MINOR POINT (devices.h)
  *   proc VPID PID START BLOB PPID PGID SID STOP CAPS UID GID PARENT
- *   thread VTID TID SLOT MASK              (of the proc before it; the mask counts if it was stopped then)
+ *   thread VTID TID SLOT MASK CPUS         (of the proc before it; the last two count if it was stopped then; "-": not noted)
  *   what modules keep of a family that is away (eng_res.save)
  */
 #include <dirent.h>
@@ -51,6 +51,16 @@ static bool alive(pid_t pid, unsigned long start)
 	return start && dir >= 0 && procfs_stat(dir, &st) == 0 && st.start == start && st.state != 'Z' && st.state != 'X';
 }
 
+static void put_thread(FILE *o, const struct eng_thread *t)
+{
+	const struct eng_thread_core *c = t->core;
+
+	fprintf(o, "thread %d %d %lx %lx ", t->vtid, t->tid, (long)c->slot, (long)t->sigmask);
+	for (unsigned i = 0; i < c->nnoted; i++)
+		fprintf(o, "%02x", c->cpus[i]);
+	fputs(c->nnoted ? "\n" : "-\n", o);
+}
+
 int eng_save(const struct eng_family *f, char **text)
 {
 	size_t len;
@@ -74,7 +84,7 @@ int eng_save(const struct eng_family *f, char **text)
 			f->nest ? c->home_ppid : p->ppid, f->nest ? c->home_pgid : p->pgid, f->nest ? c->home_sid : p->sid, c->stop_sig, c->caps, c->uid,
 			c->gid, p->parent ? p->parent->vpid : 0);
 		for (unsigned k = 0; k < p->nthreads; k++)
-			fprintf(o, "thread %d %d %lx %lx\n", p->threads[k]->vtid, p->threads[k]->tid, (long)p->threads[k]->core->slot, (long)p->threads[k]->sigmask);
+			put_thread(o, p->threads[k]);
 	}
 	for (size_t k = 0; eng_res_table[k]; k++)
 		if (eng_res_table[k]->save)
@@ -124,15 +134,18 @@ static int read_thread(struct eng_family *f, const char *l, struct error *e)
 {
 	struct eng_thread *t;
 	unsigned long slot, mask = FROZEN_MASK;
+	char cpus[2 * BLOB_CPUS + 1] = "";
 	int vtid, tid;
 
-	if (!f->nprocs || sscanf(l, "thread %d %d %lx %lx", &vtid, &tid, &slot, &mask) < 3) /* three: of an older migd */
+	if (!f->nprocs || sscanf(l, "thread %d %d %lx %lx %256[0-9a-f]", &vtid, &tid, &slot, &mask, cpus) < 3) /* three: of an older migd */
 		return error_set(e, EPROTO, "saved state: %s", l);
 	t = thread_new(f->procs[f->nprocs - 1], tid, vtid);
 	if (!t)
 		return error_set(e, ENOMEM, "no memory");
 	t->core->slot = slot;
 	t->sigmask = mask;
+	while (sscanf(cpus + 2 * t->core->nnoted, "%2hhx", &t->core->cpus[t->core->nnoted]) == 1)
+		t->core->nnoted++;
 	return 0;
 }
 
@@ -244,34 +257,39 @@ static int await_found(struct eng_thread *t)
 	return 0;
 }
 
-/* Stopped. It has the mask of a freeze, and runs. */
-static int mask_back(struct eng_thread *t, uint64_t mask)
+/* Stopped; migd died when it was not in the blob, and it ran on: on one processor, or with all its signals waiting, perhaps. What it is to have when it is let go. */
+static int ran_on(struct eng_thread *t, uint64_t mask)
 {
-	uint64_t now;
+	uint64_t frozen = FROZEN_MASK;
+	struct error e = {0};
 
-	if (ptrace(PTRACE_GETSIGMASK, t->tid, 8, &now) < 0)
+	if (ptrace(PTRACE_GETSIGMASK, t->tid, 8, &t->sigmask) < 0 || ptrace(PTRACE_SETSIGMASK, t->tid, 8, &frozen) < 0)
 		return -ESRCH;
-	return now != FROZEN_MASK || ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) == 0 ? 0 : -errno;
+	if (t->sigmask == FROZEN_MASK)
+		t->sigmask = mask;
+	t->core->masked = true;
+	pin_left(t);
+	return regs_frozen(t, NULL, &e);
 }
 
-/* Nothing has been put into p, or nothing is left in it. Were its threads stopped already (their signals wait)? */
-static void unmask(struct eng_proc *p)
+/* Nothing has been put into p, or nothing is left in it. Were its threads stopped already? */
+static void let_run(struct eng_proc *p)
 {
 	for (unsigned i = 0; i < p->nthreads; i++) {
 		struct eng_thread *t = p->threads[i];
+		uint64_t mask = t->sigmask;
 		char path[64];
 
 		snprintf(path, sizeof(path), "task/%d/status", t->tid);
 		_cleanup_free_ char *status = eng_proc_read(p->dir, path, NULL);
 
-		if (t->sigmask == FROZEN_MASK || res_field_u64(status, "SigBlk", 16, 0) != FROZEN_MASK || inject_seize(t) < 0)
+		if ((mask == FROZEN_MASK || res_field_u64(status, "SigBlk", 16, 0) != FROZEN_MASK) && !pin_left(t))
+			continue;
+		if (inject_seize(t) < 0)
 			continue;
 		t->core->how = PTRACE_CONT;
-		if (await_found(t) < 0)
-			continue;
-		mask_back(t, t->sigmask);
-		t->core->stopped = false;
-		ptrace(PTRACE_DETACH, t->tid, 0, 0);
+		if (await_found(t) == 0 && ran_on(t, mask) == 0)
+			thaw_thread(t);
 	}
 }
 
@@ -290,8 +308,6 @@ static int take_thread(struct eng_thread *t)
 			t->core->slot = blob_slot_addr(c->blob, i);
 			break;
 		}
-	if (!t->core->slot)
-		return -ENOENT;
 	r = inject_seize(t);
 	if (r < 0)
 		return r;
@@ -301,8 +317,8 @@ static int take_thread(struct eng_thread *t)
 		return r;
 	inject_filters_sleep(t);
 	r = regs_get(t, &t->regs);
-	if (r == 0 && t->regs.rip - t->proc->core->blob >= BLOB_HEAD) /* it had not been put into the blob, or was out of it again, and runs on its own */
-		return mask_back(t, s.sigmask);
+	if (r < 0 || !t->core->slot || t->regs.rip - c->blob >= BLOB_HEAD)
+		return r < 0 ? r : ran_on(t, t->core->slot ? s.sigmask : t->sigmask);
 	t->regs = s.regs;
 	if ((long)t->regs.rax == -516 && (long)t->regs.orig_rax >= 0) /* its restart block may be of another task: the call is made again */
 		t->regs.rax = -514;
@@ -340,6 +356,39 @@ static void close_watch(struct eng_proc *p)
 	closedir(d);
 }
 
+/* Those of the text may be older; of who is there still it is known what he had when he was stopped. */
+static int threads_anew(struct eng_proc *p)
+{
+	unsigned n = p->nthreads;
+	struct told {
+		pid_t tid;
+		uint64_t mask;
+		struct eng_thread_core core;
+	} *told = calloc(n + 1, sizeof(*told));
+	int r;
+
+	if (!told)
+		return -ENOMEM;
+	for (unsigned i = 0; i < n; i++)
+		told[i] = (struct told){p->threads[i]->tid, p->threads[i]->sigmask, *p->threads[i]->core};
+	while (p->nthreads)
+		thread_drop(p, p->nthreads - 1);
+	r = proc_threads(p);
+	for (unsigned i = 0; i < p->nthreads; i++) {
+		struct eng_thread *t = p->threads[i];
+
+		t->sigmask = FROZEN_MASK;
+		for (unsigned k = 0; k < n; k++)
+			if (told[k].tid == t->tid) {
+				t->sigmask = told[k].mask;
+				t->core->nnoted = told[k].core.nnoted;
+				memcpy(t->core->cpus, told[k].core.cpus, sizeof(t->core->cpus));
+			}
+	}
+	free(told);
+	return r;
+}
+
 /* What state p is in, and if it is ours: caught. */
 static int take_proc(struct eng_proc *p, struct error *e, enum eng_state *state)
 {
@@ -356,20 +405,18 @@ static int take_proc(struct eng_proc *p, struct error *e, enum eng_state *state)
 	maps_free(maps);
 	if (r == 0) {
 		*state = ENG_RUNNING;
-		unmask(p);
+		let_run(p);
 		return 0;
 	}
 	*state = head.mode == BLOB_WATCH ? ENG_HOLLOW : p->family->nest && !head.state ? ENG_FILLED : ENG_PARKED;
 	if (*state == ENG_HOLLOW) /* likewise: await_found() sees it */
 		p->core->stop_sig = 0;
-	while (p->nthreads) /* those of the text may be older */
-		thread_drop(p, p->nthreads - 1);
-	r = proc_threads(p);
+	r = threads_anew(p);
 	for (unsigned i = 0; i < p->nthreads && r == 0; i++)
 		r = take_thread(p->threads[i]);
 	if (r == 0)
 		sigqueue_room_found(p, &head);
-	if (r == 0 && *state == ENG_PARKED && p->nthreads && p->threads[0]->core->masked)
+	if (r == 0 && *state == ENG_PARKED && p->nthreads && p->threads[0]->core->slot)
 		close_watch(p);
 	return r < 0 ? error_set(e, -r, "process %d cannot be caught: %s", p->vpid, strerror(-r)) : 0;
 }

@@ -6,10 +6,8 @@
  * A hollow is known by the engine's page in it (its magic, and the number of the process), by its mode, and by having no tracer: those of families have been caught.
  */
 #include <dirent.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
@@ -20,16 +18,10 @@
 
 static bool traced(const struct eng_proc *p)
 {
-	char text[2048];
-	_cleanup_close_ int fd = openat(p->dir, "status", O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-	const char *at;
+	_cleanup_free_ char *status = eng_proc_read(p->dir, "status", NULL);
+	const char *by = status ? eng_field(status, "TracerPid") : NULL;
 
-	if (n <= 0)
-		return true; /* it is ending */
-	text[n] = 0;
-	at = strstr(text, "\nTracerPid:\t");
-	return !at || atoi(at + 12);
+	return !by || atoi(by); /* (or it is ending) */
 }
 
 static void look_at(struct eng_family *f, pid_t pid)

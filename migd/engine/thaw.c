@@ -98,6 +98,7 @@ int thaw_thread(struct eng_thread *t)
 	t->core->seized = false;
 	if (t->core->gone)
 		return -ESRCH;
+	pin_release(t);
 	if (t->core->looked)
 		r = regs_set(t, &t->core->frozen);
 	else
@@ -106,7 +107,6 @@ int thaw_thread(struct eng_thread *t)
 		r = -errno;
 	sig = r == 0 ? into_call(t) : 0;
 	t->core->stopped = false;
-	pin_release(t);
 	if (t->core->gone)
 		return -ESRCH;
 	if (ptrace(PTRACE_DETACH, t->tid, 0, sig) < 0)

@@ -8,9 +8,11 @@ faults_up
 [ -z "${ROUND:-}" ] || { round $ROUND; finish; } # one of them by hand
 for step in prepare freeze dump sent commit committed done; do round ws1 $step ws1 ws2; done
 for step in prepared go; do round ws2 $step ws1 ws2; done
-round ws1 watched ws1 ws2
+for step in watched watching leaving; do round ws1 $step ws1 ws2; done
+round ws2 leaving ws1 ws2
 for step in freeze dump sent; do round ws2 $step ws2 ws3; done
-round ws2 watched ws2 ws3
+for step in watched watching leaving; do round ws2 $step ws2 ws3; done
+round ws1 leaving ws2 ws1
 for step in prepare commit committed done; do round ws1 $step ws2 ws3; done
 for step in prepared go; do round ws3 $step ws2 ws3; done
 for step in commit committed done; do round ws1 $step ws2 ws1; done
