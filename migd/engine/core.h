@@ -176,6 +176,7 @@ int explain_family(pid_t pid, bool in_nest, bool goes_home, struct eng_reasons *
 
 /* freeze.c */
 /* Stopped: how long the wait that it was stopped in had lasted; 0 when that is not sure (then it waits longer, never shorter). */
+int freeze_process(struct eng_proc *p, struct error *e); /* how many of its threads have been stopped, or -errno */
 uint64_t freeze_slept_ns(const struct eng_thread *t);
 int freeze_wait_until(pid_t tid, int *st, uint64_t end); /* waitpid with a limit. 1: *st filled, 0: time is over, -ESRCH */
 int freeze_await(struct eng_thread *t, struct error *e); /* seized and interrupted: its stop. 0, -ESRCH: it ended meanwhile, -EBUSY */
