@@ -17,6 +17,7 @@
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/clock.h"
+#include "conf/fault.h"
 #include "conf/log.h"
 
 #define TIMER_NS 1000000ull /* the shortest wait */
@@ -381,6 +382,7 @@ static void look(struct agent *a)
 
 static void mail_handle(struct agent *a, struct mail *m)
 {
+	fault_point("pipe-mail");
 	switch (m->kind) {
 	case MAIL_OPEN:
 		on_open(a, m->ino, m->opener);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 #include "conf/clock.h"
+#include "conf/fault.h"
 #include "conf/log.h"
 #include "fs/client/pipe_wire.h"
 
@@ -107,6 +108,7 @@ static void *hub_main(void *arg)
 				while ((m = calloc(1, sizeof(*m))) && rpc_stream_recv(s, &m->msg, -1) == 1) {
 					m->kind = MAIL_MSG;
 					m->hub = h;
+					fault_point("pipe-heard");
 					pipe_post(h->a, m);
 				}
 				rpc_stream_cancel(s); /* the agent may hang in a send */

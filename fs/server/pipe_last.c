@@ -65,7 +65,7 @@ static void discard(struct ps *p, struct fifo *f)
 		n += c->len - c->off;
 	ps_consume(p, f, n);
 	list_each(m, &f->members, link) {
-		if (has_any(m))
+		if (has_any(m) || m->proven) /* also who says that he has nothing: his agent may keep what he had for who is just opening (end_leave()) */
 			p->ops->role(p->arg, m->node, &f->key, &(struct ps_ask){.role = m->role, .discard = true});
 		m->r = m->w = m->kept = m->stands = m->proven = false;
 		m->role = PS_NONE;

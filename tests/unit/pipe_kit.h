@@ -48,6 +48,7 @@ struct node {
 	size_t len, placed;
 	size_t unacked;
 	bool kept, stands, silent;
+	bool guard; /* its agent keeps the pipe for a reader that is on its way */
 	struct way way;
 };
 static struct ps state;
@@ -175,14 +176,14 @@ static void pipe_settle(struct node *n)
 {
 	bool opening = n->opened && (n->opening_r || n->opening_w);
 
-	if (!n->readers && !n->writers && !opening && n->role == PS_NONE && !n->kept)
+	if (!n->readers && !n->writers && !opening && n->role == PS_NONE && !n->kept && !n->guard)
 		n->len = 0;
 }
 
 static void discard(struct node *n)
 {
 	n->role = PS_NONE;
-	n->kept = false;
+	n->kept = n->guard = false;
 	pipe_settle(n);
 	discards++;
 	report(n, 0);
@@ -306,12 +307,14 @@ static void prove(struct node *n, uint64_t round)
 
 	p.alive = n->readers || n->writers || n->stands || ((n->opening_r || n->opening_w) && !waits);
 	n->silent = !p.alive;
+	if (!p.alive && n->role == PS_NONE)
+		p.r = p.w = false;
 	CU_ASSERT_EQUAL(ps_report(&state, &key, n, round, &p), 0);
 }
 
 static void role_take(struct node *n, const struct msg *m)
 {
-	bool was_source = n->role == PS_SOURCE;
+	bool was_source = n->role == PS_SOURCE, was_sink = n->role == PS_SINK;
 
 	n->silent = false;
 	if (m->ask.discard) {
@@ -332,6 +335,8 @@ static void role_take(struct node *n, const struct msg *m)
 		n->kept = false;
 	else if (was_source && n->len)
 		n->kept = true;
+	else if (was_sink && n->len && n->opening_r)
+		n->guard = true;
 	pipe_settle(n);
 	report(n, m->ask.round);
 }
@@ -439,6 +444,7 @@ static void came_in(int i, bool r, bool w)
 	nodes[i].opening_w -= w;
 	nodes[i].readers += r;
 	nodes[i].writers += w;
+	nodes[i].guard &= nodes[i].opening_r > 0;
 }
 
 static void put(int i, const char *s)

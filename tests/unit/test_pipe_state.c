@@ -119,6 +119,26 @@ static void test_all_closed_at_once(void) /* the agents have not noticed yet whe
 	stop();
 }
 
+static void test_all_closed_as_the_end_comes(void) /* the next one is on its way when the node hears that no writer is left: its agent keeps the pipe for it */
+{
+	start();
+	open_at(0, true, false, 1);
+	open_at(1, false, true, 2);
+	settle();
+	came_in(0, true, false);
+	came_in(1, false, true);
+	put(1, "abc");
+	settle();
+	nodes[1].writers = 0;
+	check_lost(&nodes[1]); /* the hub asks the reader's node, */
+	nodes[0].readers = 0;
+	open_at(0, true, false, 3); /* which hears of that behind this */
+	settle();
+	CU_ASSERT_TRUE(nodes[0].opened);
+	CU_ASSERT_EQUAL(nodes[0].len, 0);
+	stop();
+}
+
 /* The reader goes; what is in the pipes of two writers' nodes is kept as long as one of the two is there. */
 static void kept(bool both_go)
 {
@@ -265,6 +285,7 @@ int main(void)
 	CU_add_test(s, "EPIPE and the next reader", test_epipe);
 	CU_add_test(s, "all closed", test_all_closed);
 	CU_add_test(s, "all closed, at once", test_all_closed_at_once);
+	CU_add_test(s, "all closed, as the end comes", test_all_closed_as_the_end_comes);
 	CU_add_test(s, "kept", test_kept);
 	CU_add_test(s, "stands", test_stands);
 	CU_add_test(s, "shared", test_shared);
@@ -272,5 +293,5 @@ int main(void)
 	CU_add_test(s, "lies", test_lies);
 	CU_add_test(s, "random schedules", test_schedules);
 	CU_basic_run_tests();
-	return CU_get_number_of_failures() || CU_get_number_of_tests_run() != 12;
+	return CU_get_number_of_failures() || CU_get_number_of_tests_run() != 13;
 }
