@@ -30,6 +30,21 @@ check "to where the reader is" until_true 10 mig move -q -H ws3 $W
 check "and home" until_true 10 mig home -q $W
 as sprite ws3 kill -CONT $R
 same "all comes" "0 0 end 4000" "$(over w2) $(over r2) $(numbers log2)"
+# -- both ends at the same moment, each to another node, also to the one that the other leaves
+start ws1 r3 "$P r f log3"
+R=$PID
+start ws3 w3 "$P w f a 200000 512 100 go3"
+W=$PID
+to() { if [ $2 = $1 ]; then as sprite $1 mig home -q $3; else as sprite $1 mig move -q -H $2 $3; fi; } # HOME WHERE PID
+for both in "ws2 ws1" "ws3 ws2" "ws2 ws3" "ws1 ws2" "ws3 ws1" "ws1 ws3" "ws3 ws2" "ws2 ws1"; do
+	set -- $both
+	to ws1 $1 $R >"$TMP/first" 2>&1 & first=$!
+	to ws3 $2 $W >"$TMP/second" 2>&1; second=$?
+	wait $first
+	same "the reader to $1 and the writer to $2, at once" "0 0 " "$? $second $(cat "$TMP/first" "$TMP/second")"
+done
+as sprite ws1 touch /sprite/p/go3
+same "nothing is lost, doubled or out of order" "0 0 end 200000" "$(over w3) $(over r3) $(numbers log3)"
 # -- readers that wait in each of the calls that can move, again and again, and are woken by what comes then; so by the end
 as sprite ws1 sh -c 'cat >/sprite/p/waits.py; cd /sprite/p; for c in read readv poll select epoll edge splice tee open; do mkfifo -m 666 $c.f; done' <<'PY'
 import ctypes, os, select, sys, threading, time
