@@ -370,18 +370,36 @@ void connect_again(connect_ask_fn ask)
 		ask_for(k, ask);
 }
 
-/* What the program has set on its socket and may rely on. */
+static bool number(int fd, int option, int *v)
+{
+	socklen_t n = sizeof(*v);
+
+	return getsockopt(fd, SOL_SOCKET, option, v, &n) == 0;
+}
+
+/* What the program has set on its socket and may rely on, as socket_options_set() has it. (Not who sends, or that descriptors may come: the other end is not the one that it seems.) */
 static void as_before(int from, int to)
 {
-	static const int times[] = {SO_RCVTIMEO, SO_SNDTIMEO};
+	static const int times[] = {SO_RCVTIMEO, SO_SNDTIMEO}, buffers[][2] = {{SO_SNDBUF, SO_SNDBUFFORCE}, {SO_RCVBUF, SO_RCVBUFFORCE}};
+	static const int numbers[] = {SO_RCVLOWAT, SO_OOBINLINE, SO_KEEPALIVE, SO_PRIORITY, SO_TIMESTAMP, SO_TIMESTAMPNS};
 	struct timeval t;
+	int v, is;
 
-	for (unsigned i = 0; i < 2; i++) {
+	for (unsigned i = 0; i < sizeof(times) / sizeof(*times); i++) {
 		socklen_t n = sizeof(t);
 
 		if (getsockopt(from, SOL_SOCKET, times[i], &t, &n) == 0)
 			setsockopt(to, SOL_SOCKET, times[i], &t, sizeof(t));
 	}
+	for (unsigned i = 0; i < sizeof(numbers) / sizeof(*numbers); i++)
+		if (number(from, numbers[i], &v) && number(to, numbers[i], &is) && v != is)
+			setsockopt(to, SOL_SOCKET, numbers[i], &v, sizeof(v));
+	for (unsigned i = 0; i < sizeof(buffers) / sizeof(*buffers); i++)
+		if (number(from, buffers[i][0], &v) && number(to, buffers[i][0], &is) && v != is) {
+			v /= 2; /* the kernel doubles it */
+			if (setsockopt(to, SOL_SOCKET, buffers[i][1], &v, sizeof(v)) < 0)
+				setsockopt(to, SOL_SOCKET, buffers[i][0], &v, sizeof(v));
+		}
 }
 
 void connect_answer(int listener, const struct eng_foreign *c, int got)

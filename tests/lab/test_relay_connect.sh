@@ -59,6 +59,11 @@ print("type", name(lambda: to(d + "/stream", socket.SOCK_SEQPACKET)), flush=True
 os.chdir(d)
 stream, seq, log = to("stream"), to(d + "/seq", socket.SOCK_SEQPACKET), to(d + "/dgram", socket.SOCK_DGRAM)
 print("twice", name(lambda: stream.connect(d + "/stream")), flush=True)
+S = socket; o = S.socket(S.AF_UNIX); o.settimeout(200)
+for k, v in ((S.SO_RCVLOWAT, 2), (S.SO_KEEPALIVE, 1), (S.SO_PRIORITY, 5), (S.SO_SNDBUF, 50000), (S.SO_RCVBUF, 60000)): o.setsockopt(S.SOL_SOCKET, k, v)
+for k in (S.SO_RCVTIMEO, S.SO_SNDTIMEO): o.setsockopt(S.SOL_SOCKET, k, struct.pack("ll", k, 0))
+def options(): return [o.getsockopt(S.SOL_SOCKET, k) for k in (S.SO_RCVLOWAT, S.SO_KEEPALIVE, S.SO_PRIORITY, S.SO_SNDBUF, S.SO_RCVBUF)] + [o.getsockopt(S.SOL_SOCKET, k, 16) for k in (S.SO_RCVTIMEO, S.SO_SNDTIMEO)]
+was = options(); o.connect(d + "/stream"); print("options", "stay" if options() == was else (was, options()), flush=True); o.close()
 os.chdir(sys.argv[2])
 own = socket.socket(socket.AF_UNIX); own.bind("own"); own.listen(); c = to("own"); a = own.accept()[0]; a.sendall(b"here"); print("own", c.recv(9).decode(), flush=True)
 for i in range(100):
@@ -117,6 +122,7 @@ job "mig run -H ws2 -- python3 ask.py $S $JD"
 check "away, it connects, again and again" until_true 60 said many || on ws1 cat $JD/out $JD/err
 same "one that is not its to open" "mine PermissionError" "$(line mine)"
 same "one where nobody listens" "left ConnectionRefusedError" "$(line left)"
+same "what was set on the socket before" "options stay" "$(line options)"
 same "one that is not there" "missing FileNotFoundError" "$(line missing)"
 same "one of our own daemons, by whatever path" "daemon ConnectionRefusedError daemon ConnectionRefusedError" "$(line daemon | xargs)"
 same "one of another type" "type OSError" "$(line type)"
