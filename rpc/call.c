@@ -36,6 +36,8 @@ static void call_finish(struct call *c, int status, struct rpc_msg *out)
 	if (c->cost)
 		rt_cost_begin(c->cost);
 	began = rt_now_ns();
+	if (status && c->seq.noted)
+		rpc_seq_hold(c->seq.seq);
 	c->done(c->arg, status, out);
 	if (c->cost)
 		rt_cost_note(c->cost, began);

@@ -106,7 +106,7 @@ uint64_t rt_now_ns(void); /* CLOCK_MONOTONIC of the kernel: what gRPC's deadline
 struct rt_seq {
 	TAILQ_ENTRY(rt_seq) link;
 	uint64_t seq;
-	bool listed, held; /* held: stands for a call of an earlier process */
+	bool listed, noted, held; /* held: stands for a call that ended without its answer, or of an earlier process */
 };
 /* true: a number that has been used before, by the process we go on as */
 bool rt_seq_begin(struct rt_seq *q, bool mutates, uint64_t *acked);

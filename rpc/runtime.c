@@ -212,6 +212,7 @@ bool rt_seq_begin(struct rt_seq *q, bool mutates, uint64_t *acked)
 	q->seq = old ? old : atomic_fetch_add(rt.next_seq ? rt.next_seq : &own_seq, 1) + 1;
 	q->listed = mutates;
 	if (mutates) {
+		q->noted = note_seq;
 		if (note_seq)
 			*note_seq = q->seq;
 		seq_insert(q);

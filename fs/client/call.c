@@ -143,7 +143,7 @@ static void call_free(struct call *c)
 		c->chunks = k->next;
 		free(k);
 	}
-	if (c->seq_again) /* it was answered without being sent */
+	if (c->seq_again) /* nobody asks for its answer any more */
 		rpc_seq_drop(c->seq_again);
 	keep_free(c->keep);
 	if (c->unpacked)
@@ -250,7 +250,7 @@ static void call_finish(struct call *c, int err, struct rpc_msg *out)
 	session_reply_on(fd);
 	if (out)
 		rpc_msg_clear(out);
-	if (c->keep && c->seq_again) { /* asked again and not sent again: what came of it the first time is still to be looked for */
+	if (c->keep && c->seq_again) { /* ended without its answer, or asked again and not sent again: what came of it is still to be looked for */
 		resume_unclaim(fs, c->keep);
 		c->seq_again = 0;
 	} else { /* the kernel has its answer */
@@ -299,6 +299,8 @@ static void call_completed(void *arg, int status, struct rpc_msg *out)
 	pthread_mutex_lock(&fs->wait_lock);
 	c->state = CALL_NEW;
 	c->ticket = 0;
+	if (status && c->seq_at) /* it may be executed yet */
+		c->seq_again = *c->seq_at;
 	cancelled = c->cancelled;
 	/* a server that is starting may refuse certificates for a moment */
 	if (status == -EACCES && clock_mono_ns() - c->start_ns < REFUSED_NS)
@@ -325,24 +327,32 @@ static void call_completed(void *arg, int status, struct rpc_msg *out)
  * An open of ours, that no request of the kernel is for: when we are killed before its answer is noted the next spritefs finds it by this, and has it closed.
  * NULL: no room.
  */
-static struct keep *open_record(void)
+static struct keep *open_record(const struct domain *d)
 {
 	struct keep *k = keep_new(sizeof(struct kept_call));
 
 	if (k) {
-		*(struct kept_call *)k->data = (struct kept_call){.op = FS_OPEN};
+		*(struct kept_call *)k->data = (struct kept_call){.op = FS_OPEN, .domain = d->index};
 		keep_commit(k, KEEP_CALL, KEPT_CALL_OURS | (atomic_fetch_add(&keep_head()->next_ticket, 1) + 1));
 	}
 	return k;
 }
 
-struct keep *call_note_open(void)
+struct keep *call_note_open(const struct domain *d)
 {
-	struct keep *k = open_record();
+	struct keep *k = open_record(d);
 
 	if (k)
 		rpc_seq_note(&((struct kept_call *)k->data)->seq);
 	return k;
+}
+
+void call_note_end(struct fs *fs, struct keep *note, int r)
+{
+	if (note && r && ((struct kept_call *)note->data)->seq) /* it may be executed yet */
+		resume_unclaim(fs, note);
+	else
+		keep_free(note);
 }
 
 /*
@@ -354,10 +364,10 @@ static void call_number(struct call *c)
 	if (!fs_methods[c->op].mutates)
 		return;
 	if (c->unique && !c->keep && (c->keep = keep_new(sizeof(struct kept_call)))) {
-		*(struct kept_call *)c->keep->data = (struct kept_call){.op = c->op};
+		*(struct kept_call *)c->keep->data = (struct kept_call){.op = c->op, .domain = c->dom ? c->dom->index : 0};
 		c->seq_at = &((struct kept_call *)c->keep->data)->seq;
 		keep_commit(c->keep, KEEP_CALL, c->unique);
-	} else if (!c->unique && !c->keep && c->op == FS_OPEN && (c->keep = open_record())) {
+	} else if (!c->unique && !c->keep && c->op == FS_OPEN && (c->keep = open_record(c->dom))) {
 		c->seq_at = &((struct kept_call *)c->keep->data)->seq;
 	}
 	if (c->seq_at)

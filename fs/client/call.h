@@ -121,8 +121,9 @@ void call_cred(struct call *c, bool groups);
 void call_stream(struct call *c, struct stream *st, uint64_t *open); /* takes a reference */
 void call_submit(struct call *c);
 void call_wake(struct call *c); /* one that waited in wb_then(): goes on */
-/* Before an rpc_call() of FS_OPEN: a record of it, to be freed when the stream has what it answers. */
-struct keep *call_note_open(void);
+/* Before an rpc_call() of FS_OPEN: a record of it; and when the stream has what it answered, with its result. What one that was given up has opened is closed later (resume.c). */
+struct keep *call_note_open(const struct domain *d);
+void call_note_end(struct fs *fs, struct keep *note, int r);
 bool call_let_in(struct fs *fs, struct domain *d, uint32_t uid); /* a home's server answered this user within HOME_BOUND_NS */
 void call_hold(struct call *c);
 void call_unref(struct call *c);

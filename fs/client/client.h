@@ -133,6 +133,7 @@ void prefix_changed(struct fs *fs);
 void prefix_tick(struct fs *fs, uint64_t now); /* every 100 ms: asks for the table, renews */
 int prefix_resume(struct fs *fs, struct domain **doms, size_t room); /* servers, domains, nodes of an earlier spritefs; how many domains */
 struct pnode *prefix_node(struct fs *fs, const char *path); /* made when missing */
+struct domain *prefix_domain(struct fs *fs, unsigned index); /* NULL: none */
 size_t prefix_domains(struct server *s, struct domain **all, size_t room); /* attached ones of that server */
 struct pnode *prefix_child(struct fs *fs, struct pnode *p, const char *name, size_t len);
 void server_note(struct server *s); /* what is known of it outlives us; with its lock */

@@ -77,7 +77,7 @@ struct kept_chunk {
 #define KEPT_CALL_OURS (1ull << 63)
 struct kept_call {
 	uint64_t seq; /* in place; 0: never sent */
-	uint32_t op, server;
+	uint32_t op, domain; /* domain: its index */
 };
 
 /* KEEP_OP, by number: a call in a dirq. With the highest bit set, by the first number of it: a batch that is being sent. */

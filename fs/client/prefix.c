@@ -490,6 +490,25 @@ static size_t domains(struct pnode *p, const struct server *s, struct domain **a
 	return n;
 }
 
+static struct domain *domain_nth(struct pnode *p, unsigned index)
+{
+	struct domain *d = NULL;
+
+	for (; p && !d; p = p->next)
+		d = p->dom && p->dom->index == index ? p->dom : domain_nth(p->child, index);
+	return d;
+}
+
+struct domain *prefix_domain(struct fs *fs, unsigned index)
+{
+	struct domain *d;
+
+	pthread_mutex_lock(&fs->table_lock);
+	d = domain_nth(fs->root, index);
+	pthread_mutex_unlock(&fs->table_lock);
+	return d;
+}
+
 size_t prefix_domains(struct server *s, struct domain **all, size_t room)
 {
 	size_t n;

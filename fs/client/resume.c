@@ -261,10 +261,11 @@ static void orphan_answered(struct call *c, int err, struct rpc_msg *out)
 static void orphan(struct fs *fs, struct keep *k)
 {
 	struct kept_call *x = (struct kept_call *)k->data;
+	struct domain *d = prefix_domain(fs, x->domain);
 	struct call *c = NULL;
 
-	if (x->op == FS_OPEN || x->op == FS_CREATE || x->op == FS_HAND)
-		c = call_new(fs, NULL, (enum fs_op)x->op, inode_hold(fs, fs->root->inode), orphan_answered);
+	if (d && (x->op == FS_OPEN || x->op == FS_CREATE || x->op == FS_HAND))
+		c = call_new(fs, NULL, (enum fs_op)x->op, inode_hold(fs, d->root), orphan_answered);
 	if (!c) {
 		rpc_seq_drop(x->seq);
 		keep_free(k);

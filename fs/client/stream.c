@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "conf/clock.h"
+#include "conf/fault.h"
 #include "conf/log.h"
 #include "fs/client/kept.h"
 
@@ -285,6 +286,19 @@ static void unlocked(struct call *c, int err, struct rpc_msg *out)
 	ops_unlock_end(c->ino);
 }
 
+/* Of an open that no stream has: by it the next spritefs closes it, if we are killed before the server has. NULL: no room. */
+static struct keep *close_record(struct inode *ino, uint64_t open, bool unlock, uint64_t owner)
+{
+	struct keep *k = keep_new(sizeof(struct kept_stream));
+
+	if (k) {
+		*(struct kept_stream *)k->data = (struct kept_stream){.ino = ino->id, .open = open, .epoch = ino->dom->server ? ino->dom->server->epoch : 0, .released = true,
+			.unlock = unlock, .unlock_owner = owner};
+		keep_commit(k, KEEP_STREAM, atomic_fetch_add(&keep_head()->next_fh, 1) + 1);
+	}
+	return k;
+}
+
 /* With `unlock`: ops_unlock_begin() has been called. */
 void stream_close_id(struct fs *fs, struct inode *ino, uint64_t open, bool unlock, uint64_t owner)
 {
@@ -295,6 +309,8 @@ void stream_close_id(struct fs *fs, struct inode *ino, uint64_t open, bool unloc
 	c->m.close.open = open;
 	c->m.close.unlock_flock = unlock;
 	c->m.close.flock_owner = owner;
+	c->keep = close_record(ino, open, unlock, owner);
+	fault_point("spritefs-closes");
 	call_submit(c);
 }
 
@@ -347,7 +363,7 @@ void stream_release(struct fs *fs, struct stream *st, bool unlock, uint64_t owne
 	dirty = st->ndirty;
 	if (!open && st->ino->dom)
 		atomic_fetch_sub(&fs->local_streams, 1);
-	if (open)
+	if (open || st->refs > 1) /* who opens it at the server meanwhile has it too: its record may outlive us */
 		stream_changed(st);
 	pthread_mutex_unlock(&st->ino->lock);
 	if (dirty) /* the last chunk closes it */
@@ -476,7 +492,7 @@ int stream_open_again(struct fs *fs, struct server *s, struct inode *ino, uint64
 
 		stream_open_fill(st, &m, &cred);
 		m.handle = (ProtobufCBinaryData){.len = ino->handle_len, .data = ino->handle};
-		note = call_note_open();
+		note = call_note_open(ino->dom);
 		r = rpc_call(s->meta, &fs_methods[FS_OPEN], &m.base, NULL, 0, 5000, &out);
 		if (r == 0 && !out.err) {
 			pthread_mutex_lock(&ino->lock);
@@ -491,7 +507,7 @@ int stream_open_again(struct fs *fs, struct server *s, struct inode *ino, uint64
 		}
 		if (r == 0)
 			rpc_msg_clear(&out);
-		keep_free(note);
+		call_note_end(fs, note, r);
 		stream_put(fs, st);
 	}
 	return r;

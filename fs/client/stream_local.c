@@ -42,7 +42,7 @@ void stream_open_local(struct fs *fs, struct inode *ino)
 
 		stream_open_fill(st, &m, &cred);
 		m.handle = (ProtobufCBinaryData){.len = ino->handle_len, .data = ino->handle};
-		note = call_note_open();
+		note = call_note_open(ino->dom);
 		r = rpc_call(ino->dom->server->meta, &fs_methods[FS_OPEN], &m.base, NULL, 0, 5000, &out);
 		if (r == 0 && !out.err)
 			stream_opened(fs, st, ((Sprite__Fs__OpenRep *)out.msg)->open, true);
@@ -50,7 +50,7 @@ void stream_open_local(struct fs *fs, struct inode *ino)
 			failed++;
 		if (r == 0)
 			rpc_msg_clear(&out);
-		keep_free(note);
+		call_note_end(fs, note, r);
 		stream_put(fs, st);
 	}
 }
