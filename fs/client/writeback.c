@@ -149,8 +149,8 @@ void wb_chunk_done(struct call *c, int err, struct rpc_msg *out)
 	if (err && !k->nreqs)
 		inode_wb_error(ino, err);
 	k->st->ndirty--;
-	/* released meanwhile, and this was the last: the close did not go with it */
-	close_id = k->st->released && !k->st->ndirty && !c->m.write.close && k->st->open;
+	/* released meanwhile, and this was the last: the close did not go with it, or was not made */
+	close_id = k->st->released && !k->st->ndirty && (!c->m.write.close || err) && k->st->open;
 	if (list_empty(&ino->dirty) && list_empty(&ino->flying))
 		list_splice_tail(&ready, &ino->wb_waiters);
 	pthread_mutex_unlock(&ino->lock);
@@ -158,6 +158,8 @@ void wb_chunk_done(struct call *c, int err, struct rpc_msg *out)
 	if (!err && (rep->lease & SPRITE__FS__LEASE_BITS__LEASE_DATA))
 		chunk_keep(k, rep, mark);
 	chunk_answer(k, err);
+	if (err) /* the kernel has what nobody else will see */
+		lease_drop_pages(fs, ino);
 	if (close_id && (k->st->unlock || !here_close(fs, k->st)))
 		stream_close(fs, k->st);
 	pthread_mutex_lock(&fs->recall_lock);

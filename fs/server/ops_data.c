@@ -110,8 +110,8 @@ int op_read(struct op *o, const ProtobufCMessage *m)
 	return op_done_bulk(o, &rep.base, data, (size_t)n);
 }
 
-/* Writes all of the iovec (a private copy); returns bytes written or -errno when none was. */
-static ssize_t write_full(int fd, struct iovec *v, int n, off_t at)
+/* Writes all of the iovec (a private copy); returns bytes written, or -errno when none was, or (`whole`) not all. */
+static ssize_t write_full(int fd, struct iovec *v, int n, off_t at, bool whole)
 {
 	ssize_t done = 0;
 
@@ -121,7 +121,7 @@ static ssize_t write_full(int fd, struct iovec *v, int n, off_t at)
 		if (r < 0 && errno == EINTR)
 			continue;
 		if (r < 0)
-			return done ? done : -errno;
+			return done && !whole ? done : -errno;
 		done += r;
 		while (n > 0 && (size_t)r >= v->iov_len) {
 			r -= (ssize_t)v->iov_len;
@@ -219,7 +219,7 @@ static ssize_t write_shared(struct op *o, struct open *f, struct iovec *v, int n
 		if (fstat(f->fd, &st) == 0)
 			op_intend(o, &st, *offset);
 		hand_offset_intend(o->d, f->offset, o->in->bulk_len);
-		r = write_full(f->fd, v, n, (off_t)*offset);
+		r = write_full(f->fd, v, n, (off_t)*offset, false);
 	}
 	if (r > 0 && *offset + (uint64_t)r > f->offset->pos)
 		f->offset->pos = *offset + (uint64_t)r;
@@ -316,7 +316,7 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 		rep.offset = in->offset;
 		n = in->append		     ? write_append(o, f, v, msg->niov, &rep.offset) :
 		    in->stream && f->offset ? write_shared(o, f, v, msg->niov, &rep.offset) :
-				 write_full(f->fd, v, msg->niov, (off_t)in->offset);
+				 write_full(f->fd, v, msg->niov, (off_t)in->offset, in->lease_epoch != 0); /* who was answered already cannot be told of a part */
 		r = n < 0 ? (int)n : fstat(f->fd, &st) < 0 ? -errno : 0;
 	}
 	if (r == 0) {
@@ -337,7 +337,7 @@ int op_write(struct op *o, const ProtobufCMessage *m)
 		r = (sync == 1 ? fsync(f->fd) : fdatasync(f->fd)) < 0 ? -errno : 0;
 		rep.synced = r == 0;
 	}
-	if (in->close && r != OP_PARK) {
+	if (in->close && r == 0) {
 		struct open *taken = openstate_take(&o->d->opens, o->client, in->open);
 
 		if (taken)
