@@ -290,12 +290,21 @@ static int deadline(const struct call *c)
 	return c->attach || c->op == FS_PREFIXES ? ASK_MS : -1;
 }
 
+static void dirs_change(struct call *c)
+{
+	if (fs_methods[c->op].mutates && c->op != FS_OPEN && c->op != FS_CLOSE && c->op != FS_BATCH) {
+		lease_dir_changes(c->ino);
+		lease_dir_changes(c->ino2);
+	}
+}
+
 static void call_completed(void *arg, int status, struct rpc_msg *out)
 {
 	struct call *c = arg;
 	struct fs *fs = c->fs;
 	bool cancelled;
 
+	dirs_change(c);
 	pthread_mutex_lock(&fs->wait_lock);
 	c->state = CALL_NEW;
 	c->ticket = 0;
@@ -363,6 +372,7 @@ static void call_number(struct call *c)
 {
 	if (!fs_methods[c->op].mutates)
 		return;
+	dirs_change(c);
 	if (c->unique && !c->keep && (c->keep = keep_new(sizeof(struct kept_call)))) {
 		*(struct kept_call *)c->keep->data = (struct kept_call){.op = c->op, .domain = c->dom ? c->dom->index : 0};
 		c->seq_at = &((struct kept_call *)c->keep->data)->seq;

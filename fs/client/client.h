@@ -167,6 +167,7 @@ void lease_no_cap(struct inode *ino); /* under ATTR: it has no security.capabili
 bool lease_attr(struct fs *fs, struct inode *ino, struct stat *st);
 bool lease_outdated(struct inode *ino, const Sprite__Fs__Attr *a, struct stat *st);
 bool lease_guess(struct inode *ino, struct stat *st);
+void lease_dir_changes(struct inode *ino); /* by a call that is not queued, if it is a directory; NULL: nothing */
 /*
  * The last write of a file is sent, `last`, with the close of st: which bits are given up with it (WriteReq.give_up), so that another node, which has lately taken it from us,
  * need not have it recalled. With inode.lock. Then, when that is answered, lease_given_up() before the grant is taken.

@@ -140,6 +140,37 @@ bool lease_has(struct inode *ino, uint64_t bits)
  * before another client's change, even when ATTR has been granted anew since; but what is kept of a lower change (of before a write of our own, when
  * its reply could not grant since somebody waits for the file) is over all the same.
  */
+/*
+ * The times of a directory that is changed here are told before the server has made the change, milliseconds later. Who has been told them must not find it changed by that: so they stay
+ * for as long as we have it alone. With inode.lock.
+ */
+static void dir_as_told(const struct inode *ino, struct stat *st)
+{
+	if (ino->dir_told)
+		st->st_mtim = st->st_ctim = ino->dir_told_at;
+}
+
+/* Of what is in `guess`: a change of names made both times; what was set shows in its ctime, which is the server's alone. */
+static void dir_tell(struct inode *ino)
+{
+	if (!S_ISDIR(ino->type) || ino->set_pend > atomic_load(&ino->dom->server->q.done) || ino->guess.st_mtim.tv_sec != ino->guess.st_ctim.tv_sec || ino->guess.st_mtim.tv_nsec != ino->guess.st_ctim.tv_nsec)
+		return;
+	ino->dir_told = true;
+	ino->dir_told_at = ino->guess.st_mtim;
+}
+
+void lease_dir_changes(struct inode *ino)
+{
+	if (!ino || !S_ISDIR(ino->type))
+		return;
+	pthread_mutex_lock(&ino->lock);
+	if (ino->dir_told) {
+		ino->dir_told = false;
+		ino->attr_valid = false;
+	}
+	pthread_mutex_unlock(&ino->lock);
+}
+
 void lease_keep_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a, uint64_t got)
 {
 	uint64_t gen = atomic_load(&fs->victim_gen);
@@ -153,6 +184,7 @@ void lease_keep_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a
 	pthread_mutex_lock(&ino->lock);
 	if ((ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && (a->change > ino->attr_change || (!ino->attr_valid && a->change == ino->attr_change))) {
 		inode_stat(fs, ino->dom, a, &ino->attr);
+		dir_as_told(ino, &ino->attr);
 		ino->attr_change = a->change;
 		ino->no_acl = !a->has_acl;
 		ino->no_cap = a->no_cap;
@@ -228,10 +260,13 @@ bool lease_outdated(struct inode *ino, const Sprite__Fs__Attr *a, struct stat *s
 	pthread_mutex_lock(&ino->lock);
 	pending = dirq_pending(ino);
 	r = pending || a->change < ino->attr_change;
-	if (pending && ino->guessed)
+	if (pending && ino->guessed) {
 		*st = ino->guess;
-	else if (r && ino->attr_valid)
+		dir_tell(ino);
+	} else if (r && ino->attr_valid) {
 		*st = ino->attr;
+	}
+	dir_as_told(ino, st);
 	pthread_mutex_unlock(&ino->lock);
 	return r;
 }
@@ -244,8 +279,10 @@ bool lease_guess(struct inode *ino, struct stat *st)
 	pthread_mutex_lock(&ino->lock);
 	/* what was set shows in its ctime, which is the server's alone */
 	r = dirq_pending(ino) && ino->guessed && ino->set_pend <= atomic_load(&ino->dom->server->q.done) && (ino->lease & SPRITE__FS__LEASE_BITS__LEASE_WRITE);
-	if (r)
+	if (r) {
 		*st = ino->guess;
+		dir_tell(ino);
+	}
 	pthread_mutex_unlock(&ino->lock);
 	return r;
 }

@@ -37,6 +37,7 @@ static void failed(struct call *c, struct inode *file, int err)
 		inode_wb_error(file, err);
 		pthread_mutex_unlock(&file->lock);
 	}
+	lease_dir_changes(dir);
 	lease_forget_attr(dir);
 	lease_drop_pages(c->fs, dir); /* the listing */
 	session_bump_epoch(c->fs);
@@ -88,6 +89,7 @@ static void dir_touch(struct inode *dir, int links)
 	if (!dirq_pending(dir))
 		*g = dir->attr;
 	dir->guessed = true;
+	dir->dir_told = false;
 	g->st_nlink = (nlink_t)((int64_t)g->st_nlink + links);
 	if (now <= g->st_mtim.tv_sec * 1000000000ll + g->st_mtim.tv_nsec)
 		return;

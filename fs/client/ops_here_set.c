@@ -53,6 +53,7 @@ static void guess_set(struct stat *g, const struct stat *st, int valid)
 /* With inode.lock: what it is as far as we know, in ino->guess. */
 static bool guess_begin(struct inode *ino)
 {
+	ino->dir_told = false;
 	if (dirq_pending(ino))
 		return ino->guessed;
 	if (!ino->attr_valid)

@@ -59,6 +59,8 @@ void recall_note(struct inode *ino, uint64_t bits, const char *one_name, uint64_
 	if (one_name)
 		bits &= ~(uint64_t)NAMES;
 	ino->lease &= ~bits;
+	if ((bits & WRITE) && ino->dir_told) /* others are told what the server says, so are we now */
+		ino->dir_told = ino->attr_valid = false;
 	ino->stamp++;
 	if (seq && (bits & (WRITE | DATA)))
 		ino->taken_at = clock_boot_ns();
@@ -120,7 +122,7 @@ static void kernel_drop(struct fs *fs, struct inode *ino, uint64_t bits, unsigne
 		return;
 	if (bits & (DATA | NAMES)) /* NAMES: the listing, which it keeps as the directory's pages */
 		kernel_inval(fs, ino, 0, left);
-	else if (bits & ATTR)
+	else if ((bits & ATTR) || ((bits & WRITE) && S_ISDIR(ino->type))) /* its times: dir_told */
 		kernel_inval(fs, ino, -1, left);
 }
 

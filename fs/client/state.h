@@ -167,6 +167,8 @@ struct inode {
 	bool attr_known;   /* ATTR has not been recalled since `attr` was kept: mode and owner in it are true, even when attr_valid is not set */
 	bool guessed;
 	struct stat guess; /* when guessed, and only while something is pending: as it will be, but for a file's number and times */
+	bool dir_told;	   /* of a directory: the times in `guess` have been told to somebody, nothing has been changed since, and nobody else could */
+	struct timespec dir_told_at;
 	unsigned nqueued;  /* chunks in flying that are in the queue */
 	struct list locks; /* held by processes here, for recover.c */
 	unsigned unlocking; /* closes with an unlock on their way: who wants a lock here waits for them in unlock_waiters */

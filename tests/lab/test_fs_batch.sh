@@ -93,6 +93,25 @@ assert last == 1999 and looks > 3, (last, looks)
 PY
 wait $maker; same "who made it had no failure" "" "$(cat "$TMP/seen.1")"
 
+# ---- the times of a directory: told before the server has made the change, they stay so
+on ws1 mkdir /sprite/times
+check "the times of a directory that was changed here stay as they were told" on ws1 python3 -c '
+import os, time
+D = "/sprite/times"
+def times(): s = os.stat(D); return s.st_mtime_ns, s.st_ctime_ns
+d = os.open(D, os.O_RDONLY); os.fsync(d)
+for i in range(20):
+    os.close(os.open("%s/%d" % (D, i), os.O_WRONLY | os.O_CREAT)); told = times()
+    os.fsync(d)
+    assert times() == told, (i, told, times())
+    time.sleep(.02) # a tick of the clock that the server has its times from
+    if i % 3 == 1: os.mkdir("%s/d%d" % (D, i))
+    if i % 3 == 2: os.chmod(D, 0o700 + i)
+    assert i % 3 == 0 or times() != told, (i, told)'
+same "and another node has the same" "$(on ws2 stat -c %.Y-%.Z /sprite/times)" "$(on ws1 stat -c %.Y-%.Z /sprite/times)"
+on ws1 touch /sprite/times/more; on ws1 stat /sprite/times >/dev/null
+same "whoever looks" "$(on ws2 stat -c %.Y-%.Z /sprite/times)" "$(on ws1 stat -c %.Y-%.Z /sprite/times)"
+
 # ---- what the server refuses after all is told by fsync
 on ws1 mkdir /sprite/late
 if on ws1 touch /sprite/late/a && on ws1 sync /sprite/late /sprite/late/a && on fs1 chattr +i /srv/sprite/late 2>/dev/null; then
