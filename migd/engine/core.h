@@ -24,6 +24,17 @@ struct ksigaction { /* the kernel's, not libc's */
 
 enum { SPECULATIONS = 3, PIN_BYTES = BLOB_CPUS };
 
+struct thread_asked { /* source: what only the thread itself can tell, as found in this dump */
+	bool is;
+	stack_t alt;
+	uint64_t tid_addr, permitted, slack;
+	uint32_t tsc, personality;
+	int32_t pdeath_sig;
+	int securebits, dumpable;
+	bool segments; /* of its own (modify_ldt(2)) */
+	uint32_t speculation[SPECULATIONS];
+};
+
 struct eng_thread_core {
 	bool stopped;			 /* in ptrace stop */
 	unsigned tsc, speculation[SPECULATIONS]; /* as in the image */
@@ -49,8 +60,11 @@ struct eng_thread_core {
 	unsigned ncpus;			 /* it is kept on one processor; what it was allowed before, in bytes */
 	unsigned nnoted;		 /* bytes of cpus as noted before that (pin_note()), 0: not */
 	uint8_t cpus[PIN_BYTES];
-	bool asked;			 /* source: the next three are as found in this dump, for res_creds.c */
-	int securebits, pdeath_sig, dumpable;
+	struct thread_asked asked;
+	char *status;			 /* source: its /proc/TID/status as frozen (thread_status()) */
+	uint64_t slack;			 /* destination: timer slack, and personality, as they shall be, */
+	uint32_t personality;
+	bool has_settings;		 /* if these are known */
 	uint64_t remaining;
 	long wait_nr;			 /* the call that has_remaining is about */
 	char wchan[32];			 /* source: kernel function it slept in */
@@ -279,6 +293,8 @@ void thread_drop(struct eng_proc *p, unsigned i);
 void proc_drop(struct eng_family *f, size_t i);
 int proc_open(struct eng_proc *p); /* dir, pidfd, mem */
 int proc_identity(struct eng_proc *p); /* comm and this host's numbers; -ESRCH: it has ended */
+const char *thread_status(struct eng_thread *t); /* source, frozen: its /proc/TID/status, read once; NULL: it has ended */
+int threads_ask(struct eng_thread *t); /* source, once a dump: ->asked */
 int proc_threads(struct eng_proc *p);  /* all there are now, the leader (its number is the process's) first */
 
 #endif

@@ -56,8 +56,19 @@ static void thread_free(struct eng_thread *t)
 	if (!t)
 		return;
 	free(t->core->xstate);
+	free(t->core->status);
 	free(t->core);
 	free(t);
+}
+
+const char *thread_status(struct eng_thread *t)
+{
+	char name[40];
+
+	snprintf(name, sizeof(name), "task/%d/status", t->tid);
+	if (!t->core->status)
+		t->core->status = eng_proc_read(t->proc->dir, name, NULL);
+	return t->core->status;
 }
 
 struct eng_thread *thread_new(struct eng_proc *p, pid_t tid, pid_t vtid)

@@ -250,8 +250,9 @@ static int proc_round(struct eng_proc *p, bool ours, struct error *e)
 
 		if (thread_by_tid(p, tids[i]))
 			continue;
+		vtid = tids[i];
 		snprintf(path, sizeof(path), "task/%d/status", tids[i]);
-		if (procfs_nspid(p->dir, path, &vtid, &depth) < 0)
+		if ((p->family->nest || p->vpid != p->pid) && procfs_nspid(p->dir, path, &vtid, &depth) < 0) /* at home they have but one number */
 			continue; /* ended meanwhile */
 		t = thread_new(p, tids[i], vtid);
 		if (!t)

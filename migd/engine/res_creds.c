@@ -39,17 +39,13 @@ static int numbers(const char *v, uint32_t *out, int max)
 	return n;
 }
 
-/* From outside: all but securebits and death signal. 0 or -errno. */
-static int cred_status(struct eng_thread *t, Sprite__Img__Cred *c)
+/* From its /proc/TID/status: all but securebits and death signal. 0 or -errno. */
+static int cred_status(const char *s, Sprite__Img__Cred *c)
 {
-	char name[40];
 	uint32_t id[4];
 
-	snprintf(name, sizeof name, "task/%d/status", t->tid);
-	_cleanup_free_ char *s = eng_proc_read(t->proc->dir, name, NULL);
-
 	if (!s)
-		return -errno;
+		return -ESRCH;
 	if (numbers(eng_field(s, "Uid"), id, 4) != 4)
 		return -EBADMSG;
 	c->ruid = id[0], c->euid = id[1], c->suid = id[2], c->fsuid = id[3];
@@ -76,9 +72,9 @@ static int cred_ask(struct eng_thread *t, Sprite__Img__Cred *c)
 {
 	int32_t sig = 0;
 
-	if (t->core->asked) { /* by the dump of threads, in passing */
-		c->securebits = t->core->securebits;
-		c->pdeath_sig = t->core->pdeath_sig;
+	if (t->core->asked.is) { /* by the dump of threads, in passing */
+		c->securebits = t->core->asked.securebits;
+		c->pdeath_sig = t->core->asked.pdeath_sig;
 		return 0;
 	}
 	eng_scratch_reset(t->proc);
@@ -96,7 +92,15 @@ static int cred_ask(struct eng_thread *t, Sprite__Img__Cred *c)
 	return 0;
 }
 
-static Sprite__Img__Cred *cred_read(struct eng_thread *t, int *r)
+static char *status_now(const struct eng_thread *t)
+{
+	char name[40];
+
+	snprintf(name, sizeof name, "task/%d/status", t->tid);
+	return eng_proc_read(t->proc->dir, name, NULL);
+}
+
+static Sprite__Img__Cred *cred_read(struct eng_thread *t, const char *status, int *r)
 {
 	Sprite__Img__Cred *c = malloc(sizeof *c);
 
@@ -105,7 +109,7 @@ static Sprite__Img__Cred *cred_read(struct eng_thread *t, int *r)
 		return NULL;
 	sprite__img__cred__init(c);
 	c->tid = t->vtid;
-	*r = cred_status(t, c);
+	*r = cred_status(status, c);
 	if (!*r)
 		*r = cred_ask(t, c);
 	if (!*r)
@@ -140,7 +144,7 @@ static int creds_dump(struct eng_proc *p, struct eng_image *out, struct error *e
 	if (!m->cred)
 		r = -ENOMEM;
 	for (unsigned i = 0; !r && i < p->nthreads; i++) {
-		Sprite__Img__Cred *c = cred_read(p->threads[i], &r);
+		Sprite__Img__Cred *c = cred_read(p->threads[i], thread_status(p->threads[i]), &r);
 
 		if (!c)
 			break;
@@ -153,11 +157,14 @@ static int creds_dump(struct eng_proc *p, struct eng_image *out, struct error *e
 			m->cred[m->n_cred++] = c;
 	}
 	if (!r) {
-		m->dumpable = p->threads[0]->core->dumpable;
+		m->dumpable = p->threads[0]->core->asked.dumpable;
 		r = eng_image_put_msg(out, RES_CREDS, p->vpid, &m->base);
 	}
-	for (unsigned i = 0; i < p->nthreads; i++)
-		p->threads[i]->core->asked = false; /* at home it will be a hollow's */
+	for (unsigned i = 0; i < p->nthreads; i++) { /* the last that asks; at home it will be a hollow's */
+		p->threads[i]->core->asked.is = false;
+		free(p->threads[i]->core->status);
+		p->threads[i]->core->status = NULL;
+	}
 	sprite__img__creds__free_unpacked(m, NULL);
 	return r < 0 ? error_set(e, -r, "credentials of %d cannot be read: %s", p->vpid, strerror(-r)) : 0;
 }
@@ -287,30 +294,39 @@ static int cred_build(struct batch *b, struct eng_thread *t, const Sprite__Img__
 static bool came_out(const Sprite__Img__Cred *want, struct eng_thread *t)
 {
 	Sprite__Img__Cred is = SPRITE__IMG__CRED__INIT;
+	_cleanup_free_ char *status = status_now(t);
 	uint64_t known = caps_known();
-	bool right = cred_status(t, &is) == 0 && same_ids(want, &is) && same_groups(want, &is) && !((want->permitted ^ is.permitted) & known) &&
+	bool right = cred_status(status, &is) == 0 && same_ids(want, &is) && same_groups(want, &is) && !((want->permitted ^ is.permitted) & known) &&
 		     !((want->effective ^ is.effective) & known) && want->no_new_privs == is.no_new_privs;
 
 	free(is.groups);
 	return right;
 }
 
-/*
- * A vessel on a guest host is fresh: its securebits and death signal are the default, so looking from outside is enough. One batch a thread; fsuid calls
- * return the old value, so their failure shows only in the look afterwards.
- */
-static int cred_set(struct eng_thread *t, const Sprite__Img__Cred *want, int dumpable, struct error *e)
+/* What a vessel on a guest host may do, in its own user namespace; securebits and death signal are the default. Who and in which groups it is need not be known: that is set. */
+static void fresh_cred(Sprite__Img__Cred *c)
 {
-	int r;
+	sprite__img__cred__init(c);
+	c->permitted = c->effective = c->bounding = caps_known();
+	c->ruid = c->euid = c->suid = c->fsuid = c->rgid = c->egid = c->sgid = c->fsgid = UINT32_MAX;
+	c->n_groups = SIZE_MAX; /* as nobody's */
+}
+
+/*
+ * One batch a thread. fsuid calls return the old value, so their failure shows only in a look afterwards: of all threads of a fresh vessel which are made what its
+ * first one is, each by the same calls, that one's is enough.
+ */
+static int cred_set(struct eng_thread *t, const Sprite__Img__Cred *want, bool look, int dumpable, struct error *e)
+{
+	int r = 0;
 	bool fresh = t->proc->core->caps;
-	Sprite__Img__Cred seen = SPRITE__IMG__CRED__INIT, *is = fresh ? NULL : cred_read(t, &r);
+	_cleanup_free_ char *status = fresh ? NULL : status_now(t);
+	Sprite__Img__Cred seen = SPRITE__IMG__CRED__INIT, *is = fresh ? &seen : cred_read(t, status, &r);
 	struct batch *b = calloc(1, sizeof *b);
 	size_t at = 0;
 
-	if (fresh) {
-		r = cred_status(t, &seen);
-		is = r < 0 ? NULL : &seen;
-	}
+	if (fresh)
+		fresh_cred(&seen);
 	if (is && b)
 		r = cred_build(b, t, want, is);
 	if (!b)
@@ -323,11 +339,10 @@ static int cred_set(struct eng_thread *t, const Sprite__Img__Cred *want, int dum
 		add(b, "dumpable", SYS_prctl, PR_SET_DUMPABLE, dumpable, 0, 0);
 	if (!r && b->n && (r = eng_batch(t, b->call, b->n, &at)) < 0)
 		error_set(e, -r, "%s of thread %d cannot be set: %s", b->what[at], t->vtid, strerror(-r));
-	if (!r && changes && !came_out(want, t))
+	if (!r && changes && (look || !fresh) && !came_out(want, t))
 		r = error_set(e, EPERM, "credentials of thread %d did not come out as they were", t->vtid);
 	if (is && !fresh)
 		sprite__img__cred__free_unpacked(is, NULL);
-	free(seen.groups);
 	free(b);
 	return r < 0 ? error_set(e, -r, "credentials of thread %d: %s", t->vtid, strerror(-r)) : 0;
 }
@@ -347,7 +362,7 @@ static int creds_finish(struct eng_proc *p, struct error *e)
 			if ((pid_t)m->cred[k]->tid == p->threads[i]->vtid)
 				want = m->cred[k];
 		/* By the last, for each change takes it away. 2 cannot be set; it is what a change of credentials leaves where the host has it so. */
-		r = cred_set(p->threads[i], want, i == 0 && m->dumpable <= 1 ? (int)m->dumpable : -1, e);
+		r = cred_set(p->threads[i], want, i == 0 || want != m->cred[0], i == 0 && m->dumpable <= 1 ? (int)m->dumpable : -1, e);
 	}
 	sprite__img__creds__free_unpacked(m, NULL);
 	*s = NULL;

@@ -11,12 +11,12 @@
 #include "migd/engine/res_util.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/membarrier.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -246,33 +246,22 @@ static int rlimits_dump(struct eng_proc *p, Sprite__Img__Limits *m)
 	return 0;
 }
 
-/* Of a thread (a name /proc/TID exists for each, though it is not listed). `missing`: this kernel does not show it. */
-static uint64_t proc_number(pid_t tid, const char *name, int base, uint64_t missing)
-{
-	char path[48];
-
-	snprintf(path, sizeof path, "/proc/%d/%s", tid, name);
-	_cleanup_free_ char *text = eng_proc_read(AT_FDCWD, path, NULL);
-
-	return text ? strtoull(text, NULL, base) : missing;
-}
-
-/* From outside where that can be had: an injected call costs two switches to the target, and there may be many threads. */
+/* What only it can tell, or (the slack of who has more than an int can say) what stands in a file that costs more to open than to ask. */
 static int thread_ask(struct eng_thread *t, Sprite__Img__ThreadLimits *m)
 {
-	m->timer_slack = proc_number(t->tid, "timerslack_ns", 10, UINT64_MAX);
-	m->personality = proc_number(t->tid, "personality", 16, UINT32_MAX);
-	if (m->timer_slack != UINT64_MAX && m->personality != UINT32_MAX)
-		return 0;
-	struct eng_call c[2] = {
-		{SYS_prctl, {PR_GET_TIMERSLACK}, 0, 0, 0},
-		{SYS_personality, {0xffffffff}, 0, 0, 0},
-	};
-	int r = eng_batch(t, c, 2, NULL);
+	int r = threads_ask(t);
 
-	m->timer_slack = c[0].ret;
-	m->personality = c[1].ret;
-	return r;
+	m->timer_slack = t->core->asked.slack;
+	m->personality = t->core->asked.personality;
+	if (r < 0 || m->timer_slack < INT_MAX)
+		return r;
+	char path[48];
+
+	snprintf(path, sizeof path, "/proc/%d/timerslack_ns", t->tid); /* (that name is there of each thread, though it is not listed) */
+	_cleanup_free_ char *text = eng_proc_read(AT_FDCWD, path, NULL);
+
+	m->timer_slack = text ? strtoull(text, NULL, 10) : m->timer_slack;
+	return 0;
 }
 
 static int thread_dump(struct limits_state *s, struct eng_thread *t, Sprite__Img__ThreadLimits *m, const struct cpus *all)
@@ -516,18 +505,10 @@ static int thread_finish(struct limits_state *s, struct eng_thread *t, const Spr
 	pin_again(t);
 	if (syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, t->tid) != (long)m->ioprio)
 		syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, t->tid, m->ioprio);
-	Sprite__Img__ThreadLimits is = SPRITE__IMG__THREAD_LIMITS__INIT;
-
-	r = thread_ask(t, &is);
-	if (!r && (is.timer_slack != m->timer_slack || is.personality != m->personality)) {
-		struct eng_call c[2] = {
-			{SYS_prctl, {PR_SET_TIMERSLACK, m->timer_slack}, 0, 1, 0},
-			{SYS_personality, {m->personality}, 0, 0, 0},
-		};
-
-		r = eng_batch(t, c, 2, NULL);
-	}
-	return r < 0 ? error_set(e, -r, "settings of thread %d: %s", t->vtid, strerror(-r)) : 0;
+	t->core->slack = m->timer_slack; /* with what else it is told (res_threads.c) */
+	t->core->personality = m->personality;
+	t->core->has_settings = true;
+	return 0;
 }
 
 /* Lowering the score below what the process came with needs CAP_SYS_RESOURCE of the host: written by us; where even we may not, it stays as near as it may. */

@@ -112,12 +112,7 @@ static struct filters *filters_read(struct eng_thread *t)
 
 static unsigned mode_of(struct eng_thread *t)
 {
-	char name[40];
-
-	snprintf(name, sizeof name, "task/%d/status", t->tid);
-	_cleanup_free_ char *s = eng_proc_read(t->proc->dir, name, NULL);
-
-	return res_field_u64(s, "Seccomp", 10, 0);
+	return res_field_u64(thread_status(t), "Seccomp", 10, 0);
 }
 
 /* ---- what cannot be carried -------------------------------------------------------------------------- */
@@ -186,10 +181,7 @@ static int seccomp_put(struct eng_thread *t, struct eng_image *out)
 	m.filter = data;
 	m.flags = f->flags;
 	m.n_filter = m.n_flags = f->n;
-	m.no_new_privs = ({
-		_cleanup_free_ char *s = eng_proc_read(t->proc->dir, "status", NULL);
-		res_field_u64(s, "NoNewPrivs", 10, 0) != 0;
-	});
+	m.no_new_privs = res_field_u64(thread_status(t), "NoNewPrivs", 10, 0) != 0;
 	return f->n ? eng_image_put_msg(out, RES_SECCOMP, t->proc->vpid, &m.base) : 0;
 }
 

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -21,14 +22,62 @@
 enum { XSTATE_MAX = 16384, NT_XSTATE = 0x202 };
 enum { ARCH_GET_XCOMP_PERM = 0x1022, ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_TILE_DATA = 18 }; /* asm/prctl.h: AMX is had only by who asks for it */
 
+/* Its name, which stands in its status too; there with what is not to be in a line written otherwise. */
 static void get_comm(struct eng_thread *t)
 {
+	const char *status = thread_status(t), *name = status ? eng_field(status, "Name") : NULL;
+	int len = name ? (int)strcspn(name, "\n") : 0;
 	char path[64];
 	_cleanup_free_ char *text = NULL;
 
-	snprintf(path, sizeof(path), "task/%d/comm", t->tid);
-	text = eng_proc_read(t->proc->dir, path, NULL);
-	snprintf(t->core->comm, sizeof(t->core->comm), "%.*s", text ? (int)strcspn(text, "\n") : 0, text ? text : "");
+	if (!name || memchr(name, '\\', len)) {
+		snprintf(path, sizeof(path), "task/%d/comm", t->tid);
+		name = text = eng_proc_read(t->proc->dir, path, NULL);
+		len = name ? (int)strcspn(name, "\n") : 0;
+	}
+	snprintf(t->core->comm, sizeof(t->core->comm), "%.*s", len, name ? name : "");
+}
+
+int threads_ask(struct eng_thread *t)
+{
+	struct thread_asked *a = &t->core->asked;
+	struct {
+		stack_t alt;
+		uint64_t tid_addr, permitted;
+		uint32_t tsc;
+		int32_t death;
+		char segment[16];
+	} got = {0};
+	struct eng_call call[10 + SPECULATIONS];
+	uint64_t at;
+	int r;
+
+	if (a->is)
+		return 0;
+	eng_scratch_reset(t->proc);
+	at = eng_scratch_put(t->proc, &got, sizeof(got));
+	call[0] = (struct eng_call){.nr = SYS_sigaltstack, .arg = {0, at}};
+	call[1] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_TID_ADDRESS, at + offsetof(typeof(got), tid_addr)}};
+	call[2] = (struct eng_call){.nr = SYS_arch_prctl, .arg = {ARCH_GET_XCOMP_PERM, at + offsetof(typeof(got), permitted)}, .may_fail = 1};
+	call[3] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_TSC, at + offsetof(typeof(got), tsc)}, .may_fail = 1};
+	call[4] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_SECUREBITS}};
+	call[5] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_PDEATHSIG, at + offsetof(typeof(got), death)}};
+	call[6] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_DUMPABLE}};
+	call[7] = (struct eng_call){.nr = SYS_modify_ldt, .arg = {0, at + offsetof(typeof(got), segment), sizeof(got.segment)}, .may_fail = 1};
+	call[8] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_TIMERSLACK}};
+	call[9] = (struct eng_call){.nr = SYS_personality, .arg = {0xffffffff}};
+	for (unsigned i = 0; i < SPECULATIONS; i++)
+		call[10 + i] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_SPECULATION_CTRL, i}, .may_fail = 1};
+	r = eng_batch(t, call, ARRAY_SIZE(call), NULL);
+	if (r == 0)
+		r = eng_peek(t->proc, at, &got, sizeof(got));
+	if (r < 0)
+		return r;
+	*a = (struct thread_asked){.is = true, .alt = got.alt, .tid_addr = got.tid_addr, .permitted = got.permitted, .tsc = got.tsc, .pdeath_sig = got.death,
+		.securebits = call[4].ret, .dumpable = call[6].ret, .segments = call[7].ret > 0, .slack = call[8].ret, .personality = call[9].ret};
+	for (unsigned i = 0; i < SPECULATIONS; i++)
+		a->speculation[i] = call[10 + i].ret > 0 ? call[10 + i].ret : 0;
+	return 0;
 }
 
 static int dump_thread(struct eng_thread *t, struct eng_image *out, struct error *e)
@@ -37,45 +86,17 @@ static int dump_thread(struct eng_thread *t, struct eng_image *out, struct error
 	Sprite__Image__ImgThread m = SPRITE__IMAGE__IMG_THREAD__INIT;
 	char xstate[XSTATE_MAX] __attribute__((aligned(64)));
 	struct iovec v = {xstate, sizeof(xstate)};
-	struct {
-		stack_t alt;
-		uint64_t tid_addr, permitted;
-		uint32_t tsc;
-		int32_t death;
-		char segment[16];
-	} got = {0};
-	uint64_t at, head = 0, len = 0;
-	uint32_t speculation[SPECULATIONS];
-	struct eng_call call[8 + SPECULATIONS]; /* all that is to be asked of it in one go: each costs two switches */
-	int r;
+	uint64_t head = 0, len = 0;
+	int r = threads_ask(t);
 
-	eng_scratch_reset(t->proc);
-	at = eng_scratch_put(t->proc, &got, sizeof(got));
-	call[0] = (struct eng_call){.nr = SYS_sigaltstack, .arg = {0, at}};
-	call[1] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_TID_ADDRESS, at + offsetof(typeof(got), tid_addr)}};
-	call[2] = (struct eng_call){.nr = SYS_arch_prctl, .arg = {ARCH_GET_XCOMP_PERM, at + offsetof(typeof(got), permitted)}, .may_fail = 1};
-	call[3] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_TSC, at + offsetof(typeof(got), tsc)}, .may_fail = 1};
-	for (unsigned i = 0; i < SPECULATIONS; i++)
-		call[8 + i] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_SPECULATION_CTRL, i}, .may_fail = 1};
-	call[4] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_SECUREBITS}};
-	call[5] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_PDEATHSIG, at + offsetof(typeof(got), death)}};
-	call[6] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_GET_DUMPABLE}};
-	call[7] = (struct eng_call){.nr = SYS_modify_ldt, .arg = {0, at + offsetof(typeof(got), segment), sizeof(got.segment)}, .may_fail = 1};
-	r = eng_batch(t, call, ARRAY_SIZE(call), NULL);
-	if (r == 0)
-		r = eng_peek(t->proc, at, &got, sizeof(got));
 	if (r == 0 && syscall(SYS_get_robust_list, t->tid, &head, &len) < 0)
 		r = -errno;
 	if (r == 0 && ptrace(PTRACE_GETREGSET, t->tid, NT_XSTATE, &v) < 0)
 		r = -errno;
 	if (r < 0)
 		return error_set(e, -r, "thread %d: its state cannot be read: %s", t->vtid, strerror(-r));
-	if (call[7].ret > 0)
+	if (c->asked.segments)
 		return error_set(e, EOPNOTSUPP, "process %d has segments of its own (modify_ldt): cannot be carried", t->proc->vpid);
-	c->asked = true;
-	c->securebits = call[4].ret;
-	c->pdeath_sig = got.death;
-	c->dumpable = call[6].ret;
 	get_comm(t);
 	/* The parked blob runs with its own frame pointer on the alternate stack question: SS_ONSTACK depends on rsp alone and is not carried. */
 	m.tid = t->vtid;
@@ -88,19 +109,17 @@ static int dump_thread(struct eng_thread *t, struct eng_image *out, struct error
 	m.rseq_len = c->rseq_len;
 	m.rseq_sig = c->rseq_sig;
 	m.robust = head;
-	m.tid_addr = got.tid_addr;
-	m.alt_sp = (uint64_t)got.alt.ss_sp;
-	m.alt_size = got.alt.ss_size;
-	m.alt_flags = got.alt.ss_flags & ~SS_ONSTACK;
+	m.tid_addr = c->asked.tid_addr;
+	m.alt_sp = (uint64_t)c->asked.alt.ss_sp;
+	m.alt_size = c->asked.alt.ss_size;
+	m.alt_flags = c->asked.alt.ss_flags & ~SS_ONSTACK;
 	m.comm = c->comm;
 	m.remaining = c->remaining;
 	m.has_remaining = c->has_remaining;
-	m.amx = got.permitted >> XFEATURE_TILE_DATA & 1;
+	m.amx = c->asked.permitted >> XFEATURE_TILE_DATA & 1;
 	m.wait_nr = c->wait_nr;
-	m.tsc = got.tsc;
-	for (unsigned i = 0; i < SPECULATIONS; i++)
-		speculation[i] = call[8 + i].ret > 0 ? call[8 + i].ret : 0;
-	m.speculation = speculation;
+	m.tsc = c->asked.tsc;
+	m.speculation = c->asked.speculation;
 	m.n_speculation = SPECULATIONS;
 	return eng_image_put_msg(out, IMG_THREAD, t->proc->vpid, &m.base);
 }
@@ -219,7 +238,7 @@ static int set_xstate(struct eng_thread *t, struct error *e)
 static int finish_thread(struct eng_thread *t, struct error *e)
 {
 	struct eng_thread_core *c = t->core;
-	struct eng_call call[6 + SPECULATIONS];
+	struct eng_call call[8 + SPECULATIONS];
 	size_t n = 0, failed = 0;
 	uint64_t alt, comm;
 	int r;
@@ -239,6 +258,10 @@ static int finish_thread(struct eng_thread *t, struct error *e)
 	for (unsigned i = 0; i < SPECULATIONS; i++)
 		if (c->speculation[i] & PR_SPEC_PRCTL && (!(c->speculation[i] & PR_SPEC_ENABLE) || t->proc->family->home))
 			call[n++] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_SET_SPECULATION_CTRL, i, c->speculation[i] & ~PR_SPEC_PRCTL}, .may_fail = 1};
+	if (c->has_settings) {
+		call[n++] = (struct eng_call){.nr = SYS_prctl, .arg = {PR_SET_TIMERSLACK, c->slack}, .may_fail = 1};
+		call[n++] = (struct eng_call){.nr = SYS_personality, .arg = {c->personality}};
+	}
 	r = eng_batch(t, call, n, &failed);
 	if (r < 0)
 		return error_set(e, -r, "thread %d: step %zu of its state: %s", t->vtid, failed, strerror(-r));

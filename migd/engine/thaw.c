@@ -98,7 +98,6 @@ int thaw_thread(struct eng_thread *t)
 	t->core->seized = false;
 	if (t->core->gone)
 		return -ESRCH;
-	pin_release(t);
 	if (t->core->looked)
 		r = regs_set(t, &t->core->frozen);
 	else
@@ -106,6 +105,7 @@ int thaw_thread(struct eng_thread *t)
 	if (r == 0 && t->core->masked && ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0)
 		r = -errno;
 	sig = r == 0 ? into_call(t) : 0;
+	pin_release(t); /* not before: it runs into its call and back to us */
 	t->core->stopped = false;
 	if (t->core->gone)
 		return -ESRCH;
