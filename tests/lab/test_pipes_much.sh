@@ -35,8 +35,8 @@ wait; got "tar c | tar x" "$(on ws1 sh -c 'cd /usr && find ./bin ./lib/python3 .
 # by relays: the middle ones run elsewhere, and are moved while it goes through
 bg ws1 "$(gen $((GB * 256))) | mig run -H ws2 -- sh -c 'echo \$\$ >m1; exec cat' | mig run -H ws3 -- sh -c 'echo \$\$ >m2; exec cat' | md5sum" relayed
 until_true 30 on ws1 test -s /sprite/m/m1 -a -s /sprite/m/m2
-for where in ws3 ws2 ws3; do mig move -q -H $where "$(on ws1 cat /sprite/m/m1)" >"$TMP/say" 2>&1 || note "$(cat "$TMP/say")"; done
-check "one is moved in the middle" mig home -q "$(on ws1 cat /sprite/m/m2)"
+for where in ws3 ws2 ws3; do check "one is moved to $where in the middle" until_true 10 mig move -q -H $where "$(on ws1 cat /sprite/m/m1)"; done # it may have to wait until what it was sent is read
+check "and one home" until_true 10 mig home -q "$(on ws1 cat /sprite/m/m2)"
 wait; got "mig run | mig run | md5sum" "$(sum $((GB * 256)))" relayed
 [ $FAILED = 0 ] || on ws1 sh -c 'tail -n 5 /sprite/m/err.*'
 finish
