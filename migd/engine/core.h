@@ -94,7 +94,8 @@ struct eng_proc_core {
 	uint32_t uid, gid;
 	uint32_t *groups;
 	size_t ngroups;
-	struct maps *maps; /* source: dump_maps() */
+	struct maps *maps, *layout; /* source: dump_maps(), dump_layout() */
+	struct maps_reader *reader; /* source: who reads the former (dump.c) */
 	int transfer;	  /* our end of the descriptor transfer socket, -1: none */
 	int transfer_num; /* the target's end */
 	void *mm;	  /* destination: unpacked ImgMm until finish */
@@ -143,6 +144,7 @@ struct eng_family {
 	int64_t mono_offset, boot_offset; /* guest host: the family's clocks minus this host's */
 	char *head_hostname;
 	char *devices; /* guest host: numbers of the file systems where it was moved away from first (devices.h); NULL: it had not run yet then */
+	uint64_t explained_ns; /* source: when pre-copy found that it may move; 0: not */
 	bool just_begun; /* home: frozen in the stop of its exec, it remembers nothing */
 	struct xsave_part xsave[XSAVE_PARTS]; /* destination: how the image's threads keep their state */
 	size_t n_xsave;
@@ -230,6 +232,9 @@ struct clocks {
 };
 void clocks_read(struct clocks *c); /* of one moment: read again when we were interrupted in between (a busy host) */
 int blob_find(struct eng_proc *p, struct blob_head *head, const struct maps *maps); /* where the blob is in p: 1 and *head; 0: not in it */
+void dump_look(struct eng_proc *p);	    /* frozen: its maps, or, if their flags take long, their layout */
+void dump_maps_free(struct eng_proc *p);
+struct maps *dump_layout(struct eng_proc *p); /* likewise, perhaps without their flags */
 struct maps *dump_maps(struct eng_proc *p); /* frozen: as they were before the blob came in, read once; NULL: it has ended */
 int dump_blob_in(struct eng_proc *p, struct error *e);
 /*

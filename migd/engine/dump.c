@@ -6,6 +6,8 @@
 #include "migd/engine/devices.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,8 +43,75 @@ static int park_all(struct eng_proc *p)
 	return 0;
 }
 
+/*
+ * The flags of maps stand in /proc/PID/smaps alone, for which the kernel looks at each page: 8 ms a GiB, as long as all else of a freeze. So of who is big and was sent
+ * ahead only the layout is read at first; the flags come while the last of its pages go, by another thread, on another processor.
+ */
+struct maps_reader {
+	pthread_t thread;
+	int dir;
+	struct maps *maps;
+};
+
+static void *reader_main(void *arg)
+{
+	struct maps_reader *r = arg;
+	cpu_set_t any;
+
+	memset(&any, 0xff, sizeof(any)); /* not on the one that its maker is kept on (pin.c) */
+	sched_setaffinity(0, sizeof(any), &any);
+	procfs_maps(r->dir, true, &r->maps);
+	return NULL;
+}
+
+static void reader_start(struct eng_proc *p)
+{
+	struct maps_reader *r = p->core->layout && !p->core->maps && !p->core->reader ? calloc(1, sizeof(*r)) : NULL;
+
+	if (!r)
+		return;
+	r->dir = p->dir;
+	if (pthread_create(&r->thread, NULL, reader_main, r) == 0)
+		p->core->reader = r;
+	else
+		free(r); /* dump_maps() does it */
+}
+
+static void reader_end(struct eng_proc *p)
+{
+	struct maps_reader *r = p->core->reader;
+
+	if (!r)
+		return;
+	pthread_join(r->thread, NULL);
+	maps_free(p->core->maps);
+	p->core->maps = r->maps;
+	p->core->reader = NULL;
+	free(r);
+}
+
+void dump_look(struct eng_proc *p)
+{
+	dump_maps_free(p);
+	procfs_maps(p->dir, !precopy_big(p), precopy_big(p) ? &p->core->layout : &p->core->maps);
+}
+
+void dump_maps_free(struct eng_proc *p)
+{
+	reader_end(p);
+	maps_free(p->core->maps);
+	maps_free(p->core->layout);
+	p->core->maps = p->core->layout = NULL;
+}
+
+struct maps *dump_layout(struct eng_proc *p)
+{
+	return p->core->layout && !p->core->maps ? p->core->layout : dump_maps(p);
+}
+
 struct maps *dump_maps(struct eng_proc *p)
 {
+	reader_end(p);
 	if (!p->core->maps)
 		procfs_maps(p->dir, true, &p->core->maps);
 	return p->core->maps;
@@ -50,17 +119,19 @@ struct maps *dump_maps(struct eng_proc *p)
 
 int dump_blob_in(struct eng_proc *p, struct error *e)
 {
+	struct maps *layout;
 	int r;
 
 	if (p->core->blob_in)
 		return 0;
 	for (unsigned i = 0; i < p->nthreads; i++)
 		pin_thread(p->threads[i]);
-	if (!dump_maps(p))
+	layout = dump_layout(p);
+	if (!layout)
 		return error_set(e, ESRCH, "process %d: its maps cannot be read", p->vpid);
-	r = inject_prepare(p, p->core->maps);
+	r = inject_prepare(p, layout);
 	if (r == 0)
-		p->core->blob = memory_blob_place(p->core->maps, p->core->blob, p->nthreads);
+		p->core->blob = memory_blob_place(layout, p->core->blob, p->nthreads);
 	if (r < 0)
 		return error_set(e, -r, "process %d: no system call instruction found in it", p->vpid);
 	if (!p->core->blob)
@@ -301,6 +372,8 @@ static int dump_all(struct eng_family *f, struct eng_image *out, struct error *e
 {
 	int r = dump_head(f, out, false, e);
 
+	for (size_t i = 0; i < f->nprocs && r == 0; i++)
+		reader_start(f->procs[i]); /* from here on nothing is mapped in it any more */
 	for (size_t k = 0; eng_res_table[k] && r == 0; k++)
 		if (eng_res_table[k]->dump_family) {
 			r = eng_res_table[k]->dump_family(f, out, e);

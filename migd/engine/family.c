@@ -177,8 +177,8 @@ static void proc_free(struct eng_family *f, struct eng_proc *p)
 	proc_release(f, p);
 	while (p->nthreads)
 		thread_drop(p, p->nthreads - 1);
+	dump_maps_free(p);
 	proc_close(p);
-	maps_free(p->core->maps);
 	free(p->core->groups);
 	free(p->threads);
 	free(p->core);

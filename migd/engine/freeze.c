@@ -28,7 +28,7 @@
 #include "migd/engine/nest.h"
 #include "migd/engine/procfs.h"
 
-enum { ATTEMPTS = 40, ATTEMPT_PAUSE_MS = 30, ATTEMPT_PAUSE_MOST_MS = 150 };
+enum { ATTEMPTS = 40, ATTEMPT_PAUSE_MS = 30, ATTEMPT_PAUSE_MOST_MS = 150, EXPLAINED_MS = 100 };
 
 static int headless(pid_t vpid, struct error *e)
 {
@@ -233,10 +233,8 @@ static int family_look(struct eng_family *f, struct eng_reasons *why, struct err
 		uint64_t mask = FROZEN_MASK, vdso = 0, vdso_end = 0;
 		int r = 0;
 
-		maps_free(p->core->maps);
-		p->core->maps = NULL;
-		procfs_maps(p->dir, true, &p->core->maps); /* once for all that is to come: nobody maps anything any more, but for us */
-		find_vdso(p->core->maps, &vdso, &vdso_end);
+		dump_look(p); /* once for all that is to come: nobody maps anything any more, but for us */
+		find_vdso(dump_layout(p), &vdso, &vdso_end);
 		for (unsigned k = 0; k < p->nthreads && r == 0; k++) {
 			struct eng_thread *t = p->threads[k];
 
@@ -347,6 +345,16 @@ static int explain_first(struct eng_family *f, pid_t host, bool goes_home, struc
 	return r;
 }
 
+/* Once. */
+static bool just_explained(struct eng_family *f)
+{
+	bool is = f && f->explained_ns && clock_mono_ns() < f->explained_ns + EXPLAINED_MS * 1000000ULL;
+
+	if (f)
+		f->explained_ns = 0;
+	return is;
+}
+
 static int attempts(struct eng_family **f, pid_t host, pid_t pid, const struct eng_hooks *h, struct eng_reasons *why, struct error *e)
 {
 	for (int i = 0;; i++) {
@@ -374,7 +382,7 @@ int eng_freeze(pid_t pid, const struct eng_hooks *h, struct eng_family **out, st
 	int r;
 
 	precopy_current(f);
-	r = host < 0 ? error_set(e, -host, "no process %d in this family", pid) : explain_first(f, host, h && h->goes_home, why, e);
+	r = host < 0 ? error_set(e, -host, "no process %d in this family", pid) : just_explained(f) ? 0 : explain_first(f, host, h && h->goes_home, why, e);
 	if (r == 0 && !(f && f->devices))
 		devices = look_at_devices(host);
 	if (r < 0 && ahead)

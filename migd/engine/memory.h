@@ -19,10 +19,14 @@ bool pagemap_tells_guards(void);
 bool pagemap_unreadable(int dirfd, pid_t pid, uint64_t start, uint64_t end);
 
 int runs_push(struct run **v, size_t *n, size_t *cap, uint64_t start, uint64_t end); /* in ascending order; joins neighbours */
-/*
- * precopy.c: pages written since the last look (which this is, if `protect`); -EPERM: not all of the range is under our watch.
- */
-int pagemap_written(int dirfd, uint64_t start, uint64_t end, bool private_only, bool protect, struct run **out, size_t *n);
+/* precopy.c: pages written since the last look, which this is; -EPERM: not all of the range is under our watch. */
+int pagemap_written(int dirfd, uint64_t start, uint64_t end, bool private_only, struct run **out, size_t *n);
+/* All at once, by one walk, for the last time; what is there, what of that was written since, what faults. Likewise -EPERM. To be freed also after an error. */
+struct pages {
+	struct run *here, *written, *guard;
+	size_t nhere, nwritten, nguard;
+};
+int pagemap_look(int dirfd, uint64_t start, uint64_t end, bool private_only, struct pages *out);
 bool memory_is_deleted(const char *path); /* as /proc shows it */
 bool precopy_watches(pid_t pid, const struct map *m); /* it is our own write protection */
 /* Final dump: what of the map's pages must still go, and what must go away over there. 1: the map is kept, 0: it is to be sent as new. */
@@ -31,6 +35,8 @@ struct rest {
 	size_t ndirty, ndrop, nguard;
 };
 int precopy_rest(struct eng_proc *p, const struct map *m, struct rest *out);
+int precopy_last(struct eng_proc *p, struct eng_image *out); /* frozen: what is known of without flags goes, while those are read */
+bool precopy_big(const struct eng_proc *p); /* its maps' flags take longer to read than what is left of its memory (/proc/PID/smaps counts each page) */
 bool precopy_watched(struct eng_proc *p, const struct map *m); /* this very map */
 uint64_t precopy_watchable(struct eng_proc *p, const struct maps *maps); /* bytes in maps that are worth it */
 void precopy_free(struct eng_proc *p);

@@ -387,8 +387,15 @@ static int objects_dump_family(struct eng_family *f, struct eng_image *out, stru
 {
 	objects_free(f, NULL);
 	for (size_t i = 0; i < f->nprocs; i++) {
-		const struct maps *maps = dump_maps(f->procs[i]);
+		const struct maps *maps = dump_layout(f->procs[i]);
 		int r = maps ? 0 : -ESRCH;
+
+		for (size_t k = 0; r == 0 && k < maps->n; k++)
+			if (maps->m[k].shared) { /* which of them is one is told apart when all is read */
+				maps = dump_maps(f->procs[i]);
+				r = maps ? 0 : -ESRCH;
+				break;
+			}
 
 		for (size_t k = 0; r == 0 && k < maps->n; k++)
 			if (maps->m[k].kind == KIND_OBJECT)

@@ -55,7 +55,7 @@ static int step(int fd, struct pm_scan_arg *a, bool not_guards)
 	const struct pm_scan_arg as = *a;
 	int r;
 
-	a->return_mask = not_guards ? 0 : guard;
+	a->return_mask |= not_guards ? 0 : guard;
 	if (not_guards) {
 		a->category_inverted |= guard;
 		a->category_mask |= guard;
@@ -71,15 +71,16 @@ static int step(int fd, struct pm_scan_arg *a, bool not_guards)
 	return r;
 }
 
-static int scan(int fd, uint64_t start, uint64_t end, bool private_only, struct runs *out, struct runs *guards)
+/* written (may be NULL): of out, what was written to since the last look of pre-copy, under whose watch all must be. */
+static int scan(int fd, uint64_t start, uint64_t end, bool private_only, struct runs *out, struct runs *guards, struct runs *written)
 {
 	struct page_region vec[512];
 
 	while (start < end) {
-		struct pm_scan_arg a = {.size = sizeof(a), .start = start, .end = end, .vec = (uint64_t)vec, .vec_len = 512,
+		struct pm_scan_arg a = {.size = sizeof(a), .flags = written ? PM_SCAN_CHECK_WPASYNC : 0, .start = start, .end = end, .vec = (uint64_t)vec, .vec_len = 512,
 			.category_inverted = PAGE_IS_PFNZERO | (private_only ? PAGE_IS_FILE : 0),
 			.category_mask = PAGE_IS_PFNZERO | (private_only ? PAGE_IS_FILE : 0),
-			.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED};
+			.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED, .return_mask = written ? PAGE_IS_WRITTEN : 0};
 		int r = step(fd, &a, false);
 
 		if (r < 0)
@@ -89,13 +90,26 @@ static int scan(int fd, uint64_t start, uint64_t end, bool private_only, struct 
 
 			if (to && runs_push(&to->v, &to->n, &to->cap, vec[i].start, vec[i].end) < 0)
 				return -ENOMEM;
+			if (to == out && written && vec[i].categories & PAGE_IS_WRITTEN &&
+				runs_push(&written->v, &written->n, &written->cap, vec[i].start, vec[i].end) < 0)
+				return -ENOMEM;
 		}
 		start = a.walk_end;
 	}
 	return 0;
 }
 
-int pagemap_written(int dirfd, uint64_t start, uint64_t end, bool private_only, bool protect, struct run **out, size_t *n)
+int pagemap_look(int dirfd, uint64_t start, uint64_t end, bool private_only, struct pages *out)
+{
+	_cleanup_close_ int fd = openat(dirfd, "pagemap", O_RDONLY | O_CLOEXEC);
+	struct runs pages = {0}, guarded = {0}, written = {0};
+	int r = fd < 0 ? -errno : scan(fd, start, end, private_only, &pages, &guarded, &written);
+
+	*out = (struct pages){pages.v, written.v, guarded.v, pages.n, written.n, guarded.n};
+	return r;
+}
+
+int pagemap_written(int dirfd, uint64_t start, uint64_t end, bool private_only, struct run **out, size_t *n)
 {
 	_cleanup_close_ int fd = openat(dirfd, "pagemap", O_RDONLY | O_CLOEXEC);
 	struct page_region vec[512];
@@ -104,7 +118,7 @@ int pagemap_written(int dirfd, uint64_t start, uint64_t end, bool private_only, 
 	*out = NULL;
 	*n = 0;
 	while (fd >= 0 && start < end) {
-		struct pm_scan_arg a = {.size = sizeof(a), .flags = PM_SCAN_CHECK_WPASYNC | (protect ? PM_SCAN_WP_MATCHING : 0), .start = start, .end = end,
+		struct pm_scan_arg a = {.size = sizeof(a), .flags = PM_SCAN_CHECK_WPASYNC | PM_SCAN_WP_MATCHING, .start = start, .end = end,
 			.vec = (uint64_t)vec, .vec_len = 512, .category_inverted = PAGE_IS_PFNZERO | (private_only ? PAGE_IS_FILE : 0),
 			.category_mask = PAGE_IS_PFNZERO | PAGE_IS_WRITTEN | (private_only ? PAGE_IS_FILE : 0),
 			.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED};
@@ -154,7 +168,7 @@ int pagemap_runs(int dirfd, uint64_t start, uint64_t end, bool private_only, str
 	*n = 0;
 	if (fd < 0)
 		return -errno;
-	r = scan(fd, start, end, private_only, &pages, guards ? &guarded : NULL);
+	r = scan(fd, start, end, private_only, &pages, guards ? &guarded : NULL, NULL);
 	if (r == -ENOTTY || r == -EINVAL)
 		r = words(fd, start, end, private_only, &pages);
 	if (r < 0) {

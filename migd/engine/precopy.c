@@ -26,13 +26,15 @@
 #include "migd/engine/nest.h"
 #include "rpc/image.pb-c.h"
 
-enum { SMALLEST = 256 << 10, ENOUGH = 4 << 20, ROUNDS = 8, WORTH_IT = 2 << 20 };
+enum { SMALLEST = 256 << 10, ENOUGH = 1 << 20, ROUNDS = 12, WORTH_IT = 2 << 20, BIG = 64 << 20 };
 #define WP_ASYNC (1ULL << 15) /* UFFD_FEATURE_WP_ASYNC, Linux 6.7, newer than our headers */
 
 struct watched {
 	struct map m; /* path not kept */
 	struct run *sent;
 	size_t nsent;
+	struct rest rest; /* of the dump: precopy_last() */
+	bool looked;
 };
 struct track {
 	int uffd;
@@ -41,6 +43,14 @@ struct track {
 };
 /* Whose memory this thread is reading just now, for precopy_watches(). */
 static __thread struct eng_family *current;
+
+static void rest_free(struct rest *r)
+{
+	free(r->dirty);
+	free(r->drop);
+	free(r->guard);
+	*r = (struct rest){0};
+}
 
 void precopy_free(struct eng_proc *p)
 {
@@ -51,7 +61,7 @@ void precopy_free(struct eng_proc *p)
 	if (t->uffd >= 0)
 		close(t->uffd);
 	for (size_t i = 0; i < t->n; i++)
-		free(t->v[i].sent);
+		free(t->v[i].sent), rest_free(&t->v[i].rest);
 	free(t->v);
 	free(t);
 	p->core->track = NULL;
@@ -254,7 +264,7 @@ static int64_t send_written(struct eng_proc *p, struct eng_image *out)
 		struct watched *w = &t->v[i];
 		struct run *runs;
 		size_t n;
-		int r = pagemap_written(p->dir, w->m.start, w->m.end, w->m.kind == KIND_FILE_PRIV, true, &runs, &n);
+		int r = pagemap_written(p->dir, w->m.start, w->m.end, w->m.kind == KIND_FILE_PRIV, &runs, &n);
 
 		if (r == -EPERM || r == -ESRCH || r == -EFAULT) /* not that map any more: the dump will see */
 			continue;
@@ -318,6 +328,27 @@ void eng_precopy_over(struct eng_family *f)
 		eng_thaw(f);
 }
 
+/* What eng_freeze() asks first takes as long, of who is big, as a round, in which he writes on: so it is asked now, and what he wrote goes after it. */
+static int look_again(struct eng_family *f, pid_t pid, struct eng_image *im, unsigned max_ms, const struct eng_hooks *h)
+{
+	struct eng_proc *root = eng_proc_by_vpid(f, pid);
+	struct eng_reasons why = {0};
+	struct error e = {0};
+	bool big = false;
+	int r;
+
+	for (size_t i = 0; i < f->nprocs; i++)
+		big |= precopy_big(f->procs[i]);
+	if (!big || !root)
+		return 0;
+	r = explain_family(root->pid, f->nest, h && h->goes_home, &why, NULL, &e);
+	eng_reasons_clear(&why);
+	if (r != 0)
+		return 0; /* the freeze asks, and says it */
+	f->explained_ns = clock_mono_ns();
+	return rounds(f, im, max_ms);
+}
+
 /* Announced; now the memory, where that is worth a short stop. *f: as in eng_precopy. */
 static int send_ahead(struct eng_family **f, pid_t pid, struct eng_image *im, unsigned max_ms, const struct eng_hooks *h, struct error *e)
 {
@@ -328,6 +359,9 @@ static int send_ahead(struct eng_family **f, pid_t pid, struct eng_image *im, un
 	if (r != 0)
 		return r < 0 ? r : -EOPNOTSUPP;
 	r = watch_and_send(*f, im, max_ms, e);
+	precopy_current(*f);
+	if (r == 0)
+		r = look_again(*f, pid, im, max_ms, h);
 	if (r < 0) {
 		bool nest = (*f)->nest;
 
@@ -336,7 +370,6 @@ static int send_ahead(struct eng_family **f, pid_t pid, struct eng_image *im, un
 			*f = NULL;
 		return error_set(e, -r, "memory cannot be sent ahead: %s", strerror(-r));
 	}
-	precopy_current(*f);
 	return 0;
 }
 
@@ -379,18 +412,62 @@ void precopy_forget(const struct eng_family *f)
 }
 
 /* ---- the end ------------------------------------------------------------------------------------------ */
+static int look(struct eng_proc *p, struct watched *w, struct rest *out)
+{
+	struct pages now;
+	int r = pagemap_look(p->dir, w->m.start, w->m.end, w->m.kind == KIND_FILE_PRIV, &now);
+
+	*out = (struct rest){.dirty = now.written, .ndirty = now.nwritten, .guard = now.guard, .nguard = now.nguard};
+	if (r == 0)
+		r = runs_minus(w->sent, w->nsent, now.here, now.nhere, &out->drop, &out->ndrop);
+	free(now.here);
+	if (r < 0)
+		rest_free(out);
+	return r;
+}
+
+int precopy_last(struct eng_proc *p, struct eng_image *out)
+{
+	struct track *t = p->core->track;
+	int r = 0;
+
+	for (size_t i = 0; t && i < t->n && r == 0; i++) {
+		struct watched *w = &t->v[i];
+
+		if (look(p, w, &w->rest) < 0) /* not that map any more, or not all of it */
+			continue;
+		w->looked = true;
+		r = memory_put_pages(p, out, w->rest.dirty, w->rest.ndirty, false);
+		free(w->rest.dirty);
+		w->rest.dirty = NULL;
+		w->rest.ndirty = 0;
+	}
+	return r;
+}
+
+bool precopy_big(const struct eng_proc *p)
+{
+	const struct track *t = p->core->track;
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; t && i < t->n; i++)
+		bytes += t->v[i].m.end - t->v[i].m.start;
+	return bytes >= BIG;
+}
+
 int precopy_rest(struct eng_proc *p, const struct map *m, struct rest *out)
 {
 	struct watched *w = find(p, m);
-	struct run *present = NULL;
-	size_t n = 0;
 	int r;
 
-	if (!w || w->m.kind != m->kind || pagemap_written(p->dir, m->start, m->end, m->kind == KIND_FILE_PRIV, false, &out->dirty, &out->ndirty) < 0)
+	if (!w || w->m.kind != m->kind)
 		return 0;
-	r = pagemap_runs(p->dir, m->start, m->end, m->kind == KIND_FILE_PRIV, &present, &n, &out->guard, &out->nguard);
-	if (r == 0)
-		r = runs_minus(w->sent, w->nsent, present, n, &out->drop, &out->ndrop);
-	free(present);
-	return r < 0 ? r : 1;
+	if (w->looked) {
+		*out = w->rest;
+		w->rest = (struct rest){0};
+		w->looked = false;
+		return 1;
+	}
+	r = look(p, w, out);
+	return r == -ENOMEM ? r : r == 0;
 }

@@ -496,12 +496,13 @@ static int dump_mm(struct eng_proc *p, struct maps *maps, struct mm_build *b, st
 
 static int memory_dump(struct eng_proc *p, struct eng_image *out, struct error *e)
 {
-	struct maps *maps = dump_maps(p);
+	int r = p->core->reader ? precopy_last(p, out) : 0;
+	struct maps *maps = r < 0 ? NULL : dump_maps(p);
 	struct mm_build *b = maps ? build_new(maps->n) : NULL;
-	int r = b ? dump_mm(p, maps, b, out, e) : -ENOMEM;
 
 	if (!maps)
-		return error_set(e, ESRCH, "process %d: its maps cannot be read", p->vpid);
+		return error_set(e, r < 0 ? -r : ESRCH, "process %d: its %s cannot be read", p->vpid, r < 0 ? "memory" : "maps");
+	r = b ? dump_mm(p, maps, b, out, e) : -ENOMEM;
 	build_free(b, maps->n);
 	return r < 0 ? r : image_flush(out); /* the destination lays it out while we go on reading */
 }

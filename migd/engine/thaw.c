@@ -183,7 +183,7 @@ int eng_thaw(struct eng_family *f)
 	thaw_processes(f);
 	events_catch_up();
 	for (size_t i = 0; i < f->nprocs; i++)
-		precopy_free(f->procs[i]);
+		dump_maps_free(f->procs[i]), precopy_free(f->procs[i]);
 	if (f->nest) { /* a guest that stays: the object goes on */
 		family_forget_image(f);
 		nest_running(f);
