@@ -70,15 +70,39 @@ printf '%-40s %8s kB\n' "migd, private to it" "$(on ws1 sh -c 'awk "/^Private_(C
 
 echo; echo "Being away: CPU time a round against home, ${R:=9} short pairs by turns, median of their ratios (quartiles)"
 printf '%-16s %10s %10s %9s %20s %14s\n' program 'home ns' 'away ns' 'penalty' '' 'Sprite'
-rounds() { # WHAT ROUNDS SPRITE
+rounds() { # WHAT ROUNDS SPRITE [OTHER: this at home in the place of being away]
+	local name="  its filter"
+
+	[ -n "${4:-}" ] || name=$1
 	: >"$TMP/pairs"
 	for _ in $(seq $R); do
-		echo "$(as sprite ws1 sh -c "$G $1 $2 </dev/null 2>&1 | cat") $(as sprite ws1 sh -c "mig run -H ws2 $G $1 $2 </dev/null 2>&1 | cat")" >>"$TMP/pairs"
+		echo "$(as sprite ws1 sh -c "$G $1 $2 </dev/null 2>&1 | cat") $(as sprite ws1 sh -c "${4:-mig run -H ws2 $G $1} $2 </dev/null 2>&1 | cat")" >>"$TMP/pairs"
 	done
-	awk '{ print ($4 / $2 - 1) * 100, $2, $4 }' "$TMP/pairs" | sort -g | awk -v n="$1" -v s="$3" '{ r[NR] = $1; h[NR] = $2; a[NR] = $3 }
+	awk '{ print ($4 / $2 - 1) * 100, $2, $4 }' "$TMP/pairs" | sort -g | awk -v n="$name" -v s="$3" '{ r[NR] = $1; h[NR] = $2; a[NR] = $3 }
 		END { m = int((NR + 1) / 2); printf "%-16s %10.1f %10.1f %+8.1f%% (%+7.1f, %+7.1f) %14s\n", n, h[m], a[m], r[m], r[int((NR + 3) / 4)], r[int((3 * NR + 1) / 4)], s }'
 }
 rounds compute 20000 "1-3 %"
 rounds gettimeofday 1000000 "3200 %"
 rounds getpid 300000 "-"
+rounds getpid 300000 "-" "$G allowed"
 rounds fork 300 "73 %"
+
+# A compiler at home and away, on /sprite, with the home's /usr in view: CPU time of it and its children, and wall time.
+as sprite ws1 sh -c "cat >$JD/compile.py" <<'P'
+import os, resource, subprocess, sys, time
+with open("unit.c", "w") as f:
+    f.write("#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n#include <math.h>\n")
+    for i in range(400): f.write("int f%d(const char *s, int n) { int a[32], r = 0; for (int i = 0; i < n; i++) a[i %% 32] = s[i] * %d; for (int i = 0; i < 32; i++) r += a[i] / (i + 1); return r; }\n" % (i, i))
+def cpu(): u = resource.getrusage(resource.RUSAGE_CHILDREN); return u.ru_utime + u.ru_stime
+n, c, t = int(sys.argv[1]), cpu(), time.time()
+for i in range(n): subprocess.run(["gcc", "-O2", "-c", "unit.c", "-o", "unit.o"], check=True)
+print((time.time() - t) / n * 1e9, (cpu() - c) / n * 1e9)
+P
+: >"$TMP/pairs"
+for _ in $(seq $R); do
+	echo "$(as sprite ws1 sh -c "cd $JD && python3 compile.py 2 </dev/null 2>&1 | cat") $(as sprite ws1 sh -c "cd $JD && mig run -H ws2 python3 compile.py 2 </dev/null 2>&1 | cat")" >>"$TMP/pairs"
+done
+for c in 2 1; do
+	awk -v c=$c '{ print ($(c + 2) / $c - 1) * 100, $c / 1e6, $(c + 2) / 1e6 }' "$TMP/pairs" | sort -g | awk -v n="$([ $c = 2 ] && echo compile || echo '  its wall time')" '{ r[NR] = $1; h[NR] = $2; a[NR] = $3 }
+		END { m = int((NR + 1) / 2); printf "%-16s %7.1f ms %7.1f ms %+8.1f%% (%+7.1f, %+7.1f)\n", n, h[m], a[m], r[m], r[int((NR + 3) / 4)], r[int((3 * NR + 1) / 4)] }'
+done

@@ -7,7 +7,7 @@ lab_up -n 2
 job_dir
 cat >"$TMP/hold.py" <<'P'
 # hold.py WHAT: holds it until the file WHAT.end is there, then lets go of it; counts in WHAT.n all the time
-import ctypes, mmap, os, socket, struct, sys, tempfile, time
+import ctypes, fcntl, mmap, os, socket, struct, sys, tempfile, time
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
 what = sys.argv[1]
@@ -46,6 +46,19 @@ def memory():
     fd = os.open("/proc/self/mem", os.O_RDONLY)
     return gone(fd)
 def perf(): return gone(sys_(298, struct.pack("IIQQQQQ", 1, 112, 9, 0, 0, 0, 1 | 32) + bytes(64), 0, -1, -1, 0))
+def locks():
+    f = open("locks.file", "w+b")
+    for i in range(401): fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 2 * i)
+    return f.close
+def mapped_lock(): # and without a name
+    f = open("mapped.file", "w+b"); f.truncate(4096); m = mmap.mmap(f.fileno(), 4096); fcntl.lockf(f, fcntl.LOCK_EX); os.unlink("mapped.file")
+    return lambda: (m.close(), fcntl.lockf(f, fcntl.LOCK_UN))
+def bound():
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("127.0.0.1", 0))
+    return s.close
+def connected():
+    l = socket.socket(); l.bind(("127.0.0.1", 0)); l.listen(); s = socket.create_connection(l.getsockname()); peer = l.accept()[0]; l.close()
+    return lambda: (s.close(), peer.close())
 let_go = globals()[what]()
 n = 0
 while True:
@@ -74,6 +87,18 @@ row() {
 	check "$1: moves without" mig move -H ws2 $p
 	check "$1: and runs there" goes_on $1
 }
+# away WHAT WORDS: likewise of what is made on a guest host, on the way home
+away() {
+	local p
+	as sprite ws1 sh -c "cd $JD; mig run -H ws2 python3 hold.py $1 >$1.err 2>&1 </dev/null & echo \$! >$1.pid; wait \$!; echo \$? >$1.rc" </dev/null >/dev/null 2>&1 &
+	until_true 10 started $1
+	p=$(on ws1 cat $JD/$1.pid)
+	refused "$1, away: refused" 1 "$2" mig home $p
+	check "$1, away: runs on" goes_on $1
+	on ws1 touch $JD/$1.end; until_true 10 on ws1 test -e $JD/$1.let_go
+	check "$1, away: comes home without" mig home $p
+	check "$1: and runs here" goes_on $1
+}
 row hugetlb 'hugetlbfs.*madvise'
 row userfaultfd 'userfaultfd.*end its user'
 row io_uring 'io_uring.*close it'
@@ -84,6 +109,10 @@ row outside 'pidfd of process [0-9]+, which stays'
 row fdinfo 'fdinfo/0 shows what it has open.*close it'
 row memory '/mem shows .*its memory.*close it'
 row perf 'perf.*close it'
+row locks 'more than 400 locks held on .*locks.file: release some'
+away mapped_lock 'lock held on .*mapped.file.*unlinked and is mapped: release it'
+away bound 'socket of the network that was bound away from home: close it'
+away connected 'socket of the network that was (connected|bound) away from home: close it'
 # a 32-bit program: pause(2) for ever, by hand
 as sprite ws1 python3 - $JD/small <<'P'
 import os, struct, sys

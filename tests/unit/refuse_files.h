@@ -379,6 +379,17 @@ static int s_proc(void)
 {
 	return has(open("/proc/meminfo", O_RDONLY));
 }
+/* As a frame buffer is; any file there will do. */
+static int s_device_shared(void)
+{
+	char name[40];
+
+	snprintf(name, sizeof name, "/dev/test-refuse-%d", getpid());
+	int fd = open(name, O_RDWR | O_CREAT, 0600), missing = has(fd) || has(ftruncate(fd, 4096)) || mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED;
+
+	close(fd);
+	return missing;
+}
 static int s_kmsg(void)
 {
 	return has(open("/dev/kmsg", O_RDONLY | O_NONBLOCK));

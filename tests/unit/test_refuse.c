@@ -449,6 +449,7 @@ static const struct state {
 	{"/proc file", s_proc, "fd *: /proc/meminfo belongs to this host alone: close it first"},
 	{"device", s_kmsg, "fd *: /dev/kmsg is a device of this host: close it first"},
 	{"disk", s_disk, "fd *: */disk is a disk of this host: close it first"},
+	{"device, shared map", s_device_shared, "memory * /dev/test-refuse-*: a shared map of a device: close it first"},
 	{"device, mapped", s_device_map, "memory * */mem: a device is mapped: close it first"},
 	{"rights that are gone", s_rights, "fd *: */roots was opened with rights that the process no longer has: let its user have them (chmod, chown)"},
 	{"object of /dev/shm, two names", s_shm_names,
@@ -612,7 +613,7 @@ static void sweep(void)
 	shmctl(shared_segment, IPC_RMID, NULL);
 	semctl(shared_sem, 0, IPC_RMID);
 	msgctl(shared_queue, IPC_RMID, NULL);
-	snprintf(cmd, sizeof cmd, "rm -rf %s /dev/shm/test-refuse-*", dir);
+	snprintf(cmd, sizeof cmd, "rm -rf %s /dev/shm/test-refuse-* /dev/test-refuse-*", dir);
 	if (system(cmd))
 		printf("%s: not removed\n", dir);
 }
