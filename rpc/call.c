@@ -36,7 +36,7 @@ static void call_finish(struct call *c, int status, struct rpc_msg *out)
 	if (c->cost)
 		rt_cost_begin(c->cost);
 	began = rt_now_ns();
-	if (status && c->seq.noted)
+	if (c->seq.noted && (status || after)) /* after: who waits in rpc_call() uses the result when `done` has returned */
 		rpc_seq_hold(c->seq.seq);
 	c->done(c->arg, status, out);
 	if (c->cost)

@@ -113,7 +113,8 @@ void rpc_channel_watch(struct rpc_channel *ch, void (*changed)(void *arg, bool u
  * memory that outlives the process. A mutating call whose result had not been used up when the process ended is sent again under its old number:
  * rpc_seq_hold() at the start keeps the server from forgetting its answer, rpc_seq_use() gives the number to the next call of this thread (and takes a
  * number back that is not used after all: rpc_seq_drop()). rpc_seq_note(): the next call of this thread writes its number there before it is sent.
- * A result counts as used up when `done` has returned. A call whose number was noted, and that ends without an answer (status), may be executed yet: its number stays held.
+ * A result counts as used up when `done` has returned. A call whose number was noted, and that ends without an answer (status), may be executed yet: its number stays held;
+ * so does that of an rpc_call(), until rpc_seq_drop().
  */
 void rpc_seq_keep(_Atomic uint64_t *next);
 void rpc_seq_hold(uint64_t seq);

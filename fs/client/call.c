@@ -358,10 +358,15 @@ struct keep *call_note_open(const struct domain *d)
 
 void call_note_end(struct fs *fs, struct keep *note, int r)
 {
-	if (note && r && ((struct kept_call *)note->data)->seq) /* it may be executed yet */
+	uint64_t seq = note ? ((struct kept_call *)note->data)->seq : 0;
+
+	if (r && seq) { /* it may be executed yet */
 		resume_unclaim(fs, note);
-	else
-		keep_free(note);
+		return;
+	}
+	keep_free(note);
+	if (seq)
+		rpc_seq_drop(seq);
 }
 
 /*

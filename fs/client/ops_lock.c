@@ -53,11 +53,39 @@ static void rival_look(void *arg, const struct held_lock *h)
 	r->stands |= h->owner != m->owner && h->flock == m->flock && h->start <= m->end && m->start <= h->end && (h->type == F_WRLCK || m->type == F_WRLCK);
 }
 
+struct own {
+	const Sprite__Fs__LockReq *m;
+	bool covers;
+};
+
+static void own_look(void *arg, const struct held_lock *h)
+{
+	struct own *o = arg;
+
+	o->covers |= h->owner == o->m->owner && h->flock == o->m->flock && h->type == F_WRLCK && h->start <= o->m->start && h->end >= o->m->end;
+}
+
+/* Is nothing asked for but to let go, or to hold on for reading alone to what is held for writing? */
+static bool weakens(struct inode *ino, const Sprite__Fs__LockReq *m)
+{
+	struct own o = {.m = m};
+
+	if (m->type != F_RDLCK)
+		return m->type == F_UNLCK;
+	pthread_mutex_lock(&ino->lock);
+	recover_locks_each(ino, own_look, &o);
+	pthread_mutex_unlock(&ino->lock);
+	return o.covers;
+}
+
 static void lock_submit(struct call *c)
 {
-	struct rival r = {.m = &c->m.lock};
+	const Sprite__Fs__LockReq *m = &c->m.lock;
+	struct rival r = {.m = m};
 	bool wait;
 
+	if (!m->test && weakens(c->ino, m)) /* from now on another may have it: not to be reclaimed if the server dies before we have its answer */
+		recover_note_lock(c->ino, m->owner, m->flock, m->type, m->start, m->end, m->pid, c->st);
 	if (c->m.lock.type != F_UNLCK && !c->m.lock.wait) {
 		pthread_mutex_lock(&c->ino->lock);
 		recover_locks_each(c->ino, rival_look, &r);
@@ -212,7 +240,7 @@ static void setlk_done(struct call *c, int err, struct rpc_msg *out)
 	const Sprite__Fs__LockReq *m = &c->m.lock;
 
 	(void)out;
-	if (!err)
+	if (!err && m->type != F_UNLCK)
 		recover_note_lock(c->ino, m->owner, m->flock, m->type, m->start, m->end, m->pid, c->st);
 	if (!err && m->type != F_UNLCK && c->dom->home && got_tell(c))
 		return;

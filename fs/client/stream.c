@@ -180,22 +180,28 @@ void stream_resumed(struct fs *fs, struct stream *st)
 void stream_untell(struct fs *fs, uint64_t unique)
 {
 	struct hash_iter it = {0};
+	uint64_t open = 0;
 	struct stream *st;
+	bool asked;
 
 	pthread_mutex_lock(&fs->stream_lock);
+	asked = hash_get_u64(&fs->old_calls, unique);
 	while ((st = hash_next(&fs->by_fh, &it)))
 		if (st->keep && !st->released && ((struct kept_stream *)st->keep->data)->told == unique)
 			break;
 	pthread_mutex_unlock(&fs->stream_lock);
 	if (!st)
 		return;
-	/* its id at the server is what the call that comes again is answered with: not to be closed */
+	/* its id at the server is what the call that comes again is answered with: not to be closed. Unless it had been open here only, and a recall came first. */
 	pthread_mutex_lock(&st->ino->lock);
 	st->released = true;
 	if (!st->open && st->ino->dom)
 		atomic_fetch_sub(&fs->local_streams, 1);
+	open = asked ? 0 : st->open;
 	st->open = 0;
 	pthread_mutex_unlock(&st->ino->lock);
+	if (open)
+		stream_close_id(fs, inode_hold(fs, st->ino), open, false, 0);
 	stream_put(fs, st);
 }
 

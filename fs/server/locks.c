@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include "conf/fault.h"
 #include "fs/server/hand.h"
 #include "fs/server/locks_int.h"
 
@@ -146,6 +147,8 @@ static int lock_set(struct op *o, struct lock_table *t, const Sprite__Fs__LockRe
 		lock_yield(t, in->handle.data, in->handle.len, range->who, in->type == F_UNLCK ? NULL : &range->type, range->start, range->end, range->mark, &granted);
 	pthread_mutex_unlock(&l->lock);
 	answer_all(&granted, 0);
+	if (in->type == F_UNLCK)
+		fault_point("lock-dropped");
 	return r < 0 ? r : op_done(o, &rep.base);
 }
 

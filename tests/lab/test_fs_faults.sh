@@ -64,5 +64,26 @@ check "and others work" sh_on ws2 'timeout 60 sh -c "echo x >/sprite/k/other && 
 check "it is held still" on fs1 rm $F/write-given-up.held
 on ws1 touch /tmp/end; on ws2 touch /tmp/end; wait $writer $reader
 on ws1 sh -c 'printf "200\n" >/sprite/k/hand'
+# a lock is given up, and the next has it, before the server dies: who gave it up does not take it back
+on ws1 touch /sprite/k/lock
+mkfifo "$TMP/a" "$TMP/b"
+locker='import fcntl, sys
+f = open("/sprite/k/lock", "r+")
+fcntl.lockf(f, fcntl.LOCK_EX); print("got", flush=True); sys.stdin.readline()
+fcntl.lockf(f, fcntl.LOCK_UN); print("gave", flush=True); sys.stdin.readline()'
+on ws1 python3 -c "$locker" <"$TMP/a" >"$TMP/a.out" 2>&1 & exec 7>"$TMP/a"; until_true 20 grep -q got "$TMP/a.out"
+on ws2 python3 -c "$locker" <"$TMP/b" >"$TMP/b.out" 2>&1 & exec 8>"$TMP/b"
+waiting() { on fs1 spritefsd --status | python3 -c 'import json, sys; sys.exit(json.load(sys.stdin)["locks"]["waiting"] != 1)'; }
+until_true 20 waiting || flunk "another waits for it"
+on fs1 sh -c "echo hold >$F/lock-dropped"
+echo >&7
+check "the next has the lock" until_true 20 grep -q got "$TMP/b.out"
+on fs1 sh -c 'kill -KILL $(pgrep -x spritefsd)'; on fs1 rm $F/lock-dropped.held; up_again
+check "who gave it up is told so" until_true 20 grep -q gave "$TMP/a.out"
+refused "nobody gets it from the next" 11 '' on ws1 python3 -c "import fcntl, sys
+try: fcntl.lockf(open('/sprite/k/lock', 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError: sys.exit(11)"
+for h in ws1 ws2; do check "nothing is told to be lost on $h" sh_on $h '! grep "is lost" /var/log/sprite/spritefs.log'; done
+echo >&7; echo >&8; echo >&8; exec 7>&- 8>&-; wait
 same "both see the last" "200 200" "$(on ws2 cat /sprite/k/hand) $(on ws1 cat /sprite/k/hand)"
 finish

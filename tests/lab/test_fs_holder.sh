@@ -56,7 +56,7 @@ for i in "${!PIDS[@]}"; do
 done
 same "what both nodes counted is in the counter" "$(($(awk '{print $2}' "$TMP/counter1") + $(awk '{print $2}' "$TMP/counter2")))" "$(on ws2 cat $D/counter/counter)"
 check "no thread hangs in the kernel" sh_on ws1 '! ps -eLo stat,comm | grep "^D.*spritefs"'
-check "the server knows of nothing open when nothing is" until_true 10 sh_on ws1 'grep -q "^fs1 ws1 /sprite opens=0 " /sprite/.sprite/clients'
+check "the server knows of nothing open when nothing is" until_true 10 sh_on ws1 'grep -q "^fs1 ws1 /sprite opens=0 " /sprite/.sprite/clients' || on ws1 sh -c 'cat /sprite/.sprite/clients /sprite/.sprite/leases; ls -l /proc/[0-9]*/fd 2>/dev/null | grep " /sprite"'
 
 # a spritefs that cannot be started is tried again: its program is being replaced, no descriptor is to be had
 holder=$(on ws1 pgrep -x sprite-holder)
