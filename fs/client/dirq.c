@@ -230,11 +230,11 @@ static void batch_end(struct sent *b, uint64_t done);
 
 static void batch_record(struct sent *b)
 {
-	struct keep *k = b->s->q.again_keep ? b->s->q.again_keep : keep_new(sizeof(struct kept_op));
+	struct keep *again = b->s->q.again_keep, *k = again ? again : keep_new(sizeof(struct kept_op));
 
 	b->s->q.again_keep = NULL;
 	b->keep = k;
-	if (!k || ((struct kept_op *)k->data)->seq) /* sent before, by an earlier spritefs */
+	if (!k || again) /* sent before, by an earlier spritefs */
 		return;
 	*(struct kept_op *)k->data = (struct kept_op){.op = FS_BATCH, .n = b->n, .server = b->s->index, .lease = b->lease};
 	keep_commit(k, KEEP_OP, b->call[0]->number | 1ull << 63);
