@@ -10,7 +10,7 @@
 #define REFRESH_MAX 1024u /* objects */
 
 struct refresh_answer {
-	uint32_t err, unused; /* 0, or an errno: the handle leads nowhere any more */
+	uint32_t err, watched; /* err: 0, or an errno: the handle leads nowhere any more. watched: 1: an event CHANGED will tell of its next change (fs/server/watch.c) */
 	int64_t ctime;
 	uint64_t change;      /* Attr.ctime, Attr.change */
 };

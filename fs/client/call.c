@@ -63,6 +63,10 @@ struct call *call_new(struct fs *fs, fuse_req_t req, enum fs_op op, struct inode
 	c->done = done;
 	c->refs = 1;
 	c->start_ns = clock_mono_ns();
+	if (c->dom && c->dom->home && c->dom->server) {
+		c->told = atomic_load(&c->dom->server->told);
+		c->told_rights = atomic_load(&c->dom->server->told_rights);
+	}
 	if (req) {
 		c->unique = session_unique();
 		c->keep = session_resent() ? resume_claim(fs, KEEP_CALL, c->unique) : NULL;
@@ -192,7 +196,7 @@ void call_unref(struct call *c)
 }
 
 /* With fs.wait_lock. Only what is asked in somebody's name tells that he is let in. */
-static void let_in(struct domain *d, uint32_t uid)
+static void let_in(struct domain *d, uint32_t uid, uint64_t told)
 {
 	unsigned i, at = 0;
 
@@ -206,17 +210,19 @@ static void let_in(struct domain *d, uint32_t uid)
 	}
 	d->let_in[at].uid = uid;
 	d->let_in[at].at = clock_mono_ns();
+	d->let_in[at].told = told;
 }
 
 bool call_let_in(struct fs *fs, struct domain *d, uint32_t uid)
 {
-	uint64_t now = clock_mono_ns();
+	uint64_t now = clock_mono_ns(), told;
 	bool found = false;
 	unsigned i;
 
 	pthread_mutex_lock(&fs->wait_lock);
+	told = d->server ? atomic_load(&d->server->told_rights) : 0;
 	for (i = 0; i < sizeof(d->let_in) / sizeof(d->let_in[0]); i++)
-		found = found || (d->let_in[i].at && d->let_in[i].uid == uid && now - d->let_in[i].at < HOME_BOUND_NS);
+		found = found || (d->let_in[i].at && d->let_in[i].uid == uid && now - d->let_in[i].at < home_bound(told, d->let_in[i].told));
 	pthread_mutex_unlock(&fs->wait_lock);
 	return found;
 }
@@ -234,7 +240,7 @@ static void call_finish(struct call *c, int err, struct rpc_msg *out)
 	list_del(&c->link);
 	list_del(&c->intr_link);
 	if (!err && c->dom && c->dom->home && ((c->req && (c->op == FS_LOOKUP || c->op == FS_GETATTR || c->op == FS_OPEN)) || (c->op == FS_REFRESH && home_let_in(out))))
-		let_in(c->dom, c->req ? fuse_req_ctx(c->req)->uid : c->cred.uid);
+		let_in(c->dom, c->req ? fuse_req_ctx(c->req)->uid : c->cred.uid, c->told_rights);
 	pthread_mutex_unlock(&fs->wait_lock);
 	if (c->dom && c->dom->home && fs_methods[c->op].mutates && c->op != FS_CLOSE && (c->op != FS_OPEN || (c->flags & O_TRUNC))) {
 		home_changed(c->ino);

@@ -54,6 +54,7 @@ struct call {
 	uint64_t chunk_key;  /* of a queued write: its KEEP_CHUNK */
 	ProtobufCMessage *unpacked; /* *m was taken over from it (dirq_keep.c) */
 	uint64_t start_ns;
+	uint64_t told, told_rights; /* of a home: as of its server then */
 
 	/* fs.wait_lock */
 	enum call_state state;
@@ -124,7 +125,7 @@ void call_wake(struct call *c); /* one that waited in wb_then(): goes on */
 /* Before an rpc_call() of FS_OPEN: a record of it; and when the stream has what it answered, with its result. What one that was given up has opened is closed later (resume.c). */
 struct keep *call_note_open(const struct domain *d);
 void call_note_end(struct fs *fs, struct keep *note, int r);
-bool call_let_in(struct fs *fs, struct domain *d, uint32_t uid); /* a home's server answered this user within HOME_BOUND_NS */
+bool call_let_in(struct fs *fs, struct domain *d, uint32_t uid); /* a home's server answered this user within home_bound() */
 void call_hold(struct call *c);
 void call_unref(struct call *c);
 void call_drop(struct call *c); /* one that was answered without being sent */

@@ -41,9 +41,17 @@ double inode_timeout(const struct inode *ino, uint32_t mode);
 bool inode_is_virtual(struct fs *fs, const struct inode *ino);
 
 /* ---- home.c: what is known of home domains */
-#define HOME_BOUND_NS 1000000000ull /* for how long names and attributes are believed after the home was asked */
+#define HOME_BOUND_NS 1000000000ull /* for how long names and attributes are believed after the home was asked, */
+#define HOME_TOLD_NS 30000000000ull /* or for so long, as long as it would have told that they have changed: of stores through a shared mapping, and over a link that is cut, nobody is told */
+/* `then`: server.told, or told_rights, when it was asked. */
+static inline uint64_t home_bound(uint64_t now, uint64_t then)
+{
+	return now && now == then ? HOME_TOLD_NS : HOME_BOUND_NS;
+}
+void home_event(struct server *s, const Sprite__Fs__Event *ev); /* the home tells of a change, or that it tells from now on; NULL: not any more */
 void home_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a); /* they came */
-bool home_fresh(struct inode *ino, struct home_attr *a); /* what came less than HOME_BOUND_NS ago */
+bool home_fresh(struct inode *ino, struct home_attr *a); /* what came less than home_bound() ago */
+bool home_no_cap(struct inode *ino); /* so has been learnt that it has no capabilities */
 void home_changed(struct inode *ino); /* by a call of ours that is answered; may be NULL */
 bool home_let_in(const struct rpc_msg *out); /* an answer to Refresh: does it say that who asked may use the home? */
 bool home_roots(const struct inode *ino); /* with inode.lock: nobody but root can change it */

@@ -3,7 +3,7 @@
  * The Events stream of one server: it speaks, we acknowledge. Broken streams are opened again for as long as the mount lasts. What it says is taken by the thread of rpc that
  * receives it; the stream's own thread waits for its end.
  *
- * RECALL: give up what is cached of a handle: lease.c. PREFIXES: the table has changed.
+ * RECALL: give up what is cached of a handle: lease.c. PREFIXES: the table has changed. CHANGED, REVOKED: something at a home has: home.c.
  */
 #include "fs/client/client.h"
 #include <errno.h>
@@ -37,11 +37,16 @@ static void event_take(void *arg, struct rpc_stream *stream, struct rpc_msg *m)
 	case SPRITE__FS__EVENT__KIND__PREFIXES:
 		prefix_changed(s->fs);
 		break;
+	case SPRITE__FS__EVENT__KIND__CHANGED:
+	case SPRITE__FS__EVENT__KIND__REVOKED:
+		home_event(s, ev);
+		break;
 	default: /* the first of a stream says which life of the server this is */
 		pthread_mutex_lock(&s->lock);
 		if (ev->server_epoch && s->epoch && ev->server_epoch != s->epoch)
 			s->renew_at = 0;
 		pthread_mutex_unlock(&s->lock);
+		home_event(s, ev);
 		if (s == s->fs->root_server) /* only from here on are we told of changes: what came before the stream was there is asked for */
 			prefix_changed(s->fs);
 		break;
@@ -50,6 +55,7 @@ static void event_take(void *arg, struct rpc_stream *stream, struct rpc_msg *m)
 
 static void stream_set(struct server *s, struct rpc_stream *stream)
 {
+	home_event(s, NULL);
 	pthread_mutex_lock(&s->ack_lock);
 	pthread_mutex_lock(&s->lock);
 	s->stream = stream;

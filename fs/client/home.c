@@ -43,6 +43,7 @@ struct home_known {
 	uint64_t version, since; /* grows when what came differs from what was there; since when it is so */
 	uint64_t came_at;	 /* when it came last: by an answer of its own, not by a Refresh */
 	uint64_t void_at;	 /* when a change of ours was answered */
+	uint64_t told;		 /* server.told when a Refresh asked of it that called it watched; 0: none has */
 	struct stat st;
 	struct hash names; /* node id + 1; 1: not there */
 	uint64_t names_version, names_changes, names_mounts;
@@ -130,13 +131,29 @@ void home_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a)
 	used(ino, now);
 }
 
+/* With inode.lock: for how long what is known of it is believed. */
+static uint64_t bound(const struct inode *ino)
+{
+	return ino->home && ino->dom->server ? home_bound(atomic_load(&ino->dom->server->told), ino->home->told) : HOME_BOUND_NS;
+}
+
 bool home_fresh(struct inode *ino, struct home_attr *a)
 {
 	bool fresh;
 
 	pthread_mutex_lock(&ino->lock);
-	fresh = ino->now_at && clock_mono_ns() - ino->now_at < HOME_BOUND_NS;
+	fresh = ino->now_at && clock_mono_ns() - ino->now_at < bound(ino);
 	*a = ino->now;
+	pthread_mutex_unlock(&ino->lock);
+	return fresh;
+}
+
+bool home_no_cap(struct inode *ino)
+{
+	bool fresh;
+
+	pthread_mutex_lock(&ino->lock);
+	fresh = ino->no_cap_at && clock_mono_ns() - ino->no_cap_at < bound(ino);
 	pthread_mutex_unlock(&ino->lock);
 	return fresh;
 }
@@ -216,11 +233,11 @@ static bool name_known(struct inode *dir, const char *name, uint64_t *id, uint64
 	h = dir->home;
 	if (home_roots(dir) && h->names_version == h->version && h->names_changes == atomic_load(&dir->changes) && h->names_mounts == atomic_load(&dir->dom->home_mounts))
 		v = hash_get(&h->names, name, strlen(name));
-	if (v && dir->now_at + HOME_BOUND_NS <= session_began() && !is_settled(h))
+	if (v && dir->now_at + bound(dir) <= session_began() && !is_settled(h))
 		v = NULL;
 	if (v) {
 		*id = (uint64_t)(uintptr_t)v - 1;
-		*until = !dir->now_at ? 0 : (dir->now_at < h->names_at ? dir->now_at : h->names_at) + HOME_BOUND_NS;
+		*until = !dir->now_at ? 0 : (dir->now_at < h->names_at ? dir->now_at : h->names_at) + bound(dir);
 	}
 	pthread_mutex_unlock(&dir->lock);
 	return v;
@@ -231,10 +248,10 @@ static bool attr_known(struct inode *ino, struct stat *st, uint64_t *until)
 	bool yes;
 
 	pthread_mutex_lock(&ino->lock);
-	yes = home_roots(ino) && (is_settled(ino->home) || ino->now_at + HOME_BOUND_NS > session_began());
+	yes = home_roots(ino) && (is_settled(ino->home) || ino->now_at + bound(ino) > session_began());
 	if (yes) {
 		*st = ino->home->st;
-		*until = ino->now_at ? ino->now_at + HOME_BOUND_NS : 0;
+		*until = ino->now_at ? ino->now_at + bound(ino) : 0;
 	}
 	pthread_mutex_unlock(&ino->lock);
 	return yes;
@@ -272,14 +289,17 @@ static size_t in_use(const struct domain *dom, uint64_t ids[REFRESH_MAX])
 	return n;
 }
 
-static struct refresh *refresh_new(struct fs *fs, const struct domain *dom)
+/* Of `one` alone, when it is only asked whether who asks is still let in; NULL: of all in use that would have to be asked for soon. */
+static struct refresh *refresh_new(struct fs *fs, const struct domain *dom, struct inode *one)
 {
 	struct refresh *r = malloc(sizeof(*r));
-	uint64_t ids[REFRESH_MAX];
-	size_t n = r ? in_use(dom, ids) : 0;
+	uint64_t ids[REFRESH_MAX], now = clock_mono_ns();
+	size_t n;
 
 	if (!r)
 		return NULL;
+	ids[0] = one ? one->id : 0;
+	n = one ? 1 : in_use(dom, ids);
 	r->n = r->len = 0;
 	for (size_t i = 0; i < n; i++) {
 		struct inode *ino = inode_find(fs, ids[i]);
@@ -288,7 +308,7 @@ static struct refresh *refresh_new(struct fs *fs, const struct domain *dom)
 		if (!ino)
 			continue;
 		pthread_mutex_lock(&ino->lock);
-		take = ino->dom == dom && ino->handle_len && home_roots(ino) && is_settled(ino->home);
+		take = ino->dom == dom && ino->handle_len && home_roots(ino) && is_settled(ino->home) && (one || bound(ino) == HOME_BOUND_NS || now - ino->now_at > bound(ino) / 2);
 		if (take)
 			r->of[r->n].version = ino->home->version;
 		pthread_mutex_unlock(&ino->lock);
@@ -305,7 +325,7 @@ static struct refresh *refresh_new(struct fs *fs, const struct domain *dom)
 }
 
 /* NULL: nothing could be learnt of it. */
-static void answered(struct inode *ino, uint64_t version, const struct refresh_answer *a, uint64_t asked)
+static void answered(struct inode *ino, uint64_t version, const struct refresh_answer *a, uint64_t asked, uint64_t told)
 {
 	struct home_known *h;
 
@@ -313,6 +333,7 @@ static void answered(struct inode *ino, uint64_t version, const struct refresh_a
 	h = ino->home;
 	if (a && !a->err && h->version == version && h->void_at < asked && is_settled(h) && a->ctime == ino->now.ctime && a->change == ino->now.change) {
 		h->names_at = asked;
+		h->told = a->watched ? told : 0;
 		if (ino->no_cap_at > h->since + SETTLED_NS || (ino->no_cap_at && asked > h->since + SETTLED_NS))
 			ino->no_cap_at = asked;
 		if (ino->now_at < asked)
@@ -349,7 +370,7 @@ static void refresh_done(struct call *c, int err, struct rpc_msg *out)
 	if (a)
 		atomic_store(&c->dom->home_mounts, rep->mounts);
 	for (size_t i = 0; i < r->n; i++) {
-		answered(r->of[i].ino, r->of[i].version, a ? &a[i] : NULL, c->start_ns);
+		answered(r->of[i].ino, r->of[i].version, a ? &a[i] : NULL, c->start_ns, c->told);
 		inode_put(c->fs, r->of[i].ino);
 	}
 	free(a);
@@ -362,11 +383,11 @@ static void refresh_done(struct call *c, int err, struct rpc_msg *out)
 	park_again(c->fs, &ready);
 }
 
-static struct call *refresh_call(struct fs *fs, fuse_req_t req, struct domain *dom)
+static struct call *refresh_call(struct fs *fs, fuse_req_t req, struct domain *dom, struct inode *one)
 {
 	const struct fuse_ctx *who = fuse_req_ctx(req);
-	struct refresh *r = refresh_new(fs, dom);
-	struct call *c = call_new(fs, NULL, FS_REFRESH, inode_hold(fs, dom->root), refresh_done);
+	struct call *c = call_new(fs, NULL, FS_REFRESH, inode_hold(fs, dom->root), refresh_done); /* before we look what is to be asked */
+	struct refresh *r = refresh_new(fs, dom, one);
 
 	if (!r || !c)
 		abort(); /* who waits for it would wait for ever */
@@ -379,8 +400,8 @@ static struct call *refresh_call(struct fs *fs, fuse_req_t req, struct domain *d
 	return c;
 }
 
-/* Puts the request aside until all that is in use has been asked about. */
-static bool refresh_wait(struct fs *fs, fuse_req_t req, struct domain *dom)
+/* Puts the request aside until all that is in use, or `one`, has been asked about. */
+static bool refresh_wait(struct fs *fs, fuse_req_t req, struct domain *dom, struct inode *one)
 {
 	struct inode *root = dom->root;
 	struct parked *p;
@@ -397,7 +418,7 @@ static bool refresh_wait(struct fs *fs, fuse_req_t req, struct domain *dom)
 	pthread_mutex_unlock(&root->lock);
 	if (busy)
 		return true;
-	c = refresh_call(fs, req, dom);
+	c = refresh_call(fs, req, dom, one);
 	pthread_mutex_lock(&root->lock);
 	park_put(p, &root->ahead.waiters);
 	pthread_mutex_unlock(&root->lock);
@@ -405,22 +426,80 @@ static bool refresh_wait(struct fs *fs, fuse_req_t req, struct domain *dom)
 	return true;
 }
 
+/* ---- what the home tells */
+
+/* Of all that it was asked about: the kernel was told that it is good for long. */
+static void kernel_asks(struct server *s)
+{
+	size_t n = 0, room = 0;
+	uint64_t *ids = NULL;
+	struct list *l;
+
+	pthread_mutex_lock(&used_lock);
+	for (l = used_list.next; l != &used_list; l = l->next)
+		room++;
+	ids = room ? malloc(room * sizeof(*ids)) : NULL;
+	for (l = used_list.next; ids && l != &used_list; l = l->next)
+		if (list_entry(l, struct home_known, link)->ino->dom->server == s)
+			ids[n++] = list_entry(l, struct home_known, link)->ino->id;
+	pthread_mutex_unlock(&used_lock);
+	if (n)
+		session_bump_epoch(s->fs);
+	for (size_t i = 0; i < n; i++) {
+		struct inode *ino = inode_find(s->fs, ids[i]);
+
+		if (ino) {
+			recall_drop(s->fs, ino, SPRITE__FS__LEASE_BITS__LEASE_ATTR);
+			inode_put(s->fs, ino);
+		}
+	}
+	free(ids);
+}
+
+void home_event(struct server *s, const Sprite__Fs__Event *ev)
+{
+	static atomic_uint_fast64_t number;
+	uint64_t next = ev ? atomic_fetch_add(&number, 1) + 1 : 0;
+
+	if (!ev || ev->kind != SPRITE__FS__EVENT__KIND__CHANGED)
+		atomic_store(&s->told_rights, next);
+	if (ev && ev->kind == SPRITE__FS__EVENT__KIND__REVOKED)
+		return;
+	if (!atomic_exchange(&s->told, next) || !s->fs->has_epoch)
+		return;
+	recall_noted(s->fs); /* replies that did not see it are written when this returns */
+	kernel_asks(s);
+}
+
 /* ---- what is asked */
 
-static double seconds_to(uint64_t until, uint64_t now)
+/* For how long the kernel may believe what is good until then; between lease_reply_begin and _end. `told`: what the server's number was before we looked. */
+static double kernel_time(struct fs *fs, const struct domain *dom, uint64_t told, uint64_t until, uint64_t now)
 {
-	return until > now ? (double)(until - now) / 1e9 : 0;
+	if (until <= now || (dom->server && atomic_load(&dom->server->told) != told))
+		return 0;
+	if (!fs->has_epoch && until - now > HOME_BOUND_NS) /* names could not be taken back */
+		until = now + HOME_BOUND_NS;
+	return (double)(until - now) / 1e9;
+}
+
+static uint64_t told_now(const struct domain *dom)
+{
+	return dom->server ? atomic_load(&dom->server->told) : 0;
 }
 
 bool home_lookup(struct fs *fs, fuse_req_t req, struct inode *dir, const char *name)
 {
 	const struct fuse_ctx *who = fuse_req_ctx(req);
 	struct fuse_entry_param p = {0};
-	uint64_t id, until, child_until, now = clock_mono_ns();
+	uint64_t id, until, child_until, now = clock_mono_ns(), told;
 	struct inode *ino = NULL;
 	bool waits = false;
 
-	if (!dir->dom || !dir->dom->home || who->uid == 0 || !name_known(dir, name, &id, &until) || (id && !(ino = inode_find(fs, id))))
+	if (!dir->dom || !dir->dom->home || who->uid == 0)
+		return false;
+	told = told_now(dir->dom);
+	if (!name_known(dir, name, &id, &until) || (id && !(ino = inode_find(fs, id))))
 		return false;
 	used(dir, now);
 	if (ino && !attr_known(ino, &p.attr, &child_until)) {
@@ -432,12 +511,11 @@ bool home_lookup(struct fs *fs, fuse_req_t req, struct inode *dir, const char *n
 		until = child_until < until ? child_until : until;
 	}
 	if (until <= session_began() || !call_let_in(fs, dir->dom, who->uid)) {
-		waits = refresh_wait(fs, req, dir->dom);
+		waits = refresh_wait(fs, req, dir->dom, until <= session_began() ? NULL : dir);
 		if (ino)
 			inode_put(fs, ino);
 		return waits;
 	}
-	p.entry_timeout = p.attr_timeout = seconds_to(until, now);
 	if (ino) {
 		p.ino = ino->id;
 		p.generation = 1;
@@ -445,8 +523,11 @@ bool home_lookup(struct fs *fs, fuse_req_t req, struct inode *dir, const char *n
 		atomic_store(&ino->parent, dir->id);
 	}
 	atomic_fetch_add_explicit(ino ? &fs->local_lookups : &fs->local_absent, 1, memory_order_relaxed);
+	lease_reply_begin(fs);
+	p.entry_timeout = p.attr_timeout = kernel_time(fs, dir->dom, told, until, now);
 	if (fuse_reply_entry(req, &p) == -ENOENT && ino)
 		inode_forget(fs, p.ino, 1);
+	lease_reply_end(fs);
 	if (ino)
 		inode_put(fs, ino);
 	return true;
@@ -455,15 +536,20 @@ bool home_lookup(struct fs *fs, fuse_req_t req, struct inode *dir, const char *n
 bool home_getattr(struct fs *fs, fuse_req_t req, struct inode *ino)
 {
 	const struct fuse_ctx *who = fuse_req_ctx(req);
-	uint64_t until, now = clock_mono_ns();
+	uint64_t until, now = clock_mono_ns(), told;
 	struct stat st;
 
-	if (!ino->dom || !ino->dom->home || who->uid == 0 || !attr_known(ino, &st, &until))
+	if (!ino->dom || !ino->dom->home || who->uid == 0)
+		return false;
+	told = told_now(ino->dom);
+	if (!attr_known(ino, &st, &until))
 		return false;
 	used(ino, now);
 	if (until <= session_began() || !call_let_in(fs, ino->dom, who->uid))
-		return refresh_wait(fs, req, ino->dom);
+		return refresh_wait(fs, req, ino->dom, until <= session_began() ? NULL : ino);
 	atomic_fetch_add_explicit(&fs->local_attrs, 1, memory_order_relaxed);
-	fuse_reply_attr(req, &st, seconds_to(until, now));
+	lease_reply_begin(fs);
+	fuse_reply_attr(req, &st, kernel_time(fs, ino->dom, told, until, now));
+	lease_reply_end(fs);
 	return true;
 }

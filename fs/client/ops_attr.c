@@ -322,7 +322,7 @@ static bool known_absent(struct fs *fs, fuse_ino_t id, const char *name)
 	struct home_attr h;
 
 	if (ino->dom && ino->dom->home) {
-		r = home_fresh(ino, &h) && ((acl && h.no_acl) || (cap && ino->no_cap_at && clock_mono_ns() - ino->no_cap_at < HOME_BOUND_NS));
+		r = home_fresh(ino, &h) && ((acl && h.no_acl) || (cap && home_no_cap(ino)));
 	} else {
 		pthread_mutex_lock(&ino->lock);
 		r = (ino->lease & SPRITE__FS__LEASE_BITS__LEASE_ATTR) && ((acl && ino->no_acl) || (cap && ino->no_cap));

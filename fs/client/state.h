@@ -37,6 +37,8 @@ struct server {
 	atomic_bool up;			 /* the transport of `meta` */
 	bool has_events;		 /* a thread for the Events stream */
 	atomic_bool leasing;		/* its grants count: we are known to it */
+	atomic_uint_fast64_t told; /* of a home: since its event of this number it tells of changes of what is watched, and none came; 0: it does not */
+	atomic_uint_fast64_t told_rights; /* the same, of revoked rights */
 	atomic_uint_fast64_t recalled_seq; /* the highest lease_seq of its recalls */
 	atomic_uint_fast64_t valid_until;  /* boot clock, ns: leases end then */
 	pthread_mutex_t ack_lock;	/* `stream` stays while it is held */
@@ -80,7 +82,8 @@ struct domain {
 	struct list waiters; /* calls that need the root handle or a server */
 	struct {
 		uint32_t uid;
-		uint64_t at; /* clock_mono_ns() */
+		uint64_t at;   /* clock_mono_ns() */
+		uint64_t told; /* server.told_rights when he asked */
 	} let_in[8]; /* home: whose call its server has answered last, and when: nobody else is served from what is kept here */
 	atomic_uint_fast64_t home_mounts; /* home: RefreshRep.mounts that came last */
 	struct inode *root;

@@ -93,15 +93,15 @@ static void stream_queue(struct event_stream *es, struct event_item *it)
 	pthread_cond_signal(&es->wake);
 }
 
-void events_push_prefixes(struct fsd *d)
+void events_push(struct fsd *d, Sprite__Fs__Event__Kind kind, const char *host)
 {
 	struct events *ev = d->events;
 	struct event_stream *es;
 
 	pthread_mutex_lock(&ev->lock);
 	list_each(es, &ev->streams, link)
-		if (!es->closing)
-			stream_queue(es, item_new(ev, SPRITE__FS__EVENT__KIND__PREFIXES));
+		if (!es->closing && (!host || !strcmp(es->client->peer, host)))
+			stream_queue(es, item_new(ev, kind));
 	pthread_mutex_unlock(&ev->lock);
 }
 

@@ -15,6 +15,7 @@
 #include "fs/server/lease.h"
 #include "fs/server/recover.h"
 #include "fs/server/unlinked.h"
+#include "fs/server/watch.h"
 
 #define WORKERS 16
 
@@ -163,7 +164,7 @@ int fsd_start(struct fsd *d, const struct conf *c, struct rpc_tls *tls, struct e
 	if (r < 0)
 		return r;
 	if (!d->elect || locks_start(d) < 0 || hands_start(d) < 0 || events_start(d) < 0 || pipes_start(d) < 0 || leases_start(d) < 0 ||
-		recover_start(d) < 0 || graves_start(&d->graves) < 0 || unlinked_start(d) < 0)
+		recover_start(d) < 0 || graves_start(&d->graves) < 0 || unlinked_start(d) < 0 || watches_start(d) < 0)
 		return error_set(e, ENOMEM, "no memory");
 	d->intents = intents_open(c->state_dir);
 	if (!d->intents)
@@ -223,6 +224,7 @@ void fsd_stop(struct fsd *d)
 	hands_stop(d); /* an offer counts at its host */
 	clients_destroy(&d->clients);
 	locks_stop(d);
+	watches_stop(d);
 	events_stop(d);
 	pipes_stop(d);
 	graves_stop(&d->graves);
@@ -257,8 +259,10 @@ static void mounts_follow(struct fsd *d)
 {
 	struct pollfd p = {.fd = d->exports.mountinfo, .events = POLLPRI};
 
-	if (poll(&p, 1, 0) > 0) /* the first poll after a change says so once */
+	if (poll(&p, 1, 0) > 0) { /* the first poll after a change says so once */
 		exports_rescan(&d->exports);
+		watches_tell(d);
+	}
 }
 
 static bool in_the_way(void *arg, struct client *c)
@@ -292,7 +296,7 @@ void fsd_tick(struct fsd *d)
 	}
 	if (expired) {
 		fsd_prefixes_save(d);
-		events_push_prefixes(d);
+		events_push(d, SPRITE__FS__EVENT__KIND__PREFIXES, NULL);
 	}
 	mounts_follow(d);
 }

@@ -27,6 +27,7 @@ struct events;
 struct pipes;
 struct registrar;
 struct unlinked;
+struct watches;
 
 #define FSD_CHANGES 65536
 
@@ -53,6 +54,7 @@ struct fsd {
 	struct intents *intents;
 	atomic_bool grace_hint; /* false: surely not in grace any more */
 	struct events *events;
+	struct watches *watches;
 	struct pipes *pipes;
 	struct registrar *registrar;
 	bool stopping;
@@ -98,7 +100,7 @@ void registrar_stop(struct fsd *d);
 int events_start(struct fsd *d);
 void events_stop(struct fsd *d);
 void events_serve(void *ctx, struct rpc_stream *s);
-void events_push_prefixes(struct fsd *d); /* to every client */
+void events_push(struct fsd *d, Sprite__Fs__Event__Kind kind, const char *host); /* one without more, to every client, or to those of that host */
 void events_drop(struct fsd *d, const struct client *c); /* one that was given up: its stream is of no use to what it is from now on */
 /* struct cs_recall, which it frees; lost when the client has no stream now: repeated when it has */
 void events_push_recalls(struct fsd *d, struct list *recalls);

@@ -93,7 +93,7 @@ int op_register(struct op *o, const ProtobufCMessage *m)
 	free(rows);
 	if (rep.version != before) {
 		fsd_prefixes_save(d);
-		events_push_prefixes(d);
+		events_push(d, SPRITE__FS__EVENT__KIND__PREFIXES, NULL);
 	}
 	if (r < 0) {
 		log_info("%s: registration refused: %s", o->client->peer, strerror(-r));

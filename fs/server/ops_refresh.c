@@ -7,6 +7,7 @@
 #include "conf/cleanup.h"
 #include "fs/refresh.h"
 #include "fs/server/ops.h"
+#include "fs/server/watch.h"
 
 static void look(struct op *o, struct export *ex, const struct handle *h, struct refresh_answer *a)
 {
@@ -14,6 +15,8 @@ static void look(struct op *o, struct export *ex, const struct handle *h, struct
 	struct stat st;
 	int r = export_open_handle(ex, h, &obj);
 
+	if (r == 0)
+		a->watched = watch(o->d, obj.fd); /* before the look: a change that it does not see is told */
 	if (r == 0 && fstat(obj.fd, &st) < 0)
 		r = -errno;
 	if (r < 0) {
