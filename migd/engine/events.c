@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * What happens to processes that the engine watches. Ptrace stops are told to a process by SIGCHLD only: one handler for the whole program writes to the
- * eventfd of every family; which of them it concerns, each finds out by waitpid() on its own threads. A chain to the handler that was there before.
+ * eventfd of each family that it concerns, which finds out by waitpid() on its own threads what it is. A chain to the handler that was there before.
+ *
+ * SIGCHLD is not queued, so the one that is named in it may not be the only one. Hollow families, of which a home has many and which have little to do, have said whom they watch: for each of
+ * those it is asked whether there is something to wait for. To wake all of them instead took a third of a home's part in a build. Any other family is woken each time.
  *
  * Most stops are those of calls that we inject, and their tracer sits in waitpid(2) for just that thread: they ring no bell, else each would wake the actors of all families.
  * But SIGCHLD is not queued: that of a hollow which stops in the same moment may have been merged with one that rang none. So whoever waited rings after a millisecond at
  * most, and when he has done (events_catch_up).
  *
- * Lock: `slots` is a fixed table of eventfds, entries set and cleared with atomics, read by the handler.
+ * Lock: `slots` is a fixed table of families, entries set and cleared with atomics, read by the handler. Whom a family watches is changed by its own thread, and while it is, it is
+ * woken each time; what happened before that is looked for after it (events_watched()).
  */
 #include <errno.h>
 #include <signal.h>
@@ -23,9 +27,13 @@
 #include "conf/log.h"
 #include "migd/engine/core.h"
 
-enum { LISTENERS = 1024, WAITERS = 64 };
+enum { LISTENERS = 1024, WAITERS = 64, WATCHED = 16 };
 static const uint64_t silence_ns = 1000000;
-static atomic_int slots[LISTENERS]; /* eventfd + 1; 0: free */
+static struct slot {
+	atomic_int fd;		      /* eventfd + 1; 0: free */
+	atomic_int said;	      /* 1 + how many it watches; 0: it has not said */
+	atomic_int watched[WATCHED];
+} slots[LISTENERS];
 static atomic_int used;		    /* beyond it none is taken */
 static atomic_int awaited[WAITERS]; /* threads whose stop is being waited for; 0: free */
 static atomic_bool muffled;	    /* a bell has not been rung since */
@@ -35,20 +43,8 @@ static struct sigaction before;
 struct event_queue {
 	struct eng_event *v;
 	size_t n, cap;
+	struct slot *slot;
 };
-
-static void ring(void)
-{
-	int n = atomic_load(&used);
-	uint64_t one = 1;
-
-	for (int i = 0; i < n; i++) {
-		int fd = atomic_load_explicit(&slots[i], memory_order_relaxed);
-
-		if (fd && write(fd - 1, &one, sizeof(one)) < 0)
-			continue; /* full: it is readable anyway */
-	}
-}
 
 static bool is_awaited(pid_t tid)
 {
@@ -56,6 +52,32 @@ static bool is_awaited(pid_t tid)
 		if (atomic_load(&awaited[i]) == tid)
 			return true;
 	return false;
+}
+
+/* Is there something that its family has to wait(2) for? Not by whoever is waiting for just that. */
+static bool is_due(const struct slot *s, int n)
+{
+	for (int i = 0; i < n; i++) {
+		pid_t tid = atomic_load_explicit(&s->watched[i], memory_order_relaxed);
+		siginfo_t si = {0};
+
+		if (tid && (waitid(P_PID, (id_t)tid, &si, WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL) < 0 || si.si_pid) && !is_awaited(tid))
+			return true;
+	}
+	return false;
+}
+
+static void ring(void)
+{
+	int n = atomic_load(&used);
+	uint64_t one = 1;
+
+	for (int i = 0; i < n; i++) {
+		int fd = atomic_load(&slots[i].fd), said = atomic_load(&slots[i].said);
+
+		if (fd && (!said || is_due(&slots[i], said - 1)) && write(fd - 1, &one, sizeof(one)) < 0)
+			continue; /* full: it is readable anyway */
+	}
 }
 
 int events_await(pid_t tid)
@@ -134,7 +156,8 @@ int events_init(struct eng_family *f)
 	for (int i = 0; i < LISTENERS; i++) {
 		int free_slot = 0;
 
-		if (atomic_compare_exchange_strong(&slots[i], &free_slot, f->wake_fd + 1)) {
+		if (atomic_compare_exchange_strong(&slots[i].fd, &free_slot, f->wake_fd + 1)) {
+			f->events->slot = &slots[i];
 			for (int n = atomic_load(&used); n <= i && !atomic_compare_exchange_strong(&used, &n, i + 1);)
 				;
 			return 0;
@@ -145,11 +168,9 @@ int events_init(struct eng_family *f)
 
 void events_close(struct eng_family *f)
 {
-	for (int i = 0; i < LISTENERS; i++) {
-		int mine = f->wake_fd + 1;
-
-		if (atomic_compare_exchange_strong(&slots[i], &mine, 0))
-			break;
+	if (f->events && f->events->slot) {
+		atomic_store(&f->events->slot->fd, 0);
+		atomic_store(&f->events->slot->said, 0);
 	}
 	if (f->event_fd >= 0)
 		close(f->event_fd);
@@ -195,6 +216,33 @@ void event_exit_seen(struct eng_proc *p, struct eng_thread *t, int st)
 	event_push(p->family, &ev);
 }
 
+/* Before its thread sleeps: whom it watches. true: it is another set than before, and what happened to one of them meanwhile may not have been told. */
+static bool events_watched(struct eng_family *f)
+{
+	struct slot *s = f->events->slot;
+	int tids[WATCHED], n = f->state == ENG_HOLLOW && !f->nest ? 0 : -1, had = atomic_load(&s->said) - 1;
+	bool same;
+
+	for (size_t i = 0; i < f->nprocs && n >= 0; i++)
+		for (unsigned k = 0; k < f->procs[i]->nthreads && n >= 0; k++) {
+			if (f->procs[i]->threads[k]->core->gone)
+				continue;
+			if (n < WATCHED)
+				tids[n] = f->procs[i]->threads[k]->tid;
+			n = n < WATCHED ? n + 1 : -1;
+		}
+	same = had == n;
+	for (int i = 0; i < n && same; i++)
+		same = atomic_load(&s->watched[i]) == tids[i];
+	if (same)
+		return false;
+	atomic_store(&s->said, 0);
+	for (int i = 0; i < n; i++)
+		atomic_store(&s->watched[i], tids[i]);
+	atomic_store(&s->said, n + 1);
+	return true;
+}
+
 int eng_event_fd(struct eng_family *f)
 {
 	return f->event_fd;
@@ -211,6 +259,8 @@ int eng_next_event(struct eng_family *f, struct eng_event *ev)
 		if (read(f->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
 			return -errno;
 		watch_collect(f);
+		if (!q->n && events_watched(f))
+			watch_collect(f);
 	}
 	if (!q->n)
 		return 0;
