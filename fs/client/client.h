@@ -349,6 +349,7 @@ uint64_t session_began(void); /* when it was, on clock_mono_ns(); now, if it was
 void session_replay(struct fs *fs, const void *bytes, size_t len, int fd, uint64_t since, bool interrupted);
 struct keep *session_buffer_record(void *buf); /* a request's buffer lies in a record; the data may be kept where it is */
 
+bool session_names_back(struct fs *fs); /* may that be done here? The kernel takes away what is mounted on a name that it drops, and guests have /proc, /dev, /sprite mounted on their home's */
 int session_bump_epoch(struct fs *fs); /* the kernel looks up every name again; -errno when it cannot */
 bool session_kill_suid(void); /* of the request being handled: the kernel wants set-id bits cleared */
 /* Returns when each RELEASE that the kernel had handed out before has come to its handler. */

@@ -465,7 +465,7 @@ void home_event(struct server *s, const Sprite__Fs__Event *ev)
 		atomic_store(&s->told_rights, next);
 	if (ev && ev->kind == SPRITE__FS__EVENT__KIND__REVOKED)
 		return;
-	if (!atomic_exchange(&s->told, next) || !s->fs->has_epoch)
+	if (!atomic_exchange(&s->told, next))
 		return;
 	recall_noted(s->fs); /* replies that did not see it are written when this returns */
 	kernel_asks(s);
@@ -474,13 +474,17 @@ void home_event(struct server *s, const Sprite__Fs__Event *ev)
 /* ---- what is asked */
 
 /* For how long the kernel may believe what is good until then; between lease_reply_begin and _end. `told`: what the server's number was before we looked. */
-static double kernel_time(struct fs *fs, const struct domain *dom, uint64_t told, uint64_t until, uint64_t now)
+static double kernel_time(const struct domain *dom, uint64_t told, uint64_t until, uint64_t now)
 {
-	if (until <= now || (dom->server && atomic_load(&dom->server->told) != told))
-		return 0;
-	if (!fs->has_epoch && until - now > HOME_BOUND_NS) /* names could not be taken back */
-		until = now + HOME_BOUND_NS;
-	return (double)(until - now) / 1e9;
+	return until <= now || (dom->server && atomic_load(&dom->server->told) != told) ? 0 : (double)(until - now) / 1e9;
+}
+
+/* The same of a name, which it cannot be told to forget everywhere. */
+static double kernel_name_time(struct fs *fs, double time)
+{
+	const double most = HOME_BOUND_NS / 1e9;
+
+	return time > most && !(fs->has_epoch && session_names_back(fs)) ? most : time;
 }
 
 static uint64_t told_now(const struct domain *dom)
@@ -524,7 +528,8 @@ bool home_lookup(struct fs *fs, fuse_req_t req, struct inode *dir, const char *n
 	}
 	atomic_fetch_add_explicit(ino ? &fs->local_lookups : &fs->local_absent, 1, memory_order_relaxed);
 	lease_reply_begin(fs);
-	p.entry_timeout = p.attr_timeout = kernel_time(fs, dir->dom, told, until, now);
+	p.attr_timeout = kernel_time(dir->dom, told, until, now);
+	p.entry_timeout = kernel_name_time(fs, p.attr_timeout);
 	if (fuse_reply_entry(req, &p) == -ENOENT && ino)
 		inode_forget(fs, p.ino, 1);
 	lease_reply_end(fs);
@@ -549,7 +554,7 @@ bool home_getattr(struct fs *fs, fuse_req_t req, struct inode *ino)
 		return refresh_wait(fs, req, ino->dom, until <= session_began() ? NULL : ino);
 	atomic_fetch_add_explicit(&fs->local_attrs, 1, memory_order_relaxed);
 	lease_reply_begin(fs);
-	fuse_reply_attr(req, &st, kernel_time(fs, ino->dom, told, until, now));
+	fuse_reply_attr(req, &st, kernel_time(ino->dom, told, until, now));
 	lease_reply_end(fs);
 	return true;
 }

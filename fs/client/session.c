@@ -113,12 +113,16 @@ void session_buffer_give(void *buf)
 	keep_free(k);
 }
 
+bool session_names_back(struct fs *fs)
+{
+	return fs->whole || !fs->root->dom->home;
+}
+
 int session_bump_epoch(struct fs *fs)
 {
 	struct fuse_out_header h = {.len = sizeof(h), .error = FUSE_NOTIFY_INC_EPOCH_CODE};
 
-	/* the kernel takes away what is mounted on a name that it drops, and guests have /proc, /dev, /sprite mounted on their home's: no names are leased there */
-	if (!fs->whole && fs->root->dom->home)
+	if (!session_names_back(fs))
 		return 0;
 	atomic_fetch_add(&fs->epochs, 1);
 	return write(fs->dev, &h, sizeof(h)) == (ssize_t)sizeof(h) ? 0 : -errno;
