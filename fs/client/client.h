@@ -40,6 +40,13 @@ uint64_t inode_show_ino(const struct fs *fs, const struct domain *dom, uint64_t 
 double inode_timeout(const struct inode *ino, uint32_t mode);
 bool inode_is_virtual(struct fs *fs, const struct inode *ino);
 
+/*
+ * What is mounted is a directory below the root that the kernel makes by itself, and which means the same here. The kernel's own is made before INIT says that there are ACLs: it never keeps
+ * what was answered of those (ACL_DONT_CACHE), and every path that somebody other than root walks from there costs a message; see session_mount().
+ */
+#define ROOT_ID 2
+#define ROOT_DIR ".root"
+
 /* ---- home.c: what is known of home domains */
 #define HOME_BOUND_NS 1000000000ull /* for how long names and attributes are believed after the home was asked, */
 #define HOME_TOLD_NS 30000000000ull /* or for so long, as long as it would have told that they have changed: of stores through a shared mapping, and over a link that is cut, nobody is told */
@@ -279,7 +286,7 @@ bool names_listing(struct inode *dir, uint64_t cookie, uint8_t *to, size_t room,
 int names_dirs_after(struct inode *dir, uint64_t id, uint64_t *ids, int max); /* up to `max` directories that the listing has behind that one */
 bool names_absent(struct inode *dir, const char *name);
 uint64_t names_known(struct inode *dir, const char *name, size_t len); /* which node id it has, 0: not known */
-#define NAMES_UNKNOWN FUSE_ROOT_ID
+#define NAMES_UNKNOWN 1
 /* With inode.lock: which node id the name has; 0: it is not there; NAMES_UNKNOWN: it may be there, as whatever. */
 uint64_t names_id(struct inode *dir, const char *name);
 void names_set(struct inode *dir, const char *name, uint64_t id); /* with inode.lock; id 0: it is gone */

@@ -23,14 +23,14 @@ void inode_table_init(struct fs *fs)
 	pthread_mutex_init(&fs->inode_lock, NULL);
 	pthread_mutex_init(&fs->stream_lock, NULL);
 	list_init(&fs->idle);
-	fs->next_id = FUSE_ROOT_ID;
+	fs->next_id = ROOT_ID;
 	if (!keep_head() && keep_open(-1) < 0)
 		abort();
 }
 
 static bool inode_stays(const struct inode *ino)
 {
-	return ino->id == FUSE_ROOT_ID || (ino->pnode && ino->pnode->inode == ino);
+	return ino->id == ROOT_ID || (ino->pnode && ino->pnode->inode == ino);
 }
 
 /* With fs.inode_lock: somebody uses it again. */
@@ -115,7 +115,7 @@ struct inode *inode_get(struct fs *fs, uint64_t id)
 	struct inode *ino;
 
 	pthread_mutex_lock(&fs->inode_lock);
-	ino = hash_get_u64(&fs->by_id, id);
+	ino = hash_get_u64(&fs->by_id, id == FUSE_ROOT_ID ? ROOT_ID : id);
 	if (!ino)
 		abort(); /* the kernel speaks of a node that we never told it of */
 	inode_ref(fs, ino);
@@ -149,7 +149,7 @@ void inode_forget(struct fs *fs, uint64_t id, uint64_t n)
 
 	pthread_mutex_lock(&fs->inode_lock);
 	ino = hash_get_u64(&fs->by_id, id);
-	if (ino && id != FUSE_ROOT_ID && ino->nlookup) {
+	if (ino && id != ROOT_ID && ino->nlookup) {
 		lookups_are(ino, ino->nlookup - (n < ino->nlookup ? n : ino->nlookup));
 		gone = inode_retire(fs, ino);
 	}
@@ -421,7 +421,7 @@ void inode_stat(struct fs *fs, const struct domain *dom, const Sprite__Fs__Attr 
 void inode_virtual_stat(struct fs *fs, const struct inode *ino, struct stat *st)
 {
 	memset(st, 0, sizeof(*st));
-	st->st_ino = ino->id == FUSE_ROOT_ID ? 1 : (1ull << 62) + ino->id;
+	st->st_ino = ino->id == ROOT_ID ? 1 : (1ull << 62) + ino->id;
 	st->st_mode = S_IFDIR | 0755;
 	st->st_nlink = 2;
 	st->st_blksize = 4096;

@@ -256,7 +256,7 @@ static void statfs_done(struct call *c, int err, struct rpc_msg *out)
 static void op_statfs(fuse_req_t req, fuse_ino_t id)
 {
 	struct fs *fs = fuse_req_userdata(req);
-	struct inode *ino = inode_get(fs, id ? id : FUSE_ROOT_ID);
+	struct inode *ino = inode_get(fs, id ? id : ROOT_ID);
 	struct call *c;
 
 	if (inode_is_virtual(fs, ino)) {

@@ -407,6 +407,14 @@ static bool lookup_here(struct fs *fs, fuse_req_t req, struct inode *dir, const 
 	return known;
 }
 
+static void reply_root(fuse_req_t req, struct fs *fs)
+{
+	struct fuse_entry_param p = {.ino = ROOT_ID, .generation = 1, .entry_timeout = HOME_TOLD_NS / 1e9};
+
+	inode_virtual_stat(fs, fs->root->inode, &p.attr); /* to begin with: it asks */
+	fuse_reply_entry(req, &p);
+}
+
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct fs *fs = fuse_req_userdata(req);
@@ -416,6 +424,11 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	struct call *c;
 	struct stat st;
 
+	if (parent == FUSE_ROOT_ID && !strcmp(name, ROOT_DIR)) {
+		inode_put(fs, dir);
+		reply_root(req, fs);
+		return;
+	}
 	if (hand_lookup(fs, req, dir, name)) {
 		inode_put(fs, dir);
 		return;
@@ -426,7 +439,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 		return;
 	}
 	/* "hosts" is ours in every cluster: it must not hang with the root server. */
-	if (k && (is_virtual || (dir->id == FUSE_ROOT_ID && !strcmp(name, "hosts")))) {
+	if (k && (is_virtual || (dir->id == ROOT_ID && !strcmp(name, "hosts")))) {
 		inode_put(fs, dir);
 		inode_virtual_stat(fs, k->inode, &st);
 		reply_pnode(fs, req, k, &st);

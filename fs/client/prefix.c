@@ -594,7 +594,7 @@ int prefix_start(struct fs *fs, struct error *e)
 {
 	pthread_mutex_init(&fs->table_lock, NULL);
 	list_init(&fs->servers);
-	fs->root = pnode_new(fs, NULL, "", 0); /* the first inode: FUSE_ROOT_ID */
+	fs->root = pnode_new(fs, NULL, "", 0); /* the first inode: ROOT_ID */
 	if (!fs->root || !domain_new(fs, fs->root, fs->prefix))
 		return error_set(e, ENOMEM, "out of memory");
 	fs->root->present = true;

@@ -598,6 +598,50 @@ static void read_ahead(struct fs *fs)
 		close(f);
 }
 
+struct root_change {
+	struct fs *fs;
+	int done[2], err;
+};
+
+/* The directory that is to be seen (ROOT_DIR) takes the place of the mount; the kernel asks for it, and that is answered meanwhile. errno */
+static void *root_change(void *arg)
+{
+	struct root_change *c = arg;
+	char path[PATH_MAX];
+	int tree;
+
+	snprintf(path, sizeof(path), "%s/" ROOT_DIR, c->fs->mount);
+	tree = open_tree(AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	if (tree < 0 || umount2(c->fs->mount, MNT_DETACH) < 0 || move_mount(tree, "", AT_FDCWD, c->fs->mount, MOVE_MOUNT_F_EMPTY_PATH) < 0)
+		c->err = errno;
+	if (tree >= 0)
+		close(tree);
+	if (write(c->done[1], "", 1) != 1)
+		abort(); /* a pipe with room */
+	return NULL;
+}
+
+static int root_show(struct fs *fs)
+{
+	struct root_change c = {.fs = fs};
+	struct pollfd p[2] = {{.fd = fs->dev, .events = POLLIN}, {.events = POLLIN}};
+	pthread_t t;
+	int r = 0;
+
+	if (pipe2(c.done, O_CLOEXEC) < 0)
+		return -errno;
+	r = -pthread_create(&t, NULL, root_change, &c);
+	p[1].fd = c.done[0];
+	while (r == 0 && !p[1].revents)
+		if (poll(p, 2, -1) > 0 && p[0].revents)
+			r = request_read(&readers[0]);
+	if (r == 0)
+		pthread_join(t, NULL);
+	close(c.done[0]);
+	close(c.done[1]);
+	return r ? r : -c.err;
+}
+
 int session_mount(struct fs *fs, bool nosuid, struct error *e)
 {
 	char opts[256];
@@ -616,6 +660,8 @@ int session_mount(struct fs *fs, bool nosuid, struct error *e)
 	readers[0] = (struct reader){.fs = fs, .fd = fs->dev};
 	r = request_read(&readers[0]);
 	fs->has_epoch = r == 0 && session_bump_epoch(fs) == 0;
+	if (r == 0)
+		r = root_show(fs);
 	if (r == 0) {
 		hold_keep(HOLD_DEV, fs->dev);
 		clones_open(fs);

@@ -34,7 +34,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	struct node dir, n;
 	struct job j;
 
-	if (parent == FUSE_ROOT_ID && !strcmp(name, ROOT_NAME) && ((struct fs *)fuse_req_userdata(req))->whole) {
+	if ((parent == ROOT_ID || parent == FUSE_ROOT_ID) && !strcmp(name, ROOT_NAME) && ((struct fs *)fuse_req_userdata(req))->whole) {
 		n = special_node_of(dir_named(""), NULL, NULL);
 		special_reply_entry(req, &n, 0);
 		return;
@@ -317,7 +317,7 @@ static void op_copy(fuse_req_t req, fuse_ino_t in, off_t off_in, FI, fuse_ino_t 
 
 static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 {
-	below.statfs(req, special_ours(ino) ? FUSE_ROOT_ID : ino);
+	below.statfs(req, special_ours(ino) ? ROOT_ID : ino);
 }
 
 /* An operation that the mount has not is not ours either: libfuse answers it. */
