@@ -11,6 +11,8 @@ is_called() { [ "$(on "$1" cat "/proc/$2/comm")" = "$3" ]; }
 count_is() { [ "$(ahead "$1" | wc -l)" = "$2" ]; }
 runs() { as sprite "$1" mig run -H "$2" true </dev/null >/dev/null 2>&1; }
 
+idle() { mig hosts --no-header -o NAME,STATE | grep -q "^$1 *idle"; }
+check "ws2 is idle: else none is made after the first" until_true 60 idle ws2
 check "a guest comes" runs ws1 ws2
 check "a nest is made for the next" until_true 10 count_is ws2 1
 P=$(ahead ws2)
