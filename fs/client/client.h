@@ -218,7 +218,7 @@ bool wb_write(struct fs *fs, fuse_req_t req, struct stream *st, const void *data
 void wb_then(struct fs *fs, struct inode *ino, struct call *c); /* call_submit(c) when the file is clean */
 bool wb_dirty(struct inode *ino);
 void wb_flush_start(struct fs *fs, struct inode *ino);
-void wb_flush_wait(struct fs *fs, struct inode *ino); /* not from a handler or a completion */
+bool wb_flush_wait(struct fs *fs, struct inode *ino, bool recovery); /* not from a handler or a completion. recovery: false when the queue waits for another one, and this one is to begin again */
 int wb_error_take(struct inode *ino);
 uint64_t wb_dirty_end(struct inode *ino); /* 0: clean; else the file is at least as long */
 void wb_remember(struct fs *fs, struct inode *ino);
@@ -254,6 +254,7 @@ bool dirq_gate(struct call *c);
 void dirq_flush_wait(struct fs *fs, struct inode *ino);
 /* Sends all, also after an interruption by a restart; -EAGAIN when it was interrupted again. */
 int dirq_drain(struct server *s);
+bool dirq_paused(struct server *s); /* until it is drained: the server was restarted in the middle of a batch */
 bool dirq_empty(struct server *s);
 void dirq_discard(struct server *s);
 

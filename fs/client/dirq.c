@@ -369,6 +369,9 @@ static void put_back(struct server *s, struct sent *b, unsigned from)
 	q->paused = true;
 	q->urgent = q->last;
 	pthread_mutex_unlock(&q->lock);
+	pthread_mutex_lock(&s->fs->recall_lock);
+	pthread_cond_broadcast(&s->fs->wb_cond); /* a recovery that waits for what is in it begins again */
+	pthread_mutex_unlock(&s->fs->recall_lock);
 	pthread_mutex_lock(&s->lock);
 	s->renew_at = 0;
 	pthread_mutex_unlock(&s->lock);
@@ -534,12 +537,20 @@ int dirq_drain(struct server *s)
 		clock_gettime(CLOCK_MONOTONIC, &ts);
 		ts.tv_sec++;
 		pthread_cond_timedwait(&fs->wb_cond, &fs->recall_lock, &ts);
-		pthread_mutex_lock(&s->q.lock);
-		paused = s->q.paused;
-		pthread_mutex_unlock(&s->q.lock);
+		paused = dirq_paused(s);
 	}
 	pthread_mutex_unlock(&fs->recall_lock);
 	return paused ? -EAGAIN : 0;
+}
+
+bool dirq_paused(struct server *s)
+{
+	bool r;
+
+	pthread_mutex_lock(&s->q.lock);
+	r = s->q.paused;
+	pthread_mutex_unlock(&s->q.lock);
+	return r;
 }
 
 /* The server gave us up: what was not sent under its leases must not be sent without (fencing). */

@@ -139,7 +139,7 @@ static void recall_run(struct fs *fs, struct recall *r)
 			wb_flush_start(fs, r->of[i].ino);
 	for (i = 0; r->s && i < r->n; i++)
 		if (r->of[i].bits & (WRITE | DATA))
-			wb_flush_wait(fs, r->of[i].ino);
+			wb_flush_wait(fs, r->of[i].ino, false);
 	for (i = 0; r->s && i < r->n; i++)
 		dirq_flush_wait(fs, r->of[i].ino);
 	for (i = 0; i < r->n; i++)

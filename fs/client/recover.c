@@ -241,8 +241,8 @@ static int recover_once(struct server *s, uint64_t epoch)
 	if (r == 0)
 		r = dirq_drain(s);
 	for (i = 0; i < n; i++) {
-		if (r == 0)
-			wb_flush_wait(fs, all[i]);
+		if (r == 0 && !wb_flush_wait(fs, all[i], true))
+			r = -EAGAIN;
 		inode_put(fs, all[i]);
 	}
 	free(all);

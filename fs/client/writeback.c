@@ -326,20 +326,23 @@ void wb_flush_start(struct fs *fs, struct inode *ino)
 	wb_kick(fs, ino);
 }
 
-void wb_flush_wait(struct fs *fs, struct inode *ino)
+bool wb_flush_wait(struct fs *fs, struct inode *ino, bool recovery)
 {
+	bool paused = false;
+
 	pthread_mutex_lock(&ino->lock);
 	ino->wb_waits++;
 	pthread_mutex_unlock(&ino->lock);
 	wb_flush_start(fs, ino);
 	dirq_hurry(ino);
 	pthread_mutex_lock(&fs->recall_lock);
-	while (wb_dirty(ino) && !fs->stopping)
+	while (wb_dirty(ino) && !fs->stopping && !(recovery && (paused = dirq_paused(ino->dom->server))))
 		pthread_cond_wait(&fs->wb_cond, &fs->recall_lock);
 	pthread_mutex_unlock(&fs->recall_lock);
 	pthread_mutex_lock(&ino->lock);
 	ino->wb_waits--;
 	pthread_mutex_unlock(&ino->lock);
+	return !paused;
 }
 
 int wb_error_take(struct inode *ino)
