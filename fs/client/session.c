@@ -612,8 +612,12 @@ static void *root_change(void *arg)
 
 	snprintf(path, sizeof(path), "%s/" ROOT_DIR, c->fs->mount);
 	tree = open_tree(AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-	if (tree < 0 || umount2(c->fs->mount, MNT_DETACH) < 0 || move_mount(tree, "", AT_FDCWD, c->fs->mount, MOVE_MOUNT_F_EMPTY_PATH) < 0)
+	if (tree < 0 || umount2(c->fs->mount, MNT_DETACH) < 0)
 		c->err = errno;
+	else if (move_mount(tree, "", AT_FDCWD, c->fs->mount, MOVE_MOUNT_F_EMPTY_PATH) < 0) {
+		c->err = errno;
+		c->fs->mounted = false; /* what is there now is not ours */
+	}
 	if (tree >= 0)
 		close(tree);
 	if (write(c->done[1], "", 1) != 1)
@@ -625,21 +629,23 @@ static int root_show(struct fs *fs)
 {
 	struct root_change c = {.fs = fs};
 	struct pollfd p[2] = {{.fd = fs->dev, .events = POLLIN}, {.events = POLLIN}};
+	bool started;
 	pthread_t t;
-	int r = 0;
+	int r;
 
 	if (pipe2(c.done, O_CLOEXEC) < 0)
 		return -errno;
 	r = -pthread_create(&t, NULL, root_change, &c);
+	started = r == 0;
 	p[1].fd = c.done[0];
 	while (r == 0 && !p[1].revents)
 		if (poll(p, 2, -1) > 0 && p[0].revents)
 			r = request_read(&readers[0]);
-	if (r == 0)
-		pthread_join(t, NULL);
+	if (started)
+		pthread_join(t, NULL); /* should the connection have ended, what it asks for ends too */
 	close(c.done[0]);
 	close(c.done[1]);
-	return r ? r : -c.err;
+	return c.err ? -c.err : r;
 }
 
 int session_mount(struct fs *fs, bool nosuid, struct error *e)

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include "conf/cleanup.h"
 #include "fs/refresh.h"
+#include "fs/server/mounts.h"
 #include "fs/server/ops.h"
 #include "fs/server/watch.h"
 
@@ -16,7 +17,7 @@ static void look(struct op *o, struct export *ex, const struct handle *h, struct
 	int r = export_open_handle(ex, h, &obj);
 
 	if (r == 0)
-		a->watched = watch(o->d, obj.fd); /* before the look: a change that it does not see is told */
+		a->watched = obj.mount->local && watch(o->d, obj.fd); /* before the look: a change that it does not see is told. What changes elsewhere (NFS) nobody tells */
 	if (r == 0 && fstat(obj.fd, &st) < 0)
 		r = -errno;
 	if (r < 0) {

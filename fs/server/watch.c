@@ -18,7 +18,8 @@
 #include <unistd.h>
 #include "conf/log.h"
 
-#define WATCHES_MAX 16384 /* of fs.inotify.max_user_watches, which all that runs as root shares */
+#define WATCHES_MAX 16384 /* and a quarter at most of what all that runs as root shares */
+#define WATCHES_OF_ROOT "/proc/sys/fs/inotify/max_user_watches"
 #define CHANGES (IN_MODIFY | IN_ATTRIB | IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF)
 
 struct watches {
@@ -27,6 +28,7 @@ struct watches {
 	pthread_t thread;
 	int fd;	  /* inotify, -1: none (lock) */
 	int wake; /* eventfd: all are to go, or we stop */
+	int most;
 	atomic_bool armed, full, stopping;
 };
 
@@ -99,12 +101,24 @@ bool watch(struct fsd *d, int fd)
 	pthread_mutex_lock(&w->lock);
 	if (w->fd >= 0 && !atomic_load(&w->full))
 		wd = inotify_add_watch(w->fd, path, CHANGES);
-	if (wd >= WATCHES_MAX) { /* numbers of inotify grow by one; the same object keeps its own */
+	if (wd >= w->most) { /* numbers of inotify grow by one; the same object keeps its own */
 		atomic_store(&w->full, true);
 		wake(w);
 	}
 	pthread_mutex_unlock(&w->lock);
 	return wd >= 0;
+}
+
+static int watches_most(void)
+{
+	FILE *f = fopen(WATCHES_OF_ROOT, "re");
+	int n = 0;
+
+	if (f && fscanf(f, "%d", &n) != 1)
+		n = 0;
+	if (f)
+		fclose(f);
+	return n / 4 < WATCHES_MAX ? n / 4 : WATCHES_MAX;
 }
 
 int watches_start(struct fsd *d)
@@ -114,6 +128,7 @@ int watches_start(struct fsd *d)
 	if (!w)
 		return -ENOMEM;
 	w->d = d;
+	w->most = watches_most();
 	pthread_mutex_init(&w->lock, NULL);
 	w->fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
 	w->wake = eventfd(0, EFD_CLOEXEC);
