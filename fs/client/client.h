@@ -42,7 +42,7 @@ bool inode_is_virtual(struct fs *fs, const struct inode *ino);
 
 /*
  * What is mounted is a directory below the root that the kernel makes by itself, and which means the same here. The kernel's own is made before INIT says that there are ACLs: it never keeps
- * what was answered of those (ACL_DONT_CACHE), and every path that somebody other than root walks from there costs a message; see session_mount().
+ * what was answered of those (ACL_DONT_CACHE), and every path that somebody other than root walks from there costs a message; see mount.c.
  */
 #define ROOT_ID 2
 #define ROOT_DIR ".root"
@@ -340,11 +340,19 @@ void resume_tick(struct fs *fs, uint64_t now);
 struct keep *resume_claim(struct fs *fs, enum keep_kind kind, uint64_t unique);
 void resume_unclaim(struct fs *fs, struct keep *k); /* of KEEP_CALL: it was of no use; takes it over */
 
+/* ---- mount.c */
+int mount_make(struct fs *fs, bool nosuid, struct error *e);
+void mount_end(struct fs *fs);
+/* Is somebody serving this directory already? 1 yes, 0 no (a dead mount has been removed), -errno. */
+int mount_busy(const char *dir);
+
 /* ---- session.c: the kernel's side */
-int session_mount(struct fs *fs, bool nosuid, struct error *e);
+/* The device has just been mounted: INIT is answered. Then one request more; -errno: the connection has ended. Then the clones, before the first request is read from one of them. */
+int session_begin(struct fs *fs, struct error *e);
+int session_answer(void);
+void session_clones(struct fs *fs);
 int session_resume(struct fs *fs, int dev, struct error *e); /* the mount of an earlier spritefs */
 int session_run(struct fs *fs); /* until unmounted */
-void session_unmount(struct fs *fs);
 int session_reply_on(int fd); /* this thread's next answers go to that clone; returns the one before */
 int session_fd(void);
 /* The number of the request that this thread handles; has it been asked before, of an earlier spritefs? */
@@ -366,8 +374,6 @@ void session_settle_releases(void);
 bool session_asked_again(struct fs *fs);
 void *session_buffer_take(void); /* the handler keeps the request's buffer */
 void session_buffer_give(void *buf);
-/* Is somebody serving this directory already? 1 yes, 0 no (a dead mount has been removed), -errno. */
-int session_busy(const char *dir);
 
 /* ---- park.c: requests put aside, to be handled anew from their start, once. Not writes. */
 struct parked;

@@ -136,11 +136,6 @@ bool lease_has(struct inode *ino, uint64_t bits)
 }
 
 /*
- * Keeps attributes that came with a reply which granted `got`; of two replies the one with the higher change counts. One whose grant is void may be of
- * before another client's change, even when ATTR has been granted anew since; but what is kept of a lower change (of before a write of our own, when
- * its reply could not grant since somebody waits for the file) is over all the same.
- */
-/*
  * The times of a directory that is changed here are told before the server has made the change, milliseconds later. Who has been told them must not find it changed by that: so they stay
  * for as long as we have it alone. With inode.lock.
  */
@@ -171,6 +166,11 @@ void lease_dir_changes(struct inode *ino)
 	pthread_mutex_unlock(&ino->lock);
 }
 
+/*
+ * Keeps attributes that came with a reply which granted `got`; of two replies the one with the higher change counts. One whose grant is void may be of
+ * before another client's change, even when ATTR has been granted anew since; but what is kept of a lower change (of before a write of our own, when
+ * its reply could not grant since somebody waits for the file) is over all the same.
+ */
 void lease_keep_attr(struct fs *fs, struct inode *ino, const Sprite__Fs__Attr *a, uint64_t got)
 {
 	uint64_t gen = atomic_load(&fs->victim_gen);

@@ -117,11 +117,11 @@ static int mount_point(struct fs *fs, struct error *e)
 	int r;
 
 	/* a dead mount has to go before its path can be looked at */
-	r = session_busy(want);
+	r = mount_busy(want);
 	if (!r && !realpath(want, path))
 		return error_set(e, errno, "%s: %s", want, strerror(errno));
 	if (!r)
-		r = session_busy(path);
+		r = mount_busy(path);
 	if (r > 0)
 		return error_set(e, EBUSY, "%s: already served by another spritefs", want);
 	if (r < 0)
@@ -286,7 +286,7 @@ static int start(struct fs *fs, struct error *e)
 	if (r == 0)
 		r = recall_start(fs);
 	if (r == 0)
-		r = session_mount(fs, !fs->whole, e);
+		r = mount_make(fs, !fs->whole, e);
 	if (r < 0)
 		return r;
 	return ctl_start(fs, path, e);
@@ -350,7 +350,7 @@ static void end(struct fs *fs)
 	wb_tick(fs, 0, true);
 	for (i = 0; i < 300 && (atomic_load(&fs->dirty_bytes) > 0 || !all_sent(fs)); i++)
 		usleep(10000);
-	session_unmount(fs);
+	mount_end(fs);
 	/* what was released last is still on its way */
 	for (i = 0; i < 20 && atomic_load(&fs->calls) > 0; i++)
 		usleep(10000);
@@ -404,7 +404,7 @@ int main(int argc, char **argv)
 	if (start(&fs, &e) < 0 || pthread_create(&session, NULL, session_thread, &fs) != 0) {
 		log_error("%s", *e.text ? e.text : "cannot start a thread");
 		if (fs.mounted)
-			session_unmount(&fs);
+			mount_end(&fs);
 		if (!fs.resumed)
 			lock_drop(&fs);
 		if (e.code == EPROTO) /* another try would end as this one did */

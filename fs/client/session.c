@@ -2,7 +2,7 @@
 /*
  * The kernel's side of the mount: /dev/fuse, its clones, the threads that read them.
  *
- * We mount by hand and give libfuse our own reads and writes, for three reasons. Each thread reads a clone of the device, and a reply must go to
+ * We give libfuse our own reads and writes, for three reasons. Each thread reads a clone of the device, and a reply must go to
  * the clone that its request came from, also when it is sent hours later from an rpc thread (session_reply_on). The INIT reply needs flags that
  * libfuse 3.14 does not know: FUSE_DIRECT_IO_ALLOW_MMAP, or MAP_SHARED fails on files without a cache, and FUSE_HANDLE_KILLPRIV_V2, or every
  * write asks for security.capability first. And a handler may keep the buffer of a WRITE instead of copying a megabyte.
@@ -20,9 +20,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
 #include <unistd.h>
 #include "conf/clock.h"
 #include "conf/fault.h"
@@ -40,7 +38,6 @@
 #define BUFFER	   ((1u << 20) + 8192u)
 #define RESERVE	   128u /* before it, for what is said of data that stay there: struct kept_chunk */
 #define THREADS	   4
-#define READ_AHEAD_KB 4096u /* several READs of 1 MiB are under way then: the server reads one, encrypts one, we decrypt one */
 #define SPARE	   16
 #define SETTLE_US  200
 #define SETTLE_TRIES 5000
@@ -442,83 +439,7 @@ int session_run(struct fs *fs)
 	return 0;
 }
 
-/* ---- mounting */
-
-struct probe {
-	const char *dir;
-	int err;
-};
-
-static void *probe_main(void *arg)
-{
-	struct probe *p = arg;
-	struct statfs s;
-
-	p->err = statfs(p->dir, &s) == 0 ? 0 : errno;
-	return NULL;
-}
-
-/* Looks without entering: a dead server must not hang us. The probe is left behind when its thread hangs. */
-static int probe_statfs(const char *dir)
-{
-	struct probe *p = calloc(1, sizeof(*p));
-	struct timespec ts;
-	pthread_t t;
-	int r;
-
-	if (!p)
-		return ENOMEM;
-	p->dir = dir;
-	if (pthread_create(&t, NULL, probe_main, p) != 0) {
-		free(p);
-		return EAGAIN;
-	}
-	clock_gettime(CLOCK_REALTIME, &ts);
-	ts.tv_sec += 3;
-	if (pthread_timedjoin_np(t, NULL, &ts) != 0) {
-		pthread_detach(t);
-		return 0;
-	}
-	r = p->err;
-	free(p);
-	return r;
-}
-
-/* Is one of ours the topmost there? Then its device's number is written to *dev (of 32 bytes), if not NULL. */
-static bool mounted_here(const char *dir, char *dev)
-{
-	char line[8192], point[4096], type[256], number[32], *dash;
-	FILE *f = fopen("/proc/self/mountinfo", "re");
-	bool found = false;
-
-	if (!f)
-		return false;
-	while (fgets(line, sizeof(line), f)) {
-		dash = strstr(line, " - ");
-		if (dash && sscanf(line, "%*s %*s %31s %*s %4095s", number, point) == 2 && sscanf(dash + 3, "%255s", type) == 1 && !strcmp(point, dir)) {
-			found = !strcmp(type, "fuse.sprite"); /* the topmost counts */
-			if (dev)
-				strcpy(dev, number);
-		}
-	}
-	fclose(f);
-	return found;
-}
-
-int session_busy(const char *dir)
-{
-	while (mounted_here(dir, NULL)) {
-		if (probe_statfs(dir) != ENOTCONN)
-			return 1;
-		log_note("%s: removing the mount that a spritefs left behind", dir);
-		if (umount2(dir, MNT_FORCE | MNT_DETACH) < 0)
-			return -errno;
-	}
-	return 0;
-}
-
-/* All before the first request is read from one of them. */
-static void clones_open(struct fs *fs)
+void session_clones(struct fs *fs)
 {
 	unsigned i;
 
@@ -541,6 +462,23 @@ static int custom_io(struct fs *fs, struct error *e)
 	return r < 0 ? error_set(e, -r, "libfuse: %s", strerror(-r)) : 0;
 }
 
+int session_begin(struct fs *fs, struct error *e)
+{
+	int r;
+
+	if (custom_io(fs, e) < 0)
+		return -e->code;
+	readers[0] = (struct reader){.fs = fs, .fd = fs->dev};
+	r = request_read(&readers[0]);
+	fs->has_epoch = r == 0 && session_bump_epoch(fs) == 0;
+	return r < 0 ? error_set(e, -r, "%s: the kernel did not begin: %s", fs->mount, strerror(-r)) : 0;
+}
+
+int session_answer(void)
+{
+	return request_read(&readers[0]);
+}
+
 int session_resume(struct fs *fs, int dev, struct error *e)
 {
 	struct keep_head *h = keep_head();
@@ -554,132 +492,8 @@ int session_resume(struct fs *fs, int dev, struct error *e)
 	swallow = true;
 	fuse_session_process_buf(fs->se, &fb);
 	swallow = false;
-	clones_open(fs);
+	session_clones(fs);
 	fs->has_epoch = session_bump_epoch(fs) == 0;
 	r = resend(fs);
 	return r < 0 ? error_set(e, -r, "%s: the kernel does not ask again: %s", fs->mount, strerror(-r)) : 0;
-}
-
-/* Where /sys is mounted read-only, as in a container: one of our own, which nobody sees. */
-static int sysfs_open(const char *path)
-{
-	int fd = open("/sys", O_PATH | O_CLOEXEC), f = openat(fd, path, O_WRONLY | O_CLOEXEC), fsfd;
-
-	if (fd >= 0)
-		close(fd);
-	if (f >= 0 || errno != EROFS)
-		return f;
-	fsfd = fsopen("sysfs", FSOPEN_CLOEXEC);
-	fd = fsfd >= 0 && fsconfig(fsfd, FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0 ? fsmount(fsfd, FSMOUNT_CLOEXEC, 0) : -1;
-	f = fd >= 0 ? openat(fd, path, O_WRONLY | O_CLOEXEC) : -1;
-	if (fd >= 0)
-		close(fd);
-	if (fsfd >= 0)
-		close(fsfd);
-	return f;
-}
-
-/*
- * The kernel reads 128 KiB ahead of a FUSE file whatever INIT says (it takes the lower one): a call for each, one after the other. There is no other way to
- * tell it. Home domains keep that: what is read there are programs, by page faults, which fetch so much around each.
- */
-static void read_ahead(struct fs *fs)
-{
-	char dev[32], path[64];
-	int f = -1;
-
-	if (fs->whole && mounted_here(fs->mount, dev)) {
-		snprintf(path, sizeof(path), "class/bdi/%s/read_ahead_kb", dev);
-		f = sysfs_open(path);
-		if (f < 0 || dprintf(f, "%u", READ_AHEAD_KB) < 0)
-			log_note("%s: cannot set how far the kernel reads ahead: %s", fs->mount, strerror(errno));
-	}
-	if (f >= 0)
-		close(f);
-}
-
-struct root_change {
-	struct fs *fs;
-	int done[2], err;
-};
-
-/* The directory that is to be seen (ROOT_DIR) takes the place of the mount; the kernel asks for it, and that is answered meanwhile. errno */
-static void *root_change(void *arg)
-{
-	struct root_change *c = arg;
-	char path[PATH_MAX];
-	int tree;
-
-	snprintf(path, sizeof(path), "%s/" ROOT_DIR, c->fs->mount);
-	tree = open_tree(AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-	if (tree < 0 || umount2(c->fs->mount, MNT_DETACH) < 0)
-		c->err = errno;
-	else if (move_mount(tree, "", AT_FDCWD, c->fs->mount, MOVE_MOUNT_F_EMPTY_PATH) < 0) {
-		c->err = errno;
-		c->fs->mounted = false; /* what is there now is not ours */
-	}
-	if (tree >= 0)
-		close(tree);
-	if (write(c->done[1], "", 1) != 1)
-		abort(); /* a pipe with room */
-	return NULL;
-}
-
-static int root_show(struct fs *fs)
-{
-	struct root_change c = {.fs = fs};
-	struct pollfd p[2] = {{.fd = fs->dev, .events = POLLIN}, {.events = POLLIN}};
-	bool started;
-	pthread_t t;
-	int r;
-
-	if (pipe2(c.done, O_CLOEXEC) < 0)
-		return -errno;
-	r = -pthread_create(&t, NULL, root_change, &c);
-	started = r == 0;
-	p[1].fd = c.done[0];
-	while (r == 0 && !p[1].revents)
-		if (poll(p, 2, -1) > 0 && p[0].revents)
-			r = request_read(&readers[0]);
-	if (started)
-		pthread_join(t, NULL); /* should the connection have ended, what it asks for ends too */
-	close(c.done[0]);
-	close(c.done[1]);
-	return c.err ? -c.err : r;
-}
-
-int session_mount(struct fs *fs, bool nosuid, struct error *e)
-{
-	char opts[256];
-	int r;
-
-	fs->dev = open("/dev/fuse", O_RDWR | O_CLOEXEC);
-	if (fs->dev < 0)
-		return error_set(e, errno, "/dev/fuse: %s (is the fuse module loaded?)", strerror(errno));
-	snprintf(opts, sizeof(opts), "fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other", fs->dev);
-	if (mount("sprite", fs->mount, "fuse.sprite", nosuid ? MS_NOSUID : 0, opts) < 0)
-		return error_set(e, errno, "%s: cannot mount: %s", fs->mount, strerror(errno));
-	fs->mounted = true;
-	if (custom_io(fs, e) < 0)
-		return -e->code;
-	/* INIT first: a clone made before it would be of a connection that is not there yet */
-	readers[0] = (struct reader){.fs = fs, .fd = fs->dev};
-	r = request_read(&readers[0]);
-	fs->has_epoch = r == 0 && session_bump_epoch(fs) == 0;
-	if (r == 0)
-		r = root_show(fs);
-	if (r == 0) {
-		hold_keep(HOLD_DEV, fs->dev);
-		clones_open(fs);
-		read_ahead(fs);
-	}
-	return r < 0 ? error_set(e, -r, "%s: the kernel did not begin: %s", fs->mount, strerror(-r)) : 0;
-}
-
-void session_unmount(struct fs *fs)
-{
-	/* in use: its requests are ended too, or a thread that waits for one would keep us and the connection */
-	if (umount2(fs->mount, 0) < 0 && errno == EBUSY)
-		umount2(fs->mount, MNT_FORCE | MNT_DETACH);
-	fuse_session_exit(fs->se);
 }

@@ -154,12 +154,13 @@ static void verb_grant(struct fsd *d, struct local_conn *c, json_t *rq, bool rev
 	}
 	for (size_t i = 0; i < n; i++)
 		gids[i] = (gid_t)json_integer_value(json_array_get(list, i));
-	if (revoke)
+	if (revoke) {
 		r = grants_remove(&d->grants, host, (uid_t)json_integer_value(uid), family);
-	if (revoke && !grants_allow(&d->grants, host, (uid_t)json_integer_value(uid)))
-		events_push(d, SPRITE__FS__EVENT__KIND__REVOKED, host);
-	if (!revoke)
+		if (r == 0 && !grants_allow(&d->grants, host, (uid_t)json_integer_value(uid)))
+			events_push(d, SPRITE__FS__EVENT__KIND__REVOKED, host);
+	} else {
 		r = grants_add(&d->grants, host, (uid_t)json_integer_value(uid), family, list ? gids : NULL, n);
+	}
 	if (r < 0 && !(revoke && r == -ENOENT)) /* nothing to take back: it may be said twice */
 		local_fail(c, -r, "%s of %s, uid %lld: %s", revoke ? "revoke" : "grant", host, json_integer_value(uid), strerror(-r));
 	else
@@ -171,10 +172,10 @@ static void verb_grants(struct fsd *d, struct local_conn *c, json_t *rq)
 	json_t *rows = json_object_get(rq, "grants");
 	int r = json_is_array(rows) ? grants_only(&d->grants, rows) : -EINVAL;
 
-	if (r > 0)
+	if (r > 0) {
 		events_push(d, SPRITE__FS__EVENT__KIND__REVOKED, NULL);
-	if (r > 0)
 		log_note("grants on this host's files: %d put right as migd says", r);
+	}
 	if (r == -EINVAL)
 		local_fail(c, EINVAL, "expected grants: a list of host, uid and family");
 	else if (r < 0)

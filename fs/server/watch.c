@@ -6,7 +6,8 @@
  * Invariants
  * 1. `armed` is set before a watch is made, and the watch before the object is looked at.
  * 2. It is cleared before the event is sent. Who asked before that and is answered after it has the event as well, later than his question: he does not take its answer for a watched one.
- * 3. A watch ends only with its object, which is a change, or with all others when there are too many of them, which is told as one.
+ * 3. A watch ends with the first change that it tells of, so that what changes all the time is told once for each question and not each time; with its object, which is a change;
+ *    or with all others when there are too many of them, which is told as one. All of that is done before the event is sent.
  */
 #include "fs/server/watch.h"
 #include <errno.h>
@@ -56,8 +57,13 @@ static bool has_changed(int fd)
 	ssize_t n;
 
 	while ((n = read(fd, buf, sizeof(buf))) > 0)
-		for (char *p = buf; p < buf + n; p += sizeof(struct inotify_event) + ((struct inotify_event *)p)->len)
-			changed |= ((struct inotify_event *)p)->mask & (CHANGES | IN_Q_OVERFLOW | IN_UNMOUNT);
+		for (char *p = buf; p < buf + n; p += sizeof(struct inotify_event) + ((struct inotify_event *)p)->len) {
+			const struct inotify_event *ev = (const struct inotify_event *)p;
+
+			changed |= ev->mask & (CHANGES | IN_Q_OVERFLOW | IN_UNMOUNT);
+			if (ev->mask & CHANGES)
+				inotify_rm_watch(fd, ev->wd); /* EINVAL: several changes of one object, or its end */
+		}
 	return changed;
 }
 
@@ -114,8 +120,8 @@ static int watches_most(void)
 	FILE *f = fopen(WATCHES_OF_ROOT, "re");
 	int n = 0;
 
-	if (f && fscanf(f, "%d", &n) != 1)
-		n = 0;
+	if (!f || fscanf(f, "%d", &n) != 1)
+		n = 4 * WATCHES_MAX;
 	if (f)
 		fclose(f);
 	return n / 4 < WATCHES_MAX ? n / 4 : WATCHES_MAX;
@@ -132,13 +138,14 @@ int watches_start(struct fsd *d)
 	pthread_mutex_init(&w->lock, NULL);
 	w->fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
 	w->wake = eventfd(0, EFD_CLOEXEC);
-	if (w->fd >= 0 && w->wake >= 0 && pthread_create(&w->thread, NULL, watches_main, w) == 0) {
+	if (w->most > 0 && w->fd >= 0 && w->wake >= 0 && pthread_create(&w->thread, NULL, watches_main, w) == 0) {
 		d->watches = w;
 		return 0;
 	}
 	log_warn("files of this host are not watched (%m): guests ask for them each second");
 	close(w->fd);
 	close(w->wake);
+	pthread_mutex_destroy(&w->lock);
 	free(w);
 	return 0;
 }

@@ -19,6 +19,26 @@ check "and can be written" sh_on ws1 'echo after >/sprite/f && sync -f /sprite/f
 same "at the server" "after" "$(on fs1 cat /srv/sprite/f)"
 refused "a second one there" 1 '/sprite: already served' on ws1 mount -t sprite none /sprite
 refused "an option that there is not" 1 'mount.sprite: /mnt/x: unknown option "nonsense"' on ws1 mount /mnt/x
+# what is known is not asked for when a path is walked: a spritefs that stands holds up nobody, root or not
+as sprite ws1 cat /sprite/f >/dev/null; as sprite ws1 stat /sprite/f >/dev/null
+on ws1 sh -c 'kill -STOP $(pgrep -x spritefs)'
+check "a user walks a path that is known without a message" timeout 20 "$BIN/sprite-lab" exec ws1 -u sprite -- timeout 10 stat /sprite/f || note "$(on ws1 uname -r)"
+on ws1 sh -c 'kill -CONT $(pgrep -x spritefs)'
 check "umount again" on ws1 umount /sprite
 check "and nothing of it is left" until_true 20 eval '! on ws1 pgrep "spritefs$|sprite-holder"'
+
+# it dies on its way there: the next one, of its holder or ours, mounts; once
+F=/tmp/fault
+on ws1 mkdir $F
+there() { [ "$(on ws1 cat /sprite/f 2>/dev/null)" = after ] || { lab start ws1 spritefs >/dev/null 2>&1; false; }; }
+gone() { ! on ws1 pgrep "spritefs$|sprite-holder"; }
+for step in mount-made mount-away mount-shown; do
+	on ws1 sh -c "echo die >$F/$step"
+	lab start ws1 spritefs SPRITE_FAULT=$F >/dev/null 2>&1
+	check "$step: spritefs dies there" until_true 5 on ws1 test ! -e $F/$step
+	check "$step: and the tree is mounted" until_true 20 there
+	same "$step: once" 1 "$(on ws1 grep -c ' /sprite ' /proc/self/mountinfo)"
+	check "$step: and can be unmounted" on ws1 umount /sprite
+	until_true 20 gone
+done
 finish

@@ -52,6 +52,12 @@ on ws1 chmod 755 $T
 lab kill ws1 spritefsd KILL >/dev/null; until_true 20 lab start ws1 spritefsd
 on ws1 sh -c "echo 4 >$T/x"
 check "the home's file server is started again" until_true 60 shows "4 under none under 644" || note "$(seen)"
+# Who is let in by a guest of his own is answered from memory, too: not any more when the guest has ended.
+as sprite ws2 sh -c "cd /sprite/hosts/ws1$T; while [ ! -e /tmp/end ]; do cat x >/dev/null 2>&1; echo \$? >/tmp/rc.new; mv /tmp/rc.new /tmp/rc; sleep 0.2; done" </dev/null >/dev/null 2>&1 &
+says() { [ "$(on ws2 cat /tmp/rc)" = "$1" ]; }
+check "a user whose guest is there reads the home's files" until_true 20 says 0
 as sprite ws1 touch $JD/stop
+check "and not when it has ended: not half a minute later" until_true 2 says 1
+as sprite ws2 touch /tmp/end
 wait
 finish

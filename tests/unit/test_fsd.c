@@ -200,6 +200,7 @@ static void test_refresh(void)
 	CU_ASSERT_EQUAL(refresh(1000, all, 3, before, &n), 0);
 	CU_ASSERT_EQUAL_FATAL(n, 3);
 	CU_ASSERT_TRUE(!before[0].err && !before[1].err && before[2].err == ESTALE);
+	CU_ASSERT_TRUE(before[0].watched && before[1].watched && !before[2].watched);
 	CU_ASSERT_EQUAL(chmod(p, 0640), 0);
 	CU_ASSERT_EQUAL(refresh(1000, all, 3, after, &n), 0);
 	CU_ASSERT_TRUE(after[0].ctime == before[0].ctime && after[0].change == before[0].change);

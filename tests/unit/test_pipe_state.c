@@ -53,7 +53,8 @@ static void test_stale_belief(void) /* a reader that left natively, unknown to t
 	stop();
 }
 
-static void test_epipe(void)
+/* A reader at node 0 that does not read, a writer at 1, three bytes. */
+static void start_unread(void)
 {
 	start();
 	open_at(0, true, false, 1);
@@ -63,6 +64,11 @@ static void test_epipe(void)
 	came_in(1, false, true);
 	put(1, "abc");
 	settle();
+}
+
+static void test_epipe(void)
+{
+	start_unread();
 	nodes[0].readers = 0; /* leaves without reading */
 	settle();
 	CU_ASSERT_EQUAL(nodes[1].role, PS_NONE); /* the writer sees it */
@@ -78,14 +84,7 @@ static void test_epipe(void)
 
 static void test_all_closed(void) /* the bytes go with the last end, and their source may send again */
 {
-	start();
-	open_at(0, true, false, 1);
-	open_at(1, false, true, 2);
-	settle();
-	came_in(0, true, false);
-	came_in(1, false, true);
-	put(1, "abc");
-	settle();
+	start_unread();
 	nodes[0].readers = 0;
 	settle();
 	close_w(1);
@@ -101,14 +100,7 @@ static void test_all_closed(void) /* the bytes go with the last end, and their s
 
 static void test_all_closed_at_once(void) /* the agents have not noticed yet when the next one comes */
 {
-	start();
-	open_at(0, true, false, 1);
-	open_at(1, false, true, 2);
-	settle();
-	came_in(0, true, false);
-	came_in(1, false, true);
-	put(1, "abc");
-	settle();
+	start_unread();
 	nodes[0].readers = 0;
 	nodes[1].writers = 0;
 	open_at(2, true, false, 3);
@@ -121,14 +113,7 @@ static void test_all_closed_at_once(void) /* the agents have not noticed yet whe
 
 static void test_all_closed_as_the_end_comes(void) /* the next one is on its way when the node hears that no writer is left: its agent keeps the pipe for it */
 {
-	start();
-	open_at(0, true, false, 1);
-	open_at(1, false, true, 2);
-	settle();
-	came_in(0, true, false);
-	came_in(1, false, true);
-	put(1, "abc");
-	settle();
+	start_unread();
 	nodes[1].writers = 0;
 	check_lost(&nodes[1]); /* the hub asks the reader's node, */
 	nodes[0].readers = 0;
@@ -230,14 +215,7 @@ static void test_shared(void) /* what one reader leaves lying is for the other o
 
 static void test_gone(void)
 {
-	start();
-	open_at(0, true, false, 1);
-	open_at(1, false, true, 2);
-	settle();
-	came_in(0, true, false);
-	came_in(1, false, true);
-	put(1, "abc");
-	settle();
+	start_unread();
 	ps_gone(&state, &nodes[1]);
 	settle();
 	CU_ASSERT_EQUAL(nodes[0].len, 3);
