@@ -24,6 +24,7 @@
 #include "conf/cleanup.h"
 #include "conf/clock.h"
 #include "conf/log.h"
+#include "conf/text.h"
 #include "migd/engine/engine.h"
 #include "migd/family.h"
 #include "migd/guest.h"
@@ -182,11 +183,22 @@ static bool may_touch(const struct family *f, const struct local_cred *who)
 	return !who->uid || who->uid == f->uid;
 }
 
+/* What it is called: at home, as ps(1) has it, by its hollow (*p; else zeros). With f->lock. */
+static const char *shown_name(const struct family *f, const struct member *mem, struct proc_info *p)
+{
+	*p = (struct proc_info){ 0 };
+	if (f->role == FAM_HOME && (mem->hollow || mem->pid == f->pid) && !proc_read(mem->pid, p))
+		return text_valid(p->comm);
+	return *mem->comm ? mem->comm : f->comm;
+}
+
 static void verb_explain(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq)
 {
 	struct family *f = family_of_pid(m->families, pid_of(rq));
+	const struct member *mem;
 	struct error e = { 0 };
 	json_t *facts = NULL;
+	struct proc_info p;
 	int r;
 
 	if (f) {
@@ -194,7 +206,8 @@ static void verb_explain(struct migd *m, struct local_conn *c, const struct loca
 			local_fail(c, EPERM, "%d (%s) is not yours", f->pid, f->comm);
 		} else {
 			pthread_mutex_lock(&f->lock);
-			facts = json_pack("{s:b, s:s, s:I, s:s, s:s, s:I}", "movable", 1, "comm", f->comm, "uid", (json_int_t)f->uid, "where", f->host,
+			mem = family_member(f, pid_of(rq));
+			facts = json_pack("{s:b, s:s, s:I, s:s, s:s, s:I}", "movable", 1, "comm", mem ? shown_name(f, mem, &p) : f->comm, "uid", (json_int_t)f->uid, "where", f->host,
 				"last_error", f->last_error, "procs", (json_int_t)f->nmembers);
 			pthread_mutex_unlock(&f->lock);
 			local_ok(c, facts);
@@ -503,12 +516,11 @@ static json_t *user_name(uid_t uid)
 static json_t *process_row(const struct family *f, const struct member *mem, const char *where)
 {
 	struct proc_info p;
-	pid_t ppid = mem->ppid;
+	const char *comm = shown_name(f, mem, &p);
+	pid_t ppid = mem->ppid ? mem->ppid : p.ppid;
 
-	if (!ppid && f->role == FAM_HOME && !proc_read(mem->pid, &p))
-		ppid = p.ppid; /* its hollow's */
 	return json_pack("{s:i, s:i, s:s, s:I, s:o, s:s, s:s, s:s, s:i, s:s, s:I, s:s, s:b}", "pid", mem->pid, "ppid", ppid, "comm",
-		*mem->comm ? mem->comm : f->comm, "uid", (json_int_t)f->uid, "user", user_name(f->uid), "where", where, "home", f->home, "host", f->host, "root",
+		comm, "uid", (json_int_t)f->uid, "user", user_name(f->uid), "where", where, "home", f->home, "host", f->host, "root",
 		f->pid, "family", f->id, "since", (json_int_t)f->since, "state", mig_state_name(f->machine.state), "stopped", mem->stopped);
 }
 

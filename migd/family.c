@@ -443,6 +443,16 @@ struct member *family_add_member(struct family *f, pid_t pid, pid_t ppid, const 
 	return m;
 }
 
+void family_rename(struct family *f, pid_t pid, const char *comm)
+{
+	struct member *m = family_member(f, pid);
+
+	if (m)
+		text_valid(strncpy(m->comm, comm, sizeof(m->comm) - 1));
+	if (pid == f->pid)
+		text_valid(strncpy(f->comm, comm, sizeof(f->comm) - 1));
+}
+
 int family_step(struct family *f, enum mig_event ev, enum mig_action *act)
 {
 	enum mig_state was = f->machine.state;

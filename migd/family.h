@@ -163,6 +163,8 @@ void family_events(struct family *f);
 
 /* Under f->lock. */
 struct member *family_member(struct family *f, pid_t pid);
+/* That is what `pid` is called now. */
+void family_rename(struct family *f, pid_t pid, const char *comm);
 struct member *family_add_member(struct family *f, pid_t pid, pid_t ppid, const char *comm, bool hollow);
 /* One step of the machine, logged; under f->lock. */
 int family_step(struct family *f, enum mig_event ev, enum mig_action *act);

@@ -57,6 +57,7 @@ int guest_actor_caught_up(struct family *f, void *unused)
 void guest_event(struct family *f, const struct eng_event *ev)
 {
 	Sprite__Mig__ReportReq r = SPRITE__MIG__REPORT_REQ__INIT;
+	uint8_t args[ENG_ARGS_MAX];
 	size_t left = 1;
 	int stopped;
 
@@ -83,18 +84,27 @@ void guest_event(struct family *f, const struct eng_event *ev)
 		break;
 	case ENG_BORN:
 		r.kind = SPRITE__MIG__REPORT_REQ__KIND__BORN;
-		r.comm = (char *)ev->comm;
 		r.pgid = ev->pgid;
 		r.sid = ev->sid;
 		r.exit_signal = ev->exit_signal;
 		break;
+	case ENG_NAMED:
+		r.kind = SPRITE__MIG__REPORT_REQ__KIND__NAMED;
+		break;
 	default:
 		return;
+	}
+	if (ev->kind == ENG_BORN || ev->kind == ENG_NAMED) {
+		r.comm = (char *)ev->comm;
+		r.args.data = args;
+		r.args.len = eng_args(f->eng, ev->pid, (char *)args, sizeof(args));
 	}
 	log_debug("family %s: report %d of %d, status %#x, %zu left", f->id, r.kind, ev->pid, ev->status, left);
 	pthread_mutex_lock(&f->lock);
 	if (ev->kind == ENG_BORN) {
 		family_add_member(f, ev->pid, ev->ppid, ev->comm, false);
+	} else if (ev->kind == ENG_NAMED) {
+		family_rename(f, ev->pid, ev->comm);
 	} else if (ev->kind == ENG_EXITED) {
 		struct member *m = family_member(f, ev->pid);
 

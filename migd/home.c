@@ -208,8 +208,20 @@ static void mirror_birth(struct family *f, const Sprite__Mig__ReportReq *r)
 	home_note_unless_dead(f, home_record_with(f, "away", f->gen, state));
 }
 
-/* Of a whole report: pid, numbers, a name of 16 bytes. */
-enum { REPORT_MAX = 1024 };
+/* Its process is called that now: so is its hollow. In the actor. */
+static void mirror_name(struct family *f, const Sprite__Mig__ReportReq *r)
+{
+	int err = f->eng ? eng_hollow_named(f->eng, r->pid, r->comm, r->args.data, r->args.len) : 0;
+
+	if (err)
+		log_debug("family %s: hollow %d cannot be called %s: %s", f->id, r->pid, r->comm, strerror(-err));
+	pthread_mutex_lock(&f->lock);
+	family_rename(f, r->pid, r->comm);
+	pthread_mutex_unlock(&f->lock);
+}
+
+/* Of a whole report: pid, numbers, a name of 16 bytes, arguments. */
+enum { REPORT_MAX = 1024 + ENG_ARGS_MAX };
 
 static Sprite__Mig__ReportReq *report_copy(const Sprite__Mig__ReportReq *r)
 {
@@ -264,6 +276,9 @@ static int actor_report(struct family *f, void *arg)
 		switch (r->kind) {
 		case SPRITE__MIG__REPORT_REQ__KIND__BORN:
 			mirror_birth(f, r);
+			/* fall through */
+		case SPRITE__MIG__REPORT_REQ__KIND__NAMED:
+			mirror_name(f, r);
 			break;
 		case SPRITE__MIG__REPORT_REQ__KIND__EXITED:
 			if (r->pid == f->pid) /* with all its descendants that it waited for */

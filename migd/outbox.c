@@ -26,6 +26,7 @@ struct item {
 	siginfo_t info;
 	Sprite__Mig__ReportReq rep;
 	char comm[17];
+	uint8_t args[]; /* of rep */
 };
 
 struct outbox {
@@ -359,7 +360,7 @@ void outbox_replay(struct outbox *o, const json_t *r)
 
 int outbox_report(struct outbox *o, const Sprite__Mig__ReportReq *r)
 {
-	struct item *it = calloc(1, sizeof(*it));
+	struct item *it = calloc(1, sizeof(*it) + r->args.len);
 	uint64_t seq;
 
 	if (!it)
@@ -368,6 +369,9 @@ int outbox_report(struct outbox *o, const Sprite__Mig__ReportReq *r)
 	it->pid = r->pid;
 	it->rep = *r;
 	strncpy(it->comm, r->comm ? r->comm : "", sizeof(it->comm) - 1);
+	it->rep.args.data = it->args;
+	if (r->args.len)
+		memcpy(it->args, r->args.data, r->args.len);
 	return put(o, it, &seq);
 }
 

@@ -145,7 +145,7 @@ static void add_members(struct family *f)
 	pthread_mutex_lock(&f->lock);
 	for (size_t i = 0; i < n; i++)
 		if (!family_member(f, p[i]))
-			family_add_member(f, p[i], 0, i ? NULL : f->comm, true);
+			family_add_member(f, p[i], 0, eng_name(f->eng, p[i]), true);
 	pthread_mutex_unlock(&f->lock);
 }
 

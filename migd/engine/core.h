@@ -180,6 +180,7 @@ int vessel_die(struct eng_proc *p, int status); /* a stopped vessel ends in that
 int hollow_end(struct eng_family *f, pid_t pid, int status, int how); /* eng_exit_hollow; reviving: its parent stays stopped */
 int hollow_stop_one(struct eng_proc *p); /* its first thread; and back */
 int hollow_watch_one(struct eng_proc *p);
+void hollow_call_it(struct eng_proc *p, const char *name);
 int hollow_stop_all(struct eng_family *f); /* every thread into a ptrace stop */
 
 /* nest.c: who is not known yet becomes known now. */

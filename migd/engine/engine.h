@@ -181,6 +181,7 @@ enum eng_event_kind {
 	ENG_CONTINUED,
 	ENG_EXITED,	/* guest host: process `pid` ended with wait status `status` (its zombie has been reaped). At home: the hollow was killed (SIGKILL) */
 	ENG_BORN,	/* guest host: new process `pid` of parent `ppid` that has lived for some time, or whose parent ends: told before that end */
+	ENG_NAMED,	/* guest host: process `pid` is called `comm` now: it has called exec(2), or named itself */
 };
 struct eng_event {
 	enum eng_event_kind kind;
@@ -196,7 +197,7 @@ struct eng_event {
 	struct rusage usage;
 	pid_t pgid, sid; /* ENG_BORN, */
 	unsigned exit_signal; /* and 1 + what its end sends to its parent, 0: not known */
-	char comm[17];
+	char comm[17]; /* ENG_BORN, ENG_NAMED */
 };
 /* fd to poll; readable when eng_next_event() has something. */
 int eng_event_fd(struct eng_family *f);
@@ -227,6 +228,11 @@ int eng_exit_hollow(struct eng_family *f, pid_t pid, int status);
  * another one), in its group, with its name. It is one of the family's hollows from then on. 0 also when it is there already; -EBUSY: the hollows are being filled.
  */
 int eng_hollow_born(struct eng_family *f, const struct eng_event *born, struct error *e);
+/*
+ * Home: the hollow `pid` shows that name and these arguments (`len` bytes, the last a NUL; what has no room in its argument pages is cut; none: as they were).
+ * -EBUSY: the hollows are being filled; -EAGAIN: it is stopped.
+ */
+int eng_hollow_named(struct eng_family *f, pid_t pid, const char *comm, const void *args, size_t len);
 /* Home: mirror a stop or continue of the guest to the hollow (as the shell sees it). */
 int eng_stop_hollow(struct eng_family *f, pid_t pid, int sig);
 
@@ -243,6 +249,10 @@ const char *eng_state_name(const struct eng_family *f);
 
 /* Pids of the family, as it sees them, root process first. Borrowed; valid until the next call. */
 const pid_t *eng_pids(const struct eng_family *f, size_t *n);
+const char *eng_name(struct eng_family *f, pid_t pid); /* as it was when it was last looked at; "": not known */
+/* The arguments of that process, as /proc/PID/cmdline has them, cut to `len` with a NUL at the end: how many bytes, or 0. */
+enum { ENG_ARGS_MAX = 4096 };
+size_t eng_args(struct eng_family *f, pid_t pid, char *args, size_t len);
 int eng_stopped(const struct eng_family *f, pid_t pid); /* is that process stopped at this moment (SIGSTOP and kin): 1, 0; -1: it cannot be told while we hold it */
 uint64_t eng_frozen_ns(const struct eng_family *f); /* clock_mono_ns() when the freeze began */
 

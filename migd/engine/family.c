@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include "conf/cleanup.h"
 #include "migd/engine/core.h"
 #include "migd/engine/memory.h"
 #include "migd/engine/nest.h"
@@ -269,6 +270,29 @@ int eng_stopped(const struct eng_family *f, pid_t pid)
 		if (f->procs[i]->vpid == pid)
 			return procfs_stat(f->procs[i]->dir, &st) < 0 || strchr("tZX", st.state) ? -1 : st.state == 'T'; /* Z: its first thread has ended, others run */
 	return -1;
+}
+
+const char *eng_name(struct eng_family *f, pid_t pid)
+{
+	struct eng_proc *p = eng_proc_by_vpid(f, pid);
+
+	return p ? p->core->comm : "";
+}
+
+size_t eng_args(struct eng_family *f, pid_t pid, char *args, size_t len)
+{
+	struct eng_proc *p = eng_proc_by_vpid(f, pid);
+	_cleanup_free_ char *text = NULL;
+	size_t n = 0;
+
+	if (p && (p->dir >= 0 || proc_open(p) == 0))
+		text = eng_proc_read(p->dir, "cmdline", &n);
+	if (!text || !n)
+		return 0;
+	n = n < len ? n : len;
+	memcpy(args, text, n);
+	args[n - 1] = '\0';
+	return n;
 }
 
 const pid_t *eng_pids(const struct eng_family *f, size_t *n)

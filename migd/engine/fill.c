@@ -213,18 +213,6 @@ static struct eng_proc *living_hollow(struct eng_family *f, pid_t vpid)
 	return NULL;
 }
 
-static void set_name(struct eng_proc *p, const char *name)
-{
-	char text[17] = "";
-	uint64_t at;
-
-	snprintf(text, sizeof(text), "%.16s", name);
-	eng_scratch_reset(p);
-	at = eng_scratch_put(p, text, sizeof(text));
-	if (*text && at)
-		ENG_SYS(p->threads[0], SYS_prctl, 15 /* PR_SET_NAME */, at);
-}
-
 int eng_hollow_born(struct eng_family *f, const struct eng_event *b, struct error *e)
 {
 	int32_t tid = b->pid;
@@ -258,7 +246,7 @@ int eng_hollow_born(struct eng_family *f, const struct eng_event *b, struct erro
 	p = f->nprocs > known ? f->procs[f->nprocs - 1] : NULL;
 	if (r == 0) {
 		vessel_join(f, &m, NULL); /* a group whose leader is not here: it stays in its parent's */
-		set_name(p, b->comm);
+		hollow_call_it(p, b->comm);
 		inject_transfer_close(p);
 		r = (int)ENG_SYS(p->threads[0], SYS_close_range, 0, ~0U, 0); /* what its parent has is not for it to keep open */
 		if (r == 0)

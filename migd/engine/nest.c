@@ -369,9 +369,14 @@ bool nest_is_standin(const struct nest *n, pid_t pid)
 void nest_running(struct eng_family *f)
 {
 	f->state = ENG_RUNNING;
-	for (size_t i = 0; i < f->nprocs; i++) /* nothing is traced any more */
-		while (f->procs[i]->nthreads)
-			thread_drop(f->procs[i], f->procs[i]->nthreads - 1);
+	for (size_t i = 0; i < f->nprocs; i++) { /* nothing is traced any more */
+		struct eng_proc *p = f->procs[i];
+
+		if (p->nthreads) /* what its home calls it */
+			memcpy(p->core->comm, p->threads[0]->core->comm, sizeof(p->core->comm));
+		while (p->nthreads)
+			thread_drop(p, p->nthreads - 1);
+	}
 }
 
 /* ---- births and deaths ------------------------------------------------------------------------------ */
@@ -391,18 +396,33 @@ static void tell_born(struct eng_family *f, struct eng_proc *p)
 	ev.sid = family_number_of(st.sid);
 	ev.exit_signal = 1 + st.exit_signal;
 	snprintf(ev.comm, sizeof(ev.comm), "%.16s", st.comm);
+	memcpy(p->core->comm, ev.comm, sizeof(ev.comm));
+	event_push(f, &ev);
+}
+
+static void named(struct eng_family *f, struct eng_proc *p, const char *status)
+{
+	struct eng_event ev = {.kind = ENG_NAMED, .pid = p->vpid};
+	const char *s = eng_field(status, "Name");
+
+	snprintf(ev.comm, sizeof(ev.comm), "%.*s", s ? (int)strcspn(s, "\n") : 0, s ? s : "");
+	if (!*ev.comm || !strcmp(ev.comm, p->core->comm))
+		return;
+	memcpy(p->core->comm, ev.comm, sizeof(ev.comm));
 	event_push(f, &ev);
 }
 
 static void born(struct eng_family *f, pid_t pid, pid_t ppid)
 {
+	_cleanup_free_ char *status = NULL;
 	struct eng_proc *p;
 	char path[64];
 	pid_t vpid;
 	int depth;
 
 	snprintf(path, sizeof(path), "/proc/%d/status", pid);
-	if (procfs_nspid(AT_FDCWD, path, &vpid, &depth) < 0)
+	status = eng_proc_read(AT_FDCWD, path, NULL);
+	if (procfs_nspid_in(status, &vpid, &depth) < 0)
 		return;
 	p = eng_proc_by_vpid(f, vpid);
 	if (!p) {
@@ -413,6 +433,8 @@ static void born(struct eng_family *f, pid_t pid, pid_t ppid)
 	}
 	if (!p->core->known && ++p->core->fresh >= LOOKS_UNTOLD)
 		tell_born(f, p);
+	else if (p->core->known)
+		named(f, p, status);
 	p->core->seen = true;
 }
 

@@ -214,6 +214,12 @@ bool procfs_pending(int dirfd, pid_t tid)
 int procfs_nspid(int dirfd, const char *name, pid_t *vpid, int *depth)
 {
 	_cleanup_free_ char *text = eng_proc_read(dirfd, name, NULL);
+
+	return procfs_nspid_in(text, vpid, depth);
+}
+
+int procfs_nspid_in(const char *text, pid_t *vpid, int *depth)
+{
 	const char *s = text ? eng_field(text, "NSpid") : NULL;
 	int n = 0;
 

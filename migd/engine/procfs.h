@@ -30,6 +30,7 @@ bool procfs_headless(pid_t pid);
 bool procfs_pending(int dirfd, pid_t tid);
 /* The number in the innermost pid namespace and how deep below ours that is (1: ours). */
 int procfs_nspid(int dirfd, const char *name, pid_t *vpid, int *depth);
+int procfs_nspid_in(const char *status, pid_t *vpid, int *depth); /* NULL: -ESRCH */
 /* Which of these tasks (list, n: as the functions above give them) has the number vpid inside: 0, or -ESRCH. */
 int procfs_by_vpid(const pid_t *list, ssize_t n, pid_t vpid, pid_t *pid);
 
