@@ -292,7 +292,9 @@ void ctl_run(struct migd *m, struct local_conn *c, const struct local_cred *who,
 {
 	struct run *r = calloc(1, sizeof(*r));
 	pid_t from = (pid_t)json_integer_value(json_object_get(rq, "from_session"));
+	_cleanup_free_ char *host = NULL;
 	struct proc_info p = { 0 };
+	json_t *env;
 	int err;
 
 	if (!r) {
@@ -326,17 +328,27 @@ void ctl_run(struct migd *m, struct local_conn *c, const struct local_cred *who,
 	if (err && r->local_ok && err != -EPERM)
 		goto here;
 	if (err) {
-		local_fail(c, r->e.code ? r->e.code : -err, "%s", r->e.code ? r->e.text : strerror(-err));
+		if (!r->e.code)
+			error_set(&r->e, -err, "no room for a record: %s", strerror(-err));
+		local_fail(c, r->e.code, "%s", r->e.text);
 		goto out;
 	}
 	log_debug("family %s: mig %d will be moved to %s at its exec", r->f->id, who->pid, r->host);
-	local_ok(c, json_pack("{s:b, s:s, s:o}", "go", 1, "host", r->host, "env", env_of_command(m, who->pid, who->uid, from)));
-	if (!thread_run(run_main, r))
+	env = env_of_command(m, who->pid, who->uid, from);
+	host = strdup(r->host);
+	err = host ? thread_run(run_main, r) : -ENOMEM; /* before it hears that it may call exec: nobody else would see to it then */
+	if (!err) {
+		local_ok(c, json_pack("{s:b, s:s, s:o}", "go", 1, "host", host, "env", env));
 		return;
+	}
+	json_decref(env);
 	pthread_mutex_lock(&r->f->lock);
 	r->f->run_pending = false;
 	pthread_mutex_unlock(&r->f->lock);
 	family_remove(r->f);
+	if (r->local_ok)
+		goto here;
+	local_fail(c, -err, "no thread for a run: %s", strerror(-err));
 	goto out;
 here:
 	local_ok(c, json_pack("{s:b, s:s, s:o}", "go", 1, "host", "", "env", env_of_command(m, who->pid, who->uid, from)));

@@ -94,7 +94,12 @@ int main(int argc, char **argv)
 	setrlimit(RLIMIT_NOFILE, &files);
 	mallopt(M_ARENA_MAX, ARENAS);
 	rpc_init_slack(GRPC_SLACK_MS);
-	rpc_init();
+	status = rpc_init();
+	if (status) {
+		log_error("cannot start threads: %s", strerror(-status));
+		daemon_end(&d);
+		return 1;
+	}
 	if (context_open(d.conf, &m, &e) || context_start(m, &e)) {
 		log_error("cannot start: %s", e.text);
 		context_close(m);

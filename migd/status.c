@@ -90,6 +90,7 @@ Sprite__Mig__StatusRep *host_own_status(struct migd *m, const struct hosts_ask *
 {
 	struct own *o = calloc(1, sizeof(*o));
 	struct owner_view v = { 0 };
+	bool none = !strcmp(m->conf->imports, "none");
 
 	if (!o)
 		return NULL;
@@ -100,10 +101,10 @@ Sprite__Mig__StatusRep *host_own_status(struct migd *m, const struct hosts_ask *
 	o->rep.name = m->conf->name;
 	o->rep.boot_id = (char *)clock_boot_id();
 	o->rep.epoch = clock_epoch();
-	o->rep.lend = m->lend;
+	o->rep.lend = m->lend && !none;
 	o->rep.idle = v.idle;
 	o->rep.idle_ms = v.idle_ms;
-	o->rep.why = (char *)(v.why ? v.why : "");
+	o->rep.why = (char *)(m->lend && none ? "imports" : v.why ? v.why : "");
 	o->rep.cpus = proc_cpus();
 	o->rep.load = v.load[0] * o->rep.cpus;
 	o->rep.memory_free = proc_memory_free();

@@ -41,8 +41,11 @@ struct rpc_method {
 	const ProtobufCMessageDescriptor *in, *out;
 };
 
-/* Call once in main, after daemonising and forking (gRPC cannot fork later; use posix_spawn). Sets the malloc tunables. */
-void rpc_init(void);
+/*
+ * Call once in main, after daemonising and forking (gRPC cannot fork later; use posix_spawn). Sets the malloc tunables.
+ * -errno: no threads are to be had, and nothing is left but to end.
+ */
+int rpc_init(void);
 /* Before rpc_init(): time-outs of calls and connections may be late by so much on a host where nothing else happens, so that gRPC need not wake it for each by itself. */
 void rpc_init_slack(unsigned ms);
 void rpc_shutdown(void);

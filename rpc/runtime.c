@@ -321,8 +321,9 @@ static void grpc_start(void)
 	prctl(PR_SET_TIMERSLACK, old > 0 ? (unsigned long)old : 0);
 }
 
-void rpc_init(void)
+int rpc_init(void)
 {
+	int err;
 	sigset_t all, old;
 	pthread_condattr_t ca;
 	long cpus;
@@ -358,8 +359,8 @@ void rpc_init(void)
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	rt.trim.fn = trim;
 	rt_timer_arm(&rt.trim, TRIM_MS);
-	if (rt_poll_start() < 0 || rt_thread(&rt.clock, clock_main, NULL, "rpc-clock") < 0)
-		abort();
+	err = rt_poll_start();
+	return err ? err : rt_thread(&rt.clock, clock_main, NULL, "rpc-clock");
 }
 
 void rpc_shutdown(void)

@@ -394,13 +394,19 @@ int main(int argc, char **argv)
 		up = background();
 	if (!opt_alone && given && !getenv(HOLD_ENV) && (status = hold_exec(given, up)) < 0)
 		log_note("no holder (%s): a kill -9 of spritefs will break its mount", strerror(-status));
-	if (hold_begin() < 0) {
+	status = hold_begin();
+	if (status && status != -EAGAIN) {
 		log_error("the holder does not speak: run spritefs without $" HOLD_ENV);
 		return 1;
 	}
 	free(given);
 	fs.started_ns = (uint64_t)clock_real_ns();
-	rpc_init();
+	if (!status)
+		status = rpc_init();
+	if (status) {
+		log_error("cannot start: %s", strerror(-status));
+		_exit(1);
+	}
 	if (start(&fs, &e) < 0 || pthread_create(&session, NULL, session_thread, &fs) != 0) {
 		log_error("%s", *e.text ? e.text : "cannot start a thread");
 		if (fs.mounted)

@@ -110,12 +110,13 @@ static int serve(struct daemon *dm)
 	d = calloc(1, sizeof(*d));
 	if (!d)
 		r = error_set(&e, ENOMEM, "no memory");
+	if (r == 0 && (r = rpc_init()) < 0)
+		error_set(&e, -r, "cannot start threads: %s", strerror(-r));
 	if (r < 0) {
 		log_error("%s", e.text);
 		free(d);
 		return EXIT_FAILURE;
 	}
-	rpc_init();
 	r = rpc_tls_load(c, &tls, &e);
 	if (r == 0) {
 		r = fsd_start(d, c, tls, &e);

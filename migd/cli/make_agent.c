@@ -517,7 +517,7 @@ int make_agent_start(struct make_agent *a, struct error *e)
 	for (unsigned i = 1; i < a->o.local; i++) /* make has one token of its own */
 		token_put(a);
 	if (pthread_create(&a->thread, NULL, agent_main, a))
-		return error_set(e, EAGAIN, "no thread");
+		return error_set(e, EAGAIN, "cannot start a thread: %s", strerror(EAGAIN));
 	a->runs = true;
 	a->asking = a->o.remote && !pthread_create(&a->asker, NULL, asker_main, a);
 	return 0;

@@ -134,18 +134,21 @@ static void mount_proc(pid_t inner)
 
 	if (pidfd < 0)
 		fail("pidfd");
-	helper = fork();
+	helper = fork(); /* the status of each is an errno */
 	if (helper == 0) {
 		pid_t in;
 
 		if (setns(pidfd, CLONE_NEWPID) < 0)
-			_exit(1);
+			_exit(errno);
 		in = fork();
 		if (in == 0)
-			_exit(mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0 || (set_numbers(), proc_read_only()) < 0);
-		_exit(in < 0 || waitpid(in, &st, 0) < 0 || st != 0);
+			_exit(mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0 || (set_numbers(), proc_read_only()) < 0 ? errno : 0);
+		_exit(in < 0 || waitpid(in, &st, 0) < 0 ? errno : WIFEXITED(st) ? WEXITSTATUS(st) : EINTR);
 	}
-	if (helper < 0 || waitpid(helper, &st, 0) < 0 || st != 0)
+	if (helper < 0 || waitpid(helper, &st, 0) < 0)
+		fail("mount of /proc");
+	errno = WIFEXITED(st) ? WEXITSTATUS(st) : EINTR;
+	if (errno)
 		fail("mount of /proc");
 	close(pidfd);
 }

@@ -410,7 +410,12 @@ int main(int argc, char **argv)
 			usleep(AGAIN_US); /* no descriptor is free, perhaps */
 			continue;
 		}
-		if (!from_root(sock) || pthread_create(&t, &attr, connection_main, (void *)(intptr_t)sock))
+		if (!from_root(sock)) {
 			close(sock);
+			continue;
+		}
+		/* A question that is dropped would be taken for our death. It is asked, and waits, until the process table has room: so do all others. */
+		while (pthread_create(&t, &attr, connection_main, (void *)(intptr_t)sock))
+			usleep(AGAIN_US);
 	}
 }

@@ -37,7 +37,8 @@ idle() { [ "$(mig hosts --no-header -o NAME,STATE | grep -cE "^($1) +idle")" = "
 placed() { as sprite ws1 bash -c 'mig run true </dev/null 2>&1 | cat; exit ${PIPESTATUS[0]}'; }
 check "ws2 takes no guests" conf ws2 'c["migd"]["imports"]="none"'
 check "ws3 takes those of root" conf ws3 'c["migd"].update(imports="root", root_guests=True)'
-check "both are idle" until_true 60 idle 'ws2|ws3' 2
+check "ws3 is idle" until_true 60 idle ws3 1
+same "ws2 refuses, and mig hosts says by what" "ws2 refuses imports" "$(mig hosts --no-header -o NAME,STATE,WHY | awk '$1 == "ws2" { print $1, $2, $3 }')"
 refused "nobody may come to ws2" 1 'ws2 takes no guests \(migd.imports' mig move -H ws2 "$JOB"
 refused "no user's process to ws3" 1 'ws3 takes processes of root only \(migd.imports' mig move -H ws3 "$JOB"
 check "root's may" until_true 20 on ws1 bash -c 'mig run true </dev/null 2>&1 | cat; exit ${PIPESTATUS[0]}'
