@@ -76,7 +76,11 @@ class File:
             n = min(n, size - src)
             if not (src < off + n and off < src + n):
                 done = 0
-                while mine and done < n: done += os.copy_file_range(self.fd, self.fd, n - done, src + done, off + done)
+                if mine: os.fstat(self.fd)  # as cp does: the kernel compares with the size that it was told last, whoever has made the file longer since
+                while mine and done < n:
+                    got = os.copy_file_range(self.fd, self.fd, n - done, src + done, off + done)
+                    if not got: raise SystemExit(f"copy: an end at {src + done} of {size}")
+                    done += got
                 self.put(off, bytes(self.model[src:src + n]))
         elif op == "rename":
             if mine:
