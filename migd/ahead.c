@@ -29,6 +29,7 @@ struct ahead {
 	struct aheads *all;
 	char home[HOST_NAME_MAX_], cgroup[CGROUP_NAME_MAX];
 	struct nest *nest;
+	bool view;	    /* counted as a user of its home's root view: by the thread that makes it, for as long as there is one */
 	bool making, taken; /* taken, and still being made: by whoever waits for it */
 	uint64_t wanted_ns;
 };
@@ -131,7 +132,8 @@ static void discard(struct aheads *a, struct ahead *x)
 {
 	if (x->nest)
 		unmake(a->m, x->nest, x->cgroup);
-	view_put(a->m->views, x->home);
+	if (x->view)
+		view_put(a->m->views, x->home);
 	free(x);
 }
 
@@ -173,11 +175,13 @@ static void *make_main(void *arg)
 	struct ahead *x = arg;
 	struct aheads *a = x->all;
 	char cgroup[CGROUP_NAME_MAX] = "";
+	_cleanup_free_ char *dir = NULL;
 	struct nest *nest = NULL;
 	struct error e = { 0 };
 	bool drop;
 
-	if (make(a->m, x->home, cgroup, &nest, &e))
+	x->view = !view_get(a->m->views, x->home, &dir, &e);
+	if (!x->view || make(a->m, x->home, cgroup, &nest, &e))
 		log_debug("no nest could be made ahead for guests of %s: %s", x->home, e.text);
 	pthread_mutex_lock(&a->lock);
 	x->making = false;
@@ -223,21 +227,11 @@ static bool again(struct aheads *a, const char *home)
 
 void aheads_want(struct aheads *a, const char *home)
 {
-	_cleanup_free_ char *dir = NULL;
-	struct ahead *x, *old = NULL;
-	struct error e = { 0 };
+	struct ahead *x = calloc(1, sizeof(*x)), *old = NULL;
 	bool there;
 
-	pthread_mutex_lock(&a->lock);
-	there = again(a, home);
-	pthread_mutex_unlock(&a->lock);
-	if (there || view_get(a->m->views, home, &dir, &e))
+	if (!x)
 		return;
-	x = calloc(1, sizeof(*x));
-	if (!x) {
-		view_put(a->m->views, home);
-		return;
-	}
 	*x = (struct ahead){ .all = a, .making = true, .wanted_ns = clock_boot_ns() };
 	snprintf(x->home, sizeof(x->home), "%s", home);
 	pthread_mutex_lock(&a->lock);

@@ -27,13 +27,15 @@ enum { MOUNT_MS = 15000 };
 struct view {
 	struct list node;
 	char *home, *dir;
-	unsigned users;
+	unsigned users; /* and those who wait for it to be mounted */
+	bool mounting;	/* by one of them, without the lock */
 	uint64_t unused_ns;
 };
 
 struct views {
 	struct migd *m;
 	pthread_mutex_t lock;
+	pthread_cond_t changed;
 	struct list list;
 };
 
@@ -45,6 +47,7 @@ int views_open(struct migd *m, struct views **out)
 		return -ENOMEM;
 	v->m = m;
 	pthread_mutex_init(&v->lock, NULL);
+	pthread_cond_init(&v->changed, NULL);
 	list_init(&v->list);
 	*out = v;
 	return 0;
@@ -76,6 +79,7 @@ void views_close(struct views *v)
 			view_unmount(w);
 		view_free(w);
 	}
+	pthread_cond_destroy(&v->changed);
 	pthread_mutex_destroy(&v->lock);
 	free(v);
 }
@@ -108,10 +112,10 @@ static bool mounted(struct views *v, const struct view *w)
 	return false;
 }
 
-/* Waits for a child with a time limit. Returns its wait status, or -errno. */
-static int wait_child(pid_t pid, int timeout_ms)
+/* Waits for a child with a time limit, or until migd ends. Returns its wait status, or -errno. */
+static int wait_child(const struct migd *m, pid_t pid)
 {
-	uint64_t end = clock_mono_ns() + timeout_ms * 1000000ull;
+	uint64_t end = clock_mono_ns() + MOUNT_MS * 1000000ull;
 	int status;
 
 	for (;;) {
@@ -121,10 +125,10 @@ static int wait_child(pid_t pid, int timeout_ms)
 			return status;
 		if (r < 0)
 			return -errno;
-		if (clock_mono_ns() > end) {
+		if (clock_mono_ns() > end || m->stopping) {
 			kill(pid, SIGKILL);
 			waitpid(pid, &status, 0);
-			return -ETIMEDOUT;
+			return m->stopping ? -ECANCELED : -ETIMEDOUT;
 		}
 		usleep(2000);
 	}
@@ -160,11 +164,11 @@ static int view_mount(struct views *v, struct view *w, struct error *e)
 	posix_spawnattr_destroy(&attr);
 	if (err)
 		return error_set(e, err, "cannot start %s: %s", v->m->spritefs, strerror(err));
-	status = wait_child(pid, MOUNT_MS);
+	status = wait_child(v->m, pid);
 	if (status == 0 && mounted(v, w))
 		return 0;
 	umount2(w->dir, MNT_DETACH);
-	return error_set(e, status == -ETIMEDOUT ? ETIMEDOUT : EHOSTUNREACH, "the files of %s cannot be mounted on %s (see the log of migd there)", w->home,
+	return error_set(e, status < 0 ? -status : EHOSTUNREACH, "the files of %s cannot be mounted on %s (see the log of migd there)", w->home,
 		v->m->conf->name);
 }
 
@@ -188,6 +192,27 @@ static struct view *view_lookup(struct views *v, const char *home)
 	return w;
 }
 
+/* Under the lock, which is let go of while it is mounted: a home that is away holds up its own guests, and neither those of others nor the ticks. */
+static int view_use(struct views *v, struct view *w, struct error *e)
+{
+	int err = 0;
+
+	w->users++;
+	while (w->mounting)
+		pthread_cond_wait(&v->changed, &v->lock);
+	if (!mounted(v, w)) {
+		w->mounting = true;
+		pthread_mutex_unlock(&v->lock);
+		err = view_mount(v, w, e);
+		pthread_mutex_lock(&v->lock);
+		w->mounting = false;
+		pthread_cond_broadcast(&v->changed);
+	}
+	if (err && !--w->users)
+		view_free(w);
+	return err;
+}
+
 int view_get(struct views *v, const char *home, char **dir, struct error *e)
 {
 	_cleanup_free_ char *parent = NULL;
@@ -203,14 +228,10 @@ int view_get(struct views *v, const char *home, char **dir, struct error *e)
 	w = view_lookup(v, home);
 	if (!w)
 		err = error_set(e, ENOMEM, "out of memory");
-	else if (!mounted(v, w))
-		err = view_mount(v, w, e);
-	if (!err) {
+	else
+		err = view_use(v, w, e);
+	if (!err)
 		*dir = strdup(w->dir);
-		w->users++;
-	} else if (w && !w->users) {
-		view_free(w);
-	}
 	pthread_mutex_unlock(&v->lock);
 	return err;
 }

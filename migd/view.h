@@ -2,7 +2,7 @@
 /*
  * Other hosts' roots, mounted here for their guests: one `spritefs --prefix /hosts/HOME` per home, on $run_dir/homes/HOME, for as long as guests
  * of that home are here and a while longer. The mount outlives migd: a restarted one finds it and goes on with it.
- * Locking: one lock inside, held while mounting (guests of one home wait for the same mount anyway).
+ * Locking: one lock inside, which nothing that asks another host is done under. Guests of one home wait for the same mount.
  */
 #ifndef MIGD_VIEW_H
 #define MIGD_VIEW_H
