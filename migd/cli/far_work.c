@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "conf/cleanup.h"
 #include "conf/io.h"
 #include "migd/cli/cli.h"
 
@@ -37,14 +38,18 @@ static struct worker {
 	size_t nout;
 } w;
 
-static volatile sig_atomic_t child, killed; /* somebody has ended; a signal for the recipe */
+/* What our home's group is sent, the recipe, which has one of its own, is to have as well: a key, or what follows it. SIGCHLD is ours alone. */
+static const int ours[] = {SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT, SIGCHLD};
+static volatile sig_atomic_t child, killed; /* somebody has ended; signals for the recipe, a bit each. Set within ppoll(2) only */
 
 static void on_signal(int sig)
 {
 	if (sig == SIGCHLD)
 		child = 1;
-	else
-		killed = sig;
+	else if (sig == SIGTSTP || sig == SIGCONT) /* one takes the other off, as in the kernel */
+		killed &= ~(1 << SIGTSTP | 1 << SIGCONT);
+	if (sig != SIGCHLD)
+		killed |= 1 << sig;
 }
 
 /* ---- what is said */
@@ -273,12 +278,11 @@ static void turn(const sigset_t *waiting)
 	for (size_t i = w.ntails; i-- > 0;)
 		if (w.tail[i].from[0] < 0 && w.tail[i].from[1] < 0)
 			tail_drop(i);
-	if (killed) {
-		if (w.pid)
-			kill(-w.pid, killed);
-		w.over |= killed == SIGTERM || killed == SIGHUP;
-		killed = 0;
-	}
+	for (size_t i = 0; killed && i < ARRAY_SIZE(ours); i++)
+		if (w.pid && killed & 1 << ours[i])
+			kill(-w.pid, ours[i]);
+	w.over |= killed & (1 << SIGTERM | 1 << SIGHUP);
+	killed = 0;
 	if (child)
 		look_for_end();
 	if (n && p[0].revents)
@@ -302,13 +306,12 @@ static void tmp_make(void)
 
 int far_work(void)
 {
-	static const int ours[] = {SIGCHLD, SIGINT, SIGQUIT, SIGTERM, SIGHUP};
 	struct sigaction a = {.sa_handler = on_signal};
 	sigset_t blocked, waiting;
 
 	sigemptyset(&blocked);
 	sigprocmask(SIG_SETMASK, NULL, &waiting);
-	for (size_t i = 0; i < sizeof(ours) / sizeof(ours[0]); i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(ours); i++) {
 		sigaddset(&blocked, ours[i]);
 		sigdelset(&waiting, ours[i]);
 		sigaction(ours[i], &a, NULL);

@@ -16,8 +16,9 @@ all: $(LIST)
 # not before there is a worker
 .NOEXPORT: warm
 warm: ; @for i in $$(seq 100); do mig ps --no-header -o HOST | grep -q ws2 && break; sleep 0.1; done; sleep 0.3
-env fail killed many nothing late plain endless t1 t2 t3 t4 leaves s1 s2 s3 s4 s5 s6: | warm
+env fail killed many nothing late plain endless ticks t1 t2 t3 t4 leaves s1 s2 s3 s4 s5 s6: | warm
 endless: ; @sleep 0.2; exec yes
+ticks: ; @sleep 0.2; { $(away); } >at; i=0; while [ ! -e enough ]; do i=$$((i + 1)); echo $$i >ticks; sleep 0.05; done
 # each is worth a trip
 $(LIST): ; @sleep 0.2; $(away)
 env: export MINE = for this one
@@ -65,6 +66,29 @@ same "is whole" "$(echo 20002; seq 0 19999 | sed 's/.*/line & of many/' | md5sum
 same "a program that is not there is told of as by make" "$(in_d 'make -s nothing' | grep not.found)" "$(in_d 'mig make -s --local 1 --remote 4 -j5 nothing' | grep not.found)"
 same "makes within" "one in sub sub two in sub sub" "$(in_make "within" | sort | xargs)"
 same "a recipe with a descriptor of its own has it" "from three" "$(in_d "echo 'x: ; @sleep 0.2; cat <&3' >fd.mk; echo from three >three; exec 3<three; mig make -s -f fd.mk --remote 4")"
+# ^Z stops what runs there, fg lets it go on
+ticks() { on ws1 cat $JD/ticks 2>/dev/null; }
+tick() { local t=$(ticks); until_true 5 eval '[ "$(ticks)" != "'"$t"'" ]'; }
+still() { local t=$(ticks); sleep 0.5; [ "$(ticks)" = "$t" ]; }
+lab exec ws1 -u sprite -- sh -c "cd $JD && exec python3 -" <<'X' &
+import os, subprocess
+p = subprocess.Popen("exec mig make -s --local 1 --remote 4 -j5 ticks </dev/null >ticks.out 2>&1", shell=True, preexec_fn=os.setpgrp)
+open("make.pid", "w").write(str(p.pid))
+s = p.wait()
+open("make.rc", "w").write(str(s))
+X
+check "a recipe ticks there" until_true 30 eval '[ "$(on ws1 cat $JD/at 2>/dev/null)" = away ] && tick' || note "$(on ws1 cat $JD/ticks.out)"
+group() { on ws1 kill -s $1 -- -$(on ws1 cat $JD/make.pid); }
+group TSTP
+check "^Z stops it" until_true 10 still
+check "and make" eval '[ "$(on ws1 ps -o stat= -p $(on ws1 cat $JD/make.pid) | cut -c1)" = T ]'
+group CONT
+check "fg lets it go on" tick
+group TSTP; group CONT
+check "at once, too" tick
+as sprite ws1 touch $JD/enough
+check "to its end" until_true 30 on ws1 test -e $JD/make.rc
+same "with status 0" 0 "$(on ws1 cat $JD/make.rc)"
 # temporary files: in the home's /tmp, or in the tree that all share where that has a place for them
 here=$(in_make tmps)
 check "without /sprite/tmp they are in /tmp" eval '[ $(grep -c ^/tmp/ <<<"$here") = 4 ]' || note "$here"
