@@ -164,6 +164,7 @@ void prefix_rows(struct fs *fs, void (*fn)(void *arg, const struct pnode *p, con
 /* ---- lease.c */
 #define FOREIGN_NS 5000000000ull /* for so long it counts that another client has changed or taken something */
 #define LEASE_LONG 86400.0 /* seconds that the kernel may believe what is under a lease */
+#define LEASE_GUESS 0.01 /* and what is known of a directory that is being changed here: for the checks of one system call, which are up to four */
 void lease_init(struct fs *fs);
 void lease_reply_begin(struct fs *fs);
 void lease_reply_end(struct fs *fs);

@@ -79,8 +79,9 @@ static bool reply_attr_kept(struct fs *fs, fuse_req_t req, struct inode *ino, bo
 	lease_reply_begin(fs);
 	known = lease_attr(fs, ino, &st);
 	if (!known && (S_ISDIR(ino->type) || (by_name && being_created(req, ino))) && lease_guess(ino, &st)) {
-		fuse_reply_attr(req, &st, 0);
+		fuse_reply_attr(req, &st, S_ISDIR(ino->type) ? LEASE_GUESS : 0);
 		lease_reply_end(fs);
+		atomic_fetch_add_explicit(&fs->local_attrs, 1, memory_order_relaxed);
 		return true;
 	}
 	if (known) {
