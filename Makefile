@@ -85,7 +85,7 @@ $(BUILD)/bin/mount.sprite: fs/client/mount.sprite
 $(BUILD)/bin/sprite-pki $(BUILD)/bin/mount.sprite:
 	@mkdir -p $(@D); sed 's/@VERSION@/$(VERSION)/' $< > $@.new && chmod 755 $@.new && mv $@.new $@
 # The keeper is pid 1 of a guest family, in the home's root view: static, tiny, with nothing of ours beneath it.
-$(BUILD)/bin/sprite-keeper: $(wildcard migd/engine/keeper_*.c) migd/engine/foreign.c migd/engine/devices.c $(wildcard migd/engine/*.h)
+$(BUILD)/bin/sprite-keeper: $(wildcard migd/engine/keeper_*.c) migd/engine/foreign.c migd/engine/devices.c conf/text.c $(wildcard migd/engine/*.h) conf/text.h
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) -std=gnu11 -O2 -g -Wall -Wextra -Werror -pthread -static -o $@ $(filter %.c,$^)
 

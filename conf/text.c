@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* UTF-8 out of any bytes: see text.h. */
+/* See text.h. */
 #include "conf/text.h"
 
+#include <errno.h>
 #include <stdint.h>
 
 /* Bytes of the character at s; 0: there is none. The NUL at the end is no continuation byte, so nothing behind it is looked at. */
@@ -29,4 +30,22 @@ char *text_valid(char *s)
 		c += n ? n : 1;
 	}
 	return s;
+}
+
+int text_unescape(char *s)
+{
+	char *to = s;
+
+	for (; *s; s++, to++) {
+		*to = *s;
+		if (*s != '\\')
+			continue;
+		for (int i = 1; i <= 3; i++)
+			if (s[i] < '0' || s[i] > (i == 1 ? '3' : '7'))
+				return -EINVAL;
+		*to = (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0'));
+		s += 3;
+	}
+	*to = 0;
+	return 0;
 }

@@ -118,7 +118,7 @@ bool proc_mounted(const char *who, const char *where, char dev[32])
 		return false;
 	f = fopen(path, "re");
 	while (f && getline(&line, &cap, f) > 0)
-		if (sscanf(line, "%*d %*d %31s %*s %4095s", found, point) == 2 && !strcmp(point, where))
+		if (sscanf(line, "%*d %*d %31s %*s %4095s", found, point) == 2 && text_unescape(point) == 0 && !strcmp(point, where))
 			strcpy(dev, found); /* the last one lies on top */
 	return *dev;
 }

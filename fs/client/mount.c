@@ -3,8 +3,9 @@
  * Mounting, by hand, and what is already mounted there.
  *
  * The kernel's own root directory is not what is seen: it is made before INIT has said that there are ACLs, and of an inode that was made so none is ever kept (ACL_DONT_CACHE), so that
- * each walk from it by anybody but root would ask us. A directory below it is (ROOT_DIR): the mount is taken away again, and a clone of it at that directory put in its place. Killed
- * before that, we leave nothing there; killed after it and before the holder has the device, a dead mount, which the next spritefs removes (mount_busy()).
+ * each walk from it by anybody but root would ask us. A directory below it is (ROOT_DIR): a clone of the mount at that directory is put beneath it, and the mount taken away again; a
+ * kernel that puts nothing beneath (before Linux 6.5) has a moment without a mount. Killed before the holder has the device, we leave a dead mount or two, which the next spritefs
+ * removes (mount_busy()).
  */
 #include "fs/client/client.h"
 #include <errno.h>
@@ -18,8 +19,12 @@
 #include <unistd.h>
 #include "conf/fault.h"
 #include "conf/log.h"
+#include "conf/text.h"
 #include "fs/client/holder.h"
 
+#ifndef MOVE_MOUNT_BENEATH
+#define MOVE_MOUNT_BENEATH 0x200
+#endif
 #define READ_AHEAD_KB 4096u /* several READs of 1 MiB are under way then: the server reads one, encrypts one, we decrypt one */
 
 /* ---- what is there */
@@ -75,7 +80,8 @@ static bool mounted_here(const char *dir, char *dev)
 		return false;
 	while (fgets(line, sizeof(line), f)) {
 		dash = strstr(line, " - ");
-		if (dash && sscanf(line, "%*s %*s %31s %*s %4095s", number, point) == 2 && sscanf(dash + 3, "%255s", type) == 1 && !strcmp(point, dir)) {
+		if (dash && sscanf(line, "%*s %*s %31s %*s %4095s", number, point) == 2 && sscanf(dash + 3, "%255s", type) == 1 && text_unescape(point) == 0 &&
+		    !strcmp(point, dir)) {
 			found = !strcmp(type, "fuse.sprite"); /* the topmost counts */
 			if (dev)
 				strcpy(dev, number);
@@ -149,16 +155,18 @@ static void *root_change(void *arg)
 {
 	struct root_change *c = arg;
 	char path[PATH_MAX];
+	bool beneath;
 	int tree;
 
 	snprintf(path, sizeof(path), "%s/" ROOT_DIR, c->fs->mount);
 	tree = open_tree(AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
 	c->err = tree < 0 ? errno : 0;
 	fault_point("mount-made");
+	beneath = !c->err && move_mount(tree, "", AT_FDCWD, c->fs->mount, MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_BENEATH) == 0;
 	if (!c->err && umount2(c->fs->mount, MNT_DETACH) < 0)
 		c->err = errno;
 	fault_point("mount-away");
-	if (!c->err && move_mount(tree, "", AT_FDCWD, c->fs->mount, MOVE_MOUNT_F_EMPTY_PATH) < 0) {
+	if (!c->err && !beneath && move_mount(tree, "", AT_FDCWD, c->fs->mount, MOVE_MOUNT_F_EMPTY_PATH) < 0) {
 		c->err = errno;
 		c->fs->mounted = false; /* what is there now is not ours */
 	}

@@ -14,6 +14,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "conf/text.h"
 #include "fs/prefix.h"
 
 #ifndef NTFS3_MAGIC
@@ -143,22 +144,6 @@ bool mounts_served_type(const char *t)
 	return strncmp(t, "fuse.", 5) != 0;
 }
 
-/* mountinfo writes space, tab, newline and backslash as \ooo (proc(5)). */
-static void unescape(char *s)
-{
-	char *to = s;
-
-	for (; *s; s++) {
-		if (s[0] == '\\' && s[1] && s[2] && s[3]) {
-			*to++ = (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0'));
-			s += 3;
-		} else {
-			*to++ = *s;
-		}
-	}
-	*to = 0;
-}
-
 void mounts_free(struct mount_place *m, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
@@ -210,8 +195,7 @@ static int listing_line(struct listing *l, char *line, const char *root, const c
 	}
 	if (!path || !type)
 		return 0;
-	unescape(path);
-	if (!prefix_covers(root, path, &rest) || !*rest)
+	if (text_unescape(path) < 0 || !prefix_covers(root, path, &rest) || !*rest)
 		return 0;
 	if (!mounts_served_type(type) || place_skipped(path, skip, l->dropped, l->ndropped)) {
 		grown = realloc(l->dropped, (l->ndropped + 1) * sizeof(*l->dropped));

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "conf/text.h"
 
 struct mount {
 	int id, parent;
@@ -71,31 +72,13 @@ static bool hidden(const struct mount *v, size_t n, size_t at)
 	return false;
 }
 
-static int unescape(char *s)
-{
-	char *to = s;
-
-	for (; *s; s++, to++) {
-		*to = *s;
-		if (*s != '\\')
-			continue;
-		for (int i = 1; i <= 3; i++)
-			if (s[i] < '0' || s[i] > (i == 1 ? '3' : '7'))
-				return -EINVAL;
-		*to = (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0'));
-		s += 3;
-	}
-	*to = 0;
-	return 0;
-}
-
 static bool put(char *out, size_t *used, const struct mount *m, devices_ask *ask, void *ctx)
 {
 	unsigned major = m->major, minor = m->minor;
 	char *plain = strdup(m->point);
 	int n;
 
-	if (plain && ask && !strcmp(m->type, "btrfs") && unescape(plain) == 0)
+	if (plain && ask && !strcmp(m->type, "btrfs") && text_unescape(plain) == 0)
 		ask(ctx, plain, &major, &minor);
 	free(plain);
 	n = snprintf(out + *used, DEVICES_MAX - *used, "%u:%u %s\n", major, minor, m->point);
@@ -146,7 +129,7 @@ static bool read_line(char **s, struct device *d)
 		if (number[i] >= (i ? 1UL << 20 : 1UL << 12) || *p++ != (i ? ' ' : ':'))
 			return false;
 	}
-	if (*p != '/' || unescape(p) < 0)
+	if (*p != '/' || text_unescape(p) < 0)
 		return false;
 	*d = (struct device){number[0], number[1], p, strcmp(p, "/") ? strlen(p) : 0};
 	return !d->len || p[d->len - 1] != '/';

@@ -41,4 +41,21 @@ for step in mount-made mount-away mount-shown; do
 	check "$step: and can be unmounted" on ws1 umount /sprite
 	until_true 20 gone
 done
+# what programs see while the directory that is shown takes the mount's place
+on ws1 sh -c "echo hold >$F/mount-away"
+lab start ws1 spritefs SPRITE_FAULT=$F >/dev/null 2>&1 & start=$!
+until_true 20 on ws1 test -e $F/mount-away.held
+if [ "$(printf '%s\n' 6.5 "$(on ws1 uname -r)" | sort -V | head -1)" = 6.5 ]; then same "there is no moment without a mount" 1 "$(on ws1 grep -c ' /sprite ' /proc/self/mountinfo)"; fi
+on ws1 rm $F/mount-away.held; wait $start
+check "and it goes on" until_true 20 there
+on ws1 umount /sprite; until_true 20 gone
+# the kernel writes the space in a name as \040
+at() { timeout 60 "$BIN/sprite-lab" exec ws1 -- /opt/sprite/bin/spritefs --config /etc/sprite/sprite.conf --mount '/mnt/a b' --background; }
+on ws1 mkdir '/mnt/a b'
+check "a mount point with a space" at
+on ws1 sh -c 'kill -9 $(pgrep sprite-holder) $(pgrep -x spritefs)'
+until_true 20 gone
+check "is mounted again when all of it was killed" at
+same "once" "1 after" "$(sh_on ws1 'echo $(grep -c "/mnt/a.040b " /proc/self/mountinfo) $(cat "/mnt/a b/f")')"
+check "umount" on ws1 umount '/mnt/a b'
 finish

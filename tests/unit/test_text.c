@@ -52,6 +52,18 @@ static void test_random(void)
 	}
 }
 
+static void test_unescape(void)
+{
+	char s[] = "/a\\040b\\134\\011c", plain[] = "/", cut[] = "/a\\04", big[] = "/\\400";
+
+	CU_ASSERT(text_unescape(s) == 0);
+	CU_ASSERT_STRING_EQUAL(s, "/a b\\\tc");
+	CU_ASSERT(text_unescape(plain) == 0);
+	CU_ASSERT_STRING_EQUAL(plain, "/");
+	CU_ASSERT(text_unescape(cut) < 0);
+	CU_ASSERT(text_unescape(big) < 0);
+}
+
 static void test_errors(void)
 {
 	struct error e = {0};
@@ -69,6 +81,7 @@ int main(void)
 
 	CU_add_test(s, "known", test_known);
 	CU_add_test(s, "random", test_random);
+	CU_add_test(s, "paths of mountinfo", test_unescape);
 	CU_add_test(s, "errors", test_errors);
 	CU_basic_run_tests();
 	int failed = CU_get_number_of_failures();
