@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@
 #include "conf/text.h"
 
 enum { TABLE_MS = 5000, /* for spritefs to tell it */ PING_MS = 8000, LOOK_S = 2, AGAIN_US = 200000 };
+#define DIRECT_AGAIN_NS 60000000000ull
 
 struct host {
 	struct list node;
@@ -21,6 +23,7 @@ struct host {
 	uint64_t read;		     /* lock: number of the last reading of the table that held it */
 	bool told_none;		     /* lock: the table says that no migd runs there. It may be 10 s old: calling it tells */
 	struct rpc_channel *ch[2];   /* lock: control, bulk */
+	_Atomic uint64_t direct_after; /* host_direct(): not before */
 	char name[256];
 };
 
@@ -274,6 +277,16 @@ struct rpc_channel *host_channel(struct host *h)
 struct rpc_channel *host_bulk_channel(struct host *h)
 {
 	return channel(h, 1);
+}
+
+bool host_direct(struct host *h)
+{
+	return clock_mono_ns() >= atomic_load(&h->direct_after);
+}
+
+void host_direct_failed(struct host *h)
+{
+	atomic_store(&h->direct_after, clock_mono_ns() + DIRECT_AGAIN_NS);
 }
 
 bool host_lost(int err)

@@ -31,6 +31,9 @@ const char *host_name(const struct host *h);
 void host_addr(struct host *h, struct conf_addr *out);
 struct rpc_channel *host_channel(struct host *h);	/* control messages */
 struct rpc_channel *host_bulk_channel(struct host *h); /* images and relays */
+/* May it be tried to connect to it for an image (direct.h)? Not within a minute of a failure. */
+bool host_direct(struct host *h);
+void host_direct_failed(struct host *h);
 
 /* One call with its words: 0, a negative errno of the transport, or -(errno of the reply) with the words in e. */
 int host_answers(struct host *h, struct error *e); /* does its migd? It may be starting, and our channel waiting to try again */

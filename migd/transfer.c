@@ -11,6 +11,7 @@
 #include "conf/fault.h"
 #include "conf/log.h"
 #include "migd/cgroup.h"
+#include "migd/direct.h"
 #include "migd/evict.h"
 #include "migd/guest_parts.h"
 #include "migd/home.h"
@@ -18,7 +19,7 @@
 #include "migd/outbox.h"
 #include "migd/relays.h"
 
-enum { OPEN_TRIES = 20, OPEN_AGAIN_US = 100000, PRECOPY_MS = 30000, FRAME_MAX = 1 << 20, SOCKET_BUF = 4 << 20, ANSWER_MS = 120000, DRAIN_MS = 2000, HOLD_MS = 3000, FLUSH_MS = 5000 };
+enum { OPEN_TRIES = 20, OPEN_AGAIN_US = 100000, PRECOPY_MS = 30000, FRAME_MAX = 1 << 20, SOCKET_BUF = 4 << 20, ANSWER_MS = 120000, DIRECT_FROM = 8 << 20, DRAIN_MS = 2000, HOLD_MS = 3000, FLUSH_MS = 5000 };
 
 static int image_pair(int sv[2])
 {
@@ -200,32 +201,67 @@ static bool too_long(const struct send_plan *p, uint64_t t0, struct error *e)
 	return true;
 }
 
-/* Sends what comes out of fd. 0 at its end. t0: when the freeze began, 0: not yet. */
-static int pump_out(struct family *f, struct send_plan *p, struct rpc_stream *s, int fd, uint64_t t0, struct error *e)
+/* One part of the image on its way. */
+struct part {
+	struct family *f;
+	struct send_plan *p;
+	struct rpc_stream *s;
+	struct rpc_raw *raw; /* since some of it: it goes by this one, and not by the stream */
+	uint64_t t0;	     /* when the freeze began, 0: not yet */
+	uint64_t bytes, by_raw;
+	bool asked;
+};
+
+static int send_piece(struct part *t, char *p, size_t n, struct error *e)
+{
+	Sprite__Mig__ImageFrame frame = SPRITE__MIG__IMAGE_FRAME__INIT;
+	struct iovec v = { p, n };
+
+	/* A connection takes some milliseconds to make, and to be refused some seconds: not while the family stands still. */
+	if (!t->asked && !t->t0 && t->bytes >= DIRECT_FROM) {
+		int err = direct_open(t->f->m, t->p->dest, t->s, &t->raw, e);
+
+		t->asked = true;
+		if (err)
+			return err;
+	}
+	t->bytes += n;
+	if (!t->raw)
+		return rpc_stream_send(t->s, &frame.base, &v, 1);
+	t->by_raw += n;
+	return direct_send(t->raw, t->s, p, n);
+}
+
+/* Sends what comes out of fd. 0 at its end. */
+static int pump_out(struct part *t, int fd, struct error *e)
 {
 	_cleanup_free_ char *buf = malloc(FRAME_MAX);
-	Sprite__Mig__ImageFrame frame;
 	int err = 0;
 
 	if (!buf)
 		return error_set(e, ENOMEM, "out of memory");
 	while (!err) {
 		ssize_t n = recv(fd, buf, FRAME_MAX, 0);
-		struct iovec v = { buf, n };
 
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
 			return n ? -errno : 0;
-		if (too_long(p, t0, e))
+		if (too_long(t->p, t->t0, e))
 			return -ETIME;
-		evict_throttle(f, (size_t)n);
-		frame = (Sprite__Mig__ImageFrame)SPRITE__MIG__IMAGE_FRAME__INIT;
-		err = rpc_stream_send(s, &frame.base, &v, 1);
-		p->bytes += n;
-		atomic_store(&f->carried, p->bytes);
+		evict_throttle(t->f, (size_t)n);
+		err = send_piece(t, buf, (size_t)n, e);
+		t->p->bytes += n;
+		atomic_store(&t->f->carried, t->p->bytes);
 	}
 	return err;
+}
+
+static int pump_part(struct part *t, int fd, struct error *e)
+{
+	int err = pump_out(t, fd, e), over = t->raw ? direct_close(t->raw, t->s, err ? UINT64_MAX : t->by_raw) : 0;
+
+	return err ? err : over;
 }
 
 /* The destination's word: what was sent ahead is in place (or, the second time, filled and parked), or why not. */
@@ -262,6 +298,7 @@ static int read_answer(struct send_plan *p, struct rpc_stream *s, uint64_t t0, s
 static int stream_part(struct family *f, struct send_plan *p, struct rpc_stream *s, struct engine_job *job, uint64_t t0, int *engine, struct error *e)
 {
 	_cleanup_close_ int ours = -1, theirs = -1;
+	struct part part = { .f = f, .p = p, .s = s, .t0 = t0 };
 	int sv[2], err = image_pair(sv);
 
 	*engine = -EIO;
@@ -274,7 +311,7 @@ static int stream_part(struct family *f, struct send_plan *p, struct rpc_stream 
 	err = engine_job_start(job);
 	if (err)
 		return error_set(e, -err, "out of memory");
-	err = pump_out(f, p, s, ours, t0, e);
+	err = pump_part(&part, ours, e);
 	shutdown(ours, SHUT_RDWR);
 	*engine = engine_job_wait(job);
 	return err;
@@ -492,34 +529,46 @@ static bool wanted_back(struct family *f)
 	return yes;
 }
 
+struct inlet {
+	struct family *f;
+	int fd;
+};
+
+/* Gives some of the image to the engine. 1; -EBUSY: the owner is back; -EPIPE: the engine has given up, and its reason comes from its job. */
+static int take_in(void *arg, const char *p, size_t left)
+{
+	struct inlet *in = arg;
+	int r = wanted_back(in->f) ? -EBUSY : 1;
+
+	in->f->image_bytes += left;
+	atomic_store(&in->f->carried, in->f->image_bytes);
+	while (left && r == 1) {
+		ssize_t n = send(in->fd, p, left, MSG_NOSIGNAL);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			r = -EPIPE;
+		else
+			p += n, left -= (size_t)n;
+	}
+	return r;
+}
+
 /* 0: whole; -EBUSY: broken off for the owner; other errors: the stream's, or -EPIPE: the engine has given up. */
 static int pump_in(struct family *f, struct rpc_stream *s, int fd)
 {
-	uint64_t *bytes = &f->image_bytes;
+	struct inlet in = { f, fd };
+	const struct direct_sink sink = { take_in, &in, fd };
 	struct rpc_msg m;
 	int r;
 
-	*bytes = 0;
+	f->image_bytes = 0;
 	while ((r = rpc_stream_recv(s, &m, -1)) == 1) {
-		if (wanted_back(f))
-			r = -EBUSY;
-		*bytes += m.bulk_len;
-		atomic_store(&f->carried, *bytes);
-		for (int i = 0; i < m.niov && r == 1; i++) {
-			const char *p = m.iov[i].iov_base;
-			size_t left = m.iov[i].iov_len;
-
-			while (left && r == 1) {
-				ssize_t n = send(fd, p, left, MSG_NOSIGNAL);
-
-				if (n < 0 && errno == EINTR)
-					continue;
-				if (n <= 0)
-					r = -EPIPE; /* the engine has given up; its reason comes from its job */
-				else
-					p += n, left -= n;
-			}
-		}
+		for (int i = 0; i < m.niov && r == 1; i++)
+			r = take_in(&in, m.iov[i].iov_base, m.iov[i].iov_len);
+		if (r == 1)
+			r = direct_serve(f->m, s, (const Sprite__Mig__ImageFrame *)m.msg, &sink);
 		rpc_msg_clear(&m);
 		if (r != 1)
 			break;

@@ -8,6 +8,7 @@ faults_up() {
 	cat >"$TMP/count.py" <<-'PY'
 		import mmap, os, sys, time
 		n = 0
+		big = os.urandom(16 << 20) # so that memory goes by a connection of its own (migd/direct.h)
 		with open("/dev/shm/count", "w+b") as f:
 		    f.truncate(4096); m = mmap.mmap(f.fileno(), 4096)
 		while not os.path.exists("stop"):

@@ -13,6 +13,7 @@ round ws2 leaving ws1 ws2
 for step in freeze dump sent; do round ws2 $step ws2 ws3; done
 for step in watched watching leaving; do round ws2 $step ws2 ws3; done
 round ws1 leaving ws2 ws1
+round ws1 direct ws1 ws2; round ws2 direct ws1 ws2; round ws3 direct ws2 ws3; round ws2 direct ws2 ws1 # it dies, with what goes ahead half-way
 for step in prepare commit committed done; do round ws1 $step ws2 ws3; done
 for step in prepared go; do round ws3 $step ws2 ws3; done
 for step in commit committed done; do round ws1 $step ws2 ws1; done
@@ -35,6 +36,8 @@ check "on the other host" sh_on ws1 'grep -q "(sh) of uid 1000 moved from ws1 to
 # all of this kind: test_migd_kills.sh
 round ws1 sent ws1 ws2 kill:ws2
 round ws1 committed ws2 ws3 cut:ws1,ws3
+round ws1 direct ws1 ws2 kill:ws2
+round ws2 direct ws1 ws2 cut:ws1,ws2
 round ws3 fill ws2 ws3 kill:ws2
 round ws2 dump ws2 ws1 kill:ws1
 round ws2 running ws1 ws2 spritefs:ws2
