@@ -121,6 +121,7 @@ char *call_strdup(struct call *c, const char *s);
 void call_cred(struct call *c, bool groups);
 void call_stream(struct call *c, struct stream *st, uint64_t *open); /* takes a reference */
 void call_submit(struct call *c);
+void call_send(struct call *c); /* again: one that has been submitted, in no list now, NEW */
 void call_wake(struct call *c); /* one that waited in wb_then(): goes on */
 /* Before an rpc_call() of FS_OPEN: a record of it; and when the stream has what it answered, with its result. What one that was given up has opened is closed later (resume.c). */
 struct keep *call_note_open(const struct domain *d);
@@ -133,10 +134,12 @@ void call_fail(struct call *c, int err); /* one that is not sent: answers it */
 void call_end_queued(struct call *c, int err, struct rpc_msg *out); /* one of a batch; `out` stays the caller's */
 /* Sends again all that `waiters` hold, or fails it with `err`. */
 void call_release_waiters(struct fs *fs, struct list *waiters, int err);
+const char *call_op_name(enum fs_op op);
 void call_init(struct fs *fs);
+
+/* ---- call_tick.c */
 int call_ticker_start(struct fs *fs);
 /* Answers everything that waits with ENOTCONN; the mount is going away. */
 void call_stop_all(struct fs *fs);
-const char *call_op_name(enum fs_op op);
 
 #endif
