@@ -62,6 +62,13 @@ struct sprite_locks {
 #define SPRITE_IOC_LIST _IOR('S', 0x73, struct sprite_locks)
 
 /*
+ * Others write to the end of that file through the description that this one stands for elsewhere: from now on a write(2) where it stands is an append, of which it goes on behind its
+ * own bytes; any other is a pwrite(2), as after an lseek(2), which is not seen. in: where it stands, UINT64_MAX: that is only asked; out: where it stands now. To be opened with O_DIRECT:
+ * through the page cache the kernel would cut a write at the ends of pages.
+ */
+#define SPRITE_IOC_TAIL _IOWR('S', 0x74, uint64_t)
+
+/*
  * FUSE tells an OFD lock from a process's only by who owns it, and not who that is. F_OFD_GETLK of one byte there, by root, tells spritefs the owner that this
  * description is, and finds nothing; SPRITE_IOC_LIST and _LOCKS go by it. Before it was asked all ranges count as a process's.
  */

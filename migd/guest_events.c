@@ -82,6 +82,11 @@ void guest_event(struct family *f, const struct eng_event *ev)
 		r.kind = ev->kind == ENG_STOPPED ? SPRITE__MIG__REPORT_REQ__KIND__STOPPED : SPRITE__MIG__REPORT_REQ__KIND__CONTINUED;
 		r.status = ev->kind == ENG_STOPPED ? ev->info.si_signo : 0;
 		break;
+	case ENG_OFFSET:
+		r.kind = SPRITE__MIG__REPORT_REQ__KIND__OFFSET;
+		r.num = ev->num;
+		r.pos = ev->offset;
+		break;
 	case ENG_BORN:
 		r.kind = SPRITE__MIG__REPORT_REQ__KIND__BORN;
 		r.pgid = ev->pgid;

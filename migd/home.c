@@ -137,19 +137,30 @@ static void over(struct family *f)
 		family_put(f);
 }
 
+static bool some_left(const struct family *f)
+{
+	for (size_t i = 0; i < f->nmembers; i++)
+		if (!f->members[i].ended)
+			return true;
+	return false;
+}
+
 static void mirror_exit(struct family *f, pid_t pid, int status)
 {
 	struct member *m;
-	bool hollow;
+	bool hollow, last;
 
 	pthread_mutex_lock(&f->lock);
 	m = family_member(f, pid);
 	hollow = m && m->hollow;
 	if (m)
 		m->ended = true; /* before the hollow ends: its end is no news then */
+	last = !some_left(f);
 	pthread_mutex_unlock(&f->lock);
 	if (hollow)
 		relays_left(f->relays, pid, true);
+	if (last && f->eng)
+		eng_hollow_over(f->eng);
 	if (m && f->eng) /* one that was killed here has yet to be waited for */
 		eng_exit_hollow(f->eng, pid, status);
 	log_debug("family %s: %d has ended with wait status %#x", f->id, pid, status);
@@ -290,6 +301,10 @@ static int actor_report(struct family *f, void *arg)
 			break;
 		case SPRITE__MIG__REPORT_REQ__KIND__CONTINUED:
 			mirror_stop(f, r->pid, false, 0, r->heard);
+			break;
+		case SPRITE__MIG__REPORT_REQ__KIND__OFFSET:
+			if (f->eng)
+				eng_hollow_offset(f->eng, r->pid, r->num, r->pos);
 			break;
 		case SPRITE__MIG__REPORT_REQ__KIND__EMPTY:
 			empty = true;
@@ -441,14 +456,6 @@ static bool holds(const Sprite__Mig__StatusRep *rep, const char *id, uint64_t ge
 {
 	for (size_t i = 0; i < rep->n_guest; i++)
 		if (!strcmp(rep->guest[i]->family, id) && rep->guest[i]->gen == gen)
-			return true;
-	return false;
-}
-
-static bool some_left(const struct family *f)
-{
-	for (size_t i = 0; i < f->nmembers; i++)
-		if (!f->members[i].ended)
 			return true;
 	return false;
 }

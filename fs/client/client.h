@@ -138,6 +138,8 @@ bool hand_open(struct fs *fs, fuse_req_t req, struct inode *ino, struct fuse_fil
 void hand_tick(struct fs *fs, uint64_t now);
 void hand_resume(struct fs *fs, struct keep *k); /* a KEEP_CLAIM, when streams are there */
 bool hand_has(struct fs *fs, uint64_t open); /* some claim is that open of a server */
+bool hand_tail_begin(struct stream *st, uint64_t off); /* likewise at where one stands that stands for another: an append */
+void hand_tail_done(struct stream *st, uint64_t end);
 bool hand_write_begin(struct stream *st, uint64_t off); /* is this write one at the shared offset? */
 void hand_write_done(struct stream *st, uint64_t off, uint64_t size, uint64_t at);
 void ops_hand(struct fuse_lowlevel_ops *ops);

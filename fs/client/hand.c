@@ -256,6 +256,21 @@ static void locks_list(fuse_req_t req, const struct fs *fs, struct stream *st)
 	free(list);
 }
 
+static void tail(fuse_req_t req, struct stream *st, const uint64_t *at)
+{
+	uint64_t stands;
+
+	pthread_mutex_lock(&st->ino->lock);
+	if (*at != UINT64_MAX) {
+		st->tail = true;
+		st->expect = *at;
+		stream_changed(st);
+	}
+	stands = st->expect;
+	pthread_mutex_unlock(&st->ino->lock);
+	fuse_reply_ioctl(req, 0, &stands, sizeof(stands));
+}
+
 static void op_ioctl(fuse_req_t req, fuse_ino_t id, unsigned cmd, void *arg, struct fuse_file_info *fi, unsigned flags, const void *in, size_t in_size,
 	size_t out_size)
 {
@@ -267,12 +282,14 @@ static void op_ioctl(fuse_req_t req, fuse_ino_t id, unsigned cmd, void *arg, str
 	(void)flags;
 	if (!st || st->dir || !st->ino->dom)
 		fuse_reply_err(req, ENOTTY);
-	else if (cmd != SPRITE_IOC_OFFER && cmd != SPRITE_IOC_CANCEL && cmd != SPRITE_IOC_LOCKS && cmd != SPRITE_IOC_LIST)
+	else if (cmd != SPRITE_IOC_OFFER && cmd != SPRITE_IOC_CANCEL && cmd != SPRITE_IOC_LOCKS && cmd != SPRITE_IOC_LIST && cmd != SPRITE_IOC_TAIL)
 		fuse_reply_err(req, ENOTTY);
 	else if (fuse_req_ctx(req)->uid != 0)
 		fuse_reply_err(req, EPERM);
 	else if (cmd == SPRITE_IOC_CANCEL)
 		cancel(req, fs, st);
+	else if (cmd == SPRITE_IOC_TAIL && in_size >= sizeof(uint64_t) && out_size >= sizeof(uint64_t))
+		tail(req, st, in);
 	else if (cmd == SPRITE_IOC_LOCKS && in_size >= sizeof(uint32_t) && out_size >= sizeof(uint32_t))
 		locks_tell(req, st, in);
 	else if (cmd == SPRITE_IOC_LIST && out_size >= sizeof(struct sprite_locks))
@@ -563,6 +580,26 @@ void hand_write_done(struct stream *st, uint64_t off, uint64_t size, uint64_t at
 	pthread_mutex_lock(&st->ino->lock);
 	st->expect = off + size;
 	st->at = at + size;
+	stream_changed(st);
+	pthread_mutex_unlock(&st->ino->lock);
+}
+
+/* ---- who stands for a description elsewhere (SPRITE_IOC_TAIL) */
+
+bool hand_tail_begin(struct stream *st, uint64_t off)
+{
+	bool r;
+
+	pthread_mutex_lock(&st->ino->lock);
+	r = st->tail && off == st->expect;
+	pthread_mutex_unlock(&st->ino->lock);
+	return r;
+}
+
+void hand_tail_done(struct stream *st, uint64_t end)
+{
+	pthread_mutex_lock(&st->ino->lock);
+	st->expect = end;
 	stream_changed(st);
 	pthread_mutex_unlock(&st->ino->lock);
 }

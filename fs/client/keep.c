@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #define MAGIC	 0x70656b2d65746972ull
-#define LAYOUT	 ((uint64_t)sizeof(struct keep_head) << 8 | 6)
+#define LAYOUT	 ((uint64_t)sizeof(struct keep_head) << 8 | 7)
 #define SEGMENT	 (64u << 10)
 #define SEGMENTS 65536u /* 4 GiB of addresses; memory is taken as it is used */
 #define BIG	 0x80000000u

@@ -42,7 +42,7 @@ struct kept_stream {
 	uint32_t uid, gid, ngroups, nowner;
 	uint64_t flock_owner, expect, at;
 	uint8_t token[HAND_TOKEN], stream[HAND_TOKEN];
-	uint8_t dir, direct, caches, released, unlock, shared, claimed, offered;
+	uint8_t dir, direct, caches, released, unlock, shared, claimed, offered, tail;
 	uint64_t offer_pos;
 	uint64_t list[]; /* owners, then groups */
 };

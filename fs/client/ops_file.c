@@ -35,7 +35,9 @@ static bool home_pages_good(struct inode *ino)
  */
 static void choose_caching(struct stream *st, bool pages, struct fuse_file_info *fi)
 {
-	if (st->ino->dom->home && (st->flags & O_APPEND) && (st->flags & O_ACCMODE) != O_RDONLY)
+	if (st->flags & O_DIRECT)
+		fi->direct_io = 1;
+	else if (st->ino->dom->home && (st->flags & O_APPEND) && (st->flags & O_ACCMODE) != O_RDONLY)
 		fi->direct_io = 1;
 	else if (st->ino->dom->home)
 		fi->keep_cache = home_pages_good(st->ino);
@@ -103,7 +105,7 @@ static bool open_here(struct fs *fs, fuse_req_t req, struct inode *ino, struct f
 	struct home_attr h;
 	struct stat attr;
 
-	if ((fi->flags & O_ACCMODE) != O_RDONLY || (fi->flags & O_TRUNC))
+	if ((fi->flags & O_ACCMODE) != O_RDONLY || (fi->flags & (O_TRUNC | O_DIRECT)))
 		return false;
 	lease_reply_begin(fs);
 	known = home ? home_fresh(ino, &h) && call_let_in(fs, ino->dom, who->uid) : lease_attr(fs, ino, &attr);
@@ -263,6 +265,8 @@ static void write_done(struct call *c, int err, struct rpc_msg *out)
 	else
 		lease_forget_attr(c->ino);
 	lease_reply_end(c->fs);
+	if (c->m.write.append && c->st->tail)
+		hand_tail_done(c->st, c->m.write.offset + rep->size);
 	if (c->m.write.stream)
 		hand_write_done(c->st, c->m.write.offset, rep->size, rep->offset);
 	if (c->m.write.kill_suid) /* the mode that the kernel knows is not the true one any more */
@@ -290,7 +294,7 @@ static void op_write(fuse_req_t req, fuse_ino_t id, const char *data, size_t siz
 		fuse_reply_write(req, size);
 		return;
 	}
-	if (!st->shared && !(fi->flags & (O_SYNC | O_DSYNC | O_DIRECT)) &&
+	if (!st->shared && !st->tail && !(fi->flags & (O_SYNC | O_DSYNC | O_DIRECT)) &&
 		wb_write(fs, req, st, data, size, (uint64_t)off, (fi->flags & O_APPEND) && !fi->writepage, uid, gid, session_kill_suid())) {
 		inode_put(fs, ino);
 		return;
@@ -304,7 +308,7 @@ static void op_write(fuse_req_t req, fuse_ino_t id, const char *data, size_t siz
 	c->handle = &c->m.write.handle;
 	call_stream(c, st, &c->m.write.open);
 	c->m.write.offset = (uint64_t)off;
-	c->m.write.append = (fi->flags & O_APPEND) && !fi->writepage;
+	c->m.write.append = !fi->writepage && (fi->flags & O_APPEND || hand_tail_begin(st, (uint64_t)off));
 	c->m.write.stream = !c->m.write.append && !fi->writepage && hand_write_begin(st, (uint64_t)off);
 	c->m.write.fsync = (fi->flags & O_SYNC) == O_SYNC ? 1 : fi->flags & O_DSYNC ? 2 : 0;
 	c->m.write.kill_suid = session_kill_suid();
@@ -540,7 +544,7 @@ static void op_copy(fuse_req_t req, fuse_ino_t in, off_t off_in, struct fuse_fil
 	struct stream *to = stream_at(fs, fi_out->fh);
 	struct call *c;
 
-	if (to->ino->dom != stream_at(fs, fi_in->fh)->ino->dom) {
+	if (to->shared || to->tail || to->ino->dom != stream_at(fs, fi_in->fh)->ino->dom) {
 		fuse_reply_err(req, EXDEV); /* the kernel then copies by reading and writing */
 		return;
 	}

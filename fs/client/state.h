@@ -225,6 +225,7 @@ struct stream {
 	uint64_t unlock_owner;
 	uint64_t flock_owner; /* of the description itself, for flock and OFD locks; 0: not known yet */
 	/* handed over, see hand.c: inode.lock */
+	bool tail; /* SPRITE_IOC_TAIL: a write at `expect` is an append */
 	bool shared, claimed, offered; /* its offset is the server's; it came from another node, under `token`; it is offered under `token` */
 	uint64_t offer_pos;
 	uint8_t token[HAND_TOKEN], stream[HAND_TOKEN]; /* stream: name of the shared offset */

@@ -82,7 +82,7 @@ static void stream_save(struct stream *st, uint64_t told)
 	x = (struct kept_stream *)k->data;
 	*x = (struct kept_stream){.ino = st->ino->id, .open = st->open, .epoch = st->epoch, .unlock_owner = st->unlock_owner, .told = told,
 		.flags = st->flags, .uid = st->uid, .gid = st->gid, .ngroups = (uint32_t)st->ngroups, .nowner = st->nowner, .dir = st->dir,
-		.direct = st->direct, .caches = st->caches, .released = st->released, .unlock = st->unlock, .flock_owner = st->flock_owner, .expect = st->expect, .at = st->at, .shared = st->shared,
+		.direct = st->direct, .caches = st->caches, .released = st->released, .unlock = st->unlock, .flock_owner = st->flock_owner, .expect = st->expect, .at = st->at, .shared = st->shared, .tail = st->tail,
 		.claimed = st->claimed, .offered = st->offered, .offer_pos = st->offer_pos};
 	memcpy(x->token, st->token, HAND_TOKEN);
 	memcpy(x->stream, st->stream, HAND_TOKEN);
@@ -134,6 +134,7 @@ struct stream *stream_resume(struct fs *fs, struct inode *ino, struct keep *k)
 	st->unlock_owner = x->unlock_owner;
 	st->flock_owner = x->flock_owner;
 	st->shared = x->shared;
+	st->tail = x->tail;
 	st->claimed = x->claimed;
 	st->offered = x->offered;
 	st->offer_pos = x->offer_pos;

@@ -180,6 +180,7 @@ enum eng_event_kind {
 	ENG_STOPPED,	/* at home: hollow group-stopped by info.si_signo. On a guest host: the guest stopped */
 	ENG_CONTINUED,
 	ENG_EXITED,	/* guest host: process `pid` ended with wait status `status` (its zombie has been reaped). At home: the hollow was killed (SIGKILL) */
+	ENG_OFFSET,	/* guest host: what is descriptor `num` of `pid` at home, and others' there, stands at `offset` now; -1: at the end of its file */
 	ENG_BORN,	/* guest host: new process `pid` of parent `ppid` that has lived for some time, or whose parent ends: told before that end */
 	ENG_NAMED,	/* guest host: process `pid` is called `comm` now: it has called exec(2), or named itself */
 };
@@ -195,6 +196,8 @@ struct eng_event {
 	uint32_t nr;
 	int status;
 	struct rusage usage;
+	int num; /* ENG_OFFSET */
+	int64_t offset;
 	pid_t pgid, sid; /* ENG_BORN, */
 	unsigned exit_signal; /* and 1 + what its end sends to its parent, 0: not known */
 	char comm[17]; /* ENG_BORN, ENG_NAMED */
@@ -221,6 +224,10 @@ int eng_hollow_call(struct eng_family *f, struct eng_foreign *c);
  * -EBUSY: the family is not away; -EAGAIN: one hollow is stopped, and keeps it.
  */
 int eng_hollow_let_go(struct eng_family *f, uint64_t id);
+/* Home: an ENG_OFFSET there: the description in the hollow is set to it. */
+void eng_hollow_offset(struct eng_family *f, pid_t pid, int num, int64_t pos);
+/* Home: who ends next is the last: what the family shared with others here is theirs alone again, before they hear of it. */
+void eng_hollow_over(struct eng_family *f);
 /* Home: ends the hollow `pid` so that its parent sees exactly wait status `status`. */
 int eng_exit_hollow(struct eng_family *f, pid_t pid, int status);
 /*

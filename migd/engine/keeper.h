@@ -35,6 +35,7 @@ enum keeper_op {
 	KEEPER_CLOCKS,	  /* -> mono_offset, boot_offset: before the first vessel; <- err */
 	KEEPER_DEVICES,	  /* -> before KEEPER_CLOCKS: a table (devices.h) of `status` bytes comes in the next packet; <- err */
 	KEEPER_HURRY,	  /* -> thread tid, for whom keeper_stat.c is at a call, is seized and about to stop: it shall make it again; <- err */
+	KEEPER_KEEP,	  /* -> with a descriptor, which is kept as long as the nest; <- `status`: its number here; err */
 };
 struct keeper_msg {
 	uint32_t op;

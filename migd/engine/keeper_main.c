@@ -171,7 +171,7 @@ struct order {
 	pid_t pid, pgid, sid;
 	int slot; /* stand-in: which pipe is its own; -1: a vessel */
 };
-enum { STANDINS = 16, PIPES = 130 };
+enum { STANDINS = 16, PIPES = 130, KEPT = PIPES + 2 * STANDINS }; /* numbers: above the pipes is what KEEPER_KEEP brings */
 
 static int order_in(int slot)
 {
@@ -393,6 +393,10 @@ static void handle(struct keeper_msg *m, int got)
 		break;
 	case KEEPER_HURRY:
 		stat_hurry(m->tid);
+		break;
+	case KEEPER_KEEP:
+		reply.status = fcntl(got, F_DUPFD_CLOEXEC, KEPT);
+		r = reply.status < 0 ? -errno : 0;
 		break;
 	case KEEPER_CLOCKS:
 		set_clocks(m->mono_offset, m->boot_offset);

@@ -25,7 +25,7 @@
 #include "conf/log.h"
 #include "migd/engine/procfs.h"
 
-enum { KEEPER_SOCK = 3, KEEPER_LISTEN = 4, REPLY_MS = 20000 };
+enum { KEEPER_SOCK = 3, KEEPER_LISTEN = 4, REPLY_MS = 20000, OFFSET_TICKS = 10 };
 
 static int listen_abstract(struct nest *n)
 {
@@ -96,6 +96,25 @@ static int receive(struct nest *n, struct keeper_msg *m, pid_t *sender, int ms)
 	return 0;
 }
 
+/* fd: a descriptor that goes along; -1: none. */
+static int send_along(int sock, const struct keeper_msg *m, int fd)
+{
+	union {
+		char buf[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control = {0};
+	struct iovec v = {(void *)m, sizeof(*m)};
+	struct msghdr h = {.msg_iov = &v, .msg_iovlen = 1};
+
+	if (fd >= 0) {
+		h.msg_control = &control;
+		h.msg_controllen = sizeof(control);
+		*CMSG_FIRSTHDR(&h) = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&h)), &fd, sizeof(fd));
+	}
+	return sendmsg(sock, &h, MSG_NOSIGNAL) == sizeof(*m) ? 0 : -errno;
+}
+
 static int timer_start(struct eng_family *f);
 
 /* The family's number of a process of this host, 0: it has none. */
@@ -123,6 +142,7 @@ static void on_event(struct eng_family *f, const struct keeper_msg *m)
 			p->core->dead = p->core->exit_sent = p->core->known = true;
 		}
 		nest_tell_young(f);
+		held_tell(f);
 		break;
 	case KEEPER_STOP:
 		ev.kind = ENG_STOPPED;
@@ -213,6 +233,16 @@ void eng_nest_drop(struct nest *n)
 	if (n)
 		nest_kill(n);
 	nest_free(n);
+}
+
+int nest_keep(struct eng_family *f, int fd)
+{
+	struct keeper_msg m = {.op = KEEPER_KEEP};
+	int r = send_along(f->nest->sock, &m, fd);
+
+	if (r == 0)
+		r = await(f, f->nest, KEEPER_KEEP, &m, NULL);
+	return r < 0 ? r : m.status;
 }
 
 /* What numbers its files had where it remembers them from. */
@@ -540,6 +570,8 @@ void nest_collect(struct eng_family *f)
 	}
 	if (read(n->timer, &ticks, sizeof(ticks)) != sizeof(ticks) || f->state != ENG_RUNNING)
 		return; /* of who is parked nobody knows yet whether it was this copy that counts */
+	if (++n->ticks % OFFSET_TICKS == 0)
+		held_tell(f);
 	if (n->lost)
 		all_killed(f);
 	else
@@ -572,20 +604,8 @@ int eng_answer_fd(struct eng_family *f)
 int eng_call_answer(int fd, const struct eng_foreign *c, int got)
 {
 	struct keeper_msg m = {.op = KEEPER_ANSWER, .call = *c};
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} control = {0};
-	struct iovec v = {&m, sizeof(m)};
-	struct msghdr h = {.msg_iov = &v, .msg_iovlen = 1};
 
-	if (got >= 0) {
-		h.msg_control = &control;
-		h.msg_controllen = sizeof(control);
-		*CMSG_FIRSTHDR(&h) = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
-		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&h)), &got, sizeof(got));
-	}
-	return sendmsg(fd, &h, MSG_NOSIGNAL) == sizeof(m) ? 0 : -ESRCH;
+	return send_along(fd, &m, got) < 0 ? -ESRCH : 0;
 }
 
 int nest_self_begin(struct eng_family *f, uint64_t seq)

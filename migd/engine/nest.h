@@ -11,6 +11,7 @@ struct nest {
 	int sock;
 	bool lost;	/* the keeper has died, and all in its namespaces with it */
 	int timer;	/* births and deaths are looked for at its ticks */
+	unsigned ticks;
 	bool awaited;	/* a reply of the keeper is: who waits for it may have a process in hand, so none is let go of */
 	char name[64]; /* abstract socket for a restarted migd */
 	uint8_t data[FOREIGN_DATA_MAX]; /* what came with the last message, a KEEPER_CALL */
@@ -21,6 +22,9 @@ int nest_settle(struct eng_family *f, struct nest *n, int64_t mono_offset, int64
 void nest_hurry(struct eng_family *f, pid_t vtid);
 /* What the keeper has told, while the actor waits for something else: a call that waits for the home would wait for him, and he for it. Without a nest nothing. */
 void nest_hear(struct eng_family *f);
+/* The keeper has a duplicate of that descriptor of ours until it ends: its number there, or -errno. */
+int nest_keep(struct eng_family *f, int fd);
+void held_tell(struct eng_family *f); /* res_files_held.c: offsets that home does not know of (ENG_OFFSET) */
 /* A nest of a migd before us. nest_hello(), once its members are in f: the keeper tells of all ends that home does not know of; they are queued when it returns. */
 int nest_attach(struct eng_family *f, const char *name, pid_t keeper, struct error *e);
 int nest_hello(struct eng_family *f, struct error *e);

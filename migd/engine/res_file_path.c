@@ -219,7 +219,9 @@ static int named_open(struct eng_family *f, struct eng_proc *p, struct file_desc
 
 static int regular_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)
 {
-	return d->image->hand && *d->image->hand ? file_claim(p, d->image, e) : named_open(f, p, d, e);
+	if (d->image->hand && *d->image->hand)
+		return file_claim(p, d->image, e);
+	return file_open_path(p, d->image, d->image->flags | (d->image->held_pid && !f->home ? O_DIRECT : 0), e); /* asking its server each time: others use it meanwhile */
 }
 
 static int directory_open(struct eng_family *f, struct eng_proc *p, struct file_desc *d, struct error *e)

@@ -224,8 +224,10 @@ struct file_desc *file_by_id(struct eng_family *f, uint64_t id)
 /* What two descriptors of one description have in common for sure, so that few pairs need kcmp. */
 static unsigned look_hash(const struct file_look *l)
 {
-	uint64_t h = l->st.st_ino * 0x9e3779b97f4a7c15u ^ l->st.st_dev ^ (uint64_t)l->flags << 20 ^ l->pos * 0xff51afd7ed558ccdu;
+	uint64_t h = l->st.st_ino * 0x9e3779b97f4a7c15u ^ l->st.st_dev;
 
+	if (!S_ISREG(l->st.st_mode) && !S_ISDIR(l->st.st_mode)) /* whoever shares such a one moves it while we look */
+		h ^= (uint64_t)l->flags << 20 ^ l->pos * 0xff51afd7ed558ccdu;
 	h ^= res_field_u64(l->info, "eventfd-id", 10, 0) * 0x100000001b3u; /* anonymous inodes are all one */
 	return (h ^ h >> 32) % BUCKETS;
 }
@@ -326,6 +328,7 @@ static int desc_dump(struct eng_family *f, struct file_desc *d, struct eng_image
 	m->mode = d->look.st.st_mode;
 	m->rdev = d->look.st.st_rdev;
 	d->out = out;
+	held_dump(f, d, m);
 	if (m->kind && m->path) {
 		r = owner_dump(d, m, e);
 		if (!r && d->kind->dump)
@@ -351,6 +354,9 @@ static int files_dump_family(struct eng_family *f, struct eng_image *out, struct
 	}
 	if (r < 0)
 		return error_set(e, -r, "descriptors cannot be read: %s", strerror(-r));
+	r = held_begin(f, e);
+	if (r < 0)
+		return error_set(e, -r, "what others share with it cannot be kept: %s", strerror(-r));
 	for (struct file_desc *d = s->first; !r && d; d = d->next)
 		r = desc_dump(f, d, out, e);
 	return r;
@@ -438,8 +444,13 @@ static int desc_open(struct eng_family *f, const void *body, size_t len, struct 
 	d->id = d->image->id;
 	*s->tail = d;
 	s->tail = &d->next;
-	int fd = d->kind->open(f, p, d, e);
+	int fd = held_take(f, d->image);
 
+	if (fd >= 0) { /* it has never been closed */
+		d->fd = fd;
+		return 0;
+	}
+	fd = d->kind->open(f, p, d, e);
 	if (fd < 0)
 		return fd;
 	d->fd = fd;
@@ -450,7 +461,7 @@ static int desc_open(struct eng_family *f, const void *body, size_t len, struct 
 	if (!(d->image->flags & O_PATH) && ((is ^ d->image->flags) & (settable & ~O_ASYNC)) &&
 	    fcntl(fd, F_SETFL, (is & ~settable) | (d->image->flags & settable & ~O_ASYNC)) < 0)
 		return error_set(e, errno, "%s: flags %o: %s", d->image->path, d->image->flags, strerror(errno));
-	return 0;
+	return held_arrive(f, d);
 }
 
 static int files_fill(struct eng_family *f, struct eng_proc *p, uint32_t type, const void *body, size_t len, struct error *e)
@@ -626,7 +637,7 @@ static int hollow_one(const struct file_look *l, void *ctx)
 	struct hollow_ctx *x = ctx;
 	const struct file_kind *k = kind_of(l);
 
-	if (k->stays && k->stays(x->p, l))
+	if ((k->stays && k->stays(x->p, l)) || held_stays(x->p, l))
 		return 0;
 	x->c[x->n++] = (struct eng_call){SYS_close, {l->num}, 0, 1, 0};
 	return x->n == ARRAY_SIZE(x->c) ? hollow_flush(x) : 0;
@@ -656,11 +667,32 @@ static void files_release(struct eng_family *f, struct eng_proc *p)
 	}
 	struct files_state **s = (struct files_state **)eng_family_res(f, &res_files);
 
+	if (!eng_nprocs(f)) /* else an image is over, the family is not */
+		held_drop(f);
 	if (*s) {
 		state_clear(*s);
 		free(*s);
 		*s = NULL;
 	}
+}
+
+static int files_save(const struct eng_family *f, FILE *o)
+{
+	held_save(f, o);
+	return 0;
+}
+
+static int files_restore(struct eng_family *f, const char *line, bool hollow)
+{
+	(void)hollow;
+	return held_restore(f, line);
+}
+
+/* At home, for all of the family at once: its processes have what is held again. */
+static void files_resume(struct eng_proc *p)
+{
+	if (!p->family->nest)
+		held_drop(p->family);
 }
 
 const struct eng_res res_files = {
@@ -673,5 +705,8 @@ const struct eng_res res_files = {
 	.fill = files_fill,
 	.finish = files_finish,
 	.hollow = files_hollow,
+	.resume = files_resume,
+	.save = files_save,
+	.restore = files_restore,
 	.release = files_release,
 };

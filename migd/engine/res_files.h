@@ -82,6 +82,8 @@ struct outside {
 };
 int outside_add(struct outside *o, const struct file_look *l, enum outside_rule rule);
 void outside_report(struct eng_probe *p, struct outside *o);
+void outside_find(struct eng_probe *p, struct outside *o); /* only looks; then: */
+bool outside_has(const struct outside *o, int num);	   /* is it somebody else's too? */
 void outside_free(struct outside *o);
 
 /* Destination: gives the process, which has none yet, all these descriptors (ours stay ours; the list gets sorted). 0 or -errno. */
@@ -114,6 +116,16 @@ int relay_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m, 
 int relay_open(struct eng_family *f, struct file_desc *d, const struct eng_net *net, struct error *e);
 bool relay_known(struct eng_family *f, const struct stat *st, enum eng_relay_kind kind);
 int relay_learn(struct eng_family *f, const struct stat *st, uint64_t id, enum eng_relay_kind kind); /* source on a guest host: of one that was made there */
+
+/* res_files_held.c: descriptions whose offset is shared with who stays. begin: source = home, frozen, all descriptions found; dump: adds to m what tells of it; arrive: guest host, d is open. */
+int held_begin(struct eng_family *f, struct error *e);
+void held_dump(struct eng_family *f, struct file_desc *d, Sprite__Img__File *m);
+int held_arrive(struct eng_family *f, const struct file_desc *d);
+bool held_stays(struct eng_proc *p, const struct file_look *l); /* the hollow keeps it */
+int held_take(struct eng_family *f, const Sprite__Img__File *m); /* at home: the very description; -ENOENT: it is none of these */
+void held_drop(struct eng_family *f); /* it is at home, or has ended */
+void held_save(const struct eng_family *f, FILE *o);
+int held_restore(struct eng_family *f, const char *line);
 
 /* Opens m->path as the family sees it and checks that it is the same object. fd or -errno with e filled. */
 int file_open_path(struct eng_proc *p, const Sprite__Img__File *m, uint32_t flags, struct error *e);

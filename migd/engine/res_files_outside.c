@@ -2,7 +2,7 @@
 /*
  * Who outside of the family shares what the family has open: an offset (the same description), a file without a name (the same inode), a pipe that it reads. One walk over the
  * descriptors of all processes for all files of a process; only while it still runs: once it is frozen, nobody new can have come to share. But what a program that is called
- * by `mig run` inherits is not looked at, except for pipes.
+ * by `mig run` inherits forbids nothing, except for pipes (res_files_held.c).
  *
  * Pipes: two readers on two hosts would each be shown what the other one takes. Who may share an end for reading is an ancestor that has it as its standard input (a shell
  * that reads on when the family has ended); of a pipe that the family has both ends of, nobody else: it is taken along.
@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
+#include "migd/engine/keeper.h"
 #include "migd/engine/procfs.h"
 #include "migd/engine/res_files.h"
 
@@ -26,6 +27,7 @@ struct outside_item {
 	char *link;
 	uint64_t hash;
 	bool by_inode, told;
+	bool quiet; /* nobody is to be told why */
 	bool pipe, nobody;
 	int inside; /* pipe: has the family an end for writing too? -1: not known yet */
 	dev_t dev;
@@ -77,6 +79,8 @@ static void tell(struct eng_probe *p, struct outside_item *x, pid_t who)
 	struct file_look l = {.pid = p->pid, .dir = p->dir, .num = x->num};
 
 	x->told = true;
+	if (x->quiet)
+		return;
 	if (x->nobody)
 		file_reason(p, &l, "%s leads to process %d, which stays: a new home has no way back to it; use files", x->link, who);
 	else if (x->pipe)
@@ -137,12 +141,12 @@ static bool is_ancestor(const struct eng_probe *p, pid_t who)
 	return pid == who;
 }
 
-static bool is_relay(int fds)
+static bool is_called(int fds, const char *name)
 {
 	_cleanup_free_ char *comm = eng_proc_read(fds, "../comm", NULL);
 	struct stat st;
 
-	return comm && fstatat(fds, "..", &st, 0) == 0 && !st.st_uid && !strcmp(comm, "sprite-relay\n");
+	return comm && fstatat(fds, "..", &st, 0) == 0 && !st.st_uid && !strncmp(comm, name, strlen(name)) && !strcmp(comm + strlen(name), "\n");
 }
 
 /* Does that descriptor of a process outside forbid the move? fds: its /proc/PID/fd. */
@@ -153,7 +157,7 @@ static bool pipe_clashes(const struct eng_probe *p, struct outside_item *x, pid_
 	snprintf(name, sizeof name, "../fdinfo/%.16s", num);
 	_cleanup_free_ char *info = eng_proc_read(fds, name, NULL);
 
-	if (!info || is_relay(fds)) /* of another of its families, which has it for somebody who is counted himself */
+	if (!info || is_called(fds, "sprite-relay")) /* of another of its families, which has it for somebody who is counted himself */
 		return false;
 	if (written_inside(p, x))
 		return true;
@@ -176,6 +180,8 @@ static void look_into(struct eng_probe *p, struct outside *o, pid_t pid, DIR *d)
 				continue;
 			if (res_inside(p, pid) || res_same(getpid(), pid, KCMP_VM, 0, 0)) /* born to the family meanwhile; or vforked by us, with all that we have open */
 				return;
+			if (p->nest && is_called(dirfd(d), KEEPER_NAME)) /* res_files_held.c */
+				return;
 			if (!x->pipe || pipe_clashes(p, x, pid, dirfd(d), e->d_name))
 				tell(p, x, pid);
 		}
@@ -190,15 +196,13 @@ static bool in_list(const struct eng_probe *p, pid_t pid)
 	return pid == getpid();
 }
 
-void outside_report(struct eng_probe *p, struct outside *o)
+static void look_at_all(struct eng_probe *p, struct outside *o)
 {
-	_cleanup_free_ char *status = eng_proc_read(p->dir, "status", NULL);
-	bool ours = res_field_u64(status, "TracerPid", 10, 0) == (uint64_t)gettid();
 	size_t left = 0;
 	DIR *proc;
 
 	for (size_t i = 0; i < o->n; i++)
-		left += !(o->v[i].told = ours && !o->v[i].pipe && !o->v[i].nobody);
+		left += !o->v[i].told;
 	proc = left ? opendir("/proc") : NULL;
 
 	for (struct dirent *e; proc && (e = readdir(proc));) {
@@ -217,6 +221,31 @@ void outside_report(struct eng_probe *p, struct outside *o)
 	}
 	if (proc)
 		closedir(proc);
+}
+
+void outside_report(struct eng_probe *p, struct outside *o)
+{
+	_cleanup_free_ char *status = eng_proc_read(p->dir, "status", NULL);
+	bool ours = res_field_u64(status, "TracerPid", 10, 0) == (uint64_t)gettid();
+
+	for (size_t i = 0; i < o->n; i++)
+		o->v[i].told = ours && !o->v[i].pipe && !o->v[i].nobody;
+	look_at_all(p, o);
+}
+
+void outside_find(struct eng_probe *p, struct outside *o)
+{
+	for (size_t i = 0; i < o->n; i++)
+		o->v[i].quiet = true;
+	look_at_all(p, o);
+}
+
+bool outside_has(const struct outside *o, int num)
+{
+	for (size_t i = 0; i < o->n; i++)
+		if (o->v[i].num == num)
+			return o->v[i].told;
+	return false;
 }
 
 void outside_free(struct outside *o)
