@@ -105,6 +105,7 @@ struct eng_proc_core {
 	char comm[17];
 	bool exit_sent;
 	bool seen;	  /* found again in this freeze */
+	bool of_member;	  /* guest host: was seen last as a child of another member: its end is seen by nobody but us */
 	bool known;	  /* guest host: came in an image, or its birth has been told */
 	unsigned fresh;	  /* how often it has been seen before that */
 	pid_t born_of;

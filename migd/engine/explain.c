@@ -172,7 +172,7 @@ int explain_family(pid_t pid, bool in_nest, bool goes_home, struct eng_reasons *
 
 	snprintf(path, sizeof(path), "/proc/%d", pid);
 	if (pid <= 0 || access(path, F_OK) < 0)
-		return error_set(e, ESRCH, "no process %d", pid);
+		return in_nest ? error_set(e, ESRCH, "it has ended") : error_set(e, ESRCH, "no process %d", pid);
 	n = explain_list(pid, &family);
 	if (n < 0)
 		return n;

@@ -285,7 +285,7 @@ static int freeze_all(struct eng_family *f, pid_t pid, struct eng_reasons *why, 
 	if (r >= 0)
 		r = family_look(f, why, e);
 	if (r == -ESRCH)
-		return error_set(e, ESRCH, "no process %d", pid);
+		return f->nest ? error_set(e, ESRCH, "it has ended") : error_set(e, ESRCH, "no process %d", pid); /* a guest's number here says nothing to anybody */
 	return r;
 }
 

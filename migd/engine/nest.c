@@ -468,7 +468,8 @@ static void born(struct eng_family *f, pid_t pid, pid_t ppid)
 	p->core->seen = true;
 }
 
-static void scan_below(struct eng_family *f, pid_t pid, pid_t vpid)
+/* own: below the keeper or one of its stand-ins, who tell of its end. */
+static void scan_below(struct eng_family *f, pid_t pid, pid_t vpid, bool own)
 {
 	_cleanup_free_ pid_t *kids = NULL;
 	ssize_t n = procfs_children(pid, &kids);
@@ -477,15 +478,17 @@ static void scan_below(struct eng_family *f, pid_t pid, pid_t vpid)
 		struct eng_proc *p = NULL;
 
 		if (nest_is_standin(f->nest, kids[i])) {
-			scan_below(f, kids[i], vpid);
+			scan_below(f, kids[i], vpid, true);
 			continue;
 		}
 		born(f, kids[i], vpid);
 		for (size_t k = 0; k < f->nprocs && !p; k++)
 			if (f->procs[k]->pid == kids[i])
 				p = f->procs[k];
-		if (p)
-			scan_below(f, kids[i], p->vpid);
+		if (!p)
+			continue;
+		p->core->of_member = !own;
+		scan_below(f, kids[i], p->vpid, false);
 	}
 }
 
@@ -494,12 +497,12 @@ static void scan(struct eng_family *f)
 {
 	for (size_t i = 0; i < f->nprocs; i++)
 		f->procs[i]->core->seen = false;
-	scan_below(f, f->nest->keeper, 1);
-	for (size_t i = f->nest->awaited ? 0 : f->nprocs; i-- > 1;) {
+	scan_below(f, f->nest->keeper, 1, true);
+	for (size_t i = f->nest->awaited ? 0 : f->nprocs; i-- > 0;) {
 		struct eng_proc *p = f->procs[i];
 		struct eng_event ev = {.kind = ENG_EXITED, .pid = p->vpid};
 
-		if (p->core->seen)
+		if (p->core->seen || (i == 0 && (p->core->dead || !p->core->of_member))) /* the root's status is on its way */
 			continue;
 		if (!p->core->exit_sent && p->core->known) /* its own parent has waited for it: nobody else wants its status */
 			event_push(f, &ev);
