@@ -302,8 +302,10 @@ static void accept_recipe(struct make_agent *a)
 	static char bytes[FAR_MAX] __attribute__((aligned(8)));
 	struct timeval patience = {.tv_sec = 5};
 	_cleanup_close_ int fd = accept4(a->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+	const char *host;
 	struct pool_slot *s;
 	struct recipe *r;
+	bool own, far;
 	size_t len;
 
 	if (fd < 0)
@@ -314,13 +316,16 @@ static void accept_recipe(struct make_agent *a)
 		return;
 	r->lock_fd = a->lock_fd;
 	s = pool_start(&a->pool, r->command, r->pid);
-	if (!runs_far(a, r, s, fd, bytes, len) && recipe_answer(r, fd, s ? s->host : "")) {
+	far = runs_far(a, r, s, fd, bytes, len);
+	own = !far && recipe_is_collected(r);
+	host = s && !own ? s->host : "";
+	if (!far && (own ? recipe_answer_here(fd) : recipe_answer(r, fd, host))) {
 		pool_end(&a->pool, r->command, r->pid, EXPORT_WORTH_NS);
 		recipe_free(r);
 		return;
 	}
 	if (a->o.verbose)
-		say_where(r->command, s ? s->host : "here");
+		say_where(r->command, *host ? host : "here");
 	list_add_tail(&a->recipes, &r->node);
 }
 

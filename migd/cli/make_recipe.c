@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "conf/clock.h"
@@ -201,6 +202,21 @@ int recipe_answer(struct recipe *r, int fd, const char *host)
 	close(out[1]);
 	close(err[1]);
 	return 0;
+}
+
+bool recipe_is_collected(const struct recipe *r)
+{
+	struct stat st;
+
+	for (int i = 0; i < 2; i++)
+		if (!fstat(r->to[i], &st) && S_ISREG(st.st_mode) && !st.st_nlink)
+			return true;
+	return false;
+}
+
+int recipe_answer_here(int fd)
+{
+	return answer(fd, "", NULL);
 }
 
 int recipe_answer_far(struct recipe *r, int fd)

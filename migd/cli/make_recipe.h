@@ -28,6 +28,9 @@ struct recipe {
 struct recipe *recipe_receive(int fd, char *buf, size_t size, size_t *len);
 /* The answers: where to run by itself (empty: here), with two pipes to write to; or that a worker runs it, and the status comes when it has. */
 int recipe_answer(struct recipe *r, int fd, const char *host);
+/* make collects its output itself (--output-sync), in a file that it reads as soon as the shell has ended: it is to write there, and nobody later. */
+bool recipe_is_collected(const struct recipe *r);
+int recipe_answer_here(int fd); /* with its own output */
 int recipe_answer_far(struct recipe *r, int fd);
 /* wait(2) status of a worker's recipe, after all its output. */
 void recipe_tell(struct recipe *r, int status);

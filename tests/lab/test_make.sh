@@ -103,6 +103,18 @@ check "but not what needs what failed" on ws1 test ! -e $D/never
 for i in 1 2 3 4; do
 	same "output of recipe $i is whole" "$(for k in 1 2 3 4 5; do echo whole$i line $k; done)" "$(grep -v '^mig:' <<<"$out" | grep -A4 "^whole$i line 1")"
 done
+# What make collects itself it reads as soon as a recipe's shell has ended.
+as sprite ws1 bash -c "cat >$D/sync.mk" <<'X'
+N := $(shell seq 8)
+all: $(addprefix s,$(N)) $(addprefix l,$(N)) e
+s%: ; @sleep 0.2; echo short $*
+l%: ; @seq -f "long $* %g" 4000; echo err $* >&2
+e: ; @env true; echo last
+X
+want=$(in_d 'make -j8 -Otarget -f sync.mk 2>&1' | sort | md5sum)
+for opts in "-Otarget" "-Oline" "-Orecurse" "-O --remote 0" "-Otarget --local 1"; do
+	same "$opts loses nothing" "$want $want $want" "$(for k in 1 2 3; do in_d "mig make -j8 $opts -f sync.mk 2>&1" | sort | md5sum; done | paste -sd ' ')"
+done
 same ".NOEXPORT runs, here" "the stayer" "$(grep "the stayer" <<<"$out")"
 sub_away() { local out; out=$(in_d 'mig make -j8 --verbose -f odd.mk sub'); grep -q "echo inner[0-9]* -> ws" <<<"$out"; }
 check "recipes of a make in the make run away too" until_true 20 sub_away # slots come when they come
