@@ -5,9 +5,12 @@
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/conf.h"
@@ -39,6 +42,22 @@ int failed(const char *fmt, ...)
 	say(fmt, ap);
 	va_end(ap);
 	return MIG_FAILED;
+}
+
+int end_alike(int status)
+{
+	struct rlimit none = {0, 0};
+	sigset_t its;
+
+	if (WIFEXITED(status))
+		return WEXITSTATUS(status);
+	setrlimit(RLIMIT_CORE, &none);
+	sigemptyset(&its);
+	sigaddset(&its, WTERMSIG(status));
+	signal(WTERMSIG(status), SIG_DFL);
+	sigprocmask(SIG_UNBLOCK, &its, NULL);
+	raise(WTERMSIG(status));
+	return 128 + WTERMSIG(status);
 }
 
 int usage_error(const char *verb, const char *fmt, ...)

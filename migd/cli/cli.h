@@ -49,6 +49,8 @@ int usage_error(const char *verb, const char *fmt, ...) __attribute__((format(pr
 int option_error(const char *verb, int c, char **argv);
 /* Prints "mig: text"; returns MIG_FAILED. */
 int failed(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* Whoever stands for another that has ended with that wait(2) status ends as that did: by its signal, or with what is returned. */
+int end_alike(int status);
 /* ask() has failed: prints e's words (after "who: " when not NULL) and returns MIG_FAILED or MIG_ABSENT. */
 int ask_failed(const char *who, const struct error *e);
 

@@ -273,9 +273,9 @@ static bool is_news(pid_t make, int sig)
 
 /*
  * What ends us is make's to hear: it ends its recipes, removes what is half made, and then itself; we stay to pass on their last words, and to tidy. A key, or a signal to the
- * whole group, it has by itself.
+ * whole group, it has by itself. *out: its wait(2) status.
  */
-static int run_make(struct make_args *m, const sigset_t *held, const sigset_t *before)
+static int run_make(struct make_args *m, const sigset_t *held, const sigset_t *before, int *out)
 {
 	posix_spawnattr_t attr;
 	pid_t pid;
@@ -298,7 +298,8 @@ static int run_make(struct make_args *m, const sigset_t *held, const sigset_t *b
 		if (is_news(pid, sig)) /* it is our child, and not waited for: the number is its */
 			kill(pid, sig);
 	}
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+	*out = status;
+	return 0;
 }
 
 /* A make that make starts: all but the makefiles was said before, in MAKEFLAGS and the environment. */
@@ -334,7 +335,7 @@ int cmd_make(int argc, char **argv)
 	struct error e = {0};
 	char sh[PATH_MAX];
 	sigset_t held, before;
-	int jobs[2], r;
+	int jobs[2], r, status = 0;
 
 	if (agent && !strcmp(argv[0], "$(MAKE)"))
 		return nested_make(argc, argv, agent);
@@ -365,7 +366,7 @@ int cmd_make(int argc, char **argv)
 	if (!r && make_agent_start(a, &e)) /* last: its threads read the environment */
 		r = failed("%s", e.text);
 	else if (!r)
-		r = run_make(&m, &held, &before);
+		r = run_make(&m, &held, &before, &status);
 	make_agent_stop(a);
-	return r;
+	return r ? r : end_alike(status);
 }

@@ -8,15 +8,12 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #include "conf/cleanup.h"
 #include "conf/io.h"
@@ -101,20 +98,11 @@ static enum place take_answer(int fd, char *host, size_t size)
 	return host[0] ? THERE : HERE;
 }
 
-/* As the recipe ended over there, so do we. */
-static int end_alike(int fd)
+static int end_as_there(int fd)
 {
-	struct rlimit none = {0, 0};
 	int status;
 
-	if (io_read_all(fd, &status, sizeof(status)))
-		return failed("make: the recipe's place is not known any more");
-	if (WIFEXITED(status))
-		return WEXITSTATUS(status);
-	setrlimit(RLIMIT_CORE, &none);
-	signal(WTERMSIG(status), SIG_DFL);
-	raise(WTERMSIG(status));
-	return 128 + WTERMSIG(status);
+	return io_read_all(fd, &status, sizeof(status)) ? failed("make: the recipe's place is not known any more") : end_alike(status);
 }
 
 /* A file beside the agent's socket. */
@@ -178,7 +166,7 @@ static int ask_agent(const char *agent, const char *command, char **args, bool p
 		where = take_answer(fd, host, size);
 	if (where != THERE)
 		host[0] = 0;
-	return where == FAR ? end_alike(fd) : -1;
+	return where == FAR ? end_as_there(fd) : -1;
 }
 
 /* make gives all but one of its recipes a pipe that nobody writes to as standard input: at its end from the start, so nothing has to be relayed. */

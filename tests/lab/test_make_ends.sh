@@ -6,9 +6,19 @@ lab_up -n 1
 job_dir
 as sprite ws1 bash -c "printf 'half: ; @echo x >half; until [ -e go ]; do sleep 0.1; done\n' >$JD/half.mk"
 tmp() { on ws1 sh -c 'ls -d /tmp/mig-make.* 2>/dev/null | wc -l'; }
-# Signals as a terminal's shell has them: one that runs a script ignores some for what it puts behind.
+# Signals as a terminal's shell has them: one that runs a script ignores some for what it puts behind. Its status as wait(2) has it: a shell tells 130 from SIGINT, and goes on.
+cat >"$TMP/start.py" <<'P'
+import os, subprocess, sys
+def put(name, what):
+    with open(name + ".new", "w") as f: print(what, file=f)
+    os.rename(name + ".new", name)
+null = subprocess.DEVNULL
+p = subprocess.Popen(["env", "--default-signal", "mig", "make", "-s", "--remote", "0", "-f", sys.argv[1]], stdin=null, stdout=null, stderr=null)
+put("one.pid", p.pid)
+put("one.rc", p.wait())
+P
 start() {
-	as sprite ws1 bash -c "cd $JD; rm -f half one.rc; env --default-signal mig make -s --remote 0 -f ${1:-half}.mk >/dev/null 2>&1 </dev/null & echo \$! >one.new; mv one.new one.pid; wait \$!; echo \$? >one.rc.new; mv one.rc.new one.rc" </dev/null >/dev/null 2>&1 &
+	as sprite ws1 bash -c "cd $JD; rm -f half one.rc; exec python3 -c '$(cat "$TMP/start.py")' ${1:-half}.mk" </dev/null >/dev/null 2>&1 &
 	check "a target is half made" until_true 20 on ws1 test -s $JD/half
 }
 for s in TERM HUP INT; do
@@ -17,7 +27,7 @@ for s in TERM HUP INT; do
 	check "SIG$s to mig make alone: what is half made is removed" until_true 20 on ws1 test ! -e $JD/half
 	[ $s = TERM ] || as sprite ws1 touch $JD/go # make ends its recipes for SIGTERM only, and waits for them
 	check "and it ends" until_true 20 on ws1 test -s $JD/one.rc
-	same "as it would make, with nothing left in /tmp" "$((128 + $(kill -l $s))) 0" "$(on ws1 cat $JD/one.rc) $(tmp)"
+	same "by that signal, as make would, with nothing left in /tmp" "-$(kill -l $s) 0" "$(on ws1 cat $JD/one.rc) $(tmp)"
 	on ws1 rm -f $JD/go
 	wait
 done

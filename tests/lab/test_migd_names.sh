@@ -21,7 +21,7 @@ P=$(on ws1 cat $JD/pid) M=$(on ws1 sed -n 's/^member //p' $JD/out)
 at_home() { on ws1 ps -ww -o "$1=" -p "$2"; }
 in_mig_ps() { mig ps --json | python3 -c 'import json, sys
 print(*[r["comm"] for r in json.load(sys.stdin) if r["pid"] == int(sys.argv[1])])' "$1"; }
-away_args() { on ws2 cat "$(on ws2 sh -c 'for p in /proc/[0-9]*; do grep -q "^NSpid:.*[^0-9]'"$1"'$" $p/status 2>/dev/null && echo $p/cmdline; done')"; }
+away_args() { on ws2 cat "$(on ws2 sh -c 'for p in /proc/[0-9]*; do grep -Eq "^NSpid:[[:space:]][0-9]+[[:space:]](.*[[:space:]])?'"$1"'$" $p/status 2>/dev/null && echo $p/cmdline; done')"; }
 is_called() { [ "$(at_home comm "$1")" = "$2" ]; }
 
 check "a family leaves" until_true 20 mig move -H ws2 "$P"
