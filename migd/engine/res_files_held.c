@@ -31,7 +31,7 @@
 #include "migd/engine/nest.h"
 #include "migd/engine/res_files.h"
 
-enum { MARK = 64, AT_END = -1 }; /* SIGRTMAX of the kernel */
+enum { MARK = 64, AT_END = -1, UNTOLD = -2 }; /* SIGRTMAX of the kernel */
 
 struct held {
 	struct held *next;
@@ -41,7 +41,7 @@ struct held {
 	pid_t pid;  /* a holder at home, and its number */
 	int num;
 	bool tail;
-	int64_t pos; /* as the other side knows it; AT_END */
+	int64_t pos; /* as the other side knows it; AT_END; UNTOLD */
 };
 static pthread_mutex_t held_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct held *first;
@@ -262,7 +262,7 @@ void eng_hollow_offset(struct eng_family *f, pid_t pid, int num, int64_t pos)
 	int64_t now = h ? lseek(h->fd, 0, SEEK_CUR) : 0;
 	bool moved;
 
-	if (!h || pos < AT_END)
+	if (!h || pos < AT_END || pos == h->pos)
 		return;
 	moved = !h->tail && now != h->pos;
 	h->pos = pos;
@@ -346,6 +346,10 @@ int held_restore(struct eng_family *f, const char *line)
 		return 0;
 	p = f->nest ? NULL : eng_proc_by_vpid(f, pid);
 	fd = f->nest ? (int)syscall(SYS_pidfd_getfd, f->nest->pidfd, keeper, 0) : p && !p->core->dead ? eng_fd_get(p, num) : -ESRCH;
+	if (f->nest) /* what was to be told may have died with who was at it */
+		pos = UNTOLD;
+	else if (!tail && fd >= 0) /* it was told more since this was written */
+		pos = lseek(fd, 0, SEEK_CUR);
 	h = fd < 0 ? NULL : held_add(f, fd, pid, num, tail, pos);
 	if (h)
 		h->keeper = keeper;

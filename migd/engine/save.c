@@ -456,12 +456,12 @@ int eng_reattach(const char *state, const struct eng_hooks *h, struct eng_family
 		if (!taken++)
 			first = s;
 	}
-	if (r == 0 && f->nest)
-		r = nest_hello(f, e);
 	if (r == 0 && first == ENG_RUNNING && !f->nest)
 		r = error_set(e, ENOENT, "process %d runs here: it never left", f->procs[0]->vpid);
 	if (r == 0)
 		r = read_modules(f, state, first == ENG_HOLLOW, e);
+	if (r == 0 && f->nest) /* after them: before an end is told comes what they have to tell (held_tell()) */
+		r = nest_hello(f, e);
 	if (r < 0) {
 		family_free(f);
 		return r;
