@@ -15,10 +15,15 @@
 
 enum { PF_KTHREAD = 0x00200000 };
 
+static void reasons_cut(struct eng_reasons *r, size_t n)
+{
+	while (r->n > n)
+		free(r->line[--r->n]);
+}
+
 void eng_reasons_clear(struct eng_reasons *r)
 {
-	for (size_t i = 0; i < r->n; i++)
-		free(r->line[i]);
+	reasons_cut(r, 0);
 	free(r->line);
 	memset(r, 0, sizeof(*r));
 }
@@ -102,8 +107,20 @@ static bool is_zombie(int dir)
 	return procfs_stat(dir, &st) == 0 && (st.state == 'Z' || st.state == 'X');
 }
 
+/*
+ * Of who is ending the kernel shows one thing after the other as not there, or as another: no memory, no files, no namespaces, for as long as it takes to give those back. What was
+ * read of it since is no ground for anything. Asked after the reading: it has not begun to end before, then.
+ */
+static bool is_ending(const struct eng_probe *p)
+{
+	struct procfs_stat st;
+
+	return procfs_stat(p->dir, &st) < 0 || ((st.state == 'Z' || st.state == 'X' || st.flags & PF_EXITING) && !procfs_headless(p->pid));
+}
+
 static int explain_one(struct eng_probe *p, bool in_nest)
 {
+	size_t sure = p->why ? p->why->n : 0;
 	char path[64];
 	int r;
 
@@ -112,6 +129,8 @@ static int explain_one(struct eng_probe *p, bool in_nest)
 	if (p->dir < 0)
 		return -ESRCH;
 	r = probe_basics(p, in_nest);
+	if (p->why && p->pid == p->root)
+		sure = p->why->n;
 	if (r == 0 && is_zombie(p->dir) && (p->pid != p->root || procfs_headless(p->pid))) { /* nothing left in it to look at */
 		close(p->dir);
 		return 0;
@@ -119,6 +138,11 @@ static int explain_one(struct eng_probe *p, bool in_nest)
 	for (size_t i = 0; eng_res_table[i] && r == 0; i++)
 		if (eng_res_table[i]->probe)
 			r = eng_res_table[i]->probe(p);
+	if ((r < 0 || (p->why && p->why->n > sure)) && is_ending(p)) {
+		if (p->why)
+			reasons_cut(p->why, sure);
+		r = r < 0 ? -ESRCH : 0;
+	}
 	close(p->dir);
 	return r;
 }

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,6 +107,15 @@ ssize_t procfs_tasks(pid_t pid, pid_t **out)
 	return n;
 }
 
+/* exit_group(2) of another thread gives it a SIGKILL of its own, and it has not looked yet. */
+static bool told_to_end(int dir)
+{
+	_cleanup_free_ char *text = eng_proc_read(dir, "status", NULL);
+	const char *pending = text ? eng_field(text, "SigPnd") : NULL;
+
+	return !pending || strtoull(pending, NULL, 16) & 1 << (SIGKILL - 1);
+}
+
 bool procfs_headless(pid_t pid)
 {
 	_cleanup_free_ pid_t *tasks = NULL;
@@ -124,7 +134,7 @@ bool procfs_headless(pid_t pid)
 	for (ssize_t i = 0; i < n && !runs; i++) {
 		snprintf(path, sizeof(path), "/proc/%d/task/%d", pid, tasks[i]);
 		dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-		runs = dir >= 0 && procfs_stat(dir, &st) == 0 && st.state != 'Z' && st.state != 'X' && !(st.flags & PF_EXITING);
+		runs = dir >= 0 && procfs_stat(dir, &st) == 0 && st.state != 'Z' && st.state != 'X' && !(st.flags & PF_EXITING) && !told_to_end(dir);
 		if (dir >= 0)
 			close(dir);
 	}

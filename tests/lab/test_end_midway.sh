@@ -21,7 +21,7 @@ for k in $(seq 12); do
 	as sprite ws1 bash -c "cd $JD; (exec bash ends.sh >>out 2>&1) & echo \$! >pid.new; mv pid.new pid; wait \$!; echo \$? >rc.new; mv rc.new rc" </dev/null >/dev/null 2>&1 &
 	until_true 20 on ws1 test -e $JD/ready
 	P=$(on ws1 cat $JD/pid)
-	until_true 5 mig move -q -H ws$((2 + k % 2)) "$P" || { flunk "move $k"; continue; }
+	mig move -q -H ws$((2 + k % 2)) "$P" || { flunk "move $k"; continue; }
 	as sprite ws1 touch $JD/go
 	sleep "0.$((k * 3 + 2))" # (some three tenths of a second are what it lives)
 	mig home "$P" >"$TMP/home" 2>&1

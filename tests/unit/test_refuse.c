@@ -605,6 +605,78 @@ static void test_nobody(void)
 	CU_ASSERT(!strcmp(e.text, "no process 4194300"));
 }
 
+static void *sleeps(void *unused)
+{
+	for (;;)
+		pause();
+	return unused;
+}
+
+/* Ends, and takes its time: the last one to give back large files without a name does that when its namespaces are gone already. */
+static void end_slowly(bool threads)
+{
+	pthread_t t;
+
+	for (int i = 0; i < 4; i++) {
+		int fd = memfd_create("large", MFD_CLOEXEC);
+
+		if (fd < 0 || fallocate(fd, 0, 0, 5 << 20))
+			_exit(1);
+	}
+	if (threads && pthread_create(&t, NULL, sleeps, NULL))
+		_exit(1);
+	_exit(0);
+}
+
+static void test_ending(void)
+{
+	struct error e = {0};
+	unsigned looks = 0, wrong = 0;
+	int p[2];
+	char c;
+
+	CU_ASSERT_FATAL(pipe(p) == 0);
+	pid_t pid = fork();
+
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		dup2(p[1], 64);
+		close_range(3, 63, 0);
+		int null = open("/dev/null", O_RDWR);
+
+		dup2(null, 0), dup2(null, 1), dup2(null, 2), close(null);
+		munmap(shared_map, 4096);
+		munmap(left, 4096);
+		close_range(64, ~0U, 0);
+		for (int i = 0; i < 3000; i++) {
+			if (!fork()) {
+				if (i % 100 == 0)
+					end_slowly(i % 200);
+				_exit(0);
+			}
+			wait(NULL);
+		}
+		_exit(0);
+	}
+	alarm(60);
+	close(p[1]);
+	CU_ASSERT(read(p[0], &c, 1) == 0); /* it has nothing of ours any more */
+	close(p[0]);
+	for (siginfo_t si = {0}; !waitid(P_PID, pid, &si, WEXITED | WNOWAIT | WNOHANG) && !si.si_pid; looks++) {
+		struct eng_reasons why = {0};
+		int r = eng_explain(pid, &why, NULL, &e);
+
+		if (r == 1 && (why.n != 1 || !strstr(why.line[0], "(zombie)"))) {
+			wrong++;
+			printf("\n    %s", why.line[0]);
+		}
+		eng_reasons_clear(&why);
+	}
+	waitpid(pid, NULL, 0);
+	CU_ASSERT(looks > 20);
+	CU_ASSERT(!wrong);
+}
+
 /* What the children left in the kernel: only their own. */
 static void sweep(void)
 {
@@ -682,6 +754,7 @@ int main(void)
 	CU_pSuite s = CU_add_suite("refusals", NULL, NULL);
 	CU_add_test(s, "each by its name", test_states);
 	CU_add_test(s, "no such process", test_nobody);
+	CU_add_test(s, "who is ending has no reasons", test_ending);
 	CU_basic_set_mode(CU_BRM_VERBOSE);
 	CU_basic_run_tests();
 	unsigned failed = CU_get_number_of_failures();
