@@ -53,17 +53,17 @@ static bool stood(const struct opener *o)
 	return o->stood && clock_mono_ns() - o->stood < STOOD_NS;
 }
 
-/* Is somebody on its way in, to read (or to write)? Forgets those that have arrived. */
-bool pipe_coming(struct fifo *f, bool r)
+/* How near is who is nearest, to read (or to write)? Forgets those that have arrived. */
+static enum pipe_where nearest(struct fifo *f, bool r)
 {
+	enum pipe_where where, best = PIPE_LEFT;
 	struct opener *o, *tmp;
-	bool any = false;
 
 	list_each_safe(o, tmp, &f->openers, link) {
-		enum pipe_where where = o->req ? PIPE_IN : pipe_proc_where(&o->who);
-
-		if (where == PIPE_IN) {
-			any |= r ? o->who.r : o->who.w;
+		where = o->req ? PIPE_IN : pipe_proc_where(&o->who);
+		if (where <= PIPE_MAYBE) {
+			if (where < best && (r ? o->who.r : o->who.w))
+				best = where;
 		} else if (where == PIPE_STANDS) {
 			o->stood = clock_mono_ns();
 		} else if (!stood(o)) {
@@ -71,7 +71,17 @@ bool pipe_coming(struct fifo *f, bool r)
 			free(o);
 		}
 	}
-	return any;
+	return best;
+}
+
+bool pipe_coming(struct fifo *f, bool r)
+{
+	return nearest(f, r) <= PIPE_MAYBE;
+}
+
+bool pipe_doubtful(struct fifo *f, bool r)
+{
+	return nearest(f, r) == PIPE_MAYBE;
 }
 
 bool pipe_standing(const struct fifo *f)
@@ -220,6 +230,18 @@ static void on_opened(struct agent *a, struct fifo *f, uint64_t id)
 	}
 }
 
+/*
+ * Is the other side of our end there? The hub lets in by that, so it hears of it when it is certain: somebody who was let in earlier, and runs, is on its way into its open, or has been there, and
+ * closed, long ago (`tests/move/blocked_home.c`).
+ */
+static void role_answer(struct fifo *f)
+{
+	if (!f->owed || (f->doubt && clock_mono_ns() - f->owed_since < DOUBT_NS))
+		return;
+	pipe_report(f, f->owed);
+	f->owed = 0;
+}
+
 static void on_role(struct agent *a, struct fifo *f, const Sprite__Fs__PipeMsg *m)
 {
 	f->silent = false;
@@ -234,7 +256,9 @@ static void on_role(struct agent *a, struct fifo *f, const Sprite__Fs__PipeMsg *
 		return;
 	}
 	pipe_role(a, f, (int)m->role, m->shared);
-	pipe_report(f, m->id);
+	f->owed = m->id;
+	f->owed_since = clock_mono_ns();
+	role_answer(f);
 }
 
 /* The kernel has forgotten it: nobody has it open here. */
@@ -351,6 +375,7 @@ static void on_down(struct agent *a, struct hub *h)
 		path_forget(a, f);
 		f->unacked = f->done = 0;
 		f->silent = false;
+		f->owed = 0;
 		kept_close(f);
 		list_each(o, &f->openers, link)
 			opener_answer(o);
@@ -444,6 +469,7 @@ static uint64_t due(struct agent *a)
 				opener_answer(o);
 		if (f->again && f->again <= now && (f->end >= 0 || f->guard >= 0 || f->put_off || f->passing) && !pipe_pump(a, f))
 			pipe_report(f, 0);
+		role_answer(f);
 		claims_tick(a, f);
 		if (f->again && f->again < next)
 			next = f->again;

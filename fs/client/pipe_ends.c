@@ -104,6 +104,7 @@ void end_close(struct fifo *f)
 		close(f->end); /* epoll forgets it */
 	f->end = -1;
 	f->role = f->put_off = NONE;
+	f->doubt = false;
 	f->again = 0;
 	while ((l = list_pop(&f->out)))
 		free(list_entry(l, struct bytes, link));
@@ -215,6 +216,7 @@ static bool lost(struct agent *a, struct fifo *f, bool on_way)
 	bool sink = f->role == SINK;
 
 	if (on_way) {
+		f->doubt = pipe_doubtful(f, sink);
 		look_at(f, clock_mono_ns() + AGAIN_NS);
 		return false;
 	}
@@ -276,6 +278,7 @@ static bool sink_pump(struct agent *a, struct fifo *f)
 
 	if (!guard_settle(a, f))
 		return false;
+	f->doubt = f->guard >= 0 && pipe_doubtful(f, true); /* it hides that nobody reads */
 	if (f->path.until && clock_mono_ns() >= f->path.until)
 		path_stop(a, f);
 	else if (f->path.until)
@@ -420,6 +423,7 @@ bool pipe_pump(struct agent *a, struct fifo *f)
 	int put_off = f->put_off;
 
 	f->again = 0;
+	f->doubt = false;
 	if (f->silent)
 		return true;
 	if (f->passing && kept_pass(f))

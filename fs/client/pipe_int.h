@@ -27,6 +27,7 @@ enum { NONE, SINK, SOURCE };
 #define ENDED_NS  3000000000ull /* a process that has left is killed at once; if not (its migd is dead), it is stopped for good */
 #define PUT_OFF_NS 100000000ull
 #define STOOD_NS  10000000000ull /* who stood still on its way out of its open makes it again within that time, perhaps on another node */
+#define DOUBT_NS  20000000000ull /* the hub breaks with who does not answer for thirty */
 #define ANSWER_NS 2000000000ull /* an open waits no longer for a server that is away */
 
 struct opener {
@@ -98,6 +99,9 @@ struct fifo {
 	bool warned;
 	bool check; /* role_check() is to be made, */
 	uint64_t check_at; /* not before that */
+	bool doubt;    /* whether anybody is at the other side of our end shows in a moment */
+	uint64_t owed; /* the round in which the hub asked that, 0: it has been told; */
+	uint64_t owed_since;
 	bool silent;   /* the hub was told that nobody is left here: nothing is carried until it has said what follows */
 	struct pipe_witness witness;
 	bool suspect;  /* is there still a reader? Look before the guard is closed */
@@ -186,6 +190,8 @@ void fifo_free(struct agent *a, struct fifo *f);
 void pipe_post(struct agent *a, struct mail *m);
 /* Is somebody on its way in, to read (or to write)? Forgets those that have arrived. */
 bool pipe_coming(struct fifo *f, bool r);
+/* So it seems, but nobody of whom that is certain. */
+bool pipe_doubtful(struct fifo *f, bool r);
 /* Does one stand still that was, or has one just ceased to? */
 bool pipe_standing(const struct fifo *f);
 void opener_answer(struct opener *o);

@@ -128,17 +128,19 @@ bool pipe_proc_opening(pid_t tid, struct pipe_proc *out)
  */
 enum pipe_where pipe_proc_where(const struct pipe_proc *p)
 {
-	char call[sizeof(p->call)];
+	char call[sizeof(p->call)], in[64];
 	struct thread_stat st;
 
 	if (read_line(p->tid, "syscall", call, sizeof(call)) || !thread_stat(p->tid, &st))
 		return PIPE_LEFT;
 	if (!strcmp(call, "running"))
-		return st.dies || st.cpu > p->cpu + OPEN_TICKS ? PIPE_LEFT : PIPE_IN;
+		return st.dies || st.cpu > p->cpu + OPEN_TICKS ? PIPE_LEFT : PIPE_MAYBE;
 	if (strcmp(call, p->call))
 		return PIPE_LEFT;
 	if (st.state == 't' || st.state == 'T')
 		return PIPE_STANDS;
+	if (!read_line(p->tid, "wchan", in, sizeof(in)) && strstr(in, "request_wait_answer")) /* the same line of its program, which opens another file */
+		return PIPE_LEFT;
 	return st.dies || st.state == 'Z' || st.state == 'X' ? PIPE_LEFT : PIPE_IN;
 }
 

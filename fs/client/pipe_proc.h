@@ -15,8 +15,11 @@ struct pipe_proc {
 };
 /* Is it within an open (not O_PATH, not of our own)? Fills *out. */
 bool pipe_proc_opening(pid_t tid, struct pipe_proc *out);
-/* Is it in that open still? STANDS: stopped on its way out of it, to make it again. LEFT is only said when it is certain. */
-enum pipe_where { PIPE_IN, PIPE_STANDS, PIPE_LEFT };
+/*
+ * Is a thread whose question we have answered in that open still? STANDS: stopped on its way out of it, to make it again. MAYBE: it has, or is to have, a processor, and nothing tells what for; that
+ * does not last. LEFT is only said when it is certain.
+ */
+enum pipe_where { PIPE_IN, PIPE_MAYBE, PIPE_STANDS, PIPE_LEFT };
 enum pipe_where pipe_proc_where(const struct pipe_proc *p);
 
 /*

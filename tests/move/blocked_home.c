@@ -135,6 +135,8 @@ static long w_fifo(struct wait *w)
 	ssize_t n = w->c == FIFO_READ ? read(fd, &v, sizeof v) : write(fd, &v, sizeof v);
 	int err = errno;
 	close(fd);
+	if (n >= 0 && (n != sizeof v || v != w->got + 1))
+		printf("FAIL: turn %llu of %s: %zd bytes, %llu\n", (unsigned long long)w->got + 1, b, n, (unsigned long long)v);
 	return n < 0 ? -err : n != sizeof v || v != w->got + 1 ? -EPROTO : (long)w->word;
 }
 

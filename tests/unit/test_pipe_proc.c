@@ -36,8 +36,11 @@ static pid_t child_make(size_t memory, bool thread)
 	madvise(p, memory, MADV_NOHUGEPAGE);
 	for (size_t i = 0; i < memory; i += 4096)
 		p[i] = 1;
+	if (!thread && (intptr_t)opener_main(fifo) >= 0)
+		for (;;)
+			;
 	if (!thread)
-		_exit((int)(intptr_t)opener_main(fifo));
+		_exit(1);
 	pthread_create(&t, NULL, opener_main, fifo);
 	for (;;)
 		pause();
@@ -116,6 +119,28 @@ static void test_stands(void)
 	child_end(pid);
 }
 
+/* Let in, it goes on without a pause: at first it may still be in that open; when it has had more of a processor than any open takes, it is not. */
+static void test_runs(void)
+{
+	bool seen = false;
+
+	for (int i = 0; !seen && i < TRIES; i++) { /* we may be without a processor ourselves */
+		struct pipe_proc p;
+		pid_t pid = child_waits(4096, false, &p);
+		int end = open(fifo, O_WRONLY);
+		enum pipe_where where;
+
+		CU_ASSERT_FATAL(end >= 0);
+		while ((where = pipe_proc_where(&p)) != PIPE_LEFT) {
+			seen |= where == PIPE_MAYBE;
+			usleep(1000);
+		}
+		close(end);
+		child_end(pid);
+	}
+	CU_ASSERT(seen);
+}
+
 static void test_dies(void)
 {
 	struct pipe_proc p;
@@ -154,9 +179,10 @@ int main(void)
 	s = CU_add_suite("pipe_proc", NULL, NULL);
 	CU_add_test(s, "waits in its open", test_waits);
 	CU_add_test(s, "stands still", test_stands);
+	CU_add_test(s, "runs after it", test_runs);
 	CU_add_test(s, "is being killed", test_dies);
 	CU_basic_run_tests();
 	unlink(fifo);
 	rmdir(dir);
-	return CU_get_number_of_failures() || CU_get_number_of_tests_run() != 3;
+	return CU_get_number_of_failures() || CU_get_number_of_tests_run() != 4;
 }
