@@ -108,6 +108,8 @@ static struct call *call_resume(struct fs *fs, struct keep *k)
 	c->st = x->fh ? stream_at(fs, x->fh) : NULL;
 	if (c->st)
 		stream_hold(c->st);
+	if (c->st && c->op == FS_CLOSE)
+		c->st->closes = true;
 	if (c->child)
 		c->child->stillborn = 0;
 	if ((c->op == FS_CREATE && (!c->child || !c->st)) || (c->open && !c->st) || (c->op == FS_RENAME && !c->ino2)) {

@@ -373,9 +373,18 @@ struct pnode *prefix_node(struct fs *fs, const char *path)
 static void pnode_clear(struct pnode *p)
 {
 	for (; p; p = p->next) {
+		p->was = p->present;
 		p->present = false;
 		pnode_clear(p->child);
 	}
+}
+
+static bool pnode_changed(const struct pnode *p)
+{
+	for (; p; p = p->next)
+		if (p->was != p->present || pnode_changed(p->child))
+			return true;
+	return false;
 }
 
 /* With fs.table_lock. Returns the domain when its waiters have to be looked after. */
@@ -427,6 +436,7 @@ static void table_got(struct call *c, int err, struct rpc_msg *out)
 	Sprite__Fs__PrefixesRep *rep = err ? NULL : (Sprite__Fs__PrefixesRep *)out->msg;
 	struct domain **wake = NULL;
 	size_t i, n = 0;
+	bool names = false;
 
 	if (rep && (rep->version != fs->version || !fs->table_known))
 		wake = calloc(rep->n_prefixes + 1, sizeof(struct domain *));
@@ -439,9 +449,10 @@ static void table_got(struct call *c, int err, struct rpc_msg *out)
 				n++;
 		fs->version = rep->version;
 		fs->table_known = true;
+		names = pnode_changed(fs->root->child);
 	}
 	pthread_mutex_unlock(&fs->table_lock);
-	if (wake && fs->has_epoch) /* a name that was absent may lead somewhere now */
+	if (names && fs->has_epoch) /* a name that was absent may lead somewhere now */
 		session_bump_epoch(fs);
 	for (i = 0; i < n; i++)
 		prefix_attach(fs, wake[i]);

@@ -4,8 +4,9 @@
  *
  * For the servers we are the same client (epoch, numbers of calls, instance), for the kernel the same daemon (node ids, numbers of open files). So:
  *  1. Opens and locks at the servers stay as they are. What the servers believe to have granted us stays granted; we believe to hold nothing: a recall is
- *     acknowledged after the kernel has been told, whatever we know. The kernel is made to forget all that it cached, in case our leases ran out while
- *     nobody renewed them.
+ *     acknowledged after the kernel has been told, whatever we know. The kernel is made to forget what files hold; names it keeps, unless the first Renew
+ *     says that our leases are over, or is not answered in time: a directory whose name it drops has none until somebody has looked it up again, and
+ *     getcwd(2) fails in it (sqlite3 could not open its database). What homes have told counts by the clock, and is forgotten.
  *  2. Unsent data are in their chunks before the first recall can come: it sends them, then acknowledges.
  *  3. The kernel asks again whatever it had not been answered. A call that changes something goes out under the number it was sent under before
  *     (KEEP_CALL): the server answers it from its reply cache, or executes it if it had not come that far.
@@ -27,6 +28,7 @@
 
 #define DOMAINS_MAX 4096
 #define CLAIM_NS    2000000000ull
+#define NAMES_NS    1000000000ull /* a lease was renewed lately, or it had been dropped */
 
 struct resuming {
 	struct fs *fs;
@@ -169,6 +171,10 @@ int resume_tables(struct fs *fs, struct error *e)
 	keep_each(KEEP_TAKEN, taken_one, r);
 	keep_each(KEEP_CALL, call_one, r);
 	fs->next_id = next_id;
+	fs->names_until = clock_boot_ns() + NAMES_NS;
+	for (i = 0; i < r->ndoms; i++)
+		if (r->doms[i] && r->doms[i]->home && r->doms[i]->attached)
+			fs->names_until = 0;
 	for (i = 0; i < r->nstreams; i++)
 		stream_resumed(fs, r->streams[i]);
 	inode_resumed(fs);
@@ -283,11 +289,28 @@ static void orphan(struct fs *fs, struct keep *k)
 	call_submit(c);
 }
 
+static void names_tick(struct fs *fs, uint64_t now)
+{
+	struct server *s;
+	bool over = false;
+
+	if (!fs->names_until || now < fs->names_until)
+		return;
+	fs->names_until = 0;
+	pthread_mutex_lock(&fs->table_lock);
+	list_each(s, &fs->servers, link)
+		over |= s->lease_ms && !atomic_load(&s->leasing);
+	pthread_mutex_unlock(&fs->table_lock);
+	if (over)
+		session_bump_epoch(fs);
+}
+
 void resume_tick(struct fs *fs, uint64_t now)
 {
 	struct hash_iter it;
 	struct keep *k;
 
+	names_tick(fs, now);
 	if (!fs->old_until || now < fs->old_until || !session_asked_again(fs))
 		return;
 	fs->old_until = 0;

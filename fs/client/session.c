@@ -35,6 +35,7 @@
 #define RESENT			   (1ull << 63) /* FUSE_UNIQUE_RESEND */
 #define INTERRUPTS		   1ull /* FUSE_INT_REQ_BIT */
 #define FUSE_NOTIFY_INC_EPOCH_CODE 8 /* FUSE_NOTIFY_INC_EPOCH, Linux 6.16 */
+#define EPOCH_MINOR		   44 /* of the kernel's protocol that has it */
 #define BUFFER	   ((1u << 20) + 8192u)
 #define RESERVE	   128u /* before it, for what is said of data that stay there: struct kept_chunk */
 #define THREADS	   4
@@ -493,7 +494,9 @@ int session_resume(struct fs *fs, int dev, struct error *e)
 	fuse_session_process_buf(fs->se, &fb);
 	swallow = false;
 	session_clones(fs);
-	fs->has_epoch = session_bump_epoch(fs) == 0;
+	fs->has_epoch = ((struct fuse_init_in *)(h->init + sizeof(struct fuse_in_header)))->minor >= EPOCH_MINOR;
+	if (!fs->names_until)
+		session_bump_epoch(fs);
 	r = resend(fs);
 	return r < 0 ? error_set(e, -r, "%s: the kernel does not ask again: %s", fs->mount, strerror(-r)) : 0;
 }

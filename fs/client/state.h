@@ -94,7 +94,7 @@ struct pnode {
 	struct pnode *parent, *child, *next; /* children in order of arrival: their index is a readdir cookie */
 	char *name;
 	struct domain *dom; /* NULL: only on the way to others */
-	bool present;
+	bool present, was; /* was: before the table that is being taken in */
 	struct inode *inode; /* of the domain's root, or the virtual directory */
 };
 
@@ -218,6 +218,7 @@ struct stream {
 	atomic_uint_fast64_t open; /* the server's id */
 	uint64_t epoch; /* of the server's life that `open` is of; inode.lock */
 	bool released; /* inode.lock */
+	bool closes;   /* resume.c: its close is in the queue that an earlier spritefs left */
 	bool spare;    /* inode.lock: and its open at the server can be had, stream_local.c */
 	uint64_t flushed; /* boot clock: when somebody closed it last (FLUSH); its RELEASE is most likely on its way; inode.lock */
 	unsigned ndirty; /* chunks of write-behind that need it; inode.lock */
@@ -290,6 +291,7 @@ struct fs {
 	struct list wb_files;	   /* inodes with dirty data, oldest first */
 	struct hash old_calls, old_taken; /* KEEP_CALL and KEEP_TAKEN of an earlier spritefs, by request, until their request has come again */
 	uint64_t old_until;	   /* boot clock: those left by then were given up by who asked; 0: none left */
+	uint64_t names_until;	   /* boot clock: for so long the kernel may go on with the names that it had from an earlier spritefs, while no Renew is answered; 0: no longer */
 	struct list claims;	   /* hand.c */
 	struct list young;	   /* streams of home domains that the server does not know yet, oldest first */
 	struct list spares;	   /* and those that are released, and still open at the server */

@@ -167,7 +167,7 @@ void stream_resumed(struct fs *fs, struct stream *st)
 	bool close_it, young;
 
 	pthread_mutex_lock(&st->ino->lock);
-	close_it = st->released && !st->ndirty && st->open;
+	close_it = st->released && !st->closes && !st->ndirty && st->open;
 	st->ino->unlocking += close_it && st->unlock;
 	young = !st->released && !st->open && !st->dir && st->ino->dom && st->ino->dom->home;
 	pthread_mutex_unlock(&st->ino->lock);

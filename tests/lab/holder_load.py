@@ -4,7 +4,8 @@
 
 Every kind keeps what it expects in its own memory, so that an operation lost or done twice shows: `append` one file held open; `names` mkdir, create with
 O_EXCL, link, rename, unlink, rmdir; `pages` random writes and reads of one file, by descriptor and by mapping; `counter` a number under a lock, shared
-with other nodes (prints how often it counted); `unlinked` a file without a name."""
+with other nodes (prints how often it counted); `unlinked` a file without a name; `small` files made, looked at and removed at once, beside others who do
+that in the same directory and go there by its path."""
 import fcntl, hashlib, mmap, os, random, sys
 
 kind, where, stop = sys.argv[1:]
@@ -118,4 +119,22 @@ def unlinked():
         fail('size', os.fstat(fd))
     return n
 
-print(kind, {'append': append, 'names': names, 'pages': pages, 'counter': counter, 'unlinked': unlinked}[kind](), flush=True)
+def small():
+    n = 0
+    me = '%s/s%d' % (where, os.getpid())
+    while going():
+        try:
+            for _ in range(5):
+                os.getcwd()
+            os.stat(where)
+            os.close(os.open(me, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW, 0o600))
+            os.stat(me)
+            os.unlink(me)
+            if os.path.lexists(me):
+                fail('round', n, 'still there')
+        except OSError as e:
+            fail('round', n, repr(e))
+        n += 1
+    return n
+
+print(kind, {'append': append, 'names': names, 'pages': pages, 'counter': counter, 'unlinked': unlinked, 'small': small}[kind](), flush=True)

@@ -50,7 +50,8 @@ same "all of it is at the server" "$(printf %06d $(seq 0 199))" "$(on fs1 cat /s
 
 # WRITE of a file that another node has lately taken is given up with the write that a close sends
 on ws1 sh -c 'echo 000 >/sprite/k/hand'
-sh_on ws2 'i=0; while [ $i != 200 ]; do n=$((10#$(cat /sprite/k/hand))); [ $n -ge $i ] || echo "$n after $i"; i=$n; sleep 0.03; done' >"$TMP/seen" 2>&1 & reader=$!
+# the looks are apart: while the file is open on two nodes, nobody has WRITE of it
+sh_on ws2 'i=0; while [ $i != 200 ]; do n=$((10#$(cat /sprite/k/hand))); [ $n -ge $i ] || echo "$n after $i"; i=$n; sleep 0.3; done' >"$TMP/seen" 2>&1 & reader=$!
 same "given up with the last write of a file, the server dying then" "" "$(dies_at write-given-up ws1 bash -c 'for i in $(seq 200); do printf "%03d\n" $i 1<>/sprite/k/hand; sleep 0.01; done')"
 wait $reader
 same "another node has seen it grow, and nothing that was over" "" "$(cat "$TMP/seen")"
