@@ -100,18 +100,8 @@ static int make_family(struct eng_family *f, const img_head *h, struct error *e)
 {
 	int r = vessel_root(f, h->proc[0], e);
 
-	for (size_t i = 1; i < h->n_proc && r == 0; i++) {
-		struct eng_proc *parent = eng_proc_by_vpid(f, h->proc[i]->ppid);
-
-		if (h->proc[i]->zombie)
-			continue;
-		r = parent ? vessel_child(f, parent, h->proc[i], e) : vessel_root(f, h->proc[i], e);
-		if (r == 0 && parent && h->proc[i]->sid == h->proc[i]->pid) /* before it has children: they are born into it */
-			r = vessel_join(f, h->proc[i], e);
-	}
-	for (size_t i = 1; i < h->n_proc && r == 0; i++)
-		if (h->proc[i]->zombie)
-			r = vessel_zombie(f, h->proc[i], e);
+	if (r == 0)
+		r = vessels_make(f, h, e);
 	/* leaders first: who joins a group needs it to be there */
 	for (int pass = 0; pass < 2; pass++)
 		for (size_t i = 1; i < h->n_proc && r == 0; i++)

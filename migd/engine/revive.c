@@ -88,14 +88,6 @@ static int revive_one(struct eng_proc *p, const img_proc *m, bool ahead, struct 
 	return r < 0 ? error_set(e, -r, "hollow %d cannot be made ready: %s", p->vpid, strerror(-r)) : 0;
 }
 
-static const img_proc *in_head(const img_head *h, pid_t vpid)
-{
-	for (size_t i = 0; i < h->n_proc; i++)
-		if (h->proc[i]->pid == vpid)
-			return h->proc[i];
-	return NULL;
-}
-
 /* Children of hollows that have ended and that nobody has waited for: as they are, for we may have been restarted, or died while we ended one. */
 static int look_for_zombies(struct eng_family *f)
 {
@@ -119,7 +111,7 @@ static int revive_ended(struct eng_family *f, const img_head *h)
 
 	for (size_t i = f->nprocs; i-- > 0 && r == 0;) {
 		struct eng_proc *p = f->procs[i];
-		const img_proc *m = in_head(h, p->vpid);
+		const img_proc *m = head_find(h, p->vpid);
 
 		if (m && !m->zombie)
 			continue;
@@ -134,7 +126,7 @@ static int revive_ended(struct eng_family *f, const img_head *h)
 	for (size_t i = 0; i < f->nzombies && r == 0; i++) { /* left here as zombies, waited for away */
 		struct eng_proc *parent = eng_proc_by_vpid(f, f->zombies[i].parent);
 
-		if (parent && !in_head(h, f->zombies[i].vpid))
+		if (parent && !head_find(h, f->zombies[i].vpid))
 			hollow_reap_zombie(parent, f->zombies[i].vpid, f->zombies[i].exit_signal);
 	}
 	return r;
@@ -148,71 +140,71 @@ static bool is_zombie_here(const struct eng_family *f, pid_t vpid)
 	return false;
 }
 
-/* A number that nobody has at home, for the moment in which it is needed. */
-static pid_t spare_number(const img_head *h, pid_t near)
-{
-	pid_t pid = near;
-
-	do
-		pid += near < 4000000 ? 1 : -1;
-	while (in_head(h, pid) || kill(pid, 0) == 0);
-	return pid;
-}
-
 /*
- * Born away, and its parent has ended: away it is a child of the nest's first process, here it becomes one of init's (or of who reaps for it), by a parent that
- * ends at once. From then on it is no descendant of the family's root: the next move leaves it at home, as it would any daemon.
+ * An orphan: born away, and its parent has ended. In a nest it is a child of the first process; at home it becomes one of init's (or of who reaps for it), and from then on no descendant of
+ * the family's root: the next move leaves it at home, as it would any daemon. 1: it is there, 0: not yet (and not `last`): who leads its session is not, or has ended (vessel_zombie() makes it).
  */
-static int revive_orphan(struct eng_family *f, const img_head *h, const img_proc *m, struct error *e)
+static int make_orphan(struct eng_family *f, const img_head *h, const img_proc *m, bool last, struct error *e)
 {
-	struct eng_proc *root = f->procs[0], *mid;
-	int32_t tid = spare_number(h, m->pid);
-	img_proc between = {.pid = tid, .ppid = root->vpid, .pgid = root->pgid, .sid = root->sid, .n_tids = 1, .tids = &tid, .uid = root->core->uid,
-		.gid = root->core->gid, .blob = root->core->blob, .comm = ""};
-	int r = vessel_child(f, root, &between, e);
+	const img_proc *session = m->sid == m->pid ? NULL : head_find(h, m->sid), *group = m->pgid == m->pid ? NULL : head_find(h, m->pgid);
+	struct eng_proc *by = session ? eng_proc_by_vpid(f, session->pid) : NULL;
+	int r;
 
-	mid = r == 0 ? eng_proc_by_vpid(f, tid) : NULL;
-	if (!mid)
-		return r;
-	r = vessel_child(f, mid, m, e);
-	if (r == 0)
-		r = vessel_join(f, m, e);
-	mid->core->exit_sent = true;
-	vessel_die(mid, 0);
-	hollow_reap_zombie(root, tid, SIGCHLD);
-	for (size_t i = 0; i < f->nprocs; i++)
-		if (f->procs[i] == mid) {
-			proc_drop(f, i);
-			break;
-		}
-	return r;
+	if (session && !by && !last)
+		return 0;
+	/* The keeper has a stand-in for each leader that it does not know of; the number of one who is still to be made would be taken then. */
+	if (!by && f->nprocs && (!f->nest || (group && m->sid == h->proc[0]->sid)))
+		by = f->procs[0];
+	r = by ? vessel_orphan(f, h, by, m, e) : vessel_root(f, m, e);
+	return r < 0 ? r : 1;
 }
 
-/* Members that were born away. */
-static int revive_born(struct eng_family *f, const img_head *h, struct error *e)
+/* Those who live: each when its parent is there, or who it is in the session of. */
+static int make_living(struct eng_family *f, const img_head *h, bool last, struct error *e)
 {
+	bool more = true;
 	int r = 0;
 
-	for (size_t i = 0; i < h->n_proc && r == 0; i++) {
-		const img_proc *m = h->proc[i];
-		struct eng_proc *parent = eng_proc_by_vpid(f, m->ppid);
+	while (more && r >= 0) {
+		more = false;
+		for (size_t i = 0; i < h->n_proc && r >= 0; i++) {
+			const img_proc *m = h->proc[i];
+			struct eng_proc *parent = eng_proc_by_vpid(f, m->ppid);
 
-		if (eng_proc_by_vpid(f, m->pid) || is_zombie_here(f, m->pid))
-			continue;
-		if (m->zombie && !parent) /* nobody waits for it */
-			continue;
-		if (m->zombie) {
-			r = vessel_zombie(f, m, e);
-			continue;
+			if (m->zombie || eng_proc_by_vpid(f, m->pid) || is_zombie_here(f, m->pid) || (!parent && head_find(h, m->ppid)))
+				continue;
+			r = parent ? vessel_child(f, parent, m, e) : make_orphan(f, h, m, last, e);
+			more |= parent || r > 0;
+			if (r == 0 && parent && m->sid == m->pid) /* before it has children: they are born into it */
+				r = vessel_join(f, m, e);
 		}
-		if (!parent) {
-			r = f->nest || !f->nprocs ? vessel_root(f, m, e) : revive_orphan(f, h, m, e);
-			continue;
-		}
-		r = vessel_child(f, parent, m, e);
-		if (r == 0)
-			r = vessel_join(f, m, e);
 	}
+	return r < 0 ? r : 0;
+}
+
+int vessels_make(struct eng_family *f, const img_head *h, struct error *e)
+{
+	int r = make_living(f, h, false, e);
+
+	for (size_t i = 0; i < h->n_proc && r == 0; i++) /* one that nobody waits for is none any more */
+		if (h->proc[i]->zombie && !is_zombie_here(f, h->proc[i]->pid) && !eng_proc_by_vpid(f, h->proc[i]->pid) && eng_proc_by_vpid(f, h->proc[i]->ppid))
+			r = vessel_zombie(f, h, h->proc[i], e);
+	return r < 0 ? r : make_living(f, h, true, e); /* and those below who is in the session of one that has ended */
+}
+
+/* Members that were born away. Groups when all are there: a leader may come after who follows it. */
+static int revive_born(struct eng_family *f, const img_head *h, struct error *e)
+{
+	_cleanup_free_ bool *was = calloc(h->n_proc, sizeof(*was));
+	int r = was ? 0 : -ENOMEM;
+
+	for (size_t i = 0; i < h->n_proc && r == 0; i++)
+		was[i] = eng_proc_by_vpid(f, h->proc[i]->pid);
+	if (r == 0)
+		r = vessels_make(f, h, e);
+	for (size_t i = 0; i < h->n_proc && r == 0; i++)
+		if (!was[i] && !h->proc[i]->zombie && eng_proc_by_vpid(f, h->proc[i]->pid))
+			r = vessel_join(f, h->proc[i], e);
 	return r;
 }
 
@@ -222,7 +214,7 @@ int vessels_reconcile(struct eng_family *f, const img_head *h, struct error *e)
 	int r = h->ahead ? 0 : revive_ended(f, h);
 
 	for (size_t i = 0; i < f->nprocs && r == 0; i++) {
-		const img_proc *m = in_head(h, f->procs[i]->vpid);
+		const img_proc *m = head_find(h, f->procs[i]->vpid);
 
 		if (h->ahead && (!m || m->zombie || f->procs[i]->core->dead))
 			continue;

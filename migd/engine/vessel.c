@@ -280,7 +280,7 @@ static int vessel_group(struct eng_proc *p, const img_proc *m)
 	sid = is[1].ret;
 	if (m->sid == m->pid && sid != m->sid)
 		r = ENG_SYS(t, SYS_setsid, 0);
-	else if (m->pgid > 1 && pgid != m->pgid && (p->parent || m->pgid == m->pid))
+	else if (m->pgid > 1 && pgid != m->pgid && (p != p->family->procs[0] || m->pgid == m->pid))
 		r = ENG_SYS(t, SYS_setpgid, 0, m->pgid);
 	if (p->parent && r >= 0 && m->sid > 1 && m->sid != m->pid && sid != m->sid && eng_proc_by_vpid(p->family, m->sid))
 		return -EPERM; /* older than its parent's session: cannot be made again */
@@ -299,8 +299,57 @@ int zombie_note(struct eng_family *f, const struct zombie *z)
 	return 0;
 }
 
+const img_proc *head_find(const img_head *h, pid_t vpid)
+{
+	for (size_t i = 0; i < h->n_proc; i++)
+		if (h->proc[i]->pid == vpid)
+			return h->proc[i];
+	return NULL;
+}
+
+/* A number that nobody has, for the moment in which it is needed. */
+static pid_t spare_number(const img_head *h, pid_t near)
+{
+	pid_t pid = near;
+
+	do
+		pid += near < 4000000 ? 1 : -1;
+	while (head_find(h, pid) || kill(pid, 0) == 0);
+	return pid;
+}
+
+/* For one moment only: it ends, and what it has borne is nobody's child. */
+static void let_end(struct eng_family *f, struct eng_proc *p, struct eng_proc *parent)
+{
+	pid_t vpid = p->vpid;
+
+	p->core->exit_sent = true;
+	vessel_die(p, 0);
+	hollow_reap_zombie(parent, vpid, SIGCHLD);
+	for (size_t i = 0; i < f->nprocs; i++)
+		if (f->procs[i] == p) {
+			proc_drop(f, i);
+			break;
+		}
+}
+
+int vessel_orphan(struct eng_family *f, const img_head *h, struct eng_proc *by, const img_proc *m, struct error *e)
+{
+	int32_t tid = spare_number(h, m->pid);
+	img_proc between = {.pid = tid, .ppid = by->vpid, .pgid = by->pgid, .sid = by->sid, .n_tids = 1, .tids = &tid, .uid = by->core->uid, .gid = by->core->gid, .blob = by->core->blob,
+		.comm = ""};
+	int r = vessel_child(f, by, &between, e);
+	struct eng_proc *mid = r == 0 ? eng_proc_by_vpid(f, tid) : NULL;
+
+	if (!mid)
+		return r;
+	r = vessel_child(f, mid, m, e);
+	let_end(f, mid, by);
+	return r;
+}
+
 /* Who has ended and was not waited for: a child that ends in the same way. Its parent's SIGCHLD is carried with the parent's pending signals. */
-int vessel_zombie(struct eng_family *f, const img_proc *m, struct error *e)
+int vessel_zombie(struct eng_family *f, const img_head *h, const img_proc *m, struct error *e)
 {
 	struct eng_proc *parent = eng_proc_by_vpid(f, m->ppid), *p;
 	img_proc full = *m;
@@ -319,12 +368,21 @@ int vessel_zombie(struct eng_family *f, const img_proc *m, struct error *e)
 	p = r == 0 ? eng_proc_by_vpid(f, m->pid) : NULL;
 	if (p) {
 		vessel_group(p, m);
+		for (size_t i = 0; i < h->n_proc && r == 0; i++) /* who is in its session has to be born in it */
+			if (!h->proc[i]->zombie && h->proc[i]->sid == m->pid && !head_find(h, h->proc[i]->ppid) && !eng_proc_by_vpid(f, h->proc[i]->pid))
+				r = vessel_child(f, p, h->proc[i], e);
+		if (r < 0)
+			return r;
 		p->core->exit_sent = true;
 		r = vessel_die(p, m->exit_status);
 		hollow_drain(parent, p->vpid, p->core->exit_signal);
 		if (r == 0)
 			r = zombie_note(f, &(struct zombie){p->pid, p->vpid, m->ppid, m->pgid, m->sid, m->exit_status, p->core->exit_signal});
-		proc_drop(f, f->nprocs - 1);
+		for (size_t i = 0; i < f->nprocs; i++)
+			if (f->procs[i] == p) {
+				proc_drop(f, i);
+				break;
+			}
 	}
 	return r;
 }
@@ -345,10 +403,7 @@ static int with_ghost(struct eng_family *f, struct eng_proc *member, const img_p
 	r = vessel_group(g, &ghost);
 	if (r == 0)
 		r = vessel_group(member, m);
-	g->core->exit_sent = true;
-	vessel_die(g, 0);
-	hollow_reap_zombie(f->procs[0], m->pgid, SIGCHLD);
-	proc_drop(f, f->nprocs - 1);
+	let_end(f, g, f->procs[0]);
 	return r;
 }
 
@@ -357,7 +412,7 @@ int vessel_join(struct eng_family *f, const img_proc *m, struct error *e)
 	struct eng_proc *p = eng_proc_by_vpid(f, m->pid);
 	int r = p ? vessel_group(p, m) : -ESRCH;
 
-	if (r == -EPERM && !eng_proc_by_vpid(f, m->pgid))
+	if (r == -EPERM && !eng_proc_by_vpid(f, m->pgid) && f->procs[0]->threads[0]->core->stopped) /* a hollow that waits can be nobody's parent now */
 		r = with_ghost(f, p, m, e);
 	return r < 0 ? error_set(e, -r, "process %d: its group %d or session %d cannot be made: %s", m->pid, m->pgid, m->sid, strerror(-r)) : 0;
 }

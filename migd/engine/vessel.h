@@ -17,10 +17,13 @@ int vessel_thread(struct eng_proc *p, unsigned slot, pid_t vtid, struct error *e
 int vessel_credentials(struct eng_proc *p, const img_proc *m, struct error *e); /* for whom it opens files */
 void vessel_numbers(struct eng_proc *p, const img_proc *m);
 int vessel_join(struct eng_family *f, const img_proc *m, struct error *e); /* its group or session, once all are there */
-int vessel_zombie(struct eng_family *f, const img_proc *m, struct error *e);
+int vessel_zombie(struct eng_family *f, const img_head *h, const img_proc *m, struct error *e); /* and orphans in its session */
+int vessel_orphan(struct eng_family *f, const img_head *h, struct eng_proc *by, const img_proc *m, struct error *e); /* in the session of `by` */
+const img_proc *head_find(const img_head *h, pid_t vpid); /* NULL: it is none of the image's */
 int zombie_note(struct eng_family *f, const struct zombie *z);
 
 /* revive.c */
+int vessels_make(struct eng_family *f, const img_head *h, struct error *e); /* all of the head that are not there yet */
 int vessels_reconcile(struct eng_family *f, const img_head *h, struct error *e);
 
 #endif
