@@ -327,6 +327,19 @@ static void verb_move_explain(struct migd *m, struct local_conn *c, const struct
 	local_ok(c, facts);
 }
 
+/* By the name of who was asked for, which need not be its family's first. */
+static void refuse_there(struct family *f, pid_t pid, const char *host, struct error *e)
+{
+	const struct member *mem;
+	struct proc_info p;
+
+	pthread_mutex_lock(&f->lock);
+	mem = family_member(f, pid);
+	if (mem && !f->moving && !strcmp(f->host, host))
+		error_set(e, EALREADY, "%d (%s) is on %s already", pid, shown_name(f, mem, &p), host);
+	pthread_mutex_unlock(&f->lock);
+}
+
 static void verb_move(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq)
 {
 	json_int_t ms = json_integer_value(json_object_get(rq, "max_freeze"));
@@ -353,6 +366,8 @@ static void verb_move(struct migd *m, struct local_conn *c, const struct local_c
 		host = NULL;
 	else if (!f && host && !strcmp(host, m->conf->name))
 		error_set(&e, EALREADY, "%d is on %s already", pid, host);
+	else if (f && host)
+		refuse_there(f, pid, host, &e);
 	if (!e.code && !f)
 		f = family_from_pid(m, who, pid, &memory, &e);
 	if (!e.code && !host) {

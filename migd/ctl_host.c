@@ -7,6 +7,7 @@
  *	lend     {on?, for?}               for: seconds until it turns back. Changes: only root
  *	evict    {family?}  stop-all {}    root, and who sits at this host
  *	status   {}
+ *	reach    {pids, hosts}             where the caller's families with these processes are, and whether that answers: rows {"host", "answers", "pids"}; of these hosts in any case
  */
 #include "migd/ctl.h"
 #include <errno.h>
@@ -20,7 +21,7 @@
 #include "migd/owner.h"
 #include "migd/stats.h"
 
-enum { STATUS_MS = 1500 };
+enum { STATUS_MS = 1500, REACH_MS = 4000 };
 
 /* ---- hosts ---- */
 
@@ -58,6 +59,8 @@ static json_t *host_row(struct migd *m, const struct host_status *s)
 		!strcmp(host_name(s->host), m->conf->name), "address", a.host, "port", a.port);
 	if (!r) {
 		json_object_set_new(o, "error", json_string(host_without_migd(s->host) ? "no migd runs there" : strerror(-s->err)));
+		if (host_answered(s->host))
+			json_object_set_new(o, "since", json_integer(host_answered(s->host)));
 		return o;
 	}
 	json_object_update_new(o, json_pack("{s:b, s:b, s:I, s:s, s:f, s:i, s:i, s:i, s:I, s:b, s:s, s:o, s:o}", "lend", r->lend, "idle", r->idle, "idle_ms",
@@ -87,6 +90,62 @@ static void verb_hosts(struct migd *m, struct local_conn *c, json_t *rq)
 		local_row(c, host_row(m, &s[i]));
 	hosts_status_free(s, n);
 	local_ok(c, NULL);
+}
+
+/* ---- who waits for whom ---- */
+
+/* Adds pid to the list of the host that its family is on, which is not this one. */
+static void add_place(struct migd *m, json_t *places, uid_t uid, pid_t pid)
+{
+	struct family *f = family_of_pid(m->families, pid);
+	char host[HOST_NAME_MAX_] = "";
+	json_t *list;
+
+	if (!f)
+		return;
+	pthread_mutex_lock(&f->lock);
+	if (f->role == FAM_HOME && (!uid || f->uid == uid) && strcmp(f->host, m->conf->name))
+		strcpy(host, f->host);
+	pthread_mutex_unlock(&f->lock);
+	family_put(f);
+	list = *host ? json_object_get(places, host) : NULL;
+	if (*host && !list && (list = json_array()))
+		json_object_set_new(places, host, list);
+	if (list)
+		json_array_append_new(list, json_integer(pid));
+}
+
+static void verb_reach(struct migd *m, struct local_conn *c, const struct local_cred *who, json_t *rq)
+{
+	json_t *places = json_object(), *x;
+	struct hosts_ask q = { 0 };
+	struct host_status *s = NULL;
+	struct error e = { 0 };
+	const char *name, **names;
+	size_t i, n = 0;
+	int err = 0;
+
+	json_array_foreach(json_object_get(rq, "hosts"), i, x)
+		if (json_is_string(x))
+			json_object_set_new(places, json_string_value(x), json_array());
+	json_array_foreach(json_object_get(rq, "pids"), i, x)
+		add_place(m, places, who->uid, (pid_t)json_integer_value(x));
+	names = calloc(json_object_size(places) + 1, sizeof(*names));
+	i = 0;
+	json_object_foreach(places, name, x)
+		if (names)
+			names[i++] = name;
+	q.only = names;
+	err = names ? hosts_status(m->hosts, &q, REACH_MS, &s, &n, &e) : error_set(&e, ENOMEM, "out of memory");
+	for (i = 0; i < n; i++)
+		local_row(c, json_pack("{s:s, s:b, s:O}", "host", host_name(s[i].host), "answers", s[i].rep != NULL, "pids", json_object_get(places, host_name(s[i].host))));
+	hosts_status_free(s, n);
+	free(names);
+	json_decref(places);
+	if (err)
+		local_fail(c, e.code, "%s", e.text);
+	else
+		local_ok(c, NULL);
 }
 
 /* ---- this host ---- */
@@ -152,6 +211,8 @@ bool ctl_host(struct migd *m, struct local_conn *c, const struct local_cred *who
 		verb_evict(m, c, who, rq, verb[0] == 's');
 	else if (!strcmp(verb, "stats"))
 		local_ok(c, json_pack("{s:s, s:o}", "name", m->conf->name, "stats", stats_json(m)));
+	else if (!strcmp(verb, "reach"))
+		verb_reach(m, c, who, rq);
 	else if (!strcmp(verb, "status"))
 		local_ok(c, self_json(m));
 	else

@@ -15,12 +15,15 @@
 
 enum { TABLE_MS = 5000, /* for spritefs to tell it */ PING_MS = 8000, LOOK_S = 2, AGAIN_US = 200000 };
 #define DIRECT_AGAIN_NS 60000000000ull
+#define REMEMBER_NS	(86400 * 1000000000ull) /* who is in no table any more is shown that long */
 
 struct host {
 	struct list node;
 	struct hosts *hosts;
 	struct conf_addr addr;	     /* lock */
 	uint64_t read;		     /* lock: number of the last reading of the table that held it */
+	uint64_t read_ns;	     /* lock: and when that was */
+	_Atomic int64_t answered;    /* host_answered() */
 	bool told_none;		     /* lock: the table says that no migd runs there. It may be 10 s old: calling it tells */
 	struct rpc_channel *ch[2];   /* lock: control, bulk */
 	_Atomic uint64_t direct_after; /* host_direct(): not before */
@@ -138,6 +141,7 @@ static void table_row(void *arg, json_t *line)
 	}
 	if (x->read < ra->reading)
 		x->read = ra->reading;
+	x->read_ns = clock_boot_ns();
 	x->told_none = !port;
 	if (!port)
 		port = x->addr.port ? x->addr.port : CONF_MIG_PORT;
@@ -248,6 +252,11 @@ bool host_without_migd(struct host *h)
 const char *host_name(const struct host *h)
 {
 	return h->name;
+}
+
+int64_t host_answered(struct host *h)
+{
+	return atomic_load(&h->answered);
 }
 
 void host_addr(struct host *h, struct conf_addr *out)
@@ -444,6 +453,8 @@ static void status_done(void *arg, int status, struct rpc_msg *out)
 {
 	struct status_call *c = arg;
 
+	if (!status || !atomic_load(&c->s->host->answered))
+		atomic_store(&c->s->host->answered, (int64_t)clock_real_ns());
 	c->s->err = status ? status : -out->err;
 	if (!c->s->err && out->msg) {
 		c->s->msg = *out;
@@ -455,6 +466,15 @@ static void status_done(void *arg, int status, struct rpc_msg *out)
 	sem_post(c->done);
 }
 
+static bool is_asked(const struct hosts *h, const struct hosts_ask *q, const struct host *x)
+{
+	const char *const *name = q->only;
+
+	while (name && *name && strcmp(*name, x->name))
+		name++;
+	return name ? *name != NULL : x->read >= h->whole || clock_boot_ns() - x->read_ns < REMEMBER_NS;
+}
+
 int hosts_status(struct hosts *h, const struct hosts_ask *q, int timeout_ms, struct host_status **out, size_t *n, struct error *e)
 {
 	Sprite__Mig__StatusReq req = SPRITE__MIG__STATUS_REQ__INIT;
@@ -463,7 +483,7 @@ int hosts_status(struct hosts *h, const struct hosts_ask *q, int timeout_ms, str
 	size_t count = 0, sent = 0;
 	struct host *x;
 	sem_t done;
-	int err = hosts_refresh(h, 1000, e);
+	int err = q->only ? 0 : hosts_refresh(h, 1000, e);
 
 	if (err)
 		return err;
@@ -475,8 +495,8 @@ int hosts_status(struct hosts *h, const struct hosts_ask *q, int timeout_ms, str
 	count = 0;
 	if (s && calls)
 		list_each(x, &h->list, node)
-			if (x->read >= h->whole)
-				s[count++].host = x;
+			if (is_asked(h, q, x))
+				s[count++] = (struct host_status){ .host = x, .err = q->only || x->read >= h->whole ? 0 : -EHOSTDOWN };
 	pthread_mutex_unlock(&h->lock);
 	if (!s || !calls) {
 		free(s);
@@ -487,11 +507,12 @@ int hosts_status(struct hosts *h, const struct hosts_ask *q, int timeout_ms, str
 	req.stats = q->stats;
 	sem_init(&done, 0, 0);
 	for (size_t i = 0; i < count; i++) {
-		struct rpc_channel *ch = host_channel(s[i].host);
+		struct rpc_channel *ch = s[i].err ? NULL : host_channel(s[i].host);
 
-		s[i].err = -ENOMEM;
-		if (!ch)
+		if (!ch) {
+			s[i].err = s[i].err ? s[i].err : -ENOMEM;
 			continue;
+		}
 		calls[i] = (struct status_call){ &s[i], &done };
 		rpc_call_async(ch, &mig_methods[MIG_STATUS], &req.base, NULL, 0, timeout_ms, status_done, &calls[i]);
 		sent++;

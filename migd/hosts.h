@@ -27,6 +27,8 @@ struct host *hosts_known(struct hosts *h, const char *name);
 /* Does the table say that it runs no migd? */
 bool host_without_migd(struct host *h);
 const char *host_name(const struct host *h);
+/* Real time, ns: of its last answer to hosts_status(), or when it did not answer first; 0: never asked. */
+int64_t host_answered(struct host *h);
 /* Where its migd listens. */
 void host_addr(struct host *h, struct conf_addr *out);
 struct rpc_channel *host_channel(struct host *h);	/* control messages */
@@ -52,8 +54,9 @@ struct host_status {
 struct hosts_ask {
 	bool guests; /* and sources of idle detection */
 	bool stats;
+	const char *const *only; /* names, ended by NULL; NULL: all. Who is not known is left out */
 };
-/* Asks all hosts (or the named one) at once; waits at most timeout_ms. *out: malloc'ed array in order of names, this host included. */
+/* Asks all hosts (or those named) at once; who has fallen out of the table within a day is down without a question; waits at most timeout_ms. *out: malloc'ed array in order of names, this host included. */
 int hosts_status(struct hosts *h, const struct hosts_ask *q, int timeout_ms, struct host_status **out, size_t *n, struct error *e);
 void hosts_status_free(struct host_status *s, size_t n);
 /* What this host says of itself. Fields point into `store`, which the caller frees with host_own_free(). */

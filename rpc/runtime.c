@@ -274,8 +274,11 @@ static void no_deadlock_search(void)
 
 static void grpc_to_log(gpr_log_func_args *a)
 {
-	/* gRPC calls a peer that goes away an error; what matters to people is logged by our own code with the peer's name. */
-	log_debug("grpc: %s", a->message);
+	/* gRPC calls a peer that goes away an error; what matters to people is logged by our own code with the peer's name. But for its last words. */
+	if (strstr(a->message, "assertion failed"))
+		log_error("grpc: %s:%d: %s", a->file, a->line, a->message);
+	else
+		log_debug("grpc: %s", a->message);
 }
 
 /*

@@ -37,6 +37,7 @@ static const struct column host_columns[] = {
 	{"ROOT", "root_guests", COL_BOOL, true},
 	{"VERSION", "version", COL_TEXT, true},
 	{"ERROR", "error", COL_TEXT, true},
+	{"SINCE", "since", COL_TIME, true},
 	{0},
 };
 
@@ -122,6 +123,8 @@ static void print_sources(json_t *rows)
 static void hosts_prepare(json_t *rows)
 {
 	json_t *row, *error;
+	json_int_t since;
+	char when[40];
 	size_t i;
 
 	json_array_foreach(rows, i, row)
@@ -129,8 +132,10 @@ static void hosts_prepare(json_t *rows)
 		const char *state = json_string_value(json_object_get(row, "state"));
 
 		error = json_object_get(row, "error");
+		since = json_integer_value(json_object_get(row, "since"));
+		format_time(when, sizeof(when), since);
 		if (error && !json_object_get(row, "why"))
-			json_object_set(row, "why", error);
+			json_object_set_new(row, "why", json_sprintf("%s%s%s", json_string_value(error), since ? " since " : "", since ? when : ""));
 		if (state && !strcmp(state, "up"))
 			json_object_set_new(row, "state", json_string(!json_is_true(json_object_get(row, "lend"))  ? "refuses"
 								      : json_is_true(json_object_get(row, "idle")) ? "idle"

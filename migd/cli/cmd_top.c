@@ -294,7 +294,7 @@ int cmd_top(int argc, char **argv)
 	}
 	for (long i = 1;; i++) {
 		draw(&t);
-		if (i == times || keys(&t, (long)(delay * 1000)))
+		if (i == times || ferror(stdout) || keys(&t, (long)(delay * 1000)))
 			break;
 		top_ask(&t);
 	}

@@ -38,6 +38,8 @@ struct make_agent {
 	pthread_t thread, asker;
 	bool runs, asking; /* the two threads */
 	struct list errands; /* the agent's thread */
+	struct list quiet;   /* hosts that did not answer when they were asked last */
+	uint64_t reach_ns;   /* when that was */
 };
 
 /* A question to migd that takes its time, asked by a thread of its own. */
@@ -46,7 +48,17 @@ struct errand {
 	pthread_t thread;
 	json_t *question;
 	int stop_fd;
+	struct make_agent *rows; /* what is answered goes to its rows; NULL: nowhere */
 	atomic_bool over;
+};
+
+enum { REACH_S = 3, QUIET_TIMES = 2 }; /* recipes away that last longer make us ask; so often in a row, and it is said. A busy host may miss one question */
+
+struct quiet_host {
+	struct list node;
+	char name[256];
+	unsigned times;
+	bool said;
 };
 
 /* ---- migd's rows ---- */
@@ -125,7 +137,7 @@ static void *errand_main(void *arg)
 {
 	struct errand *x = arg;
 
-	ask_until(x->question, NULL, NULL, x->stop_fd, NULL, NULL);
+	ask_until(x->question, x->rows ? row_in : NULL, x->rows, x->stop_fd, NULL, NULL);
 	x->over = true;
 	return NULL;
 }
@@ -142,22 +154,122 @@ static void errands_end(struct make_agent *a, bool all)
 		}
 }
 
-/* Not in the loop: the recipe's output, which has to be drained before it moves, is read there. */
-static void bring_home(struct make_agent *a, int pid)
+/* Not in the loop: it takes its time, and the recipes' output, which has to be drained before one moves, is read there. Steals the question. */
+static void send_errand(struct make_agent *a, json_t *question, bool rows)
 {
 	struct errand *x = calloc(1, sizeof(*x));
 
 	errands_end(a, false);
-	if (!x)
+	if (!x) {
+		json_decref(question);
 		return;
-	x->question = json_pack("{s:s, s:i}", "verb", "home", "pid", pid);
+	}
+	x->question = question;
 	x->stop_fd = a->stop_fd;
+	x->rows = rows ? a : NULL;
 	if (x->question && !pthread_create(&x->thread, NULL, errand_main, x)) {
 		list_add_tail(&a->errands, &x->node);
 	} else {
 		json_decref(x->question);
 		free(x);
 	}
+}
+
+static void bring_home(struct make_agent *a, int pid)
+{
+	send_errand(a, json_pack("{s:s, s:i}", "verb", "home", "pid", pid), false);
+}
+
+/* ---- hosts that are silent while recipes are there ---- */
+
+static struct quiet_host *quiet_host(struct make_agent *a, const char *name)
+{
+	struct quiet_host *q;
+
+	list_each(q, &a->quiet, node)
+		if (!strcmp(q->name, name))
+			return q;
+	q = calloc(1, sizeof(*q));
+	if (q) {
+		snprintf(q->name, sizeof(q->name), "%s", name);
+		list_add_tail(&a->quiet, &q->node);
+	}
+	return q;
+}
+
+static void quiet_over(struct quiet_host *q)
+{
+	list_del(&q->node);
+	free(q);
+}
+
+/* Who can decide it needs their numbers. */
+static void say_silent(const char *host, json_t *pids)
+{
+	size_t n = json_array_size(pids), i, len = 0;
+	char list[200] = "";
+	json_t *pid;
+
+	json_array_foreach(pids, i, pid)
+		if (len < sizeof(list) - 12)
+			len += (size_t)snprintf(list + len, sizeof(list) - len, " %d", (int)json_integer_value(pid));
+	fprintf(stderr, "mig: %s does not answer: %zu %s (root can give up on it: mig resolve --drop%s)\n", host, n, n == 1 ? "recipe waits for it" : "recipes wait for it", list);
+}
+
+/* Once for each outage. */
+static void reach_row(struct make_agent *a, const char *host, json_t *line)
+{
+	bool answers = json_is_true(json_object_get(line, "answers"));
+	json_t *pids = json_object_get(line, "pids");
+	struct quiet_host *q = quiet_host(a, host);
+
+	if (!q)
+		return;
+	if (answers && q->said)
+		fprintf(stderr, "mig: %s answers again\n", host);
+	if (answers || (!q->said && !json_array_size(pids))) {
+		quiet_over(q);
+	} else if (!q->said && ++q->times >= QUIET_TIMES) {
+		say_silent(host, pids);
+		q->said = true;
+	}
+}
+
+static bool reach_asked(const struct make_agent *a)
+{
+	struct errand *x;
+
+	list_each(x, &a->errands, node)
+		if (x->rows && !x->over)
+			return true;
+	return false;
+}
+
+/* ms until it is to be called again, -1: when something happens. Only a build that waits for a recipe asks. */
+static int reach_look(struct make_agent *a)
+{
+	uint64_t now = clock_mono_ns();
+	bool long_one = !list_empty(&a->quiet), away = long_one;
+	struct quiet_host *q;
+	json_t *pids, *hosts;
+	struct recipe *r;
+
+	list_each(r, &a->recipes, node) {
+		away |= r->away && !r->ended;
+		long_one |= r->away && !r->ended && now - r->start_ns > REACH_S * 1000000000ull;
+	}
+	if (!long_one || reach_asked(a) || now - a->reach_ns < REACH_S * 1000000000ull)
+		return away ? 1000 : -1;
+	a->reach_ns = now;
+	pids = json_array();
+	hosts = json_array();
+	list_each(r, &a->recipes, node)
+		if (r->away && !r->ended)
+			json_array_append_new(pids, json_integer(r->worker ? r->worker : r->pid));
+	list_each(q, &a->quiet, node)
+		json_array_append_new(hosts, json_string(q->name));
+	send_errand(a, json_pack("{s:s, s:o, s:o}", "verb", "reach", "pids", pids, "hosts", hosts), true);
+	return 1000;
 }
 
 static void wants_more(struct make_agent *a)
@@ -199,6 +311,8 @@ static void row(struct make_agent *a, json_t *line)
 	struct pool_slot *s = x ? pool_find(&a->pool, id) : NULL;
 	int far;
 
+	if (json_object_get(line, "answers") && json_is_string(json_object_get(line, "host")))
+		reach_row(a, json_string_value(json_object_get(line, "host")), line);
 	if (json_object_get(line, "agent"))
 		a->agent = (uint64_t)json_integer_value(json_object_get(line, "agent"));
 	if (x && a->o.verbose)
@@ -324,6 +438,7 @@ static void accept_recipe(struct make_agent *a)
 		recipe_free(r);
 		return;
 	}
+	r->away = *host != 0;
 	if (a->o.verbose)
 		say_where(r->command, *host ? host : "here");
 	list_add_tail(&a->recipes, &r->node);
@@ -388,7 +503,7 @@ static void *agent_main(void *arg)
 	size_t cap = 0, n, nr;
 	char c;
 
-	while ((n = fill_poll(a, &p, &cap, &nr)) && (poll(p, n, -1) >= 0 || errno == EINTR)) {
+	while ((n = fill_poll(a, &p, &cap, &nr)) && (poll(p, n, reach_look(a)) >= 0 || errno == EINTR)) {
 		json_t *line;
 
 		look_at_recipes(a, p, nr);
@@ -505,6 +620,7 @@ int make_agent_new(const struct make_opts *o, const int jobs[2], struct make_age
 	a->listen_fd = a->lock_fd = a->rows[0] = a->rows[1] = -1;
 	list_init(&a->recipes);
 	list_init(&a->errands);
+	list_init(&a->quiet);
 	far_self(&a->self);
 	fars_init(&a->fars, &(struct far_hooks){.ctx = a, .ready = worker_ready, .recipe = recipe_numbered, .ended = far_ended, .gone = worker_gone});
 	pool_init(&a->pool);
@@ -535,6 +651,7 @@ const char *make_agent_path(const struct make_agent *a)
 
 void make_agent_stop(struct make_agent *a)
 {
+	struct quiet_host *q, *next;
 	struct recipe *r, *tmp;
 	uint64_t one = 1;
 	json_t *line;
@@ -555,6 +672,8 @@ void make_agent_stop(struct make_agent *a)
 	if (a->asking)
 		pthread_join(a->asker, NULL); /* which closes its connection: every slot is given back */
 	errands_end(a, true);
+	list_each_safe(q, next, &a->quiet, node)
+		quiet_over(q);
 	cleanup_close(&a->rows[1]);
 	while (a->rows[0] >= 0 && read(a->rows[0], &line, sizeof(line)) == sizeof(line))
 		json_decref(line);

@@ -19,6 +19,7 @@ struct recipe {
 	int worker;	/* its number, 0: none */
 	unsigned far_open; /* a worker's: which of the two are open over there, as bits */
 	uint64_t start_ns;
+	bool away; /* sent to another host */
 	bool ended;
 	char *text; /* chunks: 1 byte which, 4 bytes length, bytes */
 	size_t len, cap;

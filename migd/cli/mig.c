@@ -2,6 +2,7 @@
 /* mig: finds the verb and hands it the rest. */
 #include "migd/cli/cli.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <string.h>
 
@@ -37,7 +38,7 @@ static void help(FILE *to)
 	fprintf(to, "Details: mig(1)\n");
 }
 
-int main(int argc, char **argv)
+static int verb(int argc, char **argv)
 {
 	const char *slash = strrchr(argv[0], '/');
 
@@ -69,4 +70,17 @@ int main(int argc, char **argv)
 	}
 	fprintf(stderr, "mig: no verb \"%s\"; see mig --help\n", argv[1]);
 	return MIG_USAGE;
+}
+
+/* What could not be written was not said: a listing cut short must not look like a whole one. */
+int main(int argc, char **argv)
+{
+	int status = verb(argc, argv), err = ferror(stdout) ? EIO : 0;
+
+	errno = 0;
+	if (fflush(stdout))
+		err = errno;
+	if (err)
+		failed("standard output: %s", strerror(err));
+	return err && !status ? MIG_FAILED : status;
 }
